@@ -1,0 +1,1 @@
+"""Train, judge and ship exact bidirectional-LSTM text classifiers."""

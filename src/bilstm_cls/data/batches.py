@@ -1,0 +1,112 @@
+"""Batches: which texts go together, and how they become tensors.
+
+The order of an epoch is a pure function of the seed and the epoch's number, so a resumed run needs no more than a
+position to go on with the same batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bilstm_cls.data.corpus import Corpus
+
+Indices = npt.NDArray[np.int64]
+
+POOL_BATCHES = 50
+"""Batches whose texts are drawn at random together and then sorted by length among themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded texts.
+
+    Attributes:
+        indices: `[B]` int64, places in the corpus.
+        token_ids: `[B, T]` int64, zero past each text.
+        lengths: `[B]` int64 on the CPU.
+        label_ids: `[B]` int64, or None where the corpus has none.
+    """
+
+    indices: Indices
+    token_ids: Tensor
+    lengths: Tensor
+    label_ids: Tensor | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the batch, padding left out."""
+        return int(self.lengths.sum())
+
+
+def collate(corpus: Corpus, indices: Indices) -> Batch:
+    """Copies texts out of the flat corpus into one padded batch."""
+    starts = corpus.offsets[indices]
+    lengths = corpus.offsets[indices + 1] - starts
+    columns = np.arange(lengths.max())
+    is_token = columns < lengths[:, None]  # [B, T]
+    token_ids = np.zeros(is_token.shape, dtype=np.int64)
+    token_ids[is_token] = corpus.token_ids[(starts[:, None] + columns)[is_token]]
+    return Batch(
+        indices=indices,
+        token_ids=torch.from_numpy(token_ids),
+        lengths=torch.from_numpy(lengths),
+        label_ids=None if corpus.label_ids is None else torch.from_numpy(corpus.label_ids[indices]),
+    )
+
+
+def training_batches(
+    lengths: npt.NDArray[np.int64], *, batch_size: int, batch_tokens: int | None, seed: int, epoch: int
+) -> list[Indices]:
+    """Shuffles, sorts by length within large pools, cuts into batches and shuffles the batches.
+
+    Every text is in exactly one batch.
+
+    Args:
+        lengths: `[N]` tokens of each text.
+        batch_size: texts in a batch.
+        batch_tokens: padded tokens in a batch, instead of `batch_size`, or None. A longer text is alone in its batch.
+        seed: of the order.
+        epoch: counted from 0; each has its own order.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    order = generator.permutation(len(lengths))
+    if batch_tokens is not None:
+        batch_size = max(1, batch_tokens // max(1, int(lengths.mean())))
+    batches: list[Indices] = []
+    pool_size = POOL_BATCHES * batch_size
+    for start in range(0, len(order), pool_size):
+        pool = order[start : start + pool_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        if batch_tokens is None:
+            batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+        else:
+            batches += cut_by_tokens(pool, lengths, batch_tokens)
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def evaluation_batches(lengths: npt.NDArray[np.int64], *, max_tokens: int = 32768) -> list[Indices]:
+    """Cuts texts, shortest first, into batches of at most `max_tokens` padded tokens."""
+    return cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, max_tokens)
+
+
+def cut_by_tokens(order: Indices, lengths: npt.NDArray[np.int64], max_tokens: int) -> list[Indices]:
+    """Cuts texts that are sorted by rising length so that texts times longest length stays within `max_tokens`."""
+    batches: list[Indices] = []
+    start = 0
+    for stop, length in enumerate(lengths[order].tolist()):
+        if stop > start and (stop - start + 1) * length > max_tokens:
+            batches.append(order[start:stop])
+            start = stop
+    if start < len(order):
+        batches.append(order[start:])
+    return batches
+
+
+def padding_share(batches: Sequence[Indices], lengths: npt.NDArray[np.int64]) -> float:
+    """Returns the share of padded places among all places of these batches, 0 to 1."""
+    places = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    return 1.0 - int(sum(int(lengths[batch].sum()) for batch in batches)) / max(places, 1)

@@ -1,0 +1,84 @@
+"""The things data is made of: one example, one split, one data set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text as it stands in a file.
+
+    Attributes:
+        text: the raw text.
+        label: the class name, or None where the file has none.
+        path: the file (or archive member) it came from.
+        line: the line where the record starts, counted from 1.
+        record: all fields of the row where the reader was asked to keep them.
+    """
+
+    text: str
+    label: str | None
+    path: str
+    line: int
+    record: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that could not be read: where it starts and what is wrong with it."""
+
+    path: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The texts of one split, in the order they were read.
+
+    Attributes:
+        name: train, valid or test.
+        texts: N raw texts.
+        label_ids: `[N]` int64, indices into the data set's labels.
+        paths: N file names.
+        lines: `[N]` int64, the line where each record starts.
+    """
+
+    name: str
+    texts: Sequence[str]
+    label_ids: npt.NDArray[np.int64]
+    paths: Sequence[str]
+    lines: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Splits with one list of labels.
+
+    Attributes:
+        labels: class names; `label_ids` index this list.
+        splits: `train`, `valid`, and `test` where there is one.
+        origin: in words, where the texts came from.
+        is_official: whether the test split is the one that published scores use.
+        counts: rows accounted for: `read`, `used`, `skipped`.
+        notes: plain sentences a reader of the score must know.
+        digest: SHA-256 over texts, labels and splits; equal digests mean equal data.
+    """
+
+    labels: list[str]
+    splits: dict[str, Split]
+    origin: str
+    is_official: bool
+    counts: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+    digest: str = ""

@@ -1,0 +1,48 @@
+"""What can go wrong that is the user's to mend, and the exit code that says so.
+
+Every error here prints as its message alone: where it is, what is wrong (the value by `repr`), what to do.
+"""
+
+
+class UserError(Exception):
+    """Something the user can mend: shown as one message without a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A wrong option, config key or value, or an output directory that is taken. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A data file that is missing, unreadable or wrong. Exit code 3."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """A checkpoint or run directory that is damaged or does not fit. Exit code 4."""
+
+    exit_code = 4
+
+
+class DivergedError(UserError):
+    """Training produced a number that is not finite. Exit code 5."""
+
+    exit_code = 5
+
+
+class ResourceError(UserError):
+    """The machine ran out of disk or memory. Exit code 6."""
+
+    exit_code = 6
+
+
+class StoppedError(UserError):
+    """A signal asked us to stop, and what was done so far is saved. Exit code 128 + signal number."""
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,1 @@
+"""Judging: metrics, plots, report, linear baselines."""

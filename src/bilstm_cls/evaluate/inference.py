@@ -1,0 +1,44 @@
+"""Probabilities for a corpus, the same for every text whatever its company."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bilstm_cls.data.batches import Batch, collate, evaluation_batches
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.model.classifier import BiLSTMClassifier
+
+
+def predict_probabilities(model: BiLSTMClassifier, corpus: Corpus) -> npt.NDArray[np.float64]:
+    """Returns `[N, C]` probabilities in the corpus's own order.
+
+    Batches are cut by padded tokens after sorting by length, in 32 bits on any device; the softmax is in 64 bits. The
+    model is left as it was, in training mode or not, and no random number is drawn.
+    """
+    num_labels = model.project.out_features
+    logits = np.empty((len(corpus), num_labels), dtype=np.float32)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch, result in _run(model, (collate(corpus, i) for i in evaluation_batches(corpus.lengths))):
+                logits[batch.indices] = result.cpu().numpy()
+    finally:
+        model.train(was_training)
+    return softmax(logits)
+
+
+def _run(model: BiLSTMClassifier, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+    device = model.embedding.weight.device
+    for batch in batches:
+        yield batch, model(batch.token_ids.to(device), batch.lengths)
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Returns `[N, C]` probabilities in 64 bits from `[N, C]` logits."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -1,0 +1,84 @@
+"""Files that are either whole or not there, and digests of what is in them."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from bilstm_cls.errors import ConfigError, ResourceError
+
+_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def naming_disk_faults(path: Path) -> Iterator[None]:
+    """Turns an operating system's refusal to write `path` into an error that says what to do.
+
+    Raises:
+        ResourceError: the disk or quota is full.
+        ConfigError: the place cannot be written at all.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OUT_OF_SPACE:
+            raise ResourceError(f"{path}: no room left to write it ({error.strerror}); free some and resume") from error
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place with -o") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
+    """Opens a temporary neighbour of `path` that takes its place, flushed to the disk, when the block ends well.
+
+    A reader, or a machine that lost its power, sees the old file or the new one and never a part. When the block
+    raises, the temporary file is removed and `path` stays as it was.
+    """
+    with naming_disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with naming_disk_faults(path):
+            with os.fdopen(descriptor, mode) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Writes a whole file at once: afterwards `path` holds `content`, or what it held before."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` survive a power cut. Does nothing where folders cannot be opened (Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,115 @@
+"""The whole network: embed, drop, encode, pool, project.
+
+Shapes: B texts, T tokens (padded), E embedding_dim, D pooled size, C labels, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bilstm_cls.model.pooling import Pooling
+from bilstm_cls.model.recurrent import BidirectionalLSTM
+
+PADDING_ID = 0
+UNKNOWN_ID = 1
+
+
+class BiLSTMClassifier(nn.Module):
+    """Classifies texts of token ids by a bidirectional recurrent encoder and a pooling over time.
+
+    A text's logits do not depend on the other texts of its batch or on how much padding follows it.
+
+    Args:
+        vocab_size: V, with `<pad>` at 0 and `<unk>` at 1.
+        num_labels: C.
+        embedding_dim: E.
+        hidden_size: units per direction.
+        num_layers: recurrent layers.
+        cell: `lstm`, `gru` or `rnn`.
+        bidirectional: whether to read from the right as well.
+        pooling: one or several of `mean`, `reduce_mean`, `max`, `last`, `attention`, joined in this order.
+        max_length: what `reduce_mean` divides by.
+        dropout: on the pooled vector.
+        embedding_dropout: dimensions dropped for a whole text at once (Gal & Ghahramani 2016).
+        word_dropout: tokens read as `<unk>` while training.
+        layer_dropout: between recurrent layers.
+        recurrent_dropout: on recurrent weights.
+        freeze_embedding: keep the embedding as it is loaded.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_labels: int,
+        *,
+        embedding_dim: int = 100,
+        hidden_size: int = 128,
+        num_layers: int = 1,
+        cell: str = "lstm",
+        bidirectional: bool = True,
+        pooling: Sequence[str] = ("mean",),
+        max_length: int = 400,
+        dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        word_dropout: float = 0.0,
+        layer_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        freeze_embedding: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.embedding_dropout = embedding_dropout
+        self.word_dropout = word_dropout
+        self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=PADDING_ID, sparse=True)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.embedding.weight.requires_grad_(not freeze_embedding)
+        self.encoder = BidirectionalLSTM(
+            embedding_dim,
+            hidden_size,
+            num_layers=num_layers,
+            cell=cell,
+            bidirectional=bidirectional,
+            layer_dropout=layer_dropout,
+            recurrent_dropout=recurrent_dropout,
+        )
+        self.pooling = Pooling(pooling, hidden_size * self.encoder.num_directions, max_length)
+        self.project = nn.Linear(self.pooling.output_size, num_labels)
+        self._clear_padding()
+        self.register_load_state_dict_post_hook(_clear_padding_of)  # type: ignore[no-untyped-call]
+
+    def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Returns logits `[B, C]` in 32 bits.
+
+        Args:
+            token_ids: `[B, T]` int64, padded with 0 after each text.
+            lengths: `[B]` int64 on the CPU, 1 to T.
+        """
+        token_ids = token_ids[:, : int(lengths.max())].t()  # [T, B]
+        if self.training and self.word_dropout:
+            is_dropped = torch.rand(token_ids.shape, device=token_ids.device) < self.word_dropout
+            token_ids = token_ids.masked_fill(is_dropped & (token_ids != PADDING_ID), UNKNOWN_ID)
+        embedded = self.embedding(token_ids)  # [T, B, E]
+        if self.training and self.embedding_dropout:
+            embedded = embedded * F.dropout(torch.ones_like(embedded[:1]), self.embedding_dropout)
+        outputs = self.encoder.encode(embedded, lengths, aligned=self.pooling.needs_alignment)
+        pooled = self.pooling(outputs, lengths)  # [B, D]
+        pooled = F.dropout(pooled, self.dropout, self.training)
+        logits: Tensor = self.project(pooled)
+        return logits.float()
+
+    def set_embedding(self, matrix: Tensor) -> None:
+        """Copies word vectors `[V, E]` into the embedding; the padding's row stays zero."""
+        with torch.no_grad():
+            self.embedding.weight.copy_(matrix)
+        self._clear_padding()
+
+    def _clear_padding(self) -> None:
+        with torch.no_grad():
+            self.embedding.weight[PADDING_ID].zero_()
+
+
+def _clear_padding_of(model: BiLSTMClassifier, _: Any) -> None:
+    model._clear_padding()

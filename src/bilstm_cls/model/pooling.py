@@ -1,0 +1,108 @@
+"""How the T outputs of a text become one vector. Every pooling takes the lengths: none of them reads padding.
+
+Shapes: T tokens (padded), B texts, H units of one direction, D units of all directions.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def is_token(lengths: Tensor, num_steps: int, device: torch.device) -> Tensor:
+    """Returns `[T, B]` bool, true where a text has a token."""
+    steps = torch.arange(num_steps).unsqueeze(1)
+    return (steps < lengths).to(device, non_blocking=True)
+
+
+def mean(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
+    """Sum over a text's tokens divided by their number: `[T, B, H]` to `[B, H]`."""
+    weights = is_token(lengths, outputs.shape[0], outputs.device) / lengths.to(outputs.device)
+    return _weighted_sum(outputs, weights)
+
+
+def reduce_mean(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
+    """Sum over a text's tokens divided by the fixed padded length.
+
+    This is what TensorFlow's `reduce_mean(outputs, axis=1)` gives for a batch padded to `max_length`, whose outputs
+    are zero past each text's end.
+    """
+    weights = is_token(lengths, outputs.shape[0], outputs.device) / max_length
+    return _weighted_sum(outputs, weights)
+
+
+def maximum(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
+    """The largest value of each unit over a text's tokens: `[T, B, H]` to `[B, H]`."""
+    tokens = is_token(lengths, outputs.shape[0], outputs.device)
+    return outputs.masked_fill(~tokens.unsqueeze(2), -torch.inf).amax(0)
+
+
+def last(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
+    """The output after the last token in the direction's own order of reading: its final state."""
+    index = (lengths - 1).to(outputs.device, non_blocking=True)
+    return outputs[index, torch.arange(outputs.shape[1], device=outputs.device)]
+
+
+POOLINGS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "mean": mean,
+    "reduce_mean": reduce_mean,
+    "max": maximum,
+    "last": last,
+}
+"""Poolings without weights, over one direction in its own order of reading. `attention` is in `Pooling`."""
+
+
+class Pooling(nn.Module):
+    """Joins the vectors of one or several poolings.
+
+    Args:
+        names: keys of `POOLINGS`, or `attention`: a softmax over the text's tokens of `v . tanh(W x + b)`
+            (Yang et al. 2016), read over both directions together.
+        output_size: D, units of all directions.
+        max_length: the padded length that `reduce_mean` divides by.
+    """
+
+    def __init__(self, names: Sequence[str], output_size: int, max_length: int) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.max_length = max_length
+        self.output_size = output_size * len(self.names)
+        self.needs_alignment = "attention" in self.names
+        if self.needs_alignment:
+            self.project = nn.Linear(output_size, output_size)
+            self.score = nn.Linear(output_size, 1, bias=False)
+
+    def forward(self, outputs: list[Tensor], lengths: Tensor) -> Tensor:
+        """Pools in 32 bits whatever the outputs' type.
+
+        Args:
+            outputs: `[T, B, H]` per direction; the backward one in the order of the text if `needs_alignment`, else in
+                its own order of reading.
+            lengths: `[B]` int64 on the CPU.
+
+        Returns:
+            `[B, D * number of poolings]`.
+        """
+        directions = [output.float() for output in outputs]
+        pooled = []
+        for name in self.names:
+            if name == "attention":
+                pooled.append(self._attend(torch.cat(directions, 2), lengths))
+                continue
+            for number, output in enumerate(directions):
+                if name == "last" and number and self.needs_alignment:
+                    pooled.append(output[0])  # in the order of the text the backward direction ends at its start
+                else:
+                    pooled.append(POOLINGS[name](output, lengths, self.max_length))
+        return torch.cat(pooled, 1)
+
+    def _attend(self, outputs: Tensor, lengths: Tensor) -> Tensor:
+        scores = self.score(torch.tanh(self.project(outputs))).squeeze(2).float()  # [T, B]
+        tokens = is_token(lengths, outputs.shape[0], outputs.device)
+        weights = scores.masked_fill(~tokens, -torch.inf).softmax(0)
+        return _weighted_sum(outputs, weights)
+
+
+def _weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:
+    """`[T, B, H]` and `[T, B]` to `[B, H]`, as one batched matrix product."""
+    return torch.bmm(weights.t().unsqueeze(1), outputs.transpose(0, 1)).squeeze(1)

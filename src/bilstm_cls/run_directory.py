@@ -1,0 +1,267 @@
+"""A run directory: its layout, who may write into it, and how a trained model is read back.
+
+Everything a prediction needs is inside, and nothing in it is ever executed: text, JSON and safetensors only.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bilstm_cls.config import Config, dump_config, load_config
+from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.files import naming_disk_faults, write_atomic
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.tensors import load_tensors, save_tensors
+
+FORMAT_VERSION = 1
+OWN_FILES = (
+    "config.yaml", "model.safetensors", "tokenizer.json", "labels.json", "metrics.json", "history.jsonl",
+    "predictions_test.csv", "report.html", "environment.json", "status.json", "train.log", "README.md",
+)  # fmt: skip
+OWN_FOLDERS = ("plots", "checkpoints")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What a prediction needs."""
+
+    model: BiLSTMClassifier
+    tokenizer: Tokenizer
+    labels: list[str]
+    config: Config
+
+
+class RunDirectory:
+    """The files of one run under `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the folder holds anything but a lock."""
+        return self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the directory for one writer.
+
+        Raises:
+            ConfigError: another process holds it, or it cannot be written.
+        """
+        with naming_disk_faults(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                owner = self.read_status()
+                who = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('started')}"
+                raise ConfigError(f"{self.path}: another run is writing here ({who}); use another -o or name") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def clear(self) -> None:
+        """Deletes the files of an earlier run, and nothing that this program did not write."""
+        with naming_disk_faults(self.path):
+            for name in OWN_FILES:
+                (self.path / name).unlink(missing_ok=True)
+            for name in OWN_FOLDERS:
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes one JSON file whole."""
+        write_atomic(self.path / name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Reads one JSON file.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        path = self.path / name
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: missing, so {self.path} is not a finished run directory") from error
+        except (ValueError, OSError, RecursionError) as error:
+            raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+
+    def write_status(self, status: str, reason: str, **more: Any) -> None:
+        """Says in `status.json` how the run stands: running, finished, stopped or failed, and why."""
+        content = {
+            "status": status,
+            "reason": reason,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "updated": now(),
+            **more,
+        }
+        started = self.read_status().get("started") if status != "running" else None
+        self.write_json("status.json", {**content, "started": started or now()})
+
+    def read_status(self) -> dict[str, Any]:
+        """Returns `status.json`, or an empty mapping where there is none that can be read."""
+        try:
+            status = json.loads((self.path / "status.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def save_model(self, model: BiLSTMClassifier, tokenizer: Tokenizer, labels: list[str], config: Config) -> None:
+        """Writes the trained model and all that is needed to use it."""
+        write_atomic(self / "config.yaml", dump_config(config))
+        write_atomic(self / "tokenizer.json", tokenizer.to_json())
+        self.write_json("labels.json", labels)
+        metadata = {"format_version": str(FORMAT_VERSION), "text_digest": text_digest(tokenizer, labels)}
+        save_tensors(self / "model.safetensors", model.state_dict(), metadata)
+
+    def load_config(self) -> Config:
+        """Reads `config.yaml` back.
+
+        Raises:
+            CheckpointError: it is missing or no longer valid.
+        """
+        try:
+            return load_config(self / "config.yaml")
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path} is not a run directory that can be read:\n{error}") from error
+
+    def load_model(self) -> LoadedModel:
+        """Reads and verifies the trained model, on the CPU, ready to predict.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, or does not fit the others.
+        """
+        if not (self / "model.safetensors").exists():
+            status = self.read_status()
+            state = f"its run is {status['status']}: {status.get('reason')}" if "status" in status else "no run is here"
+            raise CheckpointError(f"{self.path}: holds no finished model ({state}); train it, or add --resume")
+        config = self.load_config()
+        labels = self.read_json("labels.json")
+        tokenizer = Tokenizer.load(self / "tokenizer.json")
+        tensors, metadata = load_tensors(self / "model.safetensors")
+        if metadata.get("format_version") != str(FORMAT_VERSION):
+            found = metadata.get("format_version")
+            raise CheckpointError(f"{self.path}: format {found!r} is not {FORMAT_VERSION}; train it again")
+        if metadata.get("text_digest") != text_digest(tokenizer, labels):
+            raise CheckpointError(f"{self.path}: tokenizer.json or labels.json is not what the model was trained with")
+        model = build_model(config, len(tokenizer), len(labels))
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.path}: model.safetensors does not fit config.yaml: {error}") from error
+        return LoadedModel(model.eval(), tokenizer, labels, config)
+
+
+def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClassifier:
+    """Turns the config into the network's plain arguments."""
+    model = config.model
+    return BiLSTMClassifier(
+        vocab_size,
+        num_labels,
+        embedding_dim=config.embedding.dim,
+        hidden_size=model.hidden_size,
+        num_layers=model.num_layers,
+        cell=model.cell,
+        bidirectional=model.bidirectional,
+        pooling=pooling_names(model.pooling),
+        max_length=config.text.max_length,
+        dropout=model.dropout,
+        embedding_dropout=model.embedding_dropout,
+        word_dropout=model.word_dropout,
+        layer_dropout=model.layer_dropout,
+        recurrent_dropout=model.recurrent_dropout,
+        freeze_embedding=config.embedding.freeze,
+    )
+
+
+def pooling_names(pooling: str | tuple[str, ...] | list[str]) -> list[str]:
+    """Returns the single poolings that a config's value stands for."""
+    if pooling == "concat":
+        return ["mean", "max", "last"]
+    return [pooling] if isinstance(pooling, str) else list(pooling)
+
+
+def text_digest(tokenizer: Tokenizer, labels: list[str]) -> str:
+    """Binds a model to its tokenizer and label order."""
+    return hashlib.sha256(json.dumps([tokenizer.to_json(), labels]).encode()).hexdigest()
+
+
+def newest_run(output_dir: Path) -> RunDirectory:
+    """Returns the run under `output_dir` whose model was written last.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    runs = sorted(output_dir.glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise ConfigError(f"{output_dir}: holds no finished run; train one, or name it with --run DIR")
+    return RunDirectory(runs[-1].parent)
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Returns what the figures of a run may depend on."""
+    import importlib.metadata
+
+    import torch
+
+    packages = ("bilstm-cls", "torch", "numpy", "tokenizers", "safetensors", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor(),
+        "threads": threads,
+        "git_commit": _git_commit(),
+    }
+
+
+def now() -> str:
+    """Returns the time in UTC to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the working directory's repository, read without running git."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        head = folder / ".git" / "HEAD"
+        if head.is_file():
+            content = head.read_text().strip()
+            if not content.startswith("ref: "):
+                return content
+            reference = folder / ".git" / content.removeprefix("ref: ")
+            return reference.read_text().strip() if reference.is_file() else None
+    return None
+
+
+def flat_json(rows: Mapping[str, Any]) -> str:
+    """One JSON object on one line."""
+    return json.dumps(rows, ensure_ascii=False, allow_nan=False)

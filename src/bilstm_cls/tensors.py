@@ -1,0 +1,60 @@
+"""Tensors on disk: safetensors files that carry a digest of everything in them.
+
+Neither safetensors nor PyTorch's own format notices a flipped bit in a weight. Here the file's metadata hold a SHA-256
+over names, types, shapes, bytes and the other metadata, and nothing is returned before it is checked.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from bilstm_cls.errors import CheckpointError
+from bilstm_cls.files import write_atomic
+
+_DIGEST = "sha256"
+
+
+def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Returns the SHA-256 over metadata and tensors, whatever their order."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Writes tensors and metadata as one whole file and returns their digest."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = digest_of(on_cpu, metadata)
+    write_atomic(path, save(on_cpu, {**metadata, _DIGEST: digest}))
+    return digest
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads tensors onto the CPU, with their metadata and the digest under `sha256`.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, changed, or not of this kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: file is missing") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+    expected = metadata.pop(_DIGEST, None)
+    if expected is None:
+        raise CheckpointError(f"{path}: carries no digest, so it was not written by this program")
+    if digest_of(tensors, metadata) != expected:
+        raise CheckpointError(f"{path}: damaged, its contents do not match the digest {expected[:12]}... inside")
+    return tensors, {**metadata, _DIGEST: expected}

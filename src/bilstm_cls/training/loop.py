@@ -1,0 +1,331 @@
+"""The training loop: a generator that yields what happened. It neither prints nor saves.
+
+All randomness is a function of (seed, step) or (seed, epoch): dropout masks are drawn from a generator seeded anew for
+every step, batches from one seeded for every epoch. So a position and the tensors are all there is to save, and how
+often a run is evaluated, logged, saved or resumed cannot change its result.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bilstm_cls.config import TrainConfig
+from bilstm_cls.data.batches import Batch, Indices, collate, training_batches
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.errors import DivergedError
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.training.optimizer import WeightAverage, build_optimizers, clip_gradients, learning_rate_at
+
+LOWER_IS_BETTER = {"log_loss", "ece"}
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One optimizer update.
+
+    Attributes:
+        step: updates so far, this one included.
+        total_steps: updates of the whole run if nothing ends it early.
+        epoch: counted from 1.
+        loss: mean over the batch.
+        num_texts: texts in the batch.
+        num_tokens: tokens in the batch without padding.
+        learning_rate: of this update.
+        grad_norm: before clipping.
+    """
+
+    step: int
+    total_steps: int
+    epoch: int
+    loss: float
+    num_texts: int
+    num_tokens: int
+    learning_rate: float
+    grad_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """One pass over the valid split: its history row, and whether it is the best so far."""
+
+    row: Row
+    is_best: bool
+
+
+@dataclass
+class Progress:
+    """Where a run stands; with the tensors, all that a resumed run needs."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    num_texts: int = 0
+    num_tokens: int = 0
+    evaluated_step: int = 0
+    best_value: float | None = None
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    history: list[Row] = field(default_factory=list)
+
+
+class Trainer:
+    """A model in training: makes one step, and gives and takes its whole state.
+
+    Args:
+        model: on its device.
+        corpus: the encoded train split, with label ids.
+        config: the `train` section.
+        seed: of dropout and of the order of batches.
+    """
+
+    def __init__(self, model: BiLSTMClassifier, corpus: Corpus, config: TrainConfig, *, seed: int) -> None:
+        assert corpus.label_ids is not None
+        self.model = model
+        self.corpus = corpus
+        self.config = config
+        self.seed = seed
+        self.device = model.embedding.weight.device
+        self.progress = Progress()
+        self.optimizers = build_optimizers(
+            model, name=config.optimizer, weight_decay=config.weight_decay, momentum=config.momentum
+        )
+        self.average = None if config.ema is None else WeightAverage(model, config.ema)
+        self.precision = autocast_type(config.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)  # type: ignore[attr-defined]
+        self.class_weights: Tensor | None = None
+        self.total_steps = sum(len(self._plan(epoch)) for epoch in range(config.epochs))
+        self._batches = self._plan(0)
+
+    def _plan(self, epoch: int) -> list[Indices]:
+        return training_batches(
+            self.corpus.lengths,
+            batch_size=self.config.batch_size,
+            batch_tokens=self.config.batch_tokens,
+            seed=self.seed,
+            epoch=epoch,
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the learning rate of the update after `step` updates."""
+        train = self.config
+        return learning_rate_at(
+            step,
+            total_steps=self.total_steps,
+            peak=train.learning_rate,
+            schedule=train.schedule,
+            warmup=train.warmup,
+        )
+
+    def step(self) -> StepReport:
+        """Makes the next optimizer update.
+
+        Raises:
+            DivergedError: the loss or the gradient is not finite; the weights are as before the step.
+        """
+        started = time.monotonic()
+        progress = self.progress
+        batch = collate(self.corpus, self._batches[progress.batch])
+        learning_rate = self.learning_rate(progress.step)
+        torch.manual_seed(((self.seed << 32) + progress.step) % 2**63)
+        loss, norm = self._update(batch, learning_rate)
+        progress.step += 1
+        progress.loss_sum += loss * len(batch.indices)
+        progress.num_texts += len(batch.indices)
+        progress.num_tokens += batch.num_tokens
+        progress.batch += 1
+        epoch = progress.epoch + 1
+        if progress.batch == len(self._batches):
+            progress.epoch += 1
+            progress.batch = 0
+            if progress.epoch < self.config.epochs:
+                self._batches = self._plan(progress.epoch)
+        progress.seconds += time.monotonic() - started
+        return StepReport(
+            step=progress.step,
+            total_steps=self.total_steps,
+            epoch=epoch,
+            loss=loss,
+            num_texts=len(batch.indices),
+            num_tokens=batch.num_tokens,
+            learning_rate=learning_rate,
+            grad_norm=norm,
+        )
+
+    def _update(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
+        assert batch.label_ids is not None
+        self.model.train()
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits = self.model(batch.token_ids.to(self.device, non_blocking=True), batch.lengths)
+        loss = F.cross_entropy(
+            logits,
+            batch.label_ids.to(self.device),
+            weight=self.class_weights,
+            label_smoothing=self.config.label_smoothing,
+        )
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = clip_gradients(self.model.parameters(), self.config.max_grad_norm)
+        value = loss.item()
+        is_scaled = self.scaler.is_enabled()  # a scaled gradient may overflow now and then: the scaler skips that step
+        if not math.isfinite(value) or not (math.isfinite(norm) or is_scaled):
+            raise DivergedError(
+                f"training diverged at step {self.progress.step + 1}: loss {value}, gradient norm {norm}, "
+                f"learning rate {learning_rate:g}; lower train.learning_rate or set train.max_grad_norm, then start again"
+            )
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model)
+        return value, norm
+
+    @property
+    def is_evaluation_due(self) -> bool:
+        """Whether the valid split has to be read before the next step."""
+        progress, every = self.progress, self.config.evaluate_every
+        if progress.step == progress.evaluated_step:
+            return False
+        if every == "epoch":
+            return progress.batch == 0
+        return progress.step % int(every) == 0 or self.is_out_of_epochs
+
+    @property
+    def is_out_of_epochs(self) -> bool:
+        return self.progress.epoch >= self.config.epochs
+
+    @property
+    def is_out_of_time(self) -> bool:
+        limit = self.config.max_minutes
+        return limit is not None and self.progress.seconds >= limit * 60
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.progress.evaluations_without_gain >= patience
+
+    def record(self, metrics: Row) -> EvaluationReport:
+        """Notes an evaluation of the present weights, and whether it is the best so far.
+
+        Args:
+            metrics: flat keys such as `valid/accuracy`; `train.select_by` must be among them.
+        """
+        progress = self.progress
+        value = float(metrics[self.config.select_by])
+        sign = -1.0 if self.config.select_by.rpartition("/")[2] in LOWER_IS_BETTER else 1.0
+        is_best = progress.best_value is None or sign * value > sign * progress.best_value
+        row = {
+            "step": progress.step,
+            "epoch": progress.epoch + progress.batch / len(self._batches),
+            "learning_rate": self.learning_rate(max(0, progress.step - 1)),
+            "train/loss": progress.loss_sum / max(1, progress.num_texts),
+            **metrics,
+            "is_best": is_best,
+            "train/seconds": progress.seconds,
+        }
+        if is_best:
+            progress.best_value, progress.best_step = value, progress.step
+        progress.evaluations_without_gain = 0 if is_best else progress.evaluations_without_gain + 1
+        progress.evaluated_step = progress.step
+        progress.loss_sum, progress.num_texts = 0.0, 0
+        progress.history.append(row)
+        return EvaluationReport(row=row, is_best=is_best)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns all tensors, and all numbers as JSON holds them."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        numbers: dict[str, Any] = {"progress": asdict(self.progress), "optimizers": []}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+            numbers["average_updates"] = self.average.num_updates
+        for i, optimizer in enumerate(self.optimizers):
+            plain: dict[str, dict[str, Any]] = {}
+            for j, state in optimizer.state_dict()["state"].items():
+                for key, value in state.items():
+                    if isinstance(value, Tensor):
+                        tensors[f"optimizer.{i}.{j}.{key}"] = value
+                    else:
+                        plain.setdefault(str(j), {})[key] = value
+            numbers["optimizers"].append(plain)
+        if self.scaler.is_enabled():
+            numbers["scaler"] = self.scaler.state_dict()
+        return tensors, numbers
+
+    def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Takes back what `state` gave.
+
+        Raises:
+            KeyError, RuntimeError, TypeError: the state is of another model or configuration.
+        """
+        self.model.load_state_dict(_within(tensors, "model."))
+        if self.average is not None:
+            average = _within(tensors, "average.")
+            for name, weights in self.average.weights.items():
+                weights.copy_(average[name])
+            self.average.num_updates = numbers["average_updates"]
+        for i, optimizer in enumerate(self.optimizers):
+            states: dict[int, dict[str, Any]] = {int(j): dict(s) for j, s in numbers["optimizers"][i].items()}
+            for name, tensor in _within(tensors, f"optimizer.{i}.").items():
+                j, _, key = name.partition(".")
+                states.setdefault(int(j), {})[key] = tensor
+            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(numbers["scaler"])
+        self.progress = Progress(**numbers["progress"])
+        if not self.is_out_of_epochs:
+            self._batches = self._plan(self.progress.epoch)
+
+
+def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepReport | EvaluationReport]:
+    """Trains until epochs, patience or time run out, from wherever the trainer stands.
+
+    Args:
+        trainer: new, or with a loaded state.
+        evaluate: judges the trainer's present (averaged) weights on the valid split and returns flat metrics.
+
+    Yields:
+        A report after every step and after every evaluation. At each of them the trainer's state can be saved, and a
+        run that goes on from it ends with the same bits.
+    """
+    while True:
+        is_over = trainer.is_out_of_epochs or trainer.is_out_of_time
+        if trainer.is_evaluation_due or (is_over and trainer.progress.evaluated_step < trainer.progress.step):
+            started = time.monotonic()
+            metrics = evaluate()
+            trainer.progress.seconds += time.monotonic() - started
+            yield trainer.record(metrics)
+        if is_over or trainer.is_out_of_patience:
+            return
+        yield trainer.step()
+
+
+def balanced_weights(label_ids: np.ndarray[Any, np.dtype[np.int64]], num_labels: int) -> list[float]:
+    """Returns `N / (C * count)` for each label, so that every label weighs the same in sum."""
+    counts = np.bincount(label_ids, minlength=num_labels)
+    return [len(label_ids) / (num_labels * max(1, int(count))) for count in counts]
+
+
+def autocast_type(precision: str, device: torch.device) -> torch.dtype:
+    """Returns the type of matrix products: `auto` is bfloat16 where CUDA has it, else 32 bits."""
+    if precision == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _within(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,136 @@
+"""Optimizer, learning-rate schedules, gradient clipping and averaged weights."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer, SparseAdam
+
+START_SHARE = 25.0
+END_SHARE = 1e4
+
+
+def _anneal(start: float, end: float, progress: float) -> float:
+    """From `start` to `end` along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _one_cycle(progress: float) -> float:
+    return _anneal(1.0, 1.0 / END_SHARE, progress)
+
+
+def _linear(progress: float) -> float:
+    return 1.0 - progress
+
+
+def _cosine(progress: float) -> float:
+    return _anneal(1.0, 0.0, progress)
+
+
+def _constant(progress: float) -> float:
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "one-cycle": _one_cycle,
+    "linear": _linear,
+    "cosine": _cosine,
+    "constant": _constant,
+}
+"""Share of the peak learning rate after warm-up, by progress from 0 to 1."""
+
+
+def learning_rate_at(step: int, *, total_steps: int, peak: float, schedule: str, warmup: float) -> float:
+    """Returns the learning rate of step `step`, counted from 0: a pure function, so nothing has to be saved.
+
+    Warm-up is linear from `peak / (warm-up steps)`; with `one-cycle` it rises along a cosine from `peak / 25`, and the
+    fall ends at `peak / 10,000` (Smith & Topin 2018).
+    """
+    warmup_steps = round(warmup * total_steps)
+    if step < warmup_steps:
+        if schedule == "one-cycle":
+            return peak * _anneal(1.0 / START_SHARE, 1.0, step / warmup_steps)
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return peak * SCHEDULES[schedule](min(progress, 1.0))
+
+
+def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, momentum: float) -> list[Optimizer]:
+    """Returns one optimizer for the embedding and one for all other weights.
+
+    The embedding's gradient holds only the rows of the batch, and only these rows are updated. Weight decay is for
+    weight matrices, not for biases and not for the embedding, whose unused rows it would shrink without end. With
+    `sgd`, momentum is for the dense weights.
+    """
+    sparse = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    rows = [p for p in trainable if id(p) in sparse]
+    matrices = [p for p in trainable if id(p) not in sparse and p.dim() > 1]
+    biases = [p for p in trainable if id(p) not in sparse and p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
+    optimizers: list[Optimizer]
+    if name == "adamw":
+        optimizers = [AdamW(groups)]
+        optimizers += [SparseAdam(rows)] if rows else []
+    else:
+        optimizers = [SGD(groups, lr=1e-3, momentum=momentum)]
+        optimizers += [SGD(rows, lr=1e-3)] if rows else []
+    return optimizers
+
+
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> float:
+    """Scales all gradients together so that their norm is at most `max_norm`, and returns the norm before.
+
+    A norm that is not finite is returned as it is and nothing is scaled.
+    """
+    values = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            values.append(parameter.grad._values())
+        else:
+            values.append(parameter.grad)
+    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v.float()) for v in values])))
+    if max_norm is not None and math.isfinite(norm) and norm > max_norm:
+        with torch.no_grad():
+            torch._foreach_mul_(values, max_norm / norm)
+    return norm
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights, for evaluation and for the final model.
+
+    The decay of update n is `min(decay, (1 + n) / (10 + n))`, so that the first weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards the model's present weights."""
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        present = dict(model.named_parameters())
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.weights.values()), [present[name].detach() for name in self.weights], 1.0 - decay
+            )
+
+    @contextlib.contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Puts the averaged weights into the model for the length of a `with` block."""
+        present = dict(model.named_parameters())
+        own = {name: present[name].data for name in self.weights}
+        try:
+            for name, weights in self.weights.items():
+                present[name].data = weights
+            yield
+        finally:
+            for name, weights in own.items():
+                present[name].data = weights
