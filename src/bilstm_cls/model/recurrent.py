@@ -9,7 +9,7 @@ Shapes: B texts, T tokens (padded), E input size, H hidden size, L layers.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 State = tuple[Tensor, ...]
 """`(h, c)` of an LSTM, `(h,)` of a GRU or RNN: each `[B, H]`, or `[L, B, H]` of several layers."""
 
-CELLS: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+CELLS: dict[str, Callable[[int, int], nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
 class BidirectionalLSTM(nn.Module):
@@ -70,7 +70,7 @@ class BidirectionalLSTM(nn.Module):
                 nn.init.zeros_(parameter)
                 continue
             initialize = nn.init.orthogonal_ if "weight_hh" in name else nn.init.xavier_uniform_
-            for gate in parameter.data.split(self.hidden_size):
+            for gate in torch.split(parameter.data, self.hidden_size):
                 initialize(gate)
         if self.cell == "lstm":
             for rnn in itertools.chain(*self._by_layer()):

@@ -5,13 +5,13 @@ every step, batches from one seeded for every epoch. So a position and the tenso
 often a run is evaluated, logged, saved or resumed cannot change its result.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from bilstm_cls.config import TrainConfig
 from bilstm_cls.data.batches import Batch, Indices, collate, training_batches
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.errors import DivergedError
+from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training.optimizer import WeightAverage, build_optimizers, clip_gradients, learning_rate_at
 
@@ -86,9 +86,18 @@ class Trainer:
         corpus: the encoded train split, with label ids.
         config: the `train` section.
         seed: of dropout and of the order of batches.
+        class_weights: one per label, or None where all weigh 1.
     """
 
-    def __init__(self, model: BiLSTMClassifier, corpus: Corpus, config: TrainConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        model: BiLSTMClassifier,
+        corpus: Corpus,
+        config: TrainConfig,
+        *,
+        seed: int,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         assert corpus.label_ids is not None
         self.model = model
         self.corpus = corpus
@@ -102,7 +111,7 @@ class Trainer:
         self.average = None if config.ema is None else WeightAverage(model, config.ema)
         self.precision = autocast_type(config.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)  # type: ignore[attr-defined]
-        self.class_weights: Tensor | None = None
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.total_steps = sum(len(self._plan(epoch)) for epoch in range(config.epochs))
         self._batches = self._plan(0)
 
@@ -183,7 +192,7 @@ class Trainer:
         if not math.isfinite(value) or not (math.isfinite(norm) or is_scaled):
             raise DivergedError(
                 f"training diverged at step {self.progress.step + 1}: loss {value}, gradient norm {norm}, "
-                f"learning rate {learning_rate:g}; lower train.learning_rate or set train.max_grad_norm, then start again"
+                f"learning rate {learning_rate:g}; lower train.learning_rate or train.max_grad_norm, start again"
             )
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -225,7 +234,13 @@ class Trainer:
             metrics: flat keys such as `valid/accuracy`; `train.select_by` must be among them.
         """
         progress = self.progress
-        value = float(metrics[self.config.select_by])
+        selected = metrics[self.config.select_by]
+        if selected is None:
+            raise ConfigError(
+                f"train.select_by: {self.config.select_by!r} is undefined here because a label has no valid example; "
+                f"choose another metric"
+            )
+        value = float(selected)
         sign = -1.0 if self.config.select_by.rpartition("/")[2] in LOWER_IS_BETTER else 1.0
         is_best = progress.best_value is None or sign * value > sign * progress.best_value
         row = {
@@ -244,6 +259,14 @@ class Trainer:
         progress.loss_sum, progress.num_texts = 0.0, 0
         progress.history.append(row)
         return EvaluationReport(row=row, is_best=is_best)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Puts the averaged weights into the model for a `with` block, where an average is kept."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied_to(self.model)
+
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        """Takes from a state the weights that were judged: the averaged ones where an average is kept."""
+        self.model.load_state_dict(_within(tensors, "model.") | _within(tensors, "average."))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns all tensors, and all numbers as JSON holds them."""
@@ -311,12 +334,6 @@ def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepRepo
         if is_over or trainer.is_out_of_patience:
             return
         yield trainer.step()
-
-
-def balanced_weights(label_ids: np.ndarray[Any, np.dtype[np.int64]], num_labels: int) -> list[float]:
-    """Returns `N / (C * count)` for each label, so that every label weighs the same in sum."""
-    counts = np.bincount(label_ids, minlength=num_labels)
-    return [len(label_ids) / (num_labels * max(1, int(count))) for count in counts]
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype:

@@ -1,0 +1,433 @@
+"""The command line: each command is a thin skin over one function. Data go to stdout, everything else to stderr.
+
+Heavy modules are imported inside the commands, so that `--help` is instant and `predict` loads only what it needs.
+"""
+
+import json
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError
+
+if TYPE_CHECKING:
+    from bilstm_cls.config import Config
+    from bilstm_cls.serve.classifier import Prediction
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, judge and ship exact bidirectional-LSTM text classifiers from one YAML file.",
+)
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, check or describe configs.")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    Optional[Path],  # noqa: UP045 - Typer reads this form in every supported version
+    typer.Option("--config", "-c", help="The YAML config; all keys have defaults.", metavar="FILE"),
+]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", help="Override a config key; repeatable, the last wins.", metavar="KEY.PATH=VALUE"),
+]
+OutputDir = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--output-dir", "-o", help="Where run directories are made. [config: output_dir]", metavar="DIR"),
+]
+Device = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--device", help="auto, cpu, cuda or cuda:N; auto is CUDA where it is there.", metavar="DEVICE"),
+]
+Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of weights, dropout and order.")]  # noqa: UP045
+RunDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--run", help="A run directory; the newest one under runs/ if left out.", metavar="DIR"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+TextColumns = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--text-column", help="Column with the text; repeatable. [run: data.text_columns]", metavar="NAME"),
+]
+
+
+def main() -> None:
+    """Runs the command line and turns every failure into one message and an exit code."""
+    signal.signal(signal.SIGINT, _stop)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a text may hold what the terminal cannot show
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            _fail_with_traceback(error)
+        _fail(f"out of memory ({error}); lower train.batch_size or text.max_length", ResourceError.exit_code)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: our own mistake
+        _fail_with_traceback(error)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(version_of("bilstm-cls"))
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    output_dir: OutputDir = None,
+    device: Device = None,
+    seed: Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run of that name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the data, say what would be done.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train, judge on the test split once, and write a run directory."""
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    resolved = _load(config, overrides, output_dir=output_dir, device=device, seed=seed)
+    _start_logging(quiet=quiet, verbose=verbose)
+    if dry_run:
+        from bilstm_cls.inspection import plan
+
+        _show(plan(resolved), as_json=as_json)
+        return
+    from bilstm_cls.progress import ProgressBar
+    from bilstm_cls.training.run import train as run_training
+    from bilstm_cls.training.summary import score_table
+
+    with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
+        result = run_training(resolved, resume=resume, overwrite=overwrite, on_report=bar.update)
+    print(json.dumps(result.metrics, ensure_ascii=False) if as_json else score_table(result.metrics, result.run.path))
+
+
+@app.command("eval")
+def evaluate(
+    run: RunDir = None,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", help="A labelled file or folder instead of the test split.", metavar="FILE"),
+    ] = None,
+    text_columns: TextColumns = None,
+    label_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--label-column", help="Column with the label. [run: data.label_column]", metavar="NAME"),
+    ] = None,
+    data_format: Annotated[
+        str, typer.Option("--format", help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.")
+    ] = "auto",
+    split: Annotated[str, typer.Option("--split", help="test, valid or train.")] = "test",
+    fail_under: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--fail-under", help="Exit with 1 if the accuracy is lower.", metavar="ACCURACY"),
+    ] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Judge a run on its test split, or on another labelled file."""
+    _start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.evaluation.judge import evaluate as judge
+    from bilstm_cls.evaluation.judge import metrics_table
+
+    name, metrics = judge(
+        _run_path(run),
+        data=data,
+        split=split,
+        text_columns=text_columns,
+        label_column=label_column,
+        data_format=data_format,
+        device=device or "auto",
+    )
+    print(json.dumps(metrics.as_object(name), ensure_ascii=False) if as_json else metrics_table(metrics, name))
+    if fail_under is not None and metrics.accuracy < fail_under:
+        print(f"accuracy {metrics.accuracy:.4f} is under {fail_under}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    texts: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Texts to classify; - reads stdin, one text a line.", metavar="TEXT..."),
+    ] = None,
+    run: RunDir = None,
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--input", help="Classify a csv, tsv, jsonl, parquet or txt file.", metavar="FILE"),
+    ] = None,
+    target: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", help="Write a csv, tsv or jsonl file instead of stdout.", metavar="FILE"),
+    ] = None,
+    text_columns: TextColumns = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Classify texts: one result per text, in order."""
+    if bool(texts) == (source is not None):
+        raise ConfigError('nothing to classify: give texts, - for stdin, or --input FILE, as in: predict "A fine film."')
+    _start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.serve.classifier import Classifier
+    from bilstm_cls.serve.files import predict_file
+
+    classifier = Classifier.load(_run_path(run), device=device or "auto")
+    if source is not None:
+        predict_file(classifier, source, target, text_columns=text_columns, as_json=as_json)
+        return
+    if target is not None:
+        raise ConfigError("--output goes with --input; otherwise redirect stdout")
+    for prediction in classifier.stream(_given_texts(texts or [])):
+        print(json.dumps(prediction.as_dict(), ensure_ascii=False) if as_json else _line_of(prediction))
+
+
+@app.command()
+def baseline(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    output_dir: OutputDir = None,
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--only", help="tfidf or nbsvm; repeatable. Both if left out.", metavar="NAME"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete earlier baselines of that name.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Judge TF-IDF and NB-SVM, two linear models, on exactly the same splits."""
+    resolved = _load(config, overrides, output_dir=output_dir)
+    _start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.training.summary import baselines_table, write_baselines
+
+    metrics = write_baselines(resolved, only, overwrite=overwrite)
+    print(json.dumps(metrics, ensure_ascii=False) if as_json else baselines_table(metrics))
+
+
+@app.command()
+def inspect(
+    config: ConfigFile = None,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", help="A labelled file or folder, read with guessed columns.", metavar="FILE"),
+    ] = None,
+    run: RunDir = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what is in a data set or in a run."""
+    if sum(given is not None for given in (config, data, run)) > 1:
+        raise ConfigError("give one of --config, --data and --run")
+    _start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.inspection import inspect_data, inspect_file, inspect_run
+
+    if config is not None:
+        _show(inspect_data(_load(config, overrides)), as_json=as_json)
+    elif data is not None:
+        _show(inspect_file(data, overrides or []), as_json=as_json)
+    else:
+        _show(inspect_run(_run_path(run)), as_json=as_json)
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Option("--data", help="Your labelled file or folder.", metavar="FILE")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Write the config there instead of stdout.", metavar="FILE"),
+    ] = None,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Look at your data and print a config for them."""
+    _start_logging(quiet=False, verbose=False)
+    from bilstm_cls.data.sniff import sniff, starter_config
+    from bilstm_cls.inspection import with_overrides
+
+    text = with_overrides(starter_config(sniff(data), data), overrides or [], name=data.stem)
+    if output is None:
+        print(text, end="")
+        return
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output}: is there already; add --overwrite to replace it")
+    from bilstm_cls.files import write_atomic
+
+    write_atomic(output, text)
+    print(f"wrote {output}; next: bilstm-cls train -c {output}", file=sys.stderr)
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print the resolved config, defaults included."""
+    from bilstm_cls.config import dump_config
+
+    resolved = _load(config, overrides)
+    print(resolved.model_dump_json() if as_json else dump_config(resolved), end="\n" if as_json else "")
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Report all problems of a config at once."""
+    resolved = _load(config, overrides)
+    print(f"{config or 'defaults'}: sound (run {resolved.name!r})")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of the config, for editors."""
+    from bilstm_cls.config import config_schema as schema
+
+    print(json.dumps(schema(), indent=2))
+
+
+@app.command()
+def bench(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="Batches timed in each repeat.")] = 8,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Interleaved rounds.")] = 3,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Time our training step beside nn.LSTM with pack_padded_sequence on this machine.
+
+    With --config on that config's own texts, else on random texts as long as film reviews.
+    """
+    resolved = _load(config, overrides, device=device)
+    _start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.bench import bench_table, benchmark_config
+
+    result = benchmark_config(resolved, use_texts=config is not None, num_batches=batches, repeats=repeats)
+    print(json.dumps(result) if as_json else bench_table(result))
+
+
+@app.command()
+def doctor(
+    run: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--run", help="Verify this run directory as well.", metavar="DIR"),
+    ] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show versions and devices, and check the promises about padding here and now."""
+    _start_logging(quiet=False, verbose=False)
+    from bilstm_cls.doctor import examine
+
+    findings = examine(device or "auto", run)
+    _show(findings, as_json=as_json)
+    if not findings["is_sound"]:
+        print("a check failed: results on this machine depend on padding or batch size", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _load(path: Path | None, overrides: Iterable[str] | None, **options: object) -> "Config":
+    """Resolves defaults, file and overrides; an option given by its own name wins over all."""
+    from bilstm_cls.config import load_config
+
+    keys = {"output_dir": "output_dir", "device": "train.device", "seed": "seed"}
+    given = [f"{keys[name]}={json.dumps(value)}" for name, value in options.items() if value is not None]
+    return load_config(path, [*(overrides or []), *given])
+
+
+def _run_path(run: Path | None) -> Path:
+    if run is not None:
+        return run
+    from bilstm_cls.run_directory import newest_run
+
+    path = newest_run(Path("runs")).path
+    print(f"using {path}, the newest run", file=sys.stderr)
+    return path
+
+
+def _given_texts(arguments: list[str]) -> Iterator[str]:
+    for argument in arguments:
+        if argument == "-":
+            for line in sys.stdin.buffer:
+                yield line.decode("utf-8", errors="replace").rstrip("\r\n")
+        else:
+            yield argument
+
+
+def _line_of(prediction: "Prediction") -> str:
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in prediction.text)
+    return f"{prediction.label}\t{prediction.probability:.4f}\t{shown}"
+
+
+def _show(findings: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(findings, ensure_ascii=False))
+        return
+    from bilstm_cls.inspection import as_lines
+
+    print("\n".join(as_lines(findings)))
+
+
+def _start_logging(*, quiet: bool, verbose: bool) -> None:
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(message)s"))
+    package = logging.getLogger("bilstm_cls")
+    package.handlers = [handler]
+    package.setLevel(logging.DEBUG)
+    package.propagate = False
+    handler.setLevel(level)
+
+
+class _Formatter(logging.Formatter):
+    """Plain messages, with the level in front of warnings only."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = super().format(record)
+        return message if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {message}"
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise StoppedError("stopped", signal_number=number)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    words = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+
+
+def _fail(message: str, exit_code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.exit(exit_code)
+
+
+def _fail_with_traceback(error: BaseException) -> None:
+    traceback.print_exception(error)
+    _fail(f"this is a mistake in bilstm-cls, please report it ({type(error).__name__}: {error})", 1)
+
+

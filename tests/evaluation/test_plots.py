@@ -1,0 +1,99 @@
+"""Pictures: written whole, the same every time, quiet about odd labels."""
+
+import logging
+import struct
+
+import numpy as np
+import pytest
+
+from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation import plots
+
+HISTORY = [
+    {
+        "step": 10 * i,
+        "epoch": float(i),
+        "train/loss": 1 / i,
+        "valid/accuracy": 0.5 + 0.1 * i,
+        "valid/macro_f1": 0.4 + 0.1 * i,
+        "valid/log_loss": 1 / i,
+        "valid/auroc": None,
+        "learning_rate": 1e-3,
+        "is_best": i == 2,
+    }
+    for i in (1, 2, 3)
+]
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert content.endswith(b"IEND\xaeB`\x82")
+    return struct.unpack(">II", content[16:24])
+
+
+def draw_all(folder):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([1, 1], size=100)
+    plots.learning_curves(HISTORY, folder / "curves.png")
+    plots.confusion_matrix([[30, 2], [4, 40]], ["neg", "pos"], folder / "matrix.png")
+    plots.calibration(probabilities, rng.integers(2, size=100), folder / "calibration.png")
+    plots.length_histogram(rng.integers(1, 500, size=100), 200, folder / "lengths.png")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_plot_is_a_whole_png_and_the_same_each_time(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = draw_all(tmp_path / "a")
+    assert len(first) == 4
+    assert all(min(png_size(content)) > 300 for content in first.values())
+    assert first == draw_all(tmp_path / "b")
+
+
+@pytest.mark.parametrize("num_labels", [2, 3, 20, 21, 50])
+def test_a_confusion_matrix_takes_many_labels(tmp_path, num_labels):
+    labels = [f"a rather long label number {i}" for i in range(num_labels)]
+    plots.confusion_matrix(np.eye(num_labels, dtype=np.int64) * 12_345, labels, tmp_path / "matrix.png")
+    assert max(png_size((tmp_path / "matrix.png").read_bytes())) < 2500
+
+
+@pytest.mark.parametrize(
+    "label", ["好评", "$x_$", "two\nlines", "", "🙂", "\ud800", "\x00", "a" * 300, "مرحبا", "_hidden"]
+)
+def test_odd_labels_are_drawn_without_a_warning(tmp_path, caplog, label):
+    with caplog.at_level(logging.WARNING):
+        plots.confusion_matrix([[1, 0], [0, 1]], [label, "other"], tmp_path / "matrix.png")
+    assert caplog.records == []
+    assert png_size((tmp_path / "matrix.png").read_bytes())
+
+
+def test_a_label_no_font_can_draw_is_shown_as_its_number():
+    assert plots._drawable("\U0010fffd", 3) == "#3"
+    assert plots._drawable("bon  goût", 3) == "bon goût"
+
+
+@pytest.mark.parametrize("history", [[], HISTORY[:1], [{"step": 1, "epoch": 1.0}]])
+def test_a_short_history_is_drawn(tmp_path, history):
+    plots.learning_curves(history, tmp_path / "curves.png")
+    assert png_size((tmp_path / "curves.png").read_bytes())
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [7] * 30, [1, 10_000]])
+def test_lengths_of_few_texts_are_drawn(tmp_path, lengths):
+    plots.length_histogram(np.array(lengths, dtype=np.int64), 400, tmp_path / "lengths.png")
+    assert png_size((tmp_path / "lengths.png").read_bytes())
+
+
+def test_a_matrix_that_does_not_fit_its_labels_leaves_the_old_plot(tmp_path):
+    path = tmp_path / "matrix.png"
+    path.write_bytes(b"old")
+    with pytest.raises(AssertionError):
+        plots.confusion_matrix([[1, 0], [0, 1]], ["one"], path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["matrix.png"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        plots.confusion_matrix([[1, 0], [0, 1]], ["neg", "pos"], tmp_path / "file" / "matrix.png")

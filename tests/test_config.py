@@ -1,0 +1,457 @@
+import json
+import random
+import string
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from bilstm_cls.config import METRICS, Config, changed_keys, config_keys, config_schema, dump_config, load_config
+from bilstm_cls.config_words import SYNONYMS, unknown_key
+from bilstm_cls.errors import ConfigError
+
+KEYS = config_keys()
+SECTIONS = [name for name in KEYS if name]
+DOTTED = [f"{section}.{key}" if section else key for section, keys in KEYS.items() for key in keys]
+
+SAMPLE = """\
+# A sample.
+name: sample
+seed: 3
+data:
+  train: reviews.csv
+  valid: 0.1
+  test: test.csv
+  text_columns: [title, body]
+text: {tokenizer: bpe, max_vocab_size: 1000}
+embedding:
+  init: vectors/glove.txt
+  dim: 50
+model:
+  pooling: [mean, max]
+  num_layers: 2
+  layer_dropout: 0.1
+train:
+  learning_rate: 1e-3
+  class_weights: {pos: 1, neg: 2.5}
+  evaluate_every: 100
+  max_grad_norm: null
+"""
+
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads a text as `config.yaml`; `where` of its problems is that name."""
+
+    def load(text: str, *overrides: str) -> Config:
+        path = tmp_path / "config.yaml"
+        path.write_text(text, "utf-8")
+        return load_config(path, overrides)
+
+    return load
+
+
+def complaint(action: Callable[[], object], folder: Path) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        action()
+    return str(caught.value).replace(f"{folder}/", "").splitlines()
+
+
+def test_defaults_need_no_file() -> None:
+    config = load_config(None)
+    assert config.name == "run"
+    assert config.train.epochs == 5
+    assert config.data.train is None
+
+
+def test_a_file_goes_over_the_defaults_and_overrides_over_the_file(load: Load) -> None:
+    config = load(SAMPLE, "seed=4", "train.learning_rate=2e-3", "train.learning_rate=3e-3", "model.pooling=[last]")
+    assert (config.seed, config.train.learning_rate, config.model.pooling) == (4, 0.003, ["last"])
+    assert (config.embedding.dim, config.train.batch_size) == (50, 64)
+
+
+def test_an_override_mends_a_wrong_value_of_the_file(load: Load) -> None:
+    assert load("data: {train: a.csv}\ntrain: {epochs: x}\n", "train.epochs=2").train.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("train.ema=null", None), ("train.ema=", None), ("train.ema = 0.5", 0.5), ("train.ema=0", 0)],
+)
+def test_overrides_are_yaml(load: Load, override: str, value: float | None) -> None:
+    assert load(SAMPLE, override).train.ema == value
+
+
+def test_a_value_may_hold_an_equals_sign(load: Load) -> None:
+    assert load(SAMPLE, "data.train=a=b.csv").data.train == "a=b.csv"
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [("imdb", "imdb"), ("my run.v2", "my-run.v2"), (".hidden", "hidden"), ("情感", "情感"), ("a" * 90, "a" * 80)],
+)
+def test_the_name_defaults_to_the_file_name(tmp_path: Path, stem: str, name: str) -> None:
+    path = tmp_path / f"{stem}.yaml"
+    path.write_text("data: {train: a.csv}\n")
+    assert load_config(path).name == name
+
+
+def test_the_default_name_can_be_given(tmp_path: Path) -> None:
+    assert load_config(None, defaults_name="other").name == "other"
+
+
+def test_a_lone_text_column_is_wrapped(load: Load) -> None:
+    assert load(SAMPLE, "data.text_columns=body").data.text_columns == ["body"]
+
+
+def test_a_section_with_all_keys_commented_out_is_empty(load: Load) -> None:
+    assert load("data: {train: a.csv}\ntrain:\n  # epochs: 3\n").train.epochs == 5
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(load: Load) -> None:
+    assert load("\ufeffseed: 4\ndata: {train: a.csv}\n").seed == 4
+
+
+def test_an_integer_will_do_for_a_number(load: Load) -> None:
+    value = load(SAMPLE, "train.learning_rate=1").train.learning_rate
+    assert value == 1.0
+    assert isinstance(value, float)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        load_config(None).seed = 3  # type: ignore[misc]
+
+
+MISTAKES = [
+    ("seed: -1", "seed: must be at least 0, not -1"),
+    ("seed: true", "seed: must be an integer, not true"),
+    ("name: .x", "name: must be a plain folder name, not '.x'; it may hold"),
+    ("name: a/b", "name: must be a plain folder name, not 'a/b'"),
+    ("name: ''", "name: must be text that is not empty, not ''"),
+    ("model: 3", "model: must be a section with keys of its own, not 3"),
+    ("sed: 1", "unknown key 'sed'; did you mean 'seed'?"),
+    ("hidden_size: 3", "unknown key 'hidden_size'; 'hidden_size' belongs in model: write model.hidden_size"),
+    ("lr: 3", "unknown key 'lr'; did you mean train.learning_rate?"),
+    ("zzz: 3", "unknown key 'zzz'; known are name, seed"),
+    ("Train: {epochs: 3}", "unknown key 'Train'; did you mean 'train'?"),
+    ("model: {hiden_size: 3}", "unknown key 'hiden_size' in model; did you mean 'hidden_size'?"),
+    ("train: {hiden_size: 3}", "unknown key 'hiden_size' in train; did you mean model.hidden_size?"),
+    ("train: {seed: 3}", "unknown key 'seed' in train; 'seed' belongs at the top level: write seed"),
+    ("train: {output: x}", "unknown key 'output' in train; did you mean output_dir at the top level?"),
+    ("model: {qqq: 3}", "unknown key 'qqq' in model; known are cell, bidirectional"),
+    ("model: {cell: lstn}", "model.cell: must be 'lstm', 'gru' or 'rnn', not 'lstn'; did you mean 'lstm'?"),
+    ("model: {cell: LSTM}", "not 'LSTM'; did you mean 'lstm'?"),
+    ("model: {pooling: men}", "model.pooling: must be 'mean', "),
+    ("model: {pooling: [mean, men]}", "model.pooling[1]: must be 'mean', "),
+    ("model: {pooling: [mean, mean]}", "model.pooling: must be a list without duplicates"),
+    ("model: {pooling: []}", "model.pooling: must be at least 1 long, not []"),
+    ("model: {num_layers: 1, layer_dropout: 0.1}", "model.layer_dropout: must be 0 with num_layers 1, not 0.1"),
+    ("model: {dropout: 1}", "model.dropout: must be less than 1, not 1"),
+    ("model: {bidirectional: yes}", "model.bidirectional: must be true or false, not 'yes'"),
+    ("model: {num_layers: '2'}", "model.num_layers: must be an integer, not '2'"),
+    ("model: {num_layers: 2.0}", "model.num_layers: must be an integer, not 2.0"),
+    ("model: {num_layers: 17}", "model.num_layers: must be at most 16, not 17"),
+    ("text: {tokenizer: bpe, max_vocab_size: 256}", "text.max_vocab_size: must be at least 300 with tokenizer 'bpe'"),
+    ("text: {tokenizer: basic_english, lowercase: false}", "text.lowercase: must be true with tokenizer"),
+    ("text: {max_vocab_size: 2}", "text.max_vocab_size: must be at least 3, not 2"),
+    ("embedding: {init: ranodm}", "not 'ranodm'; did you mean 'random'?"),
+    ("embedding: {init: glove-6b-50d}", "embedding.dim: must be 50 with init 'glove-6b-50d', not 100"),
+    ("embedding: {freeze: true}", "embedding.freeze: must be false with init 'random', not true"),
+    ("train: {learning_rate: -1}", "train.learning_rate: must be greater than 0, not -1"),
+    ("train: {learning_rate: 1_0}", "train.learning_rate: must be a number, not '1_0'"),
+    ("train: {learning_rate: .inf}", ".inf is not a finite number"),
+    ("train: {learning_rate: null}", "train.learning_rate: must be a number, not null"),
+    ("train: {class_weights: balenced}", "not 'balenced'; did you mean 'balanced'?"),
+    ("train: {class_weights: {a: 0}}", "train.class_weights.a: must be greater than 0, not 0"),
+    ("train: {class_weights: {a b: x}}", "train.class_weights.'a b': must be a number, not 'x'"),
+    ("train: {class_weights: {}}", "train.class_weights: must be at least 1 long, not {}"),
+    ("train: {class_weights: {1: 2}}", 'key 1 is not text; put it in quotes: "1"'),
+    ("train: {evaluate_every: epok}", "must be 'epoch' or an integer, not 'epok'; did you mean 'epoch'?"),
+    ("train: {evaluate_every: 0}", "train.evaluate_every: must be at least 1, not 0"),
+    ("train: {device: mps}", "train.device: must be 'auto', 'cpu', 'cuda' or 'cuda:N', not 'mps'"),
+    ("train: {select_by: valid/acuracy}", "not 'valid/acuracy'; did you mean 'valid/accuracy'?"),
+    ("train: {select_by: test/accuracy}", "train.select_by: must be 'valid/accuracy', "),
+    ("train: {epochs: 1, epochs: 2}", "duplicate key 'train.epochs', first on line 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "words"), MISTAKES)
+def test_a_mistake_is_told_with_its_line_and_its_mending(load: Load, tmp_path: Path, line: str, words: str) -> None:
+    (told,) = complaint(lambda: load(f"data:\n  train: a.csv\n{line}\n"), tmp_path)
+    assert told.startswith("config.yaml:3: ")
+    assert words in told
+
+
+DATA_MISTAKES = [
+    ("valid: 0.1", "data.train: must be the file of labelled texts when source is 'files', not null", 1),
+    ("source: imdb\n  train: a.csv", "data.train: must be left out, not 'a.csv'; source 'imdb'", 3),
+    ("source: imdb\n  valid: a.csv", "data.valid: must be a fraction, not 'a.csv'", 3),
+    ("source: bbc_news\n  test: a.csv", "data.test: must be a fraction, not 'a.csv'", 3),
+    ("source: bbc_news\n  path: a", "data.path: must be left out, not 'a'", 3),
+    ("source: imbd", "data.source: must be 'files', 'imdb'", 2),
+    ("train: a.csv\n  valid: null", "data.valid: must be text or a number, not null", 3),
+    ("train: a.csv\n  valid: 0", "data.valid: must be greater than 0, not 0", 3),
+    ("train: a.csv\n  valid: 1.5", "data.valid: must be less than 1, not 1.5", 3),
+    ("train: a.csv\n  valid: 0.5\n  test: 0.5", "data.test: must be less than 0.5, not 0.5", 4),
+    ("train: a.csv\n  encoding: utf-88", "data.encoding: must be a text codec", 3),
+    ("train: a.csv\n  encoding: base64", "data.encoding: must be a text codec", 3),
+    ("train: a.csv\n  text_columns: []", "data.text_columns: must be at least 1 long", 3),
+    ("train: a.csv\n  text_columns: [a, a]", "data.text_columns: must be a list without duplicates", 3),
+    ("train: a.csv\n  text_columns:\n  - a\n  - 3", "data.text_columns[1]: must be text, not 3", 5),
+    ("train: a.csv\n  dev: 0.1", "unknown key 'dev' in data; did you mean 'valid'?", 3),
+    ("train: a.csv\n  label: y", "unknown key 'label' in data; did you mean 'label_column'?", 3),
+    ("train: a.csv\n  text: y", "unknown key 'text' in data; did you mean 'text_columns'?", 3),
+]
+
+
+@pytest.mark.parametrize(("lines", "words", "line"), DATA_MISTAKES)
+def test_what_data_lack_or_must_not_have_is_told(load: Load, tmp_path: Path, lines: str, words: str, line: int) -> None:
+    (told,) = complaint(lambda: load(f"data:\n  {lines}\n"), tmp_path)
+    assert told.startswith(f"config.yaml:{line}: {words}")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs=0", "--set train.epochs=0: must be at least 1, not 0"),
+        ("train.epoks=1", "--set train.epoks=1: unknown key 'epoks' in train; did you mean 'epochs'?"),
+        ("lr=1", "--set lr=1: unknown key 'lr'; did you mean train.learning_rate?"),
+        ("foo.bar=1", "--set foo.bar=1: unknown key 'foo'; known are"),
+        ("train=1", "--set train=1: 'train' is a section; set its keys, such as --set train.epochs=VALUE"),
+        ("train.class_weights.a=1", "--set train.class_weights.a=1: 'train.class_weights' has no keys of its own"),
+        ("seed.a=1", "--set seed.a=1: 'seed' has no keys of its own; set it as a whole"),
+        ("seed", "--set seed: must look like key.path=value"),
+        ("=1", "--set =1: must look like key.path=value"),
+        ("train..epochs=1", "--set train..epochs=1: must look like key.path=value"),
+        ("data.train=*.csv", "--set data.train=*.csv: not valid YAML"),
+        ("train.ema=.nan", "--set train.ema=.nan: .nan is not a finite number"),
+        ("model.pooling=[mean, men]", "--set model.pooling=[mean, men]: model.pooling[1]: must be 'mean', "),
+        ("data.train=\udc80", "--set data.train=\\udc80: character '\\udc80' is not allowed"),
+    ],
+)
+def test_a_wrong_override_is_told(load: Load, tmp_path: Path, override: str, words: str) -> None:
+    (told,) = complaint(lambda: load(SAMPLE, override), tmp_path)
+    assert told.startswith(words)
+
+
+def test_overrides_without_a_file_are_checked_too() -> None:
+    (told,) = complaint(lambda: load_config(None, ["data.valid=0.2"]), Path())
+    assert told.startswith("--set data.valid=0.2: data.train: must be the file")
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_the_file(load: Load, tmp_path: Path) -> None:
+    text = "data:\n  train: 3\nseed: .inf\ntrain:\n  epochs: 0\n  epochs: 1\nmodle: {}\n"
+    header, *told = complaint(lambda: load(text, "model.dropout=2", "x"), tmp_path)
+    assert header == "config.yaml: 7 problems:"
+    places = [f"config.yaml:{line}" for line in (2, 3, 5, 6, 7)] + ["--set model.dropout=2", "--set x"]
+    assert [line.startswith(f"{place}: ") for line, place in zip(told, places, strict=True)] == [True] * 7
+
+
+def test_a_missing_data_section_is_a_problem_of_a_file(load: Load, tmp_path: Path) -> None:
+    (told,) = complaint(lambda: load("seed: 1\n"), tmp_path)
+    assert told.startswith("config.yaml: data.train: must be the file of labelled texts")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ":1: is empty; `bilstm-cls init"),
+        (b"# only a comment\n", ":1: is empty"),
+        (b"- a\n", ":1: must be a mapping of keys, not ['a']"),
+        (b"train.csv\n", ":1: must be a mapping of keys, not 'train.csv'"),
+        (b"seed: 1\nname: \xe9\n", ":2: byte 0xe9 is not UTF-8"),
+        ("seed: 1\n".encode("utf-16"), ":1: byte 0xff is not UTF-8"),
+        (b"seed: 1\nname: [\n", ":3: not valid YAML"),
+        (b"#" * 1_000_001, ": is larger than 1,000,000 bytes"),
+    ],
+)
+def test_a_file_that_is_no_config_is_told(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    (told,) = complaint(lambda: load_config(path), tmp_path)
+    assert told.startswith(f"config.yaml{words}")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("imbd.yaml", "there is no such file; in {folder} there is imdb.yaml"),
+        ("zzz", "there is no such file; in {folder} there is imdb.yaml"),
+        ("nowhere/imdb.yaml", "there is no such file, nor the folder {folder}/nowhere"),
+        ("sub", "is a folder; give a config file, such as {folder}/sub/config.yaml"),
+        ("a\0b", "cannot be read"),
+        ("a" * 500, "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "imdb.yaml").touch()
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name}: {words.format(folder=tmp_path)}")
+
+
+def test_a_file_with_countless_mistakes_is_told_soon(load: Load, tmp_path: Path) -> None:
+    told = complaint(lambda: load("".join(f"k{n}: 1\n" for n in range(5000))), tmp_path)
+    assert len(told) == 201
+
+
+@pytest.mark.parametrize("dotted", DOTTED)
+def test_a_typo_of_one_edit_is_known_for_what_it_is(dotted: str) -> None:
+    section, _, key = dotted.rpartition(".")
+    typos = one_edit_typos(key, random.Random(dotted)) - set(KEYS[section])
+    suggestions = [unknown_key(section, typo, KEYS).endswith(f"; did you mean {key!r}?") for typo in typos]
+    assert sum(suggestions) >= 0.95 * len(suggestions)
+
+
+def one_edit_typos(key: str, rng: random.Random) -> set[str]:
+    letters = string.ascii_lowercase + "_"
+    places = range(len(key))
+    typos = {key[:i] + key[i + 1 :] for i in places}
+    typos |= {key[:i] + key[i + 1] + key[i] + key[i + 2 :] for i in places[:-1]}
+    typos |= {key[:i] + rng.choice(letters) + key[i + 1 :] for i in places for _ in range(3)}
+    typos |= {key[:i] + rng.choice(letters) + key[i:] for i in places for _ in range(3)}
+    return typos - {key}
+
+
+@pytest.mark.parametrize(("name", "meant"), sorted(SYNONYMS.items()))
+def test_another_tools_name_leads_to_a_key_of_ours(name: str, meant: str) -> None:
+    section, _, key = name.rpartition(".")
+    assert meant in DOTTED
+    assert key not in KEYS[section]
+    assert meant.rpartition(".")[2] in unknown_key(section, key, KEYS)
+
+
+def fractions(minimum: float = 0.0) -> st.SearchStrategy[float]:
+    return st.floats(minimum, 0.99, exclude_min=minimum > 0)
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+LOOKALIKES = st.sampled_from(["1e-3", "null", "no", "012", "12:30", ".inf", "~", "<<", "0.1", "- a", "a: b", "#", "*"])
+TEXTS = NAMES | LOOKALIKES
+POOLINGS = ["mean", "reduce_mean", "max", "last", "attention"]
+CONFIGS = st.fixed_dictionaries(
+    {
+        "data": st.fixed_dictionaries(
+            {"train": TEXTS},
+            optional={
+                "valid": TEXTS | st.floats(0.01, 0.4), "test": st.none() | TEXTS | st.floats(0.01, 0.5),
+                "text_columns": TEXTS | st.lists(TEXTS, min_size=1, unique=True), "label_column": TEXTS,
+                "encoding": st.sampled_from(["utf-8", "auto", "gb18030"]), "split_seed": st.integers(0, 2**63 - 1),
+            },
+        )
+    },
+    optional={
+        "name": st.from_regex(r"[\w-][\w.-]{,20}", fullmatch=True), "output_dir": TEXTS,
+        "seed": st.integers(0, 2**63 - 1),
+        "text": st.fixed_dictionaries({}, optional={"max_vocab_size": st.none() | st.integers(300, 10**9)}),
+        "embedding": st.fixed_dictionaries({"init": TEXTS.map("./{}".format), "freeze": st.booleans()}),
+        "model": st.fixed_dictionaries(
+            {
+                "pooling": st.sampled_from([*POOLINGS, "concat"])
+                | st.lists(st.sampled_from(POOLINGS), min_size=1, unique=True)
+            }
+        ),
+        "train": st.fixed_dictionaries(
+            {},
+            optional={
+                "learning_rate": st.floats(0, 1e9, exclude_min=True), "ema": st.none() | fractions(),
+                "class_weights": st.sampled_from([None, "balanced"])
+                | st.dictionaries(TEXTS, st.floats(1e-9, 1e9), min_size=1),
+                "evaluate_every": st.just("epoch") | st.integers(1, 10**9),
+                "select_by": st.sampled_from([f"valid/{name}" for name in METRICS]),
+            },
+        ),
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(CONFIGS)
+def test_a_dumped_config_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
+    config = Config.model_validate(values)
+    path = tmp_path_factory.getbasetemp() / "other.yaml"
+    path.write_text(dump_config(config), "utf-8")
+    assert load_config(path) == config
+
+
+def test_the_dump_shows_every_key_in_the_order_of_the_schema(load: Load) -> None:
+    written = [line.split(":")[0].strip() for line in dump_config(load(SAMPLE)).splitlines()]
+    order = [key for name in KEYS[""] for key in (name, *KEYS.get(name, ()))]
+    assert [key for key in written if key not in ("pos", "neg")] == order
+
+
+def test_the_schema_explains_every_key_and_forbids_all_others() -> None:
+    schema = json.loads(json.dumps(config_schema()))
+    objects = [schema, *(part for part in schema["$defs"].values() if part["type"] == "object")]
+    assert len(objects) == 1 + len(SECTIONS)
+    assert all(part["additionalProperties"] is False for part in objects)
+    assert all("description" in key for part in objects for key in part["properties"].values())
+
+
+def test_changed_keys_are_named_with_both_values(load: Load) -> None:
+    changed = load(
+        SAMPLE, "train.epochs=6", "train.ema=null", "model.pooling=max", "name=b", "train.class_weights=balanced"
+    )
+    assert changed_keys(load(SAMPLE), changed) == [
+        'name: "sample" -> "b"',
+        'model.pooling: ["mean", "max"] -> "max"',
+        "train.epochs: 5 -> 6",
+        "train.ema: 0.999 -> null",
+        'train.class_weights: {"pos": 1.0, "neg": 2.5} -> "balanced"',
+    ]
+
+
+def test_nothing_has_changed_in_an_equal_config(load: Load) -> None:
+    assert changed_keys(load(SAMPLE), load(SAMPLE)) == []
+
+
+@pytest.mark.parametrize("seed", range(500))
+def test_a_mutated_config_is_read_or_told(load: Load, tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(mutant(SAMPLE.encode(), random.Random(seed)))
+    told = ""
+    try:
+        load_config(path)
+    except ConfigError as error:
+        told = str(error)
+    assert told == "" or told.startswith(str(path))
+    assert "pydantic" not in told
+
+
+def mutant(content: bytes, rng: random.Random) -> bytes:
+    """Breaks a config in one to three ways."""
+    lines = content.split(b"\n")
+    values = [
+        b"null", b"true", b"-1", b"1e400", b".nan", b"9" * 5000, b"[]", b"{}", b"[[1]]", b"{a: {b: 1}}", b"''", b"*x",
+        b"&x 1", b"!!timestamp x", b"!!python/object:os.system x", b"12:30", b'"\\ud800"', b"\t", b"|", b"[" * 5000,
+    ]  # fmt: skip
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(lines))
+        key, colon, _ = lines[at].partition(b":")
+        place = rng.randrange(len(lines[at]) + 1)
+        lines[at : at + 1] = rng.choice([
+            [], [lines[at]] * 2, [lines[at], rng.choice(lines)], [key + colon + b" " + rng.choice(values)],
+            [lines[at][:place] + bytes([rng.randrange(256)]) + lines[at][place + 1 :]],
+            [lines[at][:place] + rng.choice(values) + lines[at][place:]], [b"\t" + lines[at]], [b"  " + lines[at]],
+            [lines[at].strip()], [b"<<: {a: 1}", lines[at]], [b"---", lines[at]],
+        ])  # fmt: skip
+        lines = lines or [b""]
+    return b"\n".join(lines)
+
+
+def test_a_config_is_checked_without_torch_or_numpy() -> None:
+    heavy = "{'torch', 'numpy'} & set(sys.modules)"
+    code = f"import sys, bilstm_cls.config; bilstm_cls.config.load_config(None); print({heavy})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
