@@ -26,6 +26,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from bilstm_cls.config import Config
 from bilstm_cls.data.batches import Indices, collate, padding_share
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.data.preparation import prepare
+from bilstm_cls.device import choose_device
 from bilstm_cls.run_directory import build_model
 from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.optimizer import build_optimizers, clip_gradients
@@ -49,7 +51,11 @@ class TutorialModel(nn.Module):
         self.packed = packed
         self.embedding = nn.Embedding(vocab_size, config.embedding.dim, padding_idx=0, sparse=not packed)
         self.lstm = nn.LSTM(
-            config.embedding.dim, config.model.hidden_size, config.model.num_layers, bidirectional=True, batch_first=True
+            config.embedding.dim,
+            config.model.hidden_size,
+            config.model.num_layers,
+            bidirectional=True,
+            batch_first=True,
         )
         self.project = nn.Linear(2 * config.model.hidden_size, num_labels)
 
@@ -66,7 +72,7 @@ class TutorialModel(nn.Module):
 
 
 def synthetic_corpus(config: Config, *, num_texts: int = 6400, vocab_size: int = 30000) -> Corpus:
-    """Returns random texts as long as film reviews: log-normal lengths (median 175, mean about 230), Zipf-like words."""
+    """Returns random texts as long as film reviews: log-normal lengths (median 175), Zipf-like words."""
     generator = np.random.Generator(np.random.PCG64(0))
     lengths = np.exp(generator.normal(np.log(175), 0.66, num_texts)).astype(np.int64)
     lengths = lengths.clip(10, config.text.max_length)
@@ -78,6 +84,35 @@ def synthetic_corpus(config: Config, *, num_texts: int = 6400, vocab_size: int =
         label_ids=generator.integers(0, 2, num_texts),
         num_tokens=lengths,
     )
+
+
+def benchmark_config(config: Config, *, use_texts: bool, num_batches: int, repeats: int) -> dict[str, Any]:
+    """Runs `benchmark` on the config's own train split, or on random texts."""
+    if use_texts:
+        data = prepare(config)
+        sizes = len(data.tokenizer), len(data.dataset.labels)
+        corpus = data.corpora["train"]
+    else:
+        corpus, sizes = synthetic_corpus(config), (30000, 2)
+    return benchmark(config, corpus, sizes[0], num_labels=sizes[1], num_batches=num_batches, repeats=repeats)
+
+
+def bench_table(result: dict[str, Any]) -> str:
+    """Returns the figures as lines for a terminal."""
+    lines = [
+        f"torch {result['torch']} on {result['device']}, {result['threads']} threads, batch {result['batch_size']}; "
+        f"thousands of real tokens a second in training, median (slowest to fastest)"
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"  {row['way']:<24} {row['ktokens_per_second']:8.2f}  ({row['slowest']:.2f} to {row['fastest']:.2f})"
+            f"  ours is {row['times_slower_than_ours']:.2f} times as fast"
+        )
+    lines.append(
+        f"  padding {result['padding']:.1%}; {result['share_of_peak']:.0%} of this machine's matrix-product rate "
+        f"({result['matrix_product_gflops']:.0f} Gflop/s) is useful LSTM arithmetic"
+    )
+    return "\n".join(lines)
 
 
 def benchmark(
@@ -93,7 +128,7 @@ def benchmark(
         num_batches: different batches timed in each repeat.
         repeats: interleaved rounds; medians are over these.
     """
-    device = torch.device(config.train.device if config.train.device != "auto" else _best_device())
+    device = choose_device(config.train.device)
     torch.manual_seed(config.seed)
     trainer = Trainer(build_model(config, vocab_size, num_labels).to(device), corpus, config.train, seed=config.seed)
     ours = trainer._batches[: num_batches + 1]
@@ -172,7 +207,7 @@ def _step_of(model: TutorialModel, corpus: Corpus, *, dense: bool) -> Callable[[
         loss = F.cross_entropy(model(batch.token_ids.to(device), batch.lengths), batch.label_ids.to(device))
         for optimizer in optimizers:
             optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         clip_gradients(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -196,7 +231,3 @@ def _matrix_rate(device: torch.device, size: int = 1024, repeats: int = 20) -> f
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

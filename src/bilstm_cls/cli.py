@@ -75,7 +75,7 @@ def main() -> None:
         if not _is_out_of_memory(error):
             _fail_with_traceback(error)
         _fail(f"out of memory ({error}); lower train.batch_size or text.max_length", ResourceError.exit_code)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: our own mistake
+    except Exception as error:
         _fail_with_traceback(error)
 
 
@@ -191,7 +191,9 @@ def predict(
 ) -> None:
     """Classify texts: one result per text, in order."""
     if bool(texts) == (source is not None):
-        raise ConfigError('nothing to classify: give texts, - for stdin, or --input FILE, as in: predict "A fine film."')
+        raise ConfigError(
+            'nothing to classify: give texts, - for stdin, or --input FILE, as in: predict "A fine film."'
+        )
     _start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.serve.classifier import Classifier
     from bilstm_cls.serve.files import predict_file
@@ -429,5 +431,3 @@ def _fail(message: str, exit_code: int) -> None:
 def _fail_with_traceback(error: BaseException) -> None:
     traceback.print_exception(error)
     _fail(f"this is a mistake in bilstm-cls, please report it ({type(error).__name__}: {error})", 1)
-
-

@@ -45,6 +45,9 @@ class DataConfig(Section):
     test: FileOrFraction | None = Field(
         None, description="A file, or a stratified fraction of train, judged once at the end."
     )
+    unlabelled: str | None = Field(
+        None, description="A file or folder of texts without labels, to make word vectors from; imdb brings its own."
+    )
     format: Literal["auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet"] = Field(
         "auto", description="What the files are; auto goes by the file name, else by the first lines."
     )
@@ -88,6 +91,14 @@ class DataConfig(Section):
         if isinstance(test, float) and isinstance(valid, float) and valid + test >= 1:
             raise ValueError(f"must be less than {1 - valid:g}; valid takes {valid:g} of train")
         return test
+
+    @check("unlabelled")
+    @classmethod
+    def _only_files_have_unlabelled(cls, unlabelled: str | None, info: ValidationInfo) -> str | None:
+        source = info.data.get("source", "files")
+        if unlabelled is not None and source != "files":
+            raise ValueError(f"must be left out; source {source!r} brings its own texts, source 'files' takes yours")
+        return unlabelled
 
     @check("text_columns")
     @classmethod
@@ -138,7 +149,8 @@ class EmbeddingConfig(Section):
     """The word vectors that the network starts from."""
 
     init: str = Field(
-        "random", description="random, corpus (made from the train split), glove-6b-50d, or the path of a vectors file."
+        "random",
+        description="random, corpus (made from train and unlabelled), glove-6b-50d, or the path of a vectors file.",
     )
     dim: int = Field(100, ge=1, le=4096, description="Numbers per token.")
     freeze: bool = Field(False, description="Keep the vectors as they start.")

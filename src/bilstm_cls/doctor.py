@@ -4,13 +4,17 @@ import importlib.metadata
 import importlib.util
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from bilstm_cls.data.texts import cache_folder
+from bilstm_cls.device import choose_device
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.pooling import POOLINGS
 from bilstm_cls.model.recurrent import CELLS
+from bilstm_cls.run_directory import RunDirectory
 
 TOLERANCE = 1e-6
 PACKAGES = ("bilstm-cls", "torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "typer")
@@ -30,22 +34,34 @@ class Check:
         return self.difference <= self.limit
 
 
-def examine(device: str) -> dict[str, Any]:
-    """Returns versions, devices and extras, and the outcome of every check on `device`."""
-    from bilstm_cls.data.sources import cache_folder
+def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
+    """Returns versions, devices and extras, and the outcome of every check on `device`.
 
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        run: a run directory whose files are verified as well.
+
+    Raises:
+        CheckpointError: the run is damaged.
+        ConfigError: there is no such device.
+    """
+    chosen = choose_device(device)
+    checks = run_checks(chosen)
+    if run is not None:
+        RunDirectory(run).load_model()
     return {
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "extras": {name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()},
-        "device": device,
+        "device": str(chosen),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
         "cache": str(cache_folder()),
         "checks": [
-            {"name": c.name, "difference": c.difference, "limit": c.limit, "is_sound": c.is_sound}
-            for c in run_checks(torch.device(device))
+            {"name": c.name, "difference": c.difference, "limit": c.limit, "is_sound": c.is_sound} for c in checks
         ],
+        **({} if run is None else {"run": f"{run}: every digest fits"}),
+        "is_sound": all(check.is_sound for check in checks),
     }
 
 

@@ -11,8 +11,8 @@ from bilstm_cls.config import Config, dump_config, load_config
 from bilstm_cls.data.batches import padding_share, training_batches
 from bilstm_cls.data.corpus import statistics
 from bilstm_cls.data.example import Split
+from bilstm_cls.data.preparation import PreparedData, prepare
 from bilstm_cls.run_directory import RunDirectory, build_model
-from bilstm_cls.training.preparation import PreparedData, prepare
 
 
 def inspect_data(config: Config) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
     )
 
 
-def pooling_names(pooling: str | tuple[str, ...] | list[str]) -> list[str]:
+def pooling_names(pooling: str | Sequence[str]) -> list[str]:
     """Returns the single poolings that a config's value stands for."""
     if pooling == "concat":
         return ["mean", "max", "last"]

@@ -105,5 +105,3 @@ class Classifier:
     def _encode(self, texts: Sequence[str]) -> Corpus:
         text = self.config.text
         return encode(texts, self.tokenizer, max_length=text.max_length, truncate=text.truncate)
-
-

@@ -110,7 +110,7 @@ class Trainer:
         )
         self.average = None if config.ema is None else WeightAverage(model, config.ema)
         self.precision = autocast_type(config.precision, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)  # type: ignore[attr-defined]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.total_steps = sum(len(self._plan(epoch)) for epoch in range(config.epochs))
         self._batches = self._plan(0)
@@ -183,7 +183,7 @@ class Trainer:
         )
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = clip_gradients(self.model.parameters(), self.config.max_grad_norm)

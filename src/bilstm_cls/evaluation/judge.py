@@ -1,0 +1,192 @@
+"""Judging a finished run, and what every judged split leaves behind in a run directory."""
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bilstm_cls.config import Config, DataConfig
+from bilstm_cls.data.corpus import encode, statistics
+from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.example import BadRow, Split
+from bilstm_cls.data.readers import ReadOptions, read
+from bilstm_cls.data.tokenizer import without_surrogates
+from bilstm_cls.device import choose_device
+from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.evaluation.inference import predict_probabilities
+from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics, example_losses
+from bilstm_cls.evaluation.report import WorstError
+from bilstm_cls.files import write_atomic
+from bilstm_cls.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A split, the probabilities `[N, C]` of its texts, and their scores."""
+
+    split: Split
+    probabilities: Floats
+    metrics: Metrics
+
+
+def evaluate(
+    path: Path,
+    *,
+    data: Path | None = None,
+    split: str = "test",
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    data_format: str = "auto",
+    device: str = "auto",
+) -> tuple[str, Metrics]:
+    """Judges a run on a split of its own data, or on another labelled file.
+
+    Args:
+        path: the run directory.
+        data: a labelled file or folder instead of the run's own split.
+        split: `train`, `valid` or `test`, where `data` is None.
+        text_columns: of `data`; the run's own if None.
+        label_column: of `data`; the run's own if None.
+        data_format: of `data`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        The name of what was judged, and its scores.
+
+    Raises:
+        CheckpointError: the run is damaged or not finished.
+        ConfigError: there is no such split.
+        DataError: the data cannot be read, are not those the run was trained on, or have a label it does not know.
+    """
+    run = RunDirectory(path)
+    loaded = run.load_model()
+    if data is None:
+        judged_split = _own_split(run, loaded.config, split)
+    else:
+        judged_split = _other_split(data, loaded.config.data, loaded.labels, text_columns, label_column, data_format)
+    text = loaded.config.text
+    corpus = encode(
+        judged_split.texts, loaded.tokenizer, max_length=text.max_length, truncate=text.truncate,
+        label_ids=judged_split.label_ids,
+    )  # fmt: skip
+    counts = statistics(corpus)
+    logger.info(
+        f"{judged_split.name}: {counts['texts']:,} texts, {counts['truncated']:,} cut to {text.max_length} tokens, "
+        f"{counts['empty']:,} empty, {counts['unknown']:,} of {counts['tokens']:,} tokens unknown"
+    )
+    probabilities = predict_probabilities(loaded.model.to(choose_device(device)), corpus)
+    majority = run.read_json("metrics.json").get("data/majority_label")
+    return judged_split.name, compute_metrics(
+        probabilities,
+        judged_split.label_ids,
+        loaded.labels,
+        majority_label_id=loaded.labels.index(majority) if majority in loaded.labels else None,
+    )
+
+
+def _own_split(run: RunDirectory, config: Config, name: str) -> Split:
+    dataset = load_dataset(config.data)
+    if name not in dataset.splits or name == "unlabelled":
+        raise ConfigError(f"--split: the run has no {name!r} split; it has {', '.join(dataset.splits)}")
+    if run.read_json("environment.json").get("data_digest") != dataset.digest:
+        raise DataError(
+            f"{run.path}: its data have changed since it was trained; bring them back, or judge a file with --data"
+        )
+    return dataset.splits[name]
+
+
+def _other_split(
+    path: Path,
+    config: DataConfig,
+    labels: list[str],
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    data_format: str,
+) -> Split:
+    options = ReadOptions(
+        text_columns=tuple(text_columns or config.text_columns),
+        label_column=label_column or config.label_column,
+        encoding=config.encoding,
+    )
+    skipped: list[BadRow] = []
+    texts, label_ids, lines = [], [], []
+    for example in read(path, format=data_format, options=options, bad_rows=config.bad_rows, on_bad_row=skipped.append):
+        if example.label not in labels:
+            raise DataError(
+                f"{example.path}:{example.line}: label {example.label!r} is not one that the run knows: "
+                f"{', '.join(labels[:20])}"
+            )
+        texts.append(example.text)
+        label_ids.append(labels.index(str(example.label)))
+        lines.append(example.line)
+    if skipped:
+        logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
+    if not texts:
+        raise DataError(f"{path}: there is no text to judge")
+    return Split(str(path), texts, np.array(label_ids), [str(path)] * len(texts), np.array(lines))
+
+
+def write_predictions(path: Path, judged: Judged, labels: Sequence[str]) -> None:
+    """Writes a CSV with every text of the split, the worst answer first."""
+    losses = example_losses(judged.probabilities, judged.split.label_ids)
+    answers = judged.probabilities.argmax(1)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["path", "line", "label", "prediction", "probability", "loss", "text"])
+    for i in np.argsort(-losses, kind="stable").tolist():
+        writer.writerow(
+            [
+                judged.split.paths[i],
+                int(judged.split.lines[i]),
+                labels[judged.split.label_ids[i]],
+                labels[answers[i]],
+                f"{judged.probabilities[i, answers[i]]:.6f}",
+                f"{losses[i]:.6f}",
+                without_surrogates(judged.split.texts[i]),
+            ]
+        )
+    write_atomic(path, buffer.getvalue())
+
+
+def worst_errors(judged: Judged, labels: Sequence[str], limit: int) -> list[WorstError]:
+    """Returns the wrong answers with the greatest loss, worst first."""
+    losses = example_losses(judged.probabilities, judged.split.label_ids)
+    answers = judged.probabilities.argmax(1)
+    wrong = np.flatnonzero(answers != judged.split.label_ids)
+    return [
+        WorstError(
+            text=judged.split.texts[i],
+            label=labels[judged.split.label_ids[i]],
+            prediction=labels[answers[i]],
+            probability=float(judged.probabilities[i, answers[i]]),
+            loss=float(losses[i]),
+        )
+        for i in wrong[np.argsort(-losses[wrong], kind="stable")][:limit].tolist()
+    ]
+
+
+def metrics_table(metrics: Metrics, name: str) -> str:
+    """Returns the scores as lines for a terminal."""
+    low, high = metrics.confidence_interval or (metrics.accuracy, metrics.accuracy)
+    lines = [
+        f"{name}: {metrics.examples:,} texts",
+        f"accuracy     {metrics.accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f})",
+    ]
+    if metrics.majority is not None:
+        lines.append(f"majority     {metrics.majority:.4f}  (always answering the most frequent label of train)")
+    scores = {"macro F1": metrics.macro_f1, "weighted F1": metrics.weighted_f1, "AUROC": metrics.auroc}
+    scores |= {"log loss": metrics.log_loss, "ECE": metrics.ece}
+    lines += [f"{key:<12} {'undefined' if value is None else f'{value:.4f}'}" for key, value in scores.items()]
+    width = max(5, *(len(label) for label in metrics.per_class))
+    lines += ["", f"{'label':<{width}}  precision  recall      F1    texts"]
+    lines += [
+        f"{label:<{width}}     {s.precision:.4f}  {s.recall:.4f}  {s.f1:.4f}  {s.support:>7,}"
+        for label, s in metrics.per_class.items()
+    ]
+    return "\n".join(lines)

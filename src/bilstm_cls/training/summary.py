@@ -1,0 +1,257 @@
+"""The end of a run: judge it once, and write everything that a person will look at."""
+
+import logging
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilstm_cls.config import Config, dump_config
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.example import Dataset
+from bilstm_cls.data.preparation import PreparedData
+from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation import plots
+from bilstm_cls.evaluation.baselines import BASELINES, run_baseline
+from bilstm_cls.evaluation.inference import predict_probabilities
+from bilstm_cls.evaluation.judge import Judged, worst_errors, write_predictions
+from bilstm_cls.evaluation.metrics import Metrics, compute_metrics
+from bilstm_cls.evaluation.report import MAX_WORST, Report, model_card, write_report
+from bilstm_cls.files import write_atomic
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.run_directory import RunDirectory, environment
+from bilstm_cls.training.loop import Progress
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+NO_TEST = "There is no test split: these are the scores of the valid split, which also chose the weights."
+
+
+def write_summary(
+    run: RunDirectory,
+    config: Config,
+    data: PreparedData,
+    model: BiLSTMClassifier,
+    progress: Progress,
+    facts: Mapping[str, Any],
+) -> Row:
+    """Judges the chosen weights on the test split and writes metrics, predictions, plots, report and model card.
+
+    Returns:
+        What `metrics.json` holds. Everything that is a time or depends on the machine's load is under `time/`.
+    """
+    judged = _judge(data.dataset, data.corpora, model)
+    baselines, seconds = _baselines(data.dataset, list(BASELINES) if config.train.baselines else [])
+    metrics: Row = {
+        **judged.metrics.flat(judged.split.name),
+        **_best_of(progress),
+        "train/steps": progress.step,
+        "train/best_step": progress.best_step,
+        "model/parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **{f"baseline/{name}/accuracy": item.metrics.accuracy for name, item in baselines.items()},
+        **{f"baseline/{name}/macro_f1": item.metrics.macro_f1 for name, item in baselines.items()},
+        **_majority(data.dataset),
+        **data.facts(),
+        **facts,
+        "time/train_seconds": progress.seconds,
+        "time/train_tokens_per_second": progress.num_tokens / max(progress.seconds, 1e-9),
+        "time/peak_memory_mb": peak_memory_mb(),
+        **{f"time/baseline_{name}_seconds": value for name, value in seconds.items()},
+    }
+    lengths = np.asarray(data.corpora["train"].num_tokens)
+    _write_pages(
+        run,
+        config,
+        data.dataset,
+        judged,
+        metrics,
+        history=progress.history,
+        lengths=lengths,
+        baselines={name: item.metrics for name, item in baselines.items()},
+    )
+    return metrics
+
+
+def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bool) -> dict[str, Row]:
+    """Judges linear models on the splits of a config, each in a run directory `NAME-BASELINE`.
+
+    Returns:
+        What each `metrics.json` holds, by baseline.
+
+    Raises:
+        ConfigError: a baseline is not known, or its directory is taken.
+        DataError: the data cannot be read.
+    """
+    names = list(dict.fromkeys(only or BASELINES))
+    for name in names:
+        if name not in BASELINES:
+            raise ConfigError(f"--only: baseline {name!r} is not known; choose one of {', '.join(BASELINES)}")
+    runs = {name: RunDirectory(Path(config.output_dir) / f"{config.name}-{name}") for name in names}
+    for run in runs.values():
+        if run.is_taken and not overwrite:
+            raise ConfigError(f"{run.path}: is there already; add --overwrite to replace it, or --set name=NAME")
+    dataset = load_dataset(config.data)
+    results: dict[str, Row] = {}
+    for name, run in runs.items():
+        with run.locked():
+            run.clear()
+            judged, seconds = _baselines(dataset, [name])
+            results[name] = {
+                **judged[name].metrics.flat(judged[name].split.name),
+                **_majority(dataset),
+                "data/origin": dataset.origin,
+                "data/is_official": dataset.is_official,
+                "data/notes": list(dataset.notes),
+                **{f"data/{key}": count for key, count in dataset.counts.items()},
+                f"time/baseline_{name}_seconds": seconds[name],
+            }
+            write_atomic(run / "config.yaml", dump_config(config))
+            run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
+            _write_pages(run, config, dataset, judged[name], results[name], title=f"{config.name}-{name}")
+            run.write_status("finished", "judged")
+    return results
+
+
+def _judge(dataset: Dataset, corpora: Mapping[str, Corpus], model: BiLSTMClassifier) -> Judged:
+    split = dataset.splits["test" if "test" in dataset.splits else "valid"]
+    return _judged(dataset, predict_probabilities(model, corpora[split.name]))
+
+
+def _judged(dataset: Dataset, probabilities: Any) -> Judged:
+    split = dataset.splits["test" if "test" in dataset.splits else "valid"]
+    majority = int(np.bincount(dataset.splits["train"].label_ids).argmax())
+    metrics = compute_metrics(probabilities, split.label_ids, dataset.labels, majority_label_id=majority)
+    return Judged(split, probabilities, metrics)
+
+
+def _baselines(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, Judged], dict[str, float]]:
+    judged, seconds = {}, {}
+    test = dataset.splits["test" if "test" in dataset.splits else "valid"]
+    for name in names:
+        logger.info(f"judging the baseline {name}: {BASELINES[name].description}")
+        probabilities, seconds[name] = run_baseline(name, dataset.splits["train"], test, dataset.labels)
+        judged[name] = _judged(dataset, probabilities)
+    return judged, seconds
+
+
+def _best_of(progress: Progress) -> Row:
+    row = next(row for row in reversed(progress.history) if row["step"] == progress.best_step)
+    return {key: value for key, value in row.items() if key.startswith("valid/")}
+
+
+def _majority(dataset: Dataset) -> Row:
+    return {"data/majority_label": dataset.labels[int(np.bincount(dataset.splits["train"].label_ids).argmax())]}
+
+
+def _write_pages(
+    run: RunDirectory,
+    config: Config,
+    dataset: Dataset,
+    judged: Judged,
+    metrics: Row,
+    *,
+    title: str = "",
+    history: Sequence[Row] = (),
+    lengths: Any = None,
+    baselines: Mapping[str, Metrics] | None = None,
+) -> None:
+    """Writes `metrics.json` last, so that a run that has it has everything."""
+    split = judged.split.name
+    write_predictions(run / f"predictions_{split}.csv", judged, dataset.labels)
+    pictures = {}
+    if history:
+        pictures["Learning curves"] = run.plots / "learning_curves.png"
+        plots.learning_curves(history, pictures["Learning curves"])
+    pictures["Confusion matrix"] = run.plots / "confusion_matrix.png"
+    plots.confusion_matrix(judged.metrics.confusion_matrix, dataset.labels, pictures["Confusion matrix"])
+    pictures["Calibration"] = run.plots / "calibration.png"
+    plots.calibration(judged.probabilities, judged.split.label_ids, pictures["Calibration"])
+    if lengths is not None:
+        pictures["Lengths of the training texts"] = run.plots / "lengths.png"
+        plots.length_histogram(lengths, config.text.max_length, pictures["Lengths of the training texts"])
+    report = Report(
+        title=title or config.name,
+        run=str(run.path),
+        metrics=judged.metrics,
+        split=split,
+        origin=dataset.origin,
+        notes=[*dataset.notes, *([NO_TEST] if split != "test" else [])],
+        history=history,
+        plots=pictures,
+        facts=_single_facts(metrics),
+        split_facts=_facts_by_split(metrics),
+        baselines=baselines or {},
+        worst=worst_errors(judged, dataset.labels, MAX_WORST),
+        config=dump_config(config),
+    )
+    write_report(run / "report.html", report)
+    write_atomic(run / "README.md", model_card(report))
+    run.write_json("metrics.json", metrics)
+
+
+def _single_facts(metrics: Row) -> Row:
+    shown = ("model/parameters", "text/vocab_size", "embedding/coverage", "train/steps", "train/best_step")
+    facts = {key: metrics[key] for key in shown if key in metrics}
+    facts |= {k: v for k, v in metrics.items() if k.startswith("data/") and isinstance(v, int | float)}
+    return facts | {k: v for k, v in metrics.items() if k.startswith("time/")}
+
+
+def _facts_by_split(metrics: Row) -> dict[str, Row]:
+    facts: dict[str, Row] = {}
+    for key, value in metrics.items():
+        parts = key.split("/")
+        if parts[0] == "text" and len(parts) == 3:
+            facts.setdefault(parts[1], {})[parts[2]] = value
+    return facts
+
+
+def score_table(metrics: Row, path: Path) -> str:
+    """Returns what `train` prints at its end: the scores, what they have to beat, and where everything is."""
+    split = "test" if "test/accuracy" in metrics else "valid"
+    low, high = metrics[f"{split}/confidence_interval"]
+    rows = {"this model": metrics[f"{split}/accuracy"]}
+    for name, baseline in BASELINES.items():
+        if f"baseline/{name}/accuracy" in metrics:
+            rows[baseline.description] = metrics[f"baseline/{name}/accuracy"]
+    rows["majority class"] = metrics[f"{split}/majority"]
+    width = max(map(len, rows))
+    lines = [f"accuracy on the {split} split, {metrics[f'{split}/examples']:,} texts:"]
+    for name, score in rows.items():
+        interval = f"  (95 % interval {low:.4f} to {high:.4f})" if name == "this model" else ""
+        lines.append(f"  {name:<{width}}  {score:.4f}{interval}")
+    lines.append(
+        f"macro F1 {metrics[f'{split}/macro_f1']:.4f}, log loss {metrics[f'{split}/log_loss']:.4f}, "
+        f"ECE {metrics[f'{split}/ece']:.4f}; trained {metrics['train/steps']:,} steps in "
+        f"{metrics['time/train_seconds'] / 60:.1f} minutes, peak memory {metrics['time/peak_memory_mb']:,.0f} MB"
+    )
+    lines += [f"note: {note}" for note in metrics["data/notes"]]
+    if split != "test":
+        lines.append(f"note: {NO_TEST}")
+    return "\n".join([*lines, f"everything is in {path}; open {path / 'report.html'}"])
+
+
+def baselines_table(results: Mapping[str, Row]) -> str:
+    """Returns what `baseline` prints."""
+    lines = []
+    for name, metrics in results.items():
+        split = "test" if "test/accuracy" in metrics else "valid"
+        low, high = metrics[f"{split}/confidence_interval"]
+        lines.append(
+            f"{BASELINES[name].description}: accuracy {metrics[f'{split}/accuracy']:.4f} ({low:.4f} to {high:.4f}), "
+            f"macro F1 {metrics[f'{split}/macro_f1']:.4f}, {metrics[f'time/baseline_{name}_seconds']:.0f} s"
+        )
+    first = next(iter(results.values()))
+    split = "test" if "test/accuracy" in first else "valid"
+    lines.append(f"majority class: accuracy {first[f'{split}/majority']:.4f}")
+    return "\n".join([*lines, *(f"note: {note}" for note in first["data/notes"])])
+
+
+def peak_memory_mb() -> float:
+    """Returns the most resident memory this process ever had, in megabytes of 2**20 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
