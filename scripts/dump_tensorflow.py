@@ -29,14 +29,14 @@ def main() -> None:
     prefix = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", arguments.checkpoint)
     try:
         reader = tf.train.load_checkpoint(prefix)
-        variables = {name: reader.get_tensor(name) for name in sorted(reader.get_variable_to_shape_map())}
+        variables = {name: np.asarray(reader.get_tensor(name)) for name in sorted(reader.get_variable_to_shape_map())}
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
         sys.exit(f"dump_tensorflow: {prefix}: no checkpoint that TensorFlow can read ({error})")
     save(arguments.output, variables)
 
 
 def save(output: Path, variables: dict[str, np.ndarray]) -> None:
-    """Writes the numeric variables and prints each with its shape. What would need pickle, such as text, is left out."""
+    """Writes the numeric variables and prints each with its shape; others, such as text, would need pickle."""
     arrays = {name: widen(array) for name, array in variables.items() if array.dtype.kind not in "OSU"}
     for name, array in arrays.items():
         print(name, list(array.shape), array.dtype)

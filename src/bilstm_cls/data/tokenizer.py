@@ -113,7 +113,7 @@ class Tokenizer:
         engine.normalizer = normalizers.Sequence([*lower, *normalizer])
         engine.pre_tokenizer = pre_tokenizer
         engine.train_from_iterator(map(without_surrogates, texts), trainer)
-        return cls.from_json(_without_added_tokens(engine.to_str()))
+        return cls.from_json(_without_special_tokens(engine.to_str()))
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
@@ -183,8 +183,14 @@ def _matches(pattern: str) -> Any:
     return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
 
 
-def _without_added_tokens(text: str) -> str:
-    """Takes away the rule that `<pad>` or `<unk>` inside a text stands for the token of that name."""
+def _without_special_tokens(text: str) -> str:
+    """Takes away the rule that `<pad>` or `<unk>` inside a text stands for the token of that name.
+
+    A text that spells them out also moves them from their places, where the vocabulary is counted: back they go.
+    """
     content = json.loads(text)
     content["added_tokens"] = []
+    ids: dict[str, int] = content["model"]["vocab"]
+    tokens = sorted(ids, key=lambda token: (token not in (PADDING, UNKNOWN), token == UNKNOWN, ids[token]))
+    content["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
     return json.dumps(content, ensure_ascii=False)

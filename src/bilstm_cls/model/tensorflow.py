@@ -11,7 +11,7 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,10 +202,11 @@ def _model_variables(variables: Mapping[str, Array], scope: str | None) -> list[
     return [name for name in names if name.startswith(prefix)]
 
 
-def _belongs_to_another(name: str, names: Container[str]) -> bool:
-    """Whether the whole name of another variable stands in this one: `embedding/Adam`, `train/embedding/Momentum`."""
+def _belongs_to_another(name: str, variables: Mapping[str, Array]) -> bool:
+    """Whether the name holds another's, of the same shape, before its end: `embedding/Adam`, `train/embedding/Adam`."""
     parts = name.split("/")
-    return any("/".join(parts[start:stop]) in names for stop in range(1, len(parts)) for start in range(stop))
+    others = ("/".join(parts[start:stop]) for stop in range(1, len(parts)) for start in range(stop))
+    return any(other in variables and variables[other].shape == variables[name].shape for other in others)
 
 
 def _named(variables: Mapping[str, Array], roles: Sequence[str], names: Mapping[str, str]) -> list[str]:

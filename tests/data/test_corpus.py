@@ -1,0 +1,107 @@
+"""Encoded splits: what is kept of a text, and what is counted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bilstm_cls.data import corpus as module
+from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, padding_share, training_batches
+from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, load_corpus, statistics
+from bilstm_cls.data.tokenizer import Tokenizer
+
+TEXTS = ["a b c d e f", "b", "", "  ", "a zebra", "c c c c c"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["a a a a a a", "b b b b b", "c c c c", "d d d", "e e", "f"], kind="whitespace")
+
+
+def kept(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
+    texts = np.split(corpus.token_ids, corpus.offsets[1:-1])
+    return [" ".join(tokenizer.tokens[i] for i in ids) for ids in texts]
+
+
+@pytest.mark.parametrize(
+    ("truncate", "first", "last"), [("head", "a b c", "c c c"), ("tail", "d e f", "c c c"), ("both", "a b f", "c c c")]
+)
+def test_a_long_text_keeps_the_end_that_is_asked_for(
+    tokenizer: Tokenizer, truncate: str, first: str, last: str
+) -> None:
+    texts = kept(encode(TEXTS, tokenizer, max_length=3, truncate=truncate), tokenizer)
+    assert (texts[0], texts[-1]) == (first, last)
+    assert texts[1:5] == ["b", "<unk>", "<unk>", "a <unk>"]
+
+
+def test_nothing_is_counted_silently(tokenizer: Tokenizer) -> None:
+    counts = statistics(encode(TEXTS, tokenizer, max_length=4))
+    assert counts == {
+        "texts": 6, "tokens": 13, "truncated": 2, "empty": 2, "unknown": 3, "longest": 6, "median_length": 1
+    }  # fmt: skip
+
+
+def test_files_hold_what_memory_holds(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.arange(6)
+    whole = encode(TEXTS, tokenizer, max_length=4, label_ids=labels)
+    monkeypatch.setattr(module, "CHUNK", 4)
+    encode_to_files(tmp_path, "train", TEXTS, tokenizer, max_length=4, truncate="both")
+    mapped = load_corpus(tmp_path, "train", labels)
+    for name in ("token_ids", "offsets", "label_ids", "num_tokens", "lengths"):
+        assert np.array_equal(getattr(whole, name), getattr(mapped, name)), name
+
+
+def test_a_batch_is_padded_with_zeros_after_each_text(tokenizer: Tokenizer) -> None:
+    batch = collate(encode(TEXTS, tokenizer, max_length=4, label_ids=np.arange(6)), np.array([4, 0, 1]))
+    assert batch.token_ids.tolist() == [[2, 1, 0, 0], [2, 3, 6, 7], [3, 0, 0, 0]]
+    assert batch.lengths.tolist() == [2, 4, 1]
+    assert batch.label_ids is not None
+    assert batch.label_ids.tolist() == [4, 0, 1]
+    assert batch.num_tokens == 7
+
+
+lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=300).map(np.array)
+
+
+@given(lengths_of, st.integers(1, 32), st.one_of(st.none(), st.integers(60, 500)), st.integers(0, 5))
+def test_every_text_is_in_exactly_one_batch_of_an_epoch(
+    lengths: np.ndarray, size: int, tokens: int | None, epoch: int
+) -> None:
+    batches = training_batches(lengths, batch_size=size, batch_tokens=tokens, seed=1, epoch=epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    if tokens is None:
+        assert max(map(len, batches)) <= size
+    else:
+        assert all(len(batch) * lengths[batch].max() <= tokens for batch in batches)
+
+
+def test_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 1000)
+    plan = {"batch_size": 16, "batch_tokens": None}
+    first = training_batches(lengths, seed=1, epoch=0, **plan)
+    again = training_batches(lengths, seed=1, epoch=0, **plan)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    for seed, epoch in ((1, 1), (2, 0)):
+        other = training_batches(lengths, seed=seed, epoch=epoch, **plan)
+        assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_texts_of_a_batch_are_about_equally_long() -> None:
+    lengths = np.random.default_rng(0).integers(10, 400, 10_000)
+    batches = training_batches(lengths, batch_size=64, batch_tokens=None, seed=0, epoch=0)
+    assert padding_share(batches, lengths) < 0.04
+
+
+@given(lengths_of, st.integers(1, 500))
+def test_evaluation_reads_every_text_once_within_its_budget(lengths: np.ndarray, budget: int) -> None:
+    batches = evaluation_batches(lengths, max_tokens=budget)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)
+
+
+def test_no_texts_make_no_batches() -> None:
+    assert cut_by_tokens(np.array([], dtype=np.int64), np.array([], dtype=np.int64), 10) == []

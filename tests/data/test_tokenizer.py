@@ -1,0 +1,122 @@
+"""Tokens and vocabulary: every kind of splitting, and ids that any text gets."""
+
+import collections
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bilstm_cls.data.tokenizer import PADDING_ID, TOKENIZERS, UNKNOWN_ID, Tokenizer
+from bilstm_cls.errors import CheckpointError
+
+REVIEW = 'Don\'t miss it!!! It\'s 3.5/10...<br /><br />"Great" 中文 text; so: café'
+
+
+def tokens_of(text: str, kind: str, *, lowercase: bool = True) -> list[str]:
+    """Splits a text by a tokenizer that knows all of its tokens."""
+    tokenizer = Tokenizer.train([text], kind=kind, lowercase=lowercase)
+    return [tokenizer.tokens[i] for i in tokenizer.encode_batch([text])[0]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("words", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
+        ("whitespace", "don't miss it!!! it's 3.5/10...<br /><br />\"great\" 中文 text; so: café"),
+        ("characters", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中 文 text ; so : café"),
+        ("basic_english", "don ' t miss it ! ! ! it ' s 3 . 5/10 . . . great 中文 text so café"),
+    ],
+)
+def test_a_text_is_split_as_the_kind_says(kind: str, expected: str) -> None:
+    assert tokens_of(REVIEW, kind) == expected.split()
+
+
+def basic_english(text: str) -> list[str]:
+    """The documented rules of torchtext's tokenizer of that name, one replacement after the other."""
+    text = text.lower().replace('"', "")
+    for mark in "'.":
+        text = text.replace(mark, f" {mark} ")
+    text = text.replace("<br />", " ")
+    for mark in ",()!?":
+        text = text.replace(mark, f" {mark} ")
+    return re.sub("[;:]", " ", text).split()
+
+
+def has_odd_case(text: str) -> bool:
+    """Sigma and marks between letters, where Unicode versions of two libraries may lower a letter differently."""
+    return "Σ" in text or any(unicodedata.category(c) in ("Cn", "Co", "Cs") for c in text)
+
+
+@given(st.text(alphabet=st.one_of(st.sampled_from("aB '\".,;:!?()<br/>\t\n\x1c\x85\xa0\u2028ÉİςCJ中"), st.characters())))
+@example('<br "/>; <BR /> a<br />b')
+@example("ΟΔΟΣ Σ ΑΣ.")
+def test_basic_english_follows_its_rules_on_any_text(text: str) -> None:
+    if has_odd_case(text) and text != "ΟΔΟΣ Σ ΑΣ.":
+        return
+    assert tokens_of(text, "basic_english") == basic_english(text)
+
+
+def test_vocabulary_is_sorted_by_frequency_and_then_by_alphabet() -> None:
+    texts = ["b b b a a c c d", "Z z é"]
+    tokenizer = Tokenizer.train(texts, kind="whitespace", min_freq=2)
+    assert tokenizer.tokens == ["<pad>", "<unk>", "b", "a", "c", "z"]
+    assert Tokenizer.train(texts, kind="whitespace", max_vocab_size=4).tokens == ["<pad>", "<unk>", "b", "a"]
+
+
+@given(st.lists(st.text(alphabet="abcxyz é中", max_size=20), min_size=1))
+def test_vocabulary_counts_as_a_counter_does(texts: list[str]) -> None:
+    counts = collections.Counter(token for text in texts for token in text.split())
+    expected = sorted((token for token in counts if counts[token] >= 2), key=lambda token: (-counts[token], token))
+    assert Tokenizer.train(texts, kind="whitespace", min_freq=2).tokens[2:] == expected
+
+
+def test_lower_case_can_be_kept() -> None:
+    assert tokens_of("Great GREAT", "words", lowercase=False) == ["Great", "GREAT"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("text", ["<pad>", "<pad> <unk> a", "a <pad>b", "\ud800 a", "", "\0", "😀👍🏽", "a" * 5000])
+def test_no_text_gives_the_padding_or_an_id_out_of_range(kind: str, text: str) -> None:
+    tokenizer = Tokenizer.train(["a b <pad> <unk>", "a c"], kind=kind)
+    ids = tokenizer.encode_batch([text])[0]
+    assert all(PADDING_ID < i < len(tokenizer) for i in ids)
+    assert tokenizer.offsets(text)[0] == ids
+
+
+@pytest.mark.parametrize("kind", ["words", "whitespace", "characters", "basic_english"])
+def test_an_unseen_token_is_unknown(kind: str) -> None:
+    assert Tokenizer.train(["a b"], kind=kind).encode_batch(["zebra"]) == [[UNKNOWN_ID]]
+
+
+def test_bpe_knows_every_text_and_learns_what_is_frequent() -> None:
+    tokenizer = Tokenizer.train(["the theatre there"] * 5, kind="bpe", max_vocab_size=300)
+    assert UNKNOWN_ID not in tokenizer.encode_batch(["zebra 中文 😀"])[0]
+    assert "Ġthe" in tokenizer.tokens
+    assert len(tokenizer) <= 300
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_json_gives_the_same_tokenizer_back(kind: str) -> None:
+    tokenizer = Tokenizer.train([REVIEW, "another text"], kind=kind)
+    again = Tokenizer.from_json(tokenizer.to_json())
+    assert again.encode_batch([REVIEW]) == tokenizer.encode_batch([REVIEW])
+    assert again.to_json() == tokenizer.to_json()
+
+
+@pytest.mark.parametrize("kind", ["words", "characters", "whitespace"])
+def test_offsets_point_at_the_tokens_of_the_original_text(kind: str) -> None:
+    tokenizer = Tokenizer.train([REVIEW], kind=kind)
+    ids, offsets = tokenizer.offsets(REVIEW)
+    assert [REVIEW[start:stop].lower() for start, stop in offsets] == [tokenizer.tokens[i] for i in ids]
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[1", '{"version": "1.0", "model": {"type": "Evil"}}'])
+def test_a_damaged_file_is_named(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CheckpointError, match="tokenizer.json"):
+        Tokenizer.load(path)

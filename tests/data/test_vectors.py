@@ -1,0 +1,140 @@
+"""First word vectors: read from files of every kind, or made from the texts."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bilstm_cls.data import vectors as module
+from bilstm_cls.data.corpus import Corpus, encode
+from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.data.vectors import cooccurrences, corpus_vectors, load_vectors, positive_information
+from bilstm_cls.errors import DataError
+
+TOKENS = ["<pad>", "<unk>", "film", "Good", "bad", "new york"]
+ROWS = {"film": [1.0, 2.0], "good": [3.0, 4.0], "new york": [5.0, 6.0], "other": [7.0, 8.0]}
+
+
+def as_text(header: bool) -> bytes:
+    lines = [f"{len(ROWS)} 2"] * header + [f"{token} {a} {b}" for token, (a, b) in ROWS.items()]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def as_binary() -> bytes:
+    rows = [token.replace(" ", "_").encode() + b" " + struct.pack("<2f", *row) + b"\n" for token, row in ROWS.items()]
+    return b"4 2\n" + b"".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("glove.txt", as_text(header=False)),
+        ("word2vec.vec", as_text(header=True)),
+        ("glove.txt.gz", gzip.compress(as_text(header=False))),
+    ],
+)
+def test_text_files_of_every_kind_are_read(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    vectors = load_vectors(str(tmp_path / name), TOKENS, dim=2, seed=0)
+    assert vectors.matrix[2].tolist() == [1, 2]
+    assert vectors.matrix[3].tolist() == [3, 4]
+    assert vectors.matrix[5].tolist() == [5, 6]
+    assert vectors.coverage == 3 / 6
+
+
+def test_word2vec_binary_is_read(tmp_path: Path) -> None:
+    (tmp_path / "w2v.bin").write_bytes(as_binary())
+    vectors = load_vectors(str(tmp_path / "w2v.bin"), TOKENS, dim=2, seed=0)
+    assert vectors.matrix[2].tolist() == [1, 2]
+    assert vectors.coverage == 2 / 6
+
+
+def test_tokens_that_the_file_lacks_get_small_seeded_vectors_and_padding_stays_zero(tmp_path: Path) -> None:
+    (tmp_path / "v.txt").write_bytes(as_text(header=False))
+    first, again, other = (load_vectors(str(tmp_path / "v.txt"), TOKENS, dim=2, seed=seed) for seed in (0, 0, 1))
+    assert first.matrix[0].tolist() == [0, 0]
+    assert np.array_equal(first.matrix, again.matrix)
+    assert not np.array_equal(first.matrix[4], other.matrix[4])
+    assert 0 < np.abs(first.matrix[4]).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("v.txt", b"film 1 2\nbad 1\n", r"v.txt:2"),
+        ("v.txt", b"film 1 x\n", r"v.txt:1"),
+        ("v.txt", b"film 1 2 3\n", r"embedding.dim to 3"),
+        ("v.txt", b"other 1 2\n", r"no vector for any"),
+        ("v.txt", b"film 1 nan\n", r"'film' is not finite"),
+        ("v.txt", b"", r"no vector for any"),
+        ("v.bin", b"hello\n", r"number and width"),
+        ("v.bin", b"3 99999999\n", r"99999999 numbers"),
+        ("v.bin", as_binary()[:-6], r"ends within vector 4"),
+        ("v.bin", b"1 2\n" + b"x" * 5000, r"damaged at vector 1"),
+        ("v.txt.gz", b"no gzip", r"cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_vectors(str(tmp_path / name), TOKENS, dim=2, seed=0)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(DataError, match=r"nowhere\.txt: there is no such file"):
+        load_vectors("./nowhere.txt", TOKENS, dim=2, seed=0)
+
+
+@pytest.fixture
+def corpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Corpus, Tokenizer]:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path))
+    generator = np.random.default_rng(0)
+    animals, cars = ["cat", "dog", "purrs", "barks"], ["car", "bus", "drives", "honks"]
+    texts = [" ".join(generator.choice(animals if i % 2 else cars, 12)) for i in range(300)]
+    tokenizer = Tokenizer.train(texts, kind="whitespace")
+    return encode(texts, tokenizer, max_length=50), tokenizer
+
+
+def test_neighbours_are_counted_within_a_text_and_within_the_window() -> None:
+    token_ids = np.array([2, 3, 2, 4, 5, 5, 5, 5, 6], dtype=np.int32)
+    texts = Corpus(token_ids, np.array([0, 3, 9]), None, np.array([3, 6]))
+    expected = np.zeros((7, 7))
+    for start, stop in ((0, 3), (3, 9)):
+        for i in range(start, stop):
+            for j in range(max(start, i - module.WINDOW), min(stop, i + module.WINDOW + 1)):
+                if i != j:
+                    expected[token_ids[i], token_ids[j]] += 1
+    assert np.array_equal(cooccurrences([texts], 7).toarray(), expected)
+    assert np.array_equal(cooccurrences([texts], 7, chunk=4).toarray(), expected)
+
+
+def test_information_is_the_log_of_how_much_more_often_two_tokens_meet_than_by_chance() -> None:
+    from scipy.sparse import csr_matrix
+
+    counts = np.array([[0, 0, 0], [0, 4, 1], [0, 1, 2]], dtype=np.float32)
+    sums = counts.sum(1)
+    smooth = sums**0.75 / (sums**0.75).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = np.nan_to_num(np.maximum(np.log(counts / sums[:, None] / smooth), 0), nan=0, neginf=0)
+    assert np.allclose(positive_information(csr_matrix(counts)).toarray(), expected, atol=1e-6)
+
+
+def test_tokens_in_the_same_company_have_similar_vectors(corpus: tuple[Corpus, Tokenizer]) -> None:
+    texts, tokenizer = corpus
+    matrix = corpus_vectors([texts], len(tokenizer), dim=4, seed=0)
+    ids = {token: i for i, token in enumerate(tokenizer.tokens)}
+
+    def similarity(a: str, b: str) -> float:
+        one, other = matrix[ids[a]], matrix[ids[b]]
+        return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+    assert similarity("cat", "dog") > 0.9 > 0.3 > similarity("cat", "car")
+    assert not matrix[0].any()
+    assert np.array_equal(matrix, corpus_vectors([texts], len(tokenizer), dim=4, seed=0))
+
+
+def test_more_dimensions_than_tokens_are_zeros(corpus: tuple[Corpus, Tokenizer]) -> None:
+    texts, tokenizer = corpus
+    assert corpus_vectors([texts], len(tokenizer), dim=40, seed=0).shape == (len(tokenizer), 40)
