@@ -296,7 +296,7 @@ def test_a_tar_is_read_as_the_standard_library_reads_it(
     assert read(path) == list(zip(normal, expected, strict=True))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
 def test_a_flipped_bit_never_passes_for_a_text(tmp_path: Path, kind: str, place: float, bit: int) -> None:
@@ -311,7 +311,7 @@ def test_a_flipped_bit_never_passes_for_a_text(tmp_path: Path, kind: str, place:
     assert [text for _, text in found] == [text for _, text in TEXTS][: len(found)]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_tar_header_of_any_bytes_ends_well(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     block = bytearray(header(size=4))

@@ -35,6 +35,7 @@ INPUTS = PARITY["inputs"]  # [B, T, E]
 LENGTHS = PARITY["lengths"]
 E, H, T = 7, 5, 11
 STARTS = ("zero", "state")
+HEAD_NAMES = {"embedding": "word_embeddings", "project_kernel": "output/W", "project_bias": "output/b"}
 
 Arrays = tuple[np.ndarray, ...]
 Step = Callable[[np.ndarray, Arrays, Arrays], Arrays]
@@ -114,9 +115,6 @@ def run(layer: BidirectionalLSTM, start: str, dtype: torch.dtype = torch.float32
 def error(result: Any, expected: Any) -> float:
     """Largest absolute difference."""
     return float(np.abs(np.asarray(result.detach() if torch.is_tensor(result) else result) - expected).max())
-
-
-# Outputs and states
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -206,9 +204,6 @@ def test_gradients_flow_through_inputs_and_states_as_finite_differences_say() ->
     assert torch.autograd.gradcheck(flat, (inputs, *starts), fast_mode=True)
 
 
-# Loading
-
-
 @pytest.mark.parametrize(
     "convert",
     [
@@ -273,9 +268,6 @@ def test_layers_of_another_kind_are_refused(options: dict[str, Any], message: st
         BidirectionalLSTM(E, H, **options).load_tensorflow(*find_cells(PARITY, scope="lstm/zero"))
 
 
-# Finding variables by name
-
-
 def cell_variables(prefix: str = "bidirectional_rnn/", cell: str = "lstm_cell") -> dict[str, np.ndarray]:
     arrays = find_cells(PARITY, scope="lstm/zero")
     ends = (f"{direction}/{cell}/{part}" for direction in ("fw", "bw") for part in ("kernel", "bias"))
@@ -321,7 +313,11 @@ def test_cells_of_any_name_can_be_named() -> None:
         ({**cell_variables(), "bidirectional_rnn/fw/lstm_cell/w_f_diag": np.ones(5)}, {}, "peepholes.*w_f_diag"),
         ({**cell_variables(), "bidirectional_rnn/fw/lstm_cell/projection/kernel": np.ones((5, 2))}, {}, "projections"),
         (cell_variables(cell="multi_rnn_cell/cell_0/lstm_cell"), {}, "several layers"),
+        (cell_variables() | cell_variables(cell="gru_cell/gates"), {}, "GRU cells"),
+        (cell_variables() | cell_variables(cell="other_cell"), {}, "each direction must be one LSTM cell"),
         (dict(list(cell_variables().items())[:2]), {}, "each direction must be"),
+        (dict(zip(cell_variables(), [np.ones((5, 20)), np.ones(20)] * 2, strict=True)), {}, r"kernel \[5, 20\]"),
+        (dict(zip(cell_variables(), [np.ones((12, 18)), np.ones(18)] * 2, strict=True)), {}, r"kernel \[12, 18\]"),
         ({**cell_variables(), "bidirectional_rnn/bw/lstm_cell/bias": np.ones(16)}, {}, r"two kernels \[E \+ H, 4H\]"),
         (
             {**cell_variables(), "bidirectional_rnn/bw/lstm_cell/bias": np.ones(20, int)},
@@ -347,9 +343,6 @@ def test_cells_that_are_missing_ambiguous_or_of_another_kind_are_refused(
 def test_long_lists_of_variables_are_cut() -> None:
     with pytest.raises(ValueError, match=r"v39 \[1\], and 60 more$"):
         find_cells({f"v{number}": np.ones(1) for number in range(100)})
-
-
-# Whole models
 
 
 def test_imported_classifier_gives_tensorflows_probabilities() -> None:
@@ -397,8 +390,7 @@ def test_of_two_matrices_with_one_shape_the_embedding_is_the_one_called_so() -> 
 def test_named_head_is_taken_and_what_is_left_over_is_passed_over() -> None:
     embedding = np.ones((30, 7))
     variables = {**cell_variables(), **head_variables(), "fasttext": embedding}
-    names = {"embedding": "fasttext:0", "project_kernel": "output/W", "project_bias": "output/b"}
-    assert find_model(variables, names=names).embedding is embedding
+    assert find_model(variables, names={**HEAD_NAMES, "embedding": "fasttext:0"}).embedding is embedding
 
 
 @pytest.mark.parametrize(
@@ -406,16 +398,18 @@ def test_named_head_is_taken_and_what_is_left_over_is_passed_over() -> None:
     [
         ({"attention/v": np.ones(10)}, {}, r"leave out .*: output/W \[10, 3\], .*attention/v \[10\]"),
         ({"output/W": np.ones((5, 3))}, {}, r"an embedding \[V, 7\], a projection \[10, C\] and its bias \[C\]"),
+        ({"word_embeddings": np.ones((23, 8))}, {}, r"an embedding \[V, 7\].*word_embeddings \[23, 8\]"),
         ({"output/b": np.ones(4)}, {}, "and nothing else"),
+        ({"output/W": np.ones(10), "output/b": np.array(1.0)}, HEAD_NAMES, r"output/W \[10\], output/b \[\]"),
         ({"output/b": np.ones((3, 1))}, {}, "and nothing else"),
         ({"output/b": np.array([1, np.inf, 0])}, {}, "output/b holds a number that is not finite"),
         (
             {},
-            {"embedding": "output/W", "project_kernel": "word_embeddings", "project_bias": "output/b"},
+            {**HEAD_NAMES, "embedding": "output/W", "project_kernel": "word_embeddings"},
             "nothing else",
         ),
         ({}, {"embedding": "word_embeddings"}, "name all of embedding, project_kernel, project_bias or none"),
-        ({}, {"embedding": "x", "project_kernel": "output/W", "project_bias": "output/b"}, "no variable 'x'"),
+        ({}, {**HEAD_NAMES, "embedding": "x"}, "no variable 'x'"),
     ],
 )
 def test_heads_that_are_missing_ambiguous_or_left_over_are_refused(
@@ -436,9 +430,6 @@ def test_a_head_without_bias_is_refused() -> None:
     del variables["output/b"]
     with pytest.raises(ValueError, match="and its bias"):
         find_model(variables)
-
-
-# Files
 
 
 def npz_bytes(**arrays: np.ndarray) -> bytes:
@@ -483,9 +474,6 @@ def test_single_array_is_refused(tmp_path: Path) -> None:
 def test_missing_file_stays_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_variables(tmp_path / "nowhere.npz")
-
-
-# The script that dumps a checkpoint
 
 
 @pytest.fixture
@@ -550,9 +538,6 @@ def test_dump_says_what_is_missing(
         dump_tensorflow.main()
 
 
-# GRU: the two libraries' cells are different functions
-
-
 def gru_variables(start: str, direction: str) -> Arrays:
     scope = f"gru/{start}/bidirectional_rnn/{direction}/{direction}_gru"
     return tuple(PARITY[f"{scope}/{gate}/{part}"] for gate in ("gates", "candidate") for part in ("kernel", "bias"))
@@ -607,9 +592,6 @@ def test_no_biases_make_pytorchs_gru_tensorflows(start: str) -> None:
 
     optimizer.step(loss)
     assert error(run(layer, start)[0], expected.numpy()) > 0.01
-
-
-# The page
 
 
 def test_every_python_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,65 +192,76 @@ def _download(job: _Job) -> None:
 
 
 def _try_once(job: _Job) -> None:
-    with naming_disk_faults(job.part):
-        start = job.part.stat().st_size if job.part.exists() else 0
-        try:
-            if start != job.size:
-                start = start if start < job.size else 0
-                with _open(job, start) as response:
-                    _receive(job, response, start)
-            _install(job)
-        except _WrongDataError:
+    with naming_disk_faults(job.part), _opened_part(job) as part:
+        start = part.seek(0, os.SEEK_END)
+        if start != job.size:
+            with _open(job, start if start < job.size else 0) as response:
+                _receive(job, response, part, start)
+        _install(job, part)
+
+
+@contextlib.contextmanager
+def _opened_part(job: _Job) -> Iterator[IO[bytes]]:
+    """Opens what has arrived so far. Afterwards it is there only if another try can go on from it."""
+    descriptor = os.open(job.part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    is_of_use = False
+    try:
+        with os.fdopen(descriptor, "r+b") as part:
+            try:
+                yield part
+            except _WrongDataError:
+                raise
+            except BaseException:
+                is_of_use = os.fstat(descriptor).st_size > 0
+                raise
+    finally:
+        if not is_of_use:
             job.part.unlink(missing_ok=True)
-            raise
-        job.part.unlink(missing_ok=True)
 
 
-def _receive(job: _Job, response: http.client.HTTPResponse, start: int) -> None:
+def _receive(job: _Job, response: http.client.HTTPResponse, part: IO[bytes], start: int) -> None:
     position = _agreed_position(job, response, start)
     etag = response.headers.get("ETag", "")
     job.etag = etag if _STRONG_ETAG.fullmatch(etag) else None
-    descriptor = os.open(job.part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-    with os.fdopen(descriptor, "r+b") as part:
+    if position < start:
         part.truncate(position)
-        part.seek(position)
-        for chunk in _chunks(response, job.patience.stall):
-            part.write(chunk)
-            position += len(chunk)
-            if position >= job.size:
-                break
-            _report(job, position)
-        part.seek(0)
-        hint = _hint(part.read(_HEAD))
+    part.seek(position)
+    for chunk in _chunks(response, job.patience.stall):
+        part.write(chunk)
+        position += len(chunk)
+        if job.on_progress is not None:
+            job.on_progress(min(position, job.size), job.size)
+        if position >= job.size:
+            break
+    if position == job.size:
+        return
+    hint = _hint(part)
     if position > job.size:
         raise _WrongDataError(f"the server sends more than {job.size} bytes{hint}")
-    if position < job.size and hint:
+    if hint:
         raise _WrongDataError(f"the server sends {position} bytes instead of {job.size}{hint}")
-    if position < job.size:
-        raise _CutError(f"the connection ended after {position} of {job.size} bytes")
-    _report(job, position)
+    raise _CutError(f"the connection ended after {position} of {job.size} bytes")
 
 
-def _report(job: _Job, position: int) -> None:
-    if job.on_progress is not None:
-        job.on_progress(position, job.size)
-
-
-def _install(job: _Job) -> None:
+def _install(job: _Job, part: IO[bytes]) -> None:
     """Verifies a private copy, as another process may yet write to the part where locks only pretend to work."""
     digest = hashlib.sha256()
-    with job.part.open("rb") as part, replacing(job.target) as file:
-        hint = _hint(part.read(_HEAD))
-        part.seek(0)
+    part.seek(0)
+    with replacing(job.target) as file:
         for chunk in iter(partial(part.read, _CHUNK), b""):
             digest.update(chunk)
             file.write(chunk)
         if digest.hexdigest() != job.sha256:
             found = f"SHA-256 {digest.hexdigest()} instead of {job.sha256}"
-            raise _WrongDataError(f"what arrived has {found}{hint}")
+            raise _WrongDataError(f"what arrived has {found}{_hint(part)}")
 
 
-def _hint(head: bytes) -> str:
+def _hint(part: IO[bytes]) -> str:
+    part.seek(0)
+    return _hint_of(part.read(_HEAD))
+
+
+def _hint_of(head: bytes) -> str:
     return " and looks like an HTML page, perhaps a login to the network" if _HTML.match(head) else ""
 
 
@@ -269,7 +280,7 @@ def _open(job: _Job, start: int) -> http.client.HTTPResponse:
     except TimeoutError as error:
         raise UnreachableError(f"no answer for {job.patience.stall:g} s") from error
     except (OSError, http.client.HTTPException) as error:
-        raise _CutError(f"the connection broke before an answer ({error!r})") from error
+        raise _CutError(f"the connection broke before an answer ({repr(error)[:100]})") from error
     except ValueError as error:
         raise DownloadError(f"the server's answer makes no sense ({error})") from error
     return response
@@ -298,9 +309,10 @@ def _agreed_position(job: _Job, response: http.client.HTTPResponse, start: int) 
             raise _WrongDataError(f"the server sends range {given!r} instead of {start} to the end of {job.size} bytes")
     else:
         raise DownloadError(f"the server answers {response.status} without the file")
-    if response.length is not None and start + response.length != job.size:
-        hint = _hint(next(_chunks(response, job.patience.stall), b""))
-        raise _WrongDataError(f"the server offers {start + response.length} bytes instead of {job.size}{hint}")
+    offered = job.size if response.length is None else start + response.length
+    if offered != job.size:
+        hint = _hint_of(next(_chunks(response, job.patience.stall), b""))
+        raise _WrongDataError(f"the server offers {offered} bytes instead of {job.size}{hint}")
     return start
 
 
@@ -310,7 +322,7 @@ def _chunks(response: http.client.HTTPResponse, stall: float) -> Iterator[bytes]
         try:
             chunk = response.read1(_CHUNK)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _CutError(f"the connection broke ({error!r})") from error
+            raise _CutError(f"the connection broke ({repr(error)[:100]})") from error
         if not chunk:
             return
         yield chunk
@@ -349,10 +361,15 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
     max_repeats = 1
 
+    def http_error_302(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any) -> Any:
+        fp.close()  # unread, as its body may have no end
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        fp.close()  # unread, since its body may have no end
         if _trust_in(newurl) not in ("secure", _trust_in(req.full_url)):
             raise DownloadError(f"the server sends on to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

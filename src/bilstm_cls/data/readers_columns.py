@@ -11,6 +11,21 @@ from bilstm_cls.errors import DataError
 
 _POSITION = re.compile(r"#[1-9][0-9]*")
 MAX_SHOWN = 20
+
+LABEL_NAMES = (
+    "label", "labels", "class", "category", "sentiment", "target", "intent", "topic", "y", "stars", "star_rating",
+    "rating", "score", "polarity", "emotion", "tag", "labelname", "label_name", "label_text", "class_name", "classname",
+    "airline_sentiment", "class_index", "klass", "genre", "language", "lang", "is_spam", "spam", "toxic", "output",
+)  # fmt: skip
+"""What label columns are usually called, the surest first."""
+BODY_NAMES = (
+    "text", "review", "review_text", "reviewtext", "review_body", "sentence", "content", "body", "comment",
+    "comment_text", "message", "tweet", "utterance", "description", "document", "article", "post", "question", "query",
+    "question_text", "abstract", "headline", "sms", "phrase", "news", "email", "input", "data",
+)  # fmt: skip
+"""What text columns are usually called, the surest first."""
+TITLE_NAMES = ("title", "subject", "summary", "review_title", "question_title")
+"""What stands above a text."""
 NO_LABEL = "the label is empty"
 
 

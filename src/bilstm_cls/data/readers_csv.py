@@ -2,12 +2,12 @@
 
 A quote too many or too few makes the csv grammar take the rows after it for text. Two rules keep that from passing:
 the quotes of every record must pair up, and after a bad record reading goes on at the line after its *first*, unless
-the next quote of the following lines is one that closes, so that they are still the bad record's text.
+the bad record's text seems to go on, and then where sound records follow.
 """
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 
 from bilstm_cls.data.readers_decoding import BLANK, MAX_CHARACTERS, TOO_LONG, TextLines, decoding_fault
@@ -16,6 +16,7 @@ LOOKAHEAD = 50
 """Lines after a bad record among which its end is looked for."""
 
 _QUOTES = re.compile('"+')
+_ODD = "its quotes do not pair up (a field with a quote has quotes around it, and the quote twice)"
 _CSV_WORDS = {
     "expected after": "a quote closes in the middle of a field (inside quotes, a quote is written twice)",
     "unexpected end": "a quote opens here and never closes",
@@ -37,8 +38,7 @@ def csv_records(lines: TextLines, choose_delimiter: Callable[[str], str]) -> Ite
     if csv.field_size_limit() < MAX_CHARACTERS:
         csv.field_size_limit(MAX_CHARACTERS)  # for the whole process; the default of 128 KiB is less than a long text
     window = _Window(lines)
-    if not window.extend():
-        return
+    window.extend()
     delimiter = choose_delimiter(window.lines[0])
     num_blank = 0
     for line, row in _Records(window, delimiter).rows():
@@ -59,6 +59,7 @@ class _Window:
         start: position in `lines` of the record being read.
         number: the line of `lines[0]` in the file, counted from 1.
         source: where they come from.
+        is_more: whether `source` may have more.
     """
 
     def __init__(self, source: TextLines) -> None:
@@ -66,20 +67,20 @@ class _Window:
         self.start = 0
         self.number = 1
         self.source = source
+        self.is_more = True
         self._blocks = source.blocks()
 
-    def extend(self) -> bool:
-        """Drops what is read and doubles what is left, at least. Returns whether there was any more."""
+    def extend(self) -> None:
+        """Drops what is read and doubles what is left, at least, as far as there is more."""
         self.number += self.start
         self.lines = self.lines[self.start :]
         self.start = 0
         num_wanted = 2 * len(self.lines) + 1
-        for block in self._blocks:
+        while self.is_more and len(self.lines) < num_wanted:
+            block = next(self._blocks, None)
+            self.is_more = block is not None
             # The parser has to see the line feeds inside quotes.
-            self.lines += [line + "\n" for line in block]
-            if len(self.lines) >= num_wanted:
-                return True
-        return False
+            self.lines += [line + "\n" for line in block or ()]
 
 
 class _Records:
@@ -87,65 +88,89 @@ class _Records:
         self._window = window
         self._delimiter = delimiter
         self._width = 0
+        mark = re.escape(delimiter)
+        self._quoted_field = re.compile(rf'(?:^|{mark})"[^"]*(?:""[^"]*)*"(?={mark}|\r?\n)')
 
     def rows(self) -> Iterator[Row]:
         """Yields each record; a blank line as an empty one."""
         window = self._window
-        is_more = True
-        while True:
-            lines, offset = window.lines, window.start
-            reader = csv.reader(islice(lines, offset, None), delimiter=self._delimiter, strict=True)
-            try:
-                for row in reader:
-                    start, end = window.start, offset + reader.line_num
-                    is_odd = (lines[start] if end - start == 1 else "".join(lines[start:end])).count('"') & 1
-                    if is_odd or len(row) != self._width or window.source.is_damaged:
-                        fault = self._fault(row, lines[start:end], is_odd=bool(is_odd))
-                        if fault:
-                            break
-                    yield window.number + start, row
-                    window.start = end
-                else:
-                    if not is_more:
-                        return
-                    is_more = window.extend()
-                    continue
-            except csv.Error as error:
-                # A quote that is open at the end of the window may close in the lines after it.
-                if is_more and "unexpected end" in str(error):
-                    is_more = window.extend()
-                    continue
-                fault = next((words for part, words in _CSV_WORDS.items() if part in str(error)), str(error))
-            yield window.number + window.start, fault
-            if is_more and len(window.lines) - window.start <= LOOKAHEAD:
-                is_more = window.extend()
-            window.start += self._num_lines_of_bad_record(window.lines[window.start :][: LOOKAHEAD + 1])
+        while window.is_more or window.start < len(window.lines):
+            needs_more = yield from self._rows_of_window()
+            if needs_more:
+                window.extend()
 
-    def _fault(self, row: Sequence[str], lines: Sequence[str], *, is_odd: bool) -> str | None:
-        self._width = self._width or len(row)
-        if is_odd:
-            return "its quotes do not pair up (a field with a quote has quotes around it, and the quote twice)"
-        if row and len(row) != self._width:
-            return ragged(len(row), self._width, num_lines=len(lines))
-        if self._window.source.is_damaged:
-            is_cut = any(len(line) > MAX_CHARACTERS for line in lines)
-            return TOO_LONG if is_cut else decoding_fault("".join(lines), self._window.source.encoding)
-        return None
-
-    def _num_lines_of_bad_record(self, lines: Sequence[str]) -> int:
-        for number, line in enumerate(lines[1:], 1):
-            closes = _closes_first(line, self._delimiter)
-            if closes is not None:
-                return number + 1 if closes and not self._are_rows(lines[1:number]) else 1
-        return 1
-
-    def _are_rows(self, lines: Sequence[str]) -> bool:
-        """Whether lines are too much like rows to be the lines of a text: three or more, all of the right width."""
+    def _rows_of_window(self) -> Generator[Row, None, bool]:
+        """Yields records while the parser is in step with the file. Returns whether it lacks lines to go on."""
+        window, lines, offset = self._window, self._window.lines, self._window.start
+        reader = csv.reader(islice(lines, offset, None), delimiter=self._delimiter, strict=True)
         try:
-            rows = list(csv.reader(lines, delimiter=self._delimiter, strict=True))
+            for row in reader:
+                start, end = window.start, offset + reader.line_num
+                is_odd = (lines[start] if end - start == 1 else "".join(lines[start:end])).count('"') & 1
+                if is_odd or (len(row) != self._width and row):
+                    if is_odd or self._width:
+                        fault = _ODD if is_odd else ragged(len(row), self._width, num_lines=end - start)
+                        yield self._leave_bad_record(fault, end - start)
+                        if window.lines is lines and window.start == end:
+                            continue
+                        return False
+                    self._width = len(row)
+                damage = self._damage(lines[start:end]) if window.source.is_damaged else None
+                yield window.number + start, damage or row
+                window.start = end
+        except csv.Error as error:
+            # A quote that is open at the end of the window may close in the lines after it.
+            if window.is_more and "unexpected end" in str(error):
+                return True
+            fault = next((words for part, words in _CSV_WORDS.items() if part in str(error)), str(error))
+        else:
+            return True
+        yield self._leave_bad_record(fault, 1)
+        return False
+
+    def _leave_bad_record(self, fault: str, num_lines: int) -> Row:
+        """Moves behind a bad record, of `num_lines` to the grammar, and returns what to say of it."""
+        window = self._window
+        if len(window.lines) - window.start <= 2 * LOOKAHEAD:
+            window.extend()
+        line = window.number + window.start
+        num_lines = self._num_lines_of_bad_record(window.lines[window.start : window.start + 2 * LOOKAHEAD], num_lines)
+        window.start += num_lines
+        return line, fault if num_lines == 1 else f"{fault}, in lines {line} to {line + num_lines - 1}"
+
+    def _damage(self, lines: Sequence[str]) -> str | None:
+        is_cut = any(len(line) > MAX_CHARACTERS for line in lines)
+        return TOO_LONG if is_cut else decoding_fault("".join(lines), self._window.source.encoding)
+
+    def _num_lines_of_bad_record(self, lines: Sequence[str], num_lines: int) -> int:
+        """Returns 1, unless a text seems to go on after the first line: then, how many until sound records follow.
+
+        Args:
+            lines: from the bad record on.
+            num_lines: of the record, as far as the csv grammar could tell.
+        """
+        closes = (_closes_first(line, self._delimiter) for line in lines[1:])
+        goes_on = num_lines > 1 or lines[0].count('"') & 1 or next((c for c in closes if c is not None), False)
+        if not goes_on or self._are_sound(lines[1:]):
+            return 1
+        counts = range(2, min(LOOKAHEAD, len(lines)) + 1)
+        return next((number for number in counts if self._are_sound(lines[number:])), 1)
+
+    def _are_sound(self, lines: Sequence[str]) -> bool:
+        """Whether lines begin with so many sound records that it is no accident, or hold nothing else."""
+        # Any line of a text is a record where there is one column.
+        num_wanted = 3 if self._width > 1 else LOOKAHEAD
+        num_read = 0
+        reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
+        try:
+            for row in islice(reader, num_wanted):
+                unquoted = self._quoted_field.sub("", "".join(lines[num_read : reader.line_num]))
+                if len(row) != self._width or '"' in unquoted:
+                    return False
+                num_read = reader.line_num
         except csv.Error:
             return False
-        return len(rows) >= 3 and self._width > 1 and all(len(row) == self._width for row in rows)
+        return True
 
 
 def _closes_first(line: str, delimiter: str) -> bool | None:

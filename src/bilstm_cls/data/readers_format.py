@@ -1,11 +1,14 @@
 """What kind a data file is: by its name, else by its first lines."""
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
-from bilstm_cls.data.readers_columns import quoted
-from bilstm_cls.data.readers_decoding import byte_blocks, decode, find_encoding
+from bilstm_cls.data.readers_columns import BODY_NAMES, LABEL_NAMES, TITLE_NAMES, quoted
+from bilstm_cls.data.readers_decoding import TextLines
+from bilstm_cls.data.readers_encoding import BLOCK_BYTES, byte_blocks, find_encoding
 from bilstm_cls.data.readers_records import ARRAY_ADVICE
 from bilstm_cls.errors import DataError
 
@@ -20,8 +23,10 @@ _UNREADABLE = {
     ".arff": "convert it to CSV", ".pkl": "convert it to CSV or JSON lines",
     ".pickle": "convert it to CSV or JSON lines", ".npz": "convert it to CSV or JSON lines",
 }  # fmt: skip
-_NUM_LINES = 1000
-_HEADER_WORDS = {"label", "text", "sentence", "class", "category", "review", "sentiment", "target", "title", "content"}
+MAX_BLOCKS, LINES_OF_BLOCK = 128, 200
+MOST = 0.9
+"""The share of lines that tells a format; the others may be bad rows."""
+HEADER_WORDS = {*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES}
 
 
 def require_path(path: Path) -> None:
@@ -59,59 +64,56 @@ def detect_format(path: Path) -> str:
     if suffix in _UNREADABLE:
         raise DataError(f"{path}: {suffix} files are not read; {_UNREADABLE[suffix]}")
     block = next(byte_blocks(path))
-    if not block:
-        raise DataError(f"{path}: is empty")
     if block.startswith(b"PAR1"):
         return "parquet"
-    encoding = find_encoding(path, max_bytes=len(block))
-    text = decode(path, block, encoding)
-    found = _format_of_text(text)
-    if found == "array":
+    blocks = TextLines(path, find_encoding(path, max_bytes=MAX_BLOCKS * BLOCK_BYTES)).blocks()
+    # From all over the file, since many a file has all texts of one label before those of the next.
+    sample = [line for block in islice(blocks, MAX_BLOCKS) for line in block[:: 1 + len(block) // LINES_OF_BLOCK]]
+    lines = [line.removesuffix("\r") for line in sample if line.strip()]
+    if lines and lines[0].lstrip().startswith("["):
         raise DataError(f"{path}: {ARRAY_ADVICE}")
+    found = _format_of_lines(lines) if lines else None
     if found is None:
-        first = quoted(text.split("\n", 1)[0])
-        raise DataError(
-            f"{path}: cannot tell what format this is, by its name or by lines like {first}; set data.format"
-        )
+        first = f"like {quoted(lines[0])}" if lines else "that are blank"
+        raise DataError(f"{path}: cannot tell what format this is, by its name or by lines {first}; set data.format")
     return found
 
 
-def _format_of_text(text: str) -> str | None:
-    whole_lines = text.split("\n")[:_NUM_LINES]
-    lines = [line.removesuffix("\r") for line in whole_lines[:-1] or whole_lines if line.strip()]
-    if text.lstrip().startswith("["):
-        return "array"
-    if lines and all(line.lstrip().startswith("{") for line in lines):
+def _format_of_lines(lines: Sequence[str]) -> str | None:
+    def share(of: Callable[[str], bool]) -> float:
+        return sum(map(of, lines)) / len(lines)
+
+    if share(lambda line: line.lstrip().startswith("{")) > MOST:
         return "jsonl"
-    if lines and sum("__label__" in line for line in lines) > len(lines) / 2:
+    if share(lambda line: "__label__" in line) > MOST:
         return "fasttext"
-    num_tabs = {line.count("\t") for line in lines}
-    if num_tabs and 0 not in num_tabs:
-        return _format_by_tabs([line.split("\t") for line in lines])
-    if _are_labels([line.partition(" ")[0] for line in lines if " " in line]):
+    if share(lambda line: "\t" in line) > MOST:
+        return _format_by_tabs([line.split("\t") for line in lines if "\t" in line])
+    if _is_header(re.split('"?[,;|]"?', lines[0].strip('"'))):
+        return "csv"
+    parted = [line.rstrip() for line in lines if " " in line.strip()]
+    if _are_labels([line.partition(" ")[0] for line in parted]):
         return "label-text"
-    if _are_labels([line.rstrip().rpartition(" ")[2] for line in lines if " " in line]):
-        return "text-label"
-    return None
+    return "text-label" if _are_labels([line.rpartition(" ")[2] for line in parted]) else None
 
 
 def _format_by_tabs(rows: Sequence[Sequence[str]]) -> str | None:
-    header = {cell.strip().casefold() for cell in rows[0]}
-    widths = {len(row) for row in rows}
-    if widths == {len(rows[0])} and (len(rows[0]) > 2 or len(header & _HEADER_WORDS) > 0):
+    width = len(rows[0])
+    if (_is_header(rows[0]) or width > 2) and sum(len(row) == width for row in rows) > MOST * len(rows):
         return "tsv"
     first, last = [row[0] for row in rows], [row[-1] for row in rows]
-    if not (_are_labels(first) or _are_labels(last)):
-        return None
-    if _are_labels(first) and _are_labels(last):
-        is_first_shorter = sum(map(len, first)) <= sum(map(len, last))
-        return "label-text" if is_first_shorter else "text-label"
-    return "label-text" if _are_labels(first) else "text-label"
+    candidates = [("label-text", first), ("text-label", last)]
+    fitting = [(sum(map(len, values)), name) for name, values in candidates if _are_labels(values)]
+    return min(fitting)[1] if fitting else None
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    return len(cells) > 1 and any(cell.strip().casefold() in HEADER_WORDS for cell in cells)
 
 
 def _are_labels(values: Sequence[str]) -> bool:
     """Whether values are few, short words that come again and again."""
     different = {value.strip() for value in values}
-    if not all(any(c.isalnum() for c in value) and len(value) <= 60 for value in different):
+    if not all(len(value) <= 60 and any(c.isalnum() for c in value) for value in different):
         return False
-    return 2 <= len(different) <= max(2, min(0.3 * len(values), 200)) and (len(different) < len(values))
+    return 2 <= len(different) < len(values) and len(different) <= max(2, min(0.3 * len(values), 200))

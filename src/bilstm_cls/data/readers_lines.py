@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bilstm_cls.data.example import BadRow, Example
@@ -12,13 +12,11 @@ from bilstm_cls.data.readers_decoding import (
     SURROGATE,
     TOO_LONG,
     TextLines,
-    byte_blocks,
     decode,
     decoding_fault,
-    find_encoding,
     numbered,
-    resolve_encoding,
 )
+from bilstm_cls.data.readers_encoding import byte_blocks, find_encoding, resolve_encoding
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -117,8 +115,13 @@ def read_folder(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
     Raises:
         DataError: there is no folder, one has no text file, or a file cannot be read.
     """
+    return read_files(folder_files(path), options)
+
+
+def read_files(files: Iterable[tuple[str, Path]], options: ReadOptions) -> Iterator[Example | BadRow]:
+    """Reads one text a file, with the label given beside it; with encoding `auto`, finds each file's own."""
     said: set[str] = set()
-    for label, file in folder_files(path):
+    for label, file in files:
         encoding = find_encoding(file) if options.encoding == "auto" else resolve_encoding(file, options.encoding)
         if options.encoding == "auto" and encoding not in said:
             logger.info(f"{file}: reading as {encoding}")

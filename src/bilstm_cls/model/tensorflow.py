@@ -131,7 +131,7 @@ def find_model(
     input_size = len(cells.fw_kernel) - joined_size // 2
     fitting = [order for order in orders if _is_head([variables[name] for name in order], input_size, joined_size)]
     if len(fitting) > 1:
-        fitting = [order for order in fitting if "emb" in order[0].lower() and "emb" not in order[1].lower()]
+        fitting = [order for order in fitting if "emb" in order[0].lower()]
     if len(fitting) != 1:
         raise ValueError(
             f"beside its cells the model must have an embedding [V, {input_size}], a projection [{joined_size}, C] and "

@@ -1,0 +1,74 @@
+"""What many tests share: a cache of their own, a small file of reviews, and a run that was really trained on it."""
+
+import csv
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bilstm_cls.config import Config, load_config
+
+WORDS = {
+    "pos": "good great fine lovely superb warm bright fun".split(),
+    "neg": "bad awful poor dull cold weak dark sad".split(),
+}
+PLAIN = "the a film plot actor scene it was with and of music".split()
+
+TINY = [
+    "text.max_length=20", "embedding.dim=8", "model.hidden_size=8", "train.epochs=4", "train.batch_size=16",
+    "train.learning_rate=2e-2", "train.ema=0.9", "train.patience=null", "train.threads=1",
+]  # fmt: skip
+
+
+def reviews(number: int, *, seed: int = 0) -> list[tuple[str, str]]:
+    """Returns (text, label) rows that a small model learns in seconds."""
+    chooser = random.Random(seed)
+    rows = []
+    for i in range(number):
+        label = ("neg", "pos")[i % 2]
+        words = chooser.choices(PLAIN, k=chooser.randint(2, 25)) + chooser.choices(WORDS[label], k=2)
+        chooser.shuffle(words)
+        rows.append((" ".join(words), label))
+    return rows
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps all tests away from the user's cache and from the network."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BILSTM_CLS_CACHE", str(folder))
+        patch.setenv("BILSTM_CLS_OFFLINE", "1")
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def reviews_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 240 rows with the columns text and label."""
+    path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(reviews(240))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_config(reviews_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Config]:
+    """Returns a config of a model that trains in a second; further overrides may be given."""
+    output = tmp_path_factory.mktemp("runs")
+
+    def make(*overrides: str) -> Config:
+        data = [f"data.train={reviews_csv}", "data.test=0.2", "name=tiny", f"output_dir={output}"]
+        return load_config(None, [*data, *TINY, *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_config: Callable[..., Config]) -> Path:
+    """The run directory of a model that was trained once for the whole session; do not write into it."""
+    from bilstm_cls.training.run import train
+
+    return train(tiny_config()).run.path
