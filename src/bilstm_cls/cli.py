@@ -96,6 +96,10 @@ def train(
     overrides: Overrides = None,
     output_dir: OutputDir = None,
     device: Device = None,
+    processes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--processes", help="Processes that share every batch; auto is one for each core.", metavar="N"),
+    ] = None,
     seed: Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run of that name.")] = False,
@@ -107,7 +111,14 @@ def train(
     """Train, judge on the test split once, and write a run directory."""
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
-    resolved = _load(config, overrides, output_dir=output_dir, device=device, seed=seed)
+    resolved = _load(
+        config,
+        overrides,
+        output_dir=output_dir,
+        device=device,
+        seed=seed,
+        processes=int(processes) if processes is not None and processes.isdecimal() else processes,
+    )
     _start_logging(quiet=quiet, verbose=verbose)
     if dry_run:
         from bilstm_cls.inspection import plan
@@ -120,6 +131,8 @@ def train(
 
     with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
         result = run_training(resolved, resume=resume, overwrite=overwrite, on_report=bar.update)
+    if not result.metrics:
+        return  # one of several processes, and not the one that writes
     print(json.dumps(result.metrics, ensure_ascii=False) if as_json else score_table(result.metrics, result.run.path))
 
 
@@ -356,7 +369,7 @@ def _load(path: Path | None, overrides: Iterable[str] | None, **options: object)
     """Resolves defaults, file and overrides; an option given by its own name wins over all."""
     from bilstm_cls.config import load_config
 
-    keys = {"output_dir": "output_dir", "device": "train.device", "seed": "seed"}
+    keys = {"output_dir": "output_dir", "device": "train.device", "seed": "seed", "processes": "train.processes"}
     given = [f"{keys[name]}={json.dumps(value)}" for name, value in options.items() if value is not None]
     return load_config(path, [*(overrides or []), *given])
 
@@ -398,6 +411,7 @@ def _start_logging(*, quiet: bool, verbose: bool) -> None:
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(message)s"))
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # an error is raised as well, and told by `main`
     package = logging.getLogger("bilstm_cls")
     package.handlers = [handler]
     package.setLevel(logging.DEBUG)

@@ -236,7 +236,10 @@ class TrainConfig(Section):
         description="auto (CUDA, else CPU), cpu, cuda or cuda:N.",
         json_schema_extra={"pattern": r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"},
     )
-    threads: Count | None = Field(None, description="CPU threads; null lets PyTorch choose.")
+    processes: Literal["auto"] | Count = Field(
+        "auto", description="Processes that share every batch; auto is one for each CPU core where that is faster."
+    )
+    threads: Count | None = Field(None, description="CPU threads of each process; null divides the cores.")
     evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
     select_by: str = Field(
         "valid/accuracy",

@@ -10,25 +10,28 @@ from torch import Tensor
 from bilstm_cls.data.batches import Batch, collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.processes import ALONE, Group
 
 
-def predict_probabilities(model: BiLSTMClassifier, corpus: Corpus) -> npt.NDArray[np.float64]:
+def predict_probabilities(model: BiLSTMClassifier, corpus: Corpus, *, group: Group = ALONE) -> npt.NDArray[np.float64]:
     """Returns `[N, C]` probabilities in the corpus's own order.
 
     Batches are cut by padded tokens after sorting by length, in 32 bits on any device; the softmax is in 64 bits. The
-    model is left as it was, in training mode or not, and no random number is drawn.
+    model is left as it was, in training mode or not, and no random number is drawn. The processes of a group share
+    the batches, so that each text is read once, and all get the whole.
     """
     num_labels = model.project.out_features
-    logits = np.empty((len(corpus), num_labels), dtype=np.float32)
+    logits = np.zeros((len(corpus), num_labels), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for batch, result in _run(model, (collate(corpus, i) for i in evaluation_batches(corpus.lengths))):
+            own = evaluation_batches(corpus.lengths)[group.rank :: group.size]
+            for batch, result in _run(model, (collate(corpus, indices) for indices in own)):
                 logits[batch.indices] = result.cpu().numpy()
     finally:
         model.train(was_training)
-    return softmax(logits)
+    return softmax(group.sum_array(logits))
 
 
 def _run(model: BiLSTMClassifier, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:

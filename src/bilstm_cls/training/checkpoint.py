@@ -8,6 +8,7 @@ is the moment at which the checkpoint exists. Tensors that no JSON points to are
 import hashlib
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ def save_checkpoint(
     """
     name = f"step-{step:08d}.safetensors"
     digest = save_tensors(folder / name, tensors, {"step": str(step)})
-    content = {"step": step, "tensors": name, "tensors_sha256": digest, **numbers}
-    sealed = json.dumps({"sha256": _digest(content), "checkpoint": content}, indent=1)
+    sealed = _seal({"step": step, "tensors": name, "tensors_sha256": digest, **numbers})
     for role in roles:
         write_atomic(folder / f"{role}.json", sealed)
     _remove_unused(folder)
@@ -47,14 +47,9 @@ def load_checkpoint(folder: Path, role: str) -> tuple[dict[str, Tensor], dict[st
     """
     path = folder / f"{role}.json"
     content = _read_json(path)
-    try:
-        name, digest = content["tensors"], content["tensors_sha256"]
-    except KeyError as error:
-        raise CheckpointError(f"{path}: damaged, {error} is missing") from error
-    if Path(name).name != name:
-        raise CheckpointError(f"{path}: points outside its folder: {name!r}")
+    name = content["tensors"]
     tensors, metadata = load_tensors(folder / name)
-    if metadata["sha256"] != digest:
+    if metadata["sha256"] != content.get("tensors_sha256"):
         raise CheckpointError(f"{folder / name}: not the file that {path.name} was written with")
     return tensors, content
 
@@ -62,42 +57,50 @@ def load_checkpoint(folder: Path, role: str) -> tuple[dict[str, Tensor], dict[st
 def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Returns the newest checkpoint that is sound, or None where none was written yet.
 
+    All are verified, so that damage is told now and not when a checkpoint is needed at the end of the run.
+
     Raises:
         CheckpointError: there are checkpoints, and all of them are damaged.
     """
-    problems = []
+    sound, problems = [], []
     for role in ROLES:
         if not (folder / f"{role}.json").exists():
             continue
         try:
-            loaded = load_checkpoint(folder, role)
+            sound.append(load_checkpoint(folder, role))
         except CheckpointError as error:
             problems.append(str(error))
-            continue
-        if problems:
-            logger.warning("%s", problems[0])
-            logger.warning("going on from the older checkpoint of step %d instead", loaded[1]["step"])
-        return loaded
-    if problems:
+    if problems and not sound:
         raise CheckpointError("\n".join([*problems, "no sound checkpoint is left; start again with --overwrite"]))
-    return None
+    newest = max(sound, key=lambda checkpoint: checkpoint[1]["step"], default=None)
+    for problem in problems:
+        logger.warning(problem)
+    if problems and newest is not None:
+        logger.warning(f"going on from step {newest[1]['step']:,} instead")
+    return newest
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        sealed = json.loads(path.read_text("utf-8"))
-        content, digest = sealed["checkpoint"], sealed["sha256"]
+        text = path.read_bytes().decode()
+        content = json.loads(text)["checkpoint"]
+        is_sound = text == _seal(content)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: file is missing") from error
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
-    if not isinstance(content, dict) or _digest(content) != digest:
+    if not is_sound:
         raise CheckpointError(f"{path}: damaged, its contents do not match the digest inside")
-    return content
+    is_known = isinstance(content, dict) and isinstance(content.get("step"), int)
+    if not is_known or not re.fullmatch(r"step-\d+\.safetensors", str(content.get("tensors"))):
+        raise CheckpointError(f"{path}: not a checkpoint of this program")
+    return dict(content)
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _seal(content: Any) -> str:
+    """Returns the text of a role's file. It is compared as a whole, so that no changed byte goes unnoticed."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"sha256": digest, "checkpoint": content}, indent=1)
 
 
 def _remove_unused(folder: Path) -> None:

@@ -21,7 +21,14 @@ from bilstm_cls.data.batches import Batch, Indices, collate, training_batches
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.training.optimizer import WeightAverage, build_optimizers, clip_gradients, learning_rate_at
+from bilstm_cls.processes import ALONE, Group
+from bilstm_cls.training.optimizer import (
+    WeightAverage,
+    build_optimizers,
+    clip_gradients,
+    learning_rate_at,
+    trainable_parameters,
+)
 
 LOWER_IS_BETTER = {"log_loss", "ece"}
 Row = dict[str, Any]
@@ -87,6 +94,7 @@ class Trainer:
         config: the `train` section.
         seed: of dropout and of the order of batches.
         class_weights: one per label, or None where all weigh 1.
+        group: the processes that share every batch; all must be given the same of everything else.
     """
 
     def __init__(
@@ -97,12 +105,14 @@ class Trainer:
         *,
         seed: int,
         class_weights: Sequence[float] | None = None,
+        group: Group = ALONE,
     ) -> None:
         assert corpus.label_ids is not None
         self.model = model
         self.corpus = corpus
         self.config = config
         self.seed = seed
+        self.group = group
         self.device = model.embedding.weight.device
         self.progress = Progress()
         self.optimizers = build_optimizers(
@@ -143,14 +153,14 @@ class Trainer:
         """
         started = time.monotonic()
         progress = self.progress
-        batch = collate(self.corpus, self._batches[progress.batch])
+        indices = self._batches[progress.batch]
+        num_tokens = int(self.corpus.lengths[indices].sum())
         learning_rate = self.learning_rate(progress.step)
-        torch.manual_seed(((self.seed << 32) + progress.step) % 2**63)
-        loss, norm = self._update(batch, learning_rate)
+        loss, norm = self._update(indices, learning_rate)
         progress.step += 1
-        progress.loss_sum += loss * len(batch.indices)
-        progress.num_texts += len(batch.indices)
-        progress.num_tokens += batch.num_tokens
+        progress.loss_sum += loss * len(indices)
+        progress.num_texts += len(indices)
+        progress.num_tokens += num_tokens
         progress.batch += 1
         epoch = progress.epoch + 1
         if progress.batch == len(self._batches):
@@ -164,15 +174,15 @@ class Trainer:
             total_steps=self.total_steps,
             epoch=epoch,
             loss=loss,
-            num_texts=len(batch.indices),
-            num_tokens=batch.num_tokens,
+            num_texts=len(indices),
+            num_tokens=num_tokens,
             learning_rate=learning_rate,
             grad_norm=norm,
         )
 
-    def _update(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
+    def _loss(self, batch: Batch, total_weight: float) -> Tensor:
+        """The part of the whole batch's mean loss that comes from these of its texts."""
         assert batch.label_ids is not None
-        self.model.train()
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self.model(batch.token_ids.to(self.device, non_blocking=True), batch.lengths)
         loss = F.cross_entropy(
@@ -180,14 +190,34 @@ class Trainer:
             batch.label_ids.to(self.device),
             weight=self.class_weights,
             label_smoothing=self.config.label_smoothing,
+            reduction="sum",
         )
+        return loss / total_weight
+
+    def _weight_of(self, indices: Indices) -> float:
+        """The sum of the weights of the texts of a batch, which its loss is divided by."""
+        if self.class_weights is None:
+            return float(len(indices))
+        assert self.corpus.label_ids is not None
+        return float(self.class_weights[torch.from_numpy(self.corpus.label_ids[indices])].sum())
+
+    def _update(self, indices: Indices, learning_rate: float) -> tuple[float, float]:
+        """Makes the update of a batch, of which this process computes every `group.size`-th text."""
+        self.model.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        torch.manual_seed(((self.seed << 32) + self.progress.step * self.group.size + self.group.rank) % 2**63)
+        own = indices[self.group.rank :: self.group.size]
+        value = 0.0
+        if len(own):
+            loss = self._loss(collate(self.corpus, own), self._weight_of(indices))
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            value = loss.item()
+        value = self.group.sum(value)
+        self.group.sum_gradients(*trainable_parameters(self.model))
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = clip_gradients(self.model.parameters(), self.config.max_grad_norm)
-        value = loss.item()
         is_scaled = self.scaler.is_enabled()  # a scaled gradient may overflow now and then: the scaler skips that step
         if not math.isfinite(value) or not (math.isfinite(norm) or is_scaled):
             raise DivergedError(
@@ -220,7 +250,7 @@ class Trainer:
     @property
     def is_out_of_time(self) -> bool:
         limit = self.config.max_minutes
-        return limit is not None and self.progress.seconds >= limit * 60
+        return limit is not None and self.group.any(self.progress.seconds >= limit * 60)
 
     @property
     def is_out_of_patience(self) -> bool:

@@ -57,6 +57,13 @@ def learning_rate_at(step: int, *, total_steps: int, peak: float, schedule: str,
     return peak * SCHEDULES[schedule](min(progress, 1.0))
 
 
+def trainable_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Returns the parameters that learn: those with dense gradients, and embeddings with row-sparse ones."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return [p for p in trainable if id(p) not in tables], [p for p in trainable if id(p) in tables]
+
+
 def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, momentum: float) -> list[Optimizer]:
     """Returns one optimizer for the embedding and one for all other weights.
 
@@ -64,11 +71,9 @@ def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, moment
     weight matrices, not for biases and not for the embedding, whose unused rows it would shrink without end. With
     `sgd`, momentum is for the dense weights.
     """
-    sparse = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse}
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    rows = [p for p in trainable if id(p) in sparse]
-    matrices = [p for p in trainable if id(p) not in sparse and p.dim() > 1]
-    biases = [p for p in trainable if id(p) not in sparse and p.dim() <= 1]
+    dense, rows = trainable_parameters(model)
+    matrices = [p for p in dense if p.dim() > 1]
+    biases = [p for p in dense if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
     optimizers: list[Optimizer]
     if name == "adamw":

@@ -2,21 +2,23 @@
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bilstm_cls.config import Config, changed_keys, dump_config
+from bilstm_cls.config import Config, TrainConfig, changed_keys, dump_config
+from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import PreparedData, prepare
 from bilstm_cls.device import choose_device, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, UserError
 from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
+from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, started, usable_cores
 from bilstm_cls.run_directory import RunDirectory, build_model, environment, flat_json, text_digest
 from bilstm_cls.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
@@ -28,16 +30,19 @@ logger = logging.getLogger(__name__)
 
 Report = StepReport | EvaluationReport
 
+MIN_TOKENS_TO_SHARE = 2_000_000
+"""Tokens in all epochs from which more processes pay for the seconds that their start takes."""
+
 FREE_KEYS = (
     "name", "output_dir", "train.max_minutes", "train.checkpoint_seconds", "train.device", "train.threads",
-    "train.baselines",
+    "train.processes", "train.baselines",
 )  # fmt: skip
 """Keys that may change when a run is resumed: the first bits of its result do not hang on them."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the run is, and its `metrics.json`."""
+    """Where the run is, and its `metrics.json`; empty in those processes of `torchrun` that write nothing."""
 
     run: RunDirectory
     metrics: Row
@@ -68,6 +73,11 @@ def train(
         StoppedError: a signal asked to stop; the state is saved.
     """
     run = RunDirectory(Path(config.output_dir) / config.name)
+    if is_started_by_torchrun() and int(os.environ["RANK"]) > 0:
+        with StopSignals() as signals, joined_by_torchrun(choose_device(config.train.device)) as group:
+            group.wait()  # process 0 prepares the data
+            follow(run, config, group, signals)
+        return TrainResult(run, {})
     with StopSignals() as signals, run.locked():
         if _claim(run, config, resume=resume, overwrite=overwrite):
             logger.info(f"{run.path} is finished already; --overwrite trains it again")
@@ -109,111 +119,191 @@ def _check_same_config(run: RunDirectory, config: Config) -> None:
 
 
 def _train(run: RunDirectory, config: Config, signals: StopSignals, on_report: Callable[[Report], None]) -> Row:
+    """Trains as process 0, judges, and writes everything."""
     device = choose_device(config.train.device)
-    threads = set_threads(config.train.threads)
     data = prepare(config)
-    labels = data.dataset.labels
-    run.write_json("environment.json", environment(str(device), threads) | {"data_digest": data.dataset.digest})
-    torch.manual_seed(config.seed)
-    model = build_model(config, len(data.tokenizer), len(labels)).to(device)
-    weights = class_weights(config.train.class_weights, data.dataset.splits["train"].label_ids, labels)
-    trainer = Trainer(model, data.corpora["train"], config.train, seed=config.seed, class_weights=weights)
-    identity: dict[str, Any] = {
-        "data_digest": data.dataset.digest,
-        "text_digest": text_digest(data.tokenizer, labels),
-        "fingerprint": {"torch": torch.__version__, "device": device.type, "threads": threads},
-        "facts": {},
-    }
-    if not _resume(run, trainer, identity):
-        identity["facts"] = initialize_embedding(model, config, data)
-    with signals.deferred():
-        _consume(run, trainer, data, identity, signals, on_report)
-    _load_best(run, trainer)
-    run.save_model(model, data.tokenizer, labels, config)
-    metrics = write_summary(run, config, data, model, trainer.progress, identity["facts"])
+    size = number_of_processes(config.train, data.corpora["train"], device)
+    with _group(run, size, device) as group:
+        session = Session.start(run, config, data, group)
+        run.write_json("environment.json", session.environment())
+        with signals.deferred():
+            for report in session.reports(signals):
+                on_report(report)
+    set_threads(config.train.threads or usable_cores())
+    trainer = session.trainer
+    tensors, _ = load_checkpoint(run.checkpoints, "best")
+    trainer.load_weights(tensors)
+    run.save_model(trainer.model, data.tokenizer, data.dataset.labels, config)
+    metrics = write_summary(run, config, data, trainer.model, trainer.progress, session.facts)
     run.write_status("finished", "trained and judged")
     return metrics
 
 
-def _resume(run: RunDirectory, trainer: Trainer, identity: dict[str, Any]) -> bool:
-    """Loads the newest sound checkpoint into the trainer, and returns whether there was one.
+def follow(run: RunDirectory, config: Config, group: Group, signals: StopSignals) -> None:
+    """Trains as a process that writes nothing, in step with process 0."""
+    session = Session.start(run, config, prepare(config), group)
+    with signals.deferred():
+        for _ in session.reports(signals):
+            pass
 
-    What the checkpoint says of the run so far replaces `identity["facts"]`.
+
+@contextlib.contextmanager
+def _group(run: RunDirectory, size: int, device: torch.device) -> Iterator[Group]:
+    if is_started_by_torchrun():
+        with joined_by_torchrun(device) as group:
+            group.wait()  # the others may read what was prepared
+            yield group
+    else:
+        with started(run.path, size, device) as group:
+            yield group
+
+
+def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.device) -> int:
+    """Returns how many processes `train.processes` stands for; under `torchrun` that decides alone.
+
+    `auto` is one for every CPU core where there is enough to do for their start to pay, and one on CUDA.
+
+    Raises:
+        ConfigError: several processes were asked for on one GPU.
     """
-    loaded = load_newest(run.checkpoints)
-    if loaded is None:
-        return False
-    tensors, numbers = loaded
-    for key in ("data_digest", "text_digest"):
-        if numbers.get(key) != identity[key]:
-            raise DataError(
-                f"{run.path}: the data are not those this run started with ({key.partition('_')[0]} differs); "
-                f"bring them back, or add --overwrite"
-            )
-    try:
-        trainer.load_state(tensors, numbers["trainer"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{run.checkpoints}: does not fit this version or config ({error})") from error
-    identity["facts"] = numbers["facts"]
-    if numbers["fingerprint"] != identity["fingerprint"]:
-        before, here = numbers["fingerprint"], identity["fingerprint"]
-        logger.warning(f"resuming on another machine ({before} -> {here}): the result may differ in the last bits")
-        identity["facts"] |= {"run/bitwise": False}
-    logger.info(f"resuming after step {trainer.progress.step:,}")
-    return True
+    if config.processes == "auto":
+        num_tokens = config.epochs * int(corpus.lengths.sum())
+        is_worthwhile = device.type == "cpu" and num_tokens >= MIN_TOKENS_TO_SHARE
+        return min(usable_cores(), config.batch_size) if is_worthwhile else 1
+    if config.processes > 1 and device.type == "cuda" and not is_started_by_torchrun():
+        raise ConfigError(
+            f"train.processes: {config.processes} processes on CUDA are started by torchrun, one for each GPU: "
+            f"torchrun --nproc-per-node {config.processes} -m bilstm_cls train ..."
+        )
+    return config.processes
 
 
-def _consume(
-    run: RunDirectory,
-    trainer: Trainer,
-    data: PreparedData,
-    identity: dict[str, Any],
-    signals: StopSignals,
-    on_report: Callable[[Report], None],
-) -> None:
-    """Trains to the end, keeping checkpoints and the history up to date."""
+@dataclass
+class Session:
+    """What one process holds while a run trains.
 
-    def save(*roles: str) -> None:
-        tensors, numbers = trainer.state()
+    Attributes:
+        facts: what `metrics.json` will say of how the run started and went on.
+        identity: what a checkpoint must fit to be gone on from.
+    """
+
+    run: RunDirectory
+    data: PreparedData
+    trainer: Trainer
+    facts: Row
+    identity: Row
+
+    @classmethod
+    def start(cls, run: RunDirectory, config: Config, data: PreparedData, group: Group) -> "Session":
+        """Builds the model and goes on from the newest checkpoint, the same one in all processes of the group.
+
+        In a group of several, process 0 writes the first checkpoint for the others to begin with.
+        """
+        device = group.device if group.size > 1 else choose_device(config.train.device)
+        threads = set_threads(config.train.threads or max(1, usable_cores() // group.size))
+        labels = data.dataset.labels
+        torch.manual_seed(config.seed)
+        model = build_model(config, len(data.tokenizer), len(labels)).to(device)
+        weights = class_weights(config.train.class_weights, data.dataset.splits["train"].label_ids, labels)
+        trainer = Trainer(
+            model, data.corpora["train"], config.train, seed=config.seed, class_weights=weights, group=group
+        )
+        fingerprint = {"torch": torch.__version__, "device": device.type, "threads": threads, "processes": group.size}
+        identity = {
+            "data_digest": data.dataset.digest,
+            "text_digest": text_digest(data.tokenizer, labels),
+            "fingerprint": fingerprint,
+        }
+        session = cls(run, data, trainer, {}, identity)
+        if group.rank == 0 and not session.resume():
+            session.facts = initialize_embedding(model, config, data)
+            if group.size > 1:
+                session.save("last")
+        group.wait()
+        if group.rank > 0 and not session.resume():
+            raise CheckpointError(f"{run.checkpoints}: process {group.rank} finds no checkpoint there; is it shared?")
+        group.wait()
+        return session
+
+    def environment(self) -> Row:
+        """Returns the content of `environment.json`."""
+        fingerprint = self.identity["fingerprint"]
+        return {
+            **environment(str(self.trainer.device), fingerprint["threads"]),
+            "processes": fingerprint["processes"],
+            "data_digest": self.identity["data_digest"],
+        }
+
+    def resume(self) -> bool:
+        """Loads the newest sound checkpoint into the trainer, and returns whether there was one."""
+        loaded = load_newest(self.run.checkpoints)
+        if loaded is None:
+            return False
+        tensors, numbers = loaded
+        for key in ("data_digest", "text_digest"):
+            if numbers.get(key) != self.identity[key]:
+                raise DataError(
+                    f"{self.run.path}: the data are not those this run started with ({key.partition('_')[0]} differs); "
+                    f"bring them back, or add --overwrite"
+                )
+        try:
+            self.trainer.load_state(tensors, numbers["trainer"])
+            self.facts, before = numbers["facts"], numbers["fingerprint"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.run.checkpoints}: does not fit this version or config ({error})") from error
+        here = self.identity["fingerprint"]
+        if before != here:
+            logger.warning(f"resuming on another machine ({before} -> {here}): the result may differ in the last bits")
+            self.facts |= {"run/bitwise": False}
+        if self.trainer.progress.step:
+            logger.info(f"resuming after step {self.trainer.progress.step:,}")
+        return True
+
+    def save(self, *roles: str) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            DivergedError: a weight is not finite; nothing is written.
+        """
+        tensors, numbers = self.trainer.state()
+        step = self.trainer.progress.step
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-            raise DivergedError(
-                f"weights are no longer finite after step {trainer.progress.step}; lower train.learning_rate"
-            )
-        numbers = {**identity, "trainer": numbers}
-        save_checkpoint(run.checkpoints, trainer.progress.step, tensors, numbers, roles=roles)
+            raise DivergedError(f"weights are no longer finite after step {step}; lower train.learning_rate")
+        content = {**self.identity, "facts": self.facts, "trainer": numbers}
+        save_checkpoint(self.run.checkpoints, step, tensors, content, roles=roles)
 
-    def evaluate() -> Row:
-        return _judge_valid(trainer, data)
+    def reports(self, signals: StopSignals) -> Iterator[Report]:
+        """Trains to the end and yields what happens; process 0 keeps checkpoints and the history up to date.
 
-    _write_history(run, trainer)
-    saved_at = time.monotonic()
-    for report in training(trainer, evaluate):
-        on_report(report)
-        is_due = time.monotonic() - saved_at >= trainer.config.checkpoint_seconds
-        if isinstance(report, EvaluationReport):
-            _write_history(run, trainer)
-            _log_evaluation(report, trainer)
-            save(*(("best", "last") if report.is_best else ("last",)))
-            saved_at = time.monotonic()
-        elif is_due or signals.received:
-            save("last")
-            saved_at = time.monotonic()
-        if signals.received:
-            raise signals.error()
+        Raises:
+            StoppedError: one of the processes was asked to stop; the state is saved.
+        """
+        trainer = self.trainer
+        is_first = trainer.group.rank == 0
+        if is_first:
+            _write_history(self.run, trainer)
+        saved_at = time.monotonic()
+        for report in training(trainer, self._judge_valid):
+            yield report
+            is_stopping = trainer.group.any(signals.received is not None)
+            is_due = time.monotonic() - saved_at >= trainer.config.checkpoint_seconds
+            is_evaluation = isinstance(report, EvaluationReport)
+            if is_first and (is_evaluation or is_due or is_stopping):
+                if isinstance(report, EvaluationReport):
+                    _write_history(self.run, trainer)
+                    _log_evaluation(report, trainer)
+                self.save("last", *(["best"] if isinstance(report, EvaluationReport) and report.is_best else []))
+                saved_at = time.monotonic()
+            if is_stopping:
+                raise signals.error()
 
-
-def _judge_valid(trainer: Trainer, data: PreparedData) -> Row:
-    corpus = data.corpora["valid"]
-    assert corpus.label_ids is not None
-    with trainer.averaged():
-        probabilities = predict_probabilities(trainer.model, corpus)
-    metrics = compute_metrics(probabilities, corpus.label_ids, data.dataset.labels, intervals=False)
-    return metrics.scalars("valid")
-
-
-def _load_best(run: RunDirectory, trainer: Trainer) -> None:
-    tensors, _ = load_checkpoint(run.checkpoints, "best")
-    trainer.load_weights(tensors)
+    def _judge_valid(self) -> Row:
+        corpus = self.data.corpora["valid"]
+        assert corpus.label_ids is not None
+        with self.trainer.averaged():
+            probabilities = predict_probabilities(self.trainer.model, corpus, group=self.trainer.group)
+        metrics = compute_metrics(probabilities, corpus.label_ids, self.data.dataset.labels, intervals=False)
+        return metrics.scalars("valid")
 
 
 def _write_history(run: RunDirectory, trainer: Trainer) -> None:

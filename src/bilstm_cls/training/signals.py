@@ -43,9 +43,12 @@ class StopSignals:
             self._is_deferred = False
 
     def error(self) -> StoppedError:
-        """Returns the error that ends the program with the received signal's exit code."""
-        assert self.received is not None
-        return StoppedError(f"stopped by {self.received.name}", signal_number=int(self.received))
+        """Returns the error that ends the program with the received signal's exit code.
+
+        Where another process of the run received it, that is taken for a SIGTERM.
+        """
+        received = self.received or signal.SIGTERM
+        return StoppedError(f"stopped by {received.name}", signal_number=int(received))
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         is_first = self.received is None

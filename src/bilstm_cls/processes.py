@@ -1,0 +1,210 @@
+"""Several processes that train one model together, each on its share of every batch.
+
+All hold the same weights and make the same update: gradients are added up, those of an embedding row by row. Started
+here, one process per core, or by `torchrun` on several GPUs or machines; the rest of the program sees only a `Group`.
+"""
+
+import contextlib
+import datetime
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bilstm_cls.errors import ResourceError
+
+TIMEOUT_SECONDS = 600.0
+"""How long a process waits for the others; `BILSTM_CLS_TIMEOUT` sets another time."""
+
+WORKER_MODULE = "bilstm_cls.training.worker"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of one run as one of them sees them. A group of one does nothing at all.
+
+    Attributes:
+        rank: of this process, from 0; process 0 writes all files.
+        size: number of processes.
+        device: where tensors must be to be exchanged.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any of the processes: all get the same answer."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(float(flag), device=self.device)
+        with self._naming_losses():
+            dist.all_reduce(value)
+        return bool(value.item() > 0)
+
+    def wait(self) -> None:
+        """Returns when all processes have come here."""
+        self.any(False)
+
+    def sum(self, value: float) -> float:
+        """Returns the sum over all processes, with the same bits in each."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        with self._naming_losses():
+            dist.all_reduce(total)
+        return float(total.item())
+
+    def sum_array(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns the sum of an array over all processes."""
+        if self.size == 1:
+            return array
+        total = torch.from_numpy(array).to(self.device)
+        with self._naming_losses():
+            dist.all_reduce(total)
+        return np.asarray(total.cpu().numpy())
+
+    def sum_gradients(self, dense: Sequence[Tensor], tables: Sequence[Tensor]) -> None:
+        """Replaces every gradient by its sum over all processes, with the same bits in each.
+
+        A process without a text of its own has no gradients and takes the others'. Dense gradients travel as one flat
+        tensor. Of an embedding's row-sparse gradient only the rows travel: some 2 MB of a 12 MB table.
+
+        Args:
+            dense: parameters with dense gradients.
+            tables: `[V, E]` parameters with row-sparse gradients.
+        """
+        if self.size == 1:
+            return
+        with torch.no_grad(), self._naming_losses():
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in dense])
+            dist.all_reduce(flat)
+            for parameter, total in zip(dense, torch.split(flat, [p.numel() for p in dense]), strict=True):
+                parameter.grad = total.view_as(parameter)
+            for table in tables:
+                table.grad = self._sum_rows(table)
+
+    def _sum_rows(self, parameter: Tensor) -> Tensor:
+        width = parameter.shape[1]
+        if parameter.grad is None:
+            rows, values = torch.empty(0, dtype=torch.int64, device=self.device), parameter.new_empty(0, width)
+        else:
+            gradient = parameter.grad.coalesce()
+            rows, values = gradient.indices()[0], gradient.values()
+        sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(rows)], device=self.device))
+        numbers = [int(size) for size in sizes]
+        room = max(numbers)
+        padded_rows = torch.zeros(room, dtype=torch.int64, device=self.device)
+        padded_values = torch.zeros(room, width, dtype=values.dtype, device=self.device)
+        padded_rows[: len(rows)], padded_values[: len(rows)] = rows, values
+        all_rows = [torch.empty_like(padded_rows) for _ in numbers]
+        all_values = [torch.empty_like(padded_values) for _ in numbers]
+        dist.all_gather(all_rows, padded_rows)
+        dist.all_gather(all_values, padded_values)
+        indices = torch.cat([part[:n] for part, n in zip(all_rows, numbers, strict=True)]).unsqueeze(0)
+        joined = torch.cat([part[:n] for part, n in zip(all_values, numbers, strict=True)])
+        return torch.sparse_coo_tensor(indices, joined, parameter.shape, check_invariants=False).coalesce()
+
+    @contextlib.contextmanager
+    def _naming_losses(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise ResourceError(
+                f"process {self.rank} of {self.size} lost the others: one of them died or hangs, out of memory "
+                f"perhaps; the last checkpoint is sound, go on with --resume ({str(error).splitlines()[0][:120]})"
+            ) from error
+
+
+ALONE = Group()
+
+
+def is_started_by_torchrun() -> bool:
+    """Whether `torchrun` started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def usable_cores() -> int:
+    """Returns the number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def joined(device: torch.device, *, rank: int, size: int, meeting: str) -> Iterator[Group]:
+    """Makes this process one of a group for a `with` block.
+
+    Args:
+        device: where this process computes; CUDA devices talk through NCCL, others through Gloo.
+        rank: of this process.
+        size: number of processes.
+        meeting: where they find each other: `env://` under torchrun, or `file://PATH`.
+    """
+    seconds = float(os.environ.get("BILSTM_CLS_TIMEOUT", TIMEOUT_SECONDS))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=meeting,
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(seconds=seconds),
+    )
+    try:
+        yield Group(rank, size, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def joined_by_torchrun(device: torch.device) -> contextlib.AbstractContextManager[Group]:
+    """Like `joined`, with what `torchrun` says in the environment; each process of a machine takes its own GPU."""
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return joined(device, rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]), meeting="env://")
+
+
+@contextlib.contextmanager
+def started(run: Path, size: int, device: torch.device) -> Iterator[Group]:
+    """Starts `size - 1` more processes for the run in a directory and is the first of the group for a `with` block.
+
+    However the block ends, none of them is left over.
+    """
+    if size == 1:
+        yield ALONE
+        return
+    with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
+        meeting = f"file://{folder}/meeting"
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback())}
+        os.environ["GLOO_SOCKET_IFNAME"] = environment["GLOO_SOCKET_IFNAME"]
+        workers = [
+            subprocess.Popen(  # noqa: S603 - this program
+                [sys.executable, "-m", WORKER_MODULE, str(run), str(rank), str(size), meeting],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+            for rank in range(1, size)
+        ]
+        try:
+            with joined(device, rank=0, size=size, meeting=meeting) as group:
+                yield group
+            for worker in workers:
+                worker.wait(timeout=60)
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+
+
+def _loopback() -> str:
+    return "lo0" if sys.platform == "darwin" else "lo"
