@@ -212,6 +212,10 @@ class TrainConfig(Section):
     """How the network learns, when it stops, and on what it runs."""
 
     epochs: Count = Field(5, description="Passes over the train split.")
+    objective: Literal["plain", "adversarial"] = Field(
+        "plain", description="What a step minimises; adversarial adds the loss at the worst nearby embedding."
+    )
+    perturbation: Positive = Field(0.05, description="How far adversarial moves a text, as a share of its norm.")
     batch_size: Count = Field(64, description="Texts per step.")
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")

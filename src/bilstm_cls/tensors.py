@@ -18,6 +18,9 @@ from bilstm_cls.errors import CheckpointError
 from bilstm_cls.files import write_atomic
 
 _DIGEST = "sha256"
+_KEY = "bilstm_cls"
+"""Everything of ours is one JSON text under this key: safetensors writes several keys in a random order, and the same
+run has to give the same bytes."""
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -34,7 +37,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Writes tensors and metadata as one whole file and returns their digest."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = digest_of(on_cpu, metadata)
-    write_atomic(path, save(on_cpu, {**metadata, _DIGEST: digest}))
+    write_atomic(path, save(on_cpu, {_KEY: json.dumps({**metadata, _DIGEST: digest}, sort_keys=True)}))
     return digest
 
 
@@ -46,15 +49,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            metadata = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: file is missing") from error
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
-    expected = metadata.pop(_DIGEST, None)
+    expected = metadata.pop(_DIGEST, None) if isinstance(metadata, dict) else None
     if expected is None:
         raise CheckpointError(f"{path}: carries no digest, so it was not written by this program")
     if digest_of(tensors, metadata) != expected:
-        raise CheckpointError(f"{path}: damaged, its contents do not match the digest {expected[:12]}... inside")
+        raise CheckpointError(f"{path}: damaged, its contents do not match the digest {str(expected)[:12]}... inside")
     return tensors, {**metadata, _DIGEST: expected}

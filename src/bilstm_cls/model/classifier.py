@@ -4,7 +4,7 @@ Shapes: B texts, T tokens (padded), E embedding_dim, D pooled size, C labels, V 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,10 @@ class BiLSTMClassifier(nn.Module):
             token_ids: `[B, T]` int64, padded with 0 after each text.
             lengths: `[B]` int64 on the CPU, 1 to T.
         """
+        return self.classify(self.embed(token_ids, lengths), lengths)
+
+    def embed(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Returns `[T, B, E]`, time-major and no longer than the longest text, with what is dropped while training."""
         token_ids = token_ids[:, : int(lengths.max())].t()  # [T, B]
         if self.training and self.word_dropout:
             is_dropped = torch.rand(token_ids.shape, device=token_ids.device) < self.word_dropout
@@ -94,6 +98,10 @@ class BiLSTMClassifier(nn.Module):
         embedded = self.embedding(token_ids)  # [T, B, E]
         if self.training and self.embedding_dropout:
             embedded = embedded * F.dropout(torch.ones_like(embedded[:1]), self.embedding_dropout)
+        return cast("Tensor", embedded)
+
+    def classify(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """Returns logits `[B, C]` in 32 bits of what `embed` returned."""
         outputs = self.encoder.encode(embedded, lengths, aligned=self.pooling.needs_alignment)
         pooled = self.pooling(outputs, lengths)  # [B, D]
         pooled = F.dropout(pooled, self.dropout, self.training)

@@ -18,7 +18,9 @@ from bilstm_cls.errors import CheckpointError
 from bilstm_cls.files import write_atomic
 from bilstm_cls.tensors import load_tensors, save_tensors
 
-ROLES = ("last", "best")
+ROLES = ("best", "last")
+"""In the order in which they are written: a run that is killed in between goes on from the new best one, and never from
+a last one whose best weights are not under that name yet."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def save_checkpoint(
     name = f"step-{step:08d}.safetensors"
     digest = save_tensors(folder / name, tensors, {"step": str(step)})
     sealed = _seal({"step": step, "tensors": name, "tensors_sha256": digest, **numbers})
-    for role in roles:
+    for role in (role for role in ROLES if role in roles):
         write_atomic(folder / f"{role}.json", sealed)
     _remove_unused(folder)
 
@@ -78,6 +80,21 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     if problems and newest is not None:
         logger.warning(f"going on from step {newest[1]['step']:,} instead")
     return newest
+
+
+def load_best(folder: Path, step: int) -> dict[str, Tensor]:
+    """Returns the tensors of the best checkpoint, which the run says is that of `step`.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another step.
+    """
+    try:
+        tensors, content = load_checkpoint(folder, "best")
+        if content["step"] != step:
+            raise CheckpointError(f"{folder / 'best.json'}: is of step {content['step']} instead of step {step}")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}\nthe best weights are lost; start again with --overwrite") from error
+    return tensors
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.processes import ALONE, Group
+from bilstm_cls.training.objectives import OBJECTIVES
 from bilstm_cls.training.optimizer import (
     WeightAverage,
     build_optimizers,
@@ -31,6 +32,9 @@ from bilstm_cls.training.optimizer import (
 )
 
 LOWER_IS_BETTER = {"log_loss", "ece"}
+MAX_LOSS = 1e4
+"""Nats per text beyond which a run is lost: a network that is merely bad stays far below, and saturated gates can go on
+for ever with numbers that are huge but finite."""
 Row = dict[str, Any]
 
 
@@ -149,7 +153,8 @@ class Trainer:
         """Makes the next optimizer update.
 
         Raises:
-            DivergedError: the loss or the gradient is not finite; the weights are as before the step.
+            DivergedError: the loss is not finite or beyond `MAX_LOSS`, or the gradient is not finite; the weights are
+                as before the step.
         """
         started = time.monotonic()
         progress = self.progress
@@ -180,19 +185,25 @@ class Trainer:
             grad_norm=norm,
         )
 
-    def _loss(self, batch: Batch, total_weight: float) -> Tensor:
-        """The part of the whole batch's mean loss that comes from these of its texts."""
+    def _gradients(self, batch: Batch, total_weight: float) -> float:
+        """Adds the gradients of these texts, and returns their part of the whole batch's mean loss."""
         assert batch.label_ids is not None
+        label_ids = batch.label_ids.to(self.device)
+
+        def loss_of(logits: Tensor) -> Tensor:
+            smoothing = self.config.label_smoothing
+            loss = F.cross_entropy(
+                logits, label_ids, weight=self.class_weights, label_smoothing=smoothing, reduction="sum"
+            )
+            return loss / total_weight
+
+        def backward(loss: Tensor) -> None:
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+        objective = OBJECTIVES[self.config.objective]
+        token_ids = batch.token_ids.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = self.model(batch.token_ids.to(self.device, non_blocking=True), batch.lengths)
-        loss = F.cross_entropy(
-            logits,
-            batch.label_ids.to(self.device),
-            weight=self.class_weights,
-            label_smoothing=self.config.label_smoothing,
-            reduction="sum",
-        )
-        return loss / total_weight
+            return objective(self.model, token_ids, batch.lengths, loss_of, backward, self.config.perturbation).item()
 
     def _weight_of(self, indices: Indices) -> float:
         """The sum of the weights of the texts of a batch, which its loss is divided by."""
@@ -210,20 +221,15 @@ class Trainer:
         own = indices[self.group.rank :: self.group.size]
         value = 0.0
         if len(own):
-            loss = self._loss(collate(self.corpus, own), self._weight_of(indices))
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            value = loss.item()
+            value = self._gradients(collate(self.corpus, own), self._weight_of(indices))
         value = self.group.sum(value)
         self.group.sum_gradients(*trainable_parameters(self.model))
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = clip_gradients(self.model.parameters(), self.config.max_grad_norm)
         is_scaled = self.scaler.is_enabled()  # a scaled gradient may overflow now and then: the scaler skips that step
-        if not math.isfinite(value) or not (math.isfinite(norm) or is_scaled):
-            raise DivergedError(
-                f"training diverged at step {self.progress.step + 1}: loss {value}, gradient norm {norm}, "
-                f"learning rate {learning_rate:g}; lower train.learning_rate or train.max_grad_norm, start again"
-            )
+        if not value <= MAX_LOSS or not (math.isfinite(norm) or is_scaled):
+            raise self.diverged(self.progress.step, f"loss {value:g}, gradient norm {norm:g}")
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -232,6 +238,14 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.model)
         return value, norm
+
+    def diverged(self, steps_before: int, found: str) -> DivergedError:
+        """Returns the error that says in which update, after `steps_before` others, training went astray."""
+        rate = self.learning_rate(steps_before)
+        return DivergedError(
+            f"training diverged at step {steps_before + 1}: {found}, learning rate {rate:g}; "
+            f"lower train.learning_rate or train.max_grad_norm and start again"
+        )
 
     @property
     def is_evaluation_due(self) -> bool:
@@ -280,7 +294,7 @@ class Trainer:
             "train/loss": progress.loss_sum / max(1, progress.num_texts),
             **metrics,
             "is_best": is_best,
-            "train/seconds": progress.seconds,
+            "time/train_seconds": progress.seconds,
         }
         if is_best:
             progress.best_value, progress.best_step = value, progress.step
@@ -355,13 +369,13 @@ def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepRepo
         run that goes on from it ends with the same bits.
     """
     while True:
-        is_over = trainer.is_out_of_epochs or trainer.is_out_of_time
-        if trainer.is_evaluation_due or (is_over and trainer.progress.evaluated_step < trainer.progress.step):
+        is_unjudged = trainer.progress.evaluated_step < trainer.progress.step
+        if trainer.is_evaluation_due or (trainer.is_out_of_time and is_unjudged):
             started = time.monotonic()
             metrics = evaluate()
             trainer.progress.seconds += time.monotonic() - started
             yield trainer.record(metrics)
-        if is_over or trainer.is_out_of_patience:
+        if trainer.is_out_of_epochs or trainer.is_out_of_time or trainer.is_out_of_patience:
             return
         yield trainer.step()
 

@@ -109,7 +109,8 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> floa
 class WeightAverage:
     """Exponential moving average of a model's weights, for evaluation and for the final model.
 
-    The decay of update n is `min(decay, (1 + n) / (10 + n))`, so that the first weights are soon forgotten.
+    The decay after n updates is `min(decay, n / (9 + n))`: the weights before the first update do not count at all, and
+    the first ones after it are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -119,7 +120,7 @@ class WeightAverage:
 
     def update(self, model: nn.Module) -> None:
         """Moves the average towards the model's present weights."""
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        decay = min(self.decay, self.num_updates / (9 + self.num_updates))
         self.num_updates += 1
         present = dict(model.named_parameters())
         with torch.no_grad():

@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bilstm_cls.config import Config, TrainConfig, changed_keys, dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import PreparedData, prepare
 from bilstm_cls.device import choose_device, set_threads
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, UserError
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError, StoppedError, UserError
 from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
 from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, started, usable_cores
 from bilstm_cls.run_directory import RunDirectory, build_model, environment, flat_json, text_digest
-from bilstm_cls.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
+from bilstm_cls.training.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
 from bilstm_cls.training.signals import StopSignals
 from bilstm_cls.training.start import class_weights, initialize_embedding
@@ -92,24 +93,24 @@ def _claim(run: RunDirectory, config: Config, *, resume: bool, overwrite: bool) 
     if overwrite:
         run.clear()
     elif run.is_taken:
-        status = run.read_status()
+        status = run.read_status()["status"]
         if not resume:
-            state = f"a run that is {status['status']}" if "status" in status else "other files"
             raise ConfigError(
-                f"{run.path}: already holds {state}; add --resume to go on with it, --overwrite to delete it, "
-                f"or choose another place with --set name=NAME"
+                f"{run.path}: already holds a run that is {status}; add --resume to go on with it, --overwrite to "
+                f"delete it, or choose another place with --set name=NAME"
             )
-        if (run / "config.yaml").exists():
+        if (run / "config.yaml").exists() or run.checkpoints.exists():
             _check_same_config(run, config)
-        if status.get("status") == "finished" and (run / "model.safetensors").exists():
+        if status == "finished" and (run / "model.safetensors").exists():
             return True
+    run.remove_leftovers()
     run.write_status("running", "training")
     write_atomic(run / "config.yaml", dump_config(config))
     return False
 
 
 def _check_same_config(run: RunDirectory, config: Config) -> None:
-    changes = [c for c in changed_keys(run.load_config(), config) if not c.startswith(FREE_KEYS)]
+    changes = [c for c in changed_keys(run.load_config(), config) if c.partition(":")[0] not in FREE_KEYS]
     if changes:
         listed = "\n  ".join(changes)
         raise ConfigError(
@@ -131,8 +132,7 @@ def _train(run: RunDirectory, config: Config, signals: StopSignals, on_report: C
                 on_report(report)
     set_threads(config.train.threads or usable_cores())
     trainer = session.trainer
-    tensors, _ = load_checkpoint(run.checkpoints, "best")
-    trainer.load_weights(tensors)
+    trainer.load_weights(load_best(run.checkpoints, trainer.progress.best_step))
     run.save_model(trainer.model, data.tokenizer, data.dataset.labels, config)
     metrics = write_summary(run, config, data, trainer.model, trainer.progress, session.facts)
     run.write_status("finished", "trained and judged")
@@ -235,7 +235,11 @@ class Session:
         }
 
     def resume(self) -> bool:
-        """Loads the newest sound checkpoint into the trainer, and returns whether there was one."""
+        """Loads the newest sound checkpoint into the trainer, and returns whether there was one.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none to go on from to the same result.
+        """
         loaded = load_newest(self.run.checkpoints)
         if loaded is None:
             return False
@@ -249,14 +253,21 @@ class Session:
         try:
             self.trainer.load_state(tensors, numbers["trainer"])
             self.facts, before = numbers["facts"], numbers["fingerprint"]
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self.run.checkpoints}: does not fit this version or config ({error})") from error
+        except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.run.checkpoints}: does not fit this version or config ({error}); start again with --overwrite"
+            ) from error
         here = self.identity["fingerprint"]
         if before != here:
             logger.warning(f"resuming on another machine ({before} -> {here}): the result may differ in the last bits")
             self.facts |= {"run/bitwise": False}
-        if self.trainer.progress.step:
-            logger.info(f"resuming after step {self.trainer.progress.step:,}")
+        step, best_step = self.trainer.progress.step, self.trainer.progress.best_step
+        if step:
+            logger.info(f"resuming after step {step:,}")
+        if step > best_step > 0:
+            load_best(self.run.checkpoints, best_step)  # the end of the run needs it: better to know now
+        elif best_step and self.trainer.group.rank == 0:
+            self.save("best", "last")  # where one of them is missing or damaged, the other mends it
         return True
 
     def save(self, *roles: str) -> None:
@@ -268,7 +279,7 @@ class Session:
         tensors, numbers = self.trainer.state()
         step = self.trainer.progress.step
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-            raise DivergedError(f"weights are no longer finite after step {step}; lower train.learning_rate")
+            raise self.trainer.diverged(step - 1, "a weight is not finite")
         content = {**self.identity, "facts": self.facts, "trainer": numbers}
         save_checkpoint(self.run.checkpoints, step, tensors, content, roles=roles)
 
@@ -292,7 +303,7 @@ class Session:
                 if isinstance(report, EvaluationReport):
                     _write_history(self.run, trainer)
                     _log_evaluation(report, trainer)
-                self.save("last", *(["best"] if isinstance(report, EvaluationReport) and report.is_best else []))
+                self.save(*(["best"] if isinstance(report, EvaluationReport) and report.is_best else []), "last")
                 saved_at = time.monotonic()
             if is_stopping:
                 raise signals.error()
@@ -302,6 +313,8 @@ class Session:
         assert corpus.label_ids is not None
         with self.trainer.averaged():
             probabilities = predict_probabilities(self.trainer.model, corpus, group=self.trainer.group)
+        if not np.isfinite(probabilities).all():
+            raise self.trainer.diverged(self.trainer.progress.step - 1, "the answers on valid are not finite")
         metrics = compute_metrics(probabilities, corpus.label_ids, self.data.dataset.labels, intervals=False)
         return metrics.scalars("valid")
 
@@ -339,12 +352,19 @@ def _recorded_status(run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except StoppedError as error:
-        run.write_status("stopped", str(error), exit_code=error.exit_code)
+        _note_end(run, "stopped", str(error), error.exit_code)
         raise
     except UserError as error:
         logger.error(str(error))
-        run.write_status("failed", str(error), exit_code=error.exit_code)
+        _note_end(run, "failed", str(error), error.exit_code)
         raise
     except BaseException as error:
-        run.write_status("failed", f"{type(error).__name__}: {error}", exit_code=1)
+        _note_end(run, "failed", f"{type(error).__name__}: {error}", 1)
         raise
+
+
+def _note_end(run: RunDirectory, status: str, reason: str, exit_code: int) -> None:
+    try:
+        run.write_status(status, reason, exit_code=exit_code)
+    except UserError as error:  # a full disk, say: what ended the run matters more
+        logger.warning(str(error))

@@ -16,7 +16,8 @@ class StopSignals:
     """Which signal has asked to stop, and whether it may interrupt right now.
 
     Use as a context manager around a whole run. Outside of `deferred` a signal raises `StoppedError` where it finds
-    the program; inside, the first one is only noted in `received` and the second one raises.
+    the program; inside, the first one is only noted in `received` and the second one raises. A signal that the program
+    was started to ignore, as `nohup` does with SIGHUP, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,8 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            heeded = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+            self._previous = {number: signal.signal(number, self._handle) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -35,12 +37,18 @@ class StopSignals:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Lets the block reach a place where it can save; it has to look at `received`."""
+        """Lets the block reach a place where it can save; it has to look at `received`.
+
+        Raises:
+            StoppedError: a signal came after the block had looked for the last time.
+        """
         self._is_deferred = True
         try:
             yield
         finally:
             self._is_deferred = False
+        if self.received is not None:
+            raise self.error()
 
     def error(self) -> StoppedError:
         """Returns the error that ends the program with the received signal's exit code.

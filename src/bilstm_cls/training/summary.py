@@ -100,6 +100,8 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
     for name, run in runs.items():
         with run.locked():
             run.clear()
+            run.remove_leftovers()
+            run.write_status("running", "judging")
             judged, seconds = _baselines(dataset, [name])
             results[name] = {
                 **judged[name].metrics.flat(judged[name].split.name),
