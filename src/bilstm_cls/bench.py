@@ -1,4 +1,4 @@
-"""How fast this machine trains: the product's own step beside the ways it replaces, in one process, interleaved.
+"""How fast this machine trains and predicts: our own step beside the ways it replaces, interleaved in one process.
 
 The rivals get the same texts, vocabulary and sizes:
 
@@ -7,13 +7,18 @@ The rivals get the same texts, vocabulary and sizes:
 - `padded nn.LSTM`: the fused bidirectional kernel straight over the padding, with our optimizer. Its results are wrong
   wherever there is padding; it is here as the kernel's own pace.
 
-Rates count real tokens only. The share of the machine's peak is the LSTM's useful arithmetic, three times its forward
-pass of `8 H (E + H)` multiply-adds' flops a token and direction, against a plain 1024 x 1024 fp32 matrix product.
+`every core` is our step shared by one process per core. Rates count real tokens only. The share of the machine's peak
+is the useful arithmetic of the LSTM, three times its forward pass of `8 H (E + H)` flops a token and direction,
+against a plain 1024 x 1024 fp32 matrix product of this process's threads.
 """
 
+import contextlib
+import multiprocessing
+import os
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,50 +29,62 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bilstm_cls.config import Config
-from bilstm_cls.data.batches import Indices, collate, padding_share
+from bilstm_cls.data.batches import Indices, collate, evaluation_batches, padding_share
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import prepare
 from bilstm_cls.device import choose_device
+from bilstm_cls.processes import Group, joined, loopback, usable_cores
 from bilstm_cls.run_directory import build_model
 from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.optimizer import build_optimizers, clip_gradients
 
+Way = Callable[[], int]
+"""Does a fixed piece of work and returns its number of real tokens."""
+
+OURS, EVERY_CORE = "bilstm-cls", "bilstm-cls, every core"
+TUTORIAL, SORTED, PADDED = "tutorial", "tutorial, sorted", "padded nn.LSTM (wrong)"
+NUM_SHOWN = 8
+
 
 @dataclass(frozen=True)
-class Timing:
-    """Thousands of real tokens per second over all repeats: median, slowest, fastest."""
+class Work:
+    """What is timed on: encoded texts with label ids, and the sizes of the model."""
 
-    name: str
-    median: float
-    slowest: float
-    fastest: float
+    config: Config
+    corpus: Corpus
+    vocab_size: int
+    num_labels: int
+    num_batches: int
+
+    def trainer(self, group: Group | None = None) -> Trainer:
+        """Returns a new trainer; the same weights in every process of a group."""
+        torch.manual_seed(self.config.seed)
+        device = choose_device(self.config.train.device)
+        model = build_model(self.config, self.vocab_size, self.num_labels).to(device)
+        return Trainer(model, self.corpus, self.config.train, seed=self.config.seed, group=group or Group())
 
 
 class TutorialModel(nn.Module):
     """The model most tutorials train: embedding, packed or padded bidirectional LSTM, mean, linear."""
 
-    def __init__(self, vocab_size: int, config: Config, num_labels: int, *, packed: bool) -> None:
+    def __init__(self, work: Work, *, packed: bool) -> None:
         super().__init__()
+        dim, model = work.config.embedding.dim, work.config.model
         self.packed = packed
-        self.embedding = nn.Embedding(vocab_size, config.embedding.dim, padding_idx=0, sparse=not packed)
-        self.lstm = nn.LSTM(
-            config.embedding.dim,
-            config.model.hidden_size,
-            config.model.num_layers,
-            bidirectional=True,
-            batch_first=True,
-        )
-        self.project = nn.Linear(2 * config.model.hidden_size, num_labels)
+        self.embedding = nn.Embedding(work.vocab_size, dim, padding_idx=0, sparse=not packed)
+        self.lstm = nn.LSTM(dim, model.hidden_size, model.num_layers, bidirectional=True, batch_first=True)
+        self.project = nn.Linear(2 * model.hidden_size, work.num_labels)
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        embedded = F.dropout(self.embedding(token_ids), 0.2)
+        """Returns logits `[B, C]`."""
+        embedded = F.dropout(self.embedding(token_ids), 0.2, self.training)
         if self.packed:
             packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
             outputs, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         else:
             outputs, _ = self.lstm(embedded)
         pooled = outputs.sum(1) / lengths.to(outputs.device).unsqueeze(1)
-        logits: Tensor = self.project(F.dropout(pooled, 0.5))
+        logits: Tensor = self.project(F.dropout(pooled, 0.5, self.training))
         return logits
 
 
@@ -88,132 +105,223 @@ def synthetic_corpus(config: Config, *, num_texts: int = 6400, vocab_size: int =
 
 def benchmark_config(config: Config, *, use_texts: bool, num_batches: int, repeats: int) -> dict[str, Any]:
     """Runs `benchmark` on the config's own train split, or on random texts."""
-    if use_texts:
-        data = prepare(config)
-        sizes = len(data.tokenizer), len(data.dataset.labels)
-        corpus = data.corpora["train"]
-    else:
-        corpus, sizes = synthetic_corpus(config), (30000, 2)
-    return benchmark(config, corpus, sizes[0], num_labels=sizes[1], num_batches=num_batches, repeats=repeats)
+    if not use_texts:
+        return benchmark(Work(config, synthetic_corpus(config), 30000, 2, num_batches), repeats=repeats)
+    data = prepare(config)
+    sizes = len(data.tokenizer), len(data.dataset.labels)
+    return benchmark(Work(config, data.corpora["train"], *sizes, num_batches), repeats=repeats)
+
+
+def benchmark(work: Work, *, repeats: int) -> dict[str, Any]:
+    """Times training steps and predictions and returns rates, ratios, the padding and the share of the peak."""
+    device = choose_device(work.config.train.device)
+    threads = torch.get_num_threads()
+    trainer = work.trainer()
+    own = trainer.batches[: work.num_batches]
+    order = np.random.Generator(np.random.PCG64(work.config.seed)).permutation(len(work.corpus))
+    random = np.array_split(order[: sum(map(len, own))], len(own))
+    training = {
+        OURS: _our_steps(trainer, work.num_batches),
+        TUTORIAL: _tutorial_steps(work, random, device, packed=True),
+        SORTED: _tutorial_steps(work, own, device, packed=True),
+        PADDED: _tutorial_steps(work, own, device, packed=False),
+    }
+    prediction = {
+        OURS: _our_predictions(trainer, np.concatenate(own)),
+        TUTORIAL: _tutorial_predictions(work, random, device),
+    }
+    products: list[float] = []
+    with _every_core(work, device) as shared:
+        if shared is not None:
+            training[EVERY_CORE] = shared
+        rates = {
+            "training": _interleaved(training, device, repeats, lambda: products.append(_matrix_rate(device))),
+            "prediction": _interleaved(prediction, device, repeats),
+        }
+    peak = statistics.median(products)
+    flops = 48 * work.config.model.hidden_size * (work.config.embedding.dim + work.config.model.hidden_size)
+    fastest = max(statistics.median(rates["training"].get(name, [0.0])) for name in (OURS, EVERY_CORE))
+    return {
+        "device": str(device),
+        "torch": torch.__version__,
+        "threads": threads,
+        "cores": usable_cores(),
+        "batch_size": work.config.train.batch_size,
+        "padding": padding_share(own, work.corpus.lengths),
+        "matrix_product_gflops": peak,
+        "share_of_peak": fastest * 1000 * flops / 1e9 / peak,
+        "training": [_row(name, values, rates["training"][OURS]) for name, values in rates["training"].items()],
+        "prediction": [_row(name, values, rates["prediction"][OURS]) for name, values in rates["prediction"].items()],
+        "profile": _profile(trainer) if device.type == "cpu" else {},
+    }
 
 
 def bench_table(result: dict[str, Any]) -> str:
     """Returns the figures as lines for a terminal."""
     lines = [
-        f"torch {result['torch']} on {result['device']}, {result['threads']} threads, batch {result['batch_size']}; "
-        f"thousands of real tokens a second in training, median (slowest to fastest)"
+        f"torch {result['torch']} on {result['device']}, {result['cores']} cores, batch {result['batch_size']}; "
+        f"thousands of real tokens a second, median (slowest to fastest) of interleaved rounds"
     ]
-    for row in result["rows"]:
-        lines.append(
+    for kind in ("training", "prediction"):
+        lines.append(f"{kind}:")
+        lines += [
             f"  {row['way']:<24} {row['ktokens_per_second']:8.2f}  ({row['slowest']:.2f} to {row['fastest']:.2f})"
-            f"  ours is {row['times_slower_than_ours']:.2f} times as fast"
-        )
+            f"  {row['ratio_to_ours']:.3f} of ours"
+            for row in result[kind]
+        ]
     lines.append(
-        f"  padding {result['padding']:.1%}; {result['share_of_peak']:.0%} of this machine's matrix-product rate "
-        f"({result['matrix_product_gflops']:.0f} Gflop/s) is useful LSTM arithmetic"
+        f"padding {result['padding']:.1%}; {result['share_of_peak']:.0%} of this machine's matrix-product rate "
+        f"({result['matrix_product_gflops']:.0f} Gflop/s) is useful LSTM arithmetic in training"
     )
+    if result["profile"]:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in result["profile"].items())
+        lines.append(f"where a training step spends its time: {shares}")
     return "\n".join(lines)
 
 
-def benchmark(
-    config: Config, corpus: Corpus, vocab_size: int, *, num_labels: int = 2, num_batches: int = 8, repeats: int = 3
-) -> dict[str, Any]:
-    """Times training steps and returns rates, ratios, the padding and the share of the machine's peak.
-
-    Args:
-        config: sizes and batch size; the rivals take the same.
-        corpus: encoded texts with label ids.
-        vocab_size: V.
-        num_labels: C.
-        num_batches: different batches timed in each repeat.
-        repeats: interleaved rounds; medians are over these.
-    """
-    device = choose_device(config.train.device)
-    torch.manual_seed(config.seed)
-    trainer = Trainer(build_model(config, vocab_size, num_labels).to(device), corpus, config.train, seed=config.seed)
-    ours = trainer._batches[: num_batches + 1]
-    order = np.random.Generator(np.random.PCG64(config.seed)).permutation(len(corpus))
-    size = config.train.batch_size
-    random = [order[i * size : (i + 1) * size] for i in range(num_batches + 1)]
-    packed = _step_of(TutorialModel(vocab_size, config, num_labels, packed=True).to(device), corpus, dense=True)
-    padded = _step_of(TutorialModel(vocab_size, config, num_labels, packed=False).to(device), corpus, dense=False)
-    ways: dict[str, tuple[Callable[[Indices], None], list[Indices]]] = {
-        "bilstm-cls": (lambda _: _step(trainer), ours),
-        "tutorial": (packed, random),
-        "tutorial, sorted": (packed, ours),
-        "padded nn.LSTM (wrong)": (padded, ours),
+def _row(name: str, rates: list[float], ours: list[float]) -> dict[str, Any]:
+    """The ratio is the median of ratios within a round, so that a slow minute of the machine counts on both sides."""
+    return {
+        "way": name,
+        "ktokens_per_second": statistics.median(rates),
+        "slowest": min(rates),
+        "fastest": max(rates),
+        "ratio_to_ours": statistics.median(rate / own for rate, own in zip(rates, ours, strict=True)),
     }
+
+
+def _interleaved(
+    ways: dict[str, Way], device: torch.device, repeats: int, before: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Returns each way's rate in every round, in thousands of tokens a second."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    products = []
-    for run, batches in ways.values():
-        run(batches[-1])  # the first call of each kernel prepares it
-    for _ in range(repeats):
-        products.append(_matrix_rate(device))
-        for name, (run, batches) in ways.items():
-            trainer.progress.batch = 0
+    for round_number in range(repeats + 1):
+        before()
+        for name, run in ways.items():
             _synchronize(device)
             started = time.perf_counter()
-            for batch in batches[:-1]:
-                run(batch)
+            num_tokens = run()
             _synchronize(device)
-            tokens = sum(int(corpus.lengths[batch].sum()) for batch in batches[:-1])
-            rates[name].append(tokens / (time.perf_counter() - started) / 1000)
-    timings = [Timing(name, statistics.median(r), min(r), max(r)) for name, r in rates.items()]
-    return _summary(config, timings, statistics.median(products), padding_share(ours[:-1], corpus.lengths), device)
+            if round_number:  # the first call of each kernel prepares it
+                rates[name].append(num_tokens / (time.perf_counter() - started) / 1000)
+    return rates
 
 
-def _summary(
-    config: Config, timings: list[Timing], peak: float, padding: float, device: torch.device
-) -> dict[str, Any]:
-    own = timings[0].median
-    units, width = config.model.hidden_size, config.embedding.dim
-    flops = 3 * 2 * 8 * units * (width + units)  # a token, both directions, forward and backward
-    return {
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "batch_size": config.train.batch_size,
-        "padding": padding,
-        "matrix_product_gflops": peak,
-        "share_of_peak": own * 1000 * flops / 1e9 / peak,
-        "rows": [
-            {
-                "way": timing.name,
-                "ktokens_per_second": timing.median,
-                "slowest": timing.slowest,
-                "fastest": timing.fastest,
-                "times_slower_than_ours": own / timing.median,
-            }
-            for timing in timings
-        ],
-    }
+def _our_steps(trainer: Trainer, number: int) -> Way:
+    def run() -> int:
+        trainer.progress.batch = 0
+        return sum(trainer.step().num_tokens for _ in range(number))
+
+    return run
 
 
-def _step(trainer: Trainer) -> None:
-    trainer.step()
+def _our_predictions(trainer: Trainer, texts: Indices) -> Way:
+    corpus, model = trainer.corpus, trainer.model
+
+    def run() -> int:
+        model.eval()
+        with torch.inference_mode():
+            for places in evaluation_batches(corpus.lengths[texts]):
+                batch = collate(corpus, texts[places])
+                model(batch.token_ids.to(trainer.device), batch.lengths)
+        return int(corpus.lengths[texts].sum())
+
+    return run
 
 
-def _step_of(model: TutorialModel, corpus: Corpus, *, dense: bool) -> Callable[[Indices], None]:
-    device = model.project.weight.device
-    optimizers: list[torch.optim.Optimizer]
-    if dense:
-        optimizers = [torch.optim.Adam(model.parameters())]
-    else:
-        optimizers = build_optimizers(model, name="adamw", weight_decay=0.0, momentum=0.0)
+def _tutorial_steps(work: Work, batches: list[Indices], device: torch.device, *, packed: bool) -> Way:
+    model = TutorialModel(work, packed=packed).to(device)
+    optimizers: list[torch.optim.Optimizer] = (
+        [torch.optim.Adam(model.parameters())]
+        if packed
+        else build_optimizers(model, name="adamw", weight_decay=0.0, momentum=0.0)
+    )
 
-    def step(indices: Indices) -> None:
-        batch = collate(corpus, indices)
-        assert batch.label_ids is not None
-        loss = F.cross_entropy(model(batch.token_ids.to(device), batch.lengths), batch.label_ids.to(device))
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        clip_gradients(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        loss.item()
+    def run() -> int:
+        for indices in batches:
+            batch = collate(work.corpus, indices)
+            assert batch.label_ids is not None
+            loss = F.cross_entropy(model(batch.token_ids.to(device), batch.lengths), batch.label_ids.to(device))
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            clip_gradients(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            loss.item()
+        return sum(int(work.corpus.lengths[batch].sum()) for batch in batches)
 
-    return step
+    return run
+
+
+def _tutorial_predictions(work: Work, batches: list[Indices], device: torch.device) -> Way:
+    model = TutorialModel(work, packed=True).to(device).eval()
+
+    def run() -> int:
+        with torch.no_grad():
+            for indices in batches:
+                batch = collate(work.corpus, indices)
+                model(batch.token_ids.to(device), batch.lengths)
+        return sum(int(work.corpus.lengths[batch].sum()) for batch in batches)
+
+    return run
+
+
+@contextlib.contextmanager
+def _every_core(work: Work, device: torch.device) -> Iterator[Way | None]:
+    """Starts one process for each further core and yields the way in which all of them make our steps together."""
+    size = usable_cores()
+    if size == 1 or device.type != "cpu":
+        yield None
+        return
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback())
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"file://{folder}/meeting"
+        context = multiprocessing.get_context("spawn")
+        others = [context.Process(target=_serve, args=(work, rank, size, meeting)) for rank in range(1, size)]
+        for other in others:
+            other.start()
+        try:
+            with joined(device, rank=0, size=size, meeting=meeting) as group:
+                trainer = work.trainer(group)
+
+                def run() -> int:
+                    torch.set_num_threads(1)
+                    group.any(True)
+                    num_tokens = _our_steps(trainer, work.num_batches)()
+                    torch.set_num_threads(threads)
+                    return num_tokens
+
+                yield run
+                group.any(False)
+        finally:
+            for other in others:
+                other.kill()
+                other.join()
+
+
+def _serve(work: Work, rank: int, size: int, meeting: str) -> None:
+    """Makes our steps together with process 0 as often as it says."""
+    torch.set_num_threads(1)
+    with joined(torch.device("cpu"), rank=rank, size=size, meeting=meeting) as group:
+        run = _our_steps(work.trainer(group), work.num_batches)
+        while group.any(False):
+            run()
+
+
+def _profile(trainer: Trainer) -> dict[str, float]:
+    """Returns the share of each of the largest operations in the time of four steps."""
+    from torch.profiler import ProfilerActivity, profile
+
+    trainer.progress.batch = 0
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        for _ in range(4):
+            trainer.step()
+    times = {event.key: float(event.self_cpu_time_total) for event in recorded.key_averages()}
+    total = sum(times.values())
+    largest = sorted(times, key=times.__getitem__, reverse=True)[:NUM_SHOWN]
+    return {name.removeprefix("aten::"): times[name] / total for name in largest}
 
 
 def _matrix_rate(device: torch.device, size: int = 1024, repeats: int = 20) -> float:

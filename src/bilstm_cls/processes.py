@@ -184,7 +184,7 @@ def started(run: Path, size: int, device: torch.device) -> Iterator[Group]:
         return
     with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
         meeting = f"file://{folder}/meeting"
-        environment = os.environ | {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback())}
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback())}
         os.environ["GLOO_SOCKET_IFNAME"] = environment["GLOO_SOCKET_IFNAME"]
         workers = [
             subprocess.Popen(  # noqa: S603 - this program
@@ -206,5 +206,6 @@ def started(run: Path, size: int, device: torch.device) -> Iterator[Group]:
                 worker.wait()
 
 
-def _loopback() -> str:
+def loopback() -> str:
+    """Returns the name of the network interface that processes of one machine talk through."""
     return "lo0" if sys.platform == "darwin" else "lo"

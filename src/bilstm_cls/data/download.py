@@ -106,7 +106,8 @@ def fetch(
     """Returns `target`, which then holds exactly the wanted bytes.
 
     A `target` that already does is left alone; one that holds anything else is removed. What a broken transfer left
-    in a neighbour ending in `.part` is taken up again. Processes that want the same file wait for the first of them.
+    in a neighbour ending in `.part` is taken up again. Processes that want the same file wait for the first of them,
+    at a neighbour ending in `.lock` that may stay. For a moment the disk holds the file twice.
 
     Args:
         url: https; http only where the host is this machine.
@@ -266,7 +267,7 @@ def _hint_of(head: bytes) -> str:
 
 
 def _open(job: _Job, start: int) -> http.client.HTTPResponse:
-    headers = {"Accept-Encoding": "identity", "User-Agent": "bilstm-cls"}
+    headers = {"User-Agent": "bilstm-cls"}
     if start:
         headers["Range"] = f"bytes={start}-"
     if start and job.etag is not None:
@@ -282,7 +283,7 @@ def _open(job: _Job, start: int) -> http.client.HTTPResponse:
     except (OSError, http.client.HTTPException) as error:
         raise _CutError(f"the connection broke before an answer ({repr(error)[:100]})") from error
     except ValueError as error:
-        raise DownloadError(f"the server's answer makes no sense ({error})") from error
+        raise DownloadError(f"the server's answer makes no sense ({str(error)[:100]})") from error
     return response
 
 
@@ -299,14 +300,14 @@ def _agreed_position(job: _Job, response: http.client.HTTPResponse, start: int) 
     """Returns the position in the file of the first byte that the server sends."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise DownloadError(f"the server packs it as {encoding!r}, which was not asked for")
+        raise DownloadError(f"the server packs it as {encoding[:100]!r}, which was not asked for")
     if response.status == http.client.OK:
         start = 0  # a server that knows no ranges, or has another version by now
     elif response.status == http.client.PARTIAL_CONTENT:
         given = response.headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(given)
         if match is None or int(match[1]) != start or match[2] not in ("*", str(job.size)):
-            raise _WrongDataError(f"the server sends range {given!r} instead of {start} to the end of {job.size} bytes")
+            raise _WrongDataError(f"the server sends range {given[:100]!r} instead of {start} to {job.size - 1}")
     else:
         raise DownloadError(f"the server answers {response.status} without the file")
     offered = job.size if response.length is None else start + response.length
@@ -334,7 +335,7 @@ def _chunks(response: http.client.HTTPResponse, stall: float) -> Iterator[bytes]
 
 
 def _trust_in(url: str) -> Literal["secure", "loopback"] | None:
-    """Returns why what `url` names cannot be changed on its way here, or None if it can."""
+    """Returns what keeps others from changing the answer to `url` on its way, or None if nothing does."""
     try:
         parts = urlsplit(url)
         if parts.scheme == "https" and parts.hostname:
@@ -371,7 +372,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if _trust_in(newurl) not in ("secure", _trust_in(req.full_url)):
-            raise DownloadError(f"the server sends on to {newurl}, which is not https")
+            raise DownloadError(f"the server sends on to {newurl[:200]}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -415,7 +416,7 @@ class _Connection(http.client.HTTPConnection):
             raise UnreachableError(str(failure) or repr(failure)) from failure
         self.sock.settimeout(self.patience.stall)
 
-    def _connect(self, outcome: "queue.SimpleQueue[Exception | None]", is_given_up: threading.Event) -> None:
+    def _connect(self, outcome: queue.SimpleQueue[Exception | None], is_given_up: threading.Event) -> None:
         try:
             super().connect()
         except (OSError, http.client.HTTPException, ValueError) as error:
