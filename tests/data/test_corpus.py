@@ -43,9 +43,7 @@ def test_nothing_is_counted_silently(tokenizer: Tokenizer) -> None:
     }  # fmt: skip
 
 
-def test_files_hold_what_memory_holds(
-    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_hold_what_memory_holds(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.arange(6)
     whole = encode(TEXTS, tokenizer, max_length=4, label_ids=labels)
     monkeypatch.setattr(module, "CHUNK", 4)

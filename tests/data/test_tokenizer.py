@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bilstm_cls.data.tokenizer import PADDING_ID, TOKENIZERS, UNKNOWN_ID, Tokenizer
 from bilstm_cls.errors import CheckpointError
 
-REVIEW = 'Don\'t miss it!!! It\'s 3.5/10...<br /><br />"Great" 中文 text; so: café'
+REVIEW = "Don't miss it!!! It's 3.5/10...<br /><br />\"Great\" 中文 text; so: café"
 
 
 def tokens_of(text: str, kind: str, *, lowercase: bool = True) -> list[str]:
@@ -50,7 +50,10 @@ def has_odd_case(text: str) -> bool:
     return "Σ" in text or any(unicodedata.category(c) in ("Cn", "Co", "Cs") for c in text)
 
 
-@given(st.text(alphabet=st.one_of(st.sampled_from("aB '\".,;:!?()<br/>\t\n\x1c\x85\xa0\u2028ÉİςCJ中"), st.characters())))
+ODD = st.sampled_from("aB '\".,;:!?()<br/>\t\n\x1c\x85\xa0\u2028ÉİςCJ中")
+
+
+@given(st.text(alphabet=st.one_of(ODD, st.characters())))
 @example('<br "/>; <BR /> a<br />b')
 @example("ΟΔΟΣ Σ ΑΣ.")
 def test_basic_english_follows_its_rules_on_any_text(text: str) -> None:
@@ -118,5 +121,5 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(CheckpointError, match="tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         Tokenizer.load(path)

@@ -6,13 +6,15 @@ position to go on with the same batches.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from bilstm_cls.data.corpus import Corpus
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Indices = npt.NDArray[np.int64]
 
@@ -32,9 +34,9 @@ class Batch:
     """
 
     indices: Indices
-    token_ids: Tensor
-    lengths: Tensor
-    label_ids: Tensor | None
+    token_ids: "Tensor"
+    lengths: "Tensor"
+    label_ids: "Tensor | None"
 
     @property
     def num_tokens(self) -> int:
@@ -43,19 +45,27 @@ class Batch:
 
 
 def collate(corpus: Corpus, indices: Indices) -> Batch:
-    """Copies texts out of the flat corpus into one padded batch."""
-    starts = corpus.offsets[indices]
-    lengths = corpus.offsets[indices + 1] - starts
-    columns = np.arange(lengths.max())
-    is_token = columns < lengths[:, None]  # [B, T]
-    token_ids = np.zeros(is_token.shape, dtype=np.int64)
-    token_ids[is_token] = corpus.token_ids[(starts[:, None] + columns)[is_token]]
+    """Copies texts out of the flat corpus into one padded batch of tensors."""
+    import torch  # not above: without PyTorch an exported model answers from the same batches
+
+    token_ids, lengths = pad(corpus, indices)
     return Batch(
         indices=indices,
         token_ids=torch.from_numpy(token_ids),
         lengths=torch.from_numpy(lengths),
         label_ids=None if corpus.label_ids is None else torch.from_numpy(corpus.label_ids[indices]),
     )
+
+
+def pad(corpus: Corpus, indices: Indices) -> tuple[Indices, Indices]:
+    """Returns token ids `[B, T]`, zero past each text, and lengths `[B]`, both int64."""
+    starts = corpus.offsets[indices]
+    lengths = corpus.offsets[indices + 1] - starts
+    columns = np.arange(lengths.max())
+    is_token = columns < lengths[:, None]  # [B, T]
+    token_ids = np.zeros(is_token.shape, dtype=np.int64)
+    token_ids[is_token] = corpus.token_ids[(starts[:, None] + columns)[is_token]]
+    return token_ids, lengths
 
 
 def training_batches(

@@ -119,6 +119,8 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
                 table.add(example)
             own[name] = np.arange(start, len(table.lines))
     label_ids, labels = _sorted_labels(table)
+    if len(own["train"]) == 0:
+        raise DataError(f"{source.origin}: there is no text to train on{_first_of(bad_rows)}")
     orders = _split(own, label_ids, source.fractions, config.split_seed)
     _check(orders, label_ids, labels, source)
     counts = {"read": len(table.lines) + len(bad_rows), "used": len(table.lines), "skipped": len(bad_rows)}
@@ -183,7 +185,8 @@ def _split(own: dict[str, Ints], label_ids: Ints, fractions: Mapping[str, float]
         chosen = np.sort(np.concatenate(taken)) if taken else np.empty(0, dtype=np.int64)
         if len(chosen) == 0:
             raise DataError(
-                f"data.{name}: {fractions[name]:g} of {size} texts is none for every label; give more texts or a file"
+                f"data.{name}: the share {fractions[name]:g} of {size} texts is less than one text of every label; "
+                f"give more texts, a greater share, or a file"
             )
         orders[name] = chosen
         train = np.setdiff1d(train, chosen, assume_unique=True)
@@ -197,9 +200,11 @@ def _sample(places: Ints, fraction: float, generator: np.random.Generator) -> In
     return generator.permutation(places)[:number]
 
 
+def _first_of(bad_rows: list[BadRow]) -> str:
+    return f"; {len(bad_rows)} rows were skipped, the first: {bad_rows[0]}" if bad_rows else ""
+
+
 def _check(orders: Mapping[str, Ints], label_ids: Ints, labels: list[str], source: Source) -> None:
-    if "train" not in orders:
-        raise DataError(f"{source.origin}: there is no text to train on")
     present = np.unique(label_ids[orders["train"]])
     if len(present) < 2:
         found = f"only the label {labels[0]!r}" if labels else "no label"

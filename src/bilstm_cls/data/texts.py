@@ -6,6 +6,7 @@ Texts are read with `pread` and arrays are memory-mapped, so resident memory doe
 
 import array
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -19,8 +20,8 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
+from bilstm_cls.errors import ResourceError
 from bilstm_cls.files import sha256_of, write_atomic
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,8 @@ class TextWriter:
 
 def cache_folder() -> Path:
     """Returns where downloads and prepared data are kept: `BILSTM_CLS_CACHE`, or the user's cache folder."""
+    import platformdirs
+
     given = os.environ.get("BILSTM_CLS_CACHE")
     return Path(given) if given else Path(platformdirs.user_cache_dir("bilstm-cls"))
 
@@ -109,24 +112,43 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         if _is_sound(folder):
             return folder
         logger.warning(f"{folder}: damaged, it is made again")
-        shutil.rmtree(folder, ignore_errors=True)
     try:
+        if folder.is_dir():
+            shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     except OSError as error:
         logger.warning(f"{folder.parent}: cannot be written ({error.strerror}); nothing is kept for the next time")
         fresh = Path(tempfile.mkdtemp(prefix="bilstm-cls-", dir=_temporary_root()))
-        build(fresh)
+        with _naming_full_disk(fresh.parent):
+            build(fresh)
         return fresh
     try:
-        build(fresh)
-        sums = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
-        write_atomic(fresh / _SUMS, json.dumps(sums))
-        with contextlib.suppress(OSError):  # another process was faster, with the same content
+        with _naming_full_disk(folder.parent):
+            build(fresh)
+            sums = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
+            write_atomic(fresh / _SUMS, json.dumps(sums))
+        try:
             fresh.rename(folder)
-        return folder if folder.is_dir() else fresh
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same content
+                raise
+        return folder
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _naming_full_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ResourceError(
+            f"{folder}: no room left for prepared data ({error.strerror}); free some, "
+            f"or set BILSTM_CLS_CACHE to a folder elsewhere"
+        ) from error
 
 
 def save_arrays(folder: Path, /, **arrays: Array) -> None:

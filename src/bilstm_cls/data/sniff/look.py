@@ -9,9 +9,9 @@ from typing import Any
 
 from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers import READERS, ReadOptions
-from bilstm_cls.data.readers_columns import NO_LABEL, quoted
-from bilstm_cls.data.readers_lines import folder_files, read_files
-from bilstm_cls.data.sniff_columns import Table, guess_label, guess_texts, is_header, table_of
+from bilstm_cls.data.readers.columns import NO_LABEL, quoted
+from bilstm_cls.data.readers.lines import folder_files, read_files
+from bilstm_cls.data.sniff.columns import Table, guess_label, guess_texts, is_header, table_of
 from bilstm_cls.errors import DataError
 
 MAX_ROWS = 20_000

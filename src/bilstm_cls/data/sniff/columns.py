@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bilstm_cls.data.readers_columns import BODY_NAMES, LABEL_NAMES, TITLE_NAMES
+from bilstm_cls.data.readers.columns import BODY_NAMES, LABEL_NAMES, TITLE_NAMES
 
 _PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"), ("text_a", "text_b"))
 _MAX_LABEL = 60

@@ -94,7 +94,7 @@ def _heading(found: Sniffed, path: Path) -> Iterator[str]:
     yield f"# A classifier for the texts of {cut(str(path))}."
     yield "# Train it: bilstm-cls train -c THIS_FILE    All keys: bilstm-cls config show -c THIS_FILE"
     rows = f"{found.rows:,} rows" if found.is_whole else f"{found.rows:,} of about {found.num_rows:,} rows"
-    yield f"# Seen in {rows}: {len(found.labels)} labels; half of the texts are longer than "
+    yield f"# Seen in {rows}: {len(found.labels)} labels; half of the texts are longer than"
     yield f"# {found.median_characters:,} characters, the longest has {found.longest_characters:,}."
     name = re.sub(r"[^\w.-]+", "-", path.stem).strip(".-")[:80]
     yield f"name: {_yaml(name or 'run')}"
@@ -121,7 +121,7 @@ def _data(found: Sniffed, path: Path, size: _Size) -> Iterator[str]:
 
 def _text(found: Sniffed, size: _Size) -> Iterator[str]:
     length = _max_length(found.num_tokens)
-    num_longer = sum(tokens > length for tokens in found.num_tokens)
+    share = sum(tokens > length for tokens in found.num_tokens) / len(found.num_tokens)
     kind = "characters" if found.is_cjk else "words"
     yield ""
     yield "text:"
@@ -129,7 +129,7 @@ def _text(found: Sniffed, size: _Size) -> Iterator[str]:
     yield "  lowercase: true"
     yield f"  min_freq: {size.min_freq}"
     yield "  max_vocab_size: 30000"
-    yield f"  max_length: {length}  # about {num_longer / len(found.num_tokens):.1%} of the texts are longer and cut"
+    yield f"  max_length: {length}  # tokens; {f'about {share:.1%} of the texts are cut' if share else 'all texts fit'}"
 
 
 def _train(found: Sniffed, size: _Size) -> Iterator[str]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 
-from bilstm_cls.data.readers_decoding import BLANK, MAX_CHARACTERS, TOO_LONG, TextLines, decoding_fault
+from bilstm_cls.data.readers.decoding import BLANK, MAX_CHARACTERS, TOO_LONG, TextLines, decoding_fault
 
 LOOKAHEAD = 50
 """Lines after a bad record among which its end is looked for."""
@@ -89,6 +89,7 @@ class _Records:
         self._delimiter = delimiter
         self._width = 0
         mark = re.escape(delimiter)
+        self._field_start = re.compile(f'(?:^|{mark})"')
         self._quoted_field = re.compile(rf'(?:^|{mark})"[^"]*(?:""[^"]*)*"(?={mark}|\r?\n)')
 
     def rows(self) -> Iterator[Row]:
@@ -149,9 +150,9 @@ class _Records:
             lines: from the bad record on.
             num_lines: of the record, as far as the csv grammar could tell.
         """
-        closes = (_closes_first(line, self._delimiter) for line in lines[1:])
-        goes_on = num_lines > 1 or lines[0].count('"') & 1 or next((c for c in closes if c is not None), False)
-        if not goes_on or self._are_sound(lines[1:]):
+        opens = self._field_start.search(self._quoted_field.sub("", lines[0]))
+        goes_on = opens or num_lines > 1 or _closes_first("".join(lines[1:LOOKAHEAD]), self._delimiter)
+        if not self._width or not goes_on or self._are_sound(lines[1:]):
             return 1
         counts = range(2, min(LOOKAHEAD, len(lines)) + 1)
         return next((number for number in counts if self._are_sound(lines[number:])), 1)
@@ -173,20 +174,18 @@ class _Records:
         return True
 
 
-def _closes_first(line: str, delimiter: str) -> bool | None:
-    """Whether the first quote of a line that tells closes a field (True) or opens one (False); None if none tells."""
-    for run in _QUOTES.finditer(line):
-        starts_line = run.start() == 0
-        starts_field = starts_line or line[run.start() - 1] == delimiter
-        ends_field = line[run.end()] in (delimiter, "\r", "\n")
+def _closes_first(text: str, delimiter: str) -> bool:
+    """Whether the first quote in some lines that tells closes a field, rather than opens one."""
+    for run in _QUOTES.finditer(text):
+        before = text[run.start() - 1] if run.start() else "\n"
+        opens = before in (delimiter, "\n")
+        closes = text[run.end()] in (delimiter, "\r", "\n")
         is_odd = len(run[0]) % 2 == 1
-        if starts_field and not ends_field and is_odd:
+        if opens and ((is_odd and not closes) or (closes and len(run[0]) == 2)):  # the latter is an empty field
             return False
-        if starts_field and ends_field and len(run[0]) == 2:  # an empty field
-            return False
-        if ends_field and is_odd and (starts_line or not starts_field):
+        if closes and is_odd and (before == "\n" or not opens):
             return True
-    return None
+    return False
 
 
 def ragged(num_fields: int, width: int, *, num_lines: int = 1) -> str:

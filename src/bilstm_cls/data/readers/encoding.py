@@ -2,6 +2,7 @@
 
 import codecs
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,21 @@ _LIKELY = {
     "mac_roman": "mac-roman",
 }  # fmt: skip
 """Codecs that `auto` chooses among, by our spelling; of equally good ones the earlier."""
+
+_KANA = re.compile("[\u3041-\u30ff]")
+_SCRIPTS = {
+    # What Western European languages use; Cyrillic, Turkish, Polish or Chinese bytes soon give other characters.
+    "windows-1252": (
+        re.compile("[ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜàáâãäåæçèéêëìíîïñòóôõöøùúûüßœŒŸ“”‘’«»–—…•¡¿€£§°·´©®™\xa0]"),
+        0.98,
+    ),
+    "cp932": (_KANA, 0.3),
+    "euc-jp": (_KANA, 0.3),
+    "cp949": (re.compile("[\uac00-\ud7a3]"), 0.9),
+}
+"""For some encodings, characters that make up most of what is not ASCII, and the least share of them."""
+
+_NOT_FOR_FILES = {"unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined"}
 
 
 def byte_blocks(path: Path) -> Iterator[bytes]:
@@ -64,6 +80,8 @@ def resolve_encoding(path: Path, encoding: str) -> str:
     try:
         "".encode(encoding)
         name = codecs.lookup(encoding).name
+        if name in _NOT_FOR_FILES:
+            raise LookupError(name)
     except (LookupError, ValueError):
         raise ConfigError(
             f"data.encoding: {encoding!r} is no text codec that Python knows; 'utf-8', 'windows-1252' or 'auto' are"
@@ -116,18 +134,35 @@ def _wide_encoding(block: bytes) -> str | None:
 
 
 def _likely_encoding(path: Path, offset: int) -> str:
-    """Asks charset-normalizer about the lines with bytes above 127 from the block at `offset` on."""
-    import charset_normalizer
-
+    """Judges by the lines with bytes above 127 from the block at `offset` on: by script, else by charset-normalizer."""
     sample = b""
     position = 0
     for block in byte_blocks(path):
         position += len(block)
         if position > offset:
-            sample += b"\n".join(line for line in block.split(b"\n") if not line.isascii())
+            sample += b"".join(line for line in block.splitlines(keepends=True) if not line.isascii())
         if len(sample) >= SAMPLE_BYTES:
+            sample = sample[:SAMPLE_BYTES].rpartition(b"\n")[0] or sample
             break
-    matches = charset_normalizer.from_bytes(sample[:SAMPLE_BYTES], cp_isolation=list(_LIKELY))
+    found = next((name for name in _SCRIPTS if _is_mostly(sample, name)), None) or _best_match(sample)
+    if found is None:
+        raise DataError(f"{path}: cannot tell its encoding; set data.encoding, such as windows-1252 or gb18030")
+    return found
+
+
+def _is_mostly(sample: bytes, encoding: str) -> bool:
+    script, share = _SCRIPTS[encoding]
+    try:
+        text = sample.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return len(script.findall(text)) >= share * sum(not character.isascii() for character in text)
+
+
+def _best_match(sample: bytes) -> str | None:
+    import charset_normalizer
+
+    matches = charset_normalizer.from_bytes(sample, cp_isolation=list(_LIKELY))
     order = list(_LIKELY)
     ranked = sorted(
         (round(match.chaos, 2), -match.coherence, order.index(name))
@@ -135,6 +170,4 @@ def _likely_encoding(path: Path, offset: int) -> str:
         for name in match.could_be_from_charset
         if name in _LIKELY
     )
-    if not ranked:
-        raise DataError(f"{path}: cannot tell its encoding; set data.encoding, such as windows-1252 or gb18030")
-    return _LIKELY[order[ranked[0][2]]]
+    return _LIKELY[order[ranked[0][2]]] if ranked else None

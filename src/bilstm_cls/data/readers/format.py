@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from bilstm_cls.data.readers_columns import BODY_NAMES, LABEL_NAMES, TITLE_NAMES, quoted
-from bilstm_cls.data.readers_decoding import TextLines
-from bilstm_cls.data.readers_encoding import BLOCK_BYTES, byte_blocks, find_encoding
-from bilstm_cls.data.readers_records import ARRAY_ADVICE
+from bilstm_cls.data.readers.columns import BODY_NAMES, LABEL_NAMES, TITLE_NAMES, quoted
+from bilstm_cls.data.readers.decoding import TextLines
+from bilstm_cls.data.readers.encoding import BLOCK_BYTES, byte_blocks, find_encoding
+from bilstm_cls.data.readers.records import ARRAY_ADVICE
 from bilstm_cls.errors import DataError
 
 SUFFIXES = {
@@ -23,7 +23,10 @@ _UNREADABLE = {
     ".arff": "convert it to CSV", ".pkl": "convert it to CSV or JSON lines",
     ".pickle": "convert it to CSV or JSON lines", ".npz": "convert it to CSV or JSON lines",
 }  # fmt: skip
-MAX_BLOCKS, LINES_OF_BLOCK = 128, 200
+MAX_BLOCKS = 128
+HALF = 100
+"""Lines looked at from the beginning of a block, and from its end."""
+
 MOST = 0.9
 """The share of lines that tells a format; the others may be bad rows."""
 HEADER_WORDS = {*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES}
@@ -68,7 +71,7 @@ def detect_format(path: Path) -> str:
         return "parquet"
     blocks = TextLines(path, find_encoding(path, max_bytes=MAX_BLOCKS * BLOCK_BYTES)).blocks()
     # From all over the file, since many a file has all texts of one label before those of the next.
-    sample = [line for block in islice(blocks, MAX_BLOCKS) for line in block[:: 1 + len(block) // LINES_OF_BLOCK]]
+    sample = [line for block in islice(blocks, MAX_BLOCKS) for line in [*block[:HALF], *block[HALF:][-HALF:]]]
     lines = [line.removesuffix("\r") for line in sample if line.strip()]
     if lines and lines[0].lstrip().startswith("["):
         raise DataError(f"{path}: {ARRAY_ADVICE}")

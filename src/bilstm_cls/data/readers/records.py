@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.data.example import BadRow, Example
-from bilstm_cls.data.readers_columns import NO_LABEL, ReadOptions, quoted, require_columns
-from bilstm_cls.data.readers_decoding import SURROGATE, TextLines, numbered
+from bilstm_cls.data.readers.columns import NO_LABEL, ReadOptions, quoted, require_columns
+from bilstm_cls.data.readers.decoding import SURROGATE, TextLines, numbered
 from bilstm_cls.errors import DataError
 
 ARRAY_ADVICE = "is one JSON array; write one object a line (JSON lines), as `jq -c '.[]'` does"
@@ -44,7 +44,7 @@ def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
 
 def _parse(line: str) -> dict[str, Any] | str:
     try:
-        value = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
+        value = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         return f"not JSON: {error.msg} at column {error.colno} (one whole object a line)"
     except ValueError as error:
@@ -65,6 +65,9 @@ def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"key {quoted(next(name for name in names if names.count(name) > 1))} is there twice")
     return record
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
 
 
 def read_parquet(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:

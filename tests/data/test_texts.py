@@ -1,0 +1,181 @@
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bilstm_cls.data.texts import Texts, TextWriter, cache_folder, cached, chunks, load_array, save_arrays
+from bilstm_cls.errors import DataError
+
+ODD = [
+    "", "plain", "\0", "a\0b", "line\nline", "cr\rlf\r\n", "\ufeffmark", "é", "e\u0301", "😀", "👩‍👩‍👧",
+    "\ud800", "\udfff and more",
+    "\ude00\ud83d", "مرحبا", "\u202eright to left", "\u2028", "z" * 100_000, " ", "\x1b[31m",
+]  # fmt: skip
+
+
+def written(folder: Path, texts: list[str]) -> Texts:
+    with TextWriter(folder / "texts.bin") as writer:
+        for text in texts:
+            writer.append(text)
+    return Texts(folder / "texts.bin", writer.offsets())
+
+
+@pytest.mark.parametrize("text", ODD, ids=lambda text: ascii(text[:20]))
+def test_an_odd_text_survives_the_file(text: str, tmp_path: Path) -> None:
+    assert list(written(tmp_path, ["before", text, "after"])) == ["before", text, "after"]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=()))))
+def test_any_texts_survive_the_file(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    assert list(written(tmp_path_factory.mktemp("texts"), texts)) == texts
+
+
+@given(st.lists(st.text()), st.slices(8), st.integers(-9, 9))
+def test_texts_are_indexed_as_a_list_is(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], part: slice, index: int
+) -> None:
+    stored = written(tmp_path_factory.mktemp("texts"), texts)
+    assert stored[part] == texts[part]
+    assert len(stored) == len(texts)
+    if -len(texts) <= index < len(texts):
+        assert stored[index] == texts[index]
+    else:
+        with pytest.raises(IndexError):
+            stored[index]
+
+
+def test_a_selection_of_a_selection_is_a_view_of_the_same_file(tmp_path: Path) -> None:
+    chosen = written(tmp_path, list("abcdef")).select(np.array([5, 3, 1, 0])).select(np.array([2, 0, 0]))
+    assert list(chosen) == ["b", "f", "f"]
+    assert chosen[-1] == "f"
+
+
+def test_chunks_hold_all_texts_in_order(tmp_path: Path) -> None:
+    assert list(chunks(written(tmp_path, list("abcde")), 2)) == [["a", "b"], ["c", "d"], ["e"]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list open files")
+def test_the_file_is_closed_with_the_texts(tmp_path: Path) -> None:
+    texts = written(tmp_path, ["a"])
+    open_files = Path("/proc/self/fd")
+    before = len(list(open_files.iterdir()))
+    del texts
+    gc.collect()
+    assert len(list(open_files.iterdir())) == before - 1
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def builder(content: str = "made") -> tuple[Callable[[Path], None], list[Path]]:
+    """Returns a function that fills a folder, and a list of the folders it was given."""
+    folders: list[Path] = []
+
+    def build(folder: Path) -> None:
+        folders.append(folder)
+        (folder / "content").write_text(content, "utf-8")
+
+    return build, folders
+
+
+def test_the_cache_is_where_the_environment_says(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_folder() == own_cache
+    monkeypatch.delenv("BILSTM_CLS_CACHE")
+    assert cache_folder().name == "bilstm-cls"
+
+
+def test_a_folder_is_made_once_and_found_again(own_cache: Path) -> None:
+    build, folders = builder()
+    first, second = cached("kind", "key", build), cached("kind", "key", build)
+    assert first == second == own_cache / "kind/key"
+    assert (first / "content").read_text("utf-8") == "made"
+    assert len(folders) == 1
+
+
+def test_another_key_is_another_folder(own_cache: Path) -> None:
+    build, folders = builder()
+    assert cached("kind", "a", build) != cached("kind", "b", build)
+    assert len(folders) == 2
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone", "sums gone", "sums changed"])
+def test_a_damaged_folder_is_noticed_and_made_again(
+    damage: str, own_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build, folders = builder()
+    content, sums = (cached("kind", "key", build) / name for name in ("content", "sha256.json"))
+    {
+        "changed": lambda: content.write_text("mabe", "utf-8"),
+        "cut": lambda: content.write_text("ma", "utf-8"),
+        "gone": content.unlink,
+        "sums gone": sums.unlink,
+        "sums changed": lambda: sums.write_text("[]", "utf-8"),
+    }[damage]()
+    assert (cached("kind", "key", build) / "content").read_text("utf-8") == "made"
+    assert len(folders) == 2
+    assert "damaged, it is made again" in caplog.text
+
+
+@pytest.mark.parametrize("cache", ["/proc/nowhere", "file/below"])
+def test_a_cache_that_cannot_be_written_is_done_without(
+    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / cache))
+    build, folders = builder()
+    assert (cached("kind", "key", build) / "content").read_text("utf-8") == "made"
+    assert (cached("kind", "key", build) / "content").read_text("utf-8") == "made"
+    assert len(folders) == 2
+    assert "cannot be written" in caplog.text
+
+
+def test_a_damaged_folder_that_cannot_be_removed_is_not_used(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    build, _ = builder()
+    (cached("kind", "key", build) / "content").write_text("wrong", "utf-8")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    assert (cached("kind", "key", build) / "content").read_text("utf-8") == "made"
+    assert "cannot be written (Permission denied)" in caplog.text
+
+
+def test_a_folder_that_was_not_finished_is_never_seen(own_cache: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise DataError("wrong")
+
+    with pytest.raises(DataError, match="wrong"):
+        cached("kind", "key", fail)
+    assert list((own_cache / "kind").iterdir()) == []
+
+
+def test_what_another_process_has_made_meanwhile_is_used(own_cache: Path) -> None:
+    faster, _ = builder("same")
+    build, _ = builder("same")
+
+    def build_more_slowly(folder: Path) -> None:
+        cached("kind", "key", faster)
+        build(folder)
+
+    folder = cached("kind", "key", build_more_slowly)
+    assert (folder / "content").read_text("utf-8") == "same"
+    assert list((own_cache / "kind").iterdir()) == [folder]
+
+
+def test_arrays_survive_their_files(tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.int64)
+    save_arrays(tmp_path, **{"split.train": array})
+    loaded = load_array(tmp_path, "split.train")
+    assert isinstance(loaded, np.memmap)
+    assert loaded.tolist() == array.tolist()
