@@ -1,6 +1,7 @@
 """What many tests share: a cache of their own, a small file of reviews, and a run that was really trained on it."""
 
 import csv
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from bilstm_cls.config import Config, load_config
+
+# Before torch is imported: the tests' own processes fill the cores, and threads that wait for one another are slow then.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WORDS = {
     "pos": "good great fine lovely superb warm bright fun".split(),

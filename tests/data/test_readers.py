@@ -533,7 +533,7 @@ def test_an_empty_file_is_an_error(write: Write, tmp_path: Path, data_format: st
         ("a.json", '[{"text": "x"}]', "a.json: is one JSON array; write one object a line"),
         ("a.jsonl", '[{"text": "x"}]', "a.jsonl:1: is one JSON array; write one object a line"),
         ("a.parquet", b"PAR1 damaged", "a.parquet: cannot be read as Parquet ("),
-        ("a.csv.gz", gzip.compress(b"text,label\n"), "a.csv.gz: .gz files are not read; unpack it first"),
+        ("a.csv.gz", gzip.compress(b"text,label\n", mtime=0), "a.csv.gz: .gz files are not read; unpack it first"),
         ("a.xlsx", b"PK", "a.xlsx: .xlsx files are not read; save it as CSV"),
         ("a.txt", "one text\nanother line\nand more\n", "a.txt: cannot tell what format this is"),
         ("a.txt", "\n\n", "a.txt: cannot tell what format this is, by its name or by lines that are blank"),

@@ -32,7 +32,7 @@ def as_binary() -> bytes:
     [
         ("glove.txt", as_text(header=False)),
         ("word2vec.vec", as_text(header=True)),
-        ("glove.txt.gz", gzip.compress(as_text(header=False))),
+        ("glove.txt.gz", gzip.compress(as_text(header=False), mtime=0)),
     ],
 )
 def test_text_files_of_every_kind_are_read(tmp_path: Path, name: str, content: bytes) -> None:
