@@ -5,18 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bilstm_cls.config import load_config
+    from bilstm_cls.estimator import TextClassifier
     from bilstm_cls.evaluation.judge import evaluate
     from bilstm_cls.model.classifier import BiLSTMClassifier
     from bilstm_cls.model.recurrent import BidirectionalLSTM
     from bilstm_cls.serve.classifier import Classifier
     from bilstm_cls.training.run import train
 
-__all__ = ["BiLSTMClassifier", "BidirectionalLSTM", "Classifier", "evaluate", "load_config", "train"]
+__all__ = ["BiLSTMClassifier", "BidirectionalLSTM", "Classifier", "TextClassifier", "evaluate", "load_config", "train"]
 
 _HOMES = {
     "BiLSTMClassifier": "bilstm_cls.model.classifier",
     "BidirectionalLSTM": "bilstm_cls.model.recurrent",
     "Classifier": "bilstm_cls.serve.classifier",
+    "TextClassifier": "bilstm_cls.estimator",
     "evaluate": "bilstm_cls.evaluation.judge",
     "load_config": "bilstm_cls.config",
     "train": "bilstm_cls.training.run",

@@ -3,8 +3,10 @@
 Heavy modules are imported inside the commands, so that `--help` is instant and `predict` loads only what it needs.
 """
 
+import errno
 import json
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -19,7 +21,7 @@ from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserErro
 
 if TYPE_CHECKING:
     from bilstm_cls.config import Config
-    from bilstm_cls.serve.classifier import Prediction
+    from bilstm_cls.serve.classifier import Classifier, Prediction
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,13 +66,23 @@ TextColumns = Annotated[
 def main() -> None:
     """Runs the command line and turns every failure into one message and an exit code."""
     signal.signal(signal.SIGINT, _stop)
-    for stream in (sys.stdout, sys.stderr):
+    # A text may hold what UTF-8 or the terminal cannot show. Data are UTF-8 whatever the locale: programs read them.
+    for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a text may hold what the terminal cannot show
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush_stdout()
     except UserError as error:
         _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)  # whoever read the output, such as head, has seen enough
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            _fail_with_traceback(error)
+        _fail(f"{error.filename or 'output'}: no room left to write it ({error.strerror})", ResourceError.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             _fail_with_traceback(error)
@@ -151,10 +163,13 @@ def evaluate(
     data_format: Annotated[
         str, typer.Option("--format", help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.")
     ] = "auto",
-    split: Annotated[str, typer.Option("--split", help="test, valid or train.")] = "test",
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--split", help="test, valid or train. [default: test]", metavar="NAME"),
+    ] = None,
     fail_under: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--fail-under", help="Exit with 1 if the accuracy is lower.", metavar="ACCURACY"),
+        typer.Option("--fail-under", min=0, max=1, help="Exit with 1 if the accuracy is lower.", metavar="ACCURACY"),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -162,6 +177,8 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     """Judge a run on its test split, or on another labelled file."""
+    if data is not None and split is not None:
+        raise ConfigError("--split and --data exclude each other: a file is judged as a whole")
     _start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.evaluation.judge import evaluate as judge
     from bilstm_cls.evaluation.judge import metrics_table
@@ -169,11 +186,11 @@ def evaluate(
     name, metrics = judge(
         _run_path(run),
         data=data,
-        split=split,
+        split=split or "test",
         text_columns=text_columns,
         label_column=label_column,
         data_format=data_format,
-        device=device or "auto",
+        device=_device(device),
     )
     print(json.dumps(metrics.as_object(name), ensure_ascii=False) if as_json else metrics_table(metrics, name))
     if fail_under is not None and metrics.accuracy < fail_under:
@@ -197,28 +214,77 @@ def predict(
         typer.Option("--output", help="Write a csv, tsv or jsonl file instead of stdout.", metavar="FILE"),
     ] = None,
     text_columns: TextColumns = None,
+    explains: Annotated[
+        bool, typer.Option("--explain", help="Colour each word by how much it moved the answer.")
+    ] = False,
+    page: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--html", help="Write what --explain shows as a page, too.", metavar="FILE"),
+    ] = None,
+    gates: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--gates", help="Draw the gates at work on one text, as .png or .html.", metavar="FILE"),
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Classify texts: one result per text, in order."""
-    if bool(texts) == (source is not None):
+    if not texts and source is None:
         raise ConfigError(
             'nothing to classify: give texts, - for stdin, or --input FILE, as in: predict "A fine film."'
         )
+    if texts and source is not None:
+        raise ConfigError("--input and texts exclude each other; give one of them")
+    if target is not None and source is None:
+        raise ConfigError("--output goes with --input; otherwise redirect stdout")
+    if source is not None and (explains or page is not None or gates is not None):
+        raise ConfigError("--explain, --html and --gates go with texts or -, not with --input")
     _start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.serve.classifier import Classifier
     from bilstm_cls.serve.files import predict_file
 
-    classifier = Classifier.load(_run_path(run), device=device or "auto")
+    classifier = Classifier.load(_run_path(run), device=_device(device))
     if source is not None:
         predict_file(classifier, source, target, text_columns=text_columns, as_json=as_json)
         return
-    if target is not None:
-        raise ConfigError("--output goes with --input; otherwise redirect stdout")
-    for prediction in classifier.stream(_given_texts(texts or [])):
+    given = _given_texts(texts or [])
+    if gates is not None:
+        from bilstm_cls.serve.gates import write_gates
+
+        drawn = list(given)
+        if len(drawn) != 1:
+            raise ConfigError(f"--gates: draws one text, not {len(drawn)}")
+        write_gates(classifier.loaded, drawn[0], gates)
+        given = iter(drawn)
+    if explains or page is not None:
+        _print_explained(classifier, given, page, as_json=as_json)
+        return
+    for prediction in classifier.stream(given):
         print(json.dumps(prediction.as_dict(), ensure_ascii=False) if as_json else _line_of(prediction))
+
+
+@app.command()
+def export(
+    run: RunDir = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="The bundle's folder. [default: RUN-onnx]", metavar="BUNDLE"),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Keep weights in 8 bits, and say what that changes.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a verified ONNX bundle that answers without PyTorch."""
+    _start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.serve.export import export as write_bundle
+    from bilstm_cls.serve.export import export_table
+
+    bundle = write_bundle(_run_path(run), output, int8=int8, overwrite=overwrite)
+    print(json.dumps(bundle.as_object(), ensure_ascii=False) if as_json else export_table(bundle))
 
 
 @app.command()
@@ -260,13 +326,15 @@ def inspect(
     """Show what is in a data set or in a run."""
     if sum(given is not None for given in (config, data, run)) > 1:
         raise ConfigError("give one of --config, --data and --run")
+    if run is not None and overrides:
+        raise ConfigError("--run and --set exclude each other: a run is shown as it is")
     _start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.inspection import inspect_data, inspect_file, inspect_run
 
-    if config is not None:
-        _show(inspect_data(_load(config, overrides)), as_json=as_json)
-    elif data is not None:
+    if data is not None:
         _show(inspect_file(data, overrides or []), as_json=as_json)
+    elif config is not None or overrides:
+        _show(inspect_data(_load(config, overrides)), as_json=as_json)
     else:
         _show(inspect_run(_run_path(run)), as_json=as_json)
 
@@ -284,9 +352,12 @@ def init(
     """Look at your data and print a config for them."""
     _start_logging(quiet=False, verbose=False)
     from bilstm_cls.data.sniff import sniff, starter_config
-    from bilstm_cls.inspection import with_overrides
 
-    text = with_overrides(starter_config(sniff(data), data), overrides or [], name=data.stem)
+    text = starter_config(sniff(data, overrides or []), data)
+    if overrides:
+        from bilstm_cls.inspection import with_overrides
+
+        text = with_overrides(text, overrides, name=data.stem)
     if output is None:
         print(text, end="")
         return
@@ -320,6 +391,68 @@ def config_schema() -> None:
     from bilstm_cls.config import config_schema as schema
 
     print(json.dumps(schema(), indent=2))
+
+
+@app.command("import-tensorflow")
+def import_tensorflow(
+    variables: Annotated[Path, typer.Argument(help="All variables by name, as an .npz.", metavar="VARIABLES.npz")],
+    vocab: Annotated[
+        Path, typer.Option("--vocab", help="One token a line, line 0 is id 0; or a tokenizer.json.", metavar="FILE")
+    ],
+    labels: Annotated[Path, typer.Option("--labels", help="One label a line, by id.", metavar="FILE")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run directory to make.", metavar="RUN")],
+    max_length: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--max-length", min=1, help="Tokens that texts were padded to; reduce_mean needs it.", metavar="N"),
+    ] = None,
+    tokenizer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--tokenizer", help="How texts are split. [default: whitespace]", metavar="NAME"),
+    ] = None,
+    lowercase: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--lowercase/--keep-case", help="Texts' case. [default: lower if the vocabulary is]"),
+    ] = None,
+    truncate: Annotated[
+        str, typer.Option("--truncate", help="What is kept of longer texts: head, tail, both.")
+    ] = "head",
+    pooling: Annotated[str, typer.Option("--pooling", help="reduce_mean, mean or last.")] = "reduce_mean",
+    forget_bias: Annotated[float, typer.Option("--forget-bias", help="What the cells were built with.")] = 1.0,
+    scope: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--scope", help="Take only variables under this prefix.", metavar="PREFIX"),
+    ] = None,
+    names: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--name", help="Say which variable is what; repeatable.", metavar="ROLE=VARIABLE"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a run of a classifier that was trained in TensorFlow 1."""
+    for name in names or []:
+        if "=" not in name:
+            raise ConfigError(f"--name: {name!r} must look like embedding=model/embedding")
+    _start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.training.import_tensorflow import import_tensorflow as make_run
+
+    run = make_run(
+        variables,
+        output,
+        vocab=vocab,
+        labels=labels,
+        max_length=max_length,
+        tokenizer=tokenizer,
+        lowercase=lowercase,
+        truncate=truncate,
+        pooling=pooling,
+        forget_bias=forget_bias,
+        scope=scope,
+        names={role: variable for role, _, variable in (name.partition("=") for name in names or [])},
+        overwrite=overwrite,
+    )
+    print(f'next: bilstm-cls predict --run {run.path} "a text of yours"', file=sys.stderr)
 
 
 @app.command()
@@ -358,7 +491,7 @@ def doctor(
     _start_logging(quiet=False, verbose=False)
     from bilstm_cls.doctor import examine
 
-    findings = examine(device or "auto", run)
+    findings = examine(_device(device), run)
     _show(findings, as_json=as_json)
     if not findings["is_sound"]:
         print("a check failed: results on this machine depend on padding or batch size", file=sys.stderr)
@@ -374,6 +507,11 @@ def _load(path: Path | None, overrides: Iterable[str] | None, **options: object)
     return load_config(path, [*(overrides or []), *given])
 
 
+def _device(name: str | None) -> str:
+    """Checks a device by the config's rules, before anything is loaded."""
+    return _load(None, None, device=name).train.device
+
+
 def _run_path(run: Path | None) -> Path:
     if run is not None:
         return run
@@ -387,15 +525,43 @@ def _run_path(run: Path | None) -> Path:
 def _given_texts(arguments: list[str]) -> Iterator[str]:
     for argument in arguments:
         if argument == "-":
-            for line in sys.stdin.buffer:
-                yield line.decode("utf-8", errors="replace").rstrip("\r\n")
+            yield from _lines_of_stdin()
         else:
             yield argument
 
 
+def _lines_of_stdin() -> Iterator[str]:
+    """Yields one text a line, as a txt file is read: blank lines are texts, a byte order mark is none."""
+    if sys.stdin is None:
+        raise ConfigError("-: there is no stdin to read; give texts or --input FILE")
+    for number, line in enumerate(sys.stdin.buffer):
+        text = line.decode("utf-8", errors="replace").removesuffix("\n").removesuffix("\r")
+        yield text.removeprefix("\ufeff") if number == 0 else text
+
+
+def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, *, as_json: bool) -> None:
+    from bilstm_cls.serve.explain_view import explanation_lines, has_colours, write_explanations
+
+    is_coloured = has_colours(sys.stdout is not None and sys.stdout.isatty(), os.environ)
+    explained = []
+    for text in texts:
+        prediction, explanation = classifier.predict([text])[0], classifier.explain(text)
+        if as_json:
+            print(json.dumps({**prediction.as_dict(), "explanation": explanation.as_dict()}, ensure_ascii=False))
+        else:
+            print("\n".join(explanation_lines(prediction, explanation, is_coloured=is_coloured)))
+        if page is not None:
+            explained.append((prediction, explanation))
+    if page is not None:
+        write_explanations(page, f"{classifier.config.name}: what moved the answers", explained)
+
+
 def _line_of(prediction: "Prediction") -> str:
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in prediction.text)
-    return f"{prediction.label}\t{prediction.probability:.4f}\t{shown}"
+    return f"{_printable(prediction.label)}\t{prediction.probability:.4f}\t{_printable(prediction.text)}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _show(findings: dict[str, Any], *, as_json: bool) -> None:
@@ -436,9 +602,19 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
+def _flush_stdout() -> None:
+    """Writes out what was printed. What cannot be written is dropped, or Python would try it again when it exits."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
 def _fail(message: str, exit_code: int) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.stdout.flush()
     sys.exit(exit_code)
 
 

@@ -31,9 +31,10 @@ def naming_disk_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = error.strerror or error
         if error.errno in _OUT_OF_SPACE:
-            raise ResourceError(f"{path}: no room left to write it ({error.strerror}); free some and resume") from error
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place with -o") from error
+            raise ResourceError(f"{path}: no room left to write it ({reason}); free some and resume") from error
+        raise ConfigError(f"{path}: cannot be written ({reason}); choose another place with -o") from error
 
 
 @contextlib.contextmanager
@@ -44,7 +45,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
     raises, the temporary file is removed and `path` stays as it was.
     """
     with naming_disk_faults(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
@@ -57,7 +58,8 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
             temporary.replace(path)
             sync_folder(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error that led here is the one to tell
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -65,6 +67,15 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes a whole file at once: afterwards `path` holds `content`, or what it held before."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it where they are not there, each to survive a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -34,7 +34,7 @@ def inspect_file(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Guesses a file's columns as `init` does, and inspects it."""
     from bilstm_cls.data.sniff import sniff
 
-    found = sniff(path)
+    found = sniff(path, overrides)
     guessed = [
         "data.source=files",
         f"data.train={_quoted(str(path))}",
@@ -88,9 +88,7 @@ def plan(config: Config) -> dict[str, Any]:
 
 
 def with_overrides(text: str, overrides: Sequence[str], *, name: str) -> str:
-    """Applies `--set` overrides to the text of a config; without any, comments stay as they are."""
-    if not overrides:
-        return text
+    """Applies `--set` overrides to the text of a config, whose comments are lost."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

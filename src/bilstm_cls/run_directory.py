@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +20,18 @@ from filelock import FileLock, Timeout
 from bilstm_cls.config import Config, dump_config, load_config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
-from bilstm_cls.files import naming_disk_faults, write_atomic
+from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.tensors import load_tensors, save_tensors
 
 FORMAT_VERSION = 1
 OWN_FILES = (
-    "config.yaml", "model.safetensors", "tokenizer.json", "labels.json", "metrics.json", "history.jsonl",
-    "predictions_test.csv", "report.html", "environment.json", "status.json", "train.log", "README.md",
+    "model.safetensors", "checkpoints/*.json", "checkpoints/step-*.safetensors", "tokenizer.json", "labels.json",
+    "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "report.html", "environment.json", "train.log",
+    "README.md", "config.yaml", "status.json",
 )  # fmt: skip
-OWN_FOLDERS = ("plots", "checkpoints")
+"""Patterns of all files of a run, in the order in which they are deleted: a deletion that is cut short leaves neither a
+model nor checkpoints without the config and status that they belong to."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,21 @@ class RunDirectory:
 
     @property
     def is_taken(self) -> bool:
-        """Whether the folder holds anything but a lock."""
-        return self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir())
+        """Whether the folder holds a run, in whatever state.
+
+        Raises:
+            ConfigError: it holds something else.
+        """
+        if not self.path.exists():
+            return False
+        if all(entry.name == ".lock" or entry.match(".*.tmp") for entry in self.path.iterdir()):
+            return False
+        if "status" not in self.read_status():
+            raise ConfigError(
+                f"{self.path}: holds other files and no run of this program, so nothing is written or deleted there; "
+                f"choose another place with -o or --set name=NAME"
+            )
+        return True
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -73,7 +87,7 @@ class RunDirectory:
             ConfigError: another process holds it, or it cannot be written.
         """
         with naming_disk_faults(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             lock = FileLock(self.path / ".lock", timeout=0)
             try:
                 lock.acquire()
@@ -87,13 +101,28 @@ class RunDirectory:
             lock.release()
 
     def clear(self) -> None:
-        """Deletes the files of an earlier run, and nothing that this program did not write."""
+        """Deletes the files of an earlier run, and nothing that this program did not write.
+
+        Raises:
+            ConfigError: the folder holds no run but other files.
+        """
+        if not self.is_taken:
+            return
         with naming_disk_faults(self.path):
-            for name in OWN_FILES:
-                (self.path / name).unlink(missing_ok=True)
-            for name in OWN_FOLDERS:
-                if (self.path / name).is_dir():
-                    shutil.rmtree(self.path / name)
+            for pattern in OWN_FILES:
+                for path in sorted(self.path.glob(pattern)):
+                    path.unlink()
+            for folder in (self.plots, self.checkpoints):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+    def remove_leftovers(self) -> None:
+        """Deletes the temporary files of a run that was killed. Only the holder of the lock may call it."""
+        with naming_disk_faults(self.path):
+            for pattern in OWN_FILES:
+                folder, _, name = pattern.rpartition("/")
+                for path in (self.path / folder).glob(f".{name}.????????.tmp"):
+                    path.unlink()
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes one JSON file whole."""
@@ -139,7 +168,11 @@ class RunDirectory:
         write_atomic(self / "config.yaml", dump_config(config))
         write_atomic(self / "tokenizer.json", tokenizer.to_json())
         self.write_json("labels.json", labels)
-        metadata = {"format_version": str(FORMAT_VERSION), "text_digest": text_digest(tokenizer, labels)}
+        metadata = {
+            "format_version": str(FORMAT_VERSION),
+            "text_digest": text_digest(tokenizer, labels),
+            "config": json.dumps(_decisive_keys(config)),
+        }
         save_tensors(self / "model.safetensors", model.state_dict(), metadata)
 
     def load_config(self) -> Config:
@@ -172,6 +205,10 @@ class RunDirectory:
             raise CheckpointError(f"{self.path}: format {found!r} is not {FORMAT_VERSION}; train it again")
         if metadata.get("text_digest") != text_digest(tokenizer, labels):
             raise CheckpointError(f"{self.path}: tokenizer.json or labels.json is not what the model was trained with")
+        for key, trained in json.loads(metadata.get("config", "{}")).items():
+            value = _decisive_keys(config).get(key)
+            if value != trained:
+                raise CheckpointError(f"{self / 'config.yaml'}: {key} is {value!r}, but the model has {trained!r}")
         model = build_model(config, len(tokenizer), len(labels))
         try:
             model.load_state_dict(tensors)
@@ -212,6 +249,11 @@ def pooling_names(pooling: str | Sequence[str]) -> list[str]:
 def text_digest(tokenizer: Tokenizer, labels: list[str]) -> str:
     """Binds a model to its tokenizer and label order."""
     return hashlib.sha256(json.dumps([tokenizer.to_json(), labels]).encode()).hexdigest()
+
+
+def _decisive_keys(config: Config) -> dict[str, Any]:
+    """Returns the keys that decide how a model reads a text: with others it would give other answers, and not fail."""
+    return {f"{name}.{key}": value for name in ("text", "model") for key, value in getattr(config, name)}
 
 
 def newest_run(output_dir: Path) -> RunDirectory:

@@ -67,7 +67,7 @@ def test_every_split_has_its_share_of_every_label(load: Load) -> None:
 
 
 def test_a_label_with_one_text_stays_in_train(load: Load) -> None:
-    dataset = load([*rows_of({"a": 30, "b": 30}), ("lonely", "c")], "valid=0.4", "test=0.5")
+    dataset = load([*rows_of({"a": 30, "b": 30}), ("lonely", "c")], "valid=0.2", "test=0.7")
     assert "lonely" in texts_of(dataset)["train"]
 
 
@@ -204,6 +204,12 @@ def test_the_digest_changes_with(change: str, load: Load) -> None:
 def test_the_digest_does_not_hang_on_where_a_text_begins(load: Load) -> None:
     one = load([("ab", "a"), ("c", "b")], valid=[("v", "a")])
     other = load([("a", "a"), ("bc", "b")], valid=[("v", "a")])
+    assert one.digest != other.digest
+
+
+def test_the_digest_hangs_on_which_text_has_which_label(load: Load) -> None:
+    one = load([("x", "a"), ("y", "b")], valid=[("v", "a")])
+    other = load([("x", "b"), ("y", "a")], valid=[("v", "a")])
     assert one.digest != other.digest
 
 

@@ -95,4 +95,4 @@ def test_every_objective_is_a_choice_of_the_config() -> None:
 
     choices = config_schema()["$defs"]["TrainConfig"]["properties"]["objective"]["enum"]
     assert choices == list(OBJECTIVES)
-    assert OBJECTIVES == {"plain": plain, "adversarial": adversarial}
+    assert {"plain": plain, "adversarial": adversarial} == OBJECTIVES

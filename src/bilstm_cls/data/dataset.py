@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 """Part of every key of the cache: raise it when what is read from the same files changes."""
 
+IN_MEMORY = "(in memory)"
+"""What stands in the place of a file's name where texts never were in a file."""
+
 MAX_TOLD = 5
 LABELLED = ("train", "valid", "test")
 _NO_LABEL = -1
@@ -43,6 +46,36 @@ def load_dataset(config: DataConfig) -> Dataset:
     for note in dataset.notes:
         logger.warning(note)
     return dataset
+
+
+def dataset_in_memory(
+    texts: Sequence[str], label_ids: Ints, labels: list[str], *, valid: float | None, seed: int
+) -> Dataset:
+    """Splits texts that a program holds, in the way those of a file are split.
+
+    Args:
+        texts: N raw texts.
+        label_ids: `[N]`, indices into `labels`.
+        labels: class names, at least two of them with a text.
+        valid: the share of each label that chooses the best epoch; with None it is chosen on the texts of train.
+        seed: of the split.
+
+    Raises:
+        DataError: the share is less than one text of every label.
+    """
+    everything = np.arange(len(texts))
+    orders = _split({"train": everything}, label_ids, {} if valid is None else {"valid": valid}, seed)
+    orders.setdefault("valid", everything)
+    content = hashlib.sha256(json.dumps(labels).encode() + label_ids.tobytes())
+    for text in texts:
+        content.update(text.encode("utf-8", "surrogatepass") + b"\xff")
+    splits = {}
+    for name, order in orders.items():
+        content.update(name.encode() + order.tobytes())
+        paths = _Picked([IN_MEMORY], np.zeros_like(order))
+        splits[name] = Split(name, [texts[i] for i in order], label_ids[order], paths, order + 1)
+    counts = {"read": len(texts), "used": len(texts), "skipped": 0}
+    return Dataset(labels, splits, IN_MEMORY, is_official=False, counts=counts, digest=content.hexdigest())
 
 
 def _open(folder: Path) -> Dataset:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import Config, TextConfig
-from bilstm_cls.data.corpus import Corpus, encode_to_files, load_corpus, statistics
+from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, load_corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.example import Dataset
 from bilstm_cls.data.texts import cached
@@ -67,8 +67,33 @@ def prepare(config: Config) -> PreparedData:
     return PreparedData(dataset, tokenizer, corpora)
 
 
+def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
+    """Does the same for splits that are in memory, and leaves nothing in the cache.
+
+    Raises:
+        DataError: no token is frequent enough.
+    """
+    text = config.text
+    tokenizer = _learn_tokenizer(dataset, text)
+    corpora = {
+        name: encode(
+            split.texts, tokenizer, max_length=text.max_length, truncate=text.truncate, label_ids=split.label_ids
+        )
+        for name, split in dataset.splits.items()
+    }
+    return PreparedData(dataset, tokenizer, corpora)
+
+
 def _build(folder: Path, dataset: Dataset, names: list[str], text: TextConfig) -> None:
     logger.info("learning the vocabulary and encoding the texts")
+    tokenizer = _learn_tokenizer(dataset, text)
+    (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
+    for name in names:
+        texts = dataset.splits[name].texts
+        encode_to_files(folder, name, texts, tokenizer, max_length=text.max_length, truncate=text.truncate)
+
+
+def _learn_tokenizer(dataset: Dataset, text: TextConfig) -> Tokenizer:
     tokenizer = Tokenizer.train(
         dataset.splits["train"].texts,
         kind=text.tokenizer,
@@ -81,10 +106,7 @@ def _build(folder: Path, dataset: Dataset, names: list[str], text: TextConfig) -
             f"no token of the train split occurs {text.min_freq} times, so there is no vocabulary; "
             f"lower text.min_freq or give more texts"
         )
-    (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
-    for name in names:
-        texts = dataset.splits[name].texts
-        encode_to_files(folder, name, texts, tokenizer, max_length=text.max_length, truncate=text.truncate)
+    return tokenizer
 
 
 def _log(name: str, corpus: Corpus, max_length: int) -> None:

@@ -65,6 +65,7 @@ def evaluate(
         DataError: the data cannot be read, are not those the run was trained on, or have a label it does not know.
     """
     run = RunDirectory(path)
+    chosen = choose_device(device)
     loaded = run.load_model()
     if data is None:
         judged_split = _own_split(run, loaded.config, split)
@@ -80,7 +81,7 @@ def evaluate(
         f"{judged_split.name}: {counts['texts']:,} texts, {counts['truncated']:,} cut to {text.max_length} tokens, "
         f"{counts['empty']:,} empty, {counts['unknown']:,} of {counts['tokens']:,} tokens unknown"
     )
-    probabilities = predict_probabilities(loaded.model.to(choose_device(device)), corpus)
+    probabilities = predict_probabilities(loaded.model.to(chosen), corpus)
     majority = run.read_json("metrics.json").get("data/majority_label")
     return judged_split.name, compute_metrics(
         probabilities,
@@ -137,9 +138,12 @@ def write_predictions(path: Path, judged: Judged, labels: Sequence[str]) -> None
     losses = example_losses(judged.probabilities, judged.split.label_ids)
     answers = judged.probabilities.argmax(1)
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["path", "line", "label", "prediction", "probability", "loss", "text"])
+    plain = csv.writer(buffer, lineterminator="\n")
+    quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    plain.writerow(["path", "line", "label", "prediction", "probability", "loss", "text"])
     for i in np.argsort(-losses, kind="stable").tolist():
+        text = without_surrogates(judged.split.texts[i])
+        writer = quoted if "\r" in text else plain  # which would leave a lone carriage return bare
         writer.writerow(
             [
                 judged.split.paths[i],
@@ -148,7 +152,7 @@ def write_predictions(path: Path, judged: Judged, labels: Sequence[str]) -> None
                 labels[answers[i]],
                 f"{judged.probabilities[i, answers[i]]:.6f}",
                 f"{losses[i]:.6f}",
-                without_surrogates(judged.split.texts[i]),
+                text,
             ]
         )
     write_atomic(path, buffer.getvalue())

@@ -1,10 +1,28 @@
 """Pieces of a web page that loads nothing: all text is escaped, pictures are inside, no script runs."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a text.
+
+    Attributes:
+        text: shown as it is.
+        strength: its colour, from -1, against, to 1, for; 0 is none.
+        title: shown when it is pointed at.
+        is_quiet: whether it stands back.
+    """
+
+    text: str
+    strength: float = 0.0
+    title: str = ""
+    is_quiet: bool = False
 
 
 def whole_page(title: str, body: str) -> bytes:
@@ -49,6 +67,31 @@ def code(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
+def words(parts: Iterable[Part]) -> str:
+    """Shows a text with its parts coloured, blanks and line ends kept."""
+    return f'<p class="words" dir="auto">{"".join(map(_coloured, parts))}</p>'
+
+
+def legend(parts: Iterable[Part]) -> str:
+    """Shows what the colours of `words` mean."""
+    return f'<p class="legend">{" ".join(map(_coloured, parts))}</p>'
+
+
+def folded(title: str, body: str) -> str:
+    """Hides markup under a title until it is asked for; nothing where the markup is empty."""
+    return f"<details><summary>{escape(title)}</summary>{body}</details>" if body else ""
+
+
+def _coloured(part: Part) -> str:
+    text = escape(part.text).replace("\r", "&#13;")  # which would be read as the end of a line
+    title = f' title="{escape(part.title)}"' if part.title else ""
+    if part.strength:
+        side = "for" if part.strength > 0 else "against"
+        return f'<span class="{side}" style="--strength:{min(1.0, abs(part.strength)):.3f}"{title}>{text}</span>'
+    quiet = ' class="quiet"' if part.is_quiet else ""
+    return f"<span{quiet}{title}>{text}</span>" if quiet or title else text
+
+
 def in_words(value: object) -> str:
     """Writes a number with thousands marked and four digits, and nothing as a dash."""
     if value is None:
@@ -78,6 +121,10 @@ th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);text-align:start;
 td{overflow-wrap:anywhere;min-width:3.5rem}thead th{color:var(--quiet);font-weight:600}
 .bar{width:60%}.bar span{display:block;height:.9rem;margin-top:.2rem;background:var(--bar);print-color-adjust:exact}
 img{display:block;max-width:100%;height:auto;margin:auto;padding:.5rem;background:#fff;border-radius:.4rem}
+.words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.9}.legend{font-size:.85rem}
+.for,.against{padding:.1em .12em;border-radius:.2em;print-color-adjust:exact}
+.for{background:rgb(0 114 178/calc(.62*var(--strength)))}.against{background:rgb(230 110 0/calc(.68*var(--strength)))}
+.legend span{padding:.2em .5em;margin-inline-end:.3rem}summary{cursor:pointer;color:var(--quiet);font-size:.9rem}
 pre{overflow-x:auto;padding:.8rem;background:var(--soft);font-size:.85rem;white-space:pre-wrap;overflow-wrap:anywhere}
 @media print{body{max-width:none;padding:0}img,tr{break-inside:avoid}h2{break-after:avoid}}
 """.strip()

@@ -13,6 +13,7 @@ from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.device import choose_device
 from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
+from bilstm_cls.serve.explain import Explanation, explain
 
 CHUNK = 2048
 """Texts that are read, encoded and answered together when they come as a stream."""
@@ -53,6 +54,7 @@ class Classifier:
     """
 
     def __init__(self, loaded: LoadedModel, device: str = "auto") -> None:
+        self.loaded = loaded
         self.labels = loaded.labels
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
@@ -95,6 +97,14 @@ class Classifier:
         if not texts:
             return np.empty((0, len(self.labels)))
         return predict_probabilities(self.model, self._encode(texts))
+
+    def explain(self, text: str, *, label: str | None = None) -> Explanation:
+        """Returns how much each token of a text moved a label's logit: of the predicted label if None.
+
+        Raises:
+            ConfigError: the run does not know the label.
+        """
+        return explain(self.loaded, text, label=label)
 
     def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Yields one prediction per text, in order, holding no more than one chunk of texts."""

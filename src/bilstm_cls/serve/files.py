@@ -6,13 +6,13 @@ import json
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from bilstm_cls.data.example import Example
 from bilstm_cls.data.readers import ReadOptions, read
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import replacing
 from bilstm_cls.serve.classifier import Classifier, Prediction
 
@@ -39,7 +39,8 @@ def predict_file(
         as_json: on stdout, JSON lines instead of csv.
 
     Raises:
-        DataError: a row cannot be read; nothing is written to `target` then.
+        DataError: a row cannot be read, or has a field for which a table has no column; nothing is written to
+            `target` then.
         ConfigError: `target` has an unknown ending, or is `source`.
     """
     kind = _kind_of(target, as_json=as_json)
@@ -79,12 +80,22 @@ def _rows(classifier: Classifier, examples: Iterable[Example]) -> Iterator[Row]:
         yield _joined(example.record or {"text": example.text}, prediction)
 
 
-def _joined(record: Any, prediction: Prediction) -> Row:
-    """An own field that has the name of a result keeps its value under `input_` and that name."""
+def _joined(record: Mapping[str, Any], prediction: Prediction) -> Row:
+    """An own field that has the name of a result, in any kind of file, keeps its value under `input_` and that name."""
     answer = prediction.as_dict()
     del answer["text"]
-    own = {f"input_{name}" if name in answer else name: value for name, value in record.items()}
+    taken = {*answer, *(_column_of(label) for label in prediction.probabilities)}
+    own: Row = {}
+    for name, value in record.items():
+        while name in taken:
+            name = f"input_{name}"
+        taken.add(name)
+        own[name] = value
     return {**own, **answer}
+
+
+def _column_of(label: str) -> str:
+    return f"probability_{label}"
 
 
 def _write_jsonl(rows: Iterable[Row], file: IO[str]) -> None:
@@ -93,14 +104,28 @@ def _write_jsonl(rows: Iterable[Row], file: IO[str]) -> None:
 
 
 def _write_table(rows: Iterable[Row], file: IO[str], delimiter: str) -> None:
-    writer = None
-    for row in rows:
+    plain = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    quoted = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    names: list[str] = []
+    for number, row in enumerate(rows, 1):
         probabilities = row.pop("probabilities")
-        row |= {f"probability_{label}": value for label, value in probabilities.items()}
-        if writer is None:
-            writer = csv.DictWriter(file, row, delimiter=delimiter, lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+        cells = {name: _cell(value) for name, value in row.items()}
+        cells |= {_column_of(label): value for label, value in probabilities.items()}
+        if not names:
+            names = list(cells)
+            plain.writerow(names)
+        for name in cells.keys() - set(names):
+            raise DataError(
+                f"row {number} has the field {name!r}, which the first row lacks, so they make no table; "
+                f"choose an --output that ends in .jsonl"
+            )
+        values = [cells.get(name) for name in names]
+        has_return = any("\r" in value for value in values if isinstance(value, str))
+        (quoted if has_return else plain).writerow(values)  # plain would leave a lone carriage return bare
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
 WRITERS: dict[str, Callable[[Iterable[Row], IO[str]], None]] = {

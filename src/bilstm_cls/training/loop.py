@@ -127,7 +127,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.total_steps = sum(len(self._plan(epoch)) for epoch in range(config.epochs))
-        self._batches = self._plan(0)
+        self.batches = self._plan(0)
 
     def _plan(self, epoch: int) -> list[Indices]:
         return training_batches(
@@ -158,7 +158,7 @@ class Trainer:
         """
         started = time.monotonic()
         progress = self.progress
-        indices = self._batches[progress.batch]
+        indices = self.batches[progress.batch]
         num_tokens = int(self.corpus.lengths[indices].sum())
         learning_rate = self.learning_rate(progress.step)
         loss, norm = self._update(indices, learning_rate)
@@ -168,11 +168,11 @@ class Trainer:
         progress.num_tokens += num_tokens
         progress.batch += 1
         epoch = progress.epoch + 1
-        if progress.batch == len(self._batches):
+        if progress.batch == len(self.batches):
             progress.epoch += 1
             progress.batch = 0
             if progress.epoch < self.config.epochs:
-                self._batches = self._plan(progress.epoch)
+                self.batches = self._plan(progress.epoch)
         progress.seconds += time.monotonic() - started
         return StepReport(
             step=progress.step,
@@ -289,7 +289,7 @@ class Trainer:
         is_best = progress.best_value is None or sign * value > sign * progress.best_value
         row = {
             "step": progress.step,
-            "epoch": progress.epoch + progress.batch / len(self._batches),
+            "epoch": progress.epoch + progress.batch / len(self.batches),
             "learning_rate": self.learning_rate(max(0, progress.step - 1)),
             "train/loss": progress.loss_sum / max(1, progress.num_texts),
             **metrics,
@@ -354,7 +354,7 @@ class Trainer:
             self.scaler.load_state_dict(numbers["scaler"])
         self.progress = Progress(**numbers["progress"])
         if not self.is_out_of_epochs:
-            self._batches = self._plan(self.progress.epoch)
+            self.batches = self._plan(self.progress.epoch)
 
 
 def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepReport | EvaluationReport]:

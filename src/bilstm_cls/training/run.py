@@ -338,11 +338,14 @@ def _log_file(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("bilstm_cls")
+    level = package.level
+    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # Python's own default drops what is no warning
     package.addHandler(handler)
     try:
         yield
     finally:
         package.removeHandler(handler)
+        package.setLevel(level)
         handler.close()
 
 

@@ -1,0 +1,246 @@
+"""Answers from an exported bundle with onnxruntime, tokenizers and numpy alone; PyTorch is neither needed nor loaded.
+
+Texts are split, cut, padded and batched by the same code as in training, so the answers are those of the run directory
+that the bundle was made from. Also a command: `python -m bilstm_cls.runtime BUNDLE TEXT...`, where `-` reads stdin.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bilstm_cls.data.batches import evaluation_batches, pad
+from bilstm_cls.data.corpus import Corpus, encode
+from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.errors import CheckpointError, ConfigError, UserError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+FORMAT_VERSION = 1
+FILES = ("model.onnx", "tokenizer.json", "labels.json")
+"""What a bundle holds beside its `config.json`, which has the digests of these."""
+
+CHUNK = 2048
+"""Texts that are read and answered together when they come as a stream."""
+
+
+class Runtime:
+    """Answers with the model of one bundle.
+
+    Example:
+        >>> runtime = Runtime.load("runs/imdb-onnx")
+        >>> runtime.predict(["A wonderful film."])[0]["label"]
+        'pos'
+    """
+
+    def __init__(
+        self,
+        session: "onnxruntime.InferenceSession",
+        tokenizer: Tokenizer,
+        labels: Sequence[str],
+        *,
+        max_length: int,
+        truncate: str,
+    ) -> None:
+        self.labels = list(labels)
+        self.max_length = max_length
+        self._truncate = truncate
+        self._session = session
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, path: str | Path, *, threads: int | None = None) -> "Runtime":
+        """Reads a bundle and verifies every file of it.
+
+        Args:
+            path: the folder that `bilstm-cls export` wrote.
+            threads: CPU threads; as many as there are cores for this process if None.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, or of another version.
+            ConfigError: onnxruntime is not installed.
+        """
+        path = Path(path)
+        config = _read_config(path / "config.json")
+        content = {name: _verified(path / name, config["sha256"].get(name)) for name in FILES}
+        try:
+            tokenizer = Tokenizer.from_json(content["tokenizer.json"].decode())
+        except ValueError as error:
+            raise CheckpointError(f"{path / 'tokenizer.json'}: damaged, it cannot be read ({error})") from error
+        return cls(
+            _session(content["model.onnx"], threads),
+            tokenizer,
+            json.loads(content["labels.json"]),
+            max_length=config["max_length"],
+            truncate=config["truncate"],
+        )
+
+    def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns one answer per text, in order; an empty text is one unknown token.
+
+        Returns:
+            Dicts with the keys `text`, `label`, `probability` (of that label), `probabilities` (by label), `tokens` (of
+            the text before it was cut) and `truncated` (whether it was longer than the model reads).
+
+        Raises:
+            TypeError: `texts` is one text instead of several.
+        """
+        if not len(texts):
+            return []
+        corpus = self._encode(texts)
+        probabilities = _softmax(self.logits(corpus))
+        return [
+            {
+                "text": text,
+                "label": self.labels[best],
+                "probability": row[best],
+                "probabilities": dict(zip(self.labels, row, strict=True)),
+                "tokens": tokens,
+                "truncated": tokens > self.max_length,
+            }
+            for text, row, best, tokens in zip(
+                texts, probabilities.tolist(), probabilities.argmax(1).tolist(), corpus.num_tokens.tolist(), strict=True
+            )
+        ]
+
+    def predict_proba(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Returns probabilities `[N, C]`, columns in the order of `labels`."""
+        if not len(texts):
+            return np.empty((0, len(self.labels)))
+        return _softmax(self.logits(self._encode(texts)))
+
+    def stream(self, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Yields one answer per text, in order, holding no more than one chunk of texts."""
+        remaining = iter(texts)
+        while chunk := list(itertools.islice(remaining, CHUNK)):
+            yield from self.predict(chunk)
+
+    def _encode(self, texts: Sequence[str]) -> Corpus:
+        if isinstance(texts, str):
+            raise TypeError("texts is one str; give a list of texts")
+        return encode(texts, self._tokenizer, max_length=self.max_length, truncate=self._truncate)
+
+    def logits(self, corpus: Corpus) -> npt.NDArray[np.float32]:
+        logits = np.zeros((len(corpus), len(self.labels)), dtype=np.float32)
+        for indices in evaluation_batches(corpus.lengths):
+            logits[indices] = self.run(*pad(corpus, indices))
+        return logits
+
+    def run(self, token_ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Returns the logits `[B, C]` of one batch.
+
+        Args:
+            token_ids: `[B, T]`.
+            lengths: `[B]`, 1 to T; what stands past them is not read.
+        """
+        (logits,) = self._session.run(["logits"], {"token_ids": token_ids, "lengths": lengths})
+        return np.asarray(logits)
+
+
+def sealed(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of `config.json` with a digest over itself."""
+    return {**config, "digest": _digest_of(config)}
+
+
+def _digest_of(config: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+    if not isinstance(config, dict) or "format_version" not in config:
+        raise CheckpointError(f"{path}: not the config of a bundle; `bilstm-cls export` writes one")
+    if config["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format {config['format_version']!r} is not {FORMAT_VERSION}; export it again")
+    digest = config.pop("digest", None)
+    if digest != _digest_of(config):
+        raise CheckpointError(f"{path}: damaged, its contents do not match the digest inside")
+    return config
+
+
+def _verified(path: Path, digest: str | None) -> bytes:
+    """Returns the bytes whose digest was checked: the file is not read a second time."""
+    content = _read(path)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise CheckpointError(
+            f"{path}: damaged or of another bundle, its contents do not match the digest in config.json"
+        )
+    return content
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: missing, so {path.parent} is not a bundle; `bilstm-cls export` writes one"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _session(model: bytes, threads: int | None) -> "onnxruntime.InferenceSession":
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError("a bundle needs onnxruntime; run: pip install 'bilstm-cls[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or _usable_cores()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _usable_cores() -> int:
+    """Cores this process may use; onnxruntime alone would count all of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints one JSON object a text and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bilstm_cls.runtime", description="Classify texts with a bundle.")
+    parser.add_argument("bundle", metavar="BUNDLE", help="a folder that `bilstm-cls export` wrote")
+    parser.add_argument("texts", metavar="TEXT", nargs="+", help="texts to classify; - reads stdin, one text a line")
+    given = parser.parse_args(arguments)
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        for answer in Runtime.load(given.bundle).stream(_given_texts(given.texts)):
+            print(json.dumps(answer, ensure_ascii=False))
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try it again when it exits
+        return 1  # whoever read the output, such as head, has seen enough
+    return 0
+
+
+def _given_texts(arguments: Sequence[str]) -> Iterator[str]:
+    for argument in arguments:
+        if argument != "-":
+            yield argument
+            continue
+        for number, line in enumerate(sys.stdin.buffer):
+            text = line.decode("utf-8", errors="replace").removesuffix("\n").removesuffix("\r")
+            yield text.removeprefix("\ufeff") if number == 0 else text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""How much each token of a text moved the decision.
+
+What is explained is a label's logit minus the mean of the other labels' logits. For two labels that is the logarithm of
+the odds, `log(p / (1 - p))`. Where the pooling is linear in the outputs it is exactly a sum of one term per token and a
+bias; where it is not, the terms are integrated gradients, which add up to it but for the error of the integral.
+
+Shapes: T tokens, E embedding_dim, N directions, H hidden_size, D pooled size, C labels.
+"""
+
+import copy
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilstm_cls.data.corpus import TRUNCATIONS
+from bilstm_cls.data.tokenizer import UNKNOWN_ID
+from bilstm_cls.errors import ConfigError
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.run_directory import LoadedModel
+
+EXACT, INTEGRATED = "exact", "integrated gradients"
+
+STEPS = 64
+"""Points at which the integral over the path from zero to the embedding is evaluated."""
+
+MAX_TOKENS = 8192
+"""Tokens whose gradients are held at once, in copies of the text at several points of the path."""
+
+# A few characters before are looked at, or a text of nothing but marks would take its length squared.
+_ENDS_IN_BREAK = re.compile(r"<br\s*/?>\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What one token adds to the logit.
+
+    Attributes:
+        token: the characters `start` to `stop` of the text as it was given; none for the `<unk>` of an empty text.
+        start: where it begins, in characters.
+        stop: where it ends. Byte-pair tokens may share a character.
+        value: above 0 where it speaks for the label, in nats.
+        is_known: whether the vocabulary has the token.
+    """
+
+    token: str
+    start: int
+    stop: int
+    value: float
+    is_known: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what `--json` prints of it."""
+        return {"token": self.token, "start": self.start, "stop": self.stop, "value": self.value}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A logit as a sum: `logit = bias + sum of the terms`, within `error`.
+
+    Attributes:
+        text: as it was given.
+        label: whose logit it is.
+        prediction: the likeliest label.
+        method: `exact` or `integrated gradients`.
+        logit: the label's, minus the mean of the others', as the model computes it.
+        bias: what no token adds: of the head, or for integrated gradients the logit of a text of zero vectors.
+        terms: one per token that the model reads, in the order of the text.
+        unread: where the part of a long text that was cut out begins and ends, in characters; None for nothing.
+    """
+
+    text: str
+    label: str
+    prediction: str
+    method: str
+    logit: float
+    bias: float
+    terms: tuple[Term, ...]
+    unread: tuple[int, int] | None = None
+
+    @property
+    def error(self) -> float:
+        """How far bias and terms are from the logit."""
+        return abs(math.fsum([self.bias, *(term.value for term in self.terms), -self.logit]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what `--json` prints under `explanation`."""
+        numbers = {"bias": self.bias, "logit": self.logit, "error": self.error}
+        terms = [term.as_dict() for term in self.terms]
+        return {"label": self.label, "method": self.method, **numbers, "terms": terms}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model reads of a text.
+
+    Attributes:
+        token_ids: at least one.
+        places: where each token begins and ends in the text's characters.
+        unread: as in `Explanation`.
+    """
+
+    token_ids: list[int]
+    places: list[tuple[int, int]]
+    unread: tuple[int, int] | None = None
+
+
+def explain(loaded: LoadedModel, text: str, *, label: str | None = None) -> Explanation:
+    """Divides a label's logit among the tokens of a text.
+
+    Poolings `mean`, `reduce_mean` and `max`, alone or joined, are divided exactly: the head weighs what a token's own
+    output, in both directions, puts into the pooled vector; of a maximum each unit goes to the token that has it. With
+    `last` or `attention` the terms are integrated gradients (Sundararajan et al. 2017) from zero vectors.
+
+    Args:
+        loaded: a run's model, in evaluation mode.
+        text: any; an empty one is one unknown token.
+        label: whose logit is explained; the predicted one if None.
+
+    Raises:
+        ConfigError: the run does not know the label.
+    """
+    model, labels = loaded.model, loaded.labels
+    assert not model.training
+    if label is not None and label not in labels:
+        raise ConfigError(f"label {label!r} is not one that the run knows: {', '.join(labels[:20])}")
+    reading = read_tokens(loaded, text)
+    token_ids, lengths = reading_tensors(reading, model)
+    with torch.inference_mode():
+        logits = model(token_ids, lengths)[0].cpu().double()  # [C]
+    best = int(logits.numpy().argmax())
+    contrast = _contrast(best if label is None else labels.index(label), len(labels))
+    is_exact = all(name in SHARES for name in model.pooling.names)
+    values, bias = (_divide if is_exact else _integrate)(model, token_ids, lengths, contrast)
+    return Explanation(
+        text=text,
+        label=labels[best] if label is None else label,
+        prediction=labels[best],
+        method=EXACT if is_exact else INTEGRATED,
+        logit=float(logits @ contrast),
+        bias=bias,
+        terms=tuple(
+            Term(text[start:stop], start, stop, value, token_id != UNKNOWN_ID)
+            for token_id, (start, stop), value in zip(reading.token_ids, reading.places, values.tolist(), strict=True)
+        ),
+        unread=reading.unread,
+    )
+
+
+def read_tokens(loaded: LoadedModel, text: str) -> Reading:
+    """Encodes one text and cuts it as a prediction does. Of a byte-pair token the blank before it is left out."""
+    ids, places = loaded.tokenizer.offsets(text)
+    if not ids:
+        return Reading([UNKNOWN_ID], [(0, 0)])
+    config = loaded.config.text
+    if config.tokenizer == "bpe":
+        places = [_without_blank(text, *place) for place in places]
+    if len(ids) <= config.max_length:
+        return Reading(ids, places)
+    kept = TRUNCATIONS[config.truncate](list(range(len(ids))), config.max_length)
+    return Reading([ids[i] for i in kept], [places[i] for i in kept], _unread(places, kept))
+
+
+def _unread(places: list[tuple[int, int]], kept: list[int]) -> tuple[int, int] | None:
+    """Where the tokens that are not kept begin and end, without a character that a kept token has a part of."""
+    cut = sorted(set(range(len(places))).difference(kept))
+    start, stop = places[cut[0]][0], places[cut[-1]][1]
+    start = max([start, *(places[i][1] for i in kept if i < cut[0])])
+    stop = min([stop, *(places[i][0] for i in kept if i > cut[-1])])
+    return (start, stop) if start < stop else None
+
+
+def reading_tensors(reading: Reading, model: BiLSTMClassifier) -> tuple[Tensor, Tensor]:
+    """Returns token ids `[1, T]` where the model is, and their number `[1]` on the CPU."""
+    token_ids = torch.tensor([reading.token_ids], device=model.embedding.weight.device)
+    return token_ids, torch.tensor([len(reading.token_ids)])
+
+
+def _without_blank(text: str, start: int, stop: int) -> tuple[int, int]:
+    """A blank may also be what stands for `<br />`: its place is then the last character of that."""
+    is_blank = text[start] == " " or (text[start] == ">" and _ENDS_IN_BREAK.search(text[max(0, start - 20) : start + 1]))
+    return (start + 1, stop) if is_blank and stop - start > 1 else (start, stop)
+
+
+def _contrast(label_id: int, num_labels: int) -> Tensor:
+    """Returns `[C]` float64 that makes of logits one minus the mean of the others."""
+    contrast = torch.full((num_labels,), -1 / max(1, num_labels - 1), dtype=torch.float64)
+    contrast[label_id] = 1
+    return contrast
+
+
+def _divide(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, contrast: Tensor) -> tuple[Tensor, float]:
+    """Returns `[T]` terms in 64 bits and the bias."""
+    pooling = model.pooling
+    with torch.inference_mode():
+        directions = model.encoder.encode(model.embedding(token_ids.t()), lengths, aligned=True)
+        outputs = torch.stack([output[:, 0] for output in directions]).cpu().double()  # [N, T, H]
+        weights = contrast @ model.project.weight.cpu().double()  # [D]
+        weights = weights.view(len(pooling.names), outputs.shape[0], outputs.shape[2])
+        parts = [SHARES[name](outputs, w, pooling.max_length) for name, w in zip(pooling.names, weights, strict=True)]
+        return torch.stack(parts).sum(0), float(contrast @ model.project.bias.cpu().double())
+
+
+def _share_of_mean(outputs: Tensor, weights: Tensor, max_length: int) -> Tensor:
+    return torch.einsum("nth,nh->t", outputs, weights) / outputs.shape[1]
+
+
+def _share_of_reduce_mean(outputs: Tensor, weights: Tensor, max_length: int) -> Tensor:
+    return torch.einsum("nth,nh->t", outputs, weights) / max_length
+
+
+def _share_of_max(outputs: Tensor, weights: Tensor, max_length: int) -> Tensor:
+    largest, winners = outputs.max(1)  # [N, H]
+    terms = outputs.new_zeros(outputs.shape[1])
+    return terms.index_add(0, winners.flatten(), (largest * weights).flatten())
+
+
+SHARES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "mean": _share_of_mean,
+    "reduce_mean": _share_of_reduce_mean,
+    "max": _share_of_max,
+}
+"""Poolings whose part of a logit is a sum over tokens: outputs `[N, T, H]`, weights `[N, H]`, max_length to `[T]`."""
+
+
+def _integrate(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, contrast: Tensor) -> tuple[Tensor, float]:
+    """Returns `[T]` integrated gradients in 64 bits, by Gauss and Legendre's rule, and the logit of zero vectors.
+
+    The recurrent layers run as a copy in 64 bits on the CPU: cuDNN's have no gradients outside training.
+    """
+    encoder = copy.deepcopy(model.encoder).cpu().double()
+    pooling = copy.deepcopy(model.pooling).cpu()
+    project = copy.deepcopy(model.project).cpu().double()
+    embedded = model.embedding(token_ids.t()).detach().cpu().double()  # [T, 1, E]
+
+    def logits_of(steps: Tensor) -> Tensor:
+        all_lengths = lengths.expand(steps.shape[1])
+        outputs = encoder.encode(steps, all_lengths, aligned=pooling.needs_alignment)
+        logits: Tensor = project(pooling(outputs, all_lengths).double()) @ contrast
+        return logits
+
+    points, weights = (torch.from_numpy(numbers) for numbers in np.polynomial.legendre.leggauss(STEPS))
+    size = max(1, MAX_TOKENS // len(embedded))
+    gradient = torch.zeros_like(embedded[:, 0])  # [T, E]
+    for i in range(0, STEPS, size):
+        steps = (embedded * ((points[i : i + size] + 1) / 2).view(-1, 1)).requires_grad_()  # [T, points, E]
+        (slopes,) = torch.autograd.grad(logits_of(steps).sum(), steps)
+        gradient += torch.einsum("tpe,p->te", slopes, weights[i : i + size] / 2)
+    with torch.no_grad():
+        return (embedded[:, 0] * gradient).sum(1), float(logits_of(torch.zeros_like(embedded)))

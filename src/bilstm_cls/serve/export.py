@@ -1,0 +1,318 @@
+"""From a run directory to a bundle that answers without PyTorch: built, tried against PyTorch, and only then there."""
+
+import contextlib
+import json
+import logging
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bilstm_cls.data.batches import pad
+from bilstm_cls.data.corpus import Corpus, encode
+from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.errors import CheckpointError, ConfigError, UserError
+from bilstm_cls.evaluation.inference import predict_probabilities, softmax
+from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.run_directory import LoadedModel, RunDirectory
+from bilstm_cls.runtime import FILES, FORMAT_VERSION, Runtime, sealed
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+"""The greatest difference of a logit that is let through; a few times 1e-7 is usual."""
+
+NUM_TEXTS = 500
+MAX_CHECKED_LENGTH = 2000
+"""Tokens of the longest random text: a limit that a user set to a million would take hours to try."""
+
+MAX_OWN_TEXTS = 1000
+MAX_BYTES = 2**31 - 2**20
+"""What one file in the format of ONNX can hold, less some room for the graph."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far 8-bit weights move the answers.
+
+    Attributes:
+        texts: how many were asked.
+        origin: which texts.
+        labels: share of texts with the same label, 0 to 1.
+        probability: the largest difference of a probability.
+    """
+
+    texts: int
+    origin: str
+    labels: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was written.
+
+    Attributes:
+        path: its folder.
+        bytes: of all files together.
+        difference: the largest difference between a logit of onnxruntime and of PyTorch, before weights had 8 bits.
+        longest: tokens of the longest text that was tried.
+        int8: what 8-bit weights changed; None with 32 bits.
+    """
+
+    path: Path
+    bytes: int
+    difference: float
+    longest: int
+    int8: Agreement | None
+
+    def as_object(self) -> dict[str, Any]:
+        """Returns what `export --json` prints."""
+        facts = {
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "checked_texts": NUM_TEXTS,
+            "checked_longest": self.longest,
+            "largest_logit_difference": self.difference,
+        }
+        if self.int8 is None:
+            return facts
+        return facts | {
+            "int8_texts": self.int8.texts,
+            "int8_texts_from": self.int8.origin,
+            "int8_label_agreement": self.int8.labels,
+            "int8_largest_probability_difference": self.int8.probability,
+        }
+
+
+def export(path: Path, output: Path | None = None, *, int8: bool = False, overwrite: bool = False) -> Bundle:
+    """Writes the model of a run as a bundle, after onnxruntime has given PyTorch's logits for random texts.
+
+    Args:
+        path: the run directory.
+        output: the bundle's folder; beside the run and named after it if None.
+        int8: keep weights in 8 bits, and measure what that changes.
+        overwrite: replace a bundle that is there.
+
+    Raises:
+        CheckpointError: the run is damaged, or onnxruntime does not agree with PyTorch within `TOLERANCE`.
+        ConfigError: the folder is taken or cannot be written, the model is too large for one file, or the extra is
+            not installed.
+        ResourceError: the disk is full.
+    """
+    _need_onnx()
+    run = RunDirectory(path)
+    target = output or _beside(path, int8=int8)
+    _check_free(target, overwrite=overwrite)
+    loaded = run.load_model()
+    _check_size(loaded.model)
+    with _replacing_folder(target) as folder:
+        _write_model(folder / "model.onnx", loaded.model)
+        _write_rest(folder, loaded, precision="float32")
+        difference, longest = _compare(Runtime.load(folder), loaded)
+        if not difference <= TOLERANCE:
+            raise CheckpointError(
+                f"{path}: onnxruntime's logits differ from PyTorch's by {difference:.2g}, more than the {TOLERANCE:g} "
+                f"that is let through, so no bundle was written; please report it"
+            )
+        agreement = None
+        if int8:
+            _quantize(folder / "model.onnx")
+            _write_rest(folder, loaded, precision="int8")
+            agreement = _agreement(Runtime.load(folder), run, loaded)
+    size = sum((target / name).stat().st_size for name in (*FILES, "config.json"))
+    return Bundle(target, size, difference, longest, agreement)
+
+
+def export_table(bundle: Bundle) -> str:
+    """Returns what `export` prints."""
+    lines = [
+        f"largest difference from PyTorch: {bundle.difference:.2g} in a logit, over {NUM_TEXTS} random texts of 1 to "
+        f"{bundle.longest:,} tokens (allowed: {TOLERANCE:g})"
+    ]
+    if bundle.int8 is not None:
+        lines.append(
+            f"8-bit weights: {bundle.int8.labels:.2%} of {bundle.int8.texts:,} {bundle.int8.origin} keep their label, "
+            f"largest difference {bundle.int8.probability:.2g} in a probability"
+        )
+    lines.append(
+        f"wrote {bundle.path}, {bundle.bytes / 1000:,.0f} kB; try it: python -m bilstm_cls.runtime {bundle.path} -"
+    )
+    return "\n".join(lines)
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"export needs onnx and onnxruntime; run: pip install 'bilstm-cls[onnx]' ({error})"
+        ) from error
+
+
+def _beside(path: Path, *, int8: bool) -> Path:
+    path = path.resolve() if path.name in ("", "..") else path
+    return path.with_name(f"{path.name}-onnx{'-int8' * int8}")
+
+
+def _check_free(target: Path, *, overwrite: bool) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    names = {entry.name for entry in target.iterdir()} if target.is_dir() and not target.is_symlink() else None
+    if names is None or names - {*FILES, "config.json"}:
+        raise ConfigError(f"{target}: is no bundle, so it is not replaced; choose another place with -o")
+    if names and not overwrite:
+        raise ConfigError(f"{target}: is there already; add --overwrite to replace it, or choose another place with -o")
+
+
+def _check_size(model: BiLSTMClassifier) -> None:
+    size = sum(4 * parameter.numel() for parameter in model.parameters())
+    if size > MAX_BYTES:
+        raise ConfigError(
+            f"the model has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2; lower text.max_vocab_size or "
+            f"embedding.dim and train again"
+        )
+
+
+@contextlib.contextmanager
+def _replacing_folder(target: Path) -> Iterator[Path]:
+    """Gives a new folder that takes the place of `target` when the block ends well, and is removed when it does not."""
+    with naming_disk_faults(target):
+        make_folder(target.parent)
+        fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        fresh.mkdir()
+    try:
+        yield fresh
+        with naming_disk_faults(target):
+            retired = fresh.with_suffix(".old")
+            if target.exists():
+                target.rename(retired)
+            try:
+                fresh.rename(target)
+            except OSError:
+                if retired.exists():
+                    retired.rename(target)
+                raise
+            sync_folder(target.parent)
+        shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write_model(path: Path, model: BiLSTMClassifier) -> None:
+    import onnx
+
+    from bilstm_cls.serve.onnx_graph import build_graph
+
+    graph = build_graph(model)
+    onnx.checker.check_model(graph, full_check=True)
+    write_atomic(path, graph.SerializeToString(deterministic=True))
+
+
+def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
+    """Writes all but the model, `config.json` with everyone's digest last."""
+    write_atomic(folder / "tokenizer.json", loaded.tokenizer.to_json())
+    write_atomic(folder / "labels.json", json.dumps(loaded.labels, ensure_ascii=False, indent=2) + "\n")
+    text = loaded.config.text
+    config = {
+        "format_version": FORMAT_VERSION,
+        "name": loaded.config.name,
+        "max_length": text.max_length,
+        "truncate": text.truncate,
+        "precision": precision,
+        "sha256": {name: sha256_of(folder / name) for name in FILES},
+    }
+    write_atomic(folder / "config.json", json.dumps(sealed(config), ensure_ascii=False, indent=2) + "\n")
+
+
+def _compare(runtime: Runtime, loaded: LoadedModel) -> tuple[float, int]:
+    """Returns the largest difference of a logit, and the tokens of the longest text.
+
+    Short and long texts stand in one batch, with padding behind the longest of them too.
+    """
+    corpus = _random_corpus(len(loaded.tokenizer), loaded.config.text.max_length)
+    largest = 0.0
+    size = max(2, 32768 // int(corpus.lengths.max()))
+    for start in range(0, len(corpus), size):
+        token_ids, lengths = pad(corpus, np.arange(start, min(start + size, len(corpus))))
+        token_ids = np.pad(token_ids, ((0, 0), (0, 3)))
+        with torch.inference_mode():
+            expected = loaded.model(torch.from_numpy(token_ids), torch.from_numpy(lengths)).numpy()
+        largest = max(largest, float(np.abs(runtime.run(token_ids, lengths) - expected).max()))
+    return largest, int(corpus.lengths.max())
+
+
+def _random_corpus(vocab_size: int, max_length: int) -> Corpus:
+    """Texts of random tokens; the first has one token, the last as many as are tried."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    longest = min(max_length, MAX_CHECKED_LENGTH)
+    lengths = generator.integers(1, longest, size=NUM_TEXTS, endpoint=True)
+    lengths[0], lengths[-1] = 1, longest
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    token_ids = generator.integers(1, vocab_size, size=int(offsets[-1]), dtype=np.int32)
+    return Corpus(token_ids, offsets, None, lengths)
+
+
+def _quantize(path: Path) -> None:
+    """Replaces the weights by 8-bit ones: of the embedding and of LSTM nodes; onnxruntime has no such GRU or RNN."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantized = path.with_name("model.int8.onnx")
+    with _quiet_root_logger(), naming_disk_faults(path):
+        quantize_dynamic(path, quantized, weight_type=QuantType.QInt8)
+        quantized.replace(path)
+
+
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """onnxruntime advises what this graph does not need, and does so through the root logger."""
+    root = logging.getLogger()
+    handler = logging.NullHandler()  # without any, the first message would install one that prints
+    root.addFilter(_drop)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.removeFilter(_drop)
+
+
+def _drop(_: logging.LogRecord) -> bool:
+    return False
+
+
+def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> Agreement:
+    corpus, origin = _own_corpus(run, loaded)
+    exact = predict_probabilities(loaded.model, corpus)
+    rounded = softmax(runtime.logits(corpus))
+    return Agreement(
+        texts=len(corpus),
+        origin=origin,
+        labels=float((exact.argmax(1) == rounded.argmax(1)).mean()),
+        probability=float(np.abs(exact - rounded).max()),
+    )
+
+
+def _own_corpus(run: RunDirectory, loaded: LoadedModel) -> tuple[Corpus, str]:
+    """Returns texts of the valid split, or random ones where the data are no longer here."""
+    try:
+        dataset = load_dataset(loaded.config.data)
+        is_same = dataset.digest == run.read_json("environment.json").get("data_digest")
+        reason = "they have changed since"
+    except UserError as error:
+        is_same, reason = False, str(error)
+    if not is_same:
+        logger.info(f"8-bit weights are tried on random texts, the run's own are not there: {reason}")
+        return _random_corpus(len(loaded.tokenizer), loaded.config.text.max_length), "random texts"
+    text = loaded.config.text
+    texts = dataset.splits["valid"].texts[:MAX_OWN_TEXTS]
+    return encode(
+        texts, loaded.tokenizer, max_length=text.max_length, truncate=text.truncate
+    ), "texts of the valid split"

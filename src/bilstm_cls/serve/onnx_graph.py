@@ -1,0 +1,195 @@
+"""The network as an ONNX graph, built node by node from its weights: no tracing, so every length stays free.
+
+Shapes: B texts, T tokens (padded), E embedding_dim, H hidden_size, D units of all directions, C labels.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.pooling import Pooling
+
+OPSET = 17
+IR_VERSION = 8
+"""The file format that came with this opset, so that every runtime which knows the opset can read the file."""
+
+GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
+"""Places of ONNX's gates among PyTorch's: i, o, f, c among i, f, g, o; z, r, h among r, z, n."""
+
+Array = npt.NDArray[Any]
+
+
+def build_graph(model: BiLSTMClassifier) -> onnx.ModelProto:
+    """Returns a model with the inputs `token_ids` `[B, T]` and `lengths` `[B]`, both int64, and the output `logits`.
+
+    A length lies between 1 and T, and what stands past it is never read: the recurrent nodes get `sequence_lens`, every
+    pooling a mask. Weights are inside, in 32 bits.
+    """
+    graph = _Graph()
+    lengths = graph.node("Cast", "lengths", to=TensorProto.INT32)
+    is_token = _is_token(graph)  # [T, B, 1]
+    steps = graph.node("Transpose", "token_ids", perm=[1, 0])
+    steps = graph.node("Gather", graph.weight("embedding", model.embedding.weight), steps, axis=0)  # [T, B, E]
+    final = ""
+    for depth in range(len(model.encoder.layers)):
+        steps, final = _recurrent_layer(graph, model, depth, steps, lengths)
+    read = _Read(outputs=graph.node("Where", is_token, steps, graph.constant(0.0)), final=final, is_token=is_token)
+    pooled = [_POOLINGS[name](graph, model.pooling, read) for name in model.pooling.names]
+    joined = graph.node("Concat", *pooled, axis=1) if len(pooled) > 1 else pooled[0]
+    projection = graph.linear("project", model.project)
+    graph.node("Gemm", joined, *projection, transB=1, output="logits")
+    return graph.finished(num_labels=model.project.out_features)
+
+
+class _Graph:
+    """Nodes and weights in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: dict[str, onnx.TensorProto] = {}
+
+    def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Adds a node and returns the name of its output."""
+        outputs = [output or f"{kind.lower()}_{len(self._nodes)}"]
+        return self.node_of_many(kind, *inputs, outputs=outputs, **attributes)[0]
+
+    def node_of_many(self, kind: str, *inputs: str, outputs: list[str], **attributes: Any) -> list[str]:
+        """Adds a node of several outputs and returns their names."""
+        self._nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes))
+        return outputs
+
+    def weight(self, name: str, value: Tensor | Array) -> str:
+        """Keeps an array in the file and returns its name."""
+        array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
+        self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def constant(self, value: float) -> str:
+        return self.weight(f"constant_{value}", np.array(value, dtype=np.float32))
+
+    def numbers(self, *values: int) -> str:
+        return self.weight("numbers_" + "_".join(map(str, values)), np.array(values, dtype=np.int64))
+
+    def number(self, value: int) -> str:
+        return self.weight(f"number_{value}", np.array(value, dtype=np.int64))
+
+    def linear(self, name: str, layer: nn.Linear) -> list[str]:
+        """Keeps the weights `[out, in]` and `[out]` of a layer."""
+        return [self.weight(f"{name}.{key}", value) for key, value in layer.named_parameters()]
+
+    def finished(self, *, num_labels: int) -> onnx.ModelProto:
+        inputs = [
+            helper.make_tensor_value_info("token_ids", TensorProto.INT64, ["texts", "tokens"]),
+            helper.make_tensor_value_info("lengths", TensorProto.INT64, ["texts"]),
+        ]
+        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["texts", num_labels])]
+        graph = helper.make_graph(self._nodes, "bilstm_cls", inputs, outputs, list(self._weights.values()))
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="bilstm-cls")
+
+
+def _is_token(graph: _Graph) -> str:
+    """`[T, B, 1]` bool, true where a text has a token."""
+    num_steps = graph.node("Gather", graph.node("Shape", "token_ids"), graph.number(1), axis=0)
+    steps = graph.node("Range", graph.number(0), num_steps, graph.number(1))
+    steps = graph.node("Unsqueeze", steps, graph.numbers(1, 2))  # [T, 1, 1]
+    return graph.node("Less", steps, graph.node("Unsqueeze", "lengths", graph.numbers(1)))  # with [B, 1]
+
+
+def _recurrent_layer(graph: _Graph, model: BiLSTMClassifier, depth: int, steps: str, lengths: str) -> tuple[str, str]:
+    """Adds one layer and returns the names of its outputs `[T, B, D]` and final state `[B, D]`."""
+    encoder = model.encoder
+    directions = cast("Iterable[nn.RNNBase]", encoder.layers[depth])
+    weights = [_recurrent_weights(rnn, GATES[encoder.cell]) for rnn in directions]
+    names = [graph.weight(f"{name}_{depth}", np.stack(parts)) for name, *parts in zip("WRB", *weights, strict=True)]
+    outputs = [f"outputs_{depth}", f"state_{depth}"]
+    graph.node_of_many(
+        encoder.cell.upper(),
+        steps,
+        *names,
+        lengths,
+        outputs=outputs,
+        hidden_size=encoder.hidden_size,
+        direction="bidirectional" if encoder.num_directions == 2 else "forward",
+        # The reset gate works on the product with the recurrent weights, as in PyTorch and cuDNN.
+        **({"linear_before_reset": 1} if encoder.cell == "gru" else {}),
+    )
+    outputs_by_text = graph.node("Transpose", outputs[0], perm=[0, 2, 1, 3])  # from [T, directions, B, H]
+    state_by_text = graph.node("Transpose", outputs[1], perm=[1, 0, 2])  # from [directions, B, H]
+    return (
+        graph.node("Reshape", outputs_by_text, graph.numbers(0, 0, -1)),
+        graph.node("Reshape", state_by_text, graph.numbers(0, -1)),
+    )
+
+
+def _recurrent_weights(rnn: nn.RNNBase, gates: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Returns W `[G * H, E]`, R `[G * H, H]` and B `[2 * G * H]` with the gates in ONNX's order."""
+    reordered = []
+    for parameter in rnn.all_weights[0]:
+        parts = parameter.detach().float().cpu().numpy().reshape(len(gates), rnn.hidden_size, -1)[list(gates)]
+        reordered.append(parts.reshape(parameter.shape))
+    weight_ih, weight_hh, bias_ih, bias_hh = reordered
+    return weight_ih, weight_hh, np.concatenate([bias_ih, bias_hh])
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Names of what the last layer leaves.
+
+    Attributes:
+        outputs: `[T, B, D]`, zero past each length.
+        final: `[B, D]`, the state of each direction after its own last step.
+        is_token: `[T, B, 1]`.
+    """
+
+    outputs: str
+    final: str
+    is_token: str
+
+
+def _sum(graph: _Graph, values: str) -> str:
+    return graph.node("ReduceSum", values, graph.numbers(0), keepdims=0)
+
+
+def _mean(graph: _Graph, pooling: Pooling, read: _Read) -> str:
+    number = graph.node("Unsqueeze", graph.node("Cast", "lengths", to=TensorProto.FLOAT), graph.numbers(1))
+    return graph.node("Div", _sum(graph, read.outputs), number)
+
+
+def _reduce_mean(graph: _Graph, pooling: Pooling, read: _Read) -> str:
+    return graph.node("Div", _sum(graph, read.outputs), graph.constant(float(pooling.max_length)))
+
+
+def _max(graph: _Graph, pooling: Pooling, read: _Read) -> str:
+    masked = graph.node("Where", read.is_token, read.outputs, graph.constant(-np.inf))
+    return graph.node("ReduceMax", masked, axes=[0], keepdims=0)
+
+
+def _last(graph: _Graph, pooling: Pooling, read: _Read) -> str:
+    return read.final
+
+
+def _attention(graph: _Graph, pooling: Pooling, read: _Read) -> str:
+    """Softmax over a text's tokens of `v . tanh(W x + b)`, as the weights of a sum."""
+    product = graph.node("MatMul", read.outputs, graph.weight("attention.weight", pooling.project.weight.t()))
+    hidden = graph.node("Tanh", graph.node("Add", product, graph.weight("attention.bias", pooling.project.bias)))
+    scores = graph.node("MatMul", hidden, graph.weight("attention.score", pooling.score.weight.t()))  # [T, B, 1]
+    weights = graph.node("Softmax", graph.node("Where", read.is_token, scores, graph.constant(-np.inf)), axis=0)
+    return _sum(graph, graph.node("Mul", read.outputs, weights))
+
+
+_POOLINGS: dict[str, Callable[[_Graph, Pooling, _Read], str]] = {
+    "mean": _mean,
+    "reduce_mean": _reduce_mean,
+    "max": _max,
+    "last": _last,
+    "attention": _attention,
+}
+"""How each pooling makes `[B, D]` of what was read; it returns the name of its result."""

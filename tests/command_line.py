@@ -1,0 +1,86 @@
+"""Runs the command line as a user would, in this process or in a new one."""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from bilstm_cls import cli
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit code and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """What was printed with `--json`, where that is one object."""
+        return json.loads(self.stdout)
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of stderr that tell of an error."""
+        return [line for line in self.stderr.splitlines() if line.lower().startswith("error")]
+
+
+def run_cli(*args: object, stdin: bytes = b"") -> Outcome:
+    """Runs a command in this process and leaves the process as it was."""
+    streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for name in ("stdout", "stderr")}
+    words = ["bilstm-cls", *map(str, args)]
+    code = 0
+    with (
+        _same_process_state(),
+        mock.patch.multiple(sys, argv=words, stdin=io.TextIOWrapper(io.BytesIO(stdin), "utf-8"), **streams),
+    ):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Outcome(code, *(stream.buffer.getvalue().decode("utf-8") for stream in streams.values()))
+
+
+@contextlib.contextmanager
+def _same_process_state() -> Iterator[None]:
+    package = logging.getLogger("bilstm_cls")
+    handlers, level, propagate = list(package.handlers), package.level, package.propagate
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        package.handlers, package.propagate = handlers, propagate
+        package.setLevel(level)
+        signal.signal(signal.SIGINT, handler)
+
+
+def spawn_cli(*args: object, stdin: bytes = b"", cwd: Path | None = None, **environment: str) -> Outcome:
+    """Runs a command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bilstm_cls", *map(str, args)],
+        input=stdin,
+        capture_output=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        timeout=120,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Returns a digest of every file below a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

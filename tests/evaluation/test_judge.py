@@ -1,0 +1,152 @@
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bilstm_cls.data.example import Split
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.evaluation.judge import Judged, evaluate, metrics_table, worst_errors, write_predictions
+from bilstm_cls.evaluation.metrics import compute_metrics
+from bilstm_cls.serve.classifier import Classifier
+
+LABELS = ["neg", "pos"]
+TEXTS = ["fine", "two\nlines", 'a "quote", a comma', "cr\rhere", "half \ud800", ""]
+PROBABILITIES = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.99, 0.01], [0.5, 0.5], [0.6, 0.4]])
+LABEL_IDS = np.array([1, 1, 0, 1, 0, 0])
+
+
+@pytest.fixture
+def judged() -> Judged:
+    split = Split("test", TEXTS, LABEL_IDS, ["a.csv"] * 3 + ["b.csv"] * 3, np.arange(2, 8))
+    return Judged(split, PROBABILITIES, compute_metrics(PROBABILITIES, LABEL_IDS, LABELS, majority_label_id=0))
+
+
+@pytest.fixture
+def rows(judged: Judged, tmp_path: Path) -> list[dict[str, str]]:
+    write_predictions(tmp_path / "predictions_test.csv", judged, LABELS)
+    with (tmp_path / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def test_every_text_is_in_the_predictions_as_it_was(rows: list[dict[str, str]]) -> None:
+    assert sorted(row["text"] for row in rows) == sorted(text.replace("\ud800", "?") for text in TEXTS)
+
+
+def test_predictions_have_the_worst_first(rows: list[dict[str, str]]) -> None:
+    losses = [float(row["loss"]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert [row["text"] for row in rows[:3]] == ["cr\rhere", "two\nlines", 'a "quote", a comma']
+    assert losses[0] == pytest.approx(-np.log(0.01), abs=1e-6)
+
+
+def test_a_prediction_names_its_row_label_and_answer(rows: list[dict[str, str]]) -> None:
+    worst = rows[0]
+    assert (worst["path"], worst["line"], worst["label"], worst["prediction"], worst["probability"]) == (
+        "b.csv", "5", "pos", "neg", "0.990000"
+    )  # fmt: skip
+
+
+def test_the_worst_errors_are_the_wrong_answers_of_the_greatest_loss(judged: Judged) -> None:
+    errors = worst_errors(judged, LABELS, 2)
+    assert [(error.text, error.label, error.prediction) for error in errors] == [
+        ("cr\rhere", "pos", "neg"), ("two\nlines", "pos", "neg")
+    ]  # fmt: skip
+    assert [error.text for error in worst_errors(judged, LABELS, 100)] == ["cr\rhere", "two\nlines", TEXTS[2]]
+
+
+def test_the_table_has_every_score_and_label(judged: Judged) -> None:
+    lines = metrics_table(judged.metrics, "test").splitlines()
+    assert lines[0] == "test: 6 texts"
+    assert lines[1].startswith("accuracy     0.5000  (95 % interval ")
+    assert lines[2].startswith("majority     0.5000")
+    assert [line.split()[0] for line in lines[-2:]] == LABELS
+
+
+def test_the_predictions_of_a_run_are_those_of_its_classifier(trained_run: Path) -> None:
+    with (trained_run / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    predictions = Classifier.load(trained_run).predict([row["text"] for row in rows])
+    assert len(rows) == 48
+    assert [row["prediction"] for row in rows] == [prediction.label for prediction in predictions]
+    assert np.allclose([float(row["probability"]) for row in rows], [p.probability for p in predictions], atol=1e-5)
+
+
+def test_a_run_is_judged_as_its_metrics_say(trained_run: Path) -> None:
+    stored = json.loads((trained_run / "metrics.json").read_text("utf-8"))
+    name, metrics = evaluate(trained_run)
+    again = metrics.flat(name)
+    assert name == "test"
+    assert again == {key: stored[key] for key in again}
+
+
+def test_the_split_that_chose_the_weights_scores_as_it_did(trained_run: Path) -> None:
+    stored = json.loads((trained_run / "metrics.json").read_text("utf-8"))
+    _, metrics = evaluate(trained_run, split="valid")
+    assert metrics.accuracy == stored["valid/accuracy"]
+    assert metrics.log_loss == pytest.approx(stored["valid/log_loss"], abs=1e-6)
+
+
+def test_another_file_is_judged_by_the_labels_of_the_run(trained_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("text,label\ngood great,pos\nlovely fun,pos\n", "utf-8")
+    name, metrics = evaluate(trained_run, data=tmp_path / "one.csv")
+    assert (name, metrics.examples, metrics.accuracy) == (str(tmp_path / "one.csv"), 2, 1.0)
+    assert metrics.per_class["neg"].support == 0
+    assert metrics.auroc is None
+
+
+def test_rows_that_cannot_be_used_are_skipped_and_told_where_the_run_says_so(
+    trained_copy: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trained_copy("bad_rows: error", "bad_rows: skip")
+    (tmp_path / "some.csv").write_text("text,label\ngood,pos\nno label,\n", "utf-8")
+    assert evaluate(run, data=tmp_path / "some.csv")[1].examples == 1
+    assert "1 rows could not be used, the first: " in caplog.text
+    assert "some.csv:3: the label is empty" in caplog.text
+
+
+def test_a_file_whose_rows_are_all_skipped_is_told(trained_copy: Callable[..., Path], tmp_path: Path) -> None:
+    run = trained_copy("bad_rows: error", "bad_rows: skip")
+    (tmp_path / "none.csv").write_text("text,label\nno label,\n", "utf-8")
+    with pytest.raises(DataError, match=r"none\.csv: there is no text to judge"):
+        evaluate(run, data=tmp_path / "none.csv")
+
+
+@pytest.fixture
+def trained_copy(trained_run: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Returns a copy of the trained run with something in its config replaced."""
+
+    def copy(old: str, new: str) -> Path:
+        folder = tmp_path / "copy"
+        folder.mkdir()
+        for path in trained_run.iterdir():
+            if path.is_file():
+                (folder / path.name).write_bytes(path.read_bytes())
+        config = (folder / "config.yaml").read_text("utf-8")
+        assert old in config
+        (folder / "config.yaml").write_text(config.replace(old, new), "utf-8")
+        return folder
+
+    return copy
+
+
+def test_a_run_without_a_test_split_has_none_to_judge(trained_copy: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="the run has no 'test' split; it has train, valid"):
+        evaluate(trained_copy("  test: 0.2\n", "  test: null\n"))
+
+
+def test_data_that_are_split_otherwise_are_not_those_of_the_run(trained_copy: Callable[..., Path]) -> None:
+    with pytest.raises(DataError, match="its data have changed since it was trained"):
+        evaluate(trained_copy("split_seed: 0", "split_seed: 1"))
+
+
+def test_a_device_that_is_not_here_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'cuda:99' is not here"):
+        evaluate(tmp_path / "nowhere", device="cuda:99")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no finished model"):
+        evaluate(tmp_path)

@@ -1,0 +1,280 @@
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bilstm_cls.config import Config
+from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.runtime import Runtime
+from bilstm_cls.serve import export as export_module
+from bilstm_cls.serve import onnx_graph
+from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.serve.export import Bundle, export, export_table
+from bilstm_cls.serve.onnx_graph import build_graph
+from tests.command_line import run_cli
+
+POOLINGS = [["mean"], ["reduce_mean"], ["max"], ["last"], ["attention"], ["mean", "max", "last"], ["last", "attention"]]
+VOCAB, LABELS, MAX_LENGTH = 40, 3, 12
+
+
+def network(**options: Any) -> BiLSTMClassifier:
+    """A model whose weights, biases included, are far from zero, so that no gate can stand in another's place."""
+    torch.manual_seed(0)
+    model = BiLSTMClassifier(VOCAB, LABELS, embedding_dim=5, hidden_size=4, max_length=MAX_LENGTH, **options).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    model._clear_padding()
+    return model
+
+
+def session_of(model: BiLSTMClassifier) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    graph = build_graph(model)
+    onnx.checker.check_model(graph, full_check=True)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda token_ids, lengths: session.run(["logits"], {"token_ids": token_ids, "lengths": lengths})[0]
+
+
+def torch_logits(model: BiLSTMClassifier, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return model(torch.from_numpy(token_ids), torch.from_numpy(lengths)).numpy()
+
+
+def random_batch(size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, MAX_LENGTH + 1, size=size)
+    lengths[:2] = 1, MAX_LENGTH
+    token_ids = generator.integers(1, VOCAB, size=(size, MAX_LENGTH + 2))
+    token_ids[np.arange(MAX_LENGTH + 2) >= lengths[:, None]] = 0
+    return token_ids, lengths
+
+
+@pytest.mark.parametrize("bidirectional", [True, False], ids=["both", "forward"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_every_cell_gives_torchs_logits(cell: str, num_layers: int, bidirectional: bool) -> None:
+    pooling = ["mean", "reduce_mean", "max", "last", "attention"]
+    _agrees(network(cell=cell, num_layers=num_layers, bidirectional=bidirectional, pooling=pooling))
+
+
+@pytest.mark.parametrize("bidirectional", [True, False], ids=["both", "forward"])
+@pytest.mark.parametrize("pooling", POOLINGS, ids="+".join)
+def test_every_pooling_gives_torchs_logits(pooling: list[str], bidirectional: bool) -> None:
+    _agrees(network(bidirectional=bidirectional, pooling=pooling))
+
+
+def _agrees(model: BiLSTMClassifier) -> None:
+    token_ids, lengths = random_batch(30)
+    found = session_of(model)(token_ids, lengths)
+    np.testing.assert_allclose(found, torch_logits(model, token_ids, lengths), atol=1e-4)
+
+
+@given(
+    st.lists(st.integers(1, MAX_LENGTH), min_size=1, max_size=6), st.integers(0, 3), st.randoms(use_true_random=False)
+)
+@settings(max_examples=40, deadline=None)
+def test_any_lengths_and_any_padding_give_torchs_logits(lengths: list[int], padding: int, chooser: Any) -> None:
+    model, run = _shared()
+    token_ids = np.zeros((len(lengths), max(lengths) + padding), dtype=np.int64)
+    for row, length in enumerate(lengths):
+        token_ids[row, :length] = [chooser.randrange(1, VOCAB) for _ in range(length)]
+    expected = torch_logits(model, token_ids, np.array(lengths))
+    np.testing.assert_allclose(run(token_ids, np.array(lengths)), expected, atol=1e-4)
+
+
+def _shared(cache: dict[str, Any] = {}) -> Any:  # noqa: B006 - one session for all examples
+    if not cache:
+        model = network(pooling=["mean", "max", "last", "attention"], num_layers=2)
+        cache["it"] = model, session_of(model)
+    return cache["it"]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS, ids="+".join)
+def test_what_stands_past_a_length_is_never_read(pooling: list[str]) -> None:
+    run = session_of(network(pooling=pooling))
+    token_ids, lengths = random_batch(10)
+    other = np.where(token_ids == 0, VOCAB - 1, token_ids)
+    np.testing.assert_array_equal(run(other, lengths), run(token_ids, lengths))
+
+
+def test_the_file_is_of_a_fixed_opset_and_holds_its_weights() -> None:
+    graph = build_graph(network(pooling=POOLINGS[-1]))
+    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 17)]
+    assert graph.ir_version == 8
+    assert not any(weight.HasField("data_location") for weight in graph.graph.initializer)
+
+
+@pytest.fixture(scope="module")
+def bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export(trained_run, tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+def test_a_bundle_was_tried_on_500_texts_up_to_the_longest(bundle: Bundle) -> None:
+    assert bundle.difference < 1e-5
+    assert bundle.longest == 20
+    assert {path.name for path in bundle.path.iterdir()} == {
+        "model.onnx",
+        "tokenizer.json",
+        "labels.json",
+        "config.json",
+    }
+    assert bundle.bytes == sum(path.stat().st_size for path in bundle.path.iterdir())
+
+
+def test_the_tried_lengths_begin_with_one_and_end_with_the_longest() -> None:
+    corpus = export_module._random_corpus(50, 20)
+    assert (len(corpus), corpus.lengths[0], corpus.lengths[-1]) == (500, 1, 20)
+    assert corpus.lengths.min() == 1
+    assert corpus.lengths.max() == 20
+    assert export_module._random_corpus(50, 10**9).lengths.max() == export_module.MAX_CHECKED_LENGTH
+
+
+def test_the_same_run_gives_the_same_bytes(bundle: Bundle, trained_run: Path, tmp_path: Path) -> None:
+    again = export(trained_run, tmp_path / "again")
+    for path in bundle.path.iterdir():
+        assert (again.path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_graph_that_disagrees_with_torch_is_refused_and_leaves_nothing(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(onnx_graph.GATES, "lstm", (0, 1, 2, 3))
+    with pytest.raises(CheckpointError, match=r"differ from PyTorch's by \d.*more than the 0.0001"):
+        export(trained_run, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_is_not_finite_is_refused(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "_compare", lambda *_: (float("nan"), 20))
+    with pytest.raises(CheckpointError, match="differ from PyTorch's by nan"):
+        export(trained_run, tmp_path / "bundle")
+
+
+def test_a_bundle_that_is_there_stays_unless_it_may_be_replaced(bundle: Bundle, trained_run: Path) -> None:
+    before = (bundle.path / "config.json").stat().st_ino
+    with pytest.raises(ConfigError, match="is there already; add --overwrite"):
+        export(trained_run, bundle.path)
+    assert (bundle.path / "config.json").stat().st_ino == before
+    export(trained_run, bundle.path, overwrite=True)
+    assert (bundle.path / "config.json").stat().st_ino != before
+    assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_folder_with_other_files_is_never_replaced(trained_run: Path, tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match="is no bundle, so it is not replaced"):
+        export(trained_run, tmp_path, overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_bundle_stays_when_the_new_one_fails(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = export(trained_run, tmp_path / "bundle").path
+    monkeypatch.setattr(export_module, "_compare", lambda *_: (1.0, 20))
+    with pytest.raises(CheckpointError):
+        export(trained_run, target, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    Runtime.load(target)
+
+
+def test_a_model_beyond_one_file_is_refused_before_it_is_built() -> None:
+    weights = SimpleNamespace(numel=lambda: 6 * 10**8)
+    with pytest.raises(ConfigError, match=r"has 2\.4 GB of weights, and one ONNX file holds 2"):
+        export_module._check_size(SimpleNamespace(parameters=lambda: [weights]))
+
+
+def test_without_the_extra_the_message_names_it(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[onnx\]'"):
+        export(trained_run)
+
+
+def test_the_default_place_is_beside_the_run() -> None:
+    assert export_module._beside(Path("runs/imdb"), int8=False) == Path("runs/imdb-onnx")
+    assert export_module._beside(Path("runs/imdb/"), int8=True) == Path("runs/imdb-onnx-int8")
+    assert export_module._beside(Path(), int8=False) == Path.cwd().with_name(f"{Path.cwd().name}-onnx")
+
+
+def test_8_bits_are_smaller_and_measured_on_the_valid_split(
+    bundle: Bundle, trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = list(logging.getLogger().handlers)
+    with caplog.at_level(logging.WARNING):
+        small = export(trained_run, tmp_path / "int8", int8=True)
+    assert small.int8 is not None
+    assert small.int8.origin == "texts of the valid split"
+    assert small.int8.labels >= 0.9
+    assert 0 < small.int8.probability < 0.1
+    kinds = {node.op_type for node in onnx.load(small.path / "model.onnx").graph.node}
+    assert "DynamicQuantizeLSTM" in kinds
+    assert json.loads((small.path / "config.json").read_text())["precision"] == "int8"
+    assert (small.path / "model.onnx").stat().st_size < (bundle.path / "model.onnx").stat().st_size
+    assert not caplog.records
+    assert logging.getLogger().handlers == handlers
+
+
+def test_8_bits_are_measured_as_the_runtime_answers(trained_run: Path, tmp_path: Path) -> None:
+    small = export(trained_run, tmp_path / "int8", int8=True)
+    classifier = Classifier.load(trained_run, device="cpu")
+    corpus, _ = export_module._own_corpus(export_module.RunDirectory(trained_run), classifier.loaded)
+    rounded = Runtime.load(small.path).logits(corpus)
+    exact = export_module.predict_probabilities(classifier.model, corpus)
+    assert small.int8 is not None
+    assert small.int8.probability == pytest.approx(np.abs(export_module.softmax(rounded) - exact).max())
+
+
+def test_8_bits_are_measured_on_random_texts_where_the_data_are_gone(
+    tiny_config: Callable[..., Config], trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> None:
+        raise CheckpointError("no such file")
+
+    monkeypatch.setattr(export_module, "load_dataset", gone)
+    small = export(trained_run, tmp_path / "int8", int8=True)
+    assert small.int8 is not None
+    assert (small.int8.origin, small.int8.texts) == ("random texts", 500)
+
+
+def test_the_command_prints_the_figure_and_the_place(trained_run: Path, tmp_path: Path) -> None:
+    done = run_cli("export", "--run", trained_run, "-o", tmp_path / "bundle", "--int8")
+    assert done.code == 0, done.stderr
+    assert "in a logit, over 500 random texts of 1 to 20 tokens (allowed: 0.0001)" in done.stdout
+    assert "of 20 texts of the valid split keep their label" in done.stdout
+    assert f"wrote {tmp_path / 'bundle'}" in done.stdout
+
+
+def test_the_command_prints_json(trained_run: Path, tmp_path: Path) -> None:
+    facts = run_cli("export", "--run", trained_run, "-o", tmp_path / "bundle", "--json").json
+    assert facts["checked_texts"] == 500
+    assert facts["largest_logit_difference"] < 1e-5
+    assert facts["path"] == str(tmp_path / "bundle")
+
+
+def test_a_taken_place_exits_with_2(trained_run: Path, bundle: Bundle) -> None:
+    done = run_cli("export", "--run", trained_run, "-o", bundle.path)
+    assert done.code == 2
+    assert done.errors == [
+        f"error: {bundle.path}: is there already; add --overwrite to replace it, or choose another place with -o"
+    ]
+
+
+def test_the_table_tells_what_was_checked(bundle: Bundle) -> None:
+    assert "(allowed: 0.0001)" in export_table(bundle)
+    assert "8-bit" not in export_table(bundle)

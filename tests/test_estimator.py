@@ -1,0 +1,505 @@
+import inspect
+import json
+import pickle
+import pickletools
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+import bilstm_cls
+from bilstm_cls.config import Config
+from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.estimator import TextClassifier
+from bilstm_cls.estimator_input import SECTIONS, argument, texts_of
+from bilstm_cls.evaluation.judge import evaluate
+from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.serve.export import export
+from tests.command_line import run_cli
+from tests.conftest import reviews
+
+TINY: dict[str, Any] = {
+    "max_length": 20, "dim": 4, "hidden_size": 6, "epochs": 2, "batch_size": 16, "learning_rate": 2e-2, "ema": None,
+    "patience": None, "threads": 1,
+}  # fmt: skip
+TEXTS = [text for text, _ in reviews(60)]
+LABELS = [label for _, label in reviews(60)]
+
+NOT_ARGUMENTS = {
+    "source", "path", "train", "test", "unlabelled", "format", "text_columns", "label_column", "encoding", "bad_rows",
+    "processes", "checkpoint_seconds", "baselines",
+}  # fmt: skip
+"""Keys of files, and of how a run goes about its work."""
+
+NOT_FOR_TEXT = {
+    "check_array_api_input": "texts are no array of another library",
+    "check_complex_data": "texts are not complex numbers",
+    "check_dtype_object": "numbers in an object array are refused, as every text must be a str",
+    "check_estimator_sparse_array": "texts are no sparse matrix",
+    "check_estimator_sparse_matrix": "texts are no sparse matrix",
+    "check_estimator_sparse_tag": "texts are no sparse matrix",
+    "check_estimators_dtypes": "texts have no number type",
+    "check_estimators_nan_inf": "a text is never NaN; what is no str is refused",
+    "check_estimators_partial_fit_n_features": "there is no partial_fit, and texts have no number of features",
+    "check_f_contiguous_array_estimator": "texts have no memory order",
+    "check_fit1d": "one dimension is what texts have",
+    "check_fit2d_predict1d": "one dimension is what texts have",
+    "check_fit2d_1feature": "a column of texts has no number of features",
+    "check_n_features_in": "a column of texts has no number of features",
+    "check_n_features_in_after_fitting": "a column of texts has no number of features",
+    "check_positive_only_tag_during_fit": "texts are not negative",
+    "check_readonly_memmap_input": "texts are no memory-mapped array of numbers",
+}
+"""scikit-learn's checks that make demands on arrays of numbers, and why a classifier of texts has nothing to show."""
+
+
+class OnNumbers(TextClassifier):
+    """Reads each row of numbers as a text with a word for every cell.
+
+    scikit-learn's checks make such rows and skip an estimator of texts altogether. Behind this coat they see how ours
+    fits, forgets, refuses, clones, pickles and answers.
+    """
+
+    def fit(self, X: Any, y: Any) -> "OnNumbers":  # noqa: N803 - scikit-learn's names
+        super().fit(self._texts(X, reset=True), y)
+        return self
+
+    def predict_proba(self, X: Any) -> Any:  # noqa: N803
+        check_is_fitted(self)
+        return super().predict_proba(self._texts(X, reset=False))
+
+    def _texts(self, numbers: Any, *, reset: bool) -> list[str]:
+        rows = validate_data(self, numbers, reset=reset)
+        return [" ".join(f"{place}n{np.floor(2 * cell):.0f}" for place, cell in enumerate(row)) for row in rows]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.one_d_array, tags.input_tags.string = True, False, False
+        return tags
+
+
+def checks() -> dict[str, Any]:
+    quick = {"epochs": 3, "learning_rate": 0.2, "evaluate_every": 1000, "min_freq": 1, "valid": None}
+    estimator = OnNumbers(**TINY | quick, dropout=0.0, embedding_dropout=0.0, word_dropout=0.0)
+    found = {}
+    for model, check in estimator_checks_generator(estimator):
+        is_variant = hasattr(check.func, "func")  # that casts numbers or maps them into memory
+        name = (check.func.func if is_variant else check.func).__name__
+        if not is_variant or name in NOT_FOR_TEXT:
+            found[name] = model, check
+    return found
+
+
+CHECKS = checks()
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if name not in NOT_FOR_TEXT])
+def test_scikit_learns_check_passes(name: str) -> None:
+    model, check = CHECKS[name]
+    check(model)
+
+
+def test_the_checks_that_are_left_out_exist() -> None:
+    assert NOT_FOR_TEXT.keys() <= CHECKS.keys()
+    assert len(CHECKS.keys() - NOT_FOR_TEXT.keys()) >= 30
+
+
+def tiny(**options: Any) -> TextClassifier:
+    return TextClassifier(**TINY | options)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> TextClassifier:
+    """Do not fit it again."""
+    return tiny().fit(TEXTS, LABELS)
+
+
+@pytest.fixture(scope="module")
+def saved(fitted: TextClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "model"
+    fitted.save(path)
+    return path
+
+
+def weights(model: TextClassifier) -> dict[str, torch.Tensor]:
+    return model.classifier_.model.state_dict()
+
+
+def assert_same_model(one: TextClassifier, other: TextClassifier) -> None:
+    torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
+    assert one.classifier_.tokenizer.to_json() == other.classifier_.tokenizer.to_json()
+    np.testing.assert_array_equal(one.classes_, other.classes_)
+    assert one.classes_.dtype == other.classes_.dtype
+
+
+def test_arguments_are_the_configs_keys_with_their_defaults() -> None:
+    defaults = {name: value.default for name, value in inspect.signature(TextClassifier).parameters.items()}
+    config = Config()
+    expected: dict[str, Any] = {"seed": config.seed}
+    for section in SECTIONS:
+        expected |= {argument(key): value for key, value in getattr(config, section) if key not in NOT_ARGUMENTS}
+    assert defaults == expected
+
+
+def test_it_is_a_public_name() -> None:
+    assert bilstm_cls.TextClassifier is TextClassifier
+
+
+def test_it_trains_the_very_model_that_the_command_line_trains(trained_run: Path) -> None:
+    splits = load_dataset(RunDirectory(trained_run).load_config().data).splits
+    rows = []
+    for name in ("train", "valid"):
+        rows += zip(splits[name].lines, splits[name].texts, splits[name].label_ids, strict=True)
+    rows.sort()
+    model = TextClassifier.load(trained_run)
+    again = clone(model).fit([text for _, text, _ in rows], [model.classes_[i] for *_, i in rows])
+    torch.testing.assert_close(weights(again), weights(model), rtol=0, atol=0)
+    history = [json.loads(line) for line in (trained_run / "history.jsonl").read_text().splitlines()]
+    assert [row["valid/accuracy"] for row in again.history_] == [row["valid/accuracy"] for row in history]
+
+
+def test_it_learns() -> None:
+    texts, labels = zip(*reviews(240), strict=True)
+    model = tiny(epochs=8).fit(texts[40:], labels[40:])
+    assert model.score(texts[:40], labels[:40]) >= 0.8
+
+
+def test_the_seed_decides_the_bits_and_nothing_else_does(fitted: TextClassifier) -> None:
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert_same_model(tiny().fit(TEXTS, LABELS), fitted)
+    other = tiny(seed=2).fit(TEXTS, LABELS)
+    assert not torch.equal(weights(other)["project.weight"], weights(fitted)["project.weight"])
+
+
+def test_fitting_again_forgets_everything(fitted: TextClassifier) -> None:
+    model = tiny().fit(["one two one two"] * 8 + ["three three"] * 8, [7] * 8 + [9] * 8)
+    assert_same_model(model.fit(TEXTS, LABELS), fitted)
+
+
+def test_fitting_leaves_torch_the_cache_the_folder_and_the_terminal_alone(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before, threads, cached = torch.get_rng_state(), torch.get_num_threads(), sorted(cache.rglob("*"))
+    tiny(threads=threads + 1).fit(TEXTS, LABELS).predict(TEXTS)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+    assert sorted(cache.rglob("*")) == cached
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_fits_outside_of_the_main_thread(fitted: TextClassifier) -> None:
+    model = tiny()
+    thread = threading.Thread(target=model.fit, args=(TEXTS, LABELS))
+    thread.start()
+    thread.join()
+    assert_same_model(model, fitted)
+
+
+def test_what_was_handed_over_is_not_changed() -> None:
+    texts, labels, weights_ = list(TEXTS), list(LABELS), {"pos": 1.0, "neg": 2.0}
+    tiny(class_weights=weights_, pooling=["mean", "max"]).fit(texts, labels).predict(texts)
+    assert (texts, labels, weights_) == (TEXTS, LABELS, {"pos": 1.0, "neg": 2.0})
+
+
+def column(kind: str, values: list[Any]) -> Any:
+    module = pytest.importorskip(kind.partition(".")[0])
+    makers: dict[str, Callable[[], Any]] = {
+        "numpy": lambda: np.array(values),
+        "numpy.object": lambda: np.array(values, dtype=object),
+        "pandas": lambda: module.Series(values, index=range(100, 100 + len(values))),
+        "pandas.object": lambda: module.Series(values, dtype=object),
+        "polars": lambda: module.Series(values),
+        "builtins": lambda: tuple(values),
+    }
+    return makers[kind]()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "numpy.object", "pandas", "pandas.object", "polars", "builtins"])
+def test_columns_of_every_kind_give_the_same_model(kind: str, fitted: TextClassifier) -> None:
+    texts = column(kind, TEXTS)
+    model = tiny().fit(texts, column(kind, LABELS))
+    torch.testing.assert_close(weights(model), weights(fitted), rtol=0, atol=0)
+    assert model.predict(texts).tolist() == fitted.predict(TEXTS).tolist()
+    np.testing.assert_array_equal(model.predict_proba(texts), fitted.predict_proba(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive", "dtype"),
+    [("neg", "pos", "<U3"), (0, 1, "int64"), (-3, 12, "int64"), (False, True, "bool"), (1.0, 2.0, "float64")],
+    ids=["str", "int", "other int", "bool", "float"],
+)
+def test_labels_come_back_as_they_were_given(negative: Any, positive: Any, dtype: str, tmp_path: Path) -> None:
+    labels = [{"neg": negative, "pos": positive}[label] for label in LABELS]
+    model = tiny().fit(TEXTS, labels)
+    assert model.classes_.tolist() == [negative, positive]
+    assert model.classes_.dtype == dtype
+    assert set(model.predict(TEXTS).tolist()) <= {negative, positive}
+    assert_same_model(pickle.loads(pickle.dumps(model)), model)
+    model.save(tmp_path / "model")
+    assert_same_model(TextClassifier.load(tmp_path / "model"), model)
+    assert Classifier.load(tmp_path / "model").labels == [str(negative), str(positive)]
+
+
+def test_labels_that_have_no_plain_spelling_are_learned_but_not_saved(tmp_path: Path) -> None:
+    days = np.array(["2020-01-01", "2021-01-01"], dtype="datetime64[D]")
+    model = tiny().fit(TEXTS, days[[int(label == "pos") for label in LABELS]])
+    assert model.classes_.dtype == days.dtype
+    assert set(model.predict(TEXTS)) <= set(days)
+    with pytest.raises(ValueError, match="labels of type date cannot be saved; str, int, float, bool can"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_class_weights_are_given_by_label() -> None:
+    numbers = np.array([int(label == "pos") for label in LABELS])
+    heavy = tiny(class_weights={0: 1.0, np.int64(1): 50.0}, epochs=4).fit(TEXTS, numbers)
+    assert (
+        heavy.predict(TEXTS).mean()
+        > tiny(class_weights={0: 50.0, 1: 1.0}, epochs=4).fit(TEXTS, numbers).predict(TEXTS).mean()
+    )
+    copy = pickle.loads(pickle.dumps(heavy))
+    assert copy.get_params() == heavy.get_params()
+
+
+def test_an_empty_text_is_answered(fitted: TextClassifier) -> None:
+    np.testing.assert_allclose(fitted.predict_proba(["", "  ", "unheard"]).sum(1), 1)
+
+
+def test_no_text_gives_no_answer(fitted: TextClassifier) -> None:
+    assert fitted.predict([]).shape == (0,)
+    assert fitted.predict_proba([]).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "message"),
+    [
+        ("a text", ValueError, r"X is one str; give a list of texts, as in \[text\]"),
+        (b"a text", ValueError, "X is one bytes"),
+        ({"text": "a"}, ValueError, "X is a dict; give a list"),
+        ({"a", "b"}, ValueError, "X is a set; give a list"),
+        (5, ValueError, "X is a int; give a list"),
+        (np.array([["a"], ["b"]]), ValueError, r"X has the shape \(2, 1\); give one column of texts"),
+        (["a", None], TypeError, r"X\[1\] is None, a NoneType; every text must be a str"),
+        (["a", "b", float("nan")], TypeError, r"X\[2\] is nan, a float; every text must be a str"),
+        ([b"a"], TypeError, r"X\[0\] is b'a', a bytes; every text must be a str"),
+        ([["a"]], TypeError, r"X\[0\] is \['a'\], a list; every text must be a str"),
+    ],
+)
+def test_texts_of_another_kind_are_refused(
+    texts: Any, error: type[Exception], message: str, fitted: TextClassifier
+) -> None:
+    with pytest.raises(error, match=message):
+        tiny().fit(texts, ["x", "y"])
+    with pytest.raises(error, match=message):
+        fitted.predict(texts)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_a_frame_is_not_taken_for_its_column_names(kind: str) -> None:
+    frame = pytest.importorskip(kind).DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
+    with pytest.raises(ValueError, match=r"X has the shape \(2, 2\); give one column of texts, as in X\['text'\]"):
+        texts_of(frame)
+    assert texts_of(frame["text"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "requires y to be passed, but the target y is None"),
+        (["x", "x", "x"], "y holds one class only, .*'x'.*; a classifier needs at least two"),
+        (["x", "y"], "inconsistent numbers of samples"),
+        (["x", None, "y"], "y holds labels that cannot be sorted"),
+        ([1.0, float("nan"), 2.0], "NaN"),
+        ([0.5, 1.5, 2.5], "Unknown label type: continuous"),
+        ([["x", "y"], ["y", "x"], ["x", "x"]], "y should be a 1d array"),
+        (np.array([1, "1", "2"], dtype=object), "y holds labels that cannot be sorted"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny().fit(["a", "b", "c"], labels)
+
+
+def test_a_column_of_labels_is_taken_with_a_warning() -> None:
+    with pytest.warns(DataConversionWarning):
+        tiny().fit(TEXTS, np.array(LABELS)[:, None])
+
+
+def test_no_text_cannot_be_fitted() -> None:
+    with pytest.raises(ValueError, match="X holds no text"):
+        tiny().fit([], [])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "^epochs: must be at least 1, not 0$"),
+        ({"embedding": "glove"}, "^embedding: must be 'random', 'corpus', .*, not 'glove'"),
+        ({"hidden_size": 2.5}, r"^hidden_size: must be an integer, not 2\.5$"),
+        ({"pooling": "means"}, "^pooling: must be .*did you mean 'mean'"),
+        ({"valid": 1.5}, r"^valid: must be .*not 1\.5"),
+        ({"dim": 8, "cell": "elman", "dropout": -1}, "(?s)cell: must be .*dropout: must be at least 0, not -1"),
+        ({"layer_dropout": 0.5}, "^layer_dropout: must be 0 with num_layers 1"),
+        ({"device": "tpu"}, "^device: must be 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+        ({"device": "cuda:99"}, "^device: 'cuda:99' is not here"),
+        ({"min_freq": 10**6}, "^no token of the train split occurs 1000000 times.*lower min_freq"),
+        ({"valid": 0.001}, r"^valid: the share 0\.001 of 60 texts is less than one text of every label"),
+        ({"class_weights": {"good": 1.0}}, "^class_weights: 'good' is not in both the map and the labels"),
+    ],
+)
+def test_a_wrong_argument_is_named_when_fitting(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(**options).fit(TEXTS, LABELS)
+
+
+def test_without_valid_every_text_is_trained_on() -> None:
+    model = tiny(valid=None, min_freq=1, epochs=1).fit(["alpha alpha", "beta beta"], ["x", "y"])
+    assert {"alpha", "beta"} <= set(model.classifier_.tokenizer.tokens)
+    copy = pickle.loads(pickle.dumps(model))
+    assert copy.get_params()["valid"] is None
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
+def test_an_unfitted_one_says_so(method: str) -> None:
+    with pytest.raises(NotFittedError):
+        getattr(tiny(), method)(TEXTS)
+
+
+def test_an_unfitted_one_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(NotFittedError):
+        tiny().save(tmp_path / "model")
+
+
+def test_it_works_in_a_pipeline_and_a_grid_of_numpys_numbers() -> None:
+    pipeline = make_pipeline(FunctionTransformer(_shout), tiny(lowercase=False))
+    grid = {
+        "textclassifier__hidden_size": np.array([3, 5]),
+        "textclassifier__learning_rate": np.logspace(-3, -2, 1),
+        "textclassifier__pooling": [("mean", "max")],
+    }
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(TEXTS, LABELS)
+    assert search.best_params_["textclassifier__hidden_size"] in (3, 5)
+    assert search.predict(TEXTS).shape == (60,)
+    assert "FILM" in search.best_estimator_[-1].classifier_.tokenizer.tokens
+
+
+def _shout(texts: list[str]) -> list[str]:
+    return [text.upper() for text in texts]
+
+
+def test_it_is_cross_validated_by_several_scores() -> None:
+    scores = cross_val_score(tiny(), np.array(TEXTS), LABELS, cv=2, scoring="roc_auc", error_score="raise")
+    assert scores.shape == (2,)
+    assert (scores > 0).all()
+
+
+def test_a_clone_is_new(fitted: TextClassifier) -> None:
+    copy = clone(fitted)
+    assert copy.get_params() == fitted.get_params()
+    assert not hasattr(copy, "classes_")
+    assert copy.set_params(epochs=9).epochs == 9
+
+
+def test_a_pickle_holds_the_model_as_a_run_directory_and_no_code_but_the_class(fitted: TextClassifier) -> None:
+    content = pickle.dumps(fitted, protocol=2)
+    names = {argument for opcode, argument, _ in pickletools.genops(content) if opcode.name == "GLOBAL"}
+    assert names <= {
+        "bilstm_cls.estimator TextClassifier",
+        "copyreg _reconstructor",
+        "copyreg __newobj__",
+        "_codecs encode",
+    }
+    copy = pickle.loads(content)
+    assert_same_model(copy, fitted)
+    assert copy.get_params() == fitted.get_params()
+    assert copy.history_ == fitted.history_
+    np.testing.assert_array_equal(copy.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+
+
+def test_a_damaged_pickle_is_refused(fitted: TextClassifier) -> None:
+    state = fitted.__getstate__()
+    place = state["fitted"].index(b"project.weight") + 2000
+    damaged = bytearray(state["fitted"])
+    damaged[place] ^= 1
+    with pytest.raises(CheckpointError, match="the pickled TextClassifier is damaged"):
+        TextClassifier.__new__(TextClassifier).__setstate__(state | {"fitted": bytes(damaged)})
+
+
+def test_a_pickle_of_an_unfitted_one_keeps_the_arguments() -> None:
+    model = tiny(pooling=("mean", "last"))
+    assert pickle.loads(pickle.dumps(model)).get_params() == model.get_params()
+
+
+def test_saving_and_loading_gives_the_same_model_and_arguments(fitted: TextClassifier, saved: Path) -> None:
+    loaded = TextClassifier.load(saved)
+    assert_same_model(loaded, fitted)
+    assert loaded.get_params() == fitted.get_params()
+    assert loaded.history_ == fitted.history_
+    assert_same_model(clone(loaded).fit(TEXTS, LABELS), fitted)
+
+
+def test_what_is_saved_is_a_run_directory_for_the_command_line(
+    fitted: TextClassifier, saved: Path, tmp_path: Path
+) -> None:
+    done = run_cli("predict", "--run", saved, "--json", "a good film")
+    assert done.code == 0, done.stderr
+    assert done.json["probabilities"]["pos"] == fitted.predict_proba(["a good film"])[0, 1]
+    assert RunDirectory(saved).read_status()["status"] == "finished"
+    assert run_cli("inspect", "--run", saved).code == 0
+    export(saved, tmp_path / "bundle")
+    csv = tmp_path / "more.csv"
+    csv.write_text("text,label\na good film,pos\nan awful film,neg\n")
+    assert evaluate(saved, data=csv, device="cpu")[1].examples == 2
+
+
+def test_texts_that_were_in_memory_cannot_be_judged_again(saved: Path) -> None:
+    with pytest.raises(DataError, match=r"\(in memory\)"):
+        evaluate(saved, device="cpu")
+
+
+def test_another_run_is_replaced_only_when_asked(fitted: TextClassifier, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "model")
+    with pytest.raises(ConfigError, match="holds a run already; give overwrite=True"):
+        fitted.save(tmp_path / "model")
+    fitted.save(tmp_path / "model", overwrite=True)
+    assert_same_model(TextClassifier.load(tmp_path / "model"), fitted)
+
+
+def test_a_folder_of_other_files_is_never_written_into(fitted: TextClassifier, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match="holds other files and no run"):
+        fitted.save(tmp_path, overwrite=True)
+
+
+def test_labels_of_another_type_than_noted_are_told(fitted: TextClassifier, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "model")
+    (tmp_path / "model" / "metrics.json").write_text(json.dumps({"data/label_type": "int", "data/label_dtype": "<i8"}))
+    with pytest.raises(CheckpointError, match=r"the labels \['neg', 'pos'\] are not of the type 'int'"):
+        TextClassifier.load(tmp_path / "model")
+
+
+def test_a_run_of_the_command_line_is_loaded(trained_run: Path) -> None:
+    model = TextClassifier.load(trained_run, device="cpu")
+    assert model.classes_.tolist() == ["neg", "pos"]
+    assert (model.hidden_size, model.max_length, model.valid, model.embedding) == (8, 20, 0.1, "random")
+    assert (
+        model.predict_proba(["good"]).tolist()
+        == Classifier.load(trained_run, device="cpu").predict_proba(["good"]).tolist()
+    )

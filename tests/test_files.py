@@ -1,0 +1,190 @@
+"""Files that are either whole or not there, whatever the disk or the user does in between."""
+
+import errno
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bilstm_cls import files
+from bilstm_cls.errors import ConfigError, ResourceError, UserError
+from bilstm_cls.files import naming_disk_faults, replacing, sha256_of, write_atomic
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    return path
+
+
+def refusing(number: int) -> object:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("content", ["täxt\n", b"\x00\xff\r\n", ""])
+def test_a_file_is_written_byte_for_byte_with_its_folders(tmp_path: Path, content: str | bytes) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    write_atomic(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert names(path.parent) == ["file"]
+
+
+def test_a_file_takes_the_place_of_the_old_one(old: Path) -> None:
+    write_atomic(old, "new")
+    assert old.read_text() == "new"
+    assert names(old.parent) == ["file.txt"]
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(old: Path) -> None:
+    with replacing(old) as file:
+        file.write(b"new")
+        file.flush()
+        assert old.read_text() == "old"
+    assert old.read_text() == "new"
+
+
+def test_a_file_that_is_held_open_keeps_its_content(old: Path) -> None:
+    with old.open() as file:
+        write_atomic(old, "new")
+        assert file.read() == "old"
+
+
+@pytest.fixture(params=[0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_a_file_has_the_permissions_of_any_other_new_file(tmp_path: Path, umask: int) -> None:
+    write_atomic(tmp_path / "file", "")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(old: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with replacing(old) as file:
+            file.write(b"half of it")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert old.read_text() == "old"
+    assert names(old.parent) == ["file.txt"]
+
+
+CALLS = ["open", "fsync", "chmod", "replace"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, ResourceError),
+        (errno.EDQUOT, ResourceError),
+        (errno.EFBIG, ResourceError),
+        (errno.EROFS, ConfigError),
+        (errno.EACCES, ConfigError),
+        (errno.EIO, ConfigError),
+    ],
+)
+def test_a_refusing_disk_is_named_and_leaves_the_old_file(
+    old: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, kind: type[UserError]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refusing(number))
+        with pytest.raises(kind) as caught:
+            write_atomic(old, "new")
+    assert str(caught.value).startswith(f"{old}: ")
+    assert os.strerror(number) in str(caught.value)
+    assert old.read_text() == "old"
+    assert names(old.parent) == ["file.txt"]
+
+
+def test_a_disk_that_refuses_to_clean_up_too_is_still_named_by_its_first_refusal(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(errno.ENOSPC))
+    monkeypatch.setattr(os, "unlink", refusing(errno.EROFS))
+    with pytest.raises(ResourceError, match="No space left"):
+        write_atomic(old, "new")
+    assert old.read_text() == "old"
+
+
+def test_a_file_that_outgrows_the_limit_of_the_system_is_an_error_of_resources(old: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match="no room left"):
+            write_atomic(old, "x" * 20_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert old.read_text() == "old"
+    assert names(old.parent) == ["file.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(old: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be written \(.*\); choose another place"):
+        write_atomic(old / "below-a-file" / "file", "")
+
+
+def test_an_error_without_a_number_is_told_in_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\(encoder error -2\)"), naming_disk_faults(tmp_path):
+        raise OSError("encoder error -2")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is flushed and renamed, in order: `fsync SIZE` of a file, `rename`, `fsync NAME/` of a folder."""
+    recorded: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def recording_fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        folder = Path(f"/proc/self/fd/{descriptor}").resolve().name
+        recorded.append(f"fsync {folder}/" if stat.S_ISDIR(status.st_mode) else f"fsync {status.st_size}")
+        fsync(descriptor)
+
+    def recording_replace(source: str, target: str) -> None:
+        recorded.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "replace", recording_replace)
+    return recorded
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to name an open folder")
+def test_a_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path: Path, calls: list[str]) -> None:
+    write_atomic(tmp_path / "file", "12345")
+    assert calls == ["fsync 5", "rename", f"fsync {tmp_path.name}/"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to name an open folder")
+def test_a_folder_that_is_made_on_the_way_is_flushed_into_the_one_above(tmp_path: Path, calls: list[str]) -> None:
+    write_atomic(tmp_path / "a" / "b" / "file", "12345")
+    assert calls == [f"fsync {tmp_path.name}/", "fsync a/", "fsync 5", "rename", "fsync b/"]
+
+
+def test_a_system_without_open_folders_is_written_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.os, "name", "nt")
+    monkeypatch.setattr(os, "open", refusing(errno.EACCES))
+    files.sync_folder(tmp_path)
+
+
+def test_a_digest_is_the_files_sha256(old: Path) -> None:
+    assert sha256_of(old) == "cba06b5736faf67e54b07b561eae94395e774c517a7d910a54369e1263ccfbd4"

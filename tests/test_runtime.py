@@ -1,0 +1,230 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilstm_cls import runtime as runtime_module
+from bilstm_cls.config import Config
+from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.runtime import Runtime, main, sealed
+from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.serve.export import export
+from tests.conftest import reviews
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [
+    "a good film", "", "   ", "never seen words", "Bad BAD bad", "a\tdull\nplot<br />", "<pad> <unk>",
+    "half \ud800 of one",    " ".join(["good"] * 10 + ["bad"] * 30), " ".join(["the"] * 21), "好 fine 🎬",
+    *(text for text, _ in reviews(80, seed=3)),
+]  # fmt: skip
+"""Empty, unknown, too long, and of every length there is."""
+
+WITHOUT_TORCH = """
+import sys
+
+class Refuser:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in "torch pydantic typer sklearn safetensors yaml platformdirs filelock".split():
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuser())
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(trained_run, tmp_path_factory.mktemp("bundles") / "tiny").path
+
+
+@pytest.fixture(scope="module")
+def runtime(bundle: Path) -> Runtime:
+    return Runtime.load(bundle, threads=1)
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    """A bundle that a test may damage."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for path in bundle.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def python(code: str, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], input=stdin, capture_output=True, timeout=60, check=False
+    )
+
+
+def test_answers_are_those_of_the_run(runtime: Runtime, trained_run: Path) -> None:
+    expected = [prediction.as_dict() for prediction in Classifier.load(trained_run, device="cpu").predict(TEXTS)]
+    found = runtime.predict(TEXTS)
+    assert [list(answer) for answer in found] == [list(answer) for answer in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-6)
+        for key in ("text", "label", "tokens", "truncated"):
+            assert one[key] == other[key]
+
+
+@pytest.mark.parametrize("truncate", ["head", "tail", "both"])
+def test_a_long_text_is_cut_as_in_training(
+    truncate: str, tiny_config: Callable[..., Config], tmp_path: Path, trained_run: Path
+) -> None:
+    from bilstm_cls.run_directory import RunDirectory, build_model
+    from bilstm_cls.tensors import load_tensors
+
+    config = tiny_config(f"text.truncate={truncate}", f"output_dir={tmp_path}")
+    loaded = RunDirectory(trained_run).load_model()
+    model = build_model(config, len(loaded.tokenizer), 2)
+    model.load_state_dict(load_tensors(trained_run / "model.safetensors")[0])
+    run = RunDirectory(tmp_path / "run")
+    run.save_model(model, loaded.tokenizer, loaded.labels, config)
+    text = " ".join(["good"] * 15 + ["the"] * 15 + ["bad"] * 15)
+    (answer,) = Runtime.load(export(run.path, tmp_path / "bundle").path).predict([text])
+    (expected,) = Classifier.load(run.path, device="cpu").predict([text])
+    assert answer["truncated"]
+    assert answer["tokens"] == 45
+    assert answer["probability"] == pytest.approx(expected.probability, abs=1e-6)
+
+
+def test_a_text_alone_and_in_company_has_one_answer(runtime: Runtime) -> None:
+    together = runtime.predict_proba(TEXTS)
+    alone = np.concatenate([runtime.predict_proba([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_a_stream_gives_all_answers_in_order(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "CHUNK", 7)
+    assert [answer["text"] for answer in runtime.stream(iter(TEXTS))] == TEXTS
+
+
+def test_no_text_gives_no_answer(runtime: Runtime) -> None:
+    assert runtime.predict([]) == []
+    assert runtime.predict_proba([]).shape == (0, 2)
+
+
+def test_one_str_is_not_taken_for_many(runtime: Runtime) -> None:
+    with pytest.raises(TypeError, match="give a list of texts"):
+        runtime.predict("good")
+    with pytest.raises(TypeError, match="give a list of texts"):
+        runtime.predict_proba("good")
+
+
+def test_nothing_but_numpy_onnxruntime_and_tokenizers_is_loaded(bundle: Path) -> None:
+    code = """
+import sys, sysconfig
+from bilstm_cls.runtime import Runtime
+Runtime.load(sys.argv[1]).predict(["good"])
+places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+files = {name.partition(".")[0]: str(getattr(module, "__file__", "")) for name, module in sys.modules.items()}
+installed = {name for name, file in files.items() if file.startswith(tuple(places))}
+print(*sorted(installed - {"_distutils_hack", "bilstm_cls"}))
+"""
+    done = python(code, bundle)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [b"numpy", b"onnxruntime", b"tokenizers"]
+
+
+def test_it_answers_where_torch_cannot_be_imported(bundle: Path, runtime: Runtime) -> None:
+    code = f"{WITHOUT_TORCH}\nfrom bilstm_cls.runtime import main\nsys.exit(main(sys.argv[1:]))"
+    done = python(code, bundle, "-", stdin=b"a good film\n\n")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["label"] for answer in answers] == [
+        answer["label"] for answer in runtime.predict(["a good film", ""])
+    ]
+    refused = python(f"{WITHOUT_TORCH}\nimport torch")
+    assert b"No module named 'torch'" in refused.stderr
+
+
+def test_as_a_program_it_prints_json_lines(bundle: Path) -> None:
+    command = [sys.executable, "-m", "bilstm_cls.runtime", str(bundle), "good film", "-", "bad"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    stdin = "\ufefffirst é\r\n\nlast".encode() + b"\xff"
+    done = subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()]
+    assert [answer["text"] for answer in answers] == ["good film", "first é", "", "last\ufffd", "bad"]
+    assert list(answers[0]) == ["text", "label", "probability", "probabilities", "tokens", "truncated"]
+
+
+def test_a_damaged_bundle_ends_the_program_with_one_line(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / "labels.json").unlink()
+    assert main([str(copy), "good"]) == 4
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {copy / 'labels.json'}: missing, so {copy} is not a bundle; `bilstm-cls export` writes one"
+    ]
+
+
+def test_a_reader_that_has_seen_enough_ends_the_program_quietly(bundle: Path) -> None:
+    command = f'yes good | head -20000 | "{sys.executable}" -m bilstm_cls.runtime "{bundle}" - | head -1'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
+    assert json.loads(done.stdout)["text"] == "good"
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "labels.json", "config.json"])
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name}: missing"):
+        Runtime.load(copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "labels.json"])
+def test_a_flipped_bit_is_named(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}: damaged or of another bundle"):
+        Runtime.load(copy)
+
+
+def test_a_changed_number_in_the_config_is_named(copy: Path) -> None:
+    path = copy / "config.json"
+    path.write_text(path.read_text().replace('"max_length": 20', '"max_length": 21'))
+    with pytest.raises(CheckpointError, match=r"config\.json: damaged, its contents do not match"):
+        Runtime.load(copy)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{}", "[" * 10**5, '{"a": 1}', "\ufeff"])
+def test_a_config_of_something_else_is_named(copy: Path, content: str) -> None:
+    (copy / "config.json").write_text(content, "utf-8")
+    with pytest.raises(CheckpointError, match=r"config\.json: (damaged|not the config of a bundle)"):
+        Runtime.load(copy)
+
+
+def test_another_format_is_told(copy: Path) -> None:
+    (copy / "config.json").write_text(json.dumps(sealed({"format_version": 2})))
+    with pytest.raises(CheckpointError, match="format 2 is not 1; export it again"):
+        Runtime.load(copy)
+
+
+def test_a_bundle_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Runtime.load(tmp_path / "file")
+
+
+def test_without_onnxruntime_the_message_names_the_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[onnx\]'"):
+        Runtime.load(bundle)
+
+
+def test_every_python_block_of_the_page_runs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "deploy.md").read_text("utf-8"), re.M | re.S)
+    assert blocks
+    (tmp_path / "reviews-onnx").symlink_to(bundle)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/deploy.md", "exec"), namespace)

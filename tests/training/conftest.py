@@ -1,0 +1,54 @@
+"""Fixtures of the tests that train whole runs."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilstm_cls.config import Config
+from bilstm_cls.evaluation import plots
+from bilstm_cls.training.run import train
+
+Make = Callable[..., Config]
+PICTURES = ("learning_curves", "confusion_matrix", "calibration", "length_histogram")
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What is logged, also where an earlier test ran the command line, which keeps the messages to itself."""
+    monkeypatch.setattr(logging.getLogger("bilstm_cls"), "propagate", True)
+    caplog.set_level(logging.INFO, "bilstm_cls")
+    return caplog
+
+
+@pytest.fixture(scope="module")
+def light(trained_run: Path) -> Iterator[None]:
+    """Lets runs end without drawing pictures or waiting for the disk, which is most of their time.
+
+    The run that all tests share comes before it, whole.
+    """
+
+    def draw_nothing(*args: Any) -> None:
+        args[-1].parent.mkdir(exist_ok=True)
+        args[-1].write_bytes(b"\x89PNG")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        for name in PICTURES:
+            patch.setattr(plots, name, draw_nothing)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_config(tiny_config: Make) -> Make:
+    """Returns the config of a run of 2 epochs of 11 steps."""
+    return lambda *overrides: tiny_config("train.epochs=2", *overrides)
+
+
+@pytest.fixture(scope="module")
+def whole_run(short_config: Make, light: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of that config that nothing happened to."""
+    return train(short_config(f"output_dir={tmp_path_factory.mktemp('whole')}")).run.path

@@ -1,0 +1,309 @@
+"""Checkpoints: whole or not there, verified, and the newest sound one found."""
+
+import ast
+import errno
+import hashlib
+import json
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import bilstm_cls
+from bilstm_cls.errors import CheckpointError, ResourceError
+from bilstm_cls.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
+
+NUMBERS: dict[str, Any] = {"trainer": {"loss": 0.1 + 0.2, "rows": [{"score": None, "läbel": "ä"}]}, "facts": {}}
+
+
+def tensors(step: int) -> dict[str, Tensor]:
+    return {"weight": torch.full((3, 5), float(step)), "step": torch.tensor(step)}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    save_checkpoint(folder, 2, tensors(2), NUMBERS, roles=("best", "last"))
+    save_checkpoint(folder, 5, tensors(5), NUMBERS, roles=("last",))
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """The checkpoints of a run whose best step is 2 and whose last is 5."""
+    return shutil.copytree(saved, tmp_path / "checkpoints")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("role", "step"), [("last", 5), ("best", 2)])
+def test_each_role_gives_back_what_was_saved_under_it(folder: Path, role: str, step: int) -> None:
+    loaded, numbers = load_checkpoint(folder, role)
+    assert torch.equal(loaded["weight"], tensors(step)["weight"])
+    assert numbers["step"] == step
+    assert {key: numbers[key] for key in NUMBERS} == NUMBERS
+
+
+def test_only_the_tensors_in_use_are_kept(folder: Path) -> None:
+    expected = ["best.json", "last.json", "step-00000002.safetensors", "step-00000005.safetensors"]
+    assert names(folder) == expected
+    save_checkpoint(folder, 7, tensors(7), NUMBERS, roles=("best", "last"))
+    assert names(folder) == ["best.json", "last.json", "step-00000007.safetensors"]
+
+
+def test_what_a_killed_save_left_behind_goes_with_the_next_save(folder: Path) -> None:
+    for name in (".last.json.x8s.tmp", ".step-00000006.safetensors.a_1.tmp", "step-00000006.safetensors"):
+        (folder / name).write_bytes(b"half")
+    (folder / "notes.txt").write_text("the user's own")
+    save_checkpoint(folder, 7, tensors(7), NUMBERS, roles=("best", "last"))
+    assert names(folder) == ["best.json", "last.json", "notes.txt", "step-00000007.safetensors"]
+
+
+def test_a_step_saved_again_under_another_role_serves_both(folder: Path) -> None:
+    save_checkpoint(folder, 5, tensors(5), NUMBERS, roles=("best", "last"))
+    assert names(folder) == ["best.json", "last.json", "step-00000005.safetensors"]
+    assert load_checkpoint(folder, "best")[1] == load_checkpoint(folder, "last")[1]
+
+
+def test_the_newest_checkpoint_is_the_last_one(folder: Path) -> None:
+    loaded = load_newest(folder)
+    assert loaded is not None
+    assert loaded[1]["step"] == 5
+
+
+def test_the_best_one_is_the_newest_when_the_save_was_killed_before_the_last_one_followed(folder: Path) -> None:
+    save_checkpoint(folder, 8, tensors(8), NUMBERS, roles=("best",))
+    loaded = load_newest(folder)
+    assert loaded is not None
+    assert loaded[1]["step"] == 8
+
+
+def test_there_is_none_before_the_first_one_was_saved(tmp_path: Path) -> None:
+    assert load_newest(tmp_path / "checkpoints") is None
+
+
+def test_tensors_without_their_json_are_no_checkpoint(folder: Path) -> None:
+    (folder / "last.json").unlink()
+    (folder / "best.json").unlink()
+    assert load_newest(folder) is None
+
+
+def test_a_missing_role_is_named(folder: Path) -> None:
+    (folder / "best.json").unlink()
+    with pytest.raises(CheckpointError, match=r"best\.json: file is missing"):
+        load_checkpoint(folder, "best")
+
+
+def cut(path: Path, share: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)
+
+
+LAST = ["last.json", "step-00000005.safetensors"]
+
+
+@pytest.mark.parametrize("name", LAST)
+@pytest.mark.parametrize("case", range(30))
+def test_a_flipped_bit_is_found(folder: Path, name: str, case: int) -> None:
+    path = folder / name
+    flip(path, random.Random(f"{name}{case}").randrange(8 * path.stat().st_size))
+    with pytest.raises(CheckpointError, match=r"last\.json|step-00000005\.safetensors"):
+        load_checkpoint(folder, "last")
+
+
+@pytest.mark.parametrize("name", LAST)
+@pytest.mark.parametrize("case", range(30))
+def test_a_file_cut_short_is_found_and_named(folder: Path, name: str, case: int) -> None:
+    cut(folder / name, case / 30)
+    with pytest.raises(CheckpointError, match=rf"{name}: damaged"):
+        load_checkpoint(folder, "last")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('": ', '":  '), ("0.30000000000000004", "0.30000000000000003"), ("\\u00e4", "\\u00E4"), ("null", "null ")],
+)
+def test_a_change_that_means_the_same_is_found_all_the_same(folder: Path, before: str, after: str) -> None:
+    path = folder / "last.json"
+    changed = path.read_text("utf-8").replace(before, after)
+    assert json.loads(changed) == json.loads(path.read_text("utf-8"))
+    path.write_text(changed, "utf-8")
+    with pytest.raises(CheckpointError, match=r"last\.json: damaged"):
+        load_checkpoint(folder, "last")
+
+
+def test_tensors_of_another_moment_are_not_taken_for_those_of_the_checkpoint(folder: Path) -> None:
+    shutil.copy(folder / "step-00000002.safetensors", folder / "step-00000005.safetensors")
+    with pytest.raises(CheckpointError, match=r"step-00000005\.safetensors: not the file that last\.json was written"):
+        load_checkpoint(folder, "last")
+
+
+def forge(folder: Path, content: Any) -> None:
+    """Writes `last.json` as someone would who knows how it is sealed."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (folder / "last.json").write_text(json.dumps({"sha256": digest, "checkpoint": content}, indent=1))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        None,
+        {"step": 1},
+        {"step": 1, "tensors": "step-00000005.safetensors"},
+        {"step": "1", "tensors": "step-00000005.safetensors", "tensors_sha256": ""},
+        {"tensors": "step-00000005.safetensors"},
+        {"tensors": 5, "tensors_sha256": ""},
+        {"tensors": "../elsewhere.safetensors", "tensors_sha256": ""},
+        {"tensors": "/etc/passwd", "tensors_sha256": ""},
+        {"tensors": "..", "tensors_sha256": ""},
+        {"tensors": "", "tensors_sha256": ""},
+        {"tensors": "a\0b", "tensors_sha256": ""},
+        {"tensors": "step-00000005.safetensors", "tensors_sha256": None},
+    ],
+)
+def test_a_forged_checkpoint_is_an_error_of_the_checkpoint(folder: Path, content: Any) -> None:
+    forge(folder, content)
+    with pytest.raises(CheckpointError, match=r"checkpoints"):
+        load_checkpoint(folder, "last")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"sha256": 1}', "[" * 100_000, "\xff", '{"checkpoint": []}'])
+def test_a_json_of_another_kind_is_an_error_of_the_checkpoint(folder: Path, text: str) -> None:
+    (folder / "last.json").write_text(text, "latin-1")
+    with pytest.raises(CheckpointError, match=r"last\.json: damaged"):
+        load_checkpoint(folder, "last")
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("step-00000005.safetensors", Path.unlink),
+        ("step-00000005.safetensors", lambda path: cut(path, 0.5)),
+        ("step-00000005.safetensors", lambda path: flip(path, 2222)),
+        ("last.json", lambda path: cut(path, 0.5)),
+        ("last.json", lambda path: flip(path, 2222)),
+    ],
+)
+def test_the_other_checkpoint_stands_in_for_a_damaged_one_with_a_warning(
+    folder: Path, log: pytest.LogCaptureFixture, name: str, harm: Callable[[Path], None]
+) -> None:
+    harm(folder / name)
+    loaded = load_newest(folder)
+    assert loaded is not None
+    assert loaded[1]["step"] == 2
+    assert name in log.text
+    assert "going on from step 2 instead" in log.text
+
+
+def test_a_damaged_best_one_is_told_though_the_last_one_is_sound(folder: Path, log: pytest.LogCaptureFixture) -> None:
+    flip(folder / "best.json", 99)
+    loaded = load_newest(folder)
+    assert loaded is not None
+    assert loaded[1]["step"] == 5
+    assert "best.json: damaged" in log.text
+
+
+def test_nothing_is_loaded_when_all_are_damaged(folder: Path) -> None:
+    flip(folder / "last.json", 99)
+    cut(folder / "step-00000002.safetensors", 0.7)
+    with pytest.raises(CheckpointError) as caught:
+        load_newest(folder)
+    assert "last.json: damaged" in str(caught.value)
+    assert "step-00000002.safetensors: damaged" in str(caught.value)
+    assert "--overwrite" in str(caught.value)
+
+
+def test_a_save_beside_a_damaged_checkpoint_deletes_nothing_that_could_be_needed(
+    folder: Path, log: pytest.LogCaptureFixture
+) -> None:
+    flip(folder / "best.json", 99)
+    save_checkpoint(folder, 7, tensors(7), NUMBERS, roles=("last",))
+    assert {"step-00000002.safetensors", "step-00000005.safetensors"} <= set(names(folder))
+    assert "best.json: damaged" in log.text
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Lets the system call `name` fail for want of room at its call `number`, counted from 1."""
+    call, count = getattr(os, name), iter(range(1, 1000))
+
+    def sometimes(*args: Any, **kwargs: Any) -> Any:
+        if next(count) == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return call(*args, **kwargs)
+
+    monkeypatch.setattr(os, name, sometimes)
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_full_disk_leaves_sound_checkpoints(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_at(patch, name, number)
+        with pytest.raises(ResourceError, match="no room left"):
+            save_checkpoint(folder, 9, tensors(9), NUMBERS, roles=("best", "last"))
+    assert not list(folder.glob(".*"))
+    for role in ("last", "best"):
+        loaded, numbers = load_checkpoint(folder, role)
+        assert loaded["step"].item() == numbers["step"]
+
+
+def test_a_json_is_written_only_after_its_tensors_are_on_the_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed: list[str] = []
+    replace = os.replace
+
+    def recording(source: str, target: str) -> None:
+        renamed.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", recording)
+    save_checkpoint(folder, 9, tensors(9), NUMBERS, roles=("best", "last"))
+    assert renamed == ["step-00000009.safetensors", "best.json", "last.json"]
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_a_pickle_in_its_place_is_refused_and_not_run(folder: Path, name: str) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (folder / "canary",)
+
+    (folder / name).write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(CheckpointError, match=f"{name}: damaged"):
+        load_checkpoint(folder, "last")
+    assert not (folder / "canary").exists()
+
+
+FORBIDDEN = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
+SOURCES = sorted(Path(bilstm_cls.__file__).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_source_file_reads_or_writes_anything_that_could_run(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            assert not FORBIDDEN & {module.split(".")[0] for module in modules}, ast.unparse(node)
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"torch.load", "torch.save", "torch.jit.load", "eval", "exec", "__import__"}, called
+            if called in {"np.load", "np.save", "numpy.load", "numpy.save"}:
+                assert "allow_pickle=False" in ast.unparse(node), ast.unparse(node)

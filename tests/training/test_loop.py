@@ -1,0 +1,434 @@
+"""The training loop: what it reports, when it evaluates and stops, and that only seed and step decide its weights."""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bilstm_cls.config import METRICS, TrainConfig
+from bilstm_cls.data.batches import training_batches
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.errors import ConfigError, DivergedError
+from bilstm_cls.evaluation.inference import predict_probabilities
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.training import loop
+from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
+
+NUM_TEXTS, NUM_LABELS, VOCAB_SIZE = 22, 3, 12
+DROPOUTS = {"dropout": 0.3, "embedding_dropout": 0.2, "word_dropout": 0.1, "recurrent_dropout": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def corpus() -> Corpus:
+    generator = np.random.Generator(np.random.PCG64(7))
+    lengths = generator.integers(1, 9, NUM_TEXTS)
+    return Corpus(
+        token_ids=generator.integers(1, VOCAB_SIZE, int(lengths.sum())).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        label_ids=generator.integers(0, NUM_LABELS, NUM_TEXTS),
+        num_tokens=lengths,
+    )
+
+
+def make_trainer(
+    *, dropouts: dict[str, float] = DROPOUTS, class_weights: list[float] | None = None, seed: int = 1, **config: Any
+) -> Trainer:
+    """A trainer of a small model; five batches an epoch."""
+    freeze = config.pop("freeze_embedding", False)
+    torch.manual_seed(0)
+    model = BiLSTMClassifier(
+        VOCAB_SIZE, NUM_LABELS, embedding_dim=4, hidden_size=3, freeze_embedding=freeze, **dropouts
+    )
+    given = {"epochs": 2, "batch_size": 5, "learning_rate": 0.05, "ema": 0.9, "patience": None, **config}
+    return Trainer(model, corpus(), TrainConfig(**given), seed=seed, class_weights=class_weights)
+
+
+def scores(values: list[float] | None = None, key: str = "valid/accuracy") -> Callable[[], Row]:
+    """An evaluation that finds these values one after the other, or 0.5 for ever."""
+    left = iter(values) if values is not None else None
+    return lambda: {key: 0.5 if left is None else next(left)}
+
+
+def run(trainer: Trainer, evaluate: Callable[[], Row] | None = None) -> list[StepReport | EvaluationReport]:
+    return list(training(trainer, evaluate or scores()))
+
+
+def steps(reports: list[Any]) -> list[StepReport]:
+    return [report for report in reports if isinstance(report, StepReport)]
+
+
+def rows(reports: list[Any]) -> list[Row]:
+    return [report.row for report in reports if isinstance(report, EvaluationReport)]
+
+
+def bits(trainer: Trainer) -> dict[str, bytes]:
+    """Everything that decides how training goes on, to the last bit; its times left out."""
+    tensors, numbers = copy.deepcopy(trainer.state())
+    numbers["progress"] |= {"seconds": 0.0, "history": without_time(numbers["progress"]["history"])}
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()} | {"": json.dumps(numbers).encode()}
+
+
+def weights(trainer: Trainer) -> dict[str, bytes]:
+    return {name: value for name, value in bits(trainer).items() if name.startswith(("model.", "average."))}
+
+
+def without_time(history: list[Row]) -> list[Row]:
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in history]
+
+
+def test_every_step_is_reported_in_order() -> None:
+    trainer = make_trainer(max_grad_norm=1e-3)
+    reports = steps(run(trainer))
+    assert [report.step for report in reports] == list(range(1, 11))
+    assert [report.epoch for report in reports] == [1] * 5 + [2] * 5
+    assert {report.total_steps for report in reports} == {10}
+    assert [report.learning_rate for report in reports] == [trainer.learning_rate(step) for step in range(10)]
+    assert all(report.grad_norm > 1e-3 and math.isfinite(report.loss) for report in reports)
+
+
+def test_an_epoch_reads_every_text_and_token_once() -> None:
+    reports = steps(run(make_trainer()))
+    assert sum(report.num_texts for report in reports) == 2 * NUM_TEXTS
+    assert sum(report.num_tokens for report in reports) == 2 * int(corpus().lengths.sum())
+
+
+def test_an_epoch_takes_the_batches_of_its_seed_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[list[int]] = []
+    collate = loop.collate
+
+    def recording(texts: Corpus, indices: Any) -> Any:
+        taken.append(indices.tolist())
+        return collate(texts, indices)
+
+    monkeypatch.setattr(loop, "collate", recording)
+    run(make_trainer(seed=3))
+    plans = [
+        training_batches(corpus().lengths, batch_size=5, batch_tokens=None, seed=3, epoch=epoch) for epoch in (0, 1)
+    ]
+    assert taken == [batch.tolist() for plan in plans for batch in plan]
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [("epoch", [5, 10]), (1, list(range(1, 11))), (3, [3, 6, 9, 10]), (5, [5, 10]), (99, [10])]
+)
+def test_the_valid_split_is_read_when_it_is_due_and_at_the_end(every: Any, expected: list[int]) -> None:
+    found = rows(run(make_trainer(evaluate_every=every)))
+    assert [row["step"] for row in found] == expected
+    assert [row["epoch"] for row in found] == [step / 5 for step in expected]
+
+
+def test_an_evaluations_row_tells_the_loss_and_rate_since_the_one_before() -> None:
+    trainer = make_trainer(evaluate_every=3)
+    reports = run(trainer)
+    parts = [steps(reports)[a:b] for a, b in ((0, 3), (3, 6), (6, 9), (9, 10))]
+    expected = [sum(r.loss * r.num_texts for r in part) / sum(r.num_texts for r in part) for part in parts]
+    assert [row["train/loss"] for row in rows(reports)] == pytest.approx(expected)
+    assert [row["learning_rate"] for row in rows(reports)] == [part[-1].learning_rate for part in parts]
+    assert trainer.progress.history == rows(reports)
+
+
+@pytest.mark.parametrize(
+    ("patience", "values", "evaluations"),
+    [
+        (1, [0.5, 0.6, 0.55, 0.9], 3),
+        (2, [0.5, 0.4, 0.6, 0.6, 0.5, 0.9], 5),
+        (2, [0.5, 0.5, 0.5, 0.9], 3),
+        (None, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], 6),
+        (6, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], 6),
+    ],
+)
+def test_training_stops_after_so_many_evaluations_without_a_better_score(
+    patience: int | None, values: list[float], evaluations: int
+) -> None:
+    reports = run(make_trainer(epochs=6, patience=patience), scores(values))
+    assert len(rows(reports)) == evaluations
+    assert len(steps(reports)) == 5 * evaluations
+    assert isinstance(reports[-1], EvaluationReport)
+
+
+def test_the_first_of_equal_scores_is_the_best() -> None:
+    trainer = make_trainer(epochs=4)
+    reports = run(trainer, scores([0.5, 0.7, 0.7, 0.6]))
+    assert [row["is_best"] for row in rows(reports)] == [True, True, False, False]
+    assert [report.is_best for report in reports if isinstance(report, EvaluationReport)] == [True, True, False, False]
+    assert (trainer.progress.best_step, trainer.progress.best_value) == (10, 0.7)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_loss_or_calibration_error_is_better_the_lower_and_a_score_the_higher(name: str) -> None:
+    key = f"valid/{name}"
+    trainer = make_trainer(epochs=4, select_by=key)
+    found = rows(run(trainer, scores([0.5, 0.7, 0.3, 0.4], key)))
+    is_lower = name in ("log_loss", "ece")
+    assert [row["is_best"] for row in found] == [True, not is_lower, is_lower, False]
+
+
+def test_a_score_that_is_undefined_here_is_an_error_of_the_config() -> None:
+    with pytest.raises(ConfigError, match=r"train\.select_by: 'valid/auroc' is undefined here"):
+        run(make_trainer(select_by="valid/auroc"), lambda: {"valid/auroc": None})
+
+
+class Clock:
+    """Time that passes only when it is looked at, or when told."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds = 0.0, seconds
+
+    def monotonic(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+def with_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Clock:
+    clock = Clock(seconds)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+@pytest.mark.parametrize(("minutes", "num_steps"), [(0.5, 3), (1.0, 5), (100.0, 10)])
+def test_training_stops_when_its_time_is_over_and_is_judged_then(
+    monkeypatch: pytest.MonkeyPatch, minutes: float, num_steps: int
+) -> None:
+    with_clock(monkeypatch, 10.0)  # a step takes ten seconds, and so does an evaluation
+    trainer = make_trainer(max_minutes=minutes)
+    reports = run(trainer)
+    assert len(steps(reports)) == num_steps
+    assert [row["step"] for row in rows(reports)] == sorted({*range(5, num_steps, 5), num_steps})
+    assert rows(reports)[-1]["time/train_seconds"] == trainer.progress.seconds
+
+
+def test_no_step_follows_an_evaluation_that_used_the_time_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = with_clock(monkeypatch, 0.0)
+
+    def slow() -> Row:
+        clock.now += 61
+        return {"valid/accuracy": 0.5}
+
+    reports = run(make_trainer(max_minutes=1.0), slow)
+    assert (len(steps(reports)), len(rows(reports))) == (5, 1)
+
+
+def test_time_before_a_stop_counts_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_clock(monkeypatch, 10.0)
+    first = make_trainer(max_minutes=0.5)
+    reports = training(first, scores())
+    next(reports)
+    next(reports)
+    second = make_trainer(max_minutes=0.5)
+    second.load_state(*copy.deepcopy(first.state()))
+    assert len(steps(run(second))) == 1
+
+
+def reference_loss(
+    logits: Tensor, label_ids: list[int], *, smoothing: float = 0.0, label_weights: list[float] | None = None
+) -> float:
+    """Cross-entropy with the definitions of Szegedy et al. 2016: a share of each target goes to all labels alike.
+
+    With weights, each text and each smoothed label counts by the weight of its label, and the sum is divided by the
+    weights of the texts' own labels.
+    """
+    weight = label_weights or [1.0] * NUM_LABELS
+    total = 0.0
+    for row, label_id in zip(logits.double().log_softmax(1).tolist(), label_ids, strict=True):
+        spread = sum(-row[i] * weight[i] for i in range(NUM_LABELS)) / NUM_LABELS
+        total += (1 - smoothing) * -row[label_id] * weight[label_id] + smoothing * spread
+    return total / sum(weight[label_id] for label_id in label_ids)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"smoothing": 0.1}, {"label_weights": [0.5, 1.0, 3.0]}, {"smoothing": 0.2, "label_weights": [0.5, 1.0, 3.0]}],
+)
+def test_the_loss_is_the_weighted_and_smoothed_cross_entropy(options: Any) -> None:
+    trainer = make_trainer(
+        dropouts={},
+        batch_size=NUM_TEXTS,
+        label_smoothing=options.get("smoothing", 0.0),
+        class_weights=options.get("label_weights"),
+    )
+    texts = trainer.corpus
+    batch = loop.collate(texts, np.arange(NUM_TEXTS))
+    logits = trainer.model(batch.token_ids, batch.lengths).detach()
+    expected = reference_loss(logits, texts.label_ids.tolist(), **options)  # type: ignore[union-attr]
+    assert trainer.step().loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_class_weights_are_as_good_as_none() -> None:
+    one, other = make_trainer(class_weights=[2.0] * NUM_LABELS), make_trainer()
+    assert [r.loss for r in steps(run(one))] == pytest.approx([r.loss for r in steps(run(other))], rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_a_rate_beyond_all_bounds_diverges_and_says_where(optimizer: str, max_grad_norm: float | None) -> None:
+    trainer = make_trainer(
+        learning_rate=1e30, schedule="constant", warmup=0.0, optimizer=optimizer, max_grad_norm=max_grad_norm
+    )
+    message = r"training diverged at step 2: loss [\d.e+naif]+, gradient norm [\d.e+naif]+, learning rate 1e\+30; lower"
+    with pytest.raises(DivergedError, match=message):
+        run(trainer)
+
+
+def test_a_bad_loss_is_not_a_lost_one() -> None:
+    trainer = make_trainer(dropouts={})
+    with torch.no_grad():
+        trainer.model.project.bias[0] = 5000
+    assert 1000 < trainer.step().loss < loop.MAX_LOSS
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_stops_the_step_before_it_changes_anything(value: float) -> None:
+    trainer = make_trainer()
+    trainer.step()
+    with torch.no_grad():
+        trainer.model.project.bias[0] = value
+    before = bits(trainer)
+    with pytest.raises(DivergedError, match=r"at step 2: loss nan, gradient norm nan, learning rate 0\.0487765"):
+        trainer.step()
+    assert bits(trainer) == before
+
+
+def test_a_gradient_that_is_not_finite_stops_the_step_though_the_loss_is() -> None:
+    trainer = make_trainer()
+    trainer.model.project.bias.register_hook(lambda gradient: gradient * math.inf)
+    before = bits(trainer)
+    with pytest.raises(DivergedError, match=r"at step 1: loss \d\.\d+, gradient norm inf"):
+        trainer.step()
+    assert bits(trainer) == before
+
+
+def judging(trainer: Trainer) -> Callable[[], Row]:
+    def evaluate() -> Row:
+        with trainer.averaged():
+            probabilities = predict_probabilities(trainer.model, trainer.corpus)
+        return {"valid/accuracy": float(probabilities.mean())}
+
+    return evaluate
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
+    one, again, other = make_trainer(), make_trainer(), make_trainer(seed=2)
+    for trainer in (one, again, other):
+        run(trainer)
+    assert bits(one) == bits(again)
+    assert weights(one) != weights(other)
+
+
+@pytest.mark.parametrize("every", [1, 2, "epoch"])
+def test_how_often_it_is_evaluated_and_watched_and_saved_changes_no_weight(every: Any) -> None:
+    undisturbed, trainer = make_trainer(evaluate_every=99), make_trainer(evaluate_every=every)
+    run(undisturbed)
+    for _ in training(trainer, judging(trainer)):
+        torch.rand(3)  # the caller draws from the generator that all share
+        trainer.state()
+    assert weights(trainer) == weights(undisturbed)
+
+
+def test_what_the_caller_drew_before_changes_no_weight() -> None:
+    one, other = make_trainer(), make_trainer()
+    run(one)
+    torch.manual_seed(99)
+    run(other)
+    assert bits(one) == bits(other)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"ema": None},
+    {"optimizer": "sgd"},
+    {"optimizer": "sgd", "momentum": 0.0},
+    {"freeze_embedding": True},
+    {"batch_tokens": 30},
+    {"precision": "bf16"},
+    {"schedule": "constant", "weight_decay": 0.1, "label_smoothing": 0.1},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_trainers_that_take_up_each_others_state_end_with_the_bits_of_one(options: dict[str, Any]) -> None:
+    undisturbed = make_trainer(**options)
+    run(undisturbed, judging(undisturbed))
+    trainer = make_trainer(**options)
+    for stop in (1, 3, 4, 5, 7):
+        reports = training(trainer, judging(trainer))
+        while trainer.progress.step < stop:
+            next(reports)
+        tensors, numbers = trainer.state()
+        tensors, numbers = copy.deepcopy(tensors), json.loads(json.dumps(numbers))
+        trainer = make_trainer(**options)
+        trainer.load_state(tensors, numbers)
+    run(trainer, judging(trainer))
+    assert bits(trainer) == bits(undisturbed)
+
+
+def test_a_state_taken_up_at_the_end_takes_no_step_more() -> None:
+    first, second = make_trainer(), make_trainer()
+    run(first)
+    second.load_state(*copy.deepcopy(first.state()))
+    assert run(second) == []
+
+
+def test_a_state_taken_up_before_its_evaluation_is_evaluated_first() -> None:
+    first, second = make_trainer(), make_trainer()
+    reports = training(first, scores())
+    while first.progress.step < 5:
+        next(reports)
+    second.load_state(*copy.deepcopy(first.state()))
+    assert isinstance(next(training(second, scores())), EvaluationReport)
+
+
+def test_a_trainer_out_of_patience_stays_so() -> None:
+    first, second = make_trainer(epochs=5, patience=1), make_trainer(epochs=5, patience=1)
+    run(first, scores([0.5, 0.4]))
+    second.load_state(*copy.deepcopy(first.state()))
+    assert run(second) == []
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "sgd"}, {"ema": None}, {"freeze_embedding": True}], ids=str)
+def test_a_state_of_another_config_is_refused(options: dict[str, Any]) -> None:
+    trainer, other = make_trainer(), make_trainer(**options)
+    for each in (trainer, other):
+        each.step()
+    with pytest.raises((LookupError, RuntimeError, TypeError, ValueError)):
+        trainer.load_state(*copy.deepcopy(other.state()))
+
+
+@pytest.mark.parametrize("ema", [0.9, None])
+def test_the_weights_of_a_state_are_those_that_were_judged(ema: float | None) -> None:
+    trainer, other = make_trainer(ema=ema), make_trainer(ema=ema)
+    run(trainer)
+    other.load_weights(trainer.state()[0])
+    with trainer.averaged():
+        assert np.array_equal(
+            predict_probabilities(other.model, other.corpus), predict_probabilities(trainer.model, trainer.corpus)
+        )
+    is_same = torch.equal(other.model.project.weight, trainer.model.project.weight)
+    assert is_same == (ema is None)
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_precision_names_the_type_of_matrix_products(precision: str, expected: torch.dtype) -> None:
+    assert loop.autocast_type(precision, torch.device("cpu")) == expected
+
+
+def test_a_model_learns_what_can_be_learnt() -> None:
+    trainer = make_trainer(dropouts={}, epochs=20, learning_rate=0.1)
+    reports = steps(run(trainer))
+    assert reports[-1].loss < 0.5 * reports[0].loss

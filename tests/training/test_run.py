@@ -1,0 +1,487 @@
+"""A whole run: what it writes, that it is the same each time, and what it refuses."""
+
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bilstm_cls.config import Config, load_config
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, ResourceError, UserError
+from bilstm_cls.files import sha256_of
+from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.training.checkpoint import load_newest
+from bilstm_cls.training.loop import EvaluationReport, StepReport, Trainer
+from bilstm_cls.training.run import FREE_KEYS, train
+from tests.training.runs import StoppedHereError, everything, history, stop_at, without_time
+
+Make = Callable[..., Config]
+
+pytestmark = pytest.mark.usefixtures("light")
+
+RUN_FILES = {
+    "config.yaml", "model.safetensors", "tokenizer.json", "labels.json", "metrics.json", "history.jsonl",
+    "predictions_test.csv", "report.html", "environment.json", "status.json", "train.log", "README.md", "plots",
+    "checkpoints",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stopped_run(short_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same config as `whole_run` that came to an end after step 15 of 22."""
+    output = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(StoppedHereError):
+        train(short_config(f"output_dir={output}", "train.checkpoint_seconds=0"), on_report=stop_at(16))
+    return output / "tiny"
+
+
+@pytest.fixture
+def stopped(stopped_run: Path, tmp_path: Path) -> RunDirectory:
+    return RunDirectory(shutil.copytree(stopped_run, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def finished(whole_run: Path, tmp_path: Path) -> RunDirectory:
+    return RunDirectory(shutil.copytree(whole_run, tmp_path / "tiny"))
+
+
+def resume(run: RunDirectory, make: Make, *overrides: str) -> RunDirectory:
+    return train(make(f"output_dir={run.path.parent}", *overrides), resume=True).run
+
+
+def test_a_finished_run_holds_its_files_and_no_others(trained_run: Path) -> None:
+    assert {path.name for path in trained_run.iterdir()} - {".lock"} == RUN_FILES
+    assert {path.suffix for path in (trained_run / "plots").iterdir()} == {".png"}
+    names = {path.name for path in (trained_run / "checkpoints").iterdir()}
+    assert {"best.json", "last.json"} < names
+    assert {Path(name).suffix for name in names} == {".json", ".safetensors"}
+
+
+def test_its_config_is_the_resolved_one(trained_run: Path, tiny_config: Make) -> None:
+    assert load_config(trained_run / "config.yaml") == tiny_config()
+
+
+def test_its_status_is_finished(trained_run: Path) -> None:
+    status = RunDirectory(trained_run).read_status()
+    assert (status["status"], status["reason"]) == ("finished", "trained and judged")
+
+
+def test_its_history_has_a_row_for_each_evaluation(trained_run: Path) -> None:
+    found = history(trained_run)
+    assert [row["step"] for row in found] == [11, 22, 33, 44]
+    assert {"valid/accuracy", "valid/log_loss", "train/loss", "learning_rate", "is_best"} <= found[0].keys()
+
+
+def test_its_metrics_are_of_the_best_weights(trained_run: Path) -> None:
+    run = RunDirectory(trained_run)
+    metrics = run.read_json("metrics.json")
+    best = next(row for row in history(trained_run) if row["step"] == metrics["train/best_step"])
+    assert best["is_best"]
+    assert metrics["valid/log_loss"] == best["valid/log_loss"]
+    assert metrics["test/examples"] == 48
+
+
+def test_its_log_tells_what_happened(trained_run: Path) -> None:
+    text = (trained_run / "train.log").read_text("utf-8")
+    assert "epoch 4, step 44: train/loss" in text
+    assert "INFO train: 172 texts" in text
+
+
+def test_its_environment_names_data_and_processes(trained_run: Path) -> None:
+    found = RunDirectory(trained_run).read_json("environment.json")
+    assert (found["threads"], found["processes"], found["device"]) == (1, 1, "cpu")
+    assert len(found["data_digest"]) == 64
+
+
+@pytest.fixture(scope="module")
+def again(short_config: Make, whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A second run of the same config elsewhere, with other things that should not matter."""
+    torch.manual_seed(12345)
+    overrides = (f"output_dir={tmp_path_factory.mktemp('again')}", "train.checkpoint_seconds=0")
+    return train(short_config(*overrides), on_report=lambda report: torch.rand(1)).run
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_last_byte(again: RunDirectory, whole_run: Path) -> None:
+    assert (again / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_metrics_but_for_times(again: RunDirectory, whole_run: Path) -> None:
+    one, other = again.read_json("metrics.json"), RunDirectory(whole_run).read_json("metrics.json")
+    assert without_time(one) == without_time(other)
+    assert list(one) == list(other)
+    assert history(again.path) == history(whole_run)
+
+
+@pytest.mark.parametrize("name", ["predictions_test.csv", "tokenizer.json", "labels.json"])
+def test_the_same_seed_gives_the_same_files(again: RunDirectory, whole_run: Path, name: str) -> None:
+    assert (again / name).read_bytes() == (whole_run / name).read_bytes()
+
+
+def test_another_seed_gives_other_weights(short_config: Make, whole_run: Path, tmp_path: Path) -> None:
+    run = train(short_config(f"output_dir={tmp_path}", "seed=2")).run
+    assert (run / "model.safetensors").read_bytes() != (whole_run / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def often(short_config: Make, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run that is evaluated after every fifth step as well, and keeps its last weights."""
+    return train(short_config(f"output_dir={tmp_path_factory.mktemp('often')}", "train.evaluate_every=5")).run
+
+
+def test_how_often_it_is_evaluated_does_not_change_the_last_weights(often: RunDirectory, whole_run: Path) -> None:
+    numbers = [json.loads((path / "checkpoints" / "last.json").read_text()) for path in (often.path, whole_run)]
+    assert numbers[0]["checkpoint"]["tensors_sha256"] == numbers[1]["checkpoint"]["tensors_sha256"]
+    assert [row["step"] for row in history(often.path)] == [5, 10, 15, 20, 22]
+
+
+def test_reports_come_in_order_and_each_once(short_config: Make, tmp_path: Path) -> None:
+    reports: list[Any] = []
+    train(short_config(f"output_dir={tmp_path}"), on_report=reports.append)
+    steps = [report.step for report in reports if isinstance(report, StepReport)]
+    assert steps == list(range(1, 23))
+    assert [i for i, report in enumerate(reports) if isinstance(report, EvaluationReport)] == [11, 23]
+
+
+def test_without_a_test_split_the_scores_are_those_of_valid_and_say_so(short_config: Make, tmp_path: Path) -> None:
+    result = train(short_config(f"output_dir={tmp_path}", "data.test=null", "train.epochs=1"))
+    assert "valid/confusion_matrix" in result.metrics
+    assert not [key for key in result.metrics if key.startswith("test/")]
+    assert (result.run / "predictions_valid.csv").exists()
+    assert not (result.run / "predictions_test.csv").exists()
+    for name in ("report.html", "README.md"):
+        assert "scores of the valid split, which also chose the weights" in (result.run / name).read_text("utf-8")
+
+
+def test_a_directory_with_a_run_is_refused_unless_told_what_to_do(finished: RunDirectory, short_config: Make) -> None:
+    before = everything(finished.path)
+    with pytest.raises(ConfigError, match=r"already holds a run that is finished; add --resume .* --overwrite"):
+        train(short_config(f"output_dir={finished.path.parent}"))
+    assert everything(finished.path) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_directory_with_other_files_is_refused_whatever_is_said(
+    short_config: Make, tmp_path: Path, options: dict[str, bool]
+) -> None:
+    (tmp_path / "tiny" / "plots").mkdir(parents=True)
+    for name in ("README.md", "config.yaml", "plots/mine.png", ".hidden.tmp"):
+        (tmp_path / "tiny" / name).write_text("the user's own")
+    before = everything(tmp_path / "tiny")
+    with pytest.raises(ConfigError, match="holds other files and no run of this program"):
+        train(short_config(f"output_dir={tmp_path}"), **options)
+    assert everything(tmp_path / "tiny") == before | {".lock": sha256_of(tmp_path / "tiny" / ".lock")}
+
+
+def test_overwriting_deletes_the_earlier_run_and_nothing_else(finished: RunDirectory, short_config: Make) -> None:
+    (finished / "notes.txt").write_text("the user's own")
+    (finished / "plots" / "old.png").touch()
+    config = short_config(f"output_dir={finished.path.parent}", "train.epochs=1", "data.test=null")
+    train(config, overwrite=True)
+    assert (finished / "notes.txt").read_text() == "the user's own"
+    assert not (finished / "plots" / "old.png").exists()
+    assert not (finished / "predictions_test.csv").exists()
+    assert [row["step"] for row in history(finished.path)] == [14]
+
+
+def test_a_directory_that_is_in_use_is_refused(stopped: RunDirectory, short_config: Make) -> None:
+    before = everything(stopped.path)
+    with stopped.locked(), pytest.raises(ConfigError, match="another run is writing here"):
+        resume(stopped, short_config)
+    assert everything(stopped.path) == before
+
+
+def test_a_finished_run_that_is_resumed_returns_its_metrics_and_is_left_alone(
+    finished: RunDirectory, short_config: Make
+) -> None:
+    before = everything(finished.path)
+    result = train(short_config(f"output_dir={finished.path.parent}"), resume=True)
+    assert result.metrics == finished.read_json("metrics.json")
+    assert everything(finished.path) == before
+
+
+def test_a_finished_run_with_damaged_metrics_says_so(finished: RunDirectory, short_config: Make) -> None:
+    (finished / "metrics.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"metrics\.json: damaged"):
+        resume(finished, short_config)
+
+
+def test_resuming_where_nothing_is_starts_a_run(short_config: Make, tmp_path: Path) -> None:
+    result = train(short_config(f"output_dir={tmp_path}", "train.epochs=1"), resume=True)
+    assert result.run.read_status()["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.learning_rate=0.5", "train.learning_rate: 0.02 -> 0.5"),
+        ("train.epochs=9", "train.epochs: 2 -> 9"),
+        ("seed=2", "seed: 1 -> 2"),
+        ("text.max_length=21", "text.max_length: 20 -> 21"),
+        ("model.pooling=max", 'model.pooling: "mean" -> "max"'),
+    ],
+)
+def test_another_config_is_refused_with_the_keys_that_changed(
+    stopped: RunDirectory, short_config: Make, override: str, told: str
+) -> None:
+    before = everything(stopped.path)
+    with pytest.raises(ConfigError, match="cannot be resumed with another config") as caught:
+        resume(stopped, short_config, override)
+    assert f"\n  {told}\n" in str(caught.value)
+    assert everything(stopped.path) == before
+
+
+def test_several_changed_keys_are_all_told(stopped: RunDirectory, short_config: Make) -> None:
+    with pytest.raises(ConfigError, match=r"seed: 1 -> 2\n  train\.epochs: 2 -> 9"):
+        resume(stopped, short_config, "train.epochs=9", "seed=2")
+
+
+OTHER_VALUES = {
+    "train.max_minutes": "99", "train.checkpoint_seconds": "17", "train.device": "cpu", "train.threads": "1",
+    "train.processes": "1", "train.baselines": "false",
+}  # fmt: skip
+
+
+def test_keys_that_do_not_change_the_result_may_change(
+    stopped: RunDirectory, short_config: Make, whole_run: Path, tmp_path: Path
+) -> None:
+    assert {"name", "output_dir", *OTHER_VALUES} == set(FREE_KEYS)
+    moved = stopped.path.rename(tmp_path / "elsewhere")
+    overrides = [f"{key}={value}" for key, value in OTHER_VALUES.items()]
+    run = resume(RunDirectory(moved), short_config, "name=elsewhere", *overrides)
+    assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
+    assert run.load_config().train.max_minutes == 99
+
+
+def test_a_run_whose_config_is_gone_is_not_taken_for_one_of_any_config(
+    stopped: RunDirectory, short_config: Make
+) -> None:
+    (stopped / "config.yaml").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.yaml"):
+        resume(stopped, short_config, "train.learning_rate=0.5")
+
+
+def test_changed_data_are_refused(short_config: Make, reviews_csv: Path, tmp_path: Path) -> None:
+    data = tmp_path / "reviews.csv"
+    shutil.copy(reviews_csv, data)
+    config = short_config(f"output_dir={tmp_path}", f"data.train={data}", "train.checkpoint_seconds=0")
+    with pytest.raises(StoppedHereError):
+        train(config, on_report=stop_at(3))
+    text = data.read_text("utf-8")
+    data.write_text(text.replace("good", "great", 1), "utf-8")
+    with pytest.raises(DataError, match=r"the data are not those this run started with \(data differs\)"):
+        train(config, resume=True)
+    data.write_text(text, "utf-8")
+    assert train(config, resume=True).run.read_status()["status"] == "finished"
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def tensors_of(run: RunDirectory, role: str) -> Path:
+    return run.checkpoints / json.loads((run.checkpoints / f"{role}.json").read_text())["checkpoint"]["tensors"]
+
+
+@pytest.mark.parametrize("what", ["json", "tensors"])
+def test_a_damaged_last_checkpoint_gives_way_to_the_best_one_and_the_result_is_the_same(
+    stopped: RunDirectory, short_config: Make, whole_run: Path, log: pytest.LogCaptureFixture, what: str
+) -> None:
+    flip(stopped.checkpoints / "last.json" if what == "json" else tensors_of(stopped, "last"))
+    run = resume(stopped, short_config)
+    assert "damaged" in log.text
+    assert "going on from step 11 instead" in log.text
+    assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("harm", [flip, Path.unlink])
+def test_a_lost_best_checkpoint_is_told_before_any_time_is_spent_on_the_rest(
+    stopped: RunDirectory, short_config: Make, harm: Callable[[Path], None]
+) -> None:
+    harm(stopped.checkpoints / "best.json")
+    steps: list[Any] = []
+    with pytest.raises(
+        CheckpointError, match=r"best\.json: .*\nthe best weights are lost; start again with --overwrite"
+    ):
+        train(short_config(f"output_dir={stopped.path.parent}"), resume=True, on_report=steps.append)
+    assert steps == []
+
+
+@pytest.mark.parametrize("role", ["best", "last"])
+def test_where_both_checkpoints_are_of_one_step_each_stands_in_for_the_other(
+    short_config: Make, whole_run: Path, tmp_path: Path, role: str
+) -> None:
+    config = short_config(f"output_dir={tmp_path}", "train.checkpoint_seconds=1000")
+    with pytest.raises(StoppedHereError):
+        train(config, on_report=stop_at(12))
+    flip(tmp_path / "tiny" / "checkpoints" / f"{role}.json")
+    run = train(config, resume=True).run
+    assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
+
+
+def test_nothing_is_trained_when_all_checkpoints_are_damaged(stopped: RunDirectory, short_config: Make) -> None:
+    for role in ("last", "best"):
+        flip(stopped.checkpoints / f"{role}.json")
+    with pytest.raises(CheckpointError, match="no sound checkpoint is left; start again with --overwrite"):
+        resume(stopped, short_config)
+    assert stopped.read_status()["status"] == "failed"
+    assert stopped.read_status()["exit_code"] == 4
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    stopped: RunDirectory, short_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, numbers = load_newest(stopped.checkpoints)  # type: ignore[misc]
+    del numbers["trainer"]["optimizers"][1]
+    monkeypatch.setattr("bilstm_cls.training.run.load_newest", lambda folder: (tensors, numbers))
+    with pytest.raises(CheckpointError, match=r"does not fit this version or config .* --overwrite"):
+        resume(stopped, short_config)
+
+
+def test_resuming_with_other_threads_is_told_and_noted(
+    stopped: RunDirectory, short_config: Make, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilstm_cls.training.run.set_threads", lambda threads: threads)
+    result = train(short_config(f"output_dir={stopped.path.parent}", "train.threads=2"), resume=True)
+    assert "resuming on another machine" in log.text
+    assert result.metrics["run/bitwise"] is False
+    assert "run/bitwise" in stopped.read_json("metrics.json")
+
+
+def test_a_run_that_was_never_interrupted_or_resumed_alike_does_not_speak_of_bits(
+    stopped: RunDirectory, short_config: Make
+) -> None:
+    assert "run/bitwise" not in resume(stopped, short_config).read_json("metrics.json")
+
+
+def test_a_run_that_diverges_says_where_and_keeps_no_model(short_config: Make, tmp_path: Path) -> None:
+    config = short_config(f"output_dir={tmp_path}", "train.learning_rate=1e30")
+    with pytest.raises(DivergedError, match=r"diverged at step 2: loss .*, gradient norm .*, learning rate .*e\+2\d"):
+        train(config)
+    run = RunDirectory(tmp_path / "tiny")
+    assert (run.read_status()["status"], run.read_status()["exit_code"]) == ("failed", 5)
+    assert not (run / "model.safetensors").exists()
+    assert "ERROR training diverged at step 2" in (run / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "found"),
+    [
+        (5, 0, "a weight is not finite"),
+        (11, 99, "the answers on valid are not finite"),
+        (22, 99, "the answers on valid"),
+    ],
+)
+def test_weights_that_are_not_finite_are_neither_judged_nor_saved(
+    short_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, seconds: int, found: str
+) -> None:
+    take_step = Trainer.step
+
+    def spoiling(trainer: Trainer) -> StepReport:
+        report = take_step(trainer)
+        if report.step == step:
+            with torch.no_grad():
+                trainer.model.project.bias[0] = math.nan
+        return report
+
+    monkeypatch.setattr(Trainer, "step", spoiling)
+    config = short_config(f"output_dir={tmp_path}", f"train.checkpoint_seconds={seconds}", "train.ema=null")
+    with pytest.raises(DivergedError, match=rf"diverged at step {step}: {found}.*, learning rate [\de.-]+; lower"):
+        train(config)
+    assert RunDirectory(tmp_path / "tiny").read_status()["exit_code"] == 5
+    newest = load_newest(tmp_path / "tiny" / "checkpoints")
+    assert newest is None or newest[1]["step"] < step
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), "utf-8")
+    return path
+
+
+def test_a_score_that_valid_cannot_give_is_an_error_of_the_config(short_config: Make, tmp_path: Path) -> None:
+    path = write_csv(
+        tmp_path / "rare.csv", [(f"good film {i % 7}", "ab"[i % 2]) for i in range(60)] + [("odd", "c")] * 2
+    )
+    config = short_config(
+        f"output_dir={tmp_path}", f"data.train={path}", "data.test=null", "train.select_by=valid/auroc"
+    )
+    with pytest.raises(ConfigError, match=r"train\.select_by: 'valid/auroc' is undefined here because a label has no"):
+        train(config)
+
+
+def test_class_weights_of_labels_that_are_not_there_are_refused(short_config: Make, tmp_path: Path) -> None:
+    config = short_config(f"output_dir={tmp_path}", "train.class_weights={pos: 1.0, bad: 2.0}")
+    with pytest.raises(DataError, match=r"train\.class_weights: 'bad' is not in both"):
+        train(config)
+
+
+@pytest.mark.parametrize("setting", ["balanced", "{neg: 1.0, pos: 5.0}"])
+def test_class_weights_reach_the_training(short_config: Make, tmp_path: Path, setting: str) -> None:
+    rows = [("good film" if i % 5 else "bad film", "pos" if i % 5 else "neg") for i in range(60)]
+    path = write_csv(tmp_path / "skewed.csv", rows)
+    losses: dict[str, list[float]] = {}
+    for value in (setting, "null"):
+        config = short_config(
+            f"output_dir={tmp_path}", f"name=n{len(losses)}", f"data.train={path}", f"train.class_weights={value}",
+            "train.epochs=1",
+        )  # fmt: skip
+        train(config, on_report=lambda r: losses.setdefault(value, []).append(getattr(r, "loss", 0.0)))  # noqa: B023
+    assert losses[setting] != losses["null"]
+
+
+def test_a_run_stops_after_its_time_and_can_be_judged(short_config: Make, tmp_path: Path) -> None:
+    result = train(short_config(f"output_dir={tmp_path}", "train.max_minutes=1e-9"))
+    assert (result.metrics["train/steps"], result.metrics["train/best_step"]) == (1, 1)
+
+
+def test_patience_ends_a_run_early(short_config: Make, tmp_path: Path) -> None:
+    config = short_config(f"output_dir={tmp_path}", "train.patience=1", "train.epochs=50", "train.learning_rate=1e-9")
+    assert train(config).metrics["train/steps"] == 22
+
+
+def fail_from(monkeypatch: pytest.MonkeyPatch, number: int, name: str, *, first: int) -> None:
+    call, count = getattr(os, name), iter(range(1, 100_000))
+
+    def sometimes(*args: Any, **kwargs: Any) -> Any:
+        if next(count) >= first:
+            raise OSError(number, os.strerror(number))
+        return call(*args, **kwargs)
+
+    monkeypatch.setattr(os, name, sometimes)
+
+
+@pytest.mark.parametrize(
+    ("first", "number", "kind", "exit_code"),
+    [(1, errno.EROFS, ConfigError, 2), (8, errno.ENOSPC, ResourceError, 6), (31, errno.EDQUOT, ResourceError, 6)],
+)
+def test_a_disk_that_fails_for_good_ends_the_run_and_leaves_what_can_be_resumed(
+    short_config: Make, whole_run: Path, tmp_path: Path, first: int, number: int, kind: type[UserError], exit_code: int
+) -> None:
+    config = short_config(f"output_dir={tmp_path}", "train.checkpoint_seconds=0")
+    with pytest.MonkeyPatch.context() as patch:
+        fail_from(patch, number, "replace", first=first)
+        with pytest.raises(kind, match=os.strerror(number)) as caught:
+            train(config)
+    assert caught.value.exit_code == exit_code
+    assert not list((tmp_path / "tiny").rglob("*.tmp"))
+    run = train(config, resume=True).run
+    assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
+
+
+def test_the_first_error_is_told_though_the_status_cannot_be_written(
+    short_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    def fill_the_disk(report: Any) -> None:
+        fail_from(monkeypatch, errno.ENOSPC, "replace", first=1)
+        raise StoppedHereError
+
+    with pytest.raises(StoppedHereError):
+        train(short_config(f"output_dir={tmp_path}"), on_report=fill_the_disk)
+    assert "status.json: no room left" in log.text

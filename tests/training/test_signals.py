@@ -1,0 +1,125 @@
+"""Signals: one lets the loop come to where it can save, a second one does not wait."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import pytest
+
+from bilstm_cls.errors import StoppedError
+from bilstm_cls.training.signals import SIGNALS, StopSignals
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+def own_handler(number: int, frame: FrameType | None) -> None:
+    raise AssertionError("the handler from before the run was called")
+
+
+@pytest.fixture(autouse=True)
+def before() -> Iterator[dict[int, object]]:
+    """Handlers of the surrounding program, put back after the test."""
+    handlers = {number: signal.signal(number, own_handler) for number in SIGNALS}
+    yield {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_stops_the_run_at_once_where_nothing_is_to_be_saved(number: signal.Signals) -> None:
+    with pytest.raises(StoppedError, match=f"stopped by {number.name}") as caught, StopSignals():
+        signal.raise_signal(number)
+    assert caught.value.exit_code == EXIT_CODES[number]
+
+
+def run_deferred(block: Callable[[StopSignals], None]) -> None:
+    with StopSignals() as signals, signals.deferred():
+        block(signals)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_only_noted_while_it_is_deferred(number: signal.Signals) -> None:
+    def save_and_stop(signals: StopSignals) -> None:
+        assert signals.received is None
+        signal.raise_signal(number)
+        assert signals.received == number
+        raise signals.error()
+
+    with pytest.raises(StoppedError, match=number.name) as caught:
+        run_deferred(save_and_stop)
+    assert caught.value.exit_code == EXIT_CODES[number]
+
+
+def test_the_second_signal_does_not_wait() -> None:
+    reached = []
+
+    def take_long(signals: StopSignals) -> None:
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the first one")
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("the second one")
+
+    with pytest.raises(StoppedError, match="SIGTERM"):
+        run_deferred(take_long)
+    assert reached == ["the first one"]
+
+
+def test_a_signal_after_the_last_look_stops_the_run_at_the_end_of_the_block() -> None:
+    with pytest.raises(StoppedError, match="SIGINT"):
+        run_deferred(lambda signals: signal.raise_signal(signal.SIGINT))
+
+
+def test_an_error_of_the_block_comes_before_the_signal() -> None:
+    def fail(signals: StopSignals) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_deferred(fail)
+
+
+def test_after_a_deferring_block_signals_stop_the_run_at_once_again() -> None:
+    with StopSignals() as signals:
+        with signals.deferred():
+            pass
+        with pytest.raises(StoppedError):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_the_handlers_from_before_come_back(before: dict[int, object]) -> None:
+    with StopSignals():
+        assert all(signal.getsignal(number) is not before[number] for number in SIGNALS)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+def test_the_handlers_from_before_come_back_after_an_error(before: dict[int, object]) -> None:
+    with pytest.raises(StoppedError), StopSignals():
+        signal.raise_signal(signal.SIGTERM)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_was_ignored_before_stays_ignored(number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    with StopSignals() as signals:
+        signal.raise_signal(number)
+        assert signals.received is None
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_another_thread_than_the_main_one_runs_without_handlers(before: dict[int, object]) -> None:
+    handlers: list[object] = []
+
+    def enter() -> None:
+        with StopSignals() as signals, signals.deferred():
+            handlers.extend(signal.getsignal(number) for number in SIGNALS)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert handlers == list(before.values())
+
+
+def test_a_stop_that_another_process_was_asked_for_counts_as_sigterm() -> None:
+    assert StopSignals().error().exit_code == 143

@@ -1,0 +1,109 @@
+"""How a run starts: the first word vectors and the weights of the labels."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bilstm_cls.config import Config
+from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.vectors import corpus_vectors
+from bilstm_cls.errors import DataError
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.run_directory import build_model
+from bilstm_cls.training.loop import Trainer
+from bilstm_cls.training.start import class_weights, initialize_embedding
+
+LABEL_IDS = np.array([0, 0, 0, 0, 1, 1, 2, 0])
+LABELS = ["a", "b", "c"]
+
+
+def test_without_a_setting_labels_have_no_weights() -> None:
+    assert class_weights(None, LABEL_IDS, LABELS) is None
+
+
+def test_balanced_labels_weigh_the_same_in_sum() -> None:
+    weights = class_weights("balanced", LABEL_IDS, LABELS)
+    assert weights == pytest.approx([8 / 15, 8 / 6, 8 / 3])
+    sums = np.bincount(LABEL_IDS, weights=np.array(weights)[LABEL_IDS])
+    assert sums == pytest.approx([8 / 3] * 3)
+
+
+def test_labels_that_are_balanced_already_weigh_one() -> None:
+    assert class_weights("balanced", np.array([0, 1, 2, 2, 1, 0]), LABELS) == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_a_label_without_a_text_has_a_finite_weight() -> None:
+    assert class_weights("balanced", np.array([0, 0, 1]), LABELS) == pytest.approx([0.5, 1.0, 1.0])
+
+
+def test_a_map_is_taken_in_the_order_of_the_labels() -> None:
+    assert class_weights({"c": 3, "a": 0.5, "b": 1}, LABEL_IDS, LABELS) == [0.5, 1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"), [({"a": 1, "b": 1}, "'c'"), ({"a": 1, "b": 1, "c": 1, "d": 1}, "'d'"), ({"A": 1}, "'A'")]
+)
+def test_a_map_that_does_not_fit_the_labels_names_the_one_that_is_wrong(setting: Any, wrong: str) -> None:
+    with pytest.raises(DataError, match=rf"train\.class_weights: {wrong}"):
+        class_weights(setting, LABEL_IDS, LABELS)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_config: Callable[..., Config]) -> PreparedData:
+    return prepare(tiny_config())
+
+
+def start(config: Config, data: PreparedData) -> tuple[BiLSTMClassifier, dict[str, Any]]:
+    torch.manual_seed(0)
+    model = build_model(config, len(data.tokenizer), 2)
+    return model, initialize_embedding(model, config, data)
+
+
+def test_random_vectors_are_those_of_the_new_model(tiny_config: Callable[..., Config], data: PreparedData) -> None:
+    config = tiny_config("embedding.init=random")
+    torch.manual_seed(0)
+    new = build_model(config, len(data.tokenizer), 2)
+    model, facts = start(config, data)
+    assert torch.equal(model.embedding.weight, new.embedding.weight)
+    assert facts == {}
+
+
+def test_vectors_of_the_corpus_are_made_of_the_train_split(
+    tiny_config: Callable[..., Config], data: PreparedData
+) -> None:
+    model, facts = start(tiny_config("embedding.init=corpus"), data)
+    expected = corpus_vectors([data.corpora["train"]], len(data.tokenizer), dim=8, seed=1)
+    assert np.array_equal(model.embedding.weight.detach().numpy(), expected)
+    assert not model.embedding.weight[0].any()
+    assert facts == {}
+
+
+def test_vectors_of_a_file_are_found_by_token_and_their_share_is_told(
+    tiny_config: Callable[..., Config], data: PreparedData, tmp_path: Path
+) -> None:
+    path = tmp_path / "vectors.txt"
+    path.write_text("".join(f"{token} {i} 1 2 3 4 5 6 7\n" for i, token in enumerate(["good", "bad", "zebra"])))
+    model, facts = start(tiny_config(f"embedding.init={path}"), data)
+    rows = {token: model.embedding.weight[data.tokenizer.tokens.index(token)].tolist() for token in ("good", "bad")}
+    assert rows == {"good": [0, 1, 2, 3, 4, 5, 6, 7], "bad": [1, 1, 2, 3, 4, 5, 6, 7]}
+    assert facts == {"embedding/coverage": 2 / len(data.tokenizer)}
+    assert not model.embedding.weight[0].any()
+
+
+def test_averaged_weights_know_nothing_of_the_vectors_before_the_first_ones(
+    tiny_config: Callable[..., Config], data: PreparedData
+) -> None:
+    """The average is made with the model, which only then gets its vectors."""
+    config = tiny_config("embedding.init=corpus", "train.ema=0.999")
+    torch.manual_seed(0)
+    model = build_model(config, len(data.tokenizer), 2)
+    trainer = Trainer(model, data.corpora["train"], config.train, seed=1)
+    initialize_embedding(model, config, data)
+    trainer.step()
+    present = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    with trainer.averaged():
+        assert all(torch.equal(parameter, present[name]) for name, parameter in model.named_parameters())
