@@ -10,14 +10,14 @@ import pytest
 
 from bilstm_cls.config import Config, load_config
 
-# Before torch is imported: the tests' own processes fill the cores, and threads that wait for one another are slow then.
+# Before torch is imported: the tests' own processes fill the cores, and threads that wait for others are slow then.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WORDS = {
-    "pos": "good great fine lovely superb warm bright fun".split(),
-    "neg": "bad awful poor dull cold weak dark sad".split(),
+    "pos": ["good", "great", "fine", "lovely", "superb", "warm", "bright", "fun"],
+    "neg": ["bad", "awful", "poor", "dull", "cold", "weak", "dark", "sad"],
 }
-PLAIN = "the a film plot actor scene it was with and of music".split()
+PLAIN = ["the", "a", "film", "plot", "actor", "scene", "it", "was", "with", "and", "of", "music"]
 
 TINY = [
     "text.max_length=20", "embedding.dim=8", "model.hidden_size=8", "train.epochs=4", "train.batch_size=16",

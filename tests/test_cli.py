@@ -457,13 +457,16 @@ def test_init_writes_a_file_and_replaces_it_only_when_asked(reviews_csv: Path, f
 
 
 def test_init_and_inspect_take_what_is_set_instead_of_guessing(folder: Path) -> None:
-    rows = "".join(f"{i},good film {i},bad plot {i},{i % 2}\n" for i in range(30))
-    (folder / "odd.csv").write_text("nr,one,two,three\n" + rows, "utf-8")
+    long_label = "a label that nobody would take for one because it is so long " * 2
+    rows = "".join(f"good film {i},bad plot {i},{long_label}{i % 2}\n" for i in range(30))
+    (folder / "odd.csv").write_text("one,two,three\n" + rows, "utf-8")
     sets = ["--set", "data.text_columns=[two]", "--set", "data.label_column=three"]
+    assert run_cli("init", "--data", "odd.csv").code == run_cli("inspect", "--data", "odd.csv").code == 3
     (folder / "new.yaml").write_text(answer("init", "--data", "odd.csv", *sets).stdout, "utf-8")
     data = load_config(folder / "new.yaml").data
     assert (data.text_columns, data.label_column) == (["two"], "three")
-    assert answer("inspect", "--data", "odd.csv", *sets, "--json").json["labels"] == ["0", "1"]
+    labels = answer("inspect", "--data", "odd.csv", *sets, "--json").json["labels"]
+    assert labels == [f"{long_label}0", f"{long_label}1"]
 
 
 def test_config_show_prints_what_loads_to_the_same(reviews_csv: Path, folder: Path) -> None:
@@ -484,7 +487,8 @@ def test_config_schema_describes_every_section() -> None:
     assert {"data", "text", "embedding", "model", "train"} <= set(schema["properties"])
 
 
-def test_bench_prints_one_object_of_figures(sets: list[str]) -> None:
+def test_bench_prints_one_object_of_figures(sets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bilstm_cls.bench.usable_cores", lambda: 1)
     result = answer("bench", *sets, "--device", "cpu", "--batches", "1", "--repeats", "1", "--json").json
     assert {"device", "threads", "torch"} <= set(result)
     assert result["device"] == "cpu"

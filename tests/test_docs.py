@@ -1,5 +1,6 @@
 """The pages about the LSTM: their code runs, and their numbers are those that `scripts/lstm-figures` prints."""
 
+import functools
 import re
 import runpy
 import sys
@@ -17,9 +18,9 @@ ON_EVERY_PAGE = pytest.mark.parametrize("page", PAGES)
 IN_EVERY_SECTION = pytest.mark.parametrize("number", SCRIPT["SECTIONS"])
 
 
-@pytest.fixture(scope="module")
-def computed() -> dict[str, Any]:
-    return {number: compute() for number, compute in SCRIPT["SECTIONS"].items()}
+@functools.cache
+def computed(number: str) -> Any:
+    return SCRIPT["SECTIONS"][number]()
 
 
 def sections_of(page: str) -> dict[str, str]:
@@ -58,16 +59,17 @@ def test_the_page_has_the_sections_that_the_script_prints(page: str) -> None:
     assert list(sections_of(page)) == list(SCRIPT["SECTIONS"])
 
 
-@ON_EVERY_PAGE
 @IN_EVERY_SECTION
-def test_the_numbers_in_bold_are_those_that_the_script_prints(page: str, number: str, computed: dict[str, Any]) -> None:
-    assert numbers_of(sections_of(page)[number]) == [fact.value for fact in computed[number].facts]
+def test_the_pages_quote_what_the_script_prints(number: str) -> None:
+    expected = [fact.value for fact in computed(number).facts]
+    quoted = {page: numbers_of(sections_of(page)[number]) for page in PAGES}
+    assert quoted == dict.fromkeys(PAGES, expected)
 
 
-@ON_EVERY_PAGE
 @IN_EVERY_SECTION
-def test_a_block_of_numbers_is_the_one_that_the_script_prints(page: str, number: str, computed: dict[str, Any]) -> None:
-    assert "\n".join(blocks_of(sections_of(page)[number], "text")) == computed[number].block
+def test_a_block_of_numbers_stands_on_the_pages_as_the_script_prints_it(number: str) -> None:
+    blocks = {page: "\n".join(blocks_of(sections_of(page)[number], "text")) for page in PAGES}
+    assert blocks == dict.fromkeys(PAGES, computed(number).block)
 
 
 @ON_EVERY_PAGE
@@ -84,13 +86,13 @@ def test_the_page_shows_every_picture_once_and_each_is_small(page: str) -> None:
 
 
 def test_the_script_prints_every_number_and_draws_every_picture(
-    computed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["lstm-figures", "--output", str(tmp_path / "figures")])
     SCRIPT["main"]()
     printed = capsys.readouterr().out
-    facts = [fact for section in computed.values() for fact in section.facts]
-    assert re.findall(r"^ +(\S+)  (\D.+)$", printed, re.M) == [(fact.value, fact.words) for fact in facts]
+    expected = [f"{fact.value}  {fact.words}\n" for number in SCRIPT["SECTIONS"] for fact in computed(number).facts]
+    assert [line for line in expected if line not in printed] == []
     drawn = {path.name: path.stat().st_size for path in (tmp_path / "figures").iterdir()}
     assert set(drawn) == set(SCRIPT["FIGURES"])
     assert max(drawn.values()) < MAX_BYTES

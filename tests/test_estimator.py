@@ -2,6 +2,7 @@ import inspect
 import json
 import pickle
 import pickletools
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
 from tests.command_line import run_cli
 from tests.conftest import reviews
+
+PAGE = Path(__file__).parents[1] / "docs" / "scikit-learn.md"
 
 TINY: dict[str, Any] = {
     "max_length": 20, "dim": 4, "hidden_size": 6, "epochs": 2, "batch_size": 16, "learning_rate": 2e-2, "ema": None,
@@ -503,3 +506,16 @@ def test_a_run_of_the_command_line_is_loaded(trained_run: Path) -> None:
         model.predict_proba(["good"]).tolist()
         == Classifier.load(trained_run, device="cpu").predict_proba(["good"]).tolist()
     )
+
+
+def test_every_python_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), namespace)
+
+
+def test_the_page_lists_the_checks_that_are_left_out() -> None:
+    assert dict(re.findall(r"^\| `(check_\w+)` \| (.*) \|$", PAGE.read_text("utf-8"), re.M)) == NOT_FOR_TEXT

@@ -313,7 +313,7 @@ class Words(HTMLParser):
         self.names: set[str] = set()
         self._title = ""
         self._is_inside = False
-        self.feed(source)
+        self.feed(source.replace("\r\n", "\n").replace("\r", "\n"))  # as browsers do
         self.close()
 
     def handle_starttag(self, tag, attributes):

@@ -363,7 +363,9 @@ def test_a_run_that_was_never_interrupted_or_resumed_alike_does_not_speak_of_bit
 
 def test_a_run_that_diverges_says_where_and_keeps_no_model(short_config: Make, tmp_path: Path) -> None:
     config = short_config(f"output_dir={tmp_path}", "train.learning_rate=1e30")
-    with pytest.raises(DivergedError, match=r"diverged at step 2: loss .*, gradient norm .*, learning rate .*e\+2\d"):
+    with pytest.raises(
+        DivergedError, match=r"diverged at step 2: loss .*, gradient norm .*, learning rate 1e\+30; lower"
+    ):
         train(config)
     run = RunDirectory(tmp_path / "tiny")
     assert (run.read_status()["status"], run.read_status()["exit_code"]) == ("failed", 5)

@@ -15,9 +15,12 @@ Row = dict[str, object]
 
 
 @pytest.fixture(scope="module")
-def without_test(tiny_config: Callable[..., Config]) -> TrainResult:
-    """A run that has no test split and judges the baselines too."""
-    return train(tiny_config("name=without-test", "data.test=null", "train.epochs=2", "train.baselines=true"))
+def without_test(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A run that has no test split, begins with vectors of two words and judges the baselines too."""
+    vectors = tmp_path_factory.mktemp("vectors") / "vectors.txt"
+    vectors.write_text("good 1 2 3 4 5 6 7 8\nbad 8 7 6 5 4 3 2 1\nzork 0 0 0 0 0 0 0 0\n", "utf-8")
+    overrides = ["name=without-test", "data.test=null", f"embedding.init={vectors}"]
+    return train(tiny_config(*overrides, "train.epochs=2", "train.baselines=true"))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,11 @@ def test_metrics_say_how_the_best_weights_did_on_the_valid_split(metrics: Row, t
 def test_facts_of_the_data_are_those_of_the_preparation(metrics: Row, tiny_config: Callable[..., Config]) -> None:
     facts = prepare(tiny_config()).facts()
     assert {key: metrics[key] for key in facts} == facts
+
+
+def test_metrics_say_how_much_of_the_vocabulary_the_vectors_have(without_test: TrainResult, metrics: Row) -> None:
+    assert without_test.metrics["embedding/coverage"] == 2 / without_test.metrics["text/vocab_size"]
+    assert "embedding/coverage" not in metrics
 
 
 def test_predictions_have_a_row_for_every_text(trained_run: Path) -> None:

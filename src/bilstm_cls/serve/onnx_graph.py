@@ -1,6 +1,6 @@
 """The network as an ONNX graph, built node by node from its weights: no tracing, so every length stays free.
 
-Shapes: B texts, T tokens (padded), E embedding_dim, H hidden_size, D units of all directions, C labels.
+Shapes: B texts, T tokens (padded), E embedding_dim, N directions, H hidden_size, D units of all directions, C labels.
 """
 
 from collections.abc import Callable, Iterable
@@ -34,13 +34,15 @@ def build_graph(model: BiLSTMClassifier) -> onnx.ModelProto:
     """
     graph = _Graph()
     lengths = graph.node("Cast", "lengths", to=TensorProto.INT32)
-    is_token = _is_token(graph)  # [T, B, 1]
     steps = graph.node("Transpose", "token_ids", perm=[1, 0])
     steps = graph.node("Gather", graph.weight("embedding", model.embedding.weight), steps, axis=0)  # [T, B, E]
-    final = ""
+    outputs = final = ""
     for depth in range(len(model.encoder.layers)):
-        steps, final = _recurrent_layer(graph, model, depth, steps, lengths)
-    read = _Read(outputs=graph.node("Where", is_token, steps, graph.constant(0.0)), final=final, is_token=is_token)
+        if depth:
+            steps = _joined_steps(graph, outputs)
+        outputs, final = _recurrent_layer(graph, model, depth, steps, lengths)
+    is_token = _is_token(graph)
+    read = _Read(graph.node("Where", is_token, outputs, graph.constant(0.0)), final, is_token)
     pooled = [_POOLINGS[name](graph, model.pooling, read) for name in model.pooling.names]
     joined = graph.node("Concat", *pooled, axis=1) if len(pooled) > 1 else pooled[0]
     projection = graph.linear("project", model.project)
@@ -96,15 +98,15 @@ class _Graph:
 
 
 def _is_token(graph: _Graph) -> str:
-    """`[T, B, 1]` bool, true where a text has a token."""
+    """`[T, 1, B, 1]` bool, true where a text has a token."""
     num_steps = graph.node("Gather", graph.node("Shape", "token_ids"), graph.number(1), axis=0)
     steps = graph.node("Range", graph.number(0), num_steps, graph.number(1))
-    steps = graph.node("Unsqueeze", steps, graph.numbers(1, 2))  # [T, 1, 1]
+    steps = graph.node("Unsqueeze", steps, graph.numbers(1, 2, 3))  # [T, 1, 1, 1]
     return graph.node("Less", steps, graph.node("Unsqueeze", "lengths", graph.numbers(1)))  # with [B, 1]
 
 
 def _recurrent_layer(graph: _Graph, model: BiLSTMClassifier, depth: int, steps: str, lengths: str) -> tuple[str, str]:
-    """Adds one layer and returns the names of its outputs `[T, B, D]` and final state `[B, D]`."""
+    """Adds one layer and returns the names of its outputs `[T, N, B, H]` and final states `[N, B, H]`."""
     encoder = model.encoder
     directions = cast("Iterable[nn.RNNBase]", encoder.layers[depth])
     weights = [_recurrent_weights(rnn, GATES[encoder.cell]) for rnn in directions]
@@ -121,12 +123,17 @@ def _recurrent_layer(graph: _Graph, model: BiLSTMClassifier, depth: int, steps: 
         # The reset gate works on the product with the recurrent weights, as in PyTorch and cuDNN.
         **({"linear_before_reset": 1} if encoder.cell == "gru" else {}),
     )
-    outputs_by_text = graph.node("Transpose", outputs[0], perm=[0, 2, 1, 3])  # from [T, directions, B, H]
-    state_by_text = graph.node("Transpose", outputs[1], perm=[1, 0, 2])  # from [directions, B, H]
-    return (
-        graph.node("Reshape", outputs_by_text, graph.numbers(0, 0, -1)),
-        graph.node("Reshape", state_by_text, graph.numbers(0, -1)),
-    )
+    return outputs[0], outputs[1]
+
+
+def _joined_steps(graph: _Graph, outputs: str) -> str:
+    """`[T, N, B, H]` to `[T, B, D]`."""
+    return graph.node("Reshape", graph.node("Transpose", outputs, perm=[0, 2, 1, 3]), graph.numbers(0, 0, -1))
+
+
+def _joined(graph: _Graph, pooled: str) -> str:
+    """`[N, B, H]` to `[B, D]`."""
+    return graph.node("Reshape", graph.node("Transpose", pooled, perm=[1, 0, 2]), graph.numbers(0, -1))
 
 
 def _recurrent_weights(rnn: nn.RNNBase, gates: tuple[int, ...]) -> tuple[Array, Array, Array]:
@@ -144,9 +151,9 @@ class _Read:
     """Names of what the last layer leaves.
 
     Attributes:
-        outputs: `[T, B, D]`, zero past each length.
-        final: `[B, D]`, the state of each direction after its own last step.
-        is_token: `[T, B, 1]`.
+        outputs: `[T, N, B, H]`, zero past each length.
+        final: `[N, B, H]`, the state of each direction after its own last step.
+        is_token: `[T, 1, B, 1]`.
     """
 
     outputs: str
@@ -160,29 +167,32 @@ def _sum(graph: _Graph, values: str) -> str:
 
 def _mean(graph: _Graph, pooling: Pooling, read: _Read) -> str:
     number = graph.node("Unsqueeze", graph.node("Cast", "lengths", to=TensorProto.FLOAT), graph.numbers(1))
-    return graph.node("Div", _sum(graph, read.outputs), number)
+    return graph.node("Div", _joined(graph, _sum(graph, read.outputs)), number)
 
 
 def _reduce_mean(graph: _Graph, pooling: Pooling, read: _Read) -> str:
-    return graph.node("Div", _sum(graph, read.outputs), graph.constant(float(pooling.max_length)))
+    total = _joined(graph, _sum(graph, read.outputs))
+    return graph.node("Div", total, graph.constant(float(pooling.max_length)))
 
 
 def _max(graph: _Graph, pooling: Pooling, read: _Read) -> str:
     masked = graph.node("Where", read.is_token, read.outputs, graph.constant(-np.inf))
-    return graph.node("ReduceMax", masked, axes=[0], keepdims=0)
+    return _joined(graph, graph.node("ReduceMax", masked, axes=[0], keepdims=0))
 
 
 def _last(graph: _Graph, pooling: Pooling, read: _Read) -> str:
-    return read.final
+    return _joined(graph, read.final)
 
 
 def _attention(graph: _Graph, pooling: Pooling, read: _Read) -> str:
-    """Softmax over a text's tokens of `v . tanh(W x + b)`, as the weights of a sum."""
-    product = graph.node("MatMul", read.outputs, graph.weight("attention.weight", pooling.project.weight.t()))
+    """Softmax over a text's tokens of `v . tanh(W x + b)`, as the weights of a sum over both directions together."""
+    outputs = _joined_steps(graph, read.outputs)
+    product = graph.node("MatMul", outputs, graph.weight("attention.weight", pooling.project.weight.t()))
     hidden = graph.node("Tanh", graph.node("Add", product, graph.weight("attention.bias", pooling.project.bias)))
     scores = graph.node("MatMul", hidden, graph.weight("attention.score", pooling.score.weight.t()))  # [T, B, 1]
-    weights = graph.node("Softmax", graph.node("Where", read.is_token, scores, graph.constant(-np.inf)), axis=0)
-    return _sum(graph, graph.node("Mul", read.outputs, weights))
+    is_token = graph.node("Squeeze", read.is_token, graph.numbers(1))
+    weights = graph.node("Softmax", graph.node("Where", is_token, scores, graph.constant(-np.inf)), axis=0)
+    return _sum(graph, graph.node("Mul", outputs, weights))
 
 
 _POOLINGS: dict[str, Callable[[_Graph, Pooling, _Read], str]] = {
