@@ -368,7 +368,9 @@ def test_the_newest_run_is_used_and_named(folder: Path) -> None:
 def test_a_reader_that_leaves_early_ends_predict_quietly(folder: Path) -> None:
     (folder / "many.txt").write_text("a good film\n" * 20_000, "utf-8")
     command = [sys.executable, "-m", "bilstm_cls", "predict", "--input", "many.txt", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder) as process:
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=folder, env=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert json.loads(process.stdout.readline())["text"] == "a good film"
@@ -377,20 +379,24 @@ def test_a_reader_that_leaves_early_ends_predict_quietly(folder: Path) -> None:
     assert process.returncode == 1
 
 
-def test_a_reader_that_has_left_before_anything_is_printed_ends_a_command_quietly() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_left_before_anything_is_printed_ends_a_command_quietly(unbuffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "bilstm_cls", "config", "show"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
-def test_a_full_disk_under_stdout_is_told() -> None:
-    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device, not a file
-        command = [sys.executable, "-m", "bilstm_cls", "config", "show"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_stdout_is_told(unbuffered: str) -> None:
+    command = [sys.executable, "-m", "bilstm_cls", "config", "show"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
     assert (done.returncode, done.stderr) == (6, b"error: output: no room left to write it (No space left on device)\n")
 
 

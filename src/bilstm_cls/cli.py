@@ -403,7 +403,9 @@ def import_tensorflow(
     output: Annotated[Path, typer.Option("--output", "-o", help="The run directory to make.", metavar="RUN")],
     max_length: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--max-length", min=1, help="Tokens that texts were padded to; reduce_mean needs it.", metavar="N"),
+        typer.Option(
+            "--max-length", min=1, help="Tokens that texts were padded to; reduce_mean needs it.", metavar="N"
+        ),
     ] = None,
     tokenizer: Annotated[
         Optional[str],  # noqa: UP045

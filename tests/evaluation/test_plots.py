@@ -68,8 +68,8 @@ def test_odd_labels_are_drawn_without_a_warning(tmp_path, caplog, label):
 
 
 def test_a_label_no_font_can_draw_is_shown_as_its_number():
-    assert plots._drawable("\U0010fffd", 3) == "#3"
-    assert plots._drawable("bon  goût", 3) == "bon goût"
+    assert plots.drawable("\U0010fffd", 3) == "#3"
+    assert plots.drawable("bon  goût", 3) == "bon goût"
 
 
 @pytest.mark.parametrize("history", [[], HISTORY[:1], [{"step": 1, "epoch": 1.0}]])

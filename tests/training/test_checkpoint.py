@@ -18,7 +18,7 @@ from torch import Tensor
 
 import bilstm_cls
 from bilstm_cls.errors import CheckpointError, ResourceError
-from bilstm_cls.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
+from bilstm_cls.training.checkpoint import load_best, load_checkpoint, load_newest, save_checkpoint
 
 NUMBERS: dict[str, Any] = {"trainer": {"loss": 0.1 + 0.2, "rows": [{"score": None, "läbel": "ä"}]}, "facts": {}}
 
@@ -227,6 +227,26 @@ def test_nothing_is_loaded_when_all_are_damaged(folder: Path) -> None:
     assert "last.json: damaged" in str(caught.value)
     assert "step-00000002.safetensors: damaged" in str(caught.value)
     assert "--overwrite" in str(caught.value)
+
+
+def test_the_best_weights_are_found_by_the_step_that_the_run_says_they_are_of(folder: Path) -> None:
+    assert torch.equal(load_best(folder, 2)["weight"], tensors(2)["weight"])
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda path: None, r"best\.json: is of step 2 instead of step 3"),
+        (Path.unlink, r"best\.json: file is missing"),
+        (lambda path: flip(path, 99), r"best\.json: damaged"),
+    ],
+)
+def test_other_weights_than_the_best_are_never_taken_for_them(
+    folder: Path, harm: Callable[[Path], None], told: str
+) -> None:
+    harm(folder / "best.json")
+    with pytest.raises(CheckpointError, match=rf"{told}(.|\n)*the best weights are lost; start again with --overwrite"):
+        load_best(folder, 3)
 
 
 def test_a_save_beside_a_damaged_checkpoint_deletes_nothing_that_could_be_needed(

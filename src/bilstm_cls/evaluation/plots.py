@@ -36,7 +36,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         history: rows of `history.jsonl`; keys that a row lacks are left out.
         path: the PNG to write.
     """
-    figure = _figure(10.5, 3.4)
+    figure = new_figure(10.5, 3.4)
     panels = zip(
         figure.subplots(1, 3), (_LOSSES, _SCORES, _RATES), ("loss (nats)", "score", "learning rate"), strict=True
     )
@@ -47,7 +47,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _curve(axes: "Axes", history: Sequence[Mapping[str, Any]], key: str, colour: str, name: str) -> None:
@@ -72,12 +72,12 @@ def confusion_matrix(matrix: Sequence[Sequence[int]] | Ints, labels: Sequence[st
     assert counts.shape == (len(labels), len(labels)), (counts.shape, len(labels))
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     side = min(16.0, 2.6 + (0.62 if len(labels) <= _MAX_WRITTEN_CELLS else 0.28) * len(labels))
-    figure = _figure(side + 0.8, side)
+    figure = new_figure(side + 0.8, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true label", shrink=0.8)
-    style: dict[str, Any] = {"parse_math": False, "fontfamily": _font_families(), "fontsize": 9}
-    names = [_drawable(label, i) for i, label in enumerate(labels)]
+    style: dict[str, Any] = {"parse_math": False, "fontfamily": font_families(), "fontsize": 9}
+    names = [drawable(label, i) for i, label in enumerate(labels)]
     turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) > 2 else {}
     axes.set_xticks(range(len(names)), names, **turned, **style)
     axes.set_yticks(range(len(names)), names, **style)
@@ -87,7 +87,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]] | Ints, labels: Sequence[st
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.55 else "black"
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=size)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def calibration(probabilities: Floats, label_ids: Ints, path: Path) -> None:
@@ -103,7 +103,7 @@ def calibration(probabilities: Floats, label_ids: Ints, path: Path) -> None:
     held = bins.counts > 0
     centres, width = (np.arange(NUM_BINS) + 0.5) / NUM_BINS, 1 / NUM_BINS
     accuracy = bins.num_correct[held] / bins.counts[held]
-    figure = _figure(5, 5)
+    figure = new_figure(5, 5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.bar(centres[held], accuracy, width, color=BLUE, alpha=0.45, edgecolor=BLUE, label="accuracy")
     upper.plot(bins.confidence[held] / bins.counts[held], accuracy, "o", ms=4, color=VERMILION, label="mean confidence")
@@ -112,7 +112,7 @@ def calibration(probabilities: Floats, label_ids: Ints, path: Path) -> None:
     upper.legend(frameon=False, loc="upper left")
     lower.bar(centres, bins.counts, width, color=GREY, edgecolor="white")
     lower.set(xlabel="probability of the answer", ylabel="texts")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def length_histogram(lengths: npt.NDArray[np.integer[Any]], max_length: int, path: Path) -> None:
@@ -124,7 +124,7 @@ def length_histogram(lengths: npt.NDArray[np.integer[Any]], max_length: int, pat
         path: the PNG to write.
     """
     shown = max(1.1 * max_length, float(np.percentile(lengths, 99.5)) if len(lengths) else 1.0)
-    figure = _figure(6.5, 3.2)
+    figure = new_figure(6.5, 3.2)
     axes = figure.subplots()
     axes.hist(np.minimum(lengths, shown), bins=60, range=(0, shown), color=BLUE)
     cut = int((np.asarray(lengths) > max_length).sum())
@@ -132,10 +132,11 @@ def length_histogram(lengths: npt.NDArray[np.integer[Any]], max_length: int, pat
     axes.axvline(max_length, color=VERMILION, ls="--", label=name)
     axes.set(xlabel="tokens (the last bar holds all longer texts)", ylabel="texts")
     axes.legend(loc="upper right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """Returns an empty figure of that many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -144,12 +145,14 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
     with replacing(path) as file:
         figure.savefig(file, format="png", metadata={"Software": None})
 
 
-def _drawable(label: str, label_id: int) -> str:
+def drawable(label: str, label_id: int) -> str:
+    """Returns a label, shortened, or its number where no installed font can draw it."""
     shown = " ".join(label.split())
     if not shown or not set(map(ord, shown)) <= _glyphs():
         return f"#{label_id}"
@@ -157,7 +160,7 @@ def _drawable(label: str, label_id: int) -> str:
 
 
 @functools.cache
-def _font_families() -> list[str]:
+def font_families() -> list[str]:
     """Returns matplotlib's own font and whichever of the common East Asian ones are installed."""
     from matplotlib.font_manager import fontManager
 
@@ -170,5 +173,5 @@ def _glyphs() -> frozenset[int]:
     """Returns the code points that our fonts can draw, so that none is drawn as an empty box."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    fonts = [get_font(findfont(FontProperties(family=name))) for name in _font_families()]
+    fonts = [get_font(findfont(FontProperties(family=name))) for name in font_families()]
     return frozenset().union(*(font.get_charmap() for font in fonts))

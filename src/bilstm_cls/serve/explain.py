@@ -183,7 +183,8 @@ def reading_tensors(reading: Reading, model: BiLSTMClassifier) -> tuple[Tensor, 
 
 def _without_blank(text: str, start: int, stop: int) -> tuple[int, int]:
     """A blank may also be what stands for `<br />`: its place is then the last character of that."""
-    is_blank = text[start] == " " or (text[start] == ">" and _ENDS_IN_BREAK.search(text[max(0, start - 20) : start + 1]))
+    before = text[max(0, start - 20) : start + 1]
+    is_blank = text[start] == " " or _ENDS_IN_BREAK.search(before)
     return (start + 1, stop) if is_blank and stop - start > 1 else (start, stop)
 
 

@@ -131,8 +131,8 @@ def _key(explanation: Explanation) -> list[tuple[str, float]]:
         return [("a text without tokens: read as one unknown token", 0.0)]
     scale = _scale(explanation)
     return [
-        (f"for {printable(explanation.label)}, strongest {scale:+.3f}", 1.0),
-        (f"against it, strongest {-scale:+.3f}", -1.0),
+        (f"for {printable(explanation.label)}, full colour at {scale:+.3f}", 1.0),
+        (f"against it, full colour at {-scale:+.3f}", -1.0),
     ]
 
 

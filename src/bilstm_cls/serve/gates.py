@@ -15,7 +15,7 @@ import torch
 from bilstm_cls.data.tokenizer import UNKNOWN
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.page import picture, section, whole_page
-from bilstm_cls.evaluation.plots import _drawable, _figure, _font_families, _save
+from bilstm_cls.evaluation.plots import drawable, font_families, new_figure, save_figure
 from bilstm_cls.files import write_atomic
 from bilstm_cls.model.gates import STEPS, gate_activations
 from bilstm_cls.run_directory import LoadedModel
@@ -127,7 +127,7 @@ def read_gates(loaded: LoadedModel, text: str) -> Gates:
 
 
 def _write_png(gates: Gates, text: str, target: Path) -> None:
-    _save(_draw_all(gates), target)
+    save_figure(_draw_all(gates), target)
 
 
 def _write_html(gates: Gates, text: str, target: Path) -> None:
@@ -135,7 +135,7 @@ def _write_html(gates: Gates, text: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in SHOWN[gates.cell]:
             path, panel = Path(folder) / f"{name}.png", PANELS[name]
-            _save(_draw_one(gates, name), path)
+            save_figure(_draw_one(gates, name), path)
             sections.append(section(panel.title, f"<p>{escape(panel.meaning)}</p>{picture(path, panel.title)}"))
     introduction = f'<p class="words" dir="auto">{escape(text)}</p><p class="quiet">{escape(_title(gates))}</p>'
     write_atomic(target, whole_page("Gates at work", "\n".join([introduction, *sections])))
@@ -155,7 +155,7 @@ def _title(gates: Gates) -> str:
 def _draw_all(gates: Gates) -> "Figure":
     """One row for each name, one column for each direction."""
     names, columns = SHOWN[gates.cell], len(gates.values)
-    figure = _figure(columns * max(3.4, 0.235 * len(gates.tokens)) + 1.6, 2.15 * len(names) + 1.5)
+    figure = new_figure(columns * max(3.4, 0.235 * len(gates.tokens)) + 1.6, 2.15 * len(names) + 1.5)
     grid = figure.subplots(len(names), columns, squeeze=False, sharex="col")
     for row, name in zip(grid, names, strict=True):
         _fill(figure, list(row), gates, name)
@@ -168,7 +168,7 @@ def _draw_all(gates: Gates) -> "Figure":
 def _draw_one(gates: Gates, name: str) -> "Figure":
     """One direction under the other."""
     number = len(gates.values)
-    figure = _figure(min(9.5, max(4.5, 0.3 * len(gates.tokens) + 1.2)), 3.1 * number)
+    figure = new_figure(min(9.5, max(4.5, 0.3 * len(gates.tokens) + 1.2)), 3.1 * number)
     column = list(figure.subplots(number, 1, squeeze=False)[:, 0])
     _fill(figure, column, gates, name)
     for axes in column:
@@ -203,8 +203,8 @@ def _rank_units(axes: "Axes", number: int) -> None:
 
 def _name_tokens(axes: "Axes", tokens: Sequence[str]) -> None:
     """Writes each token under its column, and the number of one that no font here can draw."""
-    names = [_short(_drawable(token, i)) for i, token in enumerate(tokens, 1)]
-    axes.set_xticks(range(len(names)), names, fontsize=9, fontfamily=_font_families(), parse_math=False)
+    names = [_short(drawable(token, i)) for i, token in enumerate(tokens, 1)]
+    axes.set_xticks(range(len(names)), names, fontsize=9, fontfamily=font_families(), parse_math=False)
     for label, name in zip(axes.get_xticklabels(), names, strict=True):
         label.set_rotation(90 if len(name) > 1 else 0)
 
