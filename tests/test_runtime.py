@@ -223,7 +223,7 @@ def test_without_onnxruntime_the_message_names_the_extra(bundle: Path, monkeypat
 def test_every_python_block_of_the_page_runs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "deploy.md").read_text("utf-8"), re.M | re.S)
     assert blocks
-    (tmp_path / "reviews-onnx").symlink_to(bundle)
+    (tmp_path / "imdb-onnx").symlink_to(bundle)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     for block in blocks:

@@ -94,7 +94,9 @@ def evaluate(
 def _own_split(run: RunDirectory, config: Config, name: str) -> Split:
     digest = run.read_json("environment.json").get("data_digest")
     if digest is None:
-        raise DataError(f"{run.path}: was imported and has no texts of its own; judge a file with --data")
+        raise DataError(
+            f"{run.path}: keeps no texts of its own (it was imported, or fitted in memory); judge a file with --data"
+        )
     dataset = load_dataset(config.data)
     if name not in dataset.splits or name == "unlabelled":
         raise ConfigError(f"--split: the run has no {name!r} split; it has {', '.join(dataset.splits)}")
