@@ -363,6 +363,11 @@ OTHER_MISTAKES = [
     Mistake("a number out of range", "bench --batches 0", 2, ("--batches",)),
     Mistake("nothing to predict", "predict", 2, ("--input FILE",)),
     Mistake("texts and a file to predict", "predict x --input reviews.csv", 2, ("--input", "texts")),
+    Mistake("a file to explain", "predict --input reviews.csv --explain", 2, ("--explain", "--input")),
+    Mistake("gates of two texts", "predict a b --gates gates.png", 2, ("--gates", "one text", "2")),
+    Mistake("gates in a file of an unknown kind", "predict a --gates gates.txt", 2, ("--gates", "gates.txt", ".png")),
+    Mistake("a bundle of a run that is not there", "export --run runs/nope", 4, ("runs/nope",)),
+    Mistake("variables to import that are not named", "import-tensorflow", 2, ("VARIABLES.npz",)),
     Mistake("an output without an input", "predict x --output out.csv", 2, ("--output", "--input")),
     Mistake("an output of an unknown kind", "predict --input reviews.csv --output out.xlsx", 2, ("out.xlsx", ".jsonl")),
     Mistake(
@@ -490,7 +495,6 @@ def test_checkpoints_that_are_all_damaged_are_told_and_kept(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("mistake", ["--set data.train=nope.csv", "--device cuda:99"])
-@pytest.mark.xfail(strict=True, reason="training.run deletes the earlier run before it looks at data and device")
 def test_an_earlier_run_is_not_deleted_before_the_new_one_can_start(mistake: str, folder: Path) -> None:
     before = contents(folder / "runs/tiny")
     assert run_cli("train", "-c", "base.yaml", "--set", "name=tiny", "--overwrite", *mistake.split()).code in (2, 3)
@@ -534,6 +538,7 @@ def small_disk() -> Iterator[None]:
 
 
 def test_a_full_disk_under_a_checkpoint_ends_with_6_and_names_it(folder: Path) -> None:
+    assert run_cli("train", "-c", "base.yaml", "--dry-run").code == 0  # the data are in the cache now
     with small_disk():
         outcome = run_cli("train", "-c", "base.yaml")
     check(outcome, 6, "runs/new/checkpoints/", "no room left")

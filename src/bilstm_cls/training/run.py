@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import numpy as np
@@ -79,20 +80,29 @@ def train(
             group.wait()  # process 0 prepares the data
             follow(run, config, group, signals)
         return TrainResult(run, {})
-    with StopSignals() as signals, run.locked():
-        if _claim(run, config, resume=resume, overwrite=overwrite):
+    with StopSignals() as signals, run.locked(), _remembered_log() as earlier:
+        if _is_finished(run, config, resume=resume, overwrite=overwrite):
             logger.info(f"{run.path} is finished already; --overwrite trains it again")
             return TrainResult(run, run.read_json("metrics.json"))
-        with _log_file(run / "train.log"), _recorded_status(run):
-            metrics = _train(run, config, signals, on_report)
+        device = choose_device(config.train.device)
+        data = prepare(config)  # an earlier run is not deleted before it is clear that a new one can start
+        if overwrite:
+            run.clear()
+        run.remove_leftovers()
+        run.write_status("running", "training")
+        write_atomic(run / "config.yaml", dump_config(config))
+        with _log_file(run / "train.log", earlier), _recorded_status(run):
+            metrics = _train(run, config, data, device, signals, on_report)
         return TrainResult(run, metrics)
 
 
-def _claim(run: RunDirectory, config: Config, *, resume: bool, overwrite: bool) -> bool:
-    """Makes the directory ours, and returns whether a finished run is there to be returned as it is."""
-    if overwrite:
-        run.clear()
-    elif run.is_taken:
+def _is_finished(run: RunDirectory, config: Config, *, resume: bool, overwrite: bool) -> bool:
+    """Returns whether a finished run is there to be returned as it is.
+
+    Raises:
+        ConfigError: the directory is taken, or its run cannot be gone on with.
+    """
+    if run.is_taken and not overwrite:
         status = run.read_status()["status"]
         if not resume:
             raise ConfigError(
@@ -103,9 +113,6 @@ def _claim(run: RunDirectory, config: Config, *, resume: bool, overwrite: bool) 
             _check_same_config(run, config)
         if status == "finished" and (run / "model.safetensors").exists():
             return True
-    run.remove_leftovers()
-    run.write_status("running", "training")
-    write_atomic(run / "config.yaml", dump_config(config))
     return False
 
 
@@ -119,10 +126,15 @@ def _check_same_config(run: RunDirectory, config: Config) -> None:
         )
 
 
-def _train(run: RunDirectory, config: Config, signals: StopSignals, on_report: Callable[[Report], None]) -> Row:
+def _train(
+    run: RunDirectory,
+    config: Config,
+    data: PreparedData,
+    device: torch.device,
+    signals: StopSignals,
+    on_report: Callable[[Report], None],
+) -> Row:
     """Trains as process 0, judges, and writes everything."""
-    device = choose_device(config.train.device)
-    data = prepare(config)
     size = number_of_processes(config.train, data.corpora["train"], device)
     with _group(run, size, device) as group:
         session = Session.start(run, config, data, group)
@@ -334,18 +346,35 @@ def _log_evaluation(report: EvaluationReport, trainer: Trainer) -> None:
 
 
 @contextlib.contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+def _remembered_log() -> Iterator[MemoryHandler]:
+    """Takes in what is logged before the run has a file for it."""
+    memory = MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     package = logging.getLogger("bilstm_cls")
     level = package.level
     package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # Python's own default drops what is no warning
+    package.addHandler(memory)
+    try:
+        yield memory
+    finally:
+        package.removeHandler(memory)
+        package.setLevel(level)
+        memory.close()
+
+
+@contextlib.contextmanager
+def _log_file(path: Path, earlier: MemoryHandler) -> Iterator[None]:
+    """Writes to a file what was logged and what will be."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    earlier.setTarget(handler)
+    earlier.flush()
+    package = logging.getLogger("bilstm_cls")
+    package.removeHandler(earlier)
     package.addHandler(handler)
     try:
         yield
     finally:
         package.removeHandler(handler)
-        package.setLevel(level)
         handler.close()
 
 
