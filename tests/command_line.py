@@ -74,7 +74,7 @@ def spawn_cli(*args: object, stdin: bytes = b"", cwd: Path | None = None, **envi
         capture_output=True,
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        timeout=120,
+        timeout=300,
         check=False,
     )
     return Outcome(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))

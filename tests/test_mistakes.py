@@ -502,6 +502,11 @@ def test_an_earlier_run_is_not_deleted_before_the_new_one_can_start(mistake: str
     assert {name: after.get(name) for name in before} == before
 
 
+def test_a_run_that_could_not_start_is_not_in_the_way_of_the_mended_one(folder: Path) -> None:
+    assert run_cli("train", "-c", "base.yaml", "--set", "data.train=review.csv").code == 3
+    assert run_cli("train", "-c", "base.yaml", "-q").code == 0
+
+
 def test_overwriting_a_run_leaves_files_that_are_not_its_own(folder: Path) -> None:
     (folder / "runs/tiny/notes.txt").write_text("mine", "utf-8")
     assert run_cli("train", "-c", "base.yaml", "--set", "name=tiny", "--overwrite", "-q").code == 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError
+from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     from bilstm_cls.config import Config
@@ -84,7 +84,7 @@ def main() -> None:
             _fail_with_traceback(error)
         _fail(f"{error.filename or 'output'}: no room left to write it ({error.strerror})", ResourceError.exit_code)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             _fail_with_traceback(error)
         _fail(f"out of memory ({error}); lower train.batch_size or text.max_length", ResourceError.exit_code)
     except Exception as error:
@@ -597,11 +597,6 @@ class _Formatter(logging.Formatter):
 
 def _stop(number: int, _: FrameType | None) -> None:
     raise StoppedError("stopped", signal_number=number)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    words = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
 def _flush_stdout() -> None:

@@ -1,5 +1,7 @@
 """Which device and how many threads a command runs on."""
 
+import re
+
 import torch
 
 from bilstm_cls.errors import ConfigError
@@ -11,10 +13,12 @@ def choose_device(name: str = "auto") -> torch.device:
     Apple's MPS is never chosen: its LSTM has a history of wrong results.
 
     Raises:
-        ConfigError: there is no such CUDA device.
+        ConfigError: the name is another one, or there is no such CUDA device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
+        raise ConfigError(f"device: {name!r} must be auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()

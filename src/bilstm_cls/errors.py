@@ -40,6 +40,12 @@ class ResourceError(UserError):
     exit_code = 6
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or PyTorch could not get the memory it asked for; PyTorch says so in words alone."""
+    words = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+
+
 class StoppedError(UserError):
     """A signal asked us to stop, and what was done so far is saved. Exit code 128 + signal number."""
 

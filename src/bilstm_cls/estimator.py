@@ -237,7 +237,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         run = RunDirectory(Path(path))
         loaded = run.load_model()
-        classes = classes_from(loaded.labels, run.read_json("metrics.json"))
+        classes = classes_from(loaded.labels, run.read_object("metrics.json"))
         params = params_of(loaded.config, classes)
         estimator = cls(**{name: params[name] for name in inspect.signature(cls).parameters} | {"device": device})
         estimator._take(run, loaded, classes)
@@ -269,7 +269,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise CheckpointError(f"the pickled TextClassifier is damaged ({error}); fit it again") from error
             run = RunDirectory(Path(folder))
             loaded = run.load_model()
-            self._take(run, loaded, classes_from(loaded.labels, run.read_json("metrics.json")))
+            self._take(run, loaded, classes_from(loaded.labels, run.read_object("metrics.json")))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "classifier_")

@@ -50,14 +50,14 @@ def inspect_run(path: Path) -> dict[str, Any]:
     """Returns how a run stands, what it is, and its scores."""
     run = RunDirectory(path)
     loaded = run.load_model()
-    metrics = run.read_json("metrics.json")
+    metrics = run.read_object("metrics.json")
     return {
         "run": str(path),
         "status": run.read_status(),
         "labels": loaded.labels,
         "vocabulary": len(loaded.tokenizer),
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
-        "environment": run.read_json("environment.json"),
+        "environment": run.read_object("environment.json"),
         "metrics": {k: v for k, v in metrics.items() if "/per_class/" not in k and "confusion" not in k},
     }
 

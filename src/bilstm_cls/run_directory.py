@@ -93,7 +93,7 @@ class RunDirectory:
                 lock.acquire()
             except Timeout:
                 owner = self.read_status()
-                who = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('started')}"
+                who = f"process {owner['pid']} on {owner['host']} since {owner['started']}" if owner else "just started"
                 raise ConfigError(f"{self.path}: another run is writing here ({who}); use another -o or name") from None
         try:
             yield
@@ -141,6 +141,17 @@ class RunDirectory:
             raise CheckpointError(f"{path}: missing, so {self.path} is not a finished run directory") from error
         except (ValueError, OSError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+
+    def read_object(self, name: str) -> dict[str, Any]:
+        """Reads one JSON file that holds an object.
+
+        Raises:
+            CheckpointError: it is missing or damaged, or holds something else.
+        """
+        content = self.read_json(name)
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{self.path / name}: damaged, it holds no JSON object")
+        return content
 
     def write_status(self, status: str, reason: str, **more: Any) -> None:
         """Says in `status.json` how the run stands: running, finished, stopped or failed, and why."""

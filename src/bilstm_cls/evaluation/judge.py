@@ -82,7 +82,7 @@ def evaluate(
         f"{counts['empty']:,} empty, {counts['unknown']:,} of {counts['tokens']:,} tokens unknown"
     )
     probabilities = predict_probabilities(loaded.model.to(chosen), corpus)
-    majority = run.read_json("metrics.json").get("data/majority_label")
+    majority = run.read_object("metrics.json").get("data/majority_label")
     return judged_split.name, compute_metrics(
         probabilities,
         judged_split.label_ids,
@@ -92,7 +92,7 @@ def evaluate(
 
 
 def _own_split(run: RunDirectory, config: Config, name: str) -> Split:
-    digest = run.read_json("environment.json").get("data_digest")
+    digest = run.read_object("environment.json").get("data_digest")
     if digest is None:
         raise DataError(
             f"{run.path}: keeps no texts of its own (it was imported, or fitted in memory); judge a file with --data"

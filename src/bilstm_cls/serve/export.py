@@ -304,7 +304,7 @@ def _own_corpus(run: RunDirectory, loaded: LoadedModel) -> tuple[Corpus, str]:
     """Returns texts of the valid split, or random ones where the data are no longer here."""
     try:
         dataset = load_dataset(loaded.config.data)
-        is_same = dataset.digest == run.read_json("environment.json").get("data_digest")
+        is_same = dataset.digest == run.read_object("environment.json").get("data_digest")
         reason = "they have changed since"
     except UserError as error:
         is_same, reason = False, str(error)

@@ -16,7 +16,15 @@ from bilstm_cls.config import Config, TrainConfig, changed_keys, dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import PreparedData, prepare
 from bilstm_cls.device import choose_device, set_threads
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError, StoppedError, UserError
+from bilstm_cls.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ResourceError,
+    StoppedError,
+    UserError,
+    is_out_of_memory,
+)
 from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
@@ -83,7 +91,7 @@ def train(
     with StopSignals() as signals, run.locked(), _remembered_log() as earlier:
         if _is_finished(run, config, resume=resume, overwrite=overwrite):
             logger.info(f"{run.path} is finished already; --overwrite trains it again")
-            return TrainResult(run, run.read_json("metrics.json"))
+            return TrainResult(run, run.read_object("metrics.json"))
         device = choose_device(config.train.device)
         data = prepare(config)  # an earlier run is not deleted before it is clear that a new one can start
         if overwrite:
@@ -391,7 +399,8 @@ def _recorded_status(run: RunDirectory) -> Iterator[None]:
         _note_end(run, "failed", str(error), error.exit_code)
         raise
     except BaseException as error:
-        _note_end(run, "failed", f"{type(error).__name__}: {error}", 1)
+        exit_code = ResourceError.exit_code if is_out_of_memory(error) else 1
+        _note_end(run, "failed", f"{type(error).__name__}: {error}", exit_code)
         raise
 
 
