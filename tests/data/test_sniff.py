@@ -204,13 +204,13 @@ def test_the_length_follows_the_texts(write: Write, num_words: int, max_length: 
     assert reloaded(sniff(path), path).text.max_length == max_length
 
 
-def test_unequal_labels_are_weighted(write: Write) -> None:
+def test_unequal_labels_are_weighted(write: Write, tmp_path: Path) -> None:
     few, many = (
         sniff(write(f"{n}.csv", [("text", "label"), *((s, "a" if i % n else "b") for i, s in enumerate(SENTENCES))]))
         for n in (6, 3)
     )
-    assert reloaded(few, Path("x")).train.class_weights == "balanced"
-    assert reloaded(many, Path("x")).train.class_weights is None
+    assert reloaded(few, tmp_path / "x").train.class_weights == "balanced"
+    assert reloaded(many, tmp_path / "x").train.class_weights is None
 
 
 def test_settings_follow_the_size_of_the_whole_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
