@@ -65,7 +65,8 @@ TextColumns = Annotated[
 
 def main() -> None:
     """Runs the command line and turns every failure into one message and an exit code."""
-    signal.signal(signal.SIGINT, _stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a command in a shell's background
+        signal.signal(signal.SIGINT, _stop)
     # A text may hold what UTF-8 or the terminal cannot show. Data are UTF-8 whatever the locale: programs read them.
     for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
         if hasattr(stream, "reconfigure"):

@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
-from bilstm_cls.errors import CheckpointError
+from bilstm_cls.errors import CheckpointError, StoppedError
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 PADDING_ID, UNKNOWN_ID = 0, 1
@@ -124,6 +124,8 @@ class Tokenizer:
         """
         try:
             engine = tokenizers.Tokenizer.from_str(text)
+        except StoppedError:
+            raise
         except Exception as error:
             raise ValueError(f"not a tokenizer: {error}") from error
         if (engine.token_to_id(PADDING), engine.token_to_id(UNKNOWN)) != (PADDING_ID, UNKNOWN_ID):
