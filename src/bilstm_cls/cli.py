@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,31 +34,31 @@ config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show
 app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[
-    Optional[Path],  # noqa: UP045 - Typer reads this form in every supported version
+    Path | None,
     typer.Option("--config", "-c", help="The YAML config; all keys have defaults.", metavar="FILE"),
 ]
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--set", help="Override a config key; repeatable, the last wins.", metavar="KEY.PATH=VALUE"),
 ]
 OutputDir = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--output-dir", "-o", help="Where run directories are made. [config: output_dir]", metavar="DIR"),
 ]
 Device = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--device", help="auto, cpu, cuda or cuda:N; auto is CUDA where it is there.", metavar="DEVICE"),
 ]
-Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of weights, dropout and order.")]  # noqa: UP045
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, dropout and order.")]
 RunDir = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--run", help="A run directory; the newest one under runs/ if left out.", metavar="DIR"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 TextColumns = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--text-column", help="Column with the text; repeatable. [run: data.text_columns]", metavar="NAME"),
 ]
 
@@ -110,7 +110,7 @@ def train(
     output_dir: OutputDir = None,
     device: Device = None,
     processes: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--processes", help="Processes that share every batch; auto is one for each core.", metavar="N"),
     ] = None,
     seed: Seed = None,
@@ -153,23 +153,23 @@ def train(
 def evaluate(
     run: RunDir = None,
     data: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--data", help="A labelled file or folder instead of the test split.", metavar="FILE"),
     ] = None,
     text_columns: TextColumns = None,
     label_column: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--label-column", help="Column with the label. [run: data.label_column]", metavar="NAME"),
     ] = None,
     data_format: Annotated[
         str, typer.Option("--format", help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.")
     ] = "auto",
     split: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--split", help="test, valid or train. [default: test]", metavar="NAME"),
     ] = None,
     fail_under: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option("--fail-under", min=0, max=1, help="Exit with 1 if the accuracy is lower.", metavar="ACCURACY"),
     ] = None,
     device: Device = None,
@@ -202,16 +202,16 @@ def evaluate(
 @app.command()
 def predict(
     texts: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(help="Texts to classify; - reads stdin, one text a line.", metavar="TEXT..."),
     ] = None,
     run: RunDir = None,
     source: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--input", help="Classify a csv, tsv, jsonl, parquet or txt file.", metavar="FILE"),
     ] = None,
     target: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--output", help="Write a csv, tsv or jsonl file instead of stdout.", metavar="FILE"),
     ] = None,
     text_columns: TextColumns = None,
@@ -219,11 +219,11 @@ def predict(
         bool, typer.Option("--explain", help="Colour each word by how much it moved the answer.")
     ] = False,
     page: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--html", help="Write what --explain shows as a page, too.", metavar="FILE"),
     ] = None,
     gates: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--gates", help="Draw the gates at work on one text, as .png or .html.", metavar="FILE"),
     ] = None,
     device: Device = None,
@@ -270,7 +270,7 @@ def predict(
 def export(
     run: RunDir = None,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--output", "-o", help="The bundle's folder. [default: RUN-onnx]", metavar="BUNDLE"),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Keep weights in 8 bits, and say what that changes.")] = False,
@@ -294,7 +294,7 @@ def baseline(
     overrides: Overrides = None,
     output_dir: OutputDir = None,
     only: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--only", help="tfidf or nbsvm; repeatable. Both if left out.", metavar="NAME"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete earlier baselines of that name.")] = False,
@@ -315,7 +315,7 @@ def baseline(
 def inspect(
     config: ConfigFile = None,
     data: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--data", help="A labelled file or folder, read with guessed columns.", metavar="FILE"),
     ] = None,
     run: RunDir = None,
@@ -344,7 +344,7 @@ def inspect(
 def init(
     data: Annotated[Path, typer.Option("--data", help="Your labelled file or folder.", metavar="FILE")],
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--output", "-o", help="Write the config there instead of stdout.", metavar="FILE"),
     ] = None,
     overrides: Overrides = None,
@@ -403,17 +403,17 @@ def import_tensorflow(
     labels: Annotated[Path, typer.Option("--labels", help="One label a line, by id.", metavar="FILE")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run directory to make.", metavar="RUN")],
     max_length: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             "--max-length", min=1, help="Tokens that texts were padded to; reduce_mean needs it.", metavar="N"
         ),
     ] = None,
     tokenizer: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--tokenizer", help="How texts are split. [default: whitespace]", metavar="NAME"),
     ] = None,
     lowercase: Annotated[
-        Optional[bool],  # noqa: UP045
+        bool | None,
         typer.Option("--lowercase/--keep-case", help="Texts' case. [default: lower if the vocabulary is]"),
     ] = None,
     truncate: Annotated[
@@ -422,11 +422,11 @@ def import_tensorflow(
     pooling: Annotated[str, typer.Option("--pooling", help="reduce_mean, mean or last.")] = "reduce_mean",
     forget_bias: Annotated[float, typer.Option("--forget-bias", help="What the cells were built with.")] = 1.0,
     scope: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--scope", help="Take only variables under this prefix.", metavar="PREFIX"),
     ] = None,
     names: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--name", help="Say which variable is what; repeatable.", metavar="ROLE=VARIABLE"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,
@@ -484,7 +484,7 @@ def bench(
 @app.command()
 def doctor(
     run: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--run", help="Verify this run directory as well.", metavar="DIR"),
     ] = None,
     device: Device = None,
