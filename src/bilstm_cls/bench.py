@@ -5,7 +5,10 @@ The rivals get the same texts, vocabulary and sizes:
 - `tutorial`: `nn.LSTM` over `pack_padded_sequence`, batches in random order, dense Adam; what most tutorials do;
 - `tutorial, sorted`: the same with batches of similar length;
 - `padded nn.LSTM`: the fused bidirectional kernel straight over the padding, with our optimizer. Its results are wrong
-  wherever there is padding; it is here as the kernel's own pace.
+  wherever there is padding; it is here as the kernel's own pace, in our process, which keeps the memory that it frees.
+
+The tutorial runs in a process of its own, waiting while others run, whose memory is left as PyTorch and the C library
+have it.
 
 `every core` is our step shared by one process per core. Rates count real tokens only. The share of the machine's peak
 is the useful arithmetic of the LSTM, three times its forward pass of `8 H (E + H)` flops a token and direction,
@@ -20,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -32,7 +36,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.batches import Indices, collate, evaluation_batches, padding_share
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import prepare
-from bilstm_cls.device import choose_device
+from bilstm_cls.device import choose_device, keep_freed_memory
 from bilstm_cls.processes import Group, joined, loopback, usable_cores
 from bilstm_cls.run_directory import build_model
 from bilstm_cls.training.loop import Trainer
@@ -43,6 +47,7 @@ Way = Callable[[], int]
 
 OURS, EVERY_CORE = "bilstm-cls", "bilstm-cls, every core"
 TUTORIAL, SORTED, PADDED = "tutorial", "tutorial, sorted", "padded nn.LSTM (wrong)"
+PREDICTION = "prediction"
 NUM_SHOWN = 8
 
 
@@ -114,24 +119,22 @@ def benchmark_config(config: Config, *, use_texts: bool, num_batches: int, repea
 
 def benchmark(work: Work, *, repeats: int) -> dict[str, Any]:
     """Times training steps and predictions and returns rates, ratios, the padding and the share of the peak."""
+    keep_freed_memory()
     device = choose_device(work.config.train.device)
     threads = torch.get_num_threads()
     trainer = work.trainer()
     own = trainer.batches[: work.num_batches]
     order = np.random.Generator(np.random.PCG64(work.config.seed)).permutation(len(work.corpus))
     random = np.array_split(order[: sum(map(len, own))], len(own))
-    training = {
-        OURS: _our_steps(trainer, work.num_batches),
-        TUTORIAL: _tutorial_steps(work, random, device, packed=True),
-        SORTED: _tutorial_steps(work, own, device, packed=True),
-        PADDED: _tutorial_steps(work, own, device, packed=False),
-    }
-    prediction = {
-        OURS: _our_predictions(trainer, np.concatenate(own)),
-        TUTORIAL: _tutorial_predictions(work, random, device),
-    }
     products: list[float] = []
-    with _every_core(work, device) as shared:
+    with _untouched_process(work, random, own) as elsewhere, _every_core(work, device) as shared:
+        training = {
+            OURS: _our_steps(trainer, work.num_batches),
+            TUTORIAL: elsewhere(TUTORIAL),
+            SORTED: elsewhere(SORTED),
+            PADDED: _tutorial_steps(work, own, device, packed=False),
+        }
+        prediction = {OURS: _our_predictions(trainer, np.concatenate(own)), TUTORIAL: elsewhere(PREDICTION)}
         if shared is not None:
             training[EVERY_CORE] = shared
         rates = {
@@ -268,6 +271,45 @@ def _tutorial_predictions(work: Work, batches: list[Indices], device: torch.devi
 
 
 @contextlib.contextmanager
+def _untouched_process(work: Work, random: list[Indices], own: list[Indices]) -> Iterator[Callable[[str], Way]]:
+    """Starts a process for the tutorial's ways and yields how each of them is run there."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve_tutorial, args=(work, random, own, torch.get_num_threads(), there))
+    process.start()
+    there.close()  # so that the end of the process is the end of the pipe
+
+    def way(name: str) -> Way:
+        def run() -> int:
+            here.send(name)
+            return int(here.recv())
+
+        return run
+
+    try:
+        yield way
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve_tutorial(
+    work: Work, random: list[Indices], own: list[Indices], threads: int, connection: Connection
+) -> None:
+    torch.set_num_threads(threads)
+    device = choose_device(work.config.train.device)
+    ways = {
+        TUTORIAL: _tutorial_steps(work, random, device, packed=True),
+        SORTED: _tutorial_steps(work, own, device, packed=True),
+        PREDICTION: _tutorial_predictions(work, random, device),
+    }
+    while True:
+        num_tokens = ways[connection.recv()]()
+        _synchronize(device)
+        connection.send(num_tokens)
+
+
+@contextlib.contextmanager
 def _every_core(work: Work, device: torch.device) -> Iterator[Way | None]:
     """Starts one process for each further core and yields the way in which all of them make our steps together."""
     size = usable_cores()
@@ -303,6 +345,7 @@ def _every_core(work: Work, device: torch.device) -> Iterator[Way | None]:
 
 def _serve(work: Work, rank: int, size: int, meeting: str) -> None:
     """Makes our steps together with process 0 as often as it says."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     with joined(torch.device("cpu"), rank=rank, size=size, meeting=meeting) as group:
         run = _our_steps(work.trainer(group), work.num_batches)

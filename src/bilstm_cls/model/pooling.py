@@ -4,6 +4,7 @@ Shapes: T tokens (padded), B texts, H units of one direction, D units of all dir
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,33 @@ def reduce_mean(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
 
 def maximum(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
     """The largest value of each unit over a text's tokens: `[T, B, H]` to `[B, H]`."""
-    tokens = is_token(lengths, outputs.shape[0], outputs.device)
-    return outputs.masked_fill(~tokens.unsqueeze(2), -torch.inf).amax(0)
+    largest: Tensor = _Maximum.apply(outputs, lengths)  # type: ignore[no-untyped-call]
+    return largest
+
+
+class _Maximum(torch.autograd.Function):
+    """`outputs.masked_fill(padding, -inf).amax(0)`, and its gradient, without a masked copy of all outputs.
+
+    Only steps after the end of the shortest text are masked: few, as the texts of a batch are of similar length.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, lengths: Tensor) -> Tensor:
+        shortest = int(lengths.min())
+        padding = ~is_token(lengths, outputs.shape[0], outputs.device)[shortest:].unsqueeze(2)  # [T - shortest, B, 1]
+        largest = outputs[:shortest].amax(0)
+        if len(padding):
+            largest = torch.maximum(largest, outputs[shortest:].masked_fill(padding, -torch.inf).amax(0))
+        ctx.save_for_backward(outputs, largest, padding)
+        return largest
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        outputs, largest, padding = ctx.saved_tensors
+        hits = torch.eq(outputs, largest, out=torch.empty_like(outputs))  # 1.0 where it is: no detour by bool
+        if len(padding):
+            hits[-len(padding) :].masked_fill_(padding, 0.0)
+        return hits.mul_(gradient / hits.sum(0)), None  # equal ones share
 
 
 def last(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
@@ -104,5 +130,5 @@ class Pooling(nn.Module):
 
 
 def _weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:
-    """`[T, B, H]` and `[T, B]` to `[B, H]`, as one batched matrix product."""
-    return torch.bmm(weights.t().unsqueeze(1), outputs.transpose(0, 1)).squeeze(1)
+    """`[T, B, H]` and `[T, B]` to `[B, H]`."""
+    return (outputs * weights.unsqueeze(2)).sum(0)
