@@ -36,7 +36,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.batches import Indices, collate, evaluation_batches, padding_share
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import prepare
-from bilstm_cls.device import choose_device, keep_freed_memory
+from bilstm_cls.device import choose_device, freed_memory_kept
 from bilstm_cls.processes import Group, joined, loopback, usable_cores
 from bilstm_cls.run_directory import build_model
 from bilstm_cls.training.loop import Trainer
@@ -119,7 +119,6 @@ def benchmark_config(config: Config, *, use_texts: bool, num_batches: int, repea
 
 def benchmark(work: Work, *, repeats: int) -> dict[str, Any]:
     """Times training steps and predictions and returns rates, ratios, the padding and the share of the peak."""
-    keep_freed_memory()
     device = choose_device(work.config.train.device)
     threads = torch.get_num_threads()
     trainer = work.trainer()
@@ -137,10 +136,9 @@ def benchmark(work: Work, *, repeats: int) -> dict[str, Any]:
         prediction = {OURS: _our_predictions(trainer, np.concatenate(own)), TUTORIAL: elsewhere(PREDICTION)}
         if shared is not None:
             training[EVERY_CORE] = shared
-        rates = {
-            "training": _interleaved(training, device, repeats, lambda: products.append(_matrix_rate(device))),
-            "prediction": _interleaved(prediction, device, repeats),
-        }
+        with freed_memory_kept():
+            rates = {"training": _interleaved(training, device, repeats, lambda: products.append(_matrix_rate(device)))}
+        rates["prediction"] = _interleaved(prediction, device, repeats)
     peak = statistics.median(products)
     flops = 48 * work.config.model.hidden_size * (work.config.embedding.dim + work.config.model.hidden_size)
     fastest = max(statistics.median(rates["training"].get(name, [0.0])) for name in (OURS, EVERY_CORE))
@@ -345,9 +343,8 @@ def _every_core(work: Work, device: torch.device) -> Iterator[Way | None]:
 
 def _serve(work: Work, rank: int, size: int, meeting: str) -> None:
     """Makes our steps together with process 0 as often as it says."""
-    keep_freed_memory()
     torch.set_num_threads(1)
-    with joined(torch.device("cpu"), rank=rank, size=size, meeting=meeting) as group:
+    with freed_memory_kept(), joined(torch.device("cpu"), rank=rank, size=size, meeting=meeting) as group:
         run = _our_steps(work.trainer(group), work.num_batches)
         while group.any(False):
             run()

@@ -50,6 +50,11 @@ class Config(Section):
     model: ModelConfig = Field(default_factory=ModelConfig, description="The network.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="Training.")
 
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Whether texts without a label are of use: for word vectors, or to the objective."""
+        return self.embedding.init == "corpus" or self.train.reads_unlabelled
+
     @check("name")
     @classmethod
     def _name_is_a_plain_folder(cls, name: str) -> str:

@@ -1,8 +1,10 @@
 """Which device, how many threads and what memory a command runs on."""
 
+import contextlib
 import ctypes
 import platform
 import re
+from collections.abc import Iterator
 
 import torch
 
@@ -36,28 +38,26 @@ def set_threads(threads: int | None) -> int:
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's malloc.h
-_LARGEST = 2**31 - 1
 
 
-def keep_freed_memory(keep: bool = True) -> bool:
-    """Lets the process keep the memory that it frees, for the next tensor to be laid in, and returns whether it does.
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Lets the process keep the memory that it frees, for the next tensor to be laid in, for a `with` block.
 
     What a recurrent layer remembers for its backward pass is tens of MB. Memory of that size goes back to the system
     when it is freed, and the next step pays for every page of it again: a third of a training step. It is a setting of
     the whole process and of the C library, here glibc; elsewhere nothing happens. No result depends on it.
-
-    Args:
-        keep: False goes back to what glibc comes to by itself after a while.
     """
     if platform.libc_ver()[0] != "glibc":
-        return False
-    set_option = ctypes.CDLL(None).mallopt
-    if keep:
-        set_option(_MMAP_MAX, 0)
-        set_option(_TRIM_THRESHOLD, _LARGEST)
-    else:
-        set_option(_MMAP_MAX, 65536)
-        set_option(_MMAP_THRESHOLD, 32 * 2**20)
-        set_option(_TRIM_THRESHOLD, 64 * 2**20)
-        ctypes.CDLL(None).malloc_trim(0)
-    return keep
+        yield
+        return
+    library = ctypes.CDLL(None)
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:  # what glibc comes to by itself after a while
+        library.mallopt(_MMAP_MAX, 65536)
+        library.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+        library.mallopt(_TRIM_THRESHOLD, 64 * 2**20)
+        library.malloc_trim(0)

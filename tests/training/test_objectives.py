@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.training.objectives import OBJECTIVES, adversarial, plain, scaled_move
+from bilstm_cls.training.objectives import OBJECTIVES, Inputs, Task, divergence, entropy, scaled_move
 
 TOKEN_IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0], [9, 0, 0, 0]])
 LENGTHS = torch.tensor([4, 2, 1])
@@ -22,7 +22,12 @@ def loss_of(logits: Tensor) -> Tensor:
     return F.cross_entropy(logits, LABELS)
 
 
-def run(name: str, model: BiLSTMClassifier, size: float = 0.1) -> tuple[Tensor, list[Tensor]]:
+UNLABELLED = Inputs(torch.tensor([[5, 3, 9], [4, 11, 0]]), torch.tensor([3, 2]), 1 / 2)
+
+
+def run(
+    name: str, model: BiLSTMClassifier, size: float = 0.1, unlabelled: Inputs = UNLABELLED
+) -> tuple[Tensor, list[Tensor]]:
     losses: list[Tensor] = []
 
     def backward(loss: Tensor) -> None:
@@ -30,7 +35,7 @@ def run(name: str, model: BiLSTMClassifier, size: float = 0.1) -> tuple[Tensor, 
         loss.backward()
 
     torch.manual_seed(5)
-    return OBJECTIVES[name](model, TOKEN_IDS, LENGTHS, loss_of, backward, size), losses
+    return OBJECTIVES[name](Task(model, Inputs(TOKEN_IDS, LENGTHS, 1 / 3), unlabelled, loss_of, backward, size)), losses
 
 
 def test_the_plain_objective_is_the_loss() -> None:
@@ -95,4 +100,73 @@ def test_every_objective_is_a_choice_of_the_config() -> None:
 
     choices = config_schema()["$defs"]["TrainConfig"]["properties"]["objective"]["enum"]
     assert choices == list(OBJECTIVES)
-    assert {"plain": plain, "adversarial": adversarial} == OBJECTIVES
+
+
+DROPS = {"dropout": 0.5, "word_dropout": 0.3, "embedding_dropout": 0.3, "recurrent_dropout": 0.3}
+
+
+def test_the_virtual_adversarial_loss_is_of_the_texts_without_labels() -> None:
+    model = make_model()
+    value, (first, second) = run("virtual_adversarial", model)
+    assert value == first == loss_of(model(TOKEN_IDS, LENGTHS))
+    padded = Inputs(torch.tensor([[5, 3, 9, 0, 0], [4, 11, 0, 0, 0]]), UNLABELLED.lengths, 1 / 2)
+    assert second > 0
+    assert torch.equal(run("virtual_adversarial", model, unlabelled=padded)[1][1], second)
+
+
+def test_the_virtual_adversarial_move_changes_the_answer_more_than_random_ones() -> None:
+    model = make_model()
+    found = run("virtual_adversarial", model, 0.05)[1][1]
+    with torch.no_grad():
+        embedded = model.embed(UNLABELLED.token_ids, UNLABELLED.lengths)
+        answers = model.classify(embedded, UNLABELLED.lengths)
+        generator = torch.Generator().manual_seed(3)
+        for _ in range(50):
+            noise = torch.randn(embedded.shape, generator=generator)
+            noise[2, 1] = 0
+            moved = model.classify(embedded + scaled_move(noise, embedded, 0.05), UNLABELLED.lengths)
+            assert divergence(answers, moved).mean() < found
+
+
+def test_passes_over_the_same_unlabelled_texts_drop_the_same() -> None:
+    """With next to no move the answers are apart by rounding alone, in spite of dropout."""
+    model = make_model(**DROPS).train()
+    assert run("virtual_adversarial", model, 1e-6)[1][1] < 1e-6
+
+
+def test_mixed_is_the_sum_of_its_parts() -> None:
+    model = make_model(**DROPS).train()
+    value, (clean, worst, uncertain, apart) = run("mixed", model)
+    assert value == clean
+    assert [clean, worst] == run("adversarial", model)[1]
+    assert apart == run("virtual_adversarial", model)[1][1]
+    assert 0 < uncertain <= torch.log(torch.tensor(2.0)) + 1e-6
+
+
+def test_the_answers_that_a_moved_text_is_compared_with_are_constants() -> None:
+    """So the head's gradient of the last term is that of the cross entropy against fixed shares."""
+    model = make_model()
+    run("plain", model)
+    assert model.project.bias.grad is not None
+    of_labels = model.project.bias.grad.clone()
+    model.zero_grad()
+    run("virtual_adversarial", model, 1e-6)
+    assert torch.allclose(model.project.bias.grad, of_labels, atol=1e-5)  # no move, no pull
+
+
+def test_two_passes_of_r_drop_drop_different_things_and_are_drawn_together() -> None:
+    model = make_model(dropout=0.5).train()
+    value, (total,) = run("r_drop", model)
+    assert total > value
+    still = make_model()
+    value, (total,) = run("r_drop", still)
+    assert total == pytest.approx(float(value), abs=1e-6)
+
+
+def test_divergence_and_entropy_are_those_of_the_definition() -> None:
+    one, other = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p, q = one.softmax(1), other.softmax(1)
+    assert torch.allclose(divergence(one, other), (p * (p / q).log()).sum(1))
+    assert torch.allclose(entropy(one), -(p * p.log()).sum(1))
+    assert torch.isfinite(divergence(torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]]))).all()
+    assert torch.isfinite(entropy(torch.tensor([[1e4, -1e4]]))).all()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.device import choose_device, keep_freed_memory
+from bilstm_cls.device import choose_device
 from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
 from bilstm_cls.serve.explain import Explanation, explain
@@ -59,7 +59,6 @@ class Classifier:
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.device = choose_device(device)
-        keep_freed_memory()
         self.model = loaded.model.to(self.device).eval()
 
     @classmethod

@@ -22,7 +22,7 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.processes import ALONE, Group
-from bilstm_cls.training.objectives import OBJECTIVES
+from bilstm_cls.training.objectives import OBJECTIVES, Inputs, Task
 from bilstm_cls.training.optimizer import (
     WeightAverage,
     build_optimizers,
@@ -98,6 +98,7 @@ class Trainer:
         config: the `train` section.
         seed: of dropout and of the order of batches.
         class_weights: one per label, or None where all weigh 1.
+        unlabelled: the encoded texts without labels, for an objective that reads such; train where there are none.
         group: the processes that share every batch; all must be given the same of everything else.
     """
 
@@ -109,6 +110,7 @@ class Trainer:
         *,
         seed: int,
         class_weights: Sequence[float] | None = None,
+        unlabelled: Corpus | None = None,
         group: Group = ALONE,
     ) -> None:
         assert corpus.label_ids is not None
@@ -128,6 +130,8 @@ class Trainer:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.total_steps = sum(len(self._plan(epoch)) for epoch in range(config.epochs))
         self.batches = self._plan(0)
+        self.unlabelled = unlabelled or corpus
+        self.unlabelled_batches: tuple[int, list[Indices]] = (-1, [])
 
     def _plan(self, epoch: int) -> list[Indices]:
         return training_batches(
@@ -137,6 +141,17 @@ class Trainer:
             seed=self.seed,
             epoch=epoch,
         )
+
+    def _next_unlabelled(self) -> Indices:
+        """Returns the texts without labels that this step reads: a function of the step alone."""
+        size = self.config.unlabelled_batch_size or self.config.batch_size
+        epoch, position = divmod(self.progress.step, math.ceil(len(self.unlabelled) / size))
+        if self.unlabelled_batches[0] != epoch:
+            plan = training_batches(
+                self.unlabelled.lengths, batch_size=size, batch_tokens=None, seed=self.seed + 1, epoch=epoch
+            )
+            self.unlabelled_batches = epoch, plan
+        return self.unlabelled_batches[1][position]
 
     def learning_rate(self, step: int) -> float:
         """Returns the learning rate of the update after `step` updates."""
@@ -185,8 +200,8 @@ class Trainer:
             grad_norm=norm,
         )
 
-    def _gradients(self, batch: Batch, total_weight: float) -> float:
-        """Adds the gradients of these texts, and returns their part of the whole batch's mean loss."""
+    def _gradients(self, batch: Batch, num_texts: int, total_weight: float) -> float:
+        """Adds the gradients of these texts of `num_texts`, and returns their part of the whole batch's mean loss."""
         assert batch.label_ids is not None
         label_ids = batch.label_ids.to(self.device)
 
@@ -200,10 +215,19 @@ class Trainer:
         def backward(loss: Tensor) -> None:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-        objective = OBJECTIVES[self.config.objective]
-        token_ids = batch.token_ids.to(self.device, non_blocking=True)
+        labelled = self._inputs(batch, num_texts)
+        unlabelled = labelled
+        if self.config.reads_unlabelled:
+            indices = self._next_unlabelled()
+            own = indices[self.group.rank :: self.group.size]
+            if len(own):
+                unlabelled = self._inputs(collate(self.unlabelled, own), len(indices))
+        task = Task(self.model, labelled, unlabelled, loss_of, backward, self.config.perturbation)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            return objective(self.model, token_ids, batch.lengths, loss_of, backward, self.config.perturbation).item()
+            return OBJECTIVES[self.config.objective](task).item()
+
+    def _inputs(self, batch: Batch, num_texts: int) -> Inputs:
+        return Inputs(batch.token_ids.to(self.device, non_blocking=True), batch.lengths, 1 / num_texts)
 
     def _weight_of(self, indices: Indices) -> float:
         """The sum of the weights of the texts of a batch, which its loss is divided by."""
@@ -221,7 +245,7 @@ class Trainer:
         own = indices[self.group.rank :: self.group.size]
         value = 0.0
         if len(own):
-            value = self._gradients(collate(self.corpus, own), self._weight_of(indices))
+            value = self._gradients(collate(self.corpus, own), len(indices), self._weight_of(indices))
         value = self.group.sum(value)
         self.group.sum_gradients(*trainable_parameters(self.model))
         for optimizer in self.optimizers:

@@ -15,7 +15,7 @@ import torch
 from bilstm_cls.config import Config, TrainConfig, changed_keys, dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import PreparedData, prepare
-from bilstm_cls.device import choose_device, keep_freed_memory, set_threads
+from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
 from bilstm_cls.errors import (
     CheckpointError,
     ConfigError,
@@ -222,14 +222,14 @@ class Session:
         """
         device = group.device if group.size > 1 else choose_device(config.train.device)
         threads = set_threads(config.train.threads or max(1, usable_cores() // group.size))
-        keep_freed_memory()
         labels = data.dataset.labels
         torch.manual_seed(config.seed)
         model = build_model(config, len(data.tokenizer), len(labels)).to(device)
         weights = class_weights(config.train.class_weights, data.dataset.splits["train"].label_ids, labels)
         trainer = Trainer(
-            model, data.corpora["train"], config.train, seed=config.seed, class_weights=weights, group=group
-        )
+            model, data.corpora["train"], config.train, seed=config.seed, class_weights=weights,
+            unlabelled=data.corpora.get("unlabelled"), group=group,
+        )  # fmt: skip
         fingerprint = {"torch": torch.__version__, "device": device.type, "threads": threads, "processes": group.size}
         identity = {
             "data_digest": data.dataset.digest,
@@ -316,19 +316,20 @@ class Session:
         if is_first:
             _write_history(self.run, trainer)
         saved_at = time.monotonic()
-        for report in training(trainer, self._judge_valid):
-            yield report
-            is_stopping = trainer.group.any(signals.received is not None)
-            is_due = time.monotonic() - saved_at >= trainer.config.checkpoint_seconds
-            is_evaluation = isinstance(report, EvaluationReport)
-            if is_first and (is_evaluation or is_due or is_stopping):
-                if isinstance(report, EvaluationReport):
-                    _write_history(self.run, trainer)
-                    _log_evaluation(report, trainer)
-                self.save(*(["best"] if isinstance(report, EvaluationReport) and report.is_best else []), "last")
-                saved_at = time.monotonic()
-            if is_stopping:
-                raise signals.error()
+        with freed_memory_kept():
+            for report in training(trainer, self._judge_valid):
+                yield report
+                is_stopping = trainer.group.any(signals.received is not None)
+                is_due = time.monotonic() - saved_at >= trainer.config.checkpoint_seconds
+                is_evaluation = isinstance(report, EvaluationReport)
+                if is_first and (is_evaluation or is_due or is_stopping):
+                    if isinstance(report, EvaluationReport):
+                        _write_history(self.run, trainer)
+                        _log_evaluation(report, trainer)
+                    self.save(*(["best"] if isinstance(report, EvaluationReport) and report.is_best else []), "last")
+                    saved_at = time.monotonic()
+                if is_stopping:
+                    raise signals.error()
 
     def _judge_valid(self) -> Row:
         corpus = self.data.corpora["valid"]
