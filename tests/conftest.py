@@ -24,6 +24,12 @@ TINY = [
     "train.learning_rate=2e-2", "train.ema=0.9", "train.patience=null", "train.threads=1",
 ]  # fmt: skip
 
+PRETRAINED = [
+    "pretrain.epochs=2", "pretrain.batch_size=16", "pretrain.bptt=8", "pretrain.num_samples=16",
+    "pretrain.learning_rate=2e-2",
+]  # fmt: skip
+"""An encoder of the same sizes."""
+
 
 def reviews(number: int, *, seed: int = 0) -> list[tuple[str, str]]:
     """Returns (text, label) rows that a small model learns in seconds."""
@@ -68,6 +74,48 @@ def tiny_config(reviews_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         return load_config(None, [*data, *TINY, *overrides])
 
     return make
+
+
+SECTIONS = {
+    "体育": ["球队", "比赛", "冠军", "教练", "联赛", "进球"],
+    "财经": ["股票", "基金", "银行", "市场", "投资", "利率"],
+}
+CHINESE = ["中国", "上海", "今日", "公布", "新", "记者", "A股", "2010年", "the", "：", "！"]
+
+
+@pytest.fixture(scope="session")
+def headlines_txt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 160 Chinese headlines, each with a tab and 0 or 1 after it; beside it names.txt."""
+    folder = tmp_path_factory.mktemp("headlines")
+    chooser = random.Random(0)
+    lines = []
+    for i in range(160):
+        words = chooser.choices(CHINESE, k=chooser.randint(1, 6)) + chooser.choices(list(SECTIONS.values())[i % 2], k=2)
+        chooser.shuffle(words)
+        lines.append(f"{''.join(words)}\t{i % 2}\n")
+    (folder / "names.txt").write_text("".join(f"{name}\n" for name in SECTIONS), "utf-8")
+    (folder / "headlines.txt").write_text("".join(lines), "utf-8")
+    return folder / "headlines.txt"
+
+
+@pytest.fixture(scope="session")
+def chinese_run(tiny_config: Callable[..., Config], headlines_txt: Path) -> Path:
+    """The run of a model of Chinese words and their pairs, with labels by name; do not write into it."""
+    from bilstm_cls.training.run import train
+
+    names = f"data.label_names={headlines_txt.with_name('names.txt')}"
+    options = ["text.tokenizer=chinese_words", "model.bigrams=500", "name=chinese"]
+    return train(tiny_config(f"data.train={headlines_txt}", names, *options)).run.path
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an encoder that was pretrained on the train split for two epochs; do not write into it."""
+    from bilstm_cls.training.pretrain import pretrain
+
+    folder = tmp_path_factory.mktemp("pretrained") / "encoder"
+    pretrain(tiny_config(*PRETRAINED), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

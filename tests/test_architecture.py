@@ -17,7 +17,7 @@ PACKAGE = "bilstm_cls"
 FLOORS = [
     {"errors", "files", "strict_yaml", "config", "config_input", "config_sections", "config_words"},
     {"data", "model"},
-    {"device", "processes", "runtime", "tensors"},
+    {"device", "processes", "runtime", "tensors", "ngrams"},
     {"run_directory", "evaluation"},
     {"training", "serve"},
     {"bench", "cli", "doctor", "estimator", "estimator_input", "inspection", "progress", "__main__", "__init__"},

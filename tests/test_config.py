@@ -157,6 +157,7 @@ MISTAKES = [
     ("model: {pooling: []}", "model.pooling: must be at least 1 long, not []"),
     ("model: {num_layers: 1, layer_dropout: 0.1}", "model.layer_dropout: must be 0 with num_layers 1, not 0.1"),
     ("model: {dropout: 1}", "model.dropout: must be less than 1, not 1"),
+    ("model: {bigrams: 1}", "model.bigrams: must be at least 2, not 1"),
     ("model: {bidirectional: yes}", "model.bidirectional: must be true or false, not 'yes'"),
     ("model: {num_layers: '2'}", "model.num_layers: must be an integer, not '2'"),
     ("model: {num_layers: 2.0}", "model.num_layers: must be an integer, not 2.0"),
@@ -198,6 +199,7 @@ DATA_MISTAKES = [
     ("source: imdb\n  valid: a.csv", "data.valid: must be a fraction, not 'a.csv'", 3),
     ("source: bbc_news\n  test: a.csv", "data.test: must be a fraction, not 'a.csv'", 3),
     ("source: bbc_news\n  path: a", "data.path: must be left out, not 'a'", 3),
+    ("source: bbc_news\n  label_names: a", "data.label_names: must be left out, not 'a'", 3),
     ("source: imbd", "data.source: must be 'files', 'imdb'", 2),
     ("train: a.csv\n  valid: null", "data.valid: must be text or a number, not null", 3),
     ("train: a.csv\n  valid: 0", "data.valid: must be greater than 0, not 0", 3),
@@ -347,6 +349,7 @@ CONFIGS = st.fixed_dictionaries(
             optional={
                 "valid": TEXTS | st.floats(0.01, 0.4), "test": st.none() | TEXTS | st.floats(0.01, 0.5),
                 "text_columns": TEXTS | st.lists(TEXTS, min_size=1, unique=True), "label_column": TEXTS,
+                "label_names": st.none() | TEXTS,
                 "encoding": st.sampled_from(["utf-8", "auto", "gb18030"]), "split_seed": st.integers(0, 2**63 - 1),
             },
         )

@@ -42,8 +42,8 @@ TEXTS = [text for text, _ in reviews(60)]
 LABELS = [label for _, label in reviews(60)]
 
 NOT_ARGUMENTS = {
-    "source", "path", "train", "test", "unlabelled", "format", "text_columns", "label_column", "encoding", "bad_rows",
-    "processes", "checkpoint_seconds", "baselines",
+    "source", "path", "train", "test", "unlabelled", "format", "text_columns", "label_column", "label_names",
+    "encoding", "bad_rows", "processes", "checkpoint_seconds", "baselines",
 }  # fmt: skip
 """Keys of files, and of how a run goes about its work."""
 

@@ -90,9 +90,12 @@ def test_processes_are_started_where_they_pay(
     assert number_of_processes(config, _long(tokens), torch.device(device)) == expected
 
 
-def test_auto_takes_every_core_for_long_work(tiny_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilstm_cls.training.run.usable_cores", lambda: 4)
-    assert number_of_processes(tiny_config().train, _long(10**7), torch.device("cpu")) == 4
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (3, 1), (4, 2), (16, 8)])
+def test_auto_takes_two_cores_for_a_process_when_work_is_long(
+    cores: int, expected: int, tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilstm_cls.training.run.usable_cores", lambda: cores)
+    assert number_of_processes(tiny_config().train, _long(10**7), torch.device("cpu")) == expected
 
 
 def test_several_processes_on_one_gpu_are_refused(tiny_config: Make) -> None:
@@ -107,7 +110,9 @@ def _long(num_tokens: int) -> Any:
     return Corpus(np.zeros(0, dtype=np.int32), offsets, np.array([0]), np.array([num_tokens]))
 
 
-PLAIN = ("model.dropout=0", "model.embedding_dropout=0", "model.word_dropout=0", "train.batch_size=17")
+PLAIN = (
+    "model.bigrams=60", "model.dropout=0", "model.embedding_dropout=0", "model.word_dropout=0", "train.batch_size=17"
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

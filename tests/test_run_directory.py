@@ -17,6 +17,7 @@ from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.run_directory import (
     OWN_FILES,
+    LoadedModel,
     RunDirectory,
     build_model,
     environment,
@@ -222,7 +223,7 @@ def test_a_number_that_json_does_not_know_is_never_written(run: RunDirectory, va
 def saved(run: RunDirectory, config: Config) -> RunDirectory:
     torch.manual_seed(1)
     tokenizer = Tokenizer.train(["a fine film", "a dull film"], kind="words")
-    run.save_model(build_model(config, len(tokenizer), 2), tokenizer, ["neg", "pos"], config)
+    run.save_model(LoadedModel(build_model(config, len(tokenizer), 2), tokenizer, ["neg", "pos"], config))
     return run
 
 

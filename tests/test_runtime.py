@@ -75,11 +75,31 @@ def test_answers_are_those_of_the_run(runtime: Runtime, trained_run: Path) -> No
             assert one[key] == other[key]
 
 
+def test_answers_of_chinese_words_and_their_pairs_are_those_of_the_run(chinese_run: Path, tmp_path: Path) -> None:
+    texts = ["中国球队夺得冠军！", "A股市场2010年利率", "好", "", "\ud800 the 基金\x1f银行", *TEXTS]
+    bundle = export(chinese_run, tmp_path / "bundle").path
+    expected = Classifier.load(chinese_run, device="cpu").predict(texts)
+    for one, other in zip(Runtime.load(bundle).predict(texts), expected, strict=True):
+        assert one["probabilities"] == pytest.approx(other.probabilities, abs=1e-6)
+        assert (one["tokens"], list(one["probabilities"])) == (other.tokens, ["体育", "财经"])
+
+
+def test_a_bundle_of_chinese_words_names_the_package_that_it_needs(
+    chinese_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = export(chinese_run, tmp_path / "bundle").path
+    monkeypatch.setitem(sys.modules, "rjieba", None)
+    assert main([str(bundle), "中国"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: text.tokenizer: 'chinese_words' needs rjieba; run: pip install 'bilstm-cls[chin")
+
+
 @pytest.mark.parametrize("truncate", ["head", "tail", "both"])
 def test_a_long_text_is_cut_as_in_training(
     truncate: str, tiny_config: Callable[..., Config], tmp_path: Path, trained_run: Path
 ) -> None:
-    from bilstm_cls.run_directory import RunDirectory, build_model
+    from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
     from bilstm_cls.tensors import load_tensors
 
     config = tiny_config(f"text.truncate={truncate}", f"output_dir={tmp_path}")
@@ -87,7 +107,7 @@ def test_a_long_text_is_cut_as_in_training(
     model = build_model(config, len(loaded.tokenizer), 2)
     model.load_state_dict(load_tensors(trained_run / "model.safetensors")[0])
     run = RunDirectory(tmp_path / "run")
-    run.save_model(model, loaded.tokenizer, loaded.labels, config)
+    run.save_model(LoadedModel(model, loaded.tokenizer, loaded.labels, config))
     text = " ".join(["good"] * 15 + ["the"] * 15 + ["bad"] * 15)
     (answer,) = Runtime.load(export(run.path, tmp_path / "bundle").path).predict([text])
     (expected,) = Classifier.load(run.path, device="cpu").predict([text])

@@ -16,17 +16,19 @@ against a plain 1024 x 1024 fp32 matrix product of this process's threads.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -97,13 +99,17 @@ def synthetic_corpus(config: Config, *, num_texts: int = 6400, vocab_size: int =
     """Returns random texts as long as film reviews: log-normal lengths (median 175), Zipf-like words."""
     generator = np.random.Generator(np.random.PCG64(0))
     lengths = np.exp(generator.normal(np.log(175), 0.66, num_texts)).astype(np.int64)
-    lengths = lengths.clip(10, config.text.max_length)
+    return random_corpus(lengths.clip(10, config.text.max_length), vocab_size, generator)
+
+
+def random_corpus(lengths: npt.NDArray[np.int64], vocab_size: int, generator: np.random.Generator) -> Corpus:
+    """Returns texts of Zipf-like random words with one of two labels, as long as `lengths`, `[N]`."""
     ranks = generator.random(int(lengths.sum())) * np.log(vocab_size - 2)
     token_ids = (2 + np.exp(ranks)).astype(np.int32).clip(2, vocab_size - 1)
     return Corpus(
         token_ids=token_ids,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        label_ids=generator.integers(0, 2, num_texts),
+        label_ids=generator.integers(0, 2, len(lengths)),
         num_tokens=lengths,
     )
 
@@ -126,19 +132,19 @@ def benchmark(work: Work, *, repeats: int) -> dict[str, Any]:
     order = np.random.Generator(np.random.PCG64(work.config.seed)).permutation(len(work.corpus))
     random = np.array_split(order[: sum(map(len, own))], len(own))
     products: list[float] = []
-    with _untouched_process(work, random, own) as elsewhere, _every_core(work, device) as shared:
+    with _untouched_process(work, random, own) as elsewhere, several_processes(work, device, usable_cores()) as shared:
         training = {
-            OURS: _our_steps(trainer, work.num_batches),
+            OURS: our_steps(trainer, work.num_batches),
             TUTORIAL: elsewhere(TUTORIAL),
             SORTED: elsewhere(SORTED),
             PADDED: _tutorial_steps(work, own, device, packed=False),
         }
         prediction = {OURS: _our_predictions(trainer, np.concatenate(own)), TUTORIAL: elsewhere(PREDICTION)}
         if shared is not None:
-            training[EVERY_CORE] = shared
+            training[EVERY_CORE] = functools.partial(shared, work.num_batches)
         with freed_memory_kept():
-            rates = {"training": _interleaved(training, device, repeats, lambda: products.append(_matrix_rate(device)))}
-        rates["prediction"] = _interleaved(prediction, device, repeats)
+            rates = {"training": interleaved(training, device, repeats, lambda: products.append(_matrix_rate(device)))}
+        rates["prediction"] = interleaved(prediction, device, repeats)
     peak = statistics.median(products)
     flops = 48 * work.config.model.hidden_size * (work.config.embedding.dim + work.config.model.hidden_size)
     fastest = max(statistics.median(rates["training"].get(name, [0.0])) for name in (OURS, EVERY_CORE))
@@ -191,8 +197,8 @@ def _row(name: str, rates: list[float], ours: list[float]) -> dict[str, Any]:
     }
 
 
-def _interleaved(
-    ways: dict[str, Way], device: torch.device, repeats: int, before: Callable[[], None] = lambda: None
+def interleaved(
+    ways: Mapping[str, Way], device: torch.device, repeats: int, before: Callable[[], None] = lambda: None
 ) -> dict[str, list[float]]:
     """Returns each way's rate in every round, in thousands of tokens a second."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -208,7 +214,9 @@ def _interleaved(
     return rates
 
 
-def _our_steps(trainer: Trainer, number: int) -> Way:
+def our_steps(trainer: Trainer, number: int) -> Way:
+    """Returns the way that makes the first so many steps of an epoch."""
+
     def run() -> int:
         trainer.progress.batch = 0
         return sum(trainer.step().num_tokens for _ in range(number))
@@ -308,9 +316,11 @@ def _serve_tutorial(
 
 
 @contextlib.contextmanager
-def _every_core(work: Work, device: torch.device) -> Iterator[Way | None]:
-    """Starts one process for each further core and yields the way in which all of them make our steps together."""
-    size = usable_cores()
+def several_processes(work: Work, device: torch.device, size: int) -> Iterator[Callable[[int], int] | None]:
+    """Starts processes of one thread each, and yields what makes so many of our steps in all of them together.
+
+    Where there is but one, or on CUDA, it is None.
+    """
     if size == 1 or device.type != "cpu":
         yield None
         return
@@ -326,15 +336,15 @@ def _every_core(work: Work, device: torch.device) -> Iterator[Way | None]:
             with joined(device, rank=0, size=size, meeting=meeting) as group:
                 trainer = work.trainer(group)
 
-                def run() -> int:
+                def run(number: int) -> int:
                     torch.set_num_threads(1)
-                    group.any(True)
-                    num_tokens = _our_steps(trainer, work.num_batches)()
+                    group.sum(number)
+                    num_tokens = our_steps(trainer, number)()
                     torch.set_num_threads(threads)
                     return num_tokens
 
                 yield run
-                group.any(False)
+                group.sum(0)
         finally:
             for other in others:
                 other.kill()
@@ -345,9 +355,9 @@ def _serve(work: Work, rank: int, size: int, meeting: str) -> None:
     """Makes our steps together with process 0 as often as it says."""
     torch.set_num_threads(1)
     with freed_memory_kept(), joined(torch.device("cpu"), rank=rank, size=size, meeting=meeting) as group:
-        run = _our_steps(work.trainer(group), work.num_batches)
-        while group.any(False):
-            run()
+        trainer = work.trainer(group)
+        while number := int(group.sum(0)):
+            our_steps(trainer, number)()
 
 
 def _profile(trainer: Trainer) -> dict[str, float]:

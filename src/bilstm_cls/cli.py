@@ -114,6 +114,15 @@ def train(
         typer.Option("--processes", help="Processes that share every batch; auto is one for each core.", metavar="N"),
     ] = None,
     seed: Seed = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds", min=1, max=100, help="Train with so many seeds; report mean and deviation.", metavar="N"
+        ),
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="With --seeds: also keep a run that answers with the mean of all.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the data, say what would be done.")] = False,
@@ -124,6 +133,8 @@ def train(
     """Train, judge on the test split once, and write a run directory."""
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
+    if ensemble and seeds is None:
+        raise ConfigError("--ensemble needs --seeds N: it joins the runs of several seeds")
     resolved = _load(
         config,
         overrides,
@@ -140,8 +151,16 @@ def train(
         return
     from bilstm_cls.progress import ProgressBar
     from bilstm_cls.training.run import train as run_training
+    from bilstm_cls.training.seeds import seeds_table, train_seeds
     from bilstm_cls.training.summary import score_table
 
+    if seeds is not None:
+        with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
+            runs = train_seeds(
+                resolved, seeds, keep_ensemble=ensemble, resume=resume, overwrite=overwrite, on_report=bar.update
+            )
+        print(json.dumps(runs.summary(), ensure_ascii=False) if as_json else seeds_table(runs))
+        return
     with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
         result = run_training(resolved, resume=resume, overwrite=overwrite, on_report=bar.update)
     if not result.metrics:
@@ -309,6 +328,42 @@ def baseline(
 
     metrics = write_baselines(resolved, only, overwrite=overwrite)
     print(json.dumps(metrics, ensure_ascii=False) if as_json else baselines_table(metrics))
+
+
+@app.command()
+def pretrain(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The encoder's folder, or the file of vectors.", metavar="PATH"),
+    ] = None,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Write word vectors alone, as a text file.")] = False,
+    device: Device = None,
+    seed: Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make an encoder, or word vectors, from texts without their labels."""
+    if resume and (overwrite or vectors):
+        raise ConfigError(f"--resume and {'--overwrite' if overwrite else '--vectors'} exclude each other")
+    resolved = _load(config, overrides, device=device, seed=seed)
+    _start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.progress import ProgressBar
+    from bilstm_cls.training import pretrain as pretraining
+
+    path = output or Path(resolved.output_dir) / f"{resolved.name}-{'vectors.txt' if vectors else 'encoder'}"
+    if vectors:
+        number = pretraining.write_vectors(resolved, path, overwrite=overwrite)
+        found = {"vectors": number, "dim": resolved.embedding.dim, "path": str(path)}
+        print(json.dumps(found) if as_json else f"{number:,} vectors; use them with --set embedding.init={path}")
+        return
+    with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
+        metrics = pretraining.pretrain(resolved, path, resume=resume, overwrite=overwrite, on_report=bar.update)
+    print(json.dumps(metrics, ensure_ascii=False) if as_json else pretraining.encoder_line(metrics, path))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from bilstm_cls.config_sections import (
     DataConfig,
     EmbeddingConfig,
     ModelConfig,
+    PretrainConfig,
     Section,
     TextConfig,
     TrainConfig,
@@ -27,6 +28,7 @@ __all__ = [
     "DataConfig",
     "EmbeddingConfig",
     "ModelConfig",
+    "PretrainConfig",
     "TextConfig",
     "TrainConfig",
     "changed_keys",
@@ -49,6 +51,7 @@ class Config(Section):
     embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig, description="Word vectors.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="The network.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="Training.")
+    pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Language models, before training.")
 
     @property
     def reads_unlabelled(self) -> bool:

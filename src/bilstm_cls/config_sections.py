@@ -10,6 +10,13 @@ from pydantic_core import PydanticCustomError
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
 """The scores that `train.select_by` may name."""
 
+TORCHTEXT_GLOVE = [
+    *(f"torchtext/glove.6B.{dim}d" for dim in (50, 100, 200, 300)),
+    *(f"torchtext/glove.twitter.27B.{dim}d" for dim in (25, 50, 100, 200)),
+    *("torchtext/glove.42B.300d", "torchtext/glove.840B.300d"),
+]
+"""What `embedding.init` may name of torchtext's GloVe vectors."""
+
 Pooling = Literal["mean", "reduce_mean", "max", "last", "attention"]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -53,6 +60,9 @@ class DataConfig(Section):
     )
     text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
     label_column: str = Field("label", description="Column that holds the label.")
+    label_names: str | None = Field(
+        None, description="With labels that are numbers: a file of their names, one a line, the first that of label 0."
+    )
     encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
     bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
     split_seed: int = Field(
@@ -92,13 +102,13 @@ class DataConfig(Section):
             raise ValueError(f"must be less than {1 - valid:g}; valid takes {valid:g} of train")
         return test
 
-    @check("unlabelled")
+    @check("unlabelled", "label_names")
     @classmethod
-    def _only_files_have_unlabelled(cls, unlabelled: str | None, info: ValidationInfo) -> str | None:
+    def _only_files_have_more_files(cls, path: str | None, info: ValidationInfo) -> str | None:
         source = info.data.get("source", "files")
-        if unlabelled is not None and source != "files":
+        if path is not None and source != "files":
             raise ValueError(f"must be left out; source {source!r} brings its own texts, source 'files' takes yours")
-        return unlabelled
+        return path
 
     @check("text_columns")
     @classmethod
@@ -119,9 +129,15 @@ class DataConfig(Section):
 class TextConfig(Section):
     """How a text becomes tokens, and which tokens the vocabulary keeps."""
 
-    tokenizer: Literal["basic_english", "words", "whitespace", "characters", "bpe"] = Field(
-        "words", description="How texts are split into tokens; characters suits Chinese, bpe learns its tokens."
-    )
+    tokenizer: Literal[
+        "basic_english", "words", "whitespace", "characters", "chinese_words", "bpe",
+        "torchtext/basic_english", "torchtext/split", "torchtext/toktok", "torchtext/moses", "torchtext/spacy",
+        "torchtext/revtok", "torchtext/subword",
+    ] = Field(
+        "words",
+        description="How texts are split into tokens; characters suits Chinese, chinese_words cuts it by a dictionary "
+        "(needs rjieba), bpe learns its tokens, and torchtext/... are torchtext's own.",
+    )  # fmt: skip
     lowercase: bool = Field(True, description="Whether upper and lower case are the same.")
     min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
     max_vocab_size: Annotated[int, Field(ge=3, le=10**9)] | None = Field(
@@ -133,8 +149,9 @@ class TextConfig(Section):
     @check("lowercase")
     @classmethod
     def _basic_english_is_lower_case(cls, lowercase: bool, info: ValidationInfo) -> bool:
-        if not lowercase and info.data.get("tokenizer") == "basic_english":
-            raise ValueError("must be true with tokenizer 'basic_english'; tokenizer 'words' can keep case")
+        tokenizer = info.data.get("tokenizer")
+        if not lowercase and tokenizer in ("basic_english", "torchtext/basic_english"):
+            raise ValueError(f"must be true with tokenizer {tokenizer!r}; tokenizer 'words' can keep case")
         return lowercase
 
     @check("max_vocab_size")
@@ -150,7 +167,8 @@ class EmbeddingConfig(Section):
 
     init: str = Field(
         "random",
-        description="random, corpus (made from train and unlabelled), glove-6b-50d, or the path of a vectors file.",
+        description="random, corpus (made from train and unlabelled), glove-6b-50d, the path of a vectors file, or "
+        "torchtext/NAME such as torchtext/glove.6B.100d.",
     )
     dim: int = Field(100, ge=1, le=4096, description="Numbers per token.")
     freeze: bool = Field(False, description="Keep the vectors as they start.")
@@ -158,6 +176,10 @@ class EmbeddingConfig(Section):
     @check("init")
     @classmethod
     def _name_or_path(cls, init: str) -> str:
+        if init.startswith("torchtext/"):
+            if init in TORCHTEXT_GLOVE or re.fullmatch(r"torchtext/fasttext\.[a-z_]+\.300d", init):
+                return init
+            raise _choice(f"{', '.join(map(repr, TORCHTEXT_GLOVE))} or 'torchtext/fasttext.en.300d' of any language")
         if init in ("random", "corpus", "glove-6b-50d") or re.search(r"[./\\]", init):
             return init
         expected = "'random', 'corpus', 'glove-6b-50d' or the path of a file (./NAME for one without a suffix)"
@@ -165,9 +187,11 @@ class EmbeddingConfig(Section):
 
     @check("dim")
     @classmethod
-    def _glove_has_50(cls, dim: int, info: ValidationInfo) -> int:
-        if dim != 50 and info.data.get("init") == "glove-6b-50d":
-            raise ValueError("must be 50 with init 'glove-6b-50d'")
+    def _named_vectors_have_their_width(cls, dim: int, info: ValidationInfo) -> int:
+        init = info.data.get("init", "")
+        width = re.search(r"(\d+)d$", init) if init == "glove-6b-50d" or init.startswith("torchtext/") else None
+        if width and dim != int(width[1]):
+            raise ValueError(f"must be {width[1]} with init {init!r}")
         return dim
 
     @check("freeze")
@@ -181,6 +205,10 @@ class EmbeddingConfig(Section):
 class ModelConfig(Section):
     """The network: embed, drop, read in both directions, pool, project."""
 
+    init_from: str | None = Field(
+        None,
+        description="Folder of an encoder that `pretrain` made: its vectors, weights and vocabulary are the first.",
+    )
     cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="The recurrent unit.")
     bidirectional: bool = Field(True, description="Read from both ends.")
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
@@ -189,11 +217,19 @@ class ModelConfig(Section):
         "mean",
         description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",
     )
+    bigrams: Annotated[int, Field(ge=2, le=10**9)] | None = Field(
+        None,
+        description="Rows of a second table, where every pair of neighbouring tokens finds a vector; null for none.",
+    )
     dropout: Share = Field(0.5, description="Share of the pooled vector dropped in training.")
     embedding_dropout: Share = Field(0.2, description="Share of embedding dimensions dropped, over the whole text.")
     word_dropout: Share = Field(0.05, description="Share of tokens dropped as a whole.")
     layer_dropout: Share = Field(0.0, description="Share dropped between layers.")
     recurrent_dropout: Share = Field(0.0, description="Share of recurrent weights dropped.")
+
+    wide: Literal["nbsvm"] | None = Field(
+        None, description="A linear model of n-grams that answers together with the network, weighed on valid."
+    )
 
     @check("pooling")
     @classmethod
@@ -212,14 +248,24 @@ class TrainConfig(Section):
     """How the network learns, when it stops, and on what it runs."""
 
     epochs: Count = Field(5, description="Passes over the train split.")
-    objective: Literal["plain", "adversarial"] = Field(
-        "plain", description="What a step minimises; adversarial adds the loss at the worst nearby embedding."
+    objective: Literal["plain", "adversarial", "virtual_adversarial", "mixed", "r_drop"] = Field(
+        "plain",
+        description="What a step minimises; mixed is adversarial, virtual_adversarial and low entropy together.",
     )
-    perturbation: Positive = Field(0.05, description="How far adversarial moves a text, as a share of its norm.")
+    perturbation: Positive = Field(0.05, description="How far an adversarial move goes, as a share of a text's norm.")
+    unlabelled_batch_size: Count | None = Field(
+        None, description="Texts without labels per step, where the objective reads such; null takes batch_size."
+    )
     batch_size: Count = Field(64, description="Texts per step.")
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
     learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
+    layer_decay: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="The encoder learns so many times slower than the head, the embedding as much slower again."
+    )
+    unfreeze: Literal["all", "gradual"] = Field(
+        "all", description="gradual: the head learns alone in the first epoch, then the encoder too, then everything."
+    )
     momentum: Share = Field(0.9, description="Momentum of sgd.")
     schedule: Literal["one-cycle", "linear", "cosine", "constant"] = Field(
         "one-cycle", description="How the learning rate goes down after warm-up."
@@ -241,7 +287,7 @@ class TrainConfig(Section):
         json_schema_extra={"pattern": r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"},
     )
     processes: Literal["auto"] | Count = Field(
-        "auto", description="Processes that share every batch; auto is one for each CPU core where that is faster."
+        "auto", description="Processes that share every batch; auto is one for two CPU cores where that is faster."
     )
     threads: Count | None = Field(None, description="CPU threads of each process; null divides the cores.")
     evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
@@ -253,9 +299,15 @@ class TrainConfig(Section):
     patience: Count | None = Field(
         2, description="Evaluations without a better score before stopping; null never stops."
     )
+    calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
     max_minutes: Positive | None = Field(None, description="Stop after so long.")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
     baselines: bool = Field(False, description="Also judge the two linear baselines on the same splits.")
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Whether the objective learns from texts without a label."""
+        return self.objective in ("virtual_adversarial", "mixed")
 
     @check("device")
     @classmethod
@@ -271,6 +323,21 @@ class TrainConfig(Section):
         if select_by in choices:
             return select_by
         raise _choice(", ".join(map(repr, choices)))
+
+
+class PretrainConfig(Section):
+    """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
+
+    epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
+    batch_size: Count = Field(64, description="Texts read side by side; more of them where they are shorter than bptt.")
+    bptt: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        100, description="Tokens of each text per step; the state goes on from one step of a text to the next."
+    )
+    learning_rate: Positive = Field(2e-3, description="Peak learning rate of adamw, on a one-cycle schedule.")
+    num_samples: Count = Field(512, description="Tokens drawn per step, which the right next token is told from.")
+    embedding_dropout: Share = Field(0.2, description="Share of embedding dimensions dropped, over a whole step.")
+    dropout: Share = Field(0.2, description="Share of hidden units dropped where they predict, over a whole step.")
+    max_grad_norm: Positive | None = Field(1.0, description="Gradients are scaled down to this norm; null leaves them.")
 
 
 def _all_different(names: list[str]) -> list[str]:

@@ -24,10 +24,10 @@ from bilstm_cls.device import choose_device, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.estimator_input import classes_from, classes_of, config_of, names_of, params_of, texts_of, type_of
 from bilstm_cls.files import write_atomic
-from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.processes import ALONE
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment, flat_json
 from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.checkpoint import load_best
 from bilstm_cls.training.run import Session
 from bilstm_cls.training.signals import StopSignals
@@ -76,23 +76,29 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         embedding: str = "random",
         dim: int = 100,
         freeze: bool = False,
+        init_from: str | None = None,
         cell: str = "lstm",
         bidirectional: bool = True,
         hidden_size: int = 128,
         num_layers: int = 1,
         pooling: str | Sequence[str] = "mean",
+        bigrams: int | None = None,
         dropout: float = 0.5,
         embedding_dropout: float = 0.2,
         word_dropout: float = 0.05,
         layer_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        wide: str | None = None,
         epochs: int = 5,
         objective: str = "plain",
         perturbation: float = 0.05,
+        unlabelled_batch_size: int | None = None,
         batch_size: int = 64,
         batch_tokens: int | None = None,
         optimizer: str = "adamw",
         learning_rate: float = 1e-3,
+        layer_decay: float = 1.0,
+        unfreeze: str = "all",
         momentum: float = 0.9,
         schedule: str = "one-cycle",
         warmup: float = 0.05,
@@ -105,6 +111,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         evaluate_every: str | int = "epoch",
         select_by: str = "valid/accuracy",
         patience: int | None = 2,
+        calibrate: bool = True,
         max_minutes: float | None = None,
         valid: float | None = 0.1,
         split_seed: int = 0,
@@ -121,23 +128,29 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.embedding = embedding
         self.dim = dim
         self.freeze = freeze
+        self.init_from = init_from
         self.cell = cell
         self.bidirectional = bidirectional
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.pooling = pooling
+        self.bigrams = bigrams
         self.dropout = dropout
         self.embedding_dropout = embedding_dropout
         self.word_dropout = word_dropout
         self.layer_dropout = layer_dropout
         self.recurrent_dropout = recurrent_dropout
+        self.wide = wide
         self.epochs = epochs
         self.objective = objective
         self.perturbation = perturbation
+        self.unlabelled_batch_size = unlabelled_batch_size
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self.optimizer = optimizer
         self.learning_rate = learning_rate
+        self.layer_decay = layer_decay
+        self.unfreeze = unfreeze
         self.momentum = momentum
         self.schedule = schedule
         self.warmup = warmup
@@ -150,6 +163,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.evaluate_every = evaluate_every
         self.select_by = select_by
         self.patience = patience
+        self.calibrate = calibrate
         self.max_minutes = max_minutes
         self.valid = valid
         self.split_seed = split_seed
@@ -180,11 +194,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 texts, label_ids, names_of(classes), valid=self.valid, seed=config.data.split_seed
             )
             data = prepare_in_memory(dataset, config)
-            model, history = _train(config, data)
+            loaded, history = _train(config, data)
         except (ConfigError, DataError) as error:
             raise ValueError(_in_arguments(error)) from error
         self.classes_ = classes
-        self.classifier_ = Classifier(LoadedModel(model, data.tokenizer, dataset.labels, config), config.train.device)
+        self.classifier_ = Classifier(loaded, config.train.device)
         self.history_ = history
         return self
 
@@ -220,7 +234,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _write(self, run: RunDirectory, facts: Row) -> None:
         loaded = self.classifier_.loaded
-        run.save_model(loaded.model, loaded.tokenizer, loaded.labels, loaded.config)
+        run.save_model(loaded)
         run.write_json("environment.json", environment(str(self.classifier_.device), torch.get_num_threads()))
         write_atomic(run / "history.jsonl", "".join(flat_json(row) + "\n" for row in self.history_))
         best = next((row for row in reversed(self.history_) if row["is_best"]), {})
@@ -282,7 +296,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _train(config: Config, data: PreparedData) -> tuple[BiLSTMClassifier, list[Row]]:
+def _train(config: Config, data: PreparedData) -> tuple[LoadedModel, list[Row]]:
     """Returns the best model and its history. PyTorch's generators and threads are as before afterwards."""
     threads = torch.get_num_threads()
     here = config.train.model_copy(update={"threads": config.train.threads or threads, "checkpoint_seconds": 1e9})
@@ -298,7 +312,9 @@ def _train(config: Config, data: PreparedData) -> tuple[BiLSTMClassifier, list[R
             pass
         trainer = session.trainer
         trainer.load_weights(load_best(run.checkpoints, trainer.progress.best_step))
-        return trainer.model, trainer.progress.history
+        ngrams, _ = calibrate(trainer.model, data, config)
+        loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams)
+        return loaded, trainer.progress.history
 
 
 @contextlib.contextmanager
@@ -312,7 +328,7 @@ def _same_threads() -> Iterator[None]:
 
 def _in_arguments(error: Exception) -> str:
     """A message in the words of the arguments instead of the config's keys."""
-    return re.sub(r"\b(data|text|train|embedding)\.(?=[a-z_]+\b)", "", str(error))
+    return re.sub(r"\b(data|text|train|embedding|model(?!\.safetensors))\.(?=[a-z_]+\b)", "", str(error))
 
 
 def _history_of(run: RunDirectory) -> list[Row]:

@@ -16,19 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from bilstm_cls.config import Config, dump_config, load_config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.ngrams import NgramModel
 from bilstm_cls.tensors import load_tensors, save_tensors
 
 FORMAT_VERSION = 1
 OWN_FILES = (
-    "model.safetensors", "checkpoints/*.json", "checkpoints/step-*.safetensors", "tokenizer.json", "labels.json",
-    "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "report.html", "environment.json", "train.log",
-    "README.md", "config.yaml", "status.json",
+    "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "checkpoints/*.json",
+    "checkpoints/step-*.safetensors", "tokenizer.json", "labels.json", "metrics.json", "history.jsonl",
+    "predictions_*.csv", "plots/*.png", "report.html", "environment.json", "train.log", "README.md", "config.yaml",
+    "status.json",
 )  # fmt: skip
 """Patterns of all files of a run, in the order in which they are deleted: a deletion that is cut short leaves neither a
 model nor checkpoints without the config and status that they belong to."""
@@ -36,12 +39,28 @@ model nor checkpoints without the config and status that they belong to."""
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What a prediction needs."""
+    """What a prediction needs. The logits of all its parts are added up.
+
+    Attributes:
+        model: the network, or the first of an ensemble.
+        tokenizer: with the vocabulary.
+        labels: by label id.
+        config: of the run.
+        ngrams: the n-gram model of `model.wide`.
+        others: of an ensemble, the networks after the first.
+    """
 
     model: BiLSTMClassifier
     tokenizer: Tokenizer
     labels: list[str]
     config: Config
+    ngrams: NgramModel | None = None
+    others: tuple[BiLSTMClassifier, ...] = ()
+
+    @property
+    def members(self) -> tuple[BiLSTMClassifier, ...]:
+        """All networks."""
+        return (self.model, *self.others)
 
 
 class RunDirectory:
@@ -174,8 +193,11 @@ class RunDirectory:
             return {}
         return status if isinstance(status, dict) else {}
 
-    def save_model(self, model: BiLSTMClassifier, tokenizer: Tokenizer, labels: list[str], config: Config) -> None:
+    def save_model(self, loaded: LoadedModel) -> None:
         """Writes the trained model and all that is needed to use it."""
+        tokenizer, labels, config = loaded.tokenizer, loaded.labels, loaded.config
+        if loaded.ngrams is not None:
+            loaded.ngrams.save(self / "ngrams.safetensors")
         write_atomic(self / "config.yaml", dump_config(config))
         write_atomic(self / "tokenizer.json", tokenizer.to_json())
         self.write_json("labels.json", labels)
@@ -184,7 +206,11 @@ class RunDirectory:
             "text_digest": text_digest(tokenizer, labels),
             "config": json.dumps(_decisive_keys(config)),
         }
-        save_tensors(self / "model.safetensors", model.state_dict(), metadata)
+        for number, member in enumerate(loaded.others, 2):
+            save_tensors(self / f"model-{number}.safetensors", member.state_dict(), metadata)
+        if loaded.others:
+            metadata["members"] = str(len(loaded.members))
+        save_tensors(self / "model.safetensors", loaded.model.state_dict(), metadata)
 
     def load_config(self) -> Config:
         """Reads `config.yaml` back.
@@ -220,12 +246,26 @@ class RunDirectory:
             value = _decisive_keys(config).get(key)
             if value != trained:
                 raise CheckpointError(f"{self / 'config.yaml'}: {key} is {value!r}, but the model has {trained!r}")
+        model = self._member("model.safetensors", tensors, config, tokenizer, labels)
+        others = []
+        for number in range(2, int(metadata.get("members", "1")) + 1):
+            name = f"model-{number}.safetensors"
+            tensors, own = load_tensors(self / name)
+            if own.get("text_digest") != metadata["text_digest"] or own.get("config") != metadata.get("config"):
+                raise CheckpointError(f"{self / name}: is of another ensemble than model.safetensors")
+            others.append(self._member(name, tensors, config, tokenizer, labels))
+        ngrams = None if config.model.wide is None else NgramModel.load(self / "ngrams.safetensors", len(labels))
+        return LoadedModel(model, tokenizer, labels, config, ngrams, tuple(others))
+
+    def _member(
+        self, name: str, tensors: dict[str, Tensor], config: Config, tokenizer: Tokenizer, labels: list[str]
+    ) -> BiLSTMClassifier:
         model = build_model(config, len(tokenizer), len(labels))
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise CheckpointError(f"{self.path}: model.safetensors does not fit config.yaml: {error}") from error
-        return LoadedModel(model.eval(), tokenizer, labels, config)
+            raise CheckpointError(f"{self.path}: {name} does not fit config.yaml: {error}") from error
+        return model.eval()
 
 
 def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClassifier:
@@ -241,6 +281,7 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
         bidirectional=model.bidirectional,
         pooling=pooling_names(model.pooling),
         max_length=config.text.max_length,
+        bigrams=model.bigrams,
         dropout=model.dropout,
         embedding_dropout=model.embedding_dropout,
         word_dropout=model.word_dropout,

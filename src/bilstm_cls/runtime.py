@@ -1,5 +1,7 @@
 """Answers from an exported bundle with onnxruntime, tokenizers and numpy alone; PyTorch is neither needed nor loaded.
 
+A bundle whose texts are split by `chinese_words` needs rjieba too.
+
 Texts are split, cut, padded and batched by the same code as in training, so the answers are those of the run directory
 that the bundle was made from. Also a command: `python -m bilstm_cls.runtime BUNDLE TEXT...`, where `-` reads stdin.
 """
@@ -70,7 +72,7 @@ class Runtime:
 
         Raises:
             CheckpointError: a file is missing, damaged, or of another version.
-            ConfigError: onnxruntime is not installed.
+            ConfigError: onnxruntime is not installed, or rjieba is not and the bundle needs it.
         """
         path = Path(path)
         config = _read_config(path / "config.json")

@@ -60,7 +60,8 @@ def test_chunks_hold_all_texts_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list open files")
 def test_the_file_is_closed_with_the_texts(tmp_path: Path) -> None:
-    texts = written(tmp_path, ["a"])
+    (tmp_path / "texts.bin").write_bytes(b"a")
+    texts = Texts(tmp_path / "texts.bin", np.array([0, 1]))
     open_files = Path("/proc/self/fd")
     before = len(list(open_files.iterdir()))
     del texts

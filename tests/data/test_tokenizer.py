@@ -2,6 +2,7 @@
 
 import collections
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bilstm_cls.data.tokenizer import PADDING_ID, TOKENIZERS, UNKNOWN_ID, Tokenizer
-from bilstm_cls.errors import CheckpointError
+from bilstm_cls.errors import CheckpointError, ConfigError
 
 REVIEW = "Don't miss it!!! It's 3.5/10...<br /><br />\"Great\" 中文 text; so: café"
 
@@ -27,11 +28,17 @@ def tokens_of(text: str, kind: str, *, lowercase: bool = True) -> list[str]:
         ("words", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
         ("whitespace", "don't miss it!!! it's 3.5/10...<br /><br />\"great\" 中文 text; so: café"),
         ("characters", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中 文 text ; so : café"),
+        ("chinese_words", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
         ("basic_english", "don ' t miss it ! ! ! it ' s 3 . 5/10 . . . great 中文 text so café"),
     ],
 )
 def test_a_text_is_split_as_the_kind_says(kind: str, expected: str) -> None:
     assert tokens_of(REVIEW, kind) == expected.split()
+
+
+def test_chinese_words_are_those_of_a_dictionary() -> None:
+    expected = ["2010", "年", "南京市", "长江大桥", "a股", "!!!", "don't", "上海", "大学"]
+    assert tokens_of("2010年南京市长江大桥A股!!!don't 上海<BR/>大学", "chinese_words") == expected
 
 
 def basic_english(text: str) -> list[str]:
@@ -89,7 +96,7 @@ def test_no_text_gives_the_padding_or_an_id_out_of_range(kind: str, text: str) -
     assert tokenizer.offsets(text)[0] == ids
 
 
-@pytest.mark.parametrize("kind", ["words", "whitespace", "characters", "basic_english"])
+@pytest.mark.parametrize("kind", ["words", "whitespace", "characters", "chinese_words", "basic_english"])
 def test_an_unseen_token_is_unknown(kind: str) -> None:
     assert Tokenizer.train(["a b"], kind=kind).encode_batch(["zebra"]) == [[UNKNOWN_ID]]
 
@@ -109,11 +116,21 @@ def test_json_gives_the_same_tokenizer_back(kind: str) -> None:
     assert again.to_json() == tokenizer.to_json()
 
 
-@pytest.mark.parametrize("kind", ["words", "characters", "whitespace"])
-def test_offsets_point_at_the_tokens_of_the_original_text(kind: str) -> None:
-    tokenizer = Tokenizer.train([REVIEW], kind=kind)
-    ids, offsets = tokenizer.offsets(REVIEW)
-    assert [REVIEW[start:stop].lower() for start, stop in offsets] == [tokenizer.tokens[i] for i in ids]
+@pytest.mark.parametrize("kind", ["words", "characters", "whitespace", "chinese_words"])
+@pytest.mark.parametrize("text", [REVIEW, "2010年 \ud800南京市\x1f长江大桥<br />A股!!!don't 中国\x1f\x1f人"])
+def test_offsets_point_at_the_tokens_of_the_original_text(kind: str, text: str) -> None:
+    tokenizer = Tokenizer.train([text], kind=kind)
+    ids, offsets = tokenizer.offsets(text)
+    found = [text[start:stop].lower().replace("\ud800", "?") for start, stop in offsets]
+    assert found == [tokenizer.tokens[i] for i in ids]
+
+
+def test_a_tokenizer_of_chinese_words_needs_its_package_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    chinese, other = (Tokenizer.train(["中国 人民"], kind=kind).to_json() for kind in ("chinese_words", "words"))
+    monkeypatch.setitem(sys.modules, "rjieba", None)
+    assert len(Tokenizer.from_json(other)) == 4
+    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[chinese\]'"):
+        Tokenizer.from_json(chinese)
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[1", '{"version": "1.0", "model": {"type": "Evil"}}'])

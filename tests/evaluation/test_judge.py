@@ -86,7 +86,7 @@ def test_the_split_that_chose_the_weights_scores_as_it_did(trained_run: Path) ->
     stored = json.loads((trained_run / "metrics.json").read_text("utf-8"))
     _, metrics = evaluate(trained_run, split="valid")
     assert metrics.accuracy == stored["valid/accuracy"]
-    assert metrics.log_loss == pytest.approx(stored["valid/log_loss"], abs=1e-6)
+    assert metrics.log_loss == pytest.approx(stored["calibrated/valid/log_loss"], abs=1e-6)
 
 
 def test_another_file_is_judged_by_the_labels_of_the_run(trained_run: Path, tmp_path: Path) -> None:
@@ -95,6 +95,37 @@ def test_another_file_is_judged_by_the_labels_of_the_run(trained_run: Path, tmp_
     assert (name, metrics.examples, metrics.accuracy) == (str(tmp_path / "one.csv"), 2, 1.0)
     assert metrics.per_class["neg"].support == 0
     assert metrics.auroc is None
+
+
+def test_a_run_with_names_for_its_labels_is_keyed_by_them(chinese_run: Path) -> None:
+    assert json.loads((chinese_run / "labels.json").read_text("utf-8")) == ["体育", "财经"]
+    metrics = json.loads((chinese_run / "metrics.json").read_text("utf-8"))
+    assert metrics["test/per_class/体育/f1"] > 0.9
+    assert evaluate(chinese_run)[1].accuracy == metrics["test/accuracy"]
+
+
+@pytest.mark.parametrize("labels", [("0", "1"), ("体育", "财经"), ("0", "财经")])
+def test_another_file_is_judged_by_numbers_or_by_their_names(
+    labels: tuple[str, str], chinese_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "more.txt").write_text(f"球队比赛冠军\t{labels[0]}\n股票基金银行\t{labels[1]}\n" * 2, "utf-8")
+    _, metrics = evaluate(chinese_run, data=tmp_path / "more.txt", data_format="text-label")
+    assert (metrics.accuracy, metrics.per_class["体育"].support) == (1.0, 2)
+
+
+def test_names_will_do_where_the_file_of_names_is_gone(
+    chinese_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilstm_cls.evaluation.judge.read_label_names", None)
+    (tmp_path / "more.csv").write_text("text,label\n球队比赛冠军,体育\n", "utf-8")
+    assert evaluate(chinese_run, data=tmp_path / "more.csv")[1].accuracy == 1.0
+
+
+@pytest.mark.parametrize("label", ["2", "科技"])
+def test_a_label_that_a_run_with_names_does_not_know_is_told(label: str, chinese_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text(f"text,label\n球队,0\n球队,{label}\n", "utf-8")
+    with pytest.raises(DataError, match=rf"more\.csv:3: label '{label}' is not one that the run knows: 体育, 财经"):
+        evaluate(chinese_run, data=tmp_path / "more.csv")
 
 
 def test_rows_that_cannot_be_used_are_skipped_and_told_where_the_run_says_so(

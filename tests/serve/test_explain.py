@@ -31,7 +31,9 @@ EXACT = [
     ("model.pooling=mean", "model.num_layers=2"),
     ("model.pooling=[mean, max]", "model.cell=gru", "model.bidirectional=false"),
     ("model.pooling=mean", "model.cell=rnn"),
+    ("model.pooling=[mean, max]", "model.bigrams=50"),
 ]
+PAIRED = ("model.pooling=[attention, last]", "model.bigrams=50")
 INTEGRATED = [
     ("model.pooling=last",),
     ("model.pooling=attention",),
@@ -107,7 +109,7 @@ def test_a_maximum_goes_to_the_token_that_has_it() -> None:
 
 
 @pytest.mark.parametrize("text", [TEXT, "", "zork", "good film " * 50])
-@pytest.mark.parametrize("overrides", INTEGRATED, ids=id_of)
+@pytest.mark.parametrize("overrides", [*INTEGRATED, PAIRED], ids=id_of)
 def test_integrated_gradients_add_up_to_the_logit(overrides: tuple[str, ...], text: str) -> None:
     explanation = explain(untrained(*overrides), text)
     assert explanation.method == "integrated gradients"
@@ -135,6 +137,15 @@ def test_integrated_gradients_are_the_integral_of_the_gradients() -> None:
     (slopes,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), steps)
     found = explain(untrained("model.pooling=last"), TEXT, label="pos")
     np.testing.assert_allclose([term.value for term in found.terms], (slopes * embedded).sum(2).mean(0), atol=1e-4)
+
+
+def test_chinese_words_are_shown_byte_for_byte(chinese_run: Path) -> None:
+    text = "中国球队夺得2010年冠军！ A股\x1fthe\ud800 end"
+    explanation = Classifier.load(chinese_run, device="cpu").explain(text)
+    words = ["中国", "球队", "夺得", "2010", "年", "冠军", "！", "A股", "the", "\ud800", "end"]
+    assert [term.token for term in explanation.terms] == words
+    assert "".join(span.text for span in spans(explanation)) == text
+    assert explanation.error < 1e-5
 
 
 def test_of_two_labels_the_logit_is_the_logarithm_of_the_odds() -> None:

@@ -76,6 +76,20 @@ def test_every_pooling_gives_torchs_logits(pooling: list[str], bidirectional: bo
     _agrees(network(bidirectional=bidirectional, pooling=pooling))
 
 
+@pytest.mark.parametrize("bigrams", [2, 17, 1000])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_pairs_of_tokens_give_torchs_logits(cell: str, bigrams: int) -> None:
+    _agrees(network(cell=cell, bigrams=bigrams, pooling=["mean", "max", "last", "attention"]))
+
+
+def test_pairs_of_a_text_of_one_token_give_torchs_logits() -> None:
+    model = network(bigrams=17)
+    token_ids, lengths = np.array([[5], [9]]), np.array([1, 1])
+    np.testing.assert_allclose(
+        session_of(model)(token_ids, lengths), torch_logits(model, token_ids, lengths), atol=1e-4
+    )
+
+
 def _agrees(model: BiLSTMClassifier) -> None:
     token_ids, lengths = random_batch(30)
     found = session_of(model)(token_ids, lengths)
@@ -102,9 +116,10 @@ def _shared(cache: dict[str, Any] = {}) -> Any:  # noqa: B006 - one session for 
     return cache["it"]
 
 
+@pytest.mark.parametrize("bigrams", [None, 17])
 @pytest.mark.parametrize("pooling", POOLINGS, ids="+".join)
-def test_what_stands_past_a_length_is_never_read(pooling: list[str]) -> None:
-    run = session_of(network(pooling=pooling))
+def test_what_stands_past_a_length_is_never_read(pooling: list[str], bigrams: int | None) -> None:
+    run = session_of(network(pooling=pooling, bigrams=bigrams))
     token_ids, lengths = random_batch(10)
     other = np.where(token_ids == 0, VOCAB - 1, token_ids)
     np.testing.assert_array_equal(run(other, lengths), run(token_ids, lengths))
@@ -228,6 +243,12 @@ def test_8_bits_are_smaller_and_measured_on_the_valid_split(
     assert (small.path / "model.onnx").stat().st_size < (bundle.path / "model.onnx").stat().st_size
     assert not caplog.records
     assert logging.getLogger().handlers == handlers
+
+
+def test_8_bits_of_pairs_keep_the_labels(chinese_run: Path, tmp_path: Path) -> None:
+    small = export(chinese_run, tmp_path / "int8", int8=True)
+    assert small.int8 is not None
+    assert small.int8.labels >= 0.9
 
 
 def test_8_bits_are_measured_as_the_runtime_answers(trained_run: Path, tmp_path: Path) -> None:

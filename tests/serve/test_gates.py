@@ -20,6 +20,7 @@ CELLS = [
     ("model.cell=gru",),
     ("model.cell=lstm", "model.num_layers=2"),
     ("model.cell=gru", "model.bidirectional=false", "model.hidden_size=1"),
+    ("model.cell=lstm", "model.bigrams=50"),
 ]
 
 
@@ -56,7 +57,9 @@ def test_values_are_those_of_the_last_layer_with_its_units_sorted_by_memory(over
     gates = read_gates(loaded, TEXT)
     ids = torch.tensor([read_tokens(loaded, TEXT).token_ids])
     with torch.no_grad():
-        expected = gate_activations(loaded.model.encoder, loaded.model.embedding(ids), torch.tensor([ids.shape[1]]))
+        lengths = torch.tensor([ids.shape[1]])
+        embedded = loaded.model.embed(ids, lengths).transpose(0, 1)
+        expected = gate_activations(loaded.model.encoder, embedded, lengths)
     for values, direction in zip(gates.values, expected, strict=True):
         memory = values["cell" if gates.cell == "lstm" else "hidden"]
         assert (np.diff(memory.mean(0)) <= 1e-7).all()

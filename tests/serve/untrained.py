@@ -23,4 +23,6 @@ def untrained(
     model.set_embedding(torch.randn(len(tokenizer), 6))
     with torch.no_grad():
         model.project.weight.mul_(4)
+        if model.bigrams is not None:
+            model.bigrams.weight[1:] = torch.randn(len(model.bigrams.weight) - 1, 6)
     return LoadedModel(model.eval(), tokenizer, list(labels), config)

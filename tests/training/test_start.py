@@ -15,7 +15,7 @@ from bilstm_cls.errors import DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import build_model
 from bilstm_cls.training.loop import Trainer
-from bilstm_cls.training.start import class_weights, initialize_embedding
+from bilstm_cls.training.start import class_weights, initialize_weights
 
 LABEL_IDS = np.array([0, 0, 0, 0, 1, 1, 2, 0])
 LABELS = ["a", "b", "c"]
@@ -60,7 +60,7 @@ def data(tiny_config: Callable[..., Config]) -> PreparedData:
 def start(config: Config, data: PreparedData) -> tuple[BiLSTMClassifier, dict[str, Any]]:
     torch.manual_seed(0)
     model = build_model(config, len(data.tokenizer), 2)
-    return model, initialize_embedding(model, config, data)
+    return model, initialize_weights(model, config, data)
 
 
 def test_random_vectors_are_those_of_the_new_model(tiny_config: Callable[..., Config], data: PreparedData) -> None:
@@ -102,7 +102,7 @@ def test_averaged_weights_know_nothing_of_the_vectors_before_the_first_ones(
     torch.manual_seed(0)
     model = build_model(config, len(data.tokenizer), 2)
     trainer = Trainer(model, data.corpora["train"], config.train, seed=1)
-    initialize_embedding(model, config, data)
+    initialize_weights(model, config, data)
     trainer.step()
     present = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     with trainer.averaged():

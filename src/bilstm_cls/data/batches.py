@@ -49,12 +49,14 @@ def collate(corpus: Corpus, indices: Indices) -> Batch:
     import torch  # not above: without PyTorch an exported model answers from the same batches
 
     token_ids, lengths = pad(corpus, indices)
-    return Batch(
+    batch = Batch(
         indices=indices,
         token_ids=torch.from_numpy(token_ids),
         lengths=torch.from_numpy(lengths),
         label_ids=None if corpus.label_ids is None else torch.from_numpy(corpus.label_ids[indices]),
     )
+    corpus.release()
+    return batch
 
 
 def pad(corpus: Corpus, indices: Indices) -> tuple[Indices, Indices]:
@@ -90,7 +92,7 @@ def training_batches(
     pool_size = POOL_BATCHES * batch_size
     for start in range(0, len(order), pool_size):
         pool = order[start : start + pool_size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        pool[:] = pool[np.argsort(lengths[pool], kind="stable")]  # in its place: the batches are views of the order
         if batch_tokens is None:
             batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
         else:

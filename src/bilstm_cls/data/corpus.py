@@ -1,5 +1,6 @@
 """An encoded split: all token ids in one flat array, with the place where each text begins."""
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.data.texts import chunks, load_array, save_arrays
+from bilstm_cls.data.texts import chunks, mapped_numbers, release
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
 
 Ints = npt.NDArray[np.int64]
@@ -39,7 +40,13 @@ class Corpus:
     @functools.cached_property
     def lengths(self) -> Ints:
         """`[N]` tokens of each text as the model reads it, at least 1."""
-        return np.diff(self.offsets)
+        lengths = self.offsets[1:] - self.offsets[:-1]
+        release(self.offsets)
+        return lengths
+
+    def release(self) -> None:
+        """Gives back the memory of what was read of memory-mapped arrays."""
+        release(self.token_ids, self.offsets, self.label_ids, self.num_tokens)
 
 
 def encode(
@@ -68,20 +75,25 @@ def encode_to_files(
     folder: Path, name: str, texts: Sequence[str], tokenizer: Tokenizer, *, max_length: int, truncate: str
 ) -> None:
     """Like `encode`, chunk by chunk into files that `load_corpus` maps, so that memory does not grow with the texts."""
-    all_lengths, all_num_tokens = [], []
-    with (folder / f"{name}.token_ids.bin").open("wb") as file:
+    with contextlib.ExitStack() as stack:
+        ids, ends, numbers = (
+            stack.enter_context((folder / f"{name}.{key}.bin").open("wb"))
+            for key in ("token_ids", "offsets", "num_tokens")
+        )
+        offsets = _offsets(np.empty(0, dtype=np.int64))
+        ends.write(offsets.data)
         for token_ids, lengths, num_tokens in _encode_chunks(texts, tokenizer, max_length, truncate):
-            file.write(token_ids.data)
-            all_lengths.append(lengths)
-            all_num_tokens.append(num_tokens)
-    offsets = _offsets(np.concatenate(all_lengths))
-    save_arrays(folder, **{f"{name}.offsets": offsets, f"{name}.num_tokens": np.concatenate(all_num_tokens)})
+            offsets = offsets[-1] + np.cumsum(lengths)
+            ids.write(token_ids.data)
+            ends.write(offsets.data)
+            numbers.write(num_tokens.data)
 
 
 def load_corpus(folder: Path, name: str, label_ids: Ints | None) -> Corpus:
     """Memory-maps what `encode_to_files` wrote."""
     token_ids = np.memmap(folder / f"{name}.token_ids.bin", dtype=np.int32, mode="r")
-    return Corpus(token_ids, load_array(folder, f"{name}.offsets"), label_ids, load_array(folder, f"{name}.num_tokens"))
+    offsets, num_tokens = (mapped_numbers(folder / f"{name}.{key}.bin") for key in ("offsets", "num_tokens"))
+    return Corpus(token_ids, offsets, label_ids, num_tokens)
 
 
 def _encode_chunks(
@@ -123,17 +135,22 @@ TRUNCATIONS = {"head": _head, "tail": _tail, "both": _both}
 
 def statistics(corpus: Corpus) -> dict[str, int]:
     """Returns how many texts, tokens (as read), truncated texts, empty texts and unknown tokens there are."""
-    return {
+    counts = {
         "texts": len(corpus),
         "tokens": int(corpus.lengths.sum()),
         "truncated": int((corpus.num_tokens > corpus.lengths).sum()),
         "empty": int((corpus.num_tokens == 0).sum()),
-        "unknown": sum(int((part == UNKNOWN_ID).sum()) for part in _slices(corpus.token_ids)),
+        "unknown": _number_of_unknown(corpus.token_ids),
         "longest": int(corpus.num_tokens.max()),
         "median_length": int(np.median(corpus.num_tokens)),
     }
+    corpus.release()
+    return counts
 
 
-def _slices(array: npt.NDArray[np.int32], size: int = 2**22) -> Iterator[npt.NDArray[np.int32]]:
-    for start in range(0, len(array), size):
-        yield array[start : start + size]
+def _number_of_unknown(token_ids: npt.NDArray[np.int32], size: int = 2**20) -> int:
+    number = 0
+    for start in range(0, len(token_ids), size):
+        number += int((token_ids[start : start + size] == UNKNOWN_ID).sum())
+        release(token_ids)
+    return number

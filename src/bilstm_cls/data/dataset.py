@@ -1,6 +1,5 @@
 """From a source to a data set: every row accounted for, split, and laid down in files."""
 
-import array
 import collections
 import hashlib
 import json
@@ -15,12 +14,21 @@ import numpy.typing as npt
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.example import BadRow, Dataset, Example, Split
 from bilstm_cls.data.sources import SOURCES, Source
-from bilstm_cls.data.texts import Texts, TextWriter, cached, load_array, save_arrays
+from bilstm_cls.data.texts import (
+    NumberWriter,
+    Texts,
+    TextWriter,
+    cached,
+    load_array,
+    mapped_numbers,
+    release,
+    save_arrays,
+)
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key of the cache: raise it when what is read from the same files changes."""
 
 IN_MEMORY = "(in memory)"
@@ -29,6 +37,7 @@ IN_MEMORY = "(in memory)"
 MAX_TOLD = 5
 LABELLED = ("train", "valid", "test")
 _NO_LABEL = -1
+_COLUMNS = ("label_ids", "path_ids", "lines", "fingerprints")
 
 Ints = npt.NDArray[np.int64]
 
@@ -80,16 +89,16 @@ def dataset_in_memory(
 
 def _open(folder: Path) -> Dataset:
     meta = json.loads((folder / "dataset.json").read_text("utf-8"))
-    names = {name: load_array(folder, name) for name in ("offsets", "label_ids", "lines", "path_ids")}
+    offsets = mapped_numbers(folder / "offsets.bin")
     splits = {}
     for name in meta["splits"]:
-        order = np.asarray(load_array(folder, f"split.{name}"))
+        arrays = {key: load_array(folder, f"{name}.{key}") for key in ("order", "label_ids", "path_ids", "lines")}
         splits[name] = Split(
             name=name,
-            texts=Texts(folder / "texts.bin", names["offsets"], order),
-            label_ids=names["label_ids"][order],
-            paths=_Picked(meta["paths"], names["path_ids"][order]),
-            lines=names["lines"][order],
+            texts=Texts(folder / "texts.bin", offsets, arrays["order"]),
+            label_ids=arrays["label_ids"],
+            paths=_Picked(meta["paths"], arrays["path_ids"]),
+            lines=arrays["lines"],
         )
     return Dataset(
         labels=meta["labels"],
@@ -116,20 +125,22 @@ class _Picked(Sequence[str]):
 
 
 class _Table:
-    """All rows of a source as they are read: texts to a file, the rest to flat arrays."""
+    """All rows of a source as they are read, but for their texts: a file of numbers for each column."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.labels: dict[str, int] = {}
         self.paths: dict[str, int] = {}
-        self.label_ids = array.array("q")
-        self.path_ids = array.array("q")
-        self.lines = array.array("q")
-        self.fingerprints = array.array("q")
+        self.num_rows = 0
         self.content = hashlib.sha256()
+        self.label_ids, self.path_ids, self.lines, self.fingerprints = (
+            NumberWriter(folder / f"{name}.bin") for name in _COLUMNS
+        )
 
     def add(self, example: Example) -> None:
+        self.num_rows += 1
         coded = example.text.encode("utf-8", "surrogatepass")
-        self.content.update(coded + b"\xff")  # a byte that no text holds
+        self.content.update(coded)
+        self.content.update(b"\xff")  # a byte that no text holds
         fingerprint = hashlib.blake2b(coded, digest_size=8).digest()
         self.fingerprints.append(int.from_bytes(fingerprint, "little", signed=True))
         label = example.label
@@ -137,38 +148,43 @@ class _Table:
         self.path_ids.append(self.paths.setdefault(example.path, len(self.paths)))
         self.lines.append(example.line)
 
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for column in (self.label_ids, self.path_ids, self.lines, self.fingerprints):
+            column.close()
+
 
 def _build(folder: Path, source: Source, config: DataConfig) -> None:
-    table = _Table()
     bad_rows: list[BadRow] = []
     own: dict[str, Ints] = {}
-    with TextWriter(folder / "texts.bin") as writer:
+    with TextWriter(folder / "texts.bin") as writer, _Table(folder) as table:
         for name, reader in source.read.items():
-            start, known = len(table.lines), frozenset(table.labels)
+            start, known = table.num_rows, frozenset(table.labels)
             for example in reader(bad_rows.append):
                 if _is_strange(example, name, known, config, bad_rows):
                     continue
                 writer.append(example.text)
                 table.add(example)
-            own[name] = np.arange(start, len(table.lines))
-    label_ids, labels = _sorted_labels(table)
+            own[name] = np.arange(start, table.num_rows)
+    label_ids, labels = _sorted_labels(table, source.labels)
     if len(own["train"]) == 0:
         raise DataError(f"{source.origin}: there is no text to train on{_first_of(bad_rows)}")
     orders = _split(own, label_ids, source.fractions, config.split_seed)
     _check(orders, label_ids, labels, source)
-    counts = {"read": len(table.lines) + len(bad_rows), "used": len(table.lines), "skipped": len(bad_rows)}
-    repeats = _repeats(orders, np.frombuffer(table.fingerprints, dtype=np.int64))
-    table.content.update(json.dumps(labels).encode() + label_ids.tobytes())
+    counts = {"read": table.num_rows + len(bad_rows), "used": table.num_rows, "skipped": len(bad_rows)}
+    repeats = _repeats(orders, table.fingerprints.mapped())
+    table.content.update(json.dumps(labels).encode())
+    table.content.update(label_ids.data)
     for name, order in orders.items():
-        table.content.update(name.encode() + order.tobytes())
-    save_arrays(
-        folder,
-        offsets=writer.offsets(),
-        label_ids=label_ids,
-        lines=np.frombuffer(table.lines, dtype=np.int64),
-        path_ids=np.frombuffer(table.path_ids, dtype=np.int64),
-        **{f"split.{name}": order for name, order in orders.items()},
-    )
+        table.content.update(name.encode())
+        table.content.update(order.data)
+        save_arrays(folder, **{f"{name}.order": order, f"{name}.label_ids": label_ids[order]})
+        save_arrays(folder, **{f"{name}.path_ids": table.path_ids.mapped()[order]})
+        save_arrays(folder, **{f"{name}.lines": table.lines.mapped()[order]})
+    for name in _COLUMNS:
+        (folder / f"{name}.bin").unlink()
     meta = {
         "labels": labels,
         "paths": list(table.paths),
@@ -197,12 +213,14 @@ def _is_strange(
     return True
 
 
-def _sorted_labels(table: _Table) -> tuple[Ints, list[str]]:
-    """Numbers the labels in their order: by value where all are whole numbers, else by alphabet."""
+def _sorted_labels(table: _Table, order: list[str]) -> tuple[Ints, list[str]]:
+    """Numbers the labels in the source's order, else by value where all are whole numbers, else by alphabet."""
     is_numeric = all(label.isascii() and label.isdigit() for label in table.labels)
     labels = sorted(table.labels, key=(lambda label: (int(label), label)) if is_numeric else None)
+    if order:
+        labels = [label for label in order if label in table.labels]
     ranks = np.array([*(labels.index(label) for label in table.labels), _NO_LABEL], dtype=np.int64)
-    return ranks[np.frombuffer(table.label_ids, dtype=np.int64)], labels
+    return ranks[table.label_ids.mapped()], labels
 
 
 def _split(own: dict[str, Ints], label_ids: Ints, fractions: Mapping[str, float], seed: int) -> dict[str, Ints]:
@@ -214,7 +232,8 @@ def _split(own: dict[str, Ints], label_ids: Ints, fractions: Mapping[str, float]
         if name not in fractions:
             continue
         generator = np.random.Generator(np.random.PCG64([seed, number]))
-        taken = [_sample(train[label_ids[train] == i], fractions[name], generator) for i in np.unique(label_ids[train])]
+        own_ids = label_ids[train]
+        taken = [_sample(train[own_ids == i], fractions[name], generator) for i in np.flatnonzero(np.bincount(own_ids))]
         chosen = np.sort(np.concatenate(taken)) if taken else np.empty(0, dtype=np.int64)
         if len(chosen) == 0:
             raise DataError(
@@ -222,7 +241,9 @@ def _split(own: dict[str, Ints], label_ids: Ints, fractions: Mapping[str, float]
                 f"give more texts, a greater share, or a file"
             )
         orders[name] = chosen
-        train = np.setdiff1d(train, chosen, assume_unique=True)
+        is_left = np.ones(len(label_ids), dtype=bool)
+        is_left[chosen] = False
+        train = train[is_left[train]]
     orders["train"] = train
     return {name: orders[name] for name in (*LABELLED, "unlabelled") if name in orders and len(orders[name])}
 
@@ -230,7 +251,7 @@ def _split(own: dict[str, Ints], label_ids: Ints, fractions: Mapping[str, float]
 def _sample(places: Ints, fraction: float, generator: np.random.Generator) -> Ints:
     """Some of one label's texts, never all of them."""
     number = min(round(fraction * len(places)), len(places) - 1)
-    return generator.permutation(places)[:number]
+    return generator.permutation(places)[:number].copy()  # a view would keep all of them
 
 
 def _first_of(bad_rows: list[BadRow]) -> str:
@@ -250,11 +271,20 @@ def _check(orders: Mapping[str, Ints], label_ids: Ints, labels: list[str], sourc
 def _repeats(orders: Mapping[str, Ints], fingerprints: Ints) -> dict[str, int]:
     """Counts texts that stand in a split twice, and texts of one split that stand in another, word for word."""
     prints = {name: fingerprints[orders[name]] for name in LABELLED if name in orders}
-    counts = {f"duplicates_{name}": len(values) - len(np.unique(values)) for name, values in prints.items()}
+    release(fingerprints)
+    for values in prints.values():
+        values.sort()
+    counts = {f"duplicates_{name}": int((values[1:] == values[:-1]).sum()) for name, values in prints.items()}
     for one, other in (("valid", "train"), ("test", "train"), ("test", "valid")):
         if one in prints and other in prints:
-            counts[f"{one}_in_{other}"] = int(np.isin(prints[one], prints[other]).sum())
+            counts[f"{one}_in_{other}"] = _number_in(prints[one], prints[other])
     return counts
+
+
+def _number_in(values: Ints, known: Ints) -> int:
+    """Returns how many of some sorted numbers are among others, sorted too and at least one."""
+    places = np.searchsorted(known, values)
+    return int((known[np.minimum(places, len(known) - 1)] == values).sum())
 
 
 def _notes(bad_rows: list[BadRow], repeats: Mapping[str, int]) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from bilstm_cls.config import Config, TextConfig
 from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, load_corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.encoder import tokenizer_of_encoder
 from bilstm_cls.data.example import Dataset
 from bilstm_cls.data.texts import cached
 from bilstm_cls.data.tokenizer import Tokenizer
@@ -17,7 +19,7 @@ from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key of the cache: raise it when the same texts and config give other ids."""
 
 
@@ -49,17 +51,29 @@ class PreparedData:
         return facts
 
 
-def prepare(config: Config) -> PreparedData:
-    """Reads the splits, learns the vocabulary from the train split alone, and encodes them all.
+def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedData:
+    """Reads the splits, learns the vocabulary from the train split alone, and encodes them.
+
+    With `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
+
+    Args:
+        config: what to read, and how.
+        only: splits to encode, where they are there; by default all that training reads.
 
     Raises:
         DataError: something cannot be read, or no token is frequent enough.
+        ConfigError: `model.init_from` names no encoder, or one that does not fit.
     """
+    given = tokenizer_of_encoder(config)
     dataset = load_dataset(config.data)
-    names = [name for name in dataset.splits if name != "unlabelled" or config.embedding.init == "corpus"]
+    names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
+    if only is not None:
+        names = [name for name in dataset.splits if name in only]
     content = [FORMAT, dataset.digest, names, config.text.model_dump()]
+    if given is not None:
+        content.append(hashlib.sha256(given.to_json().encode()).hexdigest())
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-    folder = cached("corpus", key, lambda empty: _build(empty, dataset, names, config.text))
+    folder = cached("corpus", key, lambda empty: _build(empty, dataset, names, config.text, given))
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     corpora = {name: load_corpus(folder, name, dataset.splits[name].label_ids) for name in names}
     for name, corpus in corpora.items():
@@ -72,9 +86,10 @@ def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
 
     Raises:
         DataError: no token is frequent enough.
+        ConfigError: `model.init_from` names no encoder, or one that does not fit.
     """
     text = config.text
-    tokenizer = _learn_tokenizer(dataset, text)
+    tokenizer = tokenizer_of_encoder(config) or _learn_tokenizer(dataset, text)
     corpora = {
         name: encode(
             split.texts, tokenizer, max_length=text.max_length, truncate=text.truncate, label_ids=split.label_ids
@@ -84,9 +99,9 @@ def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
     return PreparedData(dataset, tokenizer, corpora)
 
 
-def _build(folder: Path, dataset: Dataset, names: list[str], text: TextConfig) -> None:
-    logger.info("learning the vocabulary and encoding the texts")
-    tokenizer = _learn_tokenizer(dataset, text)
+def _build(folder: Path, dataset: Dataset, names: list[str], text: TextConfig, given: Tokenizer | None) -> None:
+    logger.info("encoding the texts" if given is not None else "learning the vocabulary and encoding the texts")
+    tokenizer = given or _learn_tokenizer(dataset, text)
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
     for name in names:
         texts = dataset.splits[name].texts
@@ -111,7 +126,8 @@ def _learn_tokenizer(dataset: Dataset, text: TextConfig) -> Tokenizer:
 
 def _log(name: str, corpus: Corpus, max_length: int) -> None:
     counts = statistics(corpus)
+    cut = f"{counts['truncated']:,} texts cut to {max_length} tokens, " if counts["truncated"] else ""
     logger.info(
-        f"{name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {counts['truncated']:,} texts cut to "
-        f"{max_length} tokens, {counts['empty']:,} empty, {counts['unknown']:,} unknown tokens"
+        f"{name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {cut}"
+        f"{counts['empty']:,} empty, {counts['unknown']:,} unknown tokens"
     )

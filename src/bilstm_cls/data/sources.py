@@ -18,6 +18,7 @@ from bilstm_cls.config import DataConfig
 from bilstm_cls.data.archives import read_members
 from bilstm_cls.data.download import UnreachableError, fetch
 from bilstm_cls.data.example import BadRow, Example
+from bilstm_cls.data.label_names import name_labels, read_label_names
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.texts import cache_folder
 from bilstm_cls.errors import ConfigError, DataError
@@ -50,6 +51,7 @@ class Source:
         fractions: for `valid` and `test` without texts of their own, their share of train.
         is_official: whether the test split is the one that published scores use.
         notes: plain sentences that a reader of the score must know.
+        labels: class names in their order, where the source knows one; names that no text has may be among them.
     """
 
     origin: str
@@ -58,6 +60,7 @@ class Source:
     fractions: dict[str, float] = field(default_factory=dict)
     is_official: bool = False
     notes: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
 
 
 def _files(config: DataConfig) -> Source:
@@ -65,11 +68,27 @@ def _files(config: DataConfig) -> Source:
     paths = {split: Path(value) for split, value in given.items() if isinstance(value, str)}
     if "train" not in paths:
         raise ConfigError("data.train: no data are given; name a config with -c FILE, or --set data.train=FILE")
-    return Source(
+    source = Source(
         origin=", ".join(f"{split} {path}" for split, path in paths.items()),
         identity=[identity_of(path) for path in paths.values()],
         read={split: functools.partial(_read_file, path, split, config) for split, path in paths.items()},
         fractions={split: value for split, value in given.items() if isinstance(value, float)},
+    )
+    return source if config.label_names is None else _named(source, Path(config.label_names), config)
+
+
+def _named(source: Source, path: Path, config: DataConfig) -> Source:
+    """The same source with the names of its labels instead of their numbers."""
+    names = read_label_names(path, config.encoding)
+
+    def read_named(reader: Reader, on_bad_row: OnBadRow) -> Iterator[Example]:
+        return name_labels(reader(on_bad_row), names, path, bad_rows=config.bad_rows, on_bad_row=on_bad_row)
+
+    return dataclasses.replace(
+        source,
+        identity=[*source.identity, identity_of(path)],
+        read={split: functools.partial(read_named, reader) for split, reader in source.read.items()},
+        labels=list(names.values()),
     )
 
 

@@ -1,7 +1,8 @@
 """Raw texts in a file instead of in memory, and a cache of folders that are whole or not there.
 
 What is made of a data set, its texts and later its token ids, lies in flat files under names derived from the content.
-Texts are read with `pread` and arrays are memory-mapped, so resident memory does not grow with the data.
+Texts are read with `pread`; arrays are written block by block and memory-mapped, and pages that were read are released.
+So memory does not grow with the data, and neither does what `top` shows of it.
 """
 
 import array
@@ -10,6 +11,7 @@ import errno
 import functools
 import json
 import logging
+import mmap
 import os
 import shutil
 import tempfile
@@ -27,6 +29,9 @@ from bilstm_cls.files import sha256_of, write_atomic
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+
+BLOCK = 2**13
+"""Numbers that are held before they are written, or of which the places of texts are looked up together."""
 
 
 class Texts(Sequence[str]):
@@ -54,12 +59,21 @@ class Texts(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return list(self._at(np.arange(*index.indices(len(self)))))
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        place = int(index % len(self) if self._order is None else self._order[index])
-        start, stop = int(self._offsets[place]), int(self._offsets[place + 1])
-        return os.pread(self._descriptor, stop - start, start).decode("utf-8", "surrogatepass")
+        return next(self._at(np.array([index % len(self)])))
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), BLOCK):
+            yield from self._at(np.arange(start, min(start + BLOCK, len(self))))
+
+    def _at(self, indices: Array) -> Iterator[str]:
+        places = indices if self._order is None else self._order[indices]
+        starts, stops = self._offsets[places].tolist(), self._offsets[places + 1].tolist()
+        release(self._offsets, self._order)
+        for start, stop in zip(starts, stops, strict=True):
+            yield os.pread(self._descriptor, stop - start, start).decode("utf-8", "surrogatepass")
 
     def select(self, order: Array) -> "Texts":
         """Returns some of these texts, `[M]` places, as a view."""
@@ -71,21 +85,53 @@ class TextWriter:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
-        self._offsets = array.array("q", [0])
+        self._offsets = NumberWriter(path.with_name("offsets.bin"))
+        self._offsets.append(0)
+        self._end = 0
 
     def __enter__(self) -> "TextWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._offsets.close()
 
     def append(self, text: str) -> None:
         """Adds one text; halves of characters are kept as they are."""
-        self._offsets.append(self._offsets[-1] + self._file.write(text.encode("utf-8", "surrogatepass")))
+        self._end += self._file.write(text.encode("utf-8", "surrogatepass"))
+        self._offsets.append(self._end)
 
     def offsets(self) -> Array:
-        """Returns `[N + 1]` int64."""
-        return np.frombuffer(self._offsets, dtype=np.int64)
+        """Returns `[N + 1]` int64, when all texts are written: the file `offsets.bin` beside them, memory-mapped."""
+        return self._offsets.mapped()
+
+
+class NumberWriter:
+    """Appends whole numbers to a file of int64, in the memory of one block."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self._block = array.array("q")
+
+    def append(self, number: int) -> None:
+        """Adds one number."""
+        self._block.append(number)
+        if len(self._block) == BLOCK:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._flush()
+        self._file.close()
+
+    def mapped(self) -> npt.NDArray[np.int64]:
+        """Returns what was written and closed, memory-mapped."""
+        return mapped_numbers(self._path)
+
+    def _flush(self) -> None:
+        self._file.write(self._block)
+        del self._block[:]
 
 
 def cache_folder() -> Path:
@@ -161,6 +207,22 @@ def load_array(folder: Path, name: str) -> Array:
     """Returns an array of `save_arrays`, memory-mapped."""
     mapped: Array = np.load(folder / f"{name}.npy", allow_pickle=False, mmap_mode="r")
     return mapped
+
+
+def mapped_numbers(path: Path) -> npt.NDArray[np.int64]:
+    """Memory-maps a file of int64; an empty one is an empty array."""
+    return np.memmap(path, dtype=np.int64, mode="r") if path.stat().st_size else np.empty(0, dtype=np.int64)
+
+
+def release(*arrays: Array | None) -> None:
+    """Gives back the memory of what was read of memory-mapped arrays; it is read again when it is asked for.
+
+    The system takes such pages back by itself where memory is short, but until then they count as this process's.
+    """
+    for values in arrays:
+        mapped = getattr(values, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def chunks(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:

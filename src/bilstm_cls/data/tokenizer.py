@@ -1,7 +1,8 @@
 """Texts to token ids: how a text is split, and the vocabulary, both in one portable `tokenizer.json`.
 
 The splitting and counting run in the Rust library `tokenizers`, on all cores and without Python per token. What the
-JSON says is the whole truth: any program that reads `tokenizers` files gives the same ids from it.
+JSON says is the whole truth: any program that reads `tokenizers` files gives the same ids from it, but for
+`chinese_words`, whose texts are cut beforehand.
 """
 
 import json
@@ -12,7 +13,9 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
-from bilstm_cls.errors import CheckpointError, StoppedError
+from bilstm_cls.data.chinese import CUT, import_rjieba, places_without_cuts, with_cuts
+from bilstm_cls.data.torchtext_tokenizer import PREFIX, TorchtextEngine, is_from_torchtext
+from bilstm_cls.errors import CheckpointError, UserError
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 PADDING_ID, UNKNOWN_ID = 0, 1
@@ -57,6 +60,11 @@ def _characters() -> Pipeline:
     return [_BREAK], _matches(rf"{_CJK}|{_NUMBER}|{word}|{_MARK}")
 
 
+def _chinese_words() -> Pipeline:
+    normalizer, words = _words()
+    return normalizer, pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, "removed"), words])
+
+
 def _bpe() -> Pipeline:
     return [_BREAK], pre_tokenizers.ByteLevel(add_prefix_space=True)
 
@@ -66,6 +74,7 @@ TOKENIZERS: dict[str, Callable[[], Pipeline]] = {
     "words": _words,
     "whitespace": _whitespace,
     "characters": _characters,
+    "chinese_words": _chinese_words,
     "bpe": _bpe,
 }
 
@@ -73,8 +82,10 @@ TOKENIZERS: dict[str, Callable[[], Pipeline]] = {
 class Tokenizer:
     """Splits texts and looks tokens up. `<pad>` has id 0 and `<unk>` id 1, and no text gives id 0."""
 
-    def __init__(self, engine: tokenizers.Tokenizer) -> None:
+    def __init__(self, engine: tokenizers.Tokenizer | TorchtextEngine, *, is_chinese: bool = False) -> None:
         self._engine = engine
+        self._whole = _cut if is_chinese else without_surrogates
+        self._is_chinese = is_chinese
 
     @classmethod
     def train(
@@ -90,11 +101,25 @@ class Tokenizer:
 
         Args:
             texts: of the train split only.
-            kind: a key of `TOKENIZERS`.
+            kind: a key of `TOKENIZERS`, or `torchtext/` and a key of `PACKAGES`.
             lowercase: whether `A` and `a` are the same.
             min_freq: times a token must occur.
             max_vocab_size: tokens kept, `<pad>` and `<unk>` included; None keeps all (30,000 for `bpe`).
+
+        Raises:
+            ConfigError: the kind is torchtext's, and that cannot be used here, or rjieba is needed and not installed.
         """
+        if kind.startswith(PREFIX):
+            return cls(
+                TorchtextEngine.train(
+                    map(without_surrogates, texts),
+                    kind=kind,
+                    lowercase=lowercase,
+                    min_freq=min_freq,
+                    max_vocab_size=max_vocab_size,
+                    specials=(PADDING, UNKNOWN),
+                )
+            )
         normalizer, pre_tokenizer = TOKENIZERS[kind]()
         lower = [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
         options: dict[str, Any] = {
@@ -112,25 +137,31 @@ class Tokenizer:
             trainer = trainers.WordLevelTrainer(vocab_size=max_vocab_size or 2**31, **options)
         engine.normalizer = normalizers.Sequence([*lower, *normalizer])
         engine.pre_tokenizer = pre_tokenizer
-        engine.train_from_iterator(map(without_surrogates, texts), trainer)
-        return cls.from_json(_without_special_tokens(engine.to_str()))
+        is_chinese = kind == "chinese_words"
+        engine.train_from_iterator(map(_cut if is_chinese else without_surrogates, texts), trainer)
+        trained = tokenizers.Tokenizer.from_str(_without_special_tokens(engine.to_str()))
+        return cls(trained, is_chinese=is_chinese)
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
         """Takes what `to_json` gave.
 
         Raises:
+            ConfigError: it is torchtext's, and that cannot be used here, or rjieba is needed and not installed.
             ValueError: it is no tokenizer of this program.
         """
         try:
-            engine = tokenizers.Tokenizer.from_str(text)
-        except StoppedError:
+            engine = TorchtextEngine.from_str(text) if is_from_torchtext(text) else tokenizers.Tokenizer.from_str(text)
+        except UserError:
             raise
         except Exception as error:
             raise ValueError(f"not a tokenizer: {error}") from error
         if (engine.token_to_id(PADDING), engine.token_to_id(UNKNOWN)) != (PADDING_ID, UNKNOWN_ID):
             raise ValueError(f"{PADDING} must have id {PADDING_ID} and {UNKNOWN} id {UNKNOWN_ID}")
-        return cls(engine)
+        is_chinese = _is_chinese(engine)
+        if is_chinese:
+            import_rjieba()  # now and not at the first text
+        return cls(engine, is_chinese=is_chinese)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -138,6 +169,7 @@ class Tokenizer:
 
         Raises:
             CheckpointError: it is missing or damaged.
+            ConfigError: it is torchtext's, and that cannot be used here, or rjieba is needed and not installed.
         """
         try:
             return cls.from_json(path.read_text("utf-8"))
@@ -161,18 +193,36 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of every text, on all cores; a text without tokens has none."""
-        encodings = self._engine.encode_batch_fast([without_surrogates(text) for text in texts])
+        encodings = self._engine.encode_batch_fast([self._whole(text) for text in texts])
         return [_without_padding(encoding.ids) for encoding in encodings]
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Returns the ids of one text and, for each, where it begins and ends in the text's characters."""
-        encoding = self._engine.encode(without_surrogates(text))
-        return _without_padding(encoding.ids), encoding.offsets
+        """Returns the ids of one text and, for each, where it begins and ends in the text's characters.
+
+        Raises:
+            ConfigError: a tokenizer of torchtext gave a token that does not stand in the text as it is.
+        """
+        whole = self._whole(text)
+        encoding = self._engine.encode(whole)
+        offsets: list[tuple[int, int]] = encoding.offsets
+        if self._is_chinese:
+            places = places_without_cuts(whole)
+            offsets = [(places[start], places[stop]) for start, stop in offsets]
+        return _without_padding(encoding.ids), offsets
 
 
 def without_surrogates(text: str) -> str:
     """Returns the text with every half of a character replaced by `?`: UTF-8 has no bytes for them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _cut(text: str) -> str:
+    return with_cuts(without_surrogates(text))
+
+
+def _is_chinese(engine: tokenizers.Tokenizer | TorchtextEngine) -> bool:
+    given, own = getattr(engine, "pre_tokenizer", None), _chinese_words()[1]
+    return given is not None and bool(given.__getstate__() == own.__getstate__())
 
 
 def _without_padding(ids: list[int]) -> list[int]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.texts import cached, load_array, save_arrays
 from bilstm_cls.data.tokenizer import PADDING_ID
+from bilstm_cls.data.torchtext_tokenizer import PREFIX
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -54,13 +55,14 @@ def load_vectors(init: str, tokens: Sequence[str], *, dim: int, seed: int) -> Ve
     A token is looked up as it is, then in lower case.
 
     Args:
-        init: `glove-6b-50d` (from the extra `samples`), or the path of a file: GloVe, word2vec or fastText text, `.gz`
-            of it, or word2vec `.bin`.
+        init: `glove-6b-50d` (from the extra `samples`), a name such as `torchtext/glove.6B.100d` (from the extra
+            `torchtext`), or the path of a file: GloVe, word2vec or fastText text, `.gz` of it, or word2vec `.bin`.
         tokens: V tokens by id.
         dim: E; the file must have the same.
         seed: of the vectors that the file lacks.
 
     Raises:
+        ConfigError: the vectors are torchtext's, and that cannot be used here.
         DataError: the file is missing, damaged, or of another width.
     """
     generator = np.random.Generator(np.random.PCG64([seed, 1]))
@@ -72,7 +74,7 @@ def load_vectors(init: str, tokens: Sequence[str], *, dim: int, seed: int) -> Ve
         if token.lower() not in exact:
             ids.setdefault(token.lower(), []).append(i)
     found = np.zeros(len(tokens), dtype=bool)
-    for token, vector in _glove() if init == "glove-6b-50d" else _rows(Path(init)):
+    for token, vector in _pretrained(init):
         for i in ids.get(token, ()):
             if vector.shape != (dim,):
                 raise DataError(f"{init}: has vectors of {len(vector)} numbers; set embedding.dim to {len(vector)}")
@@ -84,6 +86,16 @@ def load_vectors(init: str, tokens: Sequence[str], *, dim: int, seed: int) -> Ve
         raise DataError(f"{init}: has no vector for any of the {len(tokens):,} tokens of the vocabulary; is it right?")
     matrix[PADDING_ID] = 0
     return Vectors(matrix, float(found.mean()))
+
+
+def _pretrained(init: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    if init == "glove-6b-50d":
+        return _glove()
+    if init.startswith(PREFIX):
+        from bilstm_cls.data.torchtext_vectors import torchtext_vectors
+
+        return torchtext_vectors(init)
+    return _rows(Path(init))
 
 
 def _glove() -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

@@ -1,6 +1,7 @@
 """Probabilities for a corpus, the same for every text whatever its company."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,32 @@ from bilstm_cls.data.batches import Batch, collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.processes import ALONE, Group
+from bilstm_cls.run_directory import LoadedModel
+
+
+def answer(loaded: LoadedModel, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
+    """Returns the probabilities `[N, C]` of everything that a run holds: networks and n-gram model.
+
+    Args:
+        loaded: a run's models.
+        texts: N raw texts.
+        corpus: the same texts, encoded.
+    """
+    logits = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
+    return softmax(logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts))
 
 
 def predict_probabilities(model: BiLSTMClassifier, corpus: Corpus, *, group: Group = ALONE) -> npt.NDArray[np.float64]:
-    """Returns `[N, C]` probabilities in the corpus's own order.
+    """Returns the probabilities `[N, C]` of one network in the corpus's own order; the softmax is in 64 bits."""
+    return softmax(predict_logits(model, corpus, group=group))
 
-    Batches are cut by padded tokens after sorting by length, in 32 bits on any device; the softmax is in 64 bits. The
-    model is left as it was, in training mode or not, and no random number is drawn. The processes of a group share
-    the batches, so that each text is read once, and all get the whole.
+
+def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, group: Group = ALONE) -> npt.NDArray[np.float32]:
+    """Returns `[N, C]` logits in the corpus's own order.
+
+    Batches are cut by padded tokens after sorting by length, in 32 bits on any device. The model is left as it was, in
+    training mode or not, and no random number is drawn. The processes of a group share the batches, so that each text
+    is read once, and all get the whole.
     """
     num_labels = model.project.out_features
     logits = np.zeros((len(corpus), num_labels), dtype=np.float32)
@@ -31,7 +50,7 @@ def predict_probabilities(model: BiLSTMClassifier, corpus: Corpus, *, group: Gro
                 logits[batch.indices] = result.cpu().numpy()
     finally:
         model.train(was_training)
-    return softmax(group.sum_array(logits))
+    return group.sum_array(logits)
 
 
 def _run(model: BiLSTMClassifier, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
@@ -40,7 +59,7 @@ def _run(model: BiLSTMClassifier, batches: Iterable[Batch]) -> Iterator[tuple[Ba
         yield batch, model(batch.token_ids.to(device), batch.lengths)
 
 
-def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Returns `[N, C]` probabilities in 64 bits from `[N, C]` logits."""
     wide = logits.astype(np.float64)
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))

@@ -13,11 +13,12 @@ from bilstm_cls.config import Config, DataConfig
 from bilstm_cls.data.corpus import encode, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.example import BadRow, Split
+from bilstm_cls.data.label_names import read_label_names
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.tokenizer import without_surrogates
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.evaluation.inference import predict_probabilities
+from bilstm_cls.evaluation.inference import answer
 from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics, example_losses
 from bilstm_cls.evaluation.report import WorstError
 from bilstm_cls.files import write_atomic
@@ -81,7 +82,9 @@ def evaluate(
         f"{judged_split.name}: {counts['texts']:,} texts, {counts['truncated']:,} cut to {text.max_length} tokens, "
         f"{counts['empty']:,} empty, {counts['unknown']:,} of {counts['tokens']:,} tokens unknown"
     )
-    probabilities = predict_probabilities(loaded.model.to(chosen), corpus)
+    for member in loaded.members:
+        member.to(chosen)
+    probabilities = answer(loaded, judged_split.texts, corpus)
     majority = run.read_object("metrics.json").get("data/majority_label")
     return judged_split.name, compute_metrics(
         probabilities,
@@ -122,20 +125,30 @@ def _other_split(
     )
     skipped: list[BadRow] = []
     texts, label_ids, lines = [], [], []
+    known = {label: i for i, label in enumerate(labels)}
     for example in read(path, format=data_format, options=options, bad_rows=config.bad_rows, on_bad_row=skipped.append):
-        if example.label not in labels:
+        label = str(example.label)
+        if label not in known and config.label_names is not None:
+            known |= _numbers_of(labels, Path(config.label_names), config.encoding)
+        if label not in known:
             raise DataError(
                 f"{example.path}:{example.line}: label {example.label!r} is not one that the run knows: "
                 f"{', '.join(labels[:20])}"
             )
         texts.append(example.text)
-        label_ids.append(labels.index(str(example.label)))
+        label_ids.append(known[label])
         lines.append(example.line)
     if skipped:
         logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
     if not texts:
         raise DataError(f"{path}: there is no text to judge")
     return Split(str(path), texts, np.array(label_ids), [str(path)] * len(texts), np.array(lines))
+
+
+def _numbers_of(labels: list[str], path: Path, encoding: str) -> dict[str, int]:
+    """Returns the label id of each number that stands for a label in the files of a run with `data.label_names`."""
+    names = read_label_names(path, encoding)
+    return {number: labels.index(name) for number, name in names.items() if name in labels}
 
 
 def write_predictions(path: Path, judged: Judged, labels: Sequence[str]) -> None:

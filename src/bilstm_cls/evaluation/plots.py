@@ -1,6 +1,7 @@
 """Pictures of a run as PNG files, drawn without a display and without matplotlib's global state."""
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from bilstm_cls.files import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
@@ -162,10 +165,29 @@ def drawable(label: str, label_id: int) -> str:
 @functools.cache
 def font_families() -> list[str]:
     """Returns matplotlib's own font and whichever of the common East Asian ones are installed."""
+    installed = _installed_families()
+    if installed.isdisjoint(_FONTS):
+        _add_new_fonts()
+        installed = _installed_families()
+    return ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+
+
+def _installed_families() -> set[str]:
     from matplotlib.font_manager import fontManager
 
-    installed = {entry.name for entry in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+    return {entry.name for entry in fontManager.ttflist}
+
+
+def _add_new_fonts() -> None:
+    """Tells matplotlib of the fonts that were installed after it made its list, which it keeps in a file."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    known = {entry.fname for entry in fontManager.ttflist}
+    for path in sorted(set(findSystemFonts()) - known):
+        try:
+            fontManager.addfont(path)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:  # as damaged files and bitmap fonts do
+            logger.debug(f"{path}: is no font to draw with ({error})")
 
 
 @functools.cache

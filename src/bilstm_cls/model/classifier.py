@@ -16,6 +16,9 @@ from bilstm_cls.model.recurrent import BidirectionalLSTM
 PADDING_ID = 0
 UNKNOWN_ID = 1
 
+FIRST, SECOND, PRIME = 1_540_483_477, 668_265_263, 2**31 - 1
+"""Factors of the two tokens of a pair, below the prime that their sum is reduced by."""
+
 
 class BiLSTMClassifier(nn.Module):
     """Classifies texts of token ids by a bidirectional recurrent encoder and a pooling over time.
@@ -32,12 +35,14 @@ class BiLSTMClassifier(nn.Module):
         bidirectional: whether to read from the right as well.
         pooling: one or several of `mean`, `reduce_mean`, `max`, `last`, `attention`, joined in this order.
         max_length: what `reduce_mean` divides by.
+        bigrams: rows of a table whose vectors, one for each pair of neighbouring tokens, are added to the tokens' own
+            (Joulin et al. 2017 add them to a bag of words); None for no table.
         dropout: on the pooled vector.
         embedding_dropout: dimensions dropped for a whole text at once (Gal & Ghahramani 2016).
         word_dropout: tokens read as `<unk>` while training.
         layer_dropout: between recurrent layers.
         recurrent_dropout: on recurrent weights.
-        freeze_embedding: keep the embedding as it is loaded.
+        freeze_embedding: keep the embedding of tokens as it is loaded.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class BiLSTMClassifier(nn.Module):
         bidirectional: bool = True,
         pooling: Sequence[str] = ("mean",),
         max_length: int = 400,
+        bigrams: int | None = None,
         dropout: float = 0.0,
         embedding_dropout: float = 0.0,
         word_dropout: float = 0.0,
@@ -66,6 +72,10 @@ class BiLSTMClassifier(nn.Module):
         self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=PADDING_ID, sparse=True)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.embedding.weight.requires_grad_(not freeze_embedding)
+        self.bigrams = None
+        if bigrams is not None:
+            self.bigrams = nn.Embedding(bigrams, embedding_dim, padding_idx=PADDING_ID, sparse=True)
+            nn.init.zeros_(self.bigrams.weight)  # so that a pair that was never seen changes nothing
         self.encoder = BidirectionalLSTM(
             embedding_dim,
             hidden_size,
@@ -96,6 +106,8 @@ class BiLSTMClassifier(nn.Module):
             is_dropped = torch.rand(token_ids.shape, device=token_ids.device) < self.word_dropout
             token_ids = token_ids.masked_fill(is_dropped & (token_ids != PADDING_ID), UNKNOWN_ID)
         embedded = self.embedding(token_ids)  # [T, B, E]
+        if self.bigrams is not None:
+            embedded = embedded + self.bigrams(bigram_ids(token_ids, self.bigrams.num_embeddings))
         if self.training and self.embedding_dropout:
             embedded = embedded * F.dropout(torch.ones_like(embedded[:1]), self.embedding_dropout)
         return cast("Tensor", embedded)
@@ -117,6 +129,22 @@ class BiLSTMClassifier(nn.Module):
     def _clear_padding(self) -> None:
         with torch.no_grad():
             self.embedding.weight[PADDING_ID].zero_()
+            if self.bigrams is not None:
+                self.bigrams.weight[PADDING_ID].zero_()
+
+
+def bigram_ids(token_ids: Tensor, num_rows: int) -> Tensor:
+    """Returns for each token the row of the pair that it makes with the token after it, `[T, B]`.
+
+    The last token of a text makes a pair with the padding, and the padding has row 0. Pairs are spread over the rows by
+    one of Carter & Wegman's (1979) universal hash functions, so few of them share one; no product leaves 64 bits.
+
+    Args:
+        token_ids: `[T, B]` int64, below 2**31.
+        num_rows: of the table, below 2**31.
+    """
+    following = torch.cat([token_ids[1:], torch.zeros_like(token_ids[:1])])
+    return (token_ids * FIRST + following * SECOND) % PRIME % num_rows
 
 
 def _clear_padding_of(model: BiLSTMClassifier, _: Any) -> None:

@@ -187,6 +187,20 @@ class BidirectionalLSTM(nn.Module):
                 outputs.append(read if is_last and not aligned else _permute(read, reversal))
         return outputs
 
+    def read(self, direction: int, steps: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Runs one direction of the first layer alone, over steps that stand in its own order of reading.
+
+        Args:
+            direction: 0 for the forward one, 1 for the backward one.
+            steps: `[T, B, E]`.
+            state: after the steps before these, of the form that is returned; zeros when None.
+
+        Returns:
+            Outputs `[T, B, H]`, and the state after the last step, each part `[B, H]`.
+        """
+        rnn = self._by_layer()[0][direction]
+        return self._read(rnn, steps, state, self._weights(rnn))
+
     def _by_layer(self) -> list[list[nn.RNNBase]]:
         return [list(cast("nn.ModuleList", directions)) for directions in self.layers]  # type: ignore[arg-type]
 

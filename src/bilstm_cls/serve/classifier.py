@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.device import choose_device
-from bilstm_cls.evaluation.inference import predict_probabilities
+from bilstm_cls.evaluation.inference import answer
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
 from bilstm_cls.serve.explain import Explanation, explain
 
@@ -59,7 +59,9 @@ class Classifier:
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.device = choose_device(device)
-        self.model = loaded.model.to(self.device).eval()
+        self.model = loaded.model
+        for member in loaded.members:
+            member.to(self.device).eval()
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> "Classifier":
@@ -76,7 +78,7 @@ class Classifier:
         if not texts:
             return []
         corpus = self._encode(texts)
-        probabilities = predict_probabilities(self.model, corpus)
+        probabilities = answer(self.loaded, texts, corpus)
         max_length = self.config.text.max_length
         return [
             Prediction(
@@ -96,7 +98,7 @@ class Classifier:
         """Returns probabilities `[N, C]`, columns in the order of `labels`."""
         if not texts:
             return np.empty((0, len(self.labels)))
-        return predict_probabilities(self.model, self._encode(texts))
+        return answer(self.loaded, texts, self._encode(texts))
 
     def explain(self, text: str, *, label: str | None = None) -> Explanation:
         """Returns how much each token of a text moved a label's logit: of the predicted label if None.

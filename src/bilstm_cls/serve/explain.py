@@ -69,7 +69,8 @@ class Explanation:
         prediction: the likeliest label.
         method: `exact` or `integrated gradients`.
         logit: the label's, minus the mean of the others', as the model computes it.
-        bias: what no token adds: of the head, or for integrated gradients the logit of a text of zero vectors.
+        bias: what no token adds: of the head, or for integrated gradients the logit of a text of zero vectors; and all
+            of what an n-gram model beside the network (`model.wide`) adds.
         terms: one per token that the model reads, in the order of the text.
         unread: where the part of a long text that was cut out begins and ends, in characters; None for nothing.
     """
@@ -123,7 +124,7 @@ def explain(loaded: LoadedModel, text: str, *, label: str | None = None) -> Expl
         label: whose logit is explained; the predicted one if None.
 
     Raises:
-        ConfigError: the run does not know the label.
+        ConfigError: the run does not know the label, or torchtext split the text into tokens that do not stand in it.
     """
     model, labels = loaded.model, loaded.labels
     assert not model.training
@@ -132,11 +133,19 @@ def explain(loaded: LoadedModel, text: str, *, label: str | None = None) -> Expl
     reading = read_tokens(loaded, text)
     token_ids, lengths = reading_tensors(reading, model)
     with torch.inference_mode():
-        logits = model(token_ids, lengths)[0].cpu().double()  # [C]
+        answers = [member(token_ids, lengths)[0].cpu().double() for member in loaded.members]
+        logits = torch.stack(answers).sum(0)  # [C]
+    beside = None if loaded.ngrams is None else torch.from_numpy(loaded.ngrams.logits([text])[0])
+    logits = logits if beside is None else logits + beside
     best = int(logits.numpy().argmax())
     contrast = _contrast(best if label is None else labels.index(label), len(labels))
     is_exact = all(name in SHARES for name in model.pooling.names)
-    values, bias = (_divide if is_exact else _integrate)(model, token_ids, lengths, contrast)
+    divide = _divide if is_exact else _integrate
+    parts = [divide(member, token_ids, lengths, contrast) for member in loaded.members]
+    values = torch.stack([terms for terms, _ in parts]).sum(0)
+    bias = math.fsum(part for _, part in parts)
+    if beside is not None:
+        bias += float(beside @ contrast)
     return Explanation(
         text=text,
         label=labels[best] if label is None else label,
@@ -199,7 +208,7 @@ def _divide(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, contras
     """Returns `[T]` terms in 64 bits and the bias."""
     pooling = model.pooling
     with torch.inference_mode():
-        directions = model.encoder.encode(model.embedding(token_ids.t()), lengths, aligned=True)
+        directions = model.encoder.encode(model.embed(token_ids, lengths), lengths, aligned=True)
         outputs = torch.stack([output[:, 0] for output in directions]).cpu().double()  # [N, T, H]
         weights = contrast @ model.project.weight.cpu().double()  # [D]
         weights = weights.view(len(pooling.names), outputs.shape[0], outputs.shape[2])
@@ -237,7 +246,7 @@ def _integrate(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, cont
     encoder = copy.deepcopy(model.encoder).cpu().double()
     pooling = copy.deepcopy(model.pooling).cpu()
     project = copy.deepcopy(model.project).cpu().double()
-    embedded = model.embedding(token_ids.t()).detach().cpu().double()  # [T, 1, E]
+    embedded = model.embed(token_ids, lengths).detach().cpu().double()  # [T, 1, E]
 
     def logits_of(steps: Tensor) -> Tensor:
         all_lengths = lengths.expand(steps.shape[1])

@@ -16,6 +16,7 @@ import torch
 from bilstm_cls.data.batches import pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.torchtext_tokenizer import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
 from bilstm_cls.evaluation.inference import predict_probabilities, softmax
 from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
@@ -102,15 +103,17 @@ def export(path: Path, output: Path | None = None, *, int8: bool = False, overwr
 
     Raises:
         CheckpointError: the run is damaged, or onnxruntime does not agree with PyTorch within `TOLERANCE`.
-        ConfigError: the folder is taken or cannot be written, the model is too large for one file, or the extra is
-            not installed.
+        ConfigError: the folder is taken or cannot be written, the model is too large for one file, its texts are split
+            by torchtext, or the extra is not installed.
         ResourceError: the disk is full.
     """
     _need_onnx()
     run = RunDirectory(path)
     target = output or _beside(path, int8=int8)
     _check_free(target, overwrite=overwrite)
+    _check_tokenizer(run)
     loaded = run.load_model()
+    _check_alone(loaded)
     _check_size(loaded.model)
     with _replacing_folder(target) as folder:
         _write_model(folder / "model.onnx", loaded.model)
@@ -172,12 +175,33 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"{target}: is there already; add --overwrite to replace it, or choose another place with -o")
 
 
+def _check_tokenizer(run: RunDirectory) -> None:
+    kind = run.load_config().text.tokenizer
+    if kind.startswith(PREFIX):
+        raise ConfigError(
+            f"{run.path}: its texts are split by {kind}, and a bundle has only our own tokenizers; train it with "
+            f"text.tokenizer {'basic_english, which gives the same tokens' if 'basic' in kind else 'words'}"
+        )
+
+
+def _check_alone(loaded: LoadedModel) -> None:
+    if loaded.others:
+        raise ConfigError(
+            "this run is an ensemble, and a bundle holds one network; export one of the runs that it was made of"
+        )
+    if loaded.ngrams is not None:
+        raise ConfigError(
+            "an n-gram model answers together with the network (model.wide), and a bundle holds the network alone; "
+            "train it without model.wide"
+        )
+
+
 def _check_size(model: BiLSTMClassifier) -> None:
     size = sum(4 * parameter.numel() for parameter in model.parameters())
     if size > MAX_BYTES:
         raise ConfigError(
-            f"the model has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2; lower text.max_vocab_size or "
-            f"embedding.dim and train again"
+            f"the model has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2; lower text.max_vocab_size, "
+            f"model.bigrams or embedding.dim and train again"
         )
 
 

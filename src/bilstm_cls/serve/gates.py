@@ -110,7 +110,8 @@ def read_gates(loaded: LoadedModel, text: str) -> Gates:
     model, reading = loaded.model, read_tokens(loaded, text)
     token_ids, lengths = reading_tensors(reading, model)
     with torch.inference_mode():
-        activations = gate_activations(model.encoder, model.embedding(token_ids), lengths)
+        embedded = model.embed(token_ids, lengths).transpose(0, 1)  # [1, T, E]
+        activations = gate_activations(model.encoder, embedded, lengths)
     values = []
     for direction in activations:
         arrays = {name: value[0].cpu().numpy() for name, value in direction.items()}  # [T, H]

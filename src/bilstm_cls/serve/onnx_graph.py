@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.classifier import FIRST, PADDING_ID, PRIME, SECOND, BiLSTMClassifier
 from bilstm_cls.model.pooling import Pooling
 
 OPSET = 17
@@ -34,14 +34,16 @@ def build_graph(model: BiLSTMClassifier) -> onnx.ModelProto:
     """
     graph = _Graph()
     lengths = graph.node("Cast", "lengths", to=TensorProto.INT32)
-    steps = graph.node("Transpose", "token_ids", perm=[1, 0])
-    steps = graph.node("Gather", graph.weight("embedding", model.embedding.weight), steps, axis=0)  # [T, B, E]
+    is_token = _is_token(graph)
+    tokens = graph.node("Transpose", "token_ids", perm=[1, 0])
+    steps = graph.node("Gather", graph.weight("embedding", model.embedding.weight), tokens, axis=0)  # [T, B, E]
+    if model.bigrams is not None:
+        steps = graph.node("Add", steps, _bigrams(graph, model.bigrams, tokens, is_token))
     outputs = final = ""
     for depth in range(len(model.encoder.layers)):
         if depth:
             steps = _joined_steps(graph, outputs)
         outputs, final = _recurrent_layer(graph, model, depth, steps, lengths)
-    is_token = _is_token(graph)
     read = _Read(graph.node("Where", is_token, outputs, graph.constant(0.0)), final, is_token)
     pooled = [_POOLINGS[name](graph, model.pooling, read) for name in model.pooling.names]
     joined = graph.node("Concat", *pooled, axis=1) if len(pooled) > 1 else pooled[0]
@@ -103,6 +105,18 @@ def _is_token(graph: _Graph) -> str:
     steps = graph.node("Range", graph.number(0), num_steps, graph.number(1))
     steps = graph.node("Unsqueeze", steps, graph.numbers(1, 2, 3))  # [T, 1, 1, 1]
     return graph.node("Less", steps, graph.node("Unsqueeze", "lengths", graph.numbers(1)))  # with [B, 1]
+
+
+def _bigrams(graph: _Graph, table: nn.Embedding, tokens: str, is_token: str) -> str:
+    """`[T, B, E]` vectors of pairs of neighbouring tokens, found as in `bilstm_cls.model.classifier.bigram_ids`."""
+    is_read = graph.node("Squeeze", is_token, graph.numbers(1, 3))  # [T, B]
+    tokens = graph.node("Where", is_read, tokens, graph.number(PADDING_ID))
+    following = graph.node("Slice", tokens, graph.numbers(1), graph.numbers(2**62), graph.numbers(0))
+    following = graph.node("Pad", following, graph.numbers(0, 0, 1, 0))  # one more step of zeros at the end
+    products = [graph.node("Mul", ids, graph.number(factor)) for ids, factor in ((tokens, FIRST), (following, SECOND))]
+    rows = graph.node("Mod", graph.node("Add", *products), graph.number(PRIME))
+    rows = graph.node("Mod", rows, graph.number(table.num_embeddings))
+    return graph.node("Gather", graph.weight("bigrams", table.weight), rows, axis=0)
 
 
 def _recurrent_layer(graph: _Graph, model: BiLSTMClassifier, depth: int, steps: str, lengths: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import sha256_of
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.tensorflow import TensorFlowModel, find_model, read_variables
-from bilstm_cls.run_directory import RunDirectory, build_model, environment
+from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model, environment
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def import_tensorflow(
             raise ConfigError(f"{run.path}: already holds a run; add --overwrite to replace it, or choose another -o")
         run.clear()
         run.write_status("running", "importing")
-        run.save_model(model, vocabulary.tokenizer, label_names, config)
+        run.save_model(LoadedModel(model, vocabulary.tokenizer, label_names, config))
         run.write_json("environment.json", environment("cpu", torch.get_num_threads()))
         run.write_json("metrics.json", {"data/origin": f"{variables.name}, sha256 {sha256_of(variables)}"})
         run.write_status("finished", "imported from TensorFlow")

@@ -28,7 +28,10 @@ from bilstm_cls.training.optimizer import (
     build_optimizers,
     clip_gradients,
     learning_rate_at,
+    load_optimizer_state,
+    optimizer_state,
     trainable_parameters,
+    within,
 )
 
 LOWER_IS_BETTER = {"log_loss", "ece"}
@@ -256,12 +259,16 @@ class Trainer:
             raise self.diverged(self.progress.step, f"loss {value:g}, gradient norm {norm:g}")
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * self._share_of_rate(group["depth"])
             self.scaler.step(optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.model)
         return value, norm
+
+    def _share_of_rate(self, depth: int) -> float:
+        is_frozen = self.config.unfreeze == "gradual" and self.progress.epoch < depth
+        return 0.0 if is_frozen else self.config.layer_decay**-depth
 
     def diverged(self, steps_before: int, found: str) -> DivergedError:
         """Returns the error that says in which update, after `steps_before` others, training went astray."""
@@ -334,27 +341,19 @@ class Trainer:
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         """Takes from a state the weights that were judged: the averaged ones where an average is kept."""
-        self.model.load_state_dict(_within(tensors, "model.") | _within(tensors, "average."))
+        self.model.load_state_dict(within(tensors, "model.") | within(tensors, "average."))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns all tensors, and all numbers as JSON holds them."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        numbers: dict[str, Any] = {"progress": asdict(self.progress), "optimizers": []}
+        numbers: dict[str, Any] = {"progress": asdict(self.progress)}
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
             numbers["average_updates"] = self.average.num_updates
-        for i, optimizer in enumerate(self.optimizers):
-            plain: dict[str, dict[str, Any]] = {}
-            for j, state in optimizer.state_dict()["state"].items():
-                for key, value in state.items():
-                    if isinstance(value, Tensor):
-                        tensors[f"optimizer.{i}.{j}.{key}"] = value
-                    else:
-                        plain.setdefault(str(j), {})[key] = value
-            numbers["optimizers"].append(plain)
+        of_optimizers, numbers["optimizers"] = optimizer_state(self.optimizers)
         if self.scaler.is_enabled():
             numbers["scaler"] = self.scaler.state_dict()
-        return tensors, numbers
+        return tensors | of_optimizers, numbers
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Takes back what `state` gave.
@@ -362,18 +361,13 @@ class Trainer:
         Raises:
             KeyError, RuntimeError, TypeError: the state is of another model or configuration.
         """
-        self.model.load_state_dict(_within(tensors, "model."))
+        self.model.load_state_dict(within(tensors, "model."))
         if self.average is not None:
-            average = _within(tensors, "average.")
+            average = within(tensors, "average.")
             for name, weights in self.average.weights.items():
                 weights.copy_(average[name])
             self.average.num_updates = numbers["average_updates"]
-        for i, optimizer in enumerate(self.optimizers):
-            states: dict[int, dict[str, Any]] = {int(j): dict(s) for j, s in numbers["optimizers"][i].items()}
-            for name, tensor in _within(tensors, f"optimizer.{i}.").items():
-                j, _, key = name.partition(".")
-                states.setdefault(int(j), {})[key] = tensor
-            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        load_optimizer_state(self.optimizers, tensors, numbers["optimizers"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(numbers["scaler"])
         self.progress = Progress(**numbers["progress"])
@@ -410,7 +404,3 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype:
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bf16 else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def _within(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

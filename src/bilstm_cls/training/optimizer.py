@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch.optim import SGD, AdamW, Optimizer, SparseAdam
 
 START_SHARE = 25.0
 END_SHARE = 1e4
+
+DEPTHS = {"encoder": 1, "embedding": 2, "bigrams": 2}
+"""How far from the answer a part of the model lies; what is not named here is its head."""
 
 
 def _anneal(start: float, end: float, progress: float) -> float:
@@ -69,20 +73,66 @@ def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, moment
 
     The embedding's gradient holds only the rows of the batch, and only these rows are updated. Weight decay is for
     weight matrices, not for biases and not for the embedding, whose unused rows it would shrink without end. With
-    `sgd`, momentum is for the dense weights.
+    `sgd`, momentum is for the dense weights. A group says under `depth` how far from the answer its part of the model
+    lies: 0 for the head, 1 for the encoder, 2 for the embedding.
     """
     dense, rows = trainable_parameters(model)
+    depths = {id(p): DEPTHS.get(key.partition(".")[0], 0) for key, p in model.named_parameters()}
     matrices = [p for p in dense if p.dim() > 1]
     biases = [p for p in dense if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
+    groups = [
+        {"params": part, "weight_decay": decay, "depth": depth}
+        for parameters, decay in ((matrices, weight_decay), (biases, 0.0))
+        for depth, part in _by_depth(parameters, depths)
+    ]
+    tables = [{"params": part, "depth": depth} for depth, part in _by_depth(rows, depths)]
     optimizers: list[Optimizer]
     if name == "adamw":
         optimizers = [AdamW(groups)]
-        optimizers += [SparseAdam(rows)] if rows else []
+        optimizers += [SparseAdam(tables)] if tables else []
     else:
         optimizers = [SGD(groups, lr=1e-3, momentum=momentum)]
-        optimizers += [SGD(rows, lr=1e-3)] if rows else []
+        optimizers += [SGD(tables, lr=1e-3)] if tables else []
     return optimizers
+
+
+def _by_depth(parameters: list[nn.Parameter], depths: Mapping[int, int]) -> Iterator[tuple[int, list[nn.Parameter]]]:
+    """Yields the parameters of one depth after those of another, the deepest first, as they stand in the model."""
+    for depth in sorted({depths[id(p)] for p in parameters}, reverse=True):
+        yield depth, [p for p in parameters if depths[id(p)] == depth]
+
+
+def optimizer_state(optimizers: Sequence[Optimizer]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Returns the state of optimizers: its tensors by name, and its numbers as JSON holds them."""
+    tensors: dict[str, Tensor] = {}
+    numbers: list[dict[str, Any]] = []
+    for i, optimizer in enumerate(optimizers):
+        plain: dict[str, dict[str, Any]] = {}
+        for j, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{i}.{j}.{key}"] = value
+                else:
+                    plain.setdefault(str(j), {})[key] = value
+        numbers.append(plain)
+    return tensors, numbers
+
+
+def load_optimizer_state(
+    optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor], numbers: Sequence[Mapping[str, Any]]
+) -> None:
+    """Takes back what `optimizer_state` gave; other tensors may lie among its own."""
+    for i, optimizer in enumerate(optimizers):
+        states: dict[int, dict[str, Any]] = {int(j): dict(s) for j, s in numbers[i].items()}
+        for name, tensor in within(tensors, f"optimizer.{i}.").items():
+            j, _, key = name.partition(".")
+            states.setdefault(int(j), {})[key] = tensor
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Returns the tensors whose names begin with the prefix, by what follows it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> float:

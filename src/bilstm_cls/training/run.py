@@ -6,34 +6,27 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bilstm_cls.config import Config, TrainConfig, changed_keys, dump_config
+from bilstm_cls.config import Config, TrainConfig, dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import PreparedData, prepare
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
-from bilstm_cls.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    ResourceError,
-    StoppedError,
-    UserError,
-    is_out_of_memory,
-)
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
 from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, started, usable_cores
-from bilstm_cls.run_directory import RunDirectory, build_model, environment, flat_json, text_digest
+from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model, environment, flat_json, text_digest
+from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
+from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
 from bilstm_cls.training.signals import StopSignals
-from bilstm_cls.training.start import class_weights, initialize_embedding
+from bilstm_cls.training.start import class_weights, initialize_weights
 from bilstm_cls.training.summary import write_summary
 
 logger = logging.getLogger(__name__)
@@ -45,7 +38,7 @@ MIN_TOKENS_TO_SHARE = 2_000_000
 
 FREE_KEYS = (
     "name", "output_dir", "train.max_minutes", "train.checkpoint_seconds", "train.device", "train.threads",
-    "train.processes", "train.baselines",
+    "train.processes", "train.baselines", "pretrain",
 )  # fmt: skip
 """Keys that may change when a run is resumed: the first bits of its result do not hang on them."""
 
@@ -88,8 +81,8 @@ def train(
             group.wait()  # process 0 prepares the data
             follow(run, config, group, signals)
         return TrainResult(run, {})
-    with StopSignals() as signals, run.locked(), _remembered_log() as earlier:
-        if _is_finished(run, config, resume=resume, overwrite=overwrite):
+    with StopSignals() as signals, run.locked(), remembered_log() as earlier:
+        if is_finished(run, config, product="model.safetensors", free=FREE_KEYS, resume=resume, overwrite=overwrite):
             logger.info(f"{run.path} is finished already; --overwrite trains it again")
             return TrainResult(run, run.read_object("metrics.json"))
         device = choose_device(config.train.device)
@@ -99,39 +92,9 @@ def train(
         run.remove_leftovers()
         run.write_status("running", "training")
         write_atomic(run / "config.yaml", dump_config(config))
-        with _log_file(run / "train.log", earlier), _recorded_status(run):
+        with log_file(run / "train.log", earlier), recorded_status(run):
             metrics = _train(run, config, data, device, signals, on_report)
         return TrainResult(run, metrics)
-
-
-def _is_finished(run: RunDirectory, config: Config, *, resume: bool, overwrite: bool) -> bool:
-    """Returns whether a finished run is there to be returned as it is.
-
-    Raises:
-        ConfigError: the directory is taken, or its run cannot be gone on with.
-    """
-    if run.is_taken and not overwrite:
-        status = run.read_status()["status"]
-        if not resume:
-            raise ConfigError(
-                f"{run.path}: already holds a run that is {status}; add --resume to go on with it, --overwrite to "
-                f"delete it, or choose another place with --set name=NAME"
-            )
-        if (run / "config.yaml").exists() or run.checkpoints.exists():
-            _check_same_config(run, config)
-        if status == "finished" and (run / "model.safetensors").exists():
-            return True
-    return False
-
-
-def _check_same_config(run: RunDirectory, config: Config) -> None:
-    changes = [c for c in changed_keys(run.load_config(), config) if c.partition(":")[0] not in FREE_KEYS]
-    if changes:
-        listed = "\n  ".join(changes)
-        raise ConfigError(
-            f"{run.path}: cannot be resumed with another config, it would not be the same run:\n  {listed}\n"
-            f"take these back, or add --overwrite, or --set name=NAME"
-        )
 
 
 def _train(
@@ -153,8 +116,10 @@ def _train(
     set_threads(config.train.threads or usable_cores())
     trainer = session.trainer
     trainer.load_weights(load_best(run.checkpoints, trainer.progress.best_step))
-    run.save_model(trainer.model, data.tokenizer, data.dataset.labels, config)
-    metrics = write_summary(run, config, data, trainer.model, trainer.progress, session.facts)
+    ngrams, facts = calibrate(trainer.model, data, config)
+    loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams)
+    run.save_model(loaded)
+    metrics = write_summary(run, loaded, data, trainer.progress, session.facts | facts)
     run.write_status("finished", "trained and judged")
     return metrics
 
@@ -238,7 +203,7 @@ class Session:
         }
         session = cls(run, data, trainer, {}, identity)
         if group.rank == 0 and not session.resume():
-            session.facts = initialize_embedding(model, config, data)
+            session.facts = initialize_weights(model, config, data)
             if group.size > 1:
                 session.save("last")
         group.wait()
@@ -354,61 +319,3 @@ def _log_evaluation(report: EvaluationReport, trainer: Trainer) -> None:
         f"epoch {row['epoch']:.4g}, step {row['step']:,}: train/loss {row['train/loss']:.4f}, "
         f"valid/log_loss {row['valid/log_loss']:.4f}, {selected} {row[selected]:.4f}{' (best)' * report.is_best}"
     )
-
-
-@contextlib.contextmanager
-def _remembered_log() -> Iterator[MemoryHandler]:
-    """Takes in what is logged before the run has a file for it."""
-    memory = MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    package = logging.getLogger("bilstm_cls")
-    level = package.level
-    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # Python's own default drops what is no warning
-    package.addHandler(memory)
-    try:
-        yield memory
-    finally:
-        package.removeHandler(memory)
-        package.setLevel(level)
-        memory.close()
-
-
-@contextlib.contextmanager
-def _log_file(path: Path, earlier: MemoryHandler) -> Iterator[None]:
-    """Writes to a file what was logged and what will be."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    earlier.setTarget(handler)
-    earlier.flush()
-    package = logging.getLogger("bilstm_cls")
-    package.removeHandler(earlier)
-    package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        handler.close()
-
-
-@contextlib.contextmanager
-def _recorded_status(run: RunDirectory) -> Iterator[None]:
-    """Leaves in `status.json` why a run did not finish."""
-    try:
-        yield
-    except StoppedError as error:
-        _note_end(run, "stopped", str(error), error.exit_code)
-        raise
-    except UserError as error:
-        logger.error(str(error))
-        _note_end(run, "failed", str(error), error.exit_code)
-        raise
-    except BaseException as error:
-        exit_code = ResourceError.exit_code if is_out_of_memory(error) else 1
-        _note_end(run, "failed", f"{type(error).__name__}: {error}", exit_code)
-        raise
-
-
-def _note_end(run: RunDirectory, status: str, reason: str, exit_code: int) -> None:
-    try:
-        run.write_status(status, reason, exit_code=exit_code)
-    except UserError as error:  # a full disk, say: what ended the run matters more
-        logger.warning(str(error))

@@ -2,22 +2,35 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from bilstm_cls.config import Config
+from bilstm_cls.data.encoder import WEIGHTS
 from bilstm_cls.data.preparation import PreparedData
+from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.language_model import LanguageModels
+from bilstm_cls.run_directory import text_digest
+from bilstm_cls.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
 
 
-def initialize_embedding(model: BiLSTMClassifier, config: Config, data: PreparedData) -> dict[str, Any]:
-    """Puts the first word vectors into the model and returns what is to be said of them."""
+def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config, data: PreparedData) -> dict[str, Any]:
+    """Puts the first word vectors, or a whole encoder, into the model and returns what is to be said of them.
+
+    Raises:
+        CheckpointError: a file of the encoder is missing, damaged, or does not fit the others.
+        DataError: the vectors cannot be read.
+    """
+    if config.model.init_from is not None:
+        return load_encoder(model, Path(config.model.init_from), data.tokenizer)
     init, dim = config.embedding.init, config.embedding.dim
     if init == "random":
         return {}
@@ -30,6 +43,26 @@ def initialize_embedding(model: BiLSTMClassifier, config: Config, data: Prepared
     model.set_embedding(torch.from_numpy(vectors.matrix))
     logger.info(f"word vectors {init}: {vectors.coverage:.1%} of the vocabulary found")
     return {"embedding/coverage": vectors.coverage}
+
+
+def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Puts the embedding and the encoder that `pretrain` made into a model of the same sizes.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit the others.
+    """
+    tensors, metadata = load_tensors(folder / WEIGHTS)
+    if metadata.get("text_digest") != text_digest(tokenizer, []):
+        raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
+    own = {name for name in model.state_dict() if name.startswith(("embedding.", "encoder."))}
+    try:
+        if tensors.keys() != own:
+            raise RuntimeError(f"it holds {sorted(tensors)}")
+        model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: {WEIGHTS} does not fit config.yaml: {error}") from error
+    logger.info(f"starting from the encoder in {folder}")
+    return {"encoder/sha256": metadata["sha256"]}
 
 
 def class_weights(

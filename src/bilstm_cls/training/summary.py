@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.config import Config, dump_config
-from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.example import Dataset
 from bilstm_cls.data.preparation import PreparedData
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES, run_baseline
-from bilstm_cls.evaluation.inference import predict_probabilities
+from bilstm_cls.evaluation.inference import answer
 from bilstm_cls.evaluation.judge import Judged, worst_errors, write_predictions
 from bilstm_cls.evaluation.metrics import Metrics, compute_metrics
 from bilstm_cls.evaluation.report import MAX_WORST, Report, model_card, write_report
 from bilstm_cls.files import write_atomic
-from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.run_directory import RunDirectory, environment
+from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
 from bilstm_cls.training.loop import Progress
 
 logger = logging.getLogger(__name__)
@@ -33,26 +31,22 @@ NO_TEST = "There is no test split: these are the scores of the valid split, whic
 
 
 def write_summary(
-    run: RunDirectory,
-    config: Config,
-    data: PreparedData,
-    model: BiLSTMClassifier,
-    progress: Progress,
-    facts: Mapping[str, Any],
+    run: RunDirectory, loaded: LoadedModel, data: PreparedData, progress: Progress, facts: Mapping[str, Any]
 ) -> Row:
     """Judges the chosen weights on the test split and writes metrics, predictions, plots, report and model card.
 
     Returns:
         What `metrics.json` holds. Everything that is a time or depends on the machine's load is under `time/`.
     """
-    judged = _judge(data.dataset, data.corpora, model)
+    config = loaded.config
+    judged = judge(loaded, data)
     baselines, seconds = _baselines(data.dataset, list(BASELINES) if config.train.baselines else [])
     metrics: Row = {
         **judged.metrics.flat(judged.split.name),
         **_best_of(progress),
         "train/steps": progress.step,
         "train/best_step": progress.best_step,
-        "model/parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **{f"baseline/{name}/accuracy": item.metrics.accuracy for name, item in baselines.items()},
         **{f"baseline/{name}/macro_f1": item.metrics.macro_f1 for name, item in baselines.items()},
         **_majority(data.dataset),
@@ -119,9 +113,10 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
     return results
 
 
-def _judge(dataset: Dataset, corpora: Mapping[str, Corpus], model: BiLSTMClassifier) -> Judged:
-    split = dataset.splits["test" if "test" in dataset.splits else "valid"]
-    return _judged(dataset, predict_probabilities(model, corpora[split.name]))
+def judge(loaded: LoadedModel, data: PreparedData) -> Judged:
+    """Judges a model on the test split, or on valid where there is none."""
+    split = data.dataset.splits["test" if "test" in data.dataset.splits else "valid"]
+    return _judged(data.dataset, answer(loaded, split.texts, data.corpora[split.name]))
 
 
 def _judged(dataset: Dataset, probabilities: Any) -> Judged:
@@ -142,7 +137,7 @@ def _baselines(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, Judged
 
 
 def _best_of(progress: Progress) -> Row:
-    row = next(row for row in reversed(progress.history) if row["step"] == progress.best_step)
+    row: Row = next((row for row in reversed(progress.history) if row["step"] == progress.best_step), {})
     return {key: value for key, value in row.items() if key.startswith("valid/")}
 
 

@@ -1,0 +1,53 @@
+"""What a config takes over from an encoder's folder before any weight: the tokenizer, and sizes that have to agree."""
+
+from pathlib import Path
+
+from bilstm_cls.config import Config, load_config
+from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.errors import CheckpointError, ConfigError
+
+SHARED_KEYS = (
+    "text.tokenizer", "text.lowercase", "embedding.dim", "model.cell", "model.bidirectional", "model.hidden_size",
+    "model.num_layers",
+)  # fmt: skip
+"""Keys that must be those that the encoder was made with."""
+
+WEIGHTS = "encoder.safetensors"
+
+
+def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
+    """Returns the tokenizer of the encoder that `model.init_from` names, or None where it names none.
+
+    Raises:
+        ConfigError: there is no encoder, or the config asks for other sizes or other vectors.
+        CheckpointError: a file of it is missing or damaged.
+    """
+    if config.model.init_from is None:
+        return None
+    folder = Path(config.model.init_from)
+    if config.embedding.init != "random":
+        raise ConfigError(
+            f"embedding.init: {config.embedding.init!r} and model.init_from exclude each other, as the encoder brings "
+            f"its own vectors; set embedding.init to random"
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(
+            f"model.init_from: {folder} holds no encoder; make one with bilstm-cls pretrain -c FILE -o {folder}"
+        )
+    try:
+        made_with = load_config(folder / "config.yaml")
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} is not an encoder that can be read:\n{error}") from error
+    wrong = [
+        f"{key} is {_value(made_with, key)!r} there and {_value(config, key)!r} here"
+        for key in SHARED_KEYS
+        if _value(made_with, key) != _value(config, key)
+    ]
+    if wrong:
+        raise ConfigError(f"model.init_from: the encoder in {folder} does not fit: {', '.join(wrong)}; make them agree")
+    return Tokenizer.load(folder / "tokenizer.json")
+
+
+def _value(config: Config, key: str) -> object:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)

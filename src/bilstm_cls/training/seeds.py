@@ -1,0 +1,158 @@
+"""The same config with several seeds: what of a score is luck, and one run that answers with the mean of all."""
+
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilstm_cls.config import Config
+from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.device import choose_device
+from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation.inference import predict_logits
+from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
+from bilstm_cls.training.calibration import fit_scales, scale_logits
+from bilstm_cls.training.loop import Progress, Row
+from bilstm_cls.training.run import Report, TrainResult, train
+from bilstm_cls.training.summary import write_summary
+
+logger = logging.getLogger(__name__)
+
+SCORES = ("accuracy", "macro_f1", "log_loss", "ece")
+
+
+@dataclass(frozen=True)
+class SeedsResult:
+    """Runs of one config that differ in their seed.
+
+    Attributes:
+        runs: their results, by rising seed.
+        ensemble: the run that answers with the mean of their logits, where one was asked for.
+    """
+
+    runs: Sequence[TrainResult]
+    ensemble: TrainResult | None
+
+    def summary(self) -> Row:
+        """Returns mean, sample deviation and values of each score, and the ensemble's beside them."""
+        split = _split_of(self.runs[0].metrics)
+        row: Row = {"runs": [str(result.run.path) for result in self.runs], "split": split}
+        for name in SCORES:
+            values = [result.metrics[f"{split}/{name}"] for result in self.runs]
+            row[f"{split}/{name}"] = {
+                "mean": statistics.mean(values),
+                "deviation": statistics.stdev(values) if len(values) > 1 else None,
+                "values": values,
+                "ensemble": None if self.ensemble is None else self.ensemble.metrics[f"{split}/{name}"],
+            }
+        return row
+
+
+def train_seeds(
+    config: Config,
+    number: int,
+    *,
+    keep_ensemble: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_report: Callable[[Report], None] = lambda report: None,
+) -> SeedsResult:
+    """Trains `number` runs with the seeds `config.seed`, `config.seed + 1` and so on, in directories `NAME-seedS`.
+
+    Args:
+        config: of all of them; the splits do not depend on the seed.
+        number: of runs, at least one.
+        keep_ensemble: also write `NAME-ensemble`, a run that answers with the mean of their logits.
+        resume: go on with what is there: finished runs are taken as they are.
+        overwrite: delete earlier runs of these names.
+        on_report: as in `train`.
+
+    Raises:
+        UserError: as `train` does.
+    """
+    results: list[TrainResult] = []
+    for seed in range(config.seed, config.seed + number):
+        baselines = config.train.baselines and not results  # which the seed does not change
+        own = config.model_copy(
+            update={
+                "seed": seed,
+                "name": f"{config.name}-seed{seed}",
+                "train": config.train.model_copy(update={"baselines": baselines}),
+            }
+        )
+        logger.info(f"seed {seed}, {len(results) + 1} of {number}")
+        results.append(train(own, resume=resume, overwrite=overwrite, on_report=on_report))
+    ensemble = _write_ensemble(config, [r.run for r in results], overwrite or resume) if keep_ensemble else None
+    return SeedsResult(results, ensemble)
+
+
+def _write_ensemble(config: Config, runs: Sequence[RunDirectory], overwrite: bool) -> TrainResult:
+    target = RunDirectory(Path(config.output_dir) / f"{config.name}-ensemble")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"baselines": False})})
+    data = prepare(config)
+    loaded = average(config, [run.load_model() for run in runs], data)
+    device = choose_device(config.train.device)
+    for member in loaded.members:
+        member.to(device)
+    seconds = sum(run.read_object("metrics.json")["time/train_seconds"] for run in runs)
+    with target.locked():
+        if target.is_taken and not overwrite:
+            raise ConfigError(f"{target.path}: is there already; add --overwrite, or choose another place with -o")
+        target.clear()
+        target.write_status("running", "joining")
+        target.write_json("environment.json", environment(str(device), 1) | {"data_digest": data.dataset.digest})
+        target.save_model(loaded)
+        facts = {"ensemble/members": len(runs), "ensemble/runs": [str(run.path) for run in runs]}
+        metrics = write_summary(target, loaded, data, Progress(seconds=seconds), facts)
+        target.write_status("finished", "joined and judged")
+    return TrainResult(target, metrics)
+
+
+def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -> LoadedModel:
+    """Returns one model whose logits are the mean of those of several, scaled on valid where `train.calibrate` is set.
+
+    Args:
+        config: what the ensemble is called.
+        models: of the same texts, tokenizer and sizes; their last layers are changed.
+        data: the splits they were trained on.
+    """
+    for model in models:
+        scale_logits(model.model, 1 / len(models))
+    ngrams = None if models[0].ngrams is None else NgramModel.mean([m.ngrams for m in models if m.ngrams is not None])
+    members = [model.model for model in models]
+    if config.train.calibrate:
+        valid = data.dataset.splits["valid"]
+        logits: Any = np.sum([predict_logits(m, data.corpora["valid"]) for m in members], axis=0, dtype=np.float64)
+        if ngrams is not None:
+            logits = logits + ngrams.logits(valid.texts)
+        scale, _ = fit_scales(logits, valid.label_ids)
+        for member in members:
+            scale_logits(member, scale)
+        ngrams = None if ngrams is None else ngrams.scaled(scale)
+    first = models[0]
+    return LoadedModel(first.model, first.tokenizer, first.labels, config, ngrams, tuple(members[1:]))
+
+
+def seeds_table(result: SeedsResult) -> str:
+    """Returns what `train --seeds` prints at its end."""
+    summary = result.summary()
+    split = summary["split"]
+    heading = "" if result.ensemble is None else ", ensemble"
+    lines = [f"{len(result.runs)} seeds, {split} split: mean and deviation, lowest to highest{heading}"]
+    for name in SCORES:
+        row = summary[f"{split}/{name}"]
+        deviation = "" if row["deviation"] is None else f" +- {row['deviation']:.4f}"
+        values = f"{min(row['values']):.4f} to {max(row['values']):.4f}"
+        ensemble = "" if row["ensemble"] is None else f"   {row['ensemble']:.4f}"
+        lines.append(f"  {name:<9} {row['mean']:.4f}{deviation}   {values}{ensemble}")
+    paths = [str(item.run.path) for item in (*result.runs, *filter(None, [result.ensemble]))]
+    return "\n".join([*lines, "runs: " + ", ".join(paths)])
+
+
+def _split_of(metrics: Row) -> str:
+    return "test" if "test/accuracy" in metrics else "valid"

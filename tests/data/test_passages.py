@@ -1,0 +1,89 @@
+"""What language models read: every prediction of every text once, in both directions, and nothing else."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.data.passages import Passages, chunks, number_of_chunks, passage_batches
+
+TEXTS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=30), min_size=1, max_size=6)
+
+
+def arrays(texts: list[list[int]]) -> list[Any]:
+    return [np.array(text, dtype=np.int32) for text in sorted(texts, key=len)]
+
+
+def corpus(*texts: list[int]) -> Corpus:
+    lengths = np.array([len(text) for text in texts])
+    return Corpus(np.array(sum(texts, []), np.int32), np.concatenate([[0], np.cumsum(lengths)]), None, lengths)
+
+
+@settings(deadline=None)
+@given(TEXTS, st.integers(1, 12))
+def test_every_token_but_the_first_is_predicted_once_from_the_one_before(texts: list[list[int]], bptt: int) -> None:
+    rows = arrays(texts)
+    read: dict[str, list[list[tuple[int, int]]]] = {name: [[] for _ in rows] for name in ("forward", "backward")}
+    first = 0
+    for chunk in chunks(rows, bptt):
+        first += chunk.num_ended
+        for name, pairs in read.items():
+            tokens = getattr(chunk, name)
+            for step, row in np.argwhere(chunk.is_predicted).tolist():
+                pairs[first + row].append((int(tokens[step, row]), int(tokens[step + 1, row])))
+    assert read["forward"] == [list(zip(row.tolist()[:-1], row.tolist()[1:], strict=True)) for row in rows]
+    assert read["backward"] == [list(zip(row.tolist()[:0:-1], row.tolist()[-2::-1], strict=True)) for row in rows]
+
+
+@settings(deadline=None)
+@given(TEXTS, st.integers(1, 12))
+def test_chunks_are_as_many_as_promised_and_none_is_too_long_or_idle(texts: list[list[int]], bptt: int) -> None:
+    rows = arrays(texts)
+    found = list(chunks(rows, bptt))
+    assert len(found) <= number_of_chunks(len(rows[-1]), bptt)
+    assert all(len(chunk.is_predicted) <= bptt for chunk in found)
+    assert all(chunk.is_predicted[0].all() for chunk in found)
+
+
+def test_a_text_that_ends_is_not_in_the_next_chunk() -> None:
+    found = list(chunks(arrays([[1, 2], [3, 4, 5], [6, 7, 8, 9]]), 1))
+    assert [chunk.num_ended for chunk in found] == [0, 1, 1]
+    assert [chunk.forward.tolist() for chunk in found] == [[[1, 3, 6], [2, 4, 7]], [[4, 7], [5, 8]], [[8], [9]]]
+
+
+def test_every_text_is_in_one_batch_and_batches_are_about_the_same_size() -> None:
+    lengths = np.random.default_rng(0).integers(2, 300, 3000)
+    chosen = np.flatnonzero(lengths % 7)
+    batches = passage_batches(chosen, lengths, batch_size=8, bptt=50, seed=1, epoch=0)
+    assert sorted(np.concatenate(batches).tolist()) == chosen.tolist()
+    assert all((np.diff(lengths[batch]) >= 0).all() for batch in batches)
+    sizes = [len(batch) * min(50, int(lengths[batch].max())) for batch in batches]
+    assert max(sizes) <= 400
+    assert np.mean(sizes) > 380
+
+
+def test_the_order_hangs_on_seed_and_epoch_alone() -> None:
+    lengths = np.arange(2, 200)
+
+    def first(**options: int) -> list[list[int]]:
+        given = {"batch_size": 4, "bptt": 10, "seed": 1, "epoch": 0, **options}
+        return [batch.tolist() for batch in passage_batches(np.arange(198), lengths, **given)]
+
+    assert first() == first()
+    assert first() != first(epoch=1)
+    assert first() != first(seed=2)
+
+
+def test_texts_of_several_corpora_have_one_numbering() -> None:
+    passages = Passages([corpus([1, 2], [3]), corpus([4, 5, 4])])
+    assert passages.lengths.tolist() == [2, 1, 3]
+    assert [text.tolist() for text in passages.texts(np.array([2, 0, 1]))] == [[4, 5, 4], [1, 2], [3]]
+    assert passages.counts(7).tolist() == [0, 1, 1, 1, 2, 1, 0]
+
+
+@pytest.mark.parametrize(("longest", "bptt", "number"), [(2, 1, 1), (2, 100, 1), (101, 100, 1), (102, 100, 2)])
+def test_the_last_token_needs_no_step(longest: int, bptt: int, number: int) -> None:
+    assert number_of_chunks(longest, bptt) == number

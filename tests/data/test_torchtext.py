@@ -1,0 +1,383 @@
+"""torchtext's tokenizers, vocabulary and vectors: the same ids as ours where it can be imported, one line elsewhere.
+
+What follows from torchtext's answers alone is tried everywhere, without it on a stand-in with the same names.
+"""
+
+import collections
+import importlib.util
+import itertools
+import json
+import ssl
+import sys
+import types
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bilstm_cls.config import Config, TextConfig, load_config
+from bilstm_cls.data.batches import collate, training_batches
+from bilstm_cls.data.corpus import encode
+from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
+from bilstm_cls.data.torchtext_tokenizer import PACKAGES, PREFIX, import_torchtext
+from bilstm_cls.data.vectors import load_vectors
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.serve.explain import read_tokens
+from bilstm_cls.serve.export import export
+from tests.command_line import run_cli
+from tests.data.test_tokenizer import ODD, basic_english
+from tests.serve.untrained import untrained
+
+TEXTS = ["Good film & good plot", "bad film's plot\u00a0", "don't <pad> <unk> it"]
+try:
+    REAL, REASON = import_torchtext("this test"), ""
+except ConfigError as error:
+    REAL, REASON = None, str(error)
+needs_torchtext = pytest.mark.skipif(REAL is None, reason=REASON)
+
+
+class StandInVocab:
+    """What we ask of `torchtext.vocab.Vocab`."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._tokens = list(tokens)
+        self._default: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __contains__(self, token: str) -> bool:
+        return token in self._tokens
+
+    def __getitem__(self, token: str) -> int:
+        found = self._tokens.index(token) if token in self._tokens else self._default
+        assert found is not None
+        return found
+
+    def set_default_index(self, index: int) -> None:
+        self._default = index
+
+    def get_default_index(self) -> int | None:
+        return self._default
+
+    def get_itos(self) -> list[str]:
+        return self._tokens
+
+    def get_stoi(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self._tokens)}
+
+    def lookup_indices(self, tokens: list[str]) -> list[int]:
+        return [self[token] for token in tokens]
+
+
+def stand_in_build(
+    iterator: Iterable[list[str]], min_freq: int, specials: list[str], max_tokens: int | None
+) -> StandInVocab:
+    counts = collections.Counter(itertools.chain.from_iterable(iterator))
+    ordered = sorted(counts, key=lambda token: (-counts[token], token))
+    kept = ordered[: None if max_tokens is None else max_tokens - len(specials)]
+    return StandInVocab(specials + [t for t in kept if counts[t] >= min_freq and t not in specials])
+
+
+def stand_in_tokenizer(name: str | None) -> Callable[[str], list[str]]:
+    return {
+        None: str.split,
+        "basic_english": basic_english,
+        "moses": lambda text: text.replace("&", "&amp;").replace("'", " &apos;").split(),
+        "revtok": lambda text: [f" {token} " for token in text.split()],
+        "subword": lambda text: ["\ue302", *text.split()],
+    }[name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torchtext() -> Iterator[Any]:
+    """The real package or, where there is none, a stand-in for what we call."""
+    if REAL is not None:
+        yield REAL
+        return
+    package, vocab = types.ModuleType("torchtext"), types.ModuleType("torchtext.vocab")
+    vectors, data, utils = (types.ModuleType(f"torchtext.{name}") for name in ("vocab.vectors", "data", "data.utils"))
+    package.__dict__.update(data=data, vocab=vocab, disable_torchtext_deprecation_warning=lambda: None)
+    data.__dict__.update(utils=utils)
+    utils.__dict__.update(get_tokenizer=stand_in_tokenizer)
+    vocab.__dict__.update(build_vocab_from_iterator=stand_in_build, vocab=StandInVocab, GloVe=dict, vectors=vectors)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (package, vocab, vectors, data, utils):
+            patch.setitem(sys.modules, module.__name__, module)
+        for name in ("moses", "revtok", "subword"):
+            patch.setitem(PACKAGES, name, "json")
+        yield package
+
+
+@pytest.fixture
+def without_torchtext(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchtext", None)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config: Callable[..., Config], torchtext: Any) -> Path:
+    """A run that was trained on tokens of torchtext."""
+    from bilstm_cls.training.run import train
+
+    return train(tiny_config("name=torchtext", "text.tokenizer=torchtext/split", "train.epochs=1")).run.path
+
+
+def learned(kind: str, texts: Iterable[str] = TEXTS, **options: Any) -> Tokenizer:
+    return Tokenizer.train(texts, kind=PREFIX + kind, **options)
+
+
+def test_the_config_names_every_tokenizer_that_torchtext_has() -> None:
+    choices = get_args(TextConfig.model_fields["tokenizer"].annotation)
+    assert {kind.removeprefix(PREFIX) for kind in choices if kind.startswith(PREFIX)} == set(PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("text: {tokenizer: torchtext/mosses}", "did you mean 'torchtext/moses'?"),
+        ("embedding: {init: torchtext/glove.6B.60d}", "did you mean 'torchtext/glove.6B.50d'?"),
+        ("embedding: {init: torchtext/vectors.txt}", "or 'torchtext/fasttext.en.300d' of any language, not"),
+        ("embedding: {init: torchtext/glove.6B.200d}", "dim: must be 200 with init 'torchtext/glove.6B.200d', not 100"),
+        ("embedding: {init: torchtext/fasttext.zh.300d}", "embedding.dim: must be 300"),
+        ("text: {tokenizer: torchtext/basic_english, lowercase: false}", "with tokenizer 'torchtext/basic_english'"),
+    ],
+)
+def test_a_wrong_name_or_width_is_told_with_the_right_one(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"data: {{source: imdb}}\n{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "c.yaml")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["glove.6B.100d", "glove.twitter.27B.25d", "glove.840B.300d", "fasttext.zh.300d"])
+def test_every_right_name_and_width_is_taken(name: str) -> None:
+    dim = name.rpartition(".")[2].removesuffix("d")
+    config = load_config(None, ["data.source=imdb", f"embedding.init=torchtext/{name}", f"embedding.dim={dim}"])
+    assert config.embedding.init == f"torchtext/{name}"
+
+
+INSTALL = r"make a virtual environment .* pip install 'bilstm-cls\[torchtext\]'$"
+
+
+@pytest.mark.usefixtures("without_torchtext")
+def test_where_torchtext_is_missing_one_line_says_what_to_install(tiny_config: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match=rf"torchtext/moses needs torchtext 0\.18\.0, which is not .*{INSTALL}"):
+        learned("moses")
+    with pytest.raises(ConfigError, match=rf"init torchtext/glove\.6B\.50d needs .*{INSTALL}"):
+        load_vectors("torchtext/glove.6B.50d", ["film"], dim=50, seed=1)
+
+
+def test_where_torchtext_does_not_fit_torch_the_line_says_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchtext"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "torchtext.py").write_text("raise OSError('libtorchtext.so: undefined symbol: _ZN2at4_ops')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=rf"which cannot be used with torch {torch.__version__[:4]}.*{INSTALL}"):
+        learned("split")
+
+
+def test_a_tokenizer_whose_package_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PACKAGES, "toktok", "no_such_package")
+    with pytest.raises(ConfigError, match=r"tokenizer torchtext/toktok needs the package no_such_package; run: pip"):
+        learned("toktok")
+
+
+PIECES = st.one_of(ODD, st.sampled_from(["<pad>", "<unk>", " ", "ab", "good film"]))
+
+
+@settings(deadline=None)  # torchtext's vocabulary begins with a table of 120 MB
+@given(st.lists(st.lists(PIECES).map("".join), min_size=1), st.integers(1, 2), st.none() | st.integers(3, 9))
+@example(["<unk> <unk> b b a <pad>"], 1, 4)
+def test_basic_english_has_the_vocabulary_and_ids_of_ours(texts: list[str], min_freq: int, size: int | None) -> None:
+    options: dict[str, Any] = {"min_freq": min_freq, "max_vocab_size": size}
+    theirs, ours = learned("basic_english", texts, **options), Tokenizer.train(texts, kind="basic_english", **options)
+    assert theirs.tokens == ours.tokens
+    assert theirs.encode_batch(texts) == ours.encode_batch(texts)
+
+
+@settings(deadline=None)
+@given(st.text(ODD))
+def test_the_places_of_basic_english_tokens_are_their_own(text: str) -> None:
+    tokenizer = learned("basic_english", [text])
+    try:
+        ids, places = tokenizer.offsets(text)
+    except ConfigError:
+        assert '"' in text  # one inside of <br /> hides it from us
+        return
+    spelled = [text[start:stop].lower().replace('"', "") for start, stop in places]
+    assert spelled == [tokenizer.tokens[i] for i in ids]
+    assert places == sorted(places)
+
+
+def test_tokens_that_are_spelled_otherwise_are_found_and_others_refused() -> None:
+    if importlib.util.find_spec(PACKAGES["moses"] or "") is None:
+        pytest.skip("sacremoses is not installed")
+    text = "Rock & roll\tdon't"
+    ids, places = learned("moses", [text]).offsets(text)
+    assert [text[start:stop] for start, stop in places] == ["Rock", "&", "roll", "don", "'t"]
+    assert UNKNOWN_ID not in ids
+
+
+def test_a_token_that_is_not_in_the_text_is_no_wrong_place_but_an_error() -> None:
+    if importlib.util.find_spec(PACKAGES["subword"] or "") is None:
+        pytest.skip("revtok is not installed")
+    loaded = untrained("text.lowercase=false", kind="torchtext/subword")
+    with pytest.raises(ConfigError, match=r"torchtext/subword gives the token .* cannot be explained"):
+        read_tokens(loaded, "Good Film")
+
+
+def test_json_gives_the_same_tokenizer_back() -> None:
+    tokenizer = learned("split", lowercase=False)
+    again = Tokenizer.from_json(tokenizer.to_json())
+    assert again.to_json() == tokenizer.to_json()
+    assert again.encode_batch([*TEXTS, "new words", ""]) == tokenizer.encode_batch([*TEXTS, "new words", ""])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [lambda text: text[:-9], lambda text: text.replace(": 3,", ": 99,"), lambda text: text.replace("/split", "/evil")],
+    ids=["cut", "gap", "kind"],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, harm: Callable[[str], str]) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(harm(learned("split").to_json()))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: damaged"):
+        Tokenizer.load(path)
+
+
+def test_a_run_predicts_and_explains_from_its_directory_alone(run: Path) -> None:
+    done = run_cli("predict", "--run", run, "--explain", "--json", "good Film")
+    assert done.code == 0, done.stderr
+    assert [term["token"] for term in done.json["explanation"]["terms"]] == ["good", "Film"]
+    assert json.loads((run / "tokenizer.json").read_text())["pre_tokenizer"] == {"type": "torchtext/split"}
+
+
+@pytest.mark.usefixtures("without_torchtext")
+@pytest.mark.parametrize("command", ["predict", "eval"])
+def test_where_torchtext_is_missing_a_run_says_so(run: Path, command: str) -> None:
+    done = run_cli(command, "--run", run, *["good film"][: command == "predict"])
+    assert done.code == 2
+    assert len(done.errors) == 1
+    assert "torchtext/split needs torchtext 0.18.0, which is not installed" in done.errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_export_refuses_such_a_run(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"split by torchtext/split, and a bundle has only our own tokenizers; train"):
+        export(run, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_vectors_are_not_downloaded_where_that_is_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"glove\.6B\.50d\.txt: missing; put it there, or unset BILSTM_CLS_OFFLINE"):
+        load_vectors("torchtext/glove.6B.50d", ["film"], dim=50, seed=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def glove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of torchtext with three vectors of 50 numbers."""
+    path = tmp_path / ".vector_cache" / "glove.6B.50d.txt"
+    path.parent.mkdir()
+    rows = {"film": 1, "good": 2, "bad": 3}
+    path.write_text("".join(f"{token} {' '.join([str(number)] * 50)}\n" for token, number in rows.items()))
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+@needs_torchtext
+def test_vectors_are_read_from_torchtexts_cache_in_both_of_its_forms(glove: Path) -> None:
+    tokens = ["<pad>", "<unk>", "Film", "bad"]
+    first = load_vectors("torchtext/glove.6B.50d", tokens, dim=50, seed=1)
+    glove.unlink()
+    again = load_vectors("torchtext/glove.6B.50d", tokens, dim=50, seed=1)
+    assert glove.with_name(f"{glove.name}.pt").exists()
+    assert first.matrix[2:, 0].tolist() == [1, 3]
+    assert np.array_equal(first.matrix, again.matrix)
+
+
+@needs_torchtext
+def test_a_cache_that_would_run_code_is_refused(glove: Path) -> None:
+    torch.save((print, "run"), f"{glove}.pt")
+    with pytest.raises(DataError, match=r"torchtext cannot load it; look for what is damaged in \.vector_cache"):
+        load_vectors("torchtext/glove.6B.50d", ["film"], dim=50, seed=1)
+
+
+@needs_torchtext
+def test_a_download_checks_certificates_and_leaves_the_process_as_it_was(
+    glove: Path, torchtext: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    modes = []
+
+    def download(url: str, target: str, reporthook: object) -> None:
+        modes.append(ssl._create_default_https_context().verify_mode)
+        with zipfile.ZipFile(target, "w") as archive:
+            archive.write(elsewhere, glove.name)
+
+    monkeypatch.delenv("BILSTM_CLS_OFFLINE")
+    monkeypatch.setattr(torchtext.vocab.vectors, "urlretrieve", download)
+    elsewhere = glove.rename(glove.parent.parent / "elsewhere.txt")
+    before = ssl._create_default_https_context
+    assert load_vectors("torchtext/glove.6B.50d", ["<pad>", "film"], dim=50, seed=1).matrix[1, 0] == 1
+    assert modes == [ssl.CERT_REQUIRED]
+    assert ssl._create_default_https_context is before
+    assert capfd.readouterr().err == ""
+
+
+@needs_torchtext
+@pytest.mark.parametrize("name", [name for name in PACKAGES if name != "spacy"])
+def test_tokens_are_those_of_get_tokenizer(torchtext: Any, name: str) -> None:
+    package = PACKAGES[name]
+    if package is not None:
+        pytest.importorskip(package)
+    split = torchtext.data.utils.get_tokenizer(None if name == "split" else name)
+    tokenizer = learned(name)
+    for text in TEXTS[:2]:
+        assert [tokenizer.tokens[i] for i in tokenizer.encode_batch([text])[0]] == split(text.lower())
+
+
+@pytest.fixture(scope="module")
+def real_reviews() -> tuple[list[str], np.ndarray]:
+    """2,000 real reviews and their label_ids."""
+    from bilstm_cls.data.dataset import load_dataset
+
+    try:
+        split = load_dataset(load_config(None, ["data.source=imdb"]).data).splits["train"]
+    except DataError as error:
+        pytest.skip(f"real reviews are not here: {error}")
+    chosen = range(0, len(split.texts), len(split.texts) // 2000)[:2000]
+    return [split.texts[i] for i in chosen], np.asarray(split.label_ids)[chosen]
+
+
+@needs_torchtext
+@pytest.mark.parametrize("limits", [(1, None), (2, 5000)], ids=["all", "limited"])
+@pytest.mark.parametrize("kind", ["basic_english", "torchtext/basic_english"])
+def test_tokens_ids_and_batches_of_real_reviews_are_torchtexts(
+    torchtext: Any, real_reviews: tuple[list[str], np.ndarray], kind: str, limits: tuple[int, int | None]
+) -> None:
+    texts, label_ids = real_reviews
+    split = torchtext.data.utils.get_tokenizer("basic_english")
+    vocab = torchtext.vocab.build_vocab_from_iterator(
+        map(split, texts), min_freq=limits[0], max_tokens=limits[1], specials=["<pad>", "<unk>"]
+    )
+    vocab.set_default_index(vocab["<unk>"])
+    expected = [vocab(split(text)) for text in texts]
+
+    tokenizer = Tokenizer.train(texts, kind=kind, min_freq=limits[0], max_vocab_size=limits[1])
+    assert tokenizer.tokens == vocab.get_itos()
+    assert tokenizer.encode_batch(texts) == expected
+    corpus = encode(texts, tokenizer, max_length=10_000, label_ids=label_ids)
+    for indices in training_batches(corpus.lengths, batch_size=64, batch_tokens=None, seed=1, epoch=0):
+        batch = collate(corpus, indices)
+        rows = [torch.tensor(expected[i]) for i in indices]
+        assert torch.equal(batch.token_ids, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
+        assert batch.lengths.tolist() == [len(row) for row in rows]
+        assert batch.label_ids is not None
+        assert batch.label_ids.tolist() == label_ids[indices].tolist()

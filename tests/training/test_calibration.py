@@ -1,0 +1,148 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from bilstm_cls import TextClassifier
+from bilstm_cls.config import Config
+from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.evaluation.inference import softmax
+from bilstm_cls.evaluation.judge import evaluate
+from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.serve.export import export
+from bilstm_cls.training.calibration import fit_scales
+from bilstm_cls.training.checkpoint import load_best
+from bilstm_cls.training.run import train
+
+Make = Callable[..., Config]
+
+
+def draw(logits: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Labels drawn from the probabilities that the logits stand for."""
+    random = np.random.default_rng(seed)
+    return (random.random((len(logits), 1)) > softmax(logits).cumsum(1)).sum(1)
+
+
+@pytest.mark.parametrize("labels", [2, 5])
+@pytest.mark.parametrize("overconfidence", [0.5, 1.0, 4.0])
+def test_the_factor_undoes_what_logits_were_multiplied_by(labels: int, overconfidence: float) -> None:
+    true = np.random.default_rng(1).normal(0, 2, (20000, labels))
+    scale, share = fit_scales(true * overconfidence, draw(true))
+    assert scale * overconfidence == pytest.approx(1, abs=0.05)
+    assert share == 0
+
+
+def test_two_models_get_the_factors_that_they_were_joined_with() -> None:
+    one, other = np.random.default_rng(2).normal(0, 2, (2, 20000, 3))
+    scale, share = fit_scales(one, draw(0.7 * one + 0.4 * other), other)
+    assert_allclose([scale, share], [0.7, 0.4], atol=0.03)
+
+
+def test_a_model_that_is_no_help_gets_no_weight() -> None:
+    one, other = np.random.default_rng(3).normal(0, 2, (2, 5000, 2))
+    _, share = fit_scales(one, draw(one - other), other)
+    assert share == 0
+
+
+def test_a_few_texts_that_are_all_right_do_not_pull_to_certainty() -> None:
+    scale, _ = fit_scales(np.array([[1.0, -1.0]] * 3), np.zeros(3, dtype=np.int64))
+    assert 1 < scale < 1.2
+
+
+def test_numbers_that_are_huge_stay_finite() -> None:
+    assert np.isfinite(fit_scales(np.array([[1e30, -1e30], [-1e30, 1e30]]), np.array([1, 1]))).all()
+
+
+@pytest.fixture(scope="module")
+def wide_run(tiny_config: Make) -> Path:
+    return train(tiny_config("name=wide", "model.wide=nbsvm")).run.path
+
+
+def test_the_scale_is_in_the_last_layer_and_in_the_metrics(trained_run: Path) -> None:
+    run = RunDirectory(trained_run)
+    metrics = run.read_object("metrics.json")
+    best = load_best(run.checkpoints, metrics["train/best_step"])
+    key = "project.weight"
+    before = best.get(f"average.{key}", best[f"model.{key}"])
+    after = run.load_model().model.state_dict()[key]
+    assert metrics["calibration/scale"] != 1
+    assert torch.equal(after, before * metrics["calibration/scale"])
+
+
+def test_a_scale_changes_no_answer_on_valid(trained_run: Path) -> None:
+    metrics = RunDirectory(trained_run).read_object("metrics.json")
+    assert metrics["calibrated/valid/accuracy"] == metrics["valid/accuracy"]
+    assert metrics["calibrated/valid/log_loss"] <= metrics["valid/log_loss"] + 0.05  # the prior pulls a little
+
+
+def test_without_calibration_the_weights_are_those_that_were_chosen(tiny_config: Make) -> None:
+    run = train(tiny_config("name=plain-scale", "train.calibrate=false")).run
+    metrics = run.read_object("metrics.json")
+    best = load_best(run.checkpoints, metrics["train/best_step"])
+    assert not any(key.startswith("calibra") for key in metrics)
+    assert torch.equal(
+        run.load_model().model.project.bias, best.get("average.project.bias", best["model.project.bias"])
+    )
+
+
+def test_every_answer_of_a_wide_run_is_of_both_models(wide_run: Path) -> None:
+    classifier = Classifier.load(wide_run)
+    texts = ["a good film", "a bad film"]
+    (alone,) = classifier.predict(texts[:1])
+    assert classifier.predict(texts)[0].probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+    assert classifier.loaded.ngrams is not None
+    network = classifier.loaded.model
+    before = classifier.predict_proba(texts)
+    with torch.no_grad():
+        network.project.weight.zero_()
+        network.project.bias.zero_()
+    expected = softmax(classifier.loaded.ngrams.logits(texts))
+    assert_allclose(classifier.predict_proba(texts), expected, atol=1e-6)
+    assert np.abs(before - expected).max() > 1e-4
+
+
+def test_eval_of_a_wide_run_repeats_its_metrics(wide_run: Path) -> None:
+    metrics = json.loads((wide_run / "metrics.json").read_text())
+    split = "test" if "test/accuracy" in metrics else "valid"
+    _, again = evaluate(wide_run, split=split)
+    assert again.accuracy == metrics[f"{split}/accuracy"]
+    assert again.log_loss == pytest.approx(metrics[f"{split}/log_loss"], abs=1e-6)
+
+
+def test_the_terms_of_a_wide_run_add_up_to_the_logit_of_both(wide_run: Path) -> None:
+    classifier = Classifier.load(wide_run)
+    explanation = classifier.explain("a good film")
+    first, second = classifier.predict_proba(["a good film"])[0]
+    odds = np.log(first / second) * (1 if explanation.label == classifier.labels[0] else -1)
+    assert explanation.error < 1e-5
+    assert explanation.logit == pytest.approx(odds, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ngrams.safetensors"])
+def test_a_wide_run_without_its_n_grams_is_no_run(name: str, tiny_config: Make) -> None:
+    run = train(tiny_config("name=broken", "model.wide=nbsvm", "train.epochs=1")).run
+    (run / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        run.load_model()
+
+
+def test_a_wide_run_is_not_exported(wide_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ConfigError, match=r"model\.wide"):
+        export(wide_run, tmp_path / "bundle")
+
+
+def test_the_estimator_joins_both_and_keeps_them(tmp_path: Path) -> None:
+    texts = ["good fun", "bad film", "so good", "so bad", "good", "bad"] * 5
+    labels = [text.count("good") for text in texts]
+    options = {"epochs": 1, "hidden_size": 4, "dim": 4, "min_freq": 1, "wide": "nbsvm", "batch_size": 8}
+    estimator = TextClassifier(**options, valid=0.2).fit(texts, labels)
+    estimator.save(tmp_path / "run")
+    assert_allclose(TextClassifier.load(tmp_path / "run").predict_proba(texts), estimator.predict_proba(texts))
+    with pytest.raises(ValueError, match="weighed on texts that train lacks"):
+        TextClassifier(**options, valid=None).fit(texts, labels)

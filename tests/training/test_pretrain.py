@@ -1,0 +1,246 @@
+"""Pretraining: it learns what is there, ends with the same bits however it was interrupted, and reads no judged text."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bilstm_cls.config import Config, load_config
+from bilstm_cls.data.preparation import prepare
+from bilstm_cls.data.vectors import corpus_vectors, load_vectors
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
+from bilstm_cls.files import sha256_of
+from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.tensors import load_tensors
+from bilstm_cls.training.loop import StepReport
+from bilstm_cls.training.pretrain import pretrain, write_vectors
+from bilstm_cls.training.signals import StopSignals
+from tests.command_line import run_cli
+from tests.conftest import PRETRAINED, TINY
+from tests.training.runs import StoppedHereError, stop_at, without_time
+
+Make = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """All that two runs of one seed have in common."""
+    return {
+        "encoder": sha256_of(folder / "encoder.safetensors"),
+        "tokenizer": sha256_of(folder / "tokenizer.json"),
+        "metrics": without_time(json.loads((folder / "metrics.json").read_text("utf-8"))),
+        "files": sorted(path.name for path in folder.iterdir() if path.name != ".lock"),
+    }
+
+
+def test_an_encoder_has_its_files_and_its_status(encoder: Path) -> None:
+    assert result(encoder)["files"] == [
+        "config.yaml", "encoder.safetensors", "environment.json", "metrics.json", "status.json", "tokenizer.json",
+        "train.log",
+    ]  # fmt: skip
+    assert RunDirectory(encoder).read_status()["status"] == "finished"
+
+
+def test_metrics_tell_of_every_epoch_in_both_directions(encoder: Path) -> None:
+    metrics = json.loads((encoder / "metrics.json").read_text("utf-8"))
+    assert np.shape(metrics["held_out/perplexities"]) == (2, 2)
+    assert metrics["held_out/perplexities"][-1] == [
+        metrics["held_out/forward_perplexity"],
+        metrics["held_out/backward_perplexity"],
+    ]
+    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 172
+    assert metrics["time/tokens_per_second"] > 0
+
+
+@pytest.fixture
+def ordered(tmp_path: Path) -> list[str]:
+    """Overrides of texts in which each token is followed by one of two, of thirty."""
+    chooser, lines = random.Random(0), []
+    for _ in range(300):
+        place, words = chooser.randrange(30), []
+        for _ in range(chooser.randint(10, 20)):
+            words.append(f"w{place}")
+            place = (place + chooser.choice([1, 7])) % 30
+        lines.append(" ".join(words))
+    rows = "".join(f"{line},{i % 2}\n" for i, line in enumerate(lines))
+    (tmp_path / "ordered.csv").write_text(f"text,label\n{rows}", "utf-8")
+    sizes = ["embedding.dim=16", "model.hidden_size=24", "train.threads=1", "pretrain.learning_rate=2e-2"]
+    chunks = ["pretrain.batch_size=8", "pretrain.bptt=10", "pretrain.num_samples=20", "pretrain.epochs=4"]
+    dropouts = ["pretrain.dropout=0", "pretrain.embedding_dropout=0"]
+    return [f"data.train={tmp_path / 'ordered.csv'}", *sizes, *chunks, *dropouts]
+
+
+def test_perplexity_falls_to_what_is_left_to_chance(ordered: list[str], tmp_path: Path) -> None:
+    perplexities = pretrain(load_config(None, ordered), tmp_path / "encoder")["held_out/perplexities"]
+    assert all(1.9 < value < 3 for value in perplexities[-1])
+    assert perplexities[0] > perplexities[-1]
+
+
+@pytest.mark.parametrize("steps", [[1], [17], [9, 18, 30]], ids=str)
+def test_pretraining_that_was_cut_short_goes_on_to_the_same_bits(
+    steps: list[int], tiny_config: Make, encoder: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(*PRETRAINED, "train.checkpoint_seconds=0")
+    for step in steps:
+        with pytest.raises(StoppedHereError):
+            pretrain(config, tmp_path / "encoder", resume=True, on_report=stop_at(step))
+    pretrain(config, tmp_path / "encoder", resume=True)
+    assert result(tmp_path / "encoder") == result(encoder)
+
+
+def test_a_signal_saves_before_the_end(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
+    config, told = tiny_config(*PRETRAINED, "train.checkpoint_seconds=1000"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopSignals, "received", property(lambda self: 15 if told else None, lambda self, value: None))
+        patch.setattr(StopSignals, "error", lambda self: StoppedError("stopped", signal_number=15))
+        with pytest.raises(StoppedError):
+            pretrain(config, tmp_path / "encoder", on_report=told.append)
+    assert RunDirectory(tmp_path / "encoder").read_status()["status"] == "stopped"
+    steps: list[int] = []
+    pretrain(config, tmp_path / "encoder", resume=True, on_report=lambda report: steps.append(report.step))
+    assert steps[0] == told[-1].step + 1 > 1
+    assert result(tmp_path / "encoder") == result(encoder)
+
+
+def test_another_seed_gives_another_encoder(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
+    pretrain(tiny_config(*PRETRAINED, "seed=2"), tmp_path / "encoder")
+    assert result(tmp_path / "encoder")["encoder"] != result(encoder)["encoder"]
+
+
+def test_steps_are_as_many_as_were_told(tiny_config: Make, tmp_path: Path) -> None:
+    reports: list[StepReport] = []
+    pretrain(tiny_config(*PRETRAINED), tmp_path / "encoder", on_report=reports.append)
+    assert [report.step for report in reports] == list(range(1, reports[0].total_steps + 1))
+    assert {report.epoch for report in reports} == {1, 2}
+
+
+def test_texts_are_read_whole_and_with_the_unlabelled_ones(tiny_config: Make, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("the film was good\n" * 28 + "good " * 5000 + "\n", "utf-8")
+    config = tiny_config(*PRETRAINED, f"data.unlabelled={tmp_path / 'more.txt'}", "pretrain.epochs=1")
+    metrics = pretrain(config, tmp_path / "encoder")
+    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 172 + 29
+    assert metrics["pretrain/tokens"] > 5000
+
+
+def test_neither_valid_nor_test_is_encoded(tiny_config: Make) -> None:
+    assert set(prepare(tiny_config(), only=("train", "unlabelled")).corpora) == {"train"}
+
+
+@pytest.mark.parametrize(("cell", "bidirectional"), [("gru", True), ("rnn", False)])
+def test_other_cells_and_one_direction_are_pretrained(
+    cell: str, bidirectional: bool, tiny_config: Make, tmp_path: Path
+) -> None:
+    overrides = [f"model.cell={cell}", f"model.bidirectional={str(bidirectional).lower()}", "pretrain.epochs=1"]
+    metrics = pretrain(tiny_config(*PRETRAINED, *overrides), tmp_path / "encoder")
+    assert ("held_out/backward_perplexity" in metrics) == bidirectional
+
+
+def test_several_layers_are_refused(tiny_config: Make, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"model\.num_layers: 2 layers cannot be pretrained.*set model\.num_layers to 1"
+    ):
+        pretrain(tiny_config("model.num_layers=2"), tmp_path / "encoder")
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_texts_of_one_token_hold_nothing_to_predict(tmp_path: Path) -> None:
+    (tmp_path / "words.csv").write_text("text,label\n" + "good,pos\nbad,neg\n" * 10, "utf-8")
+    with pytest.raises(DataError, match="nothing to predict"):
+        pretrain(load_config(None, [f"data.train={tmp_path / 'words.csv'}"]), tmp_path / "encoder")
+
+
+def test_a_rate_that_diverges_is_told_with_its_step(tiny_config: Make, tmp_path: Path) -> None:
+    config = tiny_config(*PRETRAINED, "pretrain.learning_rate=1e30", "pretrain.max_grad_norm=null")
+    with pytest.raises(DivergedError, match=r"at step \d+: loss .*lower pretrain\.learning_rate"):
+        pretrain(config, tmp_path / "encoder")
+    assert RunDirectory(tmp_path / "encoder").read_status()["status"] == "failed"
+
+
+def test_a_taken_folder_is_left_alone_and_a_finished_one_returned(tiny_config: Make, encoder: Path) -> None:
+    before = result(encoder)
+    with pytest.raises(ConfigError, match="already holds a run that is finished"):
+        pretrain(tiny_config(*PRETRAINED), encoder)
+    with pytest.raises(ConfigError, match=r"pretrain\.epochs: 2 -> 3"):
+        pretrain(tiny_config(*PRETRAINED, "pretrain.epochs=3"), encoder, resume=True)
+    assert without_time(pretrain(tiny_config(*PRETRAINED, "train.epochs=9"), encoder, resume=True)) == before["metrics"]
+    assert result(encoder) == before
+
+
+def test_other_texts_are_not_gone_on_with(tiny_config: Make, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\n" + "good film it was,pos\nbad film it was,neg\n" * 20, "utf-8")
+    config = tiny_config(*PRETRAINED, f"data.train={tmp_path / 'texts.csv'}", "train.checkpoint_seconds=0")
+    with pytest.raises(StoppedHereError):
+        pretrain(config, tmp_path / "encoder", on_report=stop_at(8))
+    (tmp_path / "texts.csv").write_text("text,label\n" + "good plot it was,pos\nbad plot it was,neg\n" * 20, "utf-8")
+    with pytest.raises(DataError, match="not those that this began with"):
+        pretrain(config, tmp_path / "encoder", resume=True)
+
+
+def test_it_goes_on_from_another_encoder(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
+    config = tiny_config(*PRETRAINED, f"model.init_from={encoder}", "pretrain.epochs=1", "pretrain.learning_rate=1e-9")
+    pretrain(config, tmp_path / "encoder")
+    one, other = (load_tensors(folder / "encoder.safetensors")[0] for folder in (encoder, tmp_path / "encoder"))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_vectors_of_a_file_are_those_that_corpus_makes(tiny_config: Make, tmp_path: Path) -> None:
+    config, path = tiny_config(), tmp_path / "new" / "vectors.txt"
+    data = prepare(config)
+    assert write_vectors(config, path) == len(data.tokenizer) - 1
+    read = load_vectors(str(path), data.tokenizer.tokens, dim=8, seed=9).matrix
+    expected = corpus_vectors([data.corpora["train"]], len(data.tokenizer), dim=8, seed=1)
+    np.testing.assert_array_equal(read, expected)
+    assert [p.name for p in path.parent.iterdir()] == ["vectors.txt"]
+
+
+def words(reviews_csv: Path, *more: object) -> list[object]:
+    keys = [f"data.train={reviews_csv}", *TINY, *PRETRAINED, "pretrain.epochs=1", "name=tiny"]
+    return ["pretrain", *(word for key in keys for word in ("--set", key)), *more]
+
+
+def test_the_command_prints_what_it_wrote_and_how_to_go_on(
+    reviews_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run_cli(*words(reviews_csv))
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.stdout.startswith("perplexity of 3 texts that were held out: ")
+    assert outcome.stdout.endswith("start from it with --set model.init_from=runs/tiny-encoder\n")
+    assert run_cli(*words(reviews_csv, "--json", "--resume")).json == json.loads(
+        Path("runs/tiny-encoder/metrics.json").read_text("utf-8")
+    )
+
+
+def test_the_command_writes_vectors(reviews_csv: Path, tmp_path: Path) -> None:
+    outcome = run_cli(*words(reviews_csv, "--vectors", "-o", tmp_path / "v.txt", "--json"))
+    assert outcome.json == {"vectors": 29, "dim": 8, "path": str(tmp_path / "v.txt")}
+    again = run_cli(*words(reviews_csv, "--vectors", "-o", tmp_path / "v.txt"))
+    assert (again.code, again.errors) == (
+        2,
+        [f"error: {tmp_path / 'v.txt'}: is there already; add --overwrite to replace it"],
+    )
+
+
+@pytest.mark.parametrize("option", ["--overwrite", "--vectors"])
+def test_options_that_exclude_each_other_are_told(option: str, reviews_csv: Path) -> None:
+    outcome = run_cli(*words(reviews_csv, "--resume", option))
+    assert (outcome.code, outcome.errors) == (2, [f"error: --resume and {option} exclude each other"])
+
+
+def test_checkpoints_that_do_not_fit_are_told(tiny_config: Make, tmp_path: Path) -> None:
+    config = tiny_config(*PRETRAINED, "train.checkpoint_seconds=0")
+    with pytest.raises(StoppedHereError):
+        pretrain(config, tmp_path / "encoder", on_report=stop_at(8))
+    for path in (tmp_path / "encoder/checkpoints").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="damaged"):
+        pretrain(config, tmp_path / "encoder", resume=True)

@@ -1,0 +1,127 @@
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from bilstm_cls.config import Config
+from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.serve.export import export
+from bilstm_cls.training.run import train
+from bilstm_cls.training.seeds import SeedsResult, seeds_table, train_seeds
+from tests.command_line import run_cli
+
+Make = Callable[..., Config]
+TEXTS = ["a good film", "a bad film", ""]
+
+
+@pytest.fixture(scope="module")
+def result(tiny_config: Make) -> SeedsResult:
+    return train_seeds(tiny_config("name=many", "train.epochs=2", "model.wide=nbsvm"), 3, keep_ensemble=True)
+
+
+def test_runs_differ_in_their_seed_alone(result: SeedsResult) -> None:
+    configs = [item.run.load_config() for item in result.runs]
+    assert [config.seed for config in configs] == [1, 2, 3]
+    assert [item.run.path.name for item in result.runs] == ["many-seed1", "many-seed2", "many-seed3"]
+    weights = [item.run.load_model().model.project.weight for item in result.runs]
+    assert not torch.equal(weights[0], weights[1])
+    assert len({item.run.read_object("environment.json")["data_digest"] for item in result.runs}) == 1
+
+
+def test_a_run_of_many_is_the_run_that_is_trained_alone(result: SeedsResult, tiny_config: Make) -> None:
+    alone = train(tiny_config("name=alone", "seed=2", "train.epochs=2", "model.wide=nbsvm")).run
+    ours = result.runs[1].run
+    assert (ours / "history.jsonl").read_text().count("\n") == (alone / "history.jsonl").read_text().count("\n")
+    assert torch.equal(ours.load_model().model.project.weight, alone.load_model().model.project.weight)
+
+
+def test_the_summary_has_mean_and_sample_deviation(result: SeedsResult) -> None:
+    summary = result.summary()
+    split = summary["split"]
+    values = [item.metrics[f"{split}/log_loss"] for item in result.runs]
+    row = summary[f"{split}/log_loss"]
+    assert row["values"] == values
+    assert row["mean"] == statistics.mean(values)
+    assert row["deviation"] == statistics.stdev(values)
+    assert f"{row['mean']:.4f} +- {row['deviation']:.4f}" in seeds_table(result)
+
+
+def test_the_ensemble_answers_with_the_mean_of_all_logits(result: SeedsResult) -> None:
+    assert result.ensemble is not None
+
+    def odds(path: Path) -> np.ndarray:
+        probabilities = np.log(Classifier.load(path).predict_proba(TEXTS))
+        return probabilities[:, 1] - probabilities[:, 0]
+
+    ours = odds(result.ensemble.run.path)
+    mean = np.mean([odds(item.run.path) for item in result.runs], axis=0)
+    assert_allclose(ours / mean, (ours / mean)[0], rtol=1e-4)  # but for the scale of the whole
+    assert 0.2 < (ours / mean)[0] < 5
+
+
+def test_the_ensemble_is_a_run_like_any_other(result: SeedsResult) -> None:
+    assert result.ensemble is not None
+    path = result.ensemble.run.path
+    metrics = json.loads((path / "metrics.json").read_text())
+    assert metrics["ensemble/members"] == 3
+    assert (path / "report.html").exists()
+    assert RunDirectory(path).read_status()["status"] == "finished"
+    classifier = Classifier.load(path)
+    assert classifier.explain("a good film").error < 1e-5
+    judged = run_cli("eval", "--run", path, "--split", "valid", "--json")
+    assert judged.code == 0
+    assert 0 <= json.loads(judged.stdout)["accuracy"] <= 1
+
+
+def test_an_ensemble_without_one_of_its_members_is_no_run(result: SeedsResult, tmp_path: Path) -> None:
+    import shutil
+
+    assert result.ensemble is not None
+    copy = shutil.copytree(result.ensemble.run.path, tmp_path / "copy")
+    shutil.copy(result.runs[0].run / "model.safetensors", copy / "model-2.safetensors")
+    Classifier.load(copy)  # another network of the same texts and sizes is one
+    (copy / "model-3.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-3\.safetensors"):
+        Classifier.load(copy)
+
+
+def test_an_ensemble_is_not_exported(result: SeedsResult, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    assert result.ensemble is not None
+    with pytest.raises(ConfigError, match="ensemble"):
+        export(result.ensemble.run.path, tmp_path / "bundle")
+
+
+def test_finished_runs_are_taken_as_they_are(result: SeedsResult, tiny_config: Make) -> None:
+    assert result.ensemble is not None
+    written = [(item.run / "model.safetensors").stat().st_mtime_ns for item in result.runs]
+    config = tiny_config("name=many", "train.epochs=2", "model.wide=nbsvm")
+    with pytest.raises(ConfigError, match="--resume"):
+        train_seeds(config, 3)
+    again = train_seeds(config, 3, keep_ensemble=True, resume=True)
+    assert [(item.run / "model.safetensors").stat().st_mtime_ns for item in again.runs] == written
+    assert again.summary() == result.summary()
+
+
+def test_the_command_prints_the_table_or_one_object(tiny_config: Make, reviews_csv: Path, tmp_path: Path) -> None:
+    sets = ["model.hidden_size=4", "embedding.dim=4", "train.epochs=1", "name=few", f"data.train={reviews_csv}"]
+    options = [part for one in sets for part in ("--set", one)]
+    told = run_cli("train", "-q", "-o", tmp_path, "--seeds", "2", "--json", *options)
+    assert told.code == 0, told.stderr
+    assert len(json.loads(told.stdout)["runs"]) == 2
+    told = run_cli("train", "-q", "-o", tmp_path, "--seeds", "2", "--resume", "--ensemble", *options)
+    assert "2 seeds, valid split" in told.stdout
+    assert "few-ensemble" in told.stdout
+
+
+def test_an_ensemble_needs_seeds() -> None:
+    told = run_cli("train", "--ensemble")
+    assert told.code == 2
+    assert "--ensemble needs --seeds" in told.stderr
