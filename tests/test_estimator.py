@@ -29,6 +29,7 @@ from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
+from bilstm_cls.tensors import load_tensors
 from tests.command_line import run_cli
 from tests.conftest import reviews
 
@@ -368,6 +369,27 @@ def test_no_text_cannot_be_fitted() -> None:
 def test_a_wrong_argument_is_named_when_fitting(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny(**options).fit(TEXTS, LABELS)
+
+
+def test_it_starts_from_an_encoder_and_its_vocabulary(encoder: Path) -> None:
+    sizes = {
+        "max_length": 20,
+        "dim": 8,
+        "hidden_size": 8,
+        "epochs": 1,
+        "learning_rate": 1e-9,
+        "threads": 1,
+        "ema": None,
+    }
+    model = TextClassifier(init_from=str(encoder), **sizes).fit(TEXTS, LABELS)
+    found = {name: tensor for name, tensor in weights(model).items() if name.startswith(("embedding.", "encoder."))}
+    torch.testing.assert_close(found, load_tensors(encoder / "encoder.safetensors")[0], rtol=0, atol=1e-6)
+    assert model.classifier_.tokenizer.to_json() == (encoder / "tokenizer.json").read_text("utf-8")
+
+
+def test_an_encoder_of_other_sizes_is_told_in_the_words_of_the_arguments(encoder: Path) -> None:
+    with pytest.raises(ValueError, match=r"^init_from: .*: hidden_size is 8 there and 6 here; make them agree"):
+        TextClassifier(init_from=str(encoder), dim=8, hidden_size=6).fit(TEXTS, LABELS)
 
 
 def test_without_valid_every_text_is_trained_on(tmp_path: Path) -> None:

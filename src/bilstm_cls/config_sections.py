@@ -205,14 +205,14 @@ class EmbeddingConfig(Section):
 class ModelConfig(Section):
     """The network: embed, drop, read in both directions, pool, project."""
 
-    init_from: str | None = Field(
-        None,
-        description="Folder of an encoder that `pretrain` made: its vectors, weights and vocabulary are the first.",
-    )
     cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="The recurrent unit.")
     bidirectional: bool = Field(True, description="Read from both ends.")
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
+    init_from: str | None = Field(
+        None,
+        description="Folder of an encoder that `pretrain` made: its vectors, weights and vocabulary are the first.",
+    )
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean",
         description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",

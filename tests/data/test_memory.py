@@ -14,8 +14,8 @@ from bilstm_cls.data.batches import collate, training_batches
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.preparation import PreparedData, prepare
 
-NUMBER = 40_000
-MAX_BYTES = 80
+NUMBER = 80_000
+MAX_BYTES = 70
 """For each text; most of it is what stays the same however many there are. The text as a str takes as much."""
 
 WORDS = [f"word{i}" for i in range(500)]

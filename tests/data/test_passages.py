@@ -19,7 +19,7 @@ def arrays(texts: list[list[int]]) -> list[Any]:
 
 def corpus(*texts: list[int]) -> Corpus:
     lengths = np.array([len(text) for text in texts])
-    return Corpus(np.array(sum(texts, []), np.int32), np.concatenate([[0], np.cumsum(lengths)]), None, lengths)
+    return Corpus(np.concatenate(texts).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]), None, lengths)
 
 
 @settings(deadline=None)

@@ -311,6 +311,33 @@ def test_a_gradient_that_is_not_finite_stops_the_step_though_the_loss_is() -> No
     assert bits(trainer) == before
 
 
+def moved_parts(trainer: Trainer) -> dict[str, float]:
+    """Makes the next step, and returns how far each part of the model moved at most."""
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.step()
+    moved: dict[str, float] = {}
+    for name, parameter in trainer.model.named_parameters():
+        part = name.partition(".")[0]
+        moved[part] = max(moved.get(part, 0.0), float((parameter.detach() - before[name]).abs().max()))
+    return moved
+
+
+def test_gradual_unfreezing_lets_one_more_part_learn_in_each_epoch() -> None:
+    trainer = make_trainer(unfreeze="gradual", epochs=4)
+    learning = [{part for part, way in moved_parts(trainer).items() if way} for _ in range(20)]
+    expected = [{"project"}, {"project", "encoder"}, *[{"project", "encoder", "embedding"}] * 2]
+    assert learning == [parts for parts in expected for _ in range(5)]
+
+
+def test_parts_far_from_the_answer_learn_slower_by_the_layer_decay() -> None:
+    """The first update of Adam moves every weight by the learning rate."""
+    trainer = make_trainer(layer_decay=2.5, schedule="constant", warmup=0.0, weight_decay=0.0, max_grad_norm=None)
+    moved = moved_parts(trainer)
+    assert moved["project"] == pytest.approx(0.05, rel=1e-3)
+    assert moved["encoder"] == pytest.approx(0.05 / 2.5, rel=1e-3)
+    assert moved["embedding"] == pytest.approx(0.05 / 2.5**2, rel=1e-3)
+
+
 def judging(trainer: Trainer) -> Callable[[], Row]:
     def evaluate() -> Row:
         with trainer.averaged():
@@ -353,6 +380,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"optimizer": "sgd", "momentum": 0.0},
     {"freeze_embedding": True},
     {"batch_tokens": 30},
+    {"unfreeze": "gradual", "layer_decay": 2.6},
     {"precision": "bf16"},
     {"schedule": "constant", "weight_decay": 0.1, "label_smoothing": 0.1},
 ]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training.optimizer import SCHEDULES, WeightAverage, build_optimizers, clip_gradients, learning_rate_at
 
 ANY_SCHEDULE = st.sampled_from(list(SCHEDULES))
@@ -203,6 +204,26 @@ def test_every_weight_is_in_one_group_of_one_optimizer(name: str, sparse: bool) 
     optimizers = build_optimizers(model, name=name, weight_decay=0.5, momentum=0.9)
     held = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
+
+
+def test_a_group_knows_how_far_from_the_answer_its_part_lies() -> None:
+    model = BiLSTMClassifier(6, 2, embedding_dim=3, hidden_size=2, pooling=["attention"], bigrams=5)
+    depths = {
+        id(p): group["depth"]
+        for optimizer in build_optimizers(model, name="adamw", weight_decay=0.5, momentum=0.9)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    found = {(name.partition(".")[0], depths[id(p)]) for name, p in model.named_parameters()}
+    assert found == {("embedding", 2), ("bigrams", 2), ("encoder", 1), ("pooling", 0), ("project", 0)}
+
+
+def test_weights_stand_in_the_order_in_which_older_checkpoints_have_them() -> None:
+    model = BiLSTMClassifier(6, 2, embedding_dim=3, hidden_size=2, pooling=["attention"])
+    first, _ = build_optimizers(model, name="adamw", weight_decay=0.0, momentum=0.0)
+    dense = [p for name, p in model.named_parameters() if not name.startswith("embedding")]
+    expected = [p for p in dense if p.dim() > 1] + [p for p in dense if p.dim() <= 1]
+    assert [id(p) for group in first.param_groups for p in group["params"]] == [id(p) for p in expected]
 
 
 def with_gradients(*, sparse: bool) -> Words:

@@ -1,7 +1,9 @@
-"""Pretraining: it learns what is there, ends with the same bits however it was interrupted, and reads no judged text."""
+"""Pretraining: it learns what is there, and ends with the same bits however it was interrupted."""
 
 import json
 import random
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from bilstm_cls.config import Config, load_config
 from bilstm_cls.data.preparation import prepare
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
+from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.tensors import load_tensors
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.pretrain import pretrain, write_vectors
-from bilstm_cls.training.signals import StopSignals
+from bilstm_cls.training.run import train
 from tests.command_line import run_cli
 from tests.conftest import PRETRAINED, TINY
 from tests.training.runs import StoppedHereError, stop_at, without_time
@@ -65,7 +68,7 @@ def test_metrics_tell_of_every_epoch_in_both_directions(encoder: Path) -> None:
 def ordered(tmp_path: Path) -> list[str]:
     """Overrides of texts in which each token is followed by one of two, of thirty."""
     chooser, lines = random.Random(0), []
-    for _ in range(300):
+    for _ in range(200):
         place, words = chooser.randrange(30), []
         for _ in range(chooser.randint(10, 20)):
             words.append(f"w{place}")
@@ -98,16 +101,18 @@ def test_pretraining_that_was_cut_short_goes_on_to_the_same_bits(
 
 
 def test_a_signal_saves_before_the_end(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
-    config, told = tiny_config(*PRETRAINED, "train.checkpoint_seconds=1000"), []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StopSignals, "received", property(lambda self: 15 if told else None, lambda self, value: None))
-        patch.setattr(StopSignals, "error", lambda self: StoppedError("stopped", signal_number=15))
-        with pytest.raises(StoppedError):
-            pretrain(config, tmp_path / "encoder", on_report=told.append)
+    config = tiny_config(*PRETRAINED, "train.checkpoint_seconds=1000")
+
+    def stop_soon(report: StepReport) -> None:
+        if report.step == 9:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StoppedError):
+        pretrain(config, tmp_path / "encoder", on_report=stop_soon)
     assert RunDirectory(tmp_path / "encoder").read_status()["status"] == "stopped"
     steps: list[int] = []
     pretrain(config, tmp_path / "encoder", resume=True, on_report=lambda report: steps.append(report.step))
-    assert steps[0] == told[-1].step + 1 > 1
+    assert 10 <= steps[0] <= 12
     assert result(tmp_path / "encoder") == result(encoder)
 
 
@@ -123,12 +128,19 @@ def test_steps_are_as_many_as_were_told(tiny_config: Make, tmp_path: Path) -> No
     assert {report.epoch for report in reports} == {1, 2}
 
 
-def test_texts_are_read_whole_and_with_the_unlabelled_ones(tiny_config: Make, tmp_path: Path) -> None:
-    (tmp_path / "more.txt").write_text("the film was good\n" * 28 + "good " * 5000 + "\n", "utf-8")
+def test_texts_are_read_whole_however_long_they_may_be_in_training(tiny_config: Make, encoder: Path) -> None:
+    lengths = prepare(tiny_config()).corpora["train"].num_tokens
+    read = json.loads((encoder / "metrics.json").read_text("utf-8"))["pretrain/tokens"] / 2  # epochs
+    longest_two = 2 * (int(lengths.max()) - 1)  # one in a hundred is held out
+    assert (lengths - 1).sum() - longest_two <= read <= (lengths - 1).sum()
+    assert read > (np.minimum(lengths, 20) - 1).sum()
+
+
+def test_texts_without_a_label_are_read_too(tiny_config: Make, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("the film was good\n" * 28, "utf-8")
     config = tiny_config(*PRETRAINED, f"data.unlabelled={tmp_path / 'more.txt'}", "pretrain.epochs=1")
     metrics = pretrain(config, tmp_path / "encoder")
-    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 172 + 29
-    assert metrics["pretrain/tokens"] > 5000
+    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 172 + 28
 
 
 def test_neither_valid_nor_test_is_encoded(tiny_config: Make) -> None:
@@ -177,7 +189,9 @@ def test_a_taken_folder_is_left_alone_and_a_finished_one_returned(tiny_config: M
 
 def test_other_texts_are_not_gone_on_with(tiny_config: Make, tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text("text,label\n" + "good film it was,pos\nbad film it was,neg\n" * 20, "utf-8")
-    config = tiny_config(*PRETRAINED, f"data.train={tmp_path / 'texts.csv'}", "train.checkpoint_seconds=0")
+    config = tiny_config(
+        *PRETRAINED, f"data.train={tmp_path / 'texts.csv'}", "pretrain.epochs=9", "train.checkpoint_seconds=0"
+    )
     with pytest.raises(StoppedHereError):
         pretrain(config, tmp_path / "encoder", on_report=stop_at(8))
     (tmp_path / "texts.csv").write_text("text,label\n" + "good plot it was,pos\nbad plot it was,neg\n" * 20, "utf-8")
@@ -244,3 +258,14 @@ def test_checkpoints_that_do_not_fit_are_told(tiny_config: Make, tmp_path: Path)
         path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="damaged"):
         pretrain(config, tmp_path / "encoder", resume=True)
+
+
+def test_a_run_that_began_with_an_encoder_needs_it_no_more(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "encoder"
+    shutil.copytree(encoder, copy)
+    options = [f"model.init_from={copy}", "train.unfreeze=gradual", "train.epochs=3", f"output_dir={tmp_path / 'runs'}"]
+    trained = train(tiny_config(*options))
+    assert trained.metrics["encoder/sha256"] == load_tensors(encoder / "encoder.safetensors")[1]["sha256"]
+    shutil.rmtree(copy)
+    _, judged = evaluate(trained.run.path)
+    assert judged.accuracy == trained.metrics["test/accuracy"]

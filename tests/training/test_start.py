@@ -1,5 +1,6 @@
 """How a run starts: the first word vectors and the weights of the labels."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 
 from bilstm_cls.config import Config
 from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import build_model
+from bilstm_cls.tensors import load_tensors
 from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.start import class_weights, initialize_weights
 
@@ -107,3 +110,60 @@ def test_averaged_weights_know_nothing_of_the_vectors_before_the_first_ones(
     present = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     with trainer.averaged():
         assert all(torch.equal(parameter, present[name]) for name, parameter in model.named_parameters())
+
+
+def test_an_encoder_is_taken_over_to_the_bit_and_the_head_is_new(
+    tiny_config: Callable[..., Config], encoder: Path
+) -> None:
+    config = tiny_config(f"model.init_from={encoder}")
+    torch.manual_seed(0)
+    new = build_model(config, len(prepare(config).tokenizer), 2).state_dict()
+    model, facts = start(config, prepare(config))
+    tensors, metadata = load_tensors(encoder / "encoder.safetensors")
+    own = model.state_dict()
+    assert all(torch.equal(own.pop(name), tensor) for name, tensor in tensors.items())
+    assert all(torch.equal(tensor, new[name]) for name, tensor in own.items())
+    assert own.keys() == {"project.weight", "project.bias"}
+    assert facts == {"encoder/sha256": metadata["sha256"]}
+
+
+def test_a_classifier_with_a_table_of_pairs_takes_an_encoder_too(
+    tiny_config: Callable[..., Config], encoder: Path
+) -> None:
+    config = tiny_config(f"model.init_from={encoder}", "model.bigrams=50")
+    model, _ = start(config, prepare(config))
+    assert torch.equal(model.embedding.weight, load_tensors(encoder / "encoder.safetensors")[0]["embedding.weight"])
+
+
+def test_a_tokenizer_that_is_not_the_encoders_own_is_refused(
+    tiny_config: Callable[..., Config], encoder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(encoder, tmp_path / "other")
+    tokens = Tokenizer.load(encoder / "tokenizer.json").tokens
+    other = Tokenizer.train([" ".join([*tokens, "zebra"])], min_freq=1)
+    (tmp_path / "other/tokenizer.json").write_text(other.to_json(), "utf-8")
+    config = tiny_config(f"model.init_from={tmp_path / 'other'}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not what the encoder was made with"):
+        start(config, prepare(config))
+
+
+def test_a_damaged_encoder_is_refused(tiny_config: Callable[..., Config], encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(encoder, tmp_path / "other")
+    path = tmp_path / "other/encoder.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    config = tiny_config(f"model.init_from={tmp_path / 'other'}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        start(config, prepare(config))
+
+
+def test_weights_of_other_sizes_than_the_config_says_are_refused(
+    tiny_config: Callable[..., Config], encoder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(encoder, tmp_path / "other")
+    path = tmp_path / "other/config.yaml"
+    path.write_text(path.read_text("utf-8").replace("hidden_size: 8", "hidden_size: 9"), "utf-8")
+    config = tiny_config(f"model.init_from={tmp_path / 'other'}", "model.hidden_size=9")
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors does not fit config\.yaml"):
+        start(config, prepare(config))

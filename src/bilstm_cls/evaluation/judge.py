@@ -21,7 +21,7 @@ from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.inference import answer
 from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics, example_losses
 from bilstm_cls.evaluation.report import WorstError
-from bilstm_cls.files import write_atomic
+from bilstm_cls.files import replacing
 from bilstm_cls.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -155,25 +155,26 @@ def write_predictions(path: Path, judged: Judged, labels: Sequence[str]) -> None
     """Writes a CSV with every text of the split, the worst answer first."""
     losses = example_losses(judged.probabilities, judged.split.label_ids)
     answers = judged.probabilities.argmax(1)
-    buffer = io.StringIO()
-    plain = csv.writer(buffer, lineterminator="\n")
-    quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    plain.writerow(["path", "line", "label", "prediction", "probability", "loss", "text"])
-    for i in np.argsort(-losses, kind="stable").tolist():
-        text = without_surrogates(judged.split.texts[i])
-        writer = quoted if "\r" in text else plain  # which would leave a lone carriage return bare
-        writer.writerow(
-            [
-                judged.split.paths[i],
-                int(judged.split.lines[i]),
-                labels[judged.split.label_ids[i]],
-                labels[answers[i]],
-                f"{judged.probabilities[i, answers[i]]:.6f}",
-                f"{losses[i]:.6f}",
-                text,
-            ]
-        )
-    write_atomic(path, buffer.getvalue())
+    with replacing(path) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        plain = csv.writer(lines, lineterminator="\n")
+        quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        plain.writerow(["path", "line", "label", "prediction", "probability", "loss", "text"])
+        for i in np.argsort(-losses, kind="stable").tolist():
+            text = without_surrogates(judged.split.texts[i])
+            writer = quoted if "\r" in text else plain  # which would leave a lone carriage return bare
+            writer.writerow(
+                [
+                    judged.split.paths[i],
+                    int(judged.split.lines[i]),
+                    labels[judged.split.label_ids[i]],
+                    labels[answers[i]],
+                    f"{judged.probabilities[i, answers[i]]:.6f}",
+                    f"{losses[i]:.6f}",
+                    text,
+                ]
+            )
+        lines.detach()
 
 
 def worst_errors(judged: Judged, labels: Sequence[str], limit: int) -> list[WorstError]:

@@ -129,7 +129,8 @@ def length_histogram(lengths: npt.NDArray[np.integer[Any]], max_length: int, pat
     shown = max(1.1 * max_length, float(np.percentile(lengths, 99.5)) if len(lengths) else 1.0)
     figure = new_figure(6.5, 3.2)
     axes = figure.subplots()
-    axes.hist(np.minimum(lengths, shown), bins=60, range=(0, shown), color=BLUE)
+    values, counts = np.unique(lengths, return_counts=True)
+    axes.hist(np.minimum(values, shown), bins=60, range=(0, shown), weights=counts, color=BLUE)
     cut = int((np.asarray(lengths) > max_length).sum())
     name = f"text.max_length {max_length:,}: {cut / max(1, len(lengths)):.1%} of the texts are longer"
     axes.axvline(max_length, color=VERMILION, ls="--", label=name)

@@ -40,7 +40,7 @@ FREE_KEYS = (
     "name", "output_dir", "train.max_minutes", "train.checkpoint_seconds", "train.device", "train.threads",
     "train.processes", "train.baselines", "pretrain",
 )  # fmt: skip
-"""Keys that may change when a run is resumed: the first bits of its result do not hang on them."""
+"""Keys, and a section, that may change when a run is resumed: the first bits of its result do not hang on them."""
 
 
 @dataclass(frozen=True)
