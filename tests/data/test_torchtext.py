@@ -303,11 +303,19 @@ def test_vectors_are_read_from_torchtexts_cache_in_both_of_its_forms(glove: Path
     assert np.array_equal(first.matrix, again.matrix)
 
 
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("trapped"),)
+
+
 @needs_torchtext
 def test_a_cache_that_would_run_code_is_refused(glove: Path) -> None:
-    torch.save((print, "run"), f"{glove}.pt")
+    torch.save(([Trap()], {}, torch.zeros(1, 50), 50), f"{glove}.pt")
     with pytest.raises(DataError, match=r"torchtext cannot load it; look for what is damaged in \.vector_cache"):
         load_vectors("torchtext/glove.6B.50d", ["film"], dim=50, seed=1)
+    assert not Path("trapped").exists()
 
 
 @needs_torchtext

@@ -34,6 +34,8 @@ SPREAD = 0.1
 WINDOW = 5
 SMOOTHING = 0.75
 MAX_DIM = 4096
+ROWS = 512
+"""Tokens whose neighbours are weighed at once."""
 
 
 @dataclass(frozen=True)
@@ -236,13 +238,24 @@ def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2*
 
 def positive_information(counts: Any) -> Any:
     """Turns symmetric counts into `max(0, log(P(a, b) / (P(a) P'(b))))`, with P' smoothed."""
-    counts = counts.tocoo()
-    sums = np.bincount(counts.row, counts.data, minlength=counts.shape[0])
+    matrix = counts.tocsr()
+    num_tokens = matrix.shape[0]
+    blocks = [slice(i, min(i + ROWS, num_tokens)) for i in range(0, num_tokens, ROWS)]
+    sums = np.zeros(num_tokens)
+    for rows, place in _entries(matrix, blocks):
+        sums += np.bincount(rows, matrix.data[place], minlength=num_tokens)
     smooth = sums**SMOOTHING
     log_sums = np.log(np.maximum(sums, 1e-9))
     log_smooth = np.log(np.maximum(smooth / max(smooth.sum(), 1e-9), 1e-30))
-    values = np.log(counts.data) - log_sums[counts.row] - log_smooth[counts.col]
-    counts.data = np.maximum(values, 0).astype(np.float32)
-    matrix = counts.tocsr()
+    for rows, place in _entries(matrix, blocks):
+        values = np.log(matrix.data[place]) - log_sums[rows] - log_smooth[matrix.indices[place]]
+        matrix.data[place] = np.maximum(values, 0)
     matrix.eliminate_zeros()
     return matrix
+
+
+def _entries(matrix: Any, blocks: Sequence[slice]) -> Iterator[tuple[npt.NDArray[np.int64], slice]]:
+    """Yields for each block of rows the row of each of its entries, and where these stand: not all at once."""
+    for block in blocks:
+        bounds = matrix.indptr[block.start : block.stop + 1]
+        yield np.repeat(np.arange(block.start, block.stop), np.diff(bounds)), slice(int(bounds[0]), int(bounds[-1]))
