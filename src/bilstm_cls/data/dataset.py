@@ -1,6 +1,7 @@
 """From a source to a data set: every row accounted for, split, and laid down in files."""
 
 import collections
+import contextlib
 import hashlib
 import json
 import logging
@@ -152,8 +153,9 @@ class _Table:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for column in (self.label_ids, self.path_ids, self.lines, self.fingerprints):
-            column.close()
+        with contextlib.ExitStack() as stack:  # a full disk may stop any of them
+            for column in (self.label_ids, self.path_ids, self.lines, self.fingerprints):
+                stack.callback(column.close)
 
 
 def _build(folder: Path, source: Source, config: DataConfig) -> None:

@@ -93,8 +93,10 @@ class TextWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._offsets.close()
+        try:
+            self._file.close()
+        finally:  # a full disk may stop either
+            self._offsets.close()
 
     def append(self, text: str) -> None:
         """Adds one text; halves of characters are kept as they are."""
@@ -122,8 +124,10 @@ class NumberWriter:
 
     def close(self) -> None:
         """Writes what is left."""
-        self._flush()
-        self._file.close()
+        try:
+            self._flush()
+        finally:
+            self._file.close()
 
     def mapped(self) -> npt.NDArray[np.int64]:
         """Returns what was written and closed, memory-mapped."""
