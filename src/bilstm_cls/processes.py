@@ -160,10 +160,14 @@ def joined(device: torch.device, *, rank: int, size: int, meeting: str) -> Itera
         world_size=size,
         timeout=datetime.timedelta(seconds=seconds),
     )
+    # torch 2.3 frees a group under Python's lock, and joins threads there that wait for the lock to let a tensor go;
+    # the backend, dropped last and by itself, is freed without it.
+    backend = dist.distributed_c10d._get_default_group()._get_backend(device)
     try:
         yield Group(rank, size, device)
     finally:
         dist.destroy_process_group()
+        del backend
 
 
 def joined_by_torchrun(device: torch.device) -> contextlib.AbstractContextManager[Group]:
