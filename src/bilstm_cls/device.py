@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -41,21 +41,25 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 
 
 @contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
+def freed_memory_kept() -> Iterator[Callable[[], None]]:
     """Lets the process keep the memory that it frees, for the next tensor to be laid in, for a `with` block.
 
     What a recurrent layer remembers for its backward pass is tens of MB. Memory of that size goes back to the system
     when it is freed, and the next step pays for every page of it again: a third of a training step. It is a setting of
     the whole process and of the C library, here glibc; elsewhere nothing happens. No result depends on it.
+
+    Yields:
+        A function that gives back what is free. Called now and then, it bounds what lies unused between tensors of
+        other sizes.
     """
     if platform.libc_ver()[0] != "glibc":
-        yield
+        yield lambda: None
         return
     library = ctypes.CDLL(None)
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try:
-        yield
+        yield lambda: library.malloc_trim(0)
     finally:  # what glibc comes to by itself after a while
         library.mallopt(_MMAP_MAX, 65536)
         library.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
