@@ -110,6 +110,16 @@ def test_finished_runs_are_taken_as_they_are(result: SeedsResult, tiny_config: M
     assert again.summary() == result.summary()
 
 
+def test_a_run_that_is_no_ensemble_is_never_made_room_of_by_resuming(tiny_config: Make) -> None:
+    sets = ("name=shared", "train.epochs=1")
+    own = train(tiny_config(*sets, "name=shared-ensemble")).run
+    before = (own / "model.safetensors").read_bytes()
+    train_seeds(tiny_config(*sets), 1)
+    with pytest.raises(ConfigError, match="is there already"):
+        train_seeds(tiny_config(*sets), 1, keep_ensemble=True, resume=True)
+    assert (own / "model.safetensors").read_bytes() == before
+
+
 def test_the_command_prints_the_table_or_one_object(tiny_config: Make, reviews_csv: Path, tmp_path: Path) -> None:
     sets = ["model.hidden_size=4", "embedding.dim=4", "train.epochs=1", "name=few", f"data.train={reviews_csv}"]
     options = [part for one in sets for part in ("--set", one)]

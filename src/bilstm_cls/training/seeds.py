@@ -87,11 +87,12 @@ def train_seeds(
         )
         logger.info(f"seed {seed}, {len(results) + 1} of {number}")
         results.append(train(own, resume=resume, overwrite=overwrite, on_report=on_report))
-    ensemble = _write_ensemble(config, [r.run for r in results], overwrite or resume) if keep_ensemble else None
+    runs = [result.run for result in results]
+    ensemble = _write_ensemble(config, runs, resume=resume, overwrite=overwrite) if keep_ensemble else None
     return SeedsResult(results, ensemble)
 
 
-def _write_ensemble(config: Config, runs: Sequence[RunDirectory], overwrite: bool) -> TrainResult:
+def _write_ensemble(config: Config, runs: Sequence[RunDirectory], *, resume: bool, overwrite: bool) -> TrainResult:
     target = RunDirectory(Path(config.output_dir) / f"{config.name}-ensemble")
     config = config.model_copy(update={"train": config.train.model_copy(update={"baselines": False})})
     data = prepare(config)
@@ -101,7 +102,7 @@ def _write_ensemble(config: Config, runs: Sequence[RunDirectory], overwrite: boo
         member.to(device)
     seconds = sum(run.read_object("metrics.json")["time/train_seconds"] for run in runs)
     with target.locked():
-        if target.is_taken and not overwrite:
+        if target.is_taken and not overwrite and not (resume and _is_ensemble(target)):
             raise ConfigError(f"{target.path}: is there already; add --overwrite, or choose another place with -o")
         target.clear()
         target.write_status("running", "joining")
@@ -111,6 +112,11 @@ def _write_ensemble(config: Config, runs: Sequence[RunDirectory], overwrite: boo
         metrics = write_summary(target, loaded, data, Progress(seconds=seconds), facts)
         target.write_status("finished", "joined and judged")
     return TrainResult(target, metrics)
+
+
+def _is_ensemble(run: RunDirectory) -> bool:
+    """Whether nothing is lost when the ensemble of finished runs is made again in its place."""
+    return (run / "metrics.json").exists() and "ensemble/members" in run.read_object("metrics.json")
 
 
 def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -> LoadedModel:
