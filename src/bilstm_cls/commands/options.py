@@ -1,0 +1,95 @@
+"""What commands share: options that mean the same everywhere, and what is done with them."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bilstm_cls.config import Config
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The YAML config; all keys have defaults.", metavar="FILE"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a config key; repeatable, the last wins.", metavar="KEY.PATH=VALUE"),
+]
+OutputDir = Annotated[
+    str | None,
+    typer.Option("--output-dir", "-o", help="Where run directories are made. [config: output_dir]", metavar="DIR"),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu, cuda or cuda:N; auto is CUDA where it is there.", metavar="DEVICE"),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, dropout and order.")]
+RunDir = Annotated[
+    Path | None,
+    typer.Option("--run", help="A run directory; the newest one under runs/ if left out.", metavar="DIR"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+TextColumns = Annotated[
+    list[str] | None,
+    typer.Option("--text-column", help="Column with the text; repeatable. [run: data.text_columns]", metavar="NAME"),
+]
+
+
+def resolve(path: Path | None, overrides: Iterable[str] | None, **options: object) -> "Config":
+    """Resolves defaults, file and overrides; an option given by its own name wins over all."""
+    from bilstm_cls.config import load_config
+
+    keys = {"output_dir": "output_dir", "device": "train.device", "seed": "seed", "processes": "train.processes"}
+    given = [f"{keys[name]}={json.dumps(value)}" for name, value in options.items() if value is not None]
+    return load_config(path, [*(overrides or []), *given])
+
+
+def checked_device(name: str | None) -> str:
+    """Checks a device by the config's rules, before anything is loaded."""
+    return resolve(None, None, device=name).train.device
+
+
+def chosen_run(run: Path | None) -> Path:
+    if run is not None:
+        return run
+    from bilstm_cls.run_directory import newest_run
+
+    path = newest_run(Path("runs")).path
+    print(f"using {path}, the newest run", file=sys.stderr)
+    return path
+
+
+def show(findings: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(findings, ensure_ascii=False))
+        return
+    from bilstm_cls.inspection import as_lines
+
+    print("\n".join(as_lines(findings)))
+
+
+def start_logging(*, quiet: bool, verbose: bool) -> None:
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(message)s"))
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # an error is raised as well, and told by `main`
+    package = logging.getLogger("bilstm_cls")
+    package.handlers = [handler]
+    package.setLevel(logging.DEBUG)
+    package.propagate = False
+    handler.setLevel(level)
+
+
+class _Formatter(logging.Formatter):
+    """Plain messages, with the level in front of warnings only."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = super().format(record)
+        return message if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {message}"

@@ -1,0 +1,229 @@
+"""Commands that make a model, and what it has to beat."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bilstm_cls.commands.options import (
+    AsJson,
+    ConfigFile,
+    Device,
+    OutputDir,
+    Overrides,
+    Quiet,
+    Seed,
+    Verbose,
+    resolve,
+    show,
+    start_logging,
+)
+from bilstm_cls.errors import ConfigError
+
+
+def train(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    output_dir: OutputDir = None,
+    device: Device = None,
+    processes: Annotated[
+        str | None,
+        typer.Option("--processes", help="Processes that share every batch; auto is one for each core.", metavar="N"),
+    ] = None,
+    seed: Seed = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds", min=1, max=100, help="Train with so many seeds; report mean and deviation.", metavar="N"
+        ),
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="With --seeds: also keep a run that answers with the mean of all.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run of that name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the data, say what would be done.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train, judge on the test split once, and write a run directory."""
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    if ensemble and seeds is None:
+        raise ConfigError("--ensemble needs --seeds N: it joins the runs of several seeds")
+    resolved = resolve(
+        config,
+        overrides,
+        output_dir=output_dir,
+        device=device,
+        seed=seed,
+        processes=int(processes) if processes is not None and processes.isdecimal() else processes,
+    )
+    start_logging(quiet=quiet, verbose=verbose)
+    if dry_run:
+        from bilstm_cls.inspection import plan
+
+        show(plan(resolved), as_json=as_json)
+        return
+    from bilstm_cls.progress import ProgressBar
+    from bilstm_cls.training.run import train as run_training
+    from bilstm_cls.training.seeds import seeds_table, train_seeds
+    from bilstm_cls.training.summary import score_table
+
+    if seeds is not None:
+        with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
+            runs = train_seeds(
+                resolved, seeds, keep_ensemble=ensemble, resume=resume, overwrite=overwrite, on_report=bar.update
+            )
+        print(json.dumps(runs.summary(), ensure_ascii=False) if as_json else seeds_table(runs))
+        return
+    with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
+        result = run_training(resolved, resume=resume, overwrite=overwrite, on_report=bar.update)
+    if not result.metrics:
+        return  # one of several processes, and not the one that writes
+    print(json.dumps(result.metrics, ensure_ascii=False) if as_json else score_table(result.metrics, result.run.path))
+
+
+def pretrain(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The encoder's folder, or the file of vectors.", metavar="PATH"),
+    ] = None,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Write word vectors alone, as a text file.")] = False,
+    device: Device = None,
+    seed: Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make an encoder, or word vectors, from texts without their labels."""
+    if resume and (overwrite or vectors):
+        raise ConfigError(f"--resume and {'--overwrite' if overwrite else '--vectors'} exclude each other")
+    resolved = resolve(config, overrides, device=device, seed=seed)
+    start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.progress import ProgressBar
+    from bilstm_cls.training import pretrain as pretraining
+
+    path = output or Path(resolved.output_dir) / f"{resolved.name}-{'vectors.txt' if vectors else 'encoder'}"
+    if vectors:
+        number = pretraining.write_vectors(resolved, path, overwrite=overwrite)
+        found = {"vectors": number, "dim": resolved.embedding.dim, "path": str(path)}
+        print(json.dumps(found) if as_json else f"{number:,} vectors; use them with --set embedding.init={path}")
+        return
+    with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
+        metrics = pretraining.pretrain(resolved, path, resume=resume, overwrite=overwrite, on_report=bar.update)
+    print(json.dumps(metrics, ensure_ascii=False) if as_json else pretraining.encoder_line(metrics, path))
+
+
+def baseline(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    output_dir: OutputDir = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="tfidf or nbsvm; repeatable. Both if left out.", metavar="NAME"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete earlier baselines of that name.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Judge TF-IDF and NB-SVM, two linear models, on exactly the same splits."""
+    resolved = resolve(config, overrides, output_dir=output_dir)
+    start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.training.summary import baselines_table, write_baselines
+
+    metrics = write_baselines(resolved, only, overwrite=overwrite)
+    print(json.dumps(metrics, ensure_ascii=False) if as_json else baselines_table(metrics))
+
+
+def import_tensorflow(
+    variables: Annotated[Path, typer.Argument(help="All variables by name, as an .npz.", metavar="VARIABLES.npz")],
+    vocab: Annotated[
+        Path, typer.Option("--vocab", help="One token a line, line 0 is id 0; or a tokenizer.json.", metavar="FILE")
+    ],
+    labels: Annotated[Path, typer.Option("--labels", help="One label a line, by id.", metavar="FILE")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run directory to make.", metavar="RUN")],
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length", min=1, help="Tokens that texts were padded to; reduce_mean needs it.", metavar="N"
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="How texts are split. [default: whitespace]", metavar="NAME"),
+    ] = None,
+    lowercase: Annotated[
+        bool | None,
+        typer.Option("--lowercase/--keep-case", help="Texts' case. [default: lower if the vocabulary is]"),
+    ] = None,
+    truncate: Annotated[
+        str, typer.Option("--truncate", help="What is kept of longer texts: head, tail, both.")
+    ] = "head",
+    pooling: Annotated[str, typer.Option("--pooling", help="reduce_mean, mean or last.")] = "reduce_mean",
+    forget_bias: Annotated[float, typer.Option("--forget-bias", help="What the cells were built with.")] = 1.0,
+    scope: Annotated[
+        str | None,
+        typer.Option("--scope", help="Take only variables under this prefix.", metavar="PREFIX"),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="Say which variable is what; repeatable.", metavar="ROLE=VARIABLE"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a run of a classifier that was trained in TensorFlow 1."""
+    for name in names or []:
+        if "=" not in name:
+            raise ConfigError(f"--name: {name!r} must look like embedding=model/embedding")
+    start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.training.import_tensorflow import import_tensorflow as make_run
+
+    run = make_run(
+        variables,
+        output,
+        vocab=vocab,
+        labels=labels,
+        max_length=max_length,
+        tokenizer=tokenizer,
+        lowercase=lowercase,
+        truncate=truncate,
+        pooling=pooling,
+        forget_bias=forget_bias,
+        scope=scope,
+        names={role: variable for role, _, variable in (name.partition("=") for name in names or [])},
+        overwrite=overwrite,
+    )
+    print(f'next: bilstm-cls predict --run {run.path} "a text of yours"', file=sys.stderr)
+
+
+def bench(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="Batches timed in each repeat.")] = 8,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Interleaved rounds.")] = 3,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Time our training step beside nn.LSTM with pack_padded_sequence on this machine.
+
+    With --config on that config's own texts, else on random texts as long as film reviews.
+    """
+    resolved = resolve(config, overrides, device=device)
+    start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.bench import bench_table, benchmark_config
+
+    result = benchmark_config(resolved, use_texts=config is not None, num_batches=batches, repeats=repeats)
+    print(json.dumps(result) if as_json else bench_table(result))
