@@ -28,7 +28,7 @@ from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
 from bilstm_cls.data.torchtext_tokenizer import PACKAGES, PREFIX, import_torchtext
 from bilstm_cls.data.vectors import load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.serve.explain import read_tokens
+from bilstm_cls.evaluation.explain import read_tokens
 from bilstm_cls.serve.export import export
 from tests.command_line import run_cli
 from tests.data.test_tokenizer import ODD, basic_english

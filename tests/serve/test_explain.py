@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from bilstm_cls.data.tokenizer import TOKENIZERS, UNKNOWN_ID
 from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation.coloured import spans
+from bilstm_cls.evaluation.explain import Explanation, Term, explain, read_tokens
 from bilstm_cls.evaluation.page import Part, words
 from bilstm_cls.run_directory import LoadedModel
 from bilstm_cls.serve.classifier import Classifier
-from bilstm_cls.serve.explain import Explanation, Term, explain, read_tokens
-from bilstm_cls.serve.explain_view import explanation_lines, has_colours, spans, write_explanations
+from bilstm_cls.serve.explain_view import explanation_lines, has_colours, write_explanations
 from tests.command_line import run_cli
 from tests.serve.untrained import TEXT, untrained
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation.explain import read_tokens
 from bilstm_cls.model.gates import gate_activations
-from bilstm_cls.serve.explain import read_tokens
 from bilstm_cls.serve.gates import MAX_SHOWN, SHOWN, Gates, read_gates, write_gates
 from tests.command_line import run_cli
 from tests.serve.untrained import TEXT, untrained

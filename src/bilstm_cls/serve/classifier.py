@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.device import choose_device
+from bilstm_cls.evaluation.explain import Explanation, explain
 from bilstm_cls.evaluation.inference import answer
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
-from bilstm_cls.serve.explain import Explanation, explain
 
 CHUNK = 2048
 """Texts that are read, encoded and answered together when they come as a stream."""

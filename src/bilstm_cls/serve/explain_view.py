@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from bilstm_cls.evaluation.coloured import UNREAD, Span, part_of, spans, strongest_value
+from bilstm_cls.evaluation.explain import Explanation
 from bilstm_cls.evaluation.page import Part, bars, folded, legend, section, table, whole_page, words
 from bilstm_cls.files import write_atomic
 from bilstm_cls.serve.classifier import Prediction
-from bilstm_cls.serve.explain import Explanation
 
 logger = logging.getLogger(__name__)
 
@@ -23,49 +23,11 @@ _AGAINST = ((138, _BLACK), (137, _BLACK), (172, _BLACK), (166, _BLACK))
 """Background and letters from weak to strong, of a terminal's 256 colours: greys that turn blue and vermilion. The
 colour-blind can tell these apart, and they show on black and on white."""
 
-_UNREAD = "not read by the model: the text is longer than text.max_length"
 _INTRODUCTION = (
     "Each word is coloured by what it adds to the logit of the answer, taken over the mean of the others' logits: "
     "for two labels, the logarithm of the odds. What a word adds depends on the words around it, which the model has "
     "read too. Point at a word for its value."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of the text: one token or several that share a character, or (value None) what is between them."""
-
-    text: str
-    value: float | None = None
-    is_known: bool = True
-    is_unread: bool = False
-
-
-def spans(explanation: Explanation) -> list[Span]:
-    """Cuts the whole text into spans; joined they are the text."""
-    text, unread, found = explanation.text, explanation.unread, list[Span]()
-    merged: list[tuple[int, int, float, bool]] = []
-    for term in explanation.terms:
-        start, value, is_known = term.start, term.value, term.is_known
-        if merged and start < merged[-1][1]:
-            start, _, before, was_known = merged.pop()
-            value, is_known = before + value, was_known and is_known
-        merged.append((start, term.stop, value, is_known))
-    position = 0
-    for start, stop, value, is_known in merged:
-        found += _between(text, position, start, unread)
-        found.append(Span(text[start:stop], value, is_known))
-        position = stop
-    return [span for span in [*found, *_between(text, position, len(text), unread)] if span.text]
-
-
-def _between(text: str, start: int, stop: int, unread: tuple[int, int] | None) -> Iterator[Span]:
-    if unread is None or not start <= unread[0] < stop:
-        yield Span(text[start:stop])
-        return
-    yield Span(text[start : unread[0]])
-    yield Span(text[slice(*unread)], is_unread=True)
-    yield Span(text[unread[1] : stop])
 
 
 def has_colours(is_terminal: bool, environment: Mapping[str, str]) -> bool:
@@ -75,7 +37,7 @@ def has_colours(is_terminal: bool, environment: Mapping[str, str]) -> bool:
 
 def explanation_lines(prediction: Prediction, explanation: Explanation, *, is_coloured: bool) -> Iterator[str]:
     """Yields lines for a terminal: label, probability and text; the sum; without colours the strongest words."""
-    scale = _scale(explanation)
+    scale = strongest_value(explanation)
     shown = [_in_terminal(span, scale) if is_coloured else printable(span.text) for span in spans(explanation)]
     yield f"{printable(prediction.label)}\t{prediction.probability:.4f}\t{''.join(shown)}"
     yield f"  {_sum(explanation)}"
@@ -93,23 +55,16 @@ def write_explanations(path: Path, title: str, explained: Iterable[tuple[Predict
 
 
 def _text_section(number: int, prediction: Prediction, explanation: Explanation) -> str:
-    scale = _scale(explanation)
-    unread = [Part(_UNREAD, is_quiet=True)] if explanation.unread else []
+    scale = strongest_value(explanation)
+    unread = [Part(UNREAD, is_quiet=True)] if explanation.unread else []
     parts = [
-        words(_on_page(span, scale) for span in spans(explanation)),
+        words(part_of(span, scale) for span in spans(explanation)),
         legend([*(Part(name, strength) for name, strength in _key(explanation)), *unread]),
         f'<p class="quiet">{escape(_sum(explanation))}</p>',
         folded("Strongest words", table(["value", "word"], _strongest(explanation))),
         folded("All labels", bars(prediction.probabilities)),
     ]
     return section(f"{number}. {prediction.label}: {prediction.probability:.2%}", "\n".join(parts))
-
-
-def _on_page(span: Span, scale: float) -> Part:
-    if span.value is None:
-        return Part(span.text, title=_UNREAD if span.is_unread else "", is_quiet=span.is_unread)
-    title = f"{span.value:+.4f}{'' if span.is_known else ', not in the vocabulary'}"
-    return Part(span.text, span.value / scale, title)
 
 
 def _in_terminal(span: Span, scale: float) -> str:
@@ -129,7 +84,7 @@ def _key(explanation: Explanation) -> list[tuple[str, float]]:
     """What the colours mean: words, each to be shown with a strength."""
     if not any(term.token for term in explanation.terms):
         return [("a text without tokens: read as one unknown token", 0.0)]
-    scale = _scale(explanation)
+    scale = strongest_value(explanation)
     return [
         (f"for {printable(explanation.label)}, full colour at {scale:+.3f}", 1.0),
         (f"against it, full colour at {-scale:+.3f}", -1.0),
@@ -148,11 +103,6 @@ def _strongest(explanation: Explanation) -> list[tuple[str, str]]:
     found = [span for span in spans(explanation) if span.value is not None]
     found.sort(key=lambda span: -abs(span.value or 0.0))
     return [(f"{span.value:+.4f}", printable(span.text)) for span in found[:MAX_STRONGEST]]
-
-
-def _scale(explanation: Explanation) -> float:
-    """The greatest value without its sign, and not 0."""
-    return max((abs(span.value or 0.0) for span in spans(explanation)), default=0.0) or 1.0
 
 
 def printable(text: str) -> str:

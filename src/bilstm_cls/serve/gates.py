@@ -14,12 +14,12 @@ import torch
 
 from bilstm_cls.data.tokenizer import UNKNOWN
 from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation.explain import read_tokens, reading_tensors
 from bilstm_cls.evaluation.page import picture, section, whole_page
 from bilstm_cls.evaluation.plots import drawable, font_families, new_figure, save_figure
 from bilstm_cls.files import write_atomic
 from bilstm_cls.model.gates import STEPS, gate_activations
 from bilstm_cls.run_directory import LoadedModel
-from bilstm_cls.serve.explain import read_tokens, reading_tensors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
