@@ -27,7 +27,7 @@ class Part:
 
 def whole_page(title: str, body: str) -> bytes:
     """Returns a page of the given title, which is text, and body, which is markup."""
-    page = _PAGE.substitute(title=escape(title), style=_STYLE, body=body)
+    page = _PAGE.substitute(title=escape(title), style=STYLE, body=body)
     return page.encode("utf-8", "replace")  # lone surrogates have no bytes
 
 
@@ -103,7 +103,7 @@ def in_words(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--ink:#1b1b1b;--quiet:#5f5f5f;--paper:#fff;--line:#ddd;--soft:#f5f5f3;--bar:#0072b2;
 --warn:#fff3d6;--edge:#e69f00}
 @media(prefers-color-scheme:dark){:root{--ink:#e8e8e8;--quiet:#a3a3a3;--paper:#161616;--line:#3a3a3a;--soft:#212121;
@@ -128,6 +128,7 @@ img{display:block;max-width:100%;height:auto;margin:auto;padding:.5rem;backgroun
 pre{overflow-x:auto;padding:.8rem;background:var(--soft);font-size:.85rem;white-space:pre-wrap;overflow-wrap:anywhere}
 @media print{body{max-width:none;padding:0}img,tr{break-inside:avoid}h2{break-after:avoid}}
 """.strip()
+"""The look of every page: light or dark as the reader has it, down to a phone's width."""
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
