@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from bilstm_cls.commands import answers, looking, training
+from bilstm_cls.commands import answers, looking, serving, training
 from bilstm_cls.errors import ResourceError, StoppedError, UserError, is_out_of_memory
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": answers.evaluate,
     "predict": answers.predict,
     "export": answers.export,
+    "serve": serving.serve,
     "baseline": training.baseline,
     "pretrain": training.pretrain,
     "inspect": looking.inspect,

@@ -1,0 +1,258 @@
+"""A run that answers over HTTP, and a page to type into.
+
+Requests are bounded in every direction: bytes, texts, characters, seconds, and how many wait. What is above a bound is
+refused in words, and what was let in is answered, also after the order to stop.
+"""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
+
+from bilstm_cls.config_words import dotted, shown
+from bilstm_cls.errors import UserError
+from bilstm_cls.evaluation.page import STYLE
+from bilstm_cls.serve.batching import MAX_WAITING, Answer, Batcher, FullError
+from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.serve.metrics import Counted, Metrics
+from bilstm_cls.serve.protocol import error_body
+
+MAX_BYTES = 1_000_000
+"""Of a request's body."""
+
+MAX_TEXTS = 64
+MAX_EXPLAINED = 16
+MAX_CHARACTERS = 100_000
+"""Of one text."""
+
+EXAMPLE: JsonValue = {"texts": ["A wonderful film.", "A dull, badly acted mess."]}
+
+_Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
+_WEB = Path(__file__).with_name("web")
+
+
+class Question(BaseModel):
+    """What is asked of `/predict`: one text, or several."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [EXAMPLE]})
+
+    text: _Text | None = Field(None, description="One text.")
+    texts: list[_Text] | None = Field(None, max_length=MAX_TEXTS, description="Several texts, instead of `text`.")
+    top_k: int | None = Field(None, ge=1, description="Keep the likeliest labels, likeliest first; all if left out.")
+    explain: bool = Field(False, description=f"What each word adds to the answer; of at most {MAX_EXPLAINED} texts.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Question":
+        if (self.text is None) == (self.texts is None):
+            raise ValueError("give either text or texts")
+        if self.explain and len(self.all_texts) > MAX_EXPLAINED:
+            raise ValueError(f"explain: {len(self.all_texts)} texts; at most {MAX_EXPLAINED} are explained at once")
+        return self
+
+    @property
+    def all_texts(self) -> list[str]:
+        """The texts, in order."""
+        return [self.text] if self.text is not None else self.texts or []
+
+
+class PredictionObject(BaseModel):
+    """The answer for one text, with the keys of `bilstm-cls predict --json`."""
+
+    text: str
+    label: str = Field(description="The likeliest label.")
+    probability: float = Field(description="Of that label.")
+    probabilities: dict[str, float] = Field(description="Of every label in the run's order, or of the top_k.")
+    tokens: int = Field(description="Of the text before it was cut.")
+    truncated: bool = Field(description="Whether it was longer than the model reads.")
+    explanation: dict[str, Any] | None = Field(None, description="With `explain`: the terms that add up to the logit.")
+
+
+class Predictions(BaseModel):
+    """One prediction per text, in order."""
+
+    predictions: list[PredictionObject]
+
+
+class Error(BaseModel):
+    """What went wrong, in one line."""
+
+    error: str
+
+
+def build_app(classifier: Classifier) -> FastAPI:
+    """Returns the application; its lifespan runs the model's thread."""
+    metrics = Metrics()
+    page, policy = _build_page(classifier)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        batcher = Batcher(
+            lambda texts: [prediction.as_dict() for prediction in classifier.predict(texts)],
+            lambda text: classifier.explain(text).as_dict(),
+            on_batch=metrics.batch.observe,
+        )
+        metrics.waiting.set_function(lambda: batcher.waiting)
+        running = asyncio.create_task(batcher.run())
+        yield {"batcher": batcher, "on_refused": metrics.refused}
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    app = FastAPI(
+        title="bilstm-cls",
+        description=f"The text classifier {classifier.config.name!r}.",
+        version=_version(),
+        docs_url=None,  # their scripts would come from another server
+        redoc_url=None,
+        lifespan=lifespan,
+        exception_handlers={
+            ValidationError: _on_wrong_question,
+            UserError: _on_user_error,
+            FullError: _on_full,
+            ClientDisconnect: _on_gone,
+            StarletteHTTPException: _on_http_error,
+            Exception: _on_mistake,
+        },
+    )
+    app.add_middleware(Counted, metrics=metrics)
+
+    @app.post(
+        "/predict",
+        response_model=Predictions,
+        response_model_exclude_none=True,
+        responses={status: {"model": Error} for status in (400, 408, 413, 415, 422, 503)},
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": Question.model_json_schema()}}}
+        },
+        summary="Classify one text or several",
+    )
+    async def predict(request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
+        question = Question.model_validate_json(await _read_body(request))
+        answers = await request.state.batcher.answer(question.all_texts, explains=question.explain)
+        return _json({"predictions": [_top(answer, question.top_k) for answer in answers]})
+
+    @app.get("/health", summary="Whether the server answers, and with what")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "version": _version(), "run": classifier.config.name, "labels": classifier.labels}
+
+    @app.get("/metrics", summary="Figures for Prometheus", response_class=Response)
+    async def show_metrics() -> Response:
+        return Response(metrics.as_text(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def show_page() -> Response:
+        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        return Response(page, media_type="text/html", headers=headers)
+
+    return app
+
+
+async def _read_body(request: Request) -> bytes:
+    """Returns the body, of which never more is held than is allowed."""
+    too_large = HTTPException(413, f"the body has more than {MAX_BYTES:,} bytes; send fewer texts at a time")
+    if int(request.headers.get("content-length", 0)) > MAX_BYTES:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise too_large
+    return bytes(body)
+
+
+def _top(answer: Answer, number: int | None) -> Answer:
+    if number is None:
+        return answer
+    likeliest = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])
+    return {**answer, "probabilities": dict(likeliest[:number])}
+
+
+def _json(content: Any) -> Response:
+    """Prints as `predict --json` does; a surrogate in a label becomes its escape."""
+    body = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return Response(body, media_type="application/json")
+
+
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(error_body(message), status, headers, media_type="application/json")
+
+
+async def _on_wrong_question(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ValidationError)
+    problems = error.errors(include_url=False)
+    if problems[0]["type"] == "json_invalid":
+        return _error(400, f"the body is not JSON: {problems[0]['msg'].removeprefix('Invalid JSON: ')}")
+    return _error(422, "; ".join(map(_words_of, problems[:5])))
+
+
+def _words_of(problem: Any) -> str:
+    place = dotted(problem["loc"])
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key; known are {', '.join(Question.model_fields)}"
+    if problem["type"] == "string_too_long":
+        return f"{place}: {len(problem['input']):,} characters; at most {MAX_CHARACTERS:,} are read"
+    if problem["type"] == "too_long":
+        return f"{place}: {problem['ctx']['actual_length']} texts; send at most {MAX_TEXTS} at a time"
+    wanted = problem["msg"].removeprefix("Input should be ")
+    return f"{place or 'the body'}: must be {wanted}, not {shown(problem['input'])}"
+
+
+async def _on_user_error(_: Request, error: Exception) -> Response:
+    return _error(422, str(error))
+
+
+async def _on_full(_: Request, __: Exception) -> Response:
+    return _error(503, f"{MAX_WAITING:,} texts are waiting already; try again", {"Retry-After": "1"})
+
+
+async def _on_gone(_: Request, __: Exception) -> Response:
+    return _error(499, "the client is gone")  # which nobody reads but /metrics
+
+
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    return _error(error.status_code, str(error.detail), error.headers)
+
+
+async def _on_mistake(_: Request, error: Exception) -> Response:
+    return _error(500, f"this is a mistake in bilstm-cls, please report it ({type(error).__name__})")
+
+
+def _build_page(classifier: Classifier) -> tuple[bytes, str]:
+    """Returns the page and the policy that lets it run its own script, ask this server, and nothing else."""
+    script = (_WEB / "page.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = Template((_WEB / "page.html").read_text("utf-8")).substitute(
+        name=escape(classifier.config.name),
+        style=STYLE + (_WEB / "page.css").read_text("utf-8"),
+        script=script,
+        labels=len(classifier.labels),
+        max_characters=MAX_CHARACTERS,
+    )
+    policy = (
+        f"default-src 'none';script-src 'sha256-{digest}';style-src 'unsafe-inline';img-src data:;connect-src 'self';"
+        "base-uri 'none';form-action 'none';frame-ancestors 'none'"
+    )
+    return page.encode("utf-8", "replace"), policy
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("bilstm-cls")

@@ -1,0 +1,95 @@
+"""A server process: its address, its signals, and its end."""
+
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from bilstm_cls.errors import ConfigError, StoppedError
+from bilstm_cls.serve.api import build_app
+from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.serve.protocol import Connection
+
+logger = logging.getLogger(__name__)
+
+DRAIN = 20
+"""Seconds that accepted requests get after the order to stop."""
+
+BACKLOG = 2048
+
+
+def serve(run: Path, *, host: str, port: int, device: str) -> None:
+    """Answers requests until a signal comes, then those that were accepted.
+
+    Prints the address on stdout once connections are taken.
+
+    Args:
+        run: a run directory.
+        host: a name or address of this machine.
+        port: 0 for any that is free.
+        device: as in `choose_device`.
+
+    Raises:
+        ConfigError: the address cannot be had.
+        CheckpointError: the run is missing or damaged.
+        StoppedError: a signal came; everything accepted has been answered.
+    """
+    with contextlib.closing(_listen(host, port)) as listener, _stopped_by_sigterm():
+        classifier = Classifier.load(run, device=device)
+        config = uvicorn.Config(
+            build_app(classifier),
+            http=Connection,
+            ws="none",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=DRAIN,
+        )
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what a client does wrong is counted, not told
+        listener.listen(BACKLOG)
+        address, chosen = listener.getsockname()[:2]
+        print(f"http://{f'[{address}]' if ':' in address else address}:{chosen}", flush=True)
+        logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
+        if not ipaddress.ip_address(address).is_loopback:
+            logger.warning(f"--host {host}: whoever reaches this machine may ask; the server knows no passwords")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"--host {host}: {error.strerror}; give an address of this machine") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"--host {host} --port {port}: {error.strerror}; choose another --port, or 0 for any that is free"
+        ) from error
+    return listener
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """uvicorn catches the signal, drains, and then raises it again."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise StoppedError("stopped by SIGTERM", signal_number=number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
