@@ -17,7 +17,7 @@ let showsAll = false;
 let lastAnswer = null;
 
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-const percent = (share) => (100 * share).toFixed(share > 0.9995 || share < 0.0005 ? 2 : 1) + " %";
+const percent = (share) => (share < 0.0005 ? "< 0.1" : share >= 0.9995 ? "> 99.9" : (100 * share).toFixed(1)) + " %";
 const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(3);
 
 function element(name, text, properties = {}) {
