@@ -58,7 +58,7 @@ class Question(BaseModel):
         if (self.text is None) == (self.texts is None):
             raise ValueError("give either text or texts")
         if self.explain and len(self.all_texts) > MAX_EXPLAINED:
-            raise ValueError(f"explain: {len(self.all_texts)} texts; at most {MAX_EXPLAINED} are explained at once")
+            raise ValueError(f"explain: {len(self.all_texts)} texts; at most {MAX_EXPLAINED} are explained at a time")
         return self
 
     @property

@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ BACKLOG = 2048
 def serve(run: Path, *, host: str, port: int, device: str) -> None:
     """Answers requests until a signal comes, then those that were accepted.
 
-    Prints the address on stdout once connections are taken.
+    Prints the address on stdout as soon as connections are taken.
 
     Args:
         run: a run directory.
@@ -38,51 +39,56 @@ def serve(run: Path, *, host: str, port: int, device: str) -> None:
     Raises:
         ConfigError: the address cannot be had.
         CheckpointError: the run is missing or damaged.
-        StoppedError: a signal came; everything accepted has been answered.
+        StoppedError: a signal came, and everything accepted has been answered.
     """
-    with contextlib.closing(_listen(host, port)) as listener, _stopped_by_sigterm():
+    with contextlib.closing(listen(host, port)) as listener, _raising_at_sigterm():
         classifier = Classifier.load(run, device=device)
-        config = uvicorn.Config(
-            build_app(classifier),
-            http=Connection,
-            ws="none",
-            loop="asyncio",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=DRAIN,
-        )
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what a client does wrong is counted, not told
-        listener.listen(BACKLOG)
+        server = build_server(classifier)
         address, chosen = listener.getsockname()[:2]
-        print(f"http://{f'[{address}]' if ':' in address else address}:{chosen}", flush=True)
         logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
         if not ipaddress.ip_address(address).is_loopback:
-            logger.warning(f"--host {host}: whoever reaches this machine may ask; the server knows no passwords")
-        uvicorn.Server(config).run(sockets=[listener])
+            logger.warning(f"--host {host}: whoever reaches this address can ask; there are no passwords")
+        print(f"http://{f'[{address}]' if ':' in address else address}:{chosen}", flush=True)
+        server.run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def build_server(classifier: Classifier) -> uvicorn.Server:
+    """Returns a server for `run(sockets=[...])`. What its clients do wrong is counted, and told to them alone."""
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    config = uvicorn.Config(
+        build_app(classifier),
+        http=Connection,
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=DRAIN,
+    )
+    return uvicorn.Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that takes connections, which wait until somebody accepts them.
+
+    Raises:
+        ConfigError: the address is not one of this machine, or taken.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"--host {host}: {error.strerror}; give an address of this machine") from error
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ConfigError(
-            f"--host {host} --port {port}: {error.strerror}; choose another --port, or 0 for any that is free"
+            f"--host {host} --port {port}: {why}; give an address of this machine, and a port that is free "
+            f"(0 takes any)"
         ) from error
-    return listener
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def _raising_at_sigterm() -> Iterator[None]:
     """uvicorn catches the signal, drains, and then raises it again."""
 
     def stop(number: int, _: FrameType | None) -> None:

@@ -1,0 +1,154 @@
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from bilstm_cls.serve import batching
+from bilstm_cls.serve.batching import Batcher, FullError
+
+
+class Model:
+    """Answers a text with itself, once the test lets it."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.started = threading.Semaphore(0)
+        self.permits = threading.Semaphore(0)
+
+    def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        self.calls.append(list(texts))
+        self.started.release()
+        assert self.permits.acquire(timeout=60)
+        if "bad" in texts:
+            raise ValueError("bad")
+        return [{"text": text} for text in texts]
+
+    def explain(self, text: str) -> dict[str, Any]:
+        self.predict([text])
+        return {"of": text}
+
+    def let(self, calls: int) -> None:
+        """Lets the model answer so many calls."""
+        self.permits.release(calls)
+
+    async def is_busy(self) -> None:
+        """Returns once the model has begun with one more call."""
+        await asyncio.to_thread(self.started.acquire)
+
+
+def run(test: Callable[[Model, Batcher], Awaitable[None]]) -> Model:
+    """Runs a test beside a batcher, and checks that nothing is left in it."""
+    model = Model()
+
+    async def both() -> None:
+        batcher = Batcher(model.predict, model.explain)
+        running = asyncio.create_task(batcher.run())
+        try:
+            await test(model, batcher)
+        finally:
+            model.let(1000)
+            running.cancel()
+        assert batcher.waiting == 0
+
+    asyncio.run(both())
+    return model
+
+
+def asked(batcher: Batcher, *texts: str, explains: bool = False) -> "asyncio.Task[list[dict[str, Any]]]":
+    return asyncio.create_task(batcher.answer(texts, explains=explains))
+
+
+def test_what_arrives_while_the_model_is_busy_is_answered_together_and_each_gets_its_own() -> None:
+    async def test(model: Model, batcher: Batcher) -> None:
+        first = asked(batcher, "a")
+        await model.is_busy()
+        others = [asked(batcher, "b", "c"), asked(batcher, "d")]
+        await asyncio.sleep(0)  # lets them queue up
+        model.let(1000)
+        assert await first == [{"text": "a"}]
+        assert await asyncio.gather(*others) == [[{"text": "b"}, {"text": "c"}], [{"text": "d"}]]
+
+    assert run(test).calls == [["a"], ["b", "c", "d"]]
+
+
+def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_BATCH", 2)
+
+    async def test(model: Model, batcher: Batcher) -> None:
+        asks = [asked(batcher, "a"), asked(batcher, "b"), asked(batcher, "c"), asked(batcher, "d", "e", "f")]
+        await asyncio.sleep(0)
+        model.let(1000)
+        await asyncio.gather(*asks)
+
+    assert run(test).calls == [["a", "b"], ["c"], ["d", "e", "f"]]
+
+
+def test_more_than_may_wait_is_refused_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_WAITING", 3)
+
+    async def test(model: Model, batcher: Batcher) -> None:
+        first = asked(batcher, "a", "b")
+        await model.is_busy()
+        with pytest.raises(FullError):
+            await batcher.answer(["c", "d"])
+        last = asked(batcher, "e")
+        await asyncio.sleep(0)
+        with pytest.raises(FullError):
+            await batcher.answer(["f"])
+        model.let(1000)
+        await asyncio.gather(first, last)
+        assert await batcher.answer(["g", "h", "i"]) == [{"text": "g"}, {"text": "h"}, {"text": "i"}]
+
+    run(test)
+
+
+def test_an_explanation_counts_as_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_WAITING", batching.EXPLANATION_COST)
+
+    async def test(model: Model, batcher: Batcher) -> None:
+        model.let(1000)
+        assert await batcher.answer(["a"], explains=True) == [{"text": "a", "explanation": {"of": "a"}}]
+        with pytest.raises(FullError):
+            await batcher.answer(["a", "b"], explains=True)
+
+    run(test)
+
+
+def test_predictions_and_explanations_take_turns() -> None:
+    async def test(model: Model, batcher: Batcher) -> None:
+        explained = asked(batcher, "a", "b", explains=True)
+        await model.is_busy()
+        model.let(1)
+        await model.is_busy()  # with the explanation of a
+        other = asked(batcher, "c")
+        await asyncio.sleep(0)
+        model.let(1000)
+        await asyncio.gather(explained, other)
+
+    assert run(test).calls == [["a", "b"], ["a"], ["c"], ["b"]]
+
+
+def test_a_request_that_the_model_cannot_answer_fails_alone() -> None:
+    async def test(model: Model, batcher: Batcher) -> None:
+        asks = [asked(batcher, "a"), asked(batcher, "bad"), asked(batcher, "b")]
+        model.let(1000)
+        outcomes = await asyncio.gather(*asks, return_exceptions=True)
+        assert outcomes[0] == [{"text": "a"}]
+        assert isinstance(outcomes[1], ValueError)
+        assert outcomes[2] == [{"text": "b"}]
+
+    assert run(test).calls == [["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+
+
+def test_who_asked_may_be_gone_when_the_answer_comes() -> None:
+    async def test(model: Model, batcher: Batcher) -> None:
+        gone = asked(batcher, "a")
+        await model.is_busy()
+        gone.cancel()
+        await asyncio.wait([gone])
+        model.let(1000)
+        assert await batcher.answer(["b"]) == [{"text": "b"}]
+
+    run(test)
