@@ -28,10 +28,11 @@ from bilstm_cls.tensors import load_tensors, save_tensors
 
 FORMAT_VERSION = 1
 OWN_FILES = (
-    "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "checkpoints/*.json",
-    "checkpoints/step-*.safetensors", "tokenizer.json", "labels.json", "metrics.json", "history.jsonl",
-    "predictions_*.csv", "plots/*.png", "report.html", "environment.json", "train.log", "README.md", "config.yaml",
-    "status.json",
+    "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "study.journal",
+    "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors", "tokenizer.json",
+    "labels.json", "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "plots/*.svg", "report.html",
+    "environment.json", "train.log", "loggers.json", "tensorboard/events.out.tfevents.*", "README.md",
+    "config.yaml", "status.json",
 )  # fmt: skip
 """Patterns of all files of a run, in the order in which they are deleted: a deletion that is cut short leaves neither a
 model nor checkpoints without the config and status that they belong to."""
@@ -131,7 +132,7 @@ class RunDirectory:
             for pattern in OWN_FILES:
                 for path in sorted(self.path.glob(pattern)):
                     path.unlink()
-            for folder in (self.plots, self.checkpoints):
+            for folder in (self.plots, self.checkpoints, self / "tensorboard"):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 

@@ -8,8 +8,9 @@ import pytest
 
 from bilstm_cls.data.example import Split
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.judge import Judged, evaluate, metrics_table, worst_errors, write_predictions
+from bilstm_cls.evaluation.judge import evaluate, metrics_table
 from bilstm_cls.evaluation.metrics import compute_metrics
+from bilstm_cls.evaluation.predictions import Judged
 from bilstm_cls.serve.classifier import Classifier
 
 LABELS = ["neg", "pos"]
@@ -22,39 +23,6 @@ LABEL_IDS = np.array([1, 1, 0, 1, 0, 0])
 def judged() -> Judged:
     split = Split("test", TEXTS, LABEL_IDS, ["a.csv"] * 3 + ["b.csv"] * 3, np.arange(2, 8))
     return Judged(split, PROBABILITIES, compute_metrics(PROBABILITIES, LABEL_IDS, LABELS, majority_label_id=0))
-
-
-@pytest.fixture
-def rows(judged: Judged, tmp_path: Path) -> list[dict[str, str]]:
-    write_predictions(tmp_path / "predictions_test.csv", judged, LABELS)
-    with (tmp_path / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, strict=True))
-
-
-def test_every_text_is_in_the_predictions_as_it_was(rows: list[dict[str, str]]) -> None:
-    assert sorted(row["text"] for row in rows) == sorted(text.replace("\ud800", "?") for text in TEXTS)
-
-
-def test_predictions_have_the_worst_first(rows: list[dict[str, str]]) -> None:
-    losses = [float(row["loss"]) for row in rows]
-    assert losses == sorted(losses, reverse=True)
-    assert [row["text"] for row in rows[:3]] == ["cr\rhere", "two\nlines", 'a "quote", a comma']
-    assert losses[0] == pytest.approx(-np.log(0.01), abs=1e-6)
-
-
-def test_a_prediction_names_its_row_label_and_answer(rows: list[dict[str, str]]) -> None:
-    worst = rows[0]
-    assert (worst["path"], worst["line"], worst["label"], worst["prediction"], worst["probability"]) == (
-        "b.csv", "5", "pos", "neg", "0.990000"
-    )  # fmt: skip
-
-
-def test_the_worst_errors_are_the_wrong_answers_of_the_greatest_loss(judged: Judged) -> None:
-    errors = worst_errors(judged, LABELS, 2)
-    assert [(error.text, error.label, error.prediction) for error in errors] == [
-        ("cr\rhere", "pos", "neg"), ("two\nlines", "pos", "neg")
-    ]  # fmt: skip
-    assert [error.text for error in worst_errors(judged, LABELS, 100)] == ["cr\rhere", "two\nlines", TEXTS[2]]
 
 
 def test_the_table_has_every_score_and_label(judged: Judged) -> None:

@@ -2,12 +2,14 @@
 
 import logging
 import struct
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation import plots
+from bilstm_cls.evaluation.breakdown import Group
 
 HISTORY = [
     {
@@ -25,6 +27,9 @@ HISTORY = [
 ]
 
 
+GROUPS = [Group("1–9", 50, 0.9, (0.8, 0.96)), Group("10–400", 50, 1.0, (1.0, 1.0))]
+
+
 def png_size(content: bytes) -> tuple[int, int]:
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert content.endswith(b"IEND\xaeB`\x82")
@@ -34,19 +39,21 @@ def png_size(content: bytes) -> tuple[int, int]:
 def draw_all(folder):
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet([1, 1], size=100)
-    plots.learning_curves(HISTORY, folder / "curves.png")
+    plots.learning_curves(HISTORY, plots.SCORES, "score", folder / "scores.png")
     plots.confusion_matrix([[30, 2], [4, 40]], ["neg", "pos"], folder / "matrix.png")
     plots.calibration(probabilities, rng.integers(2, size=100), folder / "calibration.png")
-    plots.length_histogram(rng.integers(1, 500, size=100), 200, folder / "lengths.png")
+    plots.length_histogram([3, 40, 7], 100, 200, folder / "lengths.png")
+    plots.score_by_length(GROUPS, folder / "groups.png")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_every_plot_is_a_whole_png_and_the_same_each_time(tmp_path):
+def test_every_plot_is_a_whole_png_with_an_svg_and_the_same_each_time(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = draw_all(tmp_path / "a")
-    assert len(first) == 4
-    assert all(min(png_size(content)) > 300 for content in first.values())
+    assert len(first) == 2 * 5
+    pictures = [content for name, content in first.items() if name.endswith(".png")]
+    assert all(min(png_size(content)) > 300 for content in pictures)
     assert first == draw_all(tmp_path / "b")
 
 
@@ -88,14 +95,18 @@ def test_a_font_that_was_installed_after_matplotlib_made_its_list_is_found(monke
 
 @pytest.mark.parametrize("history", [[], HISTORY[:1], [{"step": 1, "epoch": 1.0}]])
 def test_a_short_history_is_drawn(tmp_path, history):
-    plots.learning_curves(history, tmp_path / "curves.png")
+    plots.learning_curves(history, plots.LOSSES, "loss", tmp_path / "curves.png")
     assert png_size((tmp_path / "curves.png").read_bytes())
 
 
-@pytest.mark.parametrize("lengths", [[], [0], [7] * 30, [1, 10_000]])
-def test_lengths_of_few_texts_are_drawn(tmp_path, lengths):
-    plots.length_histogram(np.array(lengths, dtype=np.int64), 400, tmp_path / "lengths.png")
-    assert png_size((tmp_path / "lengths.png").read_bytes())
+def test_the_letters_of_an_svg_are_text_and_its_background_is_clear(tmp_path):
+    plots.confusion_matrix([[30, 2], [4, 40]], ["bad & <b>", "pos"], tmp_path / "matrix.png")
+    root = ElementTree.parse(tmp_path / "matrix.svg").getroot()
+    texts = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"bad & <b>", "pos", "predicted label", "true label"} <= set(texts)
+    assert {"30", "94%", "2", "6%"} <= {part for text in texts for part in text.split()}
+    shapes = [element for element in root.iter() if not element.tag.endswith("}text")]
+    assert not any("fill: #ffffff" in element.get("style", "") for element in shapes)
 
 
 def test_a_matrix_that_does_not_fit_its_labels_leaves_the_old_plot(tmp_path):

@@ -13,7 +13,8 @@ from bilstm_cls.evaluation import plots
 from bilstm_cls.training.run import train
 
 Make = Callable[..., Config]
-PICTURES = ("learning_curves", "confusion_matrix", "calibration", "length_histogram")
+PICTURES = ("learning_curves", "confusion_matrix", "calibration", "length_histogram", "score_by_length")
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt"/>'
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def light(trained_run: Path) -> Iterator[None]:
     def draw_nothing(*args: Any) -> None:
         args[-1].parent.mkdir(exist_ok=True)
         args[-1].write_bytes(b"\x89PNG")
+        args[-1].with_suffix(".svg").write_text(SVG)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)

@@ -34,7 +34,8 @@ def test_a_finished_run_has_every_file(trained_run: Path) -> None:
     assert {
         "config.yaml", "model.safetensors", "tokenizer.json", "labels.json", "metrics.json", "history.jsonl",
         "predictions_test.csv", "report.html", "environment.json", "status.json", "train.log", "README.md",
-        "plots/learning_curves.png", "plots/confusion_matrix.png", "plots/calibration.png", "plots/lengths.png",
+        "plots/loss.png", "plots/scores.png", "plots/learning_rate.svg", "plots/confusion_matrix.png",
+        "plots/calibration_before.png", "plots/calibration.png", "plots/score_by_length.png", "plots/lengths.svg",
         "checkpoints/best.json", "checkpoints/last.json",
     } <= names  # fmt: skip
 
@@ -98,7 +99,7 @@ def test_baselines_stand_beside_the_model_where_they_are_asked_for(without_test:
         without_test.metrics
     )
     assert not any(key.startswith("baseline/") for key in metrics)
-    assert "nbsvm" in (without_test.run / "report.html").read_text("utf-8")
+    assert "NB-SVM of 1-3 grams" in (without_test.run / "report.html").read_text("utf-8")
 
 
 def test_the_table_of_scores_names_what_has_to_be_beaten(without_test: TrainResult) -> None:

@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from bilstm_cls.evaluation.explain import Explanation
 from bilstm_cls.evaluation.page import Part
 
 UNREAD = "not read by the model: the text is longer than text.max_length"
+
+FAINTEST = 0.1
+"""Share of the strongest value below which a word of an excerpt has no colour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +62,22 @@ def part_of(span: Span, strongest: float) -> Part:
         return Part(span.text, title=UNREAD if span.is_unread else "", is_quiet=span.is_unread)
     title = f"{span.value:+.4f}{'' if span.is_known else ', not in the vocabulary'}"
     return Part(span.text, span.value / strongest, title)
+
+
+def excerpt(explanation: Explanation, max_length: int) -> list[Part]:
+    """Returns the stretch of a text in which its words move the answer most, up to `max_length` characters."""
+    found = spans(explanation)
+    strongest = strongest_value(explanation)
+    ends = np.cumsum([0, *(len(span.text) for span in found)])
+    sums = np.cumsum([0.0, *(abs(span.value or 0.0) for span in found)])
+    stops = np.maximum(np.searchsorted(ends, ends[:-1] + max_length, side="right") - 1, np.arange(len(found)) + 1)
+    start = int((sums[stops] - sums[:-1]).argmax()) if found else 0
+    stop = int(stops[start]) if found else 0
+    parts = []
+    for span in found[start:stop]:
+        part = part_of(span, strongest)
+        text = part.text[:max_length]
+        is_faint = abs(part.strength) < FAINTEST
+        parts.append(Part(text, 0.0 if is_faint else part.strength, "" if is_faint else part.title, part.is_quiet))
+    before = [Part("… ")] if start > 0 else []
+    return [*before, *parts, *([Part(" …")] if stop < len(found) else [])]

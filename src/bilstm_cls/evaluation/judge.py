@@ -1,10 +1,7 @@
-"""Judging a finished run, and what every judged split leaves behind in a run directory."""
+"""Judging a finished run on its own splits or on another file."""
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +12,13 @@ from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.example import BadRow, Split
 from bilstm_cls.data.label_names import read_label_names
 from bilstm_cls.data.readers import ReadOptions, read
-from bilstm_cls.data.tokenizer import without_surrogates
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.inference import answer
-from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics, example_losses
-from bilstm_cls.evaluation.report import WorstError
-from bilstm_cls.files import replacing
+from bilstm_cls.evaluation.metrics import Metrics, compute_metrics
 from bilstm_cls.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A split, the probabilities `[N, C]` of its texts, and their scores."""
-
-    split: Split
-    probabilities: Floats
-    metrics: Metrics
 
 
 def evaluate(
@@ -149,49 +134,6 @@ def _numbers_of(labels: list[str], path: Path, encoding: str) -> dict[str, int]:
     """Returns the label id of each number that stands for a label in the files of a run with `data.label_names`."""
     names = read_label_names(path, encoding)
     return {number: labels.index(name) for number, name in names.items() if name in labels}
-
-
-def write_predictions(path: Path, judged: Judged, labels: Sequence[str]) -> None:
-    """Writes a CSV with every text of the split, the worst answer first."""
-    losses = example_losses(judged.probabilities, judged.split.label_ids)
-    answers = judged.probabilities.argmax(1)
-    with replacing(path) as file:
-        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        plain = csv.writer(lines, lineterminator="\n")
-        quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        plain.writerow(["path", "line", "label", "prediction", "probability", "loss", "text"])
-        for i in np.argsort(-losses, kind="stable").tolist():
-            text = without_surrogates(judged.split.texts[i])
-            writer = quoted if "\r" in text else plain  # which would leave a lone carriage return bare
-            writer.writerow(
-                [
-                    judged.split.paths[i],
-                    int(judged.split.lines[i]),
-                    labels[judged.split.label_ids[i]],
-                    labels[answers[i]],
-                    f"{judged.probabilities[i, answers[i]]:.6f}",
-                    f"{losses[i]:.6f}",
-                    text,
-                ]
-            )
-        lines.detach()
-
-
-def worst_errors(judged: Judged, labels: Sequence[str], limit: int) -> list[WorstError]:
-    """Returns the wrong answers with the greatest loss, worst first."""
-    losses = example_losses(judged.probabilities, judged.split.label_ids)
-    answers = judged.probabilities.argmax(1)
-    wrong = np.flatnonzero(answers != judged.split.label_ids)
-    return [
-        WorstError(
-            text=judged.split.texts[i],
-            label=labels[judged.split.label_ids[i]],
-            prediction=labels[answers[i]],
-            probability=float(judged.probabilities[i, answers[i]]),
-            loss=float(losses[i]),
-        )
-        for i in wrong[np.argsort(-losses[wrong], kind="stable")][:limit].tolist()
-    ]
 
 
 def metrics_table(metrics: Metrics, name: str) -> str:

@@ -7,12 +7,32 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.evaluation.metrics import Metrics
-from bilstm_cls.evaluation.page import bars, code, in_words, picture, section, table, whole_page
+from bilstm_cls.evaluation.breakdown import Group
+from bilstm_cls.evaluation.metrics import Metrics, accuracy_interval
+from bilstm_cls.evaluation.page import (
+    REPORT_STYLE,
+    Part,
+    beside,
+    card,
+    code,
+    contents,
+    drawing,
+    figures,
+    folded,
+    in_words,
+    legend,
+    section,
+    table,
+    whiskers,
+    whole_page,
+    words,
+)
 from bilstm_cls.files import write_atomic
 
-MAX_TEXT_LENGTH = 400
-MAX_WORST = 50
+MAX_TEXT_LENGTH = 600
+MAX_WORST, MAX_DOUBTFUL = 30, 20
+MAX_OPEN_LABELS, MAX_BESIDE = 24, 10
+OWN = "this model"
 _LIMITS = """
 ## Limits
 
@@ -23,14 +43,27 @@ writers believed: judge the model on your own texts before a decision about peop
 
 
 @dataclass(frozen=True, slots=True)
-class WorstError:
-    """A wrong answer: the text, its true label, the predicted one with its probability, and the loss in nats."""
+class WrongAnswer:
+    """An answer that is not the label.
+
+    Attributes:
+        text: as it was judged.
+        label: the true one.
+        prediction: the answer.
+        probability: of the answer.
+        loss: of the label, in nats.
+        place: file and line.
+        parts: a stretch of the text with its words coloured by what they add to the answer; the text's beginning where
+            there are none.
+    """
 
     text: str
     label: str
     prediction: str
     probability: float
     loss: float
+    place: str = ""
+    parts: Sequence[Part] = ()
 
 
 @dataclass(frozen=True)
@@ -45,11 +78,18 @@ class Report:
         origin: in words, where the texts came from.
         notes: what a reader of the score must know first.
         history: rows of `history.jsonl`.
-        plots: PNG files by caption.
-        facts: single facts such as vocabulary size and coverage.
+        plots: files of `plots`, in the sections `curves`, `confusion`, `calibration`, `length` and `data`, by caption.
+        calibration: what was done to the probabilities, in words.
+        groups: of judged texts, by length and by truncation, in tables by title.
+        facts: single facts about the model and its training.
+        data_facts: single facts about the data: rows, duplicates, overlap.
         split_facts: for each split its facts: texts, truncated, unknown, ...
-        baselines: scores of the linear baselines on the same split, by name.
-        worst: wrong answers, worst first.
+        label_counts: for each split the texts of each label, in the labels' order.
+        baselines: accuracies of the linear baselines on the same split, by name.
+        doubtful: wrong answers whose label is likely wrong, the likeliest first.
+        num_doubtful: how many of those there are in all.
+        worst: other wrong answers, worst first.
+        environment: versions, machine and digests.
         config: the resolved config as YAML.
     """
 
@@ -60,18 +100,24 @@ class Report:
     origin: str = ""
     notes: Sequence[str] = ()
     history: Sequence[Mapping[str, Any]] = ()
-    plots: Mapping[str, Path] = field(default_factory=dict)
+    plots: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    calibration: str = ""
+    groups: Mapping[str, Sequence[Group]] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
+    data_facts: Mapping[str, object] = field(default_factory=dict)
     split_facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    baselines: Mapping[str, Metrics] = field(default_factory=dict)
-    worst: Sequence[WorstError] = ()
+    label_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    doubtful: Sequence[WrongAnswer] = ()
+    num_doubtful: int = 0
+    worst: Sequence[WrongAnswer] = ()
+    environment: Mapping[str, object] = field(default_factory=dict)
     config: str = ""
 
     @property
     def scores(self) -> dict[str, float]:
         """Accuracies to compare: this model's, each baseline's, the majority class's."""
-        scores = {"this model": self.metrics.accuracy}
-        scores |= {name: metrics.accuracy for name, metrics in self.baselines.items()}
+        scores = {OWN: self.metrics.accuracy, **self.baselines}
         return scores if self.metrics.majority is None else {**scores, "majority class": self.metrics.majority}
 
     @property
@@ -89,24 +135,33 @@ class Report:
         return [
             f'bilstm-cls predict --run {run} "a text of yours"',
             f"bilstm-cls eval --run {run}",
+            f"bilstm-cls report --run {run}",
             f"bilstm-cls train -c {shlex.quote(str(Path(self.run) / 'config.yaml'))} -o again",
         ]
 
 
 def write_report(path: Path, report: Report) -> None:
     """Writes one HTML file that loads nothing: pictures are inside, all text is escaped, no script runs."""
-    sections = [
-        section("Evaluations", _history_table(report.history)),
-        *(section(caption, picture(plot, caption)) for caption, plot in report.plots.items()),
-        section("Scores by label", _label_table(report.metrics)),
-        section("Worst errors", _worst_table(report.worst)),
-        section("Data", _facts_table(report.facts) + _split_table(report.split_facts)),
-        section("Use and repeat", code("\n".join(report.commands))),
-        section("Config", code(report.config) if report.config else ""),
-    ]
+    sections = {
+        "Learning": _drawn(report, "curves") + folded("All evaluations", _history_table(report.history)),
+        "Scores by label": _by_label(report),
+        "Calibration": _calibration(report),
+        "Scores by length": beside(_drawn(report, "length"), _group_tables(report.groups)),
+        "Likely wrong labels": _doubtful(report),
+        "Worst errors": _worst(report),
+        "Data": _data(report),
+        "Use and reproduce": _reproduction(report),
+        "Config": folded("The resolved config, defaults included", code(report.config)) if report.config else "",
+    }
+    anchors = {title.lower().replace(" ", "-"): title for title, body in sections.items() if body}
     notes = [f'<p class="note" dir="auto">{escape(note)}</p>' for note in report.all_notes]
-    body = "\n".join([*notes, _headline(report), bars(report.scores), *sections])
-    write_atomic(path, whole_page(report.title, body))
+    parts = [
+        *notes,
+        _headline(report),
+        contents(anchors),
+        *(section(title, sections[title], anchor=anchor) for anchor, title in anchors.items()),
+    ]
+    write_atomic(path, whole_page(report.title, "\n".join(parts), style=REPORT_STYLE))
 
 
 def model_card(report: Report) -> str:
@@ -138,17 +193,127 @@ def model_card(report: Report) -> str:
 def _headline(report: Report) -> str:
     metrics = report.metrics
     numbers = {
-        "texts": f"{metrics.examples:,}",
+        "texts judged": f"{metrics.examples:,}",
         "macro F1": f"{metrics.macro_f1:.4f}",
         "AUROC": "—" if metrics.auroc is None else f"{metrics.auroc:.4f}",
         "log loss": f"{metrics.log_loss:.4f}",
         "calibration error": f"{metrics.ece:.4f}",
     }
-    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in numbers.items())
+    tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in numbers.items())
     origin = f'<p class="quiet" dir="auto">{escape(report.origin)}</p>' if report.origin else ""
+    number = metrics.examples
+    intervals = {
+        name: accuracy_interval(round(score * number), number) if metrics.confidence_interval else None
+        for name, score in report.scores.items()
+    } | {OWN: metrics.confidence_interval}
+    shares = {name: (score, intervals[name]) for name, score in report.scores.items()}
     return (
-        f'<p class="score"><strong>{metrics.accuracy:.2%}</strong> accuracy on the {escape(report.split)} split'
-        f"{_interval(metrics)}</p>{origin}<dl>{cells}</dl>"
+        f'<p class="score"><strong>{metrics.accuracy:.2%}</strong>accuracy on the {escape(report.split)} split'
+        f"{_interval(metrics)}</p>{origin}{whiskers(shares, OWN)}<dl>{tiles}</dl>"
+    )
+
+
+def _by_label(report: Report) -> str:
+    drawn, scores = _drawn(report, "confusion"), _label_table(report.metrics)
+    return beside(drawn, scores) if len(report.metrics.per_class) <= MAX_BESIDE else drawn + scores
+
+
+def _drawn(report: Report, name: str) -> str:
+    return figures([drawing(path, caption) for caption, path in report.plots.get(name, {}).items()])
+
+
+def _calibration(report: Report) -> str:
+    drawn = _drawn(report, "calibration")
+    if not drawn:
+        return ""
+    explained = (
+        "Answers sorted by how probable the model holds them: on the dashed line, of the answers given with 80 % "
+        "probability 80 % are right."
+    )
+    return f"<p>{escape(f'{explained} {report.calibration}'.strip())}</p>{drawn}"
+
+
+def _group_tables(groups: Mapping[str, Sequence[Group]]) -> str:
+    tables = [
+        table(
+            [title, "texts", "accuracy", "95 % interval"],
+            [
+                [group.name, f"{group.texts:,}", f"{group.accuracy:.2%}", "{:.1%} to {:.1%}".format(*group.interval)]
+                for group in found
+            ],
+        )
+        for title, found in groups.items()
+    ]
+    return "".join(tables)
+
+
+def _doubtful(report: Report) -> str:
+    if not report.doubtful:
+        return ""
+    number, total = report.num_doubtful, report.metrics.examples
+    shown = f" The {len(report.doubtful)} likeliest are shown." if number > len(report.doubtful) else ""
+    explained = (
+        f"Confident disagreement on the {report.split} split: the model gives another label with at least the "
+        f"probability that it has, in the mean, for texts which carry that label. {number:,} of {total:,} labels "
+        f"({number / total:.1%}) are in doubt: look at them before you trust a score to the last percent.{shown}"
+    )
+    return f"<p>{escape(explained)}</p>{_legend(report.doubtful)}{_cards(report.doubtful)}"
+
+
+def _worst(report: Report) -> str:
+    if not report.worst:
+        return ""
+    others = ", without those above" if report.doubtful else ""
+    explained = f"The wrong answers with the greatest loss{others}."
+    return f"<p>{escape(explained)}</p>{_legend(report.worst)}{_cards(report.worst)}"
+
+
+def _legend(answers: Sequence[WrongAnswer]) -> str:
+    if not any(answer.parts for answer in answers):
+        return ""
+    return legend([Part("speaks for the model's answer", 1.0), Part("speaks against it", -1.0)])
+
+
+def _cards(answers: Sequence[WrongAnswer]) -> str:
+    return "".join(
+        card(_card_head(answer), words(answer.parts or [Part(_shortened(answer.text))])) for answer in answers
+    )
+
+
+def _card_head(answer: WrongAnswer) -> str:
+    return (
+        f'<span dir="auto">label <b>{escape(answer.label)}</b></span>'
+        f'<span dir="auto">answer <b>{escape(answer.prediction)}</b> {answer.probability:.1%}</span>'
+        f'<span class="quiet">loss {answer.loss:.2f}</span>'
+        f'<span class="quiet" dir="auto">{escape(answer.place)}</span>'
+    )
+
+
+def _data(report: Report) -> str:
+    names = list(report.metrics.per_class)
+    balance = _label_balance(names, report.label_counts)
+    if len(names) > MAX_OPEN_LABELS:
+        balance = folded(f"Texts of each of the {len(names)} labels", balance)
+    parts = [
+        _split_table(report.split_facts),
+        beside(_drawn(report, "data"), balance),
+        beside(_facts_table("data", report.data_facts), _facts_table("model", report.facts)),
+    ]
+    return "".join(parts)
+
+
+def _label_balance(labels: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
+    totals = {split: max(1, sum(own)) for split, own in counts.items()}
+    rows = [
+        [label, *(f"{own[i]:,} ({own[i] / totals[split]:.1%})" for split, own in counts.items())]
+        for i, label in enumerate(labels)
+    ]
+    return table(["label", *counts], rows) if counts else ""
+
+
+def _reproduction(report: Report) -> str:
+    return code("\n".join(report.commands)) + folded(
+        "Versions, machine and digests", _facts_table("made with", report.environment)
     )
 
 
@@ -178,16 +343,8 @@ def _label_table(metrics: Metrics) -> str:
     return table(["#", "label", "precision", "recall", "F1", "texts"], rows)
 
 
-def _worst_table(worst: Sequence[WorstError]) -> str:
-    rows = [
-        [_shortened(error.text), error.label, error.prediction, f"{error.probability:.3f}", f"{error.loss:.2f}"]
-        for error in worst[:MAX_WORST]
-    ]
-    return table(["text", "label", "prediction", "probability", "loss"], rows)
-
-
-def _facts_table(facts: Mapping[str, object]) -> str:
-    return table(["fact", "value"], [[name, in_words(value)] for name, value in facts.items()])
+def _facts_table(title: str, facts: Mapping[str, object]) -> str:
+    return table([title, ""], [[name, in_words(value)] for name, value in facts.items()])
 
 
 def _split_table(facts: Mapping[str, Mapping[str, object]]) -> str:

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.config import Config, dump_config
+from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.example import Dataset
 from bilstm_cls.data.preparation import PreparedData
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES, run_baseline
+from bilstm_cls.evaluation.breakdown import length_histogram
 from bilstm_cls.evaluation.inference import answer
-from bilstm_cls.evaluation.judge import Judged, worst_errors, write_predictions
-from bilstm_cls.evaluation.metrics import Metrics, compute_metrics
-from bilstm_cls.evaluation.report import MAX_WORST, Report, model_card, write_report
+from bilstm_cls.evaluation.metrics import compute_metrics
+from bilstm_cls.evaluation.pages import NO_TEST, write_card, write_pages
+from bilstm_cls.evaluation.predictions import Judged, write_predictions
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
 from bilstm_cls.training.loop import Progress
@@ -27,7 +28,6 @@ from bilstm_cls.training.loop import Progress
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-NO_TEST = "There is no test split: these are the scores of the valid split, which also chose the weights."
 
 
 def write_summary(
@@ -49,7 +49,8 @@ def write_summary(
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **{f"baseline/{name}/accuracy": item.metrics.accuracy for name, item in baselines.items()},
         **{f"baseline/{name}/macro_f1": item.metrics.macro_f1 for name, item in baselines.items()},
-        **_majority(data.dataset),
+        **_balance(data.dataset),
+        **_lengths(data.corpora["train"], config),
         **data.facts(),
         **facts,
         "time/train_seconds": progress.seconds,
@@ -57,17 +58,12 @@ def write_summary(
         "time/peak_memory_mb": peak_memory_mb(),
         **{f"time/baseline_{name}_seconds": value for name, value in seconds.items()},
     }
-    lengths = np.asarray(data.corpora["train"].num_tokens)
-    _write_pages(
-        run,
-        config,
-        data.dataset,
-        judged,
-        metrics,
-        history=progress.history,
-        lengths=lengths,
-        baselines={name: item.metrics for name, item in baselines.items()},
-    )
+    for member in loaded.members:
+        member.eval()
+    _write_all(
+        run, config, data.dataset, judged, metrics,
+        history=progress.history, loaded=loaded, corpus=data.corpora[judged.split.name],
+    )  # fmt: skip
     return metrics
 
 
@@ -99,7 +95,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             judged, seconds = _baselines(dataset, [name])
             results[name] = {
                 **judged[name].metrics.flat(judged[name].split.name),
-                **_majority(dataset),
+                **_balance(dataset),
                 "data/origin": dataset.origin,
                 "data/is_official": dataset.is_official,
                 "data/notes": list(dataset.notes),
@@ -108,7 +104,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             }
             write_atomic(run / "config.yaml", dump_config(config))
             run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
-            _write_pages(run, config, dataset, judged[name], results[name], title=f"{config.name}-{name}")
+            _write_all(run, config, dataset, judged[name], results[name], title=f"{config.name}-{name}")
             run.write_status("finished", "judged")
     return results
 
@@ -141,11 +137,22 @@ def _best_of(progress: Progress) -> Row:
     return {key: value for key, value in row.items() if key.startswith("valid/")}
 
 
-def _majority(dataset: Dataset) -> Row:
-    return {"data/majority_label": dataset.labels[int(np.bincount(dataset.splits["train"].label_ids).argmax())]}
+def _balance(dataset: Dataset) -> Row:
+    """Returns the most frequent label of train, and the texts of each label in each split."""
+    labels, row = dataset.labels, Row()
+    for name, split in dataset.splits.items():
+        if name != "unlabelled":
+            counts = np.bincount(split.label_ids, minlength=len(labels)).tolist()
+            row |= {f"data/labels/{name}/{label}": count for label, count in zip(labels, counts, strict=True)}
+    return {"data/majority_label": labels[int(np.bincount(dataset.splits["train"].label_ids).argmax())], **row}
 
 
-def _write_pages(
+def _lengths(corpus: Corpus, config: Config) -> Row:
+    counts, width = length_histogram(corpus.num_tokens, config.text.max_length)
+    return {"text/train/length_histogram": counts, "text/train/length_width": width}
+
+
+def _write_all(
     run: RunDirectory,
     config: Config,
     dataset: Dataset,
@@ -154,57 +161,17 @@ def _write_pages(
     *,
     title: str = "",
     history: Sequence[Row] = (),
-    lengths: Any = None,
-    baselines: Mapping[str, Metrics] | None = None,
+    loaded: LoadedModel | None = None,
+    corpus: Corpus | None = None,
 ) -> None:
     """Writes `metrics.json` last, so that a run that has it has everything."""
-    split = judged.split.name
-    write_predictions(run / f"predictions_{split}.csv", judged, dataset.labels)
-    pictures = {}
-    if history:
-        pictures["Learning curves"] = run.plots / "learning_curves.png"
-        plots.learning_curves(history, pictures["Learning curves"])
-    pictures["Confusion matrix"] = run.plots / "confusion_matrix.png"
-    plots.confusion_matrix(judged.metrics.confusion_matrix, dataset.labels, pictures["Confusion matrix"])
-    pictures["Calibration"] = run.plots / "calibration.png"
-    plots.calibration(judged.probabilities, judged.split.label_ids, pictures["Calibration"])
-    if lengths is not None:
-        pictures["Lengths of the training texts"] = run.plots / "lengths.png"
-        plots.length_histogram(lengths, config.text.max_length, pictures["Lengths of the training texts"])
-    report = Report(
-        title=title or config.name,
-        run=str(run.path),
-        metrics=judged.metrics,
-        split=split,
-        origin=dataset.origin,
-        notes=[*dataset.notes, *([NO_TEST] if split != "test" else [])],
-        history=history,
-        plots=pictures,
-        facts=_single_facts(metrics),
-        split_facts=_facts_by_split(metrics),
-        baselines=baselines or {},
-        worst=worst_errors(judged, dataset.labels, MAX_WORST),
-        config=dump_config(config),
-    )
-    write_report(run / "report.html", report)
-    write_atomic(run / "README.md", model_card(report))
+    write_predictions(run / f"predictions_{judged.split.name}.csv", judged, dataset.labels)
+    report = write_pages(
+        run, config, dataset.labels, judged, metrics,
+        title=title or config.name, history=history, loaded=loaded, corpus=corpus,
+    )  # fmt: skip
+    write_card(run, report)
     run.write_json("metrics.json", metrics)
-
-
-def _single_facts(metrics: Row) -> Row:
-    shown = ("model/parameters", "text/vocab_size", "embedding/coverage", "train/steps", "train/best_step")
-    facts = {key: metrics[key] for key in shown if key in metrics}
-    facts |= {k: v for k, v in metrics.items() if k.startswith("data/") and isinstance(v, int | float)}
-    return facts | {k: v for k, v in metrics.items() if k.startswith("time/")}
-
-
-def _facts_by_split(metrics: Row) -> dict[str, Row]:
-    facts: dict[str, Row] = {}
-    for key, value in metrics.items():
-        parts = key.split("/")
-        if parts[0] == "text" and len(parts) == 3:
-            facts.setdefault(parts[1], {})[parts[2]] = value
-    return facts
 
 
 def score_table(metrics: Row, path: Path) -> str:

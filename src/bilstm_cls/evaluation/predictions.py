@@ -1,0 +1,129 @@
+"""What a judged split leaves in a run directory: every text with its label, the answer, and how wrong it is."""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bilstm_cls.data.example import Split
+from bilstm_cls.data.tokenizer import without_surrogates
+from bilstm_cls.errors import CheckpointError
+from bilstm_cls.evaluation.metrics import Floats, Ints, Metrics, example_losses
+from bilstm_cls.files import replacing
+
+COLUMNS = ("path", "line", "label", "prediction", "probability", "loss", "text")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A split, the probabilities `[N, C]` of its texts, and their scores."""
+
+    split: Split
+    probabilities: Floats
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The rows of a `predictions_*.csv`, in its order: the worst answer first.
+
+    Attributes:
+        split: `test`, or `valid` where a run has no test split.
+        texts: N texts.
+        places: N of `path:line`, where each stands in the data.
+        labels: N true labels.
+        answers: N predicted labels.
+        probabilities: `[N]` of the answers.
+        losses: `[N]` in nats.
+    """
+
+    split: str
+    texts: list[str]
+    places: list[tuple[str, int]]
+    labels: list[str]
+    answers: list[str]
+    probabilities: Floats
+    losses: Floats
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def as_split(self, labels: Sequence[str]) -> Split:
+        """Returns the texts as they were judged, with label ids of the given labels."""
+        ids: Ints = np.array([labels.index(label) for label in self.labels], dtype=np.int64)
+        lines = np.array([line for _, line in self.places], dtype=np.int64)
+        return Split(self.split, self.texts, ids, [path for path, _ in self.places], lines)
+
+
+def write_predictions(path: Path, judged: Judged, labels: Sequence[str]) -> None:
+    """Writes a CSV with every text of the split, the worst answer first."""
+    losses = example_losses(judged.probabilities, judged.split.label_ids)
+    answers = judged.probabilities.argmax(1)
+    with replacing(path) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        plain = csv.writer(lines, lineterminator="\n")
+        quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        plain.writerow(COLUMNS)
+        for i in np.argsort(-losses, kind="stable").tolist():
+            text = without_surrogates(judged.split.texts[i])
+            writer = quoted if "\r" in text else plain  # which would leave a lone carriage return bare
+            writer.writerow(
+                [
+                    judged.split.paths[i],
+                    int(judged.split.lines[i]),
+                    labels[judged.split.label_ids[i]],
+                    labels[answers[i]],
+                    f"{judged.probabilities[i, answers[i]]:.6f}",
+                    f"{losses[i]:.6f}",
+                    text,
+                ]
+            )
+        lines.detach()
+
+
+def read_predictions(run: Path) -> Predictions:
+    """Reads what `write_predictions` wrote for the split that a run was judged on.
+
+    Args:
+        run: the run directory.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged.
+    """
+    path = next((run / f"predictions_{name}.csv" for name in ("test", "valid")
+                 if (run / f"predictions_{name}.csv").exists()), None)  # fmt: skip
+    if path is None:
+        raise CheckpointError(f"{run}: holds no predictions_test.csv, so it is not a run that was judged")
+    rows: list[tuple[tuple[str, int], str, str, float, float, str]] = []
+    limit = csv.field_size_limit(sys.maxsize)  # of the whole process; the default is less than a long text
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            if tuple(next(reader, ())) != COLUMNS:
+                raise CheckpointError(f"{path}: damaged, its first line is not {','.join(COLUMNS)}")
+            for number, row in enumerate(reader, 2):
+                try:
+                    source, line, label, answer, probability, loss, text = row
+                    rows.append(((source, int(line)), label, answer, float(probability), float(loss), text))
+                except ValueError as error:
+                    raise CheckpointError(f"{path}: damaged, its row {number} cannot be read ({error})") from error
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
+    if not rows:
+        raise CheckpointError(f"{path}: damaged, it holds no text")
+    places, labels, answers, probabilities, losses, texts = zip(*rows, strict=True)
+    return Predictions(
+        split=path.stem.removeprefix("predictions_"),
+        texts=list(texts),
+        places=list(places),
+        labels=list(labels),
+        answers=list(answers),
+        probabilities=np.array(probabilities),
+        losses=np.array(losses),
+    )

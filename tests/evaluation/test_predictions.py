@@ -1,0 +1,95 @@
+"""What a judged split leaves behind: read back, it is what was written; damaged, it is named."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bilstm_cls.data.example import Split
+from bilstm_cls.errors import CheckpointError
+from bilstm_cls.evaluation.metrics import compute_metrics, example_losses
+from bilstm_cls.evaluation.predictions import COLUMNS, Judged, read_predictions, write_predictions
+
+LABELS = ["neg", "pos"]
+TEXTS = ["fine", "two\nlines", 'a "quote", a comma', "cr\rhere", "half \ud800", ""]
+PROBABILITIES = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.99, 0.01], [0.5, 0.5], [0.6, 0.4]])
+LABEL_IDS = np.array([1, 1, 0, 1, 0, 0])
+
+
+@pytest.fixture
+def judged() -> Judged:
+    split = Split("test", TEXTS, LABEL_IDS, ["a.csv"] * 3 + ["b.csv"] * 3, np.arange(2, 8))
+    return Judged(split, PROBABILITIES, compute_metrics(PROBABILITIES, LABEL_IDS, LABELS, majority_label_id=0))
+
+
+@pytest.fixture
+def rows(judged: Judged, tmp_path: Path) -> list[dict[str, str]]:
+    write_predictions(tmp_path / "predictions_test.csv", judged, LABELS)
+    with (tmp_path / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def test_every_text_is_in_the_predictions_as_it_was(rows: list[dict[str, str]]) -> None:
+    assert sorted(row["text"] for row in rows) == sorted(text.replace("\ud800", "?") for text in TEXTS)
+
+
+def test_predictions_have_the_worst_first(rows: list[dict[str, str]]) -> None:
+    losses = [float(row["loss"]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert [row["text"] for row in rows[:3]] == ["cr\rhere", "two\nlines", 'a "quote", a comma']
+    assert losses[0] == pytest.approx(-np.log(0.01), abs=1e-6)
+
+
+def test_a_prediction_names_its_row_label_and_answer(rows: list[dict[str, str]]) -> None:
+    worst = rows[0]
+    assert (worst["path"], worst["line"], worst["label"], worst["prediction"], worst["probability"]) == (
+        "b.csv", "5", "pos", "neg", "0.990000"
+    )  # fmt: skip
+
+
+def test_what_was_written_is_read_back(judged: Judged, tmp_path: Path) -> None:
+    write_predictions(tmp_path / "predictions_test.csv", judged, LABELS)
+    found = read_predictions(tmp_path)
+    split = found.as_split(LABELS)
+    order = np.argsort(split.lines)
+    assert (found.split, len(found)) == ("test", 6)
+    assert [split.texts[i] for i in order] == [text.replace("\ud800", "?") for text in TEXTS]
+    assert [split.paths[i] for i in order] == judged.split.paths
+    np.testing.assert_array_equal(split.label_ids[order], LABEL_IDS)
+    np.testing.assert_allclose(found.losses[order], example_losses(PROBABILITIES, LABEL_IDS), atol=1e-6)
+    np.testing.assert_allclose(found.probabilities[order], PROBABILITIES.max(1), atol=1e-6)
+    assert [found.answers[i] for i in order] == ["pos", "neg", "pos", "neg", "neg", "neg"]
+
+
+def test_a_very_long_text_is_read_back_and_the_limit_of_csv_files_is_left_alone(tmp_path: Path) -> None:
+    text, limit = "word " * 100_000, csv.field_size_limit()
+    split = Split("valid", [text], np.array([1]), ["a.csv"], np.array([2]))
+    probabilities = np.array([[0.5, 0.5]])
+    judged = Judged(split, probabilities, compute_metrics(probabilities, split.label_ids, LABELS))
+    write_predictions(tmp_path / "predictions_valid.csv", judged, LABELS)
+    assert read_predictions(tmp_path).texts == [text]
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "its first line is not path,line,label"),
+        (b"text,label\na,b\n", "its first line is not path,line,label"),
+        (f"{','.join(COLUMNS)}\n".encode(), "holds no text"),
+        (f"{','.join(COLUMNS)}\na.csv,2,pos,pos\n".encode(), "row 2 cannot be read"),
+        (f"{','.join(COLUMNS)}\na.csv,two,pos,pos,0.5,0.5,text\n".encode(), "row 2 cannot be read"),
+        (f"{','.join(COLUMNS)}\na.csv,2,pos,pos,0.5,0.5,\xff\n".encode("latin-1"), "it cannot be read"),
+        (f'{",".join(COLUMNS)}\na.csv,2,pos,pos,0.5,0.5,"open\n'.encode(), "it cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "predictions_test.csv").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_predictions(tmp_path)
+
+
+def test_a_run_that_was_not_judged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no predictions_test\.csv"):
+        read_predictions(tmp_path)
