@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from bilstm_cls.commands import answers, looking, serving, training
+from bilstm_cls.commands import answers, looking, serving, training, tuning
 from bilstm_cls.errors import ResourceError, StoppedError, UserError, is_out_of_memory
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(config_app, name="config")
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
+    "tune": tuning.tune,
     "eval": answers.evaluate,
     "predict": answers.predict,
     "export": answers.export,

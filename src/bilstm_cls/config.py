@@ -31,6 +31,7 @@ __all__ = [
     "PretrainConfig",
     "TextConfig",
     "TrainConfig",
+    "changed",
     "changed_keys",
     "config_keys",
     "config_schema",
@@ -86,6 +87,23 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), *, defaults_na
     for position, override in enumerate(overrides):
         given.add_override(override, position)
     given.values.setdefault("name", defaults_name or _plain_name("run" if path is None else Path(path).stem))
+    return _validated(given)
+
+
+def changed(config: Config, overrides: Sequence[str]) -> Config:
+    """Returns a config with `key.path=value` overrides put into it, checked as a whole.
+
+    Raises:
+        ConfigError: with all problems at once.
+    """
+    given = Given(config_keys())
+    given.values = config.model_dump()
+    for position, override in enumerate(overrides):
+        given.add_override(override, position)
+    return _validated(given)
+
+
+def _validated(given: Given) -> Config:
     try:
         config = Config.model_validate(given.values)
     except ValidationError as error:

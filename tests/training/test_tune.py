@@ -1,0 +1,361 @@
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bilstm_cls.config import Config, dump_config, load_config
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.training import tune as tuning
+from bilstm_cls.training.budget import Budget
+from bilstm_cls.training.run import Session, train
+from bilstm_cls.training.search_space import parse_space
+from bilstm_cls.training.tune import Prepared, TuneResult, tune, tune_table
+from tests.command_line import run_cli
+from tests.training.runs import history
+
+pytest.importorskip("optuna")
+pytestmark = pytest.mark.usefixtures("light")
+
+Make = Callable[..., Config]
+SEARCH = ["train.learning_rate=1e-3..1e-1:log", "model.hidden_size=4..12", "model.pooling=mean|[mean, max]"]
+
+
+@pytest.fixture
+def base(tiny_config: Make, tmp_path: Path) -> Config:
+    """A config of two epochs whose study lies in a folder of its own."""
+    return tiny_config("train.epochs=2", f"output_dir={tmp_path}")
+
+
+def search(config: Config, words: list[str] = SEARCH, **options: Any) -> TuneResult:
+    budget = Budget(options.pop("trials", 4), options.pop("seconds", None), options.pop("max_bytes", None))
+    return tune(config, parse_space(words, config), budget, **options)
+
+
+def outcomes(result: TuneResult) -> list[Any]:
+    """What two studies of one seed have in common, but for the numbers of their trials."""
+    trials = sorted(result.trials, key=lambda trial: trial.number)
+    return [(trial.state, trial.values, trial.score, trial.num_bytes) for trial in trials]
+
+
+@pytest.fixture(scope="module")
+def study(tiny_config: Make, light: None, tmp_path_factory: pytest.TempPathFactory) -> TuneResult:
+    """A study of five trials that nothing happened to."""
+    return search(tiny_config("train.epochs=2", f"output_dir={tmp_path_factory.mktemp('study')}"), trials=5)
+
+
+def test_the_winner_is_the_best_finished_trial_and_the_config_as_given_is_among_them(study: TuneResult) -> None:
+    finished = {trial.number: trial.score for trial in study.trials if trial.state == "finished"}
+    assert study.best is not None
+    assert study.best.score == max(score for score in finished.values() if score is not None)
+    assert next(trial.values for trial in study.trials if trial.number == 0) == {
+        "train.learning_rate": 0.02, "model.hidden_size": 8, "model.pooling": "mean",
+    }  # fmt: skip
+
+
+def test_the_winning_config_trains_to_the_score_and_size_that_the_study_says(study: TuneResult) -> None:
+    assert study.best is not None
+    run = train(load_config(study.run / "best.yaml")).run
+    assert max(row["valid/accuracy"] for row in history(run.path)) == study.best.score
+    needed = [*run.path.glob("*.safetensors"), run / "tokenizer.json", run / "labels.json"]
+    assert sum(path.stat().st_size for path in needed) == study.best.num_bytes
+
+
+def test_the_folder_says_what_was_found(study: TuneResult) -> None:
+    rows = list(csv.DictReader((study.run / "trials.csv").read_text("utf-8").splitlines()))
+    assert [int(row["trial"]) for row in rows] == [trial.number for trial in study.trials]
+    assert study.run.read_json("tuning.json") == json.loads(json.dumps(study.as_object()))
+    assert study.run.read_status()["status"] == "finished"
+    assert not (study.run / "trial").exists()
+    head = (study.run / "best.yaml").read_text("utf-8").splitlines()[:3]
+    assert all(line.startswith("# ") for line in head)
+    assert f"bilstm-cls train -c {study.run / 'best.yaml'}" in head[1]
+
+
+def test_what_mattered_is_shares_of_the_searched_keys(study: TuneResult) -> None:
+    assert study.importances.keys() == {words.partition("=")[0] for words in SEARCH}
+    assert sum(study.importances.values()) == pytest.approx(1)
+    table = tune_table(study)
+    assert "what the scores differ by:" in table
+    assert all(re.search(rf"^  {trial.number} +{trial.state}", table, re.M) for trial in study.trials)
+    assert f"next: bilstm-cls train -c {study.run / 'best.yaml'}" in table
+
+
+def test_the_test_split_is_not_there_to_be_judged_by(base: Config) -> None:
+    data = Prepared().of(base)
+    assert set(data.dataset.splits) == set(data.corpora) == {"train", "valid"}
+
+
+def test_another_test_split_changes_nothing(base: Config, tmp_path: Path) -> None:
+    results = []
+    for name, label in (("one", "pos"), ("two", "neg")):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(f"text,label\na good film,{label}\n", "utf-8")
+        data = base.data.model_copy(update={"test": str(path)})
+        results.append(search(base.model_copy(update={"data": data, "name": name})))
+    assert outcomes(results[0]) == outcomes(results[1])
+
+
+def test_data_are_prepared_once_for_each_setting_that_touches_them(
+    base: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    prepare = tuning.prepare
+    monkeypatch.setattr(tuning, "prepare", lambda c, **only: seen.append(c.text.min_freq) or prepare(c, **only))
+    result = search(base, ["text.min_freq=1|2|3", "train.learning_rate=1e-3..1e-1:log"], trials=6)
+    assert sorted(seen) == sorted({2, *(trial.values["text.min_freq"] for trial in result.trials)})
+
+
+def test_a_trial_that_diverges_or_finds_no_memory_has_failed_and_the_study_goes_on(
+    base: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Session.start
+
+    def starved(run: RunDirectory, config: Config, *more: Any) -> Session:
+        if config.model.pooling == "max":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return start(run, config, *more)
+
+    monkeypatch.setattr(Session, "start", starved)
+    result = search(base, ["train.learning_rate=0.02|1e9", "model.pooling=mean|max"], trials=4)
+    reasons = {(trial.values["train.learning_rate"], trial.values["model.pooling"]): trial for trial in result.trials}
+    assert reasons.keys() == {(0.02, "mean"), (1e9, "mean"), (0.02, "max"), (1e9, "max")}
+    assert reasons[0.02, "mean"] == result.best
+    assert "training diverged at step" in reasons[1e9, "mean"].reason
+    assert reasons[0.02, "max"].reason == "out of memory"
+
+
+def test_our_own_mistake_ends_the_study(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Session:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(Session, "start", broken)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        search(base)
+
+
+def test_a_study_in_which_everything_fails_ends_soon(base: Config) -> None:
+    with pytest.raises(ConfigError, match=r"no trial was finished: the first 5 trials failed.*diverged"):
+        search(base, ["train.learning_rate=1e8..1e9"], trials=100)
+
+
+def test_a_space_that_is_exhausted_ends_the_study(base: Config) -> None:
+    result = search(base, ["model.hidden_size=4|8"], trials=100)
+    assert [trial.state for trial in result.trials] == ["finished"] * 2
+    assert "proposals in a row" in result.reason
+
+
+def test_models_over_the_size_are_not_trained(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+    start = Session.start
+    monkeypatch.setattr(Session, "start", lambda r, c, *m: trained.append(c.model.hidden_size) or start(r, c, *m))
+    result = search(base, ["model.hidden_size=4..64"], max_bytes=20_000, trials=5)
+    assert len(trained) == len(result.trials) == 5
+    assert all(trial.num_bytes is not None and trial.num_bytes <= 20_000 for trial in result.trials)
+    assert max(trained) < 64
+
+
+def test_a_size_that_nothing_fits_in_is_said(base: Config) -> None:
+    with pytest.raises(ConfigError, match="no trial was finished: 50 proposals in a row were too large"):
+        search(base, max_bytes=100)
+
+
+def test_a_trial_that_falls_behind_is_pruned(base: Config) -> None:
+    words = ["train.learning_rate=0.02|0.03|0.04|0.05|1e-7|2e-7|3e-7"]
+    config = base.model_copy(update={"train": base.train.model_copy(update={"epochs": 4})})
+    states = {t.values["train.learning_rate"]: t.state for t in search(config, words, trials=7).trials}
+    assert "pruned" in {state for rate, state in states.items() if rate < 1e-6}
+    assert sum(state == "finished" for rate, state in states.items() if rate > 1e-6) >= 3
+
+
+def stop_in(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    """Sends Ctrl-C at the evaluation of that number."""
+    told = tuning._Study._told
+    left = iter(range(calls, 0, -1))
+
+    def told_and_stopped(*given: Any) -> int:
+        if next(left, 0) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return told(*given)
+
+    monkeypatch.setattr(tuning._Study, "_told", told_and_stopped)
+
+
+@pytest.mark.parametrize("calls", [1, 4])
+def test_a_study_that_is_stopped_goes_on_to_the_same_trials(
+    calls: int, base: Config, study: TuneResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, calls)
+        stopped = search(base, trials=5)
+    assert stopped.stopped is not None
+    assert stopped.stopped.exit_code == 130
+    assert len(stopped.trials) == (calls - 1) // 2
+    assert stopped.run.read_status()["status"] == "stopped"
+    assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
+
+
+def test_a_trial_is_gone_on_with_where_it_was_stopped(
+    base: Config, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, 1)
+        search(base)
+    search(base, resume=True)
+    assert "resuming after step" in log.text
+
+
+def test_a_finished_study_goes_on_with_a_larger_budget(base: Config, study: TuneResult) -> None:
+    search(base, trials=3)
+    assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
+
+
+def test_the_time_of_all_calls_together_is_limited(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    search(base, trials=2)
+    again = search(base, trials=None, seconds=1e-3, resume=True)
+    assert again.reason == "the time is over"
+    assert len(again.trials) == 2
+
+
+def test_a_trial_whose_time_is_over_is_left_to_be_gone_on_with(
+    base: Config, study: TuneResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="no trial was finished: the time is over; add --resume"):
+        search(base, trials=None, seconds=1e-9 + 0.02)
+    assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint", "error"),
+    [
+        ({"seed": 2}, r"seed: 1 -> 2", ConfigError),
+        ({"words": ["model.hidden_size=4..9"]}, "another search.*\n  train.learning_rate=0.001..0.1:log", ConfigError),
+        ({"resume": False}, "already holds a run that is finished; add --resume", ConfigError),
+    ],
+)
+def test_another_study_is_not_gone_on_with(change: dict[str, Any], complaint: str, error: type, base: Config) -> None:
+    search(base, trials=1)
+    config = base.model_copy(update={"seed": change.get("seed", 1)})
+    with pytest.raises(error, match=complaint):
+        search(config, change.get("words", SEARCH), trials=2, resume=change.get("resume", True))
+
+
+def test_changed_data_are_noticed(base: Config, reviews_csv: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.csv"
+    rows = reviews_csv.read_text("utf-8").splitlines(keepends=True)
+    copy.write_text("".join(rows), "utf-8")
+    config = base.model_copy(update={"data": base.data.model_copy(update={"train": str(copy)})})
+    search(config, trials=1)
+    copy.write_text("".join(rows[:-40]), "utf-8")
+    with pytest.raises(DataError, match="the data are not those of this study"):
+        search(config, trials=2, resume=True)
+
+
+def test_overwriting_starts_anew(base: Config, study: TuneResult) -> None:
+    search(base, ["model.hidden_size=4|5"], trials=1)
+    assert outcomes(search(base, trials=5, overwrite=True)) == outcomes(study)
+
+
+def test_half_a_line_of_the_journal_and_a_lock_that_a_kill_left_are_mended(base: Config, study: TuneResult) -> None:
+    run = search(base, trials=3).run
+    with (run / "study.journal").open("ab") as journal:
+        journal.write(b'{"op_code":5,"worker')
+    (run / "study.journal.lock").symlink_to("study.journal")
+    assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
+
+
+@pytest.mark.parametrize("damage", [b"no journal\n\n", b'{"op_code": 99}\n', b"[1]\n"])
+def test_a_damaged_journal_is_named(damage: bytes, base: Config) -> None:
+    run = search(base, trials=1).run
+    (run / "study.journal").write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"study.journal: damaged"):
+        search(base, trials=2, resume=True)
+
+
+def test_a_missing_optuna_is_named(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[tune\]'"):
+        search(base)
+
+
+def test_torchrun_is_refused(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        search(base)
+
+
+def test_a_score_of_which_less_is_better_is_minimised(base: Config) -> None:
+    config = base.model_copy(update={"train": base.train.model_copy(update={"select_by": "valid/log_loss"})})
+    result = search(config, ["train.learning_rate=1e-6|0.02"], trials=2)
+    assert result.best is not None
+    assert result.best.values == {"train.learning_rate": 0.02}
+    scores = [trial.score for trial in result.trials if trial.score is not None]
+    assert result.best.score == min(scores)
+
+
+@pytest.fixture
+def config_file(base: Config, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(dump_config(base), "utf-8")
+    return path
+
+
+def test_the_command_prints_the_table_or_json(config_file: Path) -> None:
+    given = ["tune", "-c", config_file, "--trials", "2", "--search", "model.hidden_size=4..12"]
+    shown = run_cli(*given, "-q")
+    assert shown.code == 0
+    assert shown.stdout.startswith("2 trials in ")
+    again = run_cli(*given, "--resume", "--json")
+    assert [trial["state"] for trial in again.json["trials"]] == ["finished", "finished"]
+    assert again.json["config"] == str(config_file.parent / "tiny-tune" / "best.yaml")
+
+
+def test_the_command_says_what_it_would_search(config_file: Path) -> None:
+    planned = run_cli("tune", "-c", config_file, "--time", "20m", "--max-size", "5MB", "--dry-run", "--json").json
+    assert planned["budget"] == {"trials": None, "seconds": 1200, "max_bytes": 5_000_000}
+    assert planned["search"]["train.learning_rate"] == "0.004..0.1:log"
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGKILL"])
+def test_a_signal_to_the_command_leaves_what_was_found(number: str, config_file: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "bilstm_cls",
+        "tune",
+        "-c",
+        config_file,
+        "--trials",
+        "1000",
+        "--search",
+        *SEARCH[:1],
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("trial 1 "):
+                break
+        process.send_signal(signal.Signals[number])
+        stdout, stderr = process.communicate(timeout=60)
+    if number == "SIGKILL":
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + signal.Signals[number]
+        assert "Traceback" not in stderr
+        assert "trials, best first:" in stdout
+    folder = config_file.parent / "tiny-tune"
+    assert yaml.safe_load((folder / "best.yaml").read_text("utf-8"))["name"] == "tiny-best"
+    again = run_cli("tune", "-c", config_file, "--trials", "3", "--search", *SEARCH[:1], "--resume", "--json")
+    assert len(again.json["trials"]) >= 3
