@@ -1,0 +1,165 @@
+"""The page of the server in a browser: one types and sees."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bilstm_cls.serve.classifier import Classifier
+from tests.browser import PHONE, Visit, needs_browser, visit
+from tests.serve.served import Address, serving
+from tests.serve.untrained import TEXT, untrained
+
+pytestmark = needs_browser
+
+LABELS = [f"{i}: a label with <i>quite</i> a long-winded-name-without-any-room-for-a-break" for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def server(trained_run: Path) -> Iterator[Address]:
+    with serving(Classifier.load(trained_run, device="cpu")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def odd() -> Classifier:
+    """Reads characters, twelve of a text, and has many labels."""
+    return Classifier(untrained(kind="characters", labels=LABELS, texts=[TEXT]), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def odd_server(odd: Classifier) -> Iterator[Address]:
+    with serving(odd) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Visit]:
+    with visit(PHONE) as found:
+        yield found
+
+
+@pytest.fixture
+def visitor(browser: Visit) -> Iterator[Visit]:
+    """The browser, which must not complain about anything that the test lets happen."""
+    yield browser
+    browser.page.unroute_all()
+    complaints, browser.complaints[:] = list(browser.complaints), []
+    assert complaints == []
+
+
+def type_text(visitor: Visit, text: str) -> None:
+    visitor.page.get_by_label("Text", exact=True).fill(text)
+
+
+def label_is(visitor: Visit, label: str) -> None:
+    """Returns once the page shows a label and has coloured the words."""
+    visitor.page.wait_for_function("label => document.getElementById('label').textContent === label", arg=label)
+    visitor.page.wait_for_selector("#moved[aria-busy=false] #words")
+
+
+def test_one_types_and_sees_the_label_and_what_moved_it(visitor: Visit, server: Address) -> None:
+    page = visitor.page
+    page.goto(server.url)
+    assert page.locator("#moved").is_hidden()
+    visitor.requests.clear()
+    page.get_by_label("Text", exact=True).press_sequentially("a good film")
+    label_is(visitor, "pos")
+    assert page.get_by_role("status").text_content().startswith("pos, ")
+    assert page.locator("#bars th").all_text_contents() == ["neg", "pos"]
+    assert page.locator("#words .for", has_text="good").count() == 1
+    type_text(visitor, "bad: awful & dull")
+    label_is(visitor, "neg")
+    assert page.locator("#words").text_content() == "bad: awful & dull"
+    assert page.locator("#facts").text_content().startswith("5 tokens, answered in ")
+    page.locator("#words .for", has_text="awful").click()
+    assert page.locator("#pointed").text_content().startswith("awful: +")
+    assert {url.removeprefix(server.url) for url in visitor.requests} == {"/predict"}
+    type_text(visitor, " ")
+    assert page.locator("#label").text_content() == ""
+    assert page.locator("#moved").is_hidden()
+
+
+def test_an_answer_to_an_earlier_text_is_dropped(visitor: Visit, server: Address) -> None:
+    page = visitor.page
+    page.goto(server.url)
+    # Requests are no longer given up, so that the late answer does come.
+    page.evaluate("AbortController.prototype.abort = () => {}")
+    held = []
+    page.route(
+        "**/predict", lambda route: held.append(route) if "good" in route.request.post_data else route.continue_()
+    )
+    with page.expect_request("**/predict"):
+        type_text(visitor, "good")
+    type_text(visitor, "bad")
+    label_is(visitor, "neg")
+    with page.expect_response("**/predict") as late:
+        held[0].continue_()
+    late.value.finished()
+    assert late.value.json()["predictions"][0]["label"] == "pos"
+    assert page.locator("#label").text_content() == "neg"
+
+
+def test_a_full_server_is_asked_again(visitor: Visit, server: Address) -> None:
+    page = visitor.page
+    page.goto(server.url)
+    full = {"status": 503, "headers": {"Retry-After": "0.01"}, "json": {"error": "full"}}
+    page.route("**/predict", lambda route: route.fulfill(**full), times=2)
+    type_text(visitor, "good")
+    label_is(visitor, "pos")
+    assert len(visitor.complaints) == 2  # of the browser, about each 503
+    visitor.complaints.clear()
+
+
+def test_a_server_that_is_gone_is_told_of_and_the_next_answer_takes_that_back(visitor: Visit, server: Address) -> None:
+    page = visitor.page
+    page.goto(server.url)
+    page.route("**/predict", lambda route: route.abort(), times=1)
+    type_text(visitor, "good")
+    page.get_by_role("alert").wait_for()
+    assert page.get_by_role("alert").text_content() == "The server does not answer. Is it still running?"
+    type_text(visitor, "bad")
+    label_is(visitor, "neg")
+    assert page.get_by_role("alert").count() == 0
+    assert visitor.complaints
+    visitor.complaints.clear()
+
+
+def test_of_many_labels_the_likeliest_are_shown_and_all_on_demand(
+    visitor: Visit, odd_server: Address, odd: Classifier
+) -> None:
+    page = visitor.page
+    page.goto(odd_server.url)
+    type_text(visitor, "film")
+    (prediction,) = odd.predict(["film"])
+    label_is(visitor, prediction.label)
+    likeliest = sorted(LABELS, key=lambda label: -prediction.probabilities[label])
+    assert page.locator("#bars th").all_text_contents() == likeliest[:10]
+    page.get_by_role("button", name="Show 40 labels").click()
+    assert page.locator("#bars th").all_text_contents() == likeliest
+    assert not visitor.is_wider_than_the_screen()
+
+
+@pytest.mark.parametrize("text", ["中文 😀 <br />'Straße' ", "\U00020000" * 3, TEXT, "x" * 400])
+def test_the_words_are_those_of_the_text_and_what_is_not_read_stands_back(
+    visitor: Visit, odd_server: Address, odd: Classifier, text: str
+) -> None:
+    visitor.page.goto(odd_server.url)
+    type_text(visitor, text)
+    explanation = odd.explain(text)
+    label_is(visitor, explanation.prediction)
+    words = visitor.page.locator("#words")
+    assert words.text_content() == text
+    assert words.locator("span[data-value]").all_text_contents() == [term.token for term in explanation.terms]
+    unread = [] if explanation.unread is None else [text[slice(*explanation.unread)]]
+    assert [found.strip() for found in words.locator(".unread").all_text_contents()] == unread
+    assert not visitor.is_wider_than_the_screen()
+
+
+def test_the_page_may_load_nothing_from_elsewhere_and_runs_its_own_script_alone(server: Address) -> None:
+    reply = server.ask("/")
+    policy = reply.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'sha256-" in policy
+    assert "connect-src 'self'" in policy
+    assert b"https:" not in reply.body
