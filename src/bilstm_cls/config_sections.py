@@ -29,6 +29,11 @@ Columns = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 
+Loggers = Annotated[
+    list[Literal["tensorboard", "mlflow", "wandb"]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
+
 
 class Section(BaseModel):
     """What all sections share: unknown keys, wrong types and numbers that are not finite are errors."""
@@ -280,7 +285,9 @@ class TrainConfig(Section):
         None, description="Weight of each label in the loss: balanced, or a map of every label."
     )
     label_smoothing: Share = Field(0.0, description="Share of the target given to all labels alike.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Arithmetic of the network.")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of training; auto is fp32, and on CUDA tf32. Answers are always in fp32."
+    )
     device: str = Field(
         "auto",
         description="auto (CUDA, else CPU), cpu, cuda or cuda:N.",
@@ -303,11 +310,17 @@ class TrainConfig(Section):
     max_minutes: Positive | None = Field(None, description="Stop after so long.")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
     baselines: bool = Field(False, description="Also judge the two linear baselines on the same splits.")
+    loggers: Loggers = Field([], description="Where to log as well: tensorboard, mlflow, wandb; each needs its extra.")
 
     @property
     def reads_unlabelled(self) -> bool:
         """Whether the objective learns from texts without a label."""
         return self.objective in ("virtual_adversarial", "mixed")
+
+    @check("loggers")
+    @classmethod
+    def _loggers_differ(cls, loggers: list[str]) -> list[str]:
+        return _all_different(loggers)
 
     @check("device")
     @classmethod

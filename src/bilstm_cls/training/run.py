@@ -23,6 +23,7 @@ from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchr
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model, environment, flat_json, text_digest
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.checkpoint import load_best, load_newest, save_checkpoint
+from bilstm_cls.training.loggers import check_installed, open_loggers
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
 from bilstm_cls.training.signals import StopSignals
@@ -40,7 +41,7 @@ STEPS_TO_KEEP_MEMORY = 100
 
 FREE_KEYS = (
     "name", "output_dir", "train.max_minutes", "train.checkpoint_seconds", "train.device", "train.threads",
-    "train.processes", "train.baselines", "pretrain",
+    "train.processes", "train.baselines", "train.loggers", "pretrain",
 )  # fmt: skip
 """Keys, and a section, that may change when a run is resumed: the first bits of its result do not hang on them."""
 
@@ -70,7 +71,8 @@ def train(
         on_report: called after every step and evaluation.
 
     Raises:
-        ConfigError: the directory is taken or cannot be written, or the config differs from the one to resume.
+        ConfigError: the directory is taken or cannot be written, the config differs from the one to resume, or a
+            package that `train.loggers` needs is missing.
         DataError: the data cannot be read, or are not those of the run to resume.
         CheckpointError: the checkpoints to resume from are damaged.
         DivergedError: training produced a number that is not finite.
@@ -87,6 +89,7 @@ def train(
         if is_finished(run, config, product="model.safetensors", free=FREE_KEYS, resume=resume, overwrite=overwrite):
             logger.info(f"{run.path} is finished already; --overwrite trains it again")
             return TrainResult(run, run.read_object("metrics.json"))
+        check_installed(config.train.loggers)
         device = choose_device(config.train.device)
         data = prepare(config)  # an earlier run is not deleted before it is clear that a new one can start
         if overwrite:
@@ -94,8 +97,14 @@ def train(
         run.remove_leftovers()
         run.write_status("running", "training")
         write_atomic(run / "config.yaml", dump_config(config))
-        with log_file(run / "train.log", earlier), recorded_status(run):
-            metrics = _train(run, config, data, device, signals, on_report)
+        with log_file(run / "train.log", earlier), recorded_status(run), open_loggers(run, config) as loggers:
+
+            def tell(report: Report) -> None:
+                on_report(report)
+                loggers.take(report)
+
+            metrics = _train(run, config, data, device, signals, tell)
+            loggers.finish(metrics)
         return TrainResult(run, metrics)
 
 
