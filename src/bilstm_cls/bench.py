@@ -38,7 +38,8 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.batches import Indices, collate, evaluation_batches, padding_share
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import prepare
-from bilstm_cls.device import choose_device, freed_memory_kept
+from bilstm_cls.device import choose_device, freed_memory_kept, on_device
+from bilstm_cls.evaluation.inference import MAX_TOKENS
 from bilstm_cls.processes import Group, joined, loopback, usable_cores
 from bilstm_cls.run_directory import build_model
 from bilstm_cls.training.loop import Trainer
@@ -230,9 +231,9 @@ def _our_predictions(trainer: Trainer, texts: Indices) -> Way:
     def run() -> int:
         model.eval()
         with torch.inference_mode():
-            for places in evaluation_batches(corpus.lengths[texts]):
+            for places in evaluation_batches(corpus.lengths[texts], max_tokens=MAX_TOKENS[trainer.device.type]):
                 batch = collate(corpus, texts[places])
-                model(batch.token_ids.to(trainer.device), batch.lengths)
+                model(on_device(batch.token_ids, trainer.device), batch.lengths)
         return int(corpus.lengths[texts].sum())
 
     return run

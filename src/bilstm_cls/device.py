@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from bilstm_cls.errors import ConfigError
 
@@ -20,14 +21,37 @@ def choose_device(name: str = "auto") -> torch.device:
         ConfigError: the name is another one, or there is no such CUDA device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _exact(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
         raise ConfigError(f"device: {name!r} must be auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError(f"train.device: {name!r} is not here, PyTorch sees {count} CUDA devices; use --device cpu")
+    return _exact(device)
+
+
+def _exact(device: torch.device) -> torch.device:
+    """Lets 32 bits mean 32 bits: unless it is told so, cuDNN cuts the factors in its recurrent layers."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+@contextlib.contextmanager
+def shortened_products(is_allowed: bool) -> Iterator[None]:
+    """Lets cuDNN take factors with 10 bits of fraction for a `with` block (TF32): range and sums stay in 32 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = is_allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copies to the device, on CUDA while the processor goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def set_threads(threads: int | None) -> int:

@@ -57,7 +57,7 @@ def gradients(model: LanguageModels, loss: Tensor) -> dict[str, Tensor]:
 def test_a_sample_of_every_token_gives_the_whole_softmax_and_its_gradients(
     cell: str, bidirectional: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(language_model, "BLOCK", 5)
+    monkeypatch.setattr(language_model, "BLOCK", {"cpu": 5})
     model = models(cell=cell, bidirectional=bidirectional)
     torch.nn.init.normal_(model.bias.weight)
     own, is_predicted = tokens(model), torch.rand(STEPS, TEXTS) < 0.7

@@ -448,12 +448,41 @@ def test_the_weights_of_a_state_are_those_that_were_judged(ema: float | None) ->
     assert is_same == (ema is None)
 
 
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
 @pytest.mark.parametrize(
-    ("precision", "expected"),
-    [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
-)
-def test_precision_names_the_type_of_matrix_products(precision: str, expected: torch.dtype) -> None:
-    assert loop.autocast_type(precision, torch.device("cpu")) == expected
+    ("precision", "device", "expected", "is_short"),
+    [
+        ("auto", CPU, torch.float32, False), ("fp32", CPU, torch.float32, False), ("bf16", CPU, torch.bfloat16, False),
+        ("auto", CUDA, torch.float32, True), ("tf32", CUDA, torch.float32, True), ("fp32", CUDA, torch.float32, False),
+        ("fp16", CUDA, torch.float16, False),
+    ],
+)  # fmt: skip
+def test_precision_names_the_type_of_matrix_products(
+    precision: str, device: torch.device, expected: torch.dtype, is_short: bool
+) -> None:
+    assert loop.autocast_type(precision, device) == expected
+    assert loop.allows_tf32(precision, device) == is_short
+
+
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_what_only_cuda_has_is_refused_on_a_cpu(precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{precision}' is for CUDA; on a CPU use 'bf16' or 'fp32'"):
+        loop.autocast_type(precision, CPU)
+
+
+@pytest.mark.parametrize(("cudnn", "is_taken"), [(91300, True), (91200, False), (None, False)])
+def test_a_gpu_takes_bfloat16_only_with_a_cudnn_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, cudnn: int | None, is_taken: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
+    if is_taken:
+        assert loop.autocast_type("bf16", CUDA) == torch.bfloat16
+        return
+    with pytest.raises(ConfigError, match=f"here is cuDNN {cudnn or 0}; use 'tf32'"):
+        loop.autocast_type("bf16", CUDA)
 
 
 def test_a_model_learns_what_can_be_learnt() -> None:

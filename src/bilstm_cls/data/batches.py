@@ -100,7 +100,7 @@ def training_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def evaluation_batches(lengths: npt.NDArray[np.int64], *, max_tokens: int = 16384) -> list[Indices]:
+def evaluation_batches(lengths: npt.NDArray[np.int64], *, max_tokens: int) -> list[Indices]:
     """Cuts texts, shortest first, into batches of at most `max_tokens` padded tokens."""
     return cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, max_tokens)
 

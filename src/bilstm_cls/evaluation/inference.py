@@ -10,9 +10,13 @@ from torch import Tensor
 
 from bilstm_cls.data.batches import Batch, collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.device import on_device
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.processes import ALONE, Group
 from bilstm_cls.run_directory import LoadedModel
+
+MAX_TOKENS = {"cpu": 2**14, "cuda": 2**17}
+"""Padded tokens of a batch: as many as a device reads fastest."""
 
 
 def answer(loaded: LoadedModel, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
@@ -45,7 +49,8 @@ def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, group: Group = AL
     model.eval()
     try:
         with torch.inference_mode():
-            own = evaluation_batches(corpus.lengths)[group.rank :: group.size]
+            max_tokens = MAX_TOKENS[model.embedding.weight.device.type]
+            own = evaluation_batches(corpus.lengths, max_tokens=max_tokens)[group.rank :: group.size]
             for batch, result in _run(model, (collate(corpus, indices) for indices in own)):
                 logits[batch.indices] = result.cpu().numpy()
     finally:
@@ -56,7 +61,7 @@ def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, group: Group = AL
 def _run(model: BiLSTMClassifier, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
     device = model.embedding.weight.device
     for batch in batches:
-        yield batch, model(batch.token_ids.to(device), batch.lengths)
+        yield batch, model(on_device(batch.token_ids, device), batch.lengths)
 
 
 def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

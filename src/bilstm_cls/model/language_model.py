@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from bilstm_cls.model.classifier import PADDING_ID
 from bilstm_cls.model.recurrent import BidirectionalLSTM, State
 
-BLOCK = 512
-"""Predictions whose scores are held at once: they stay in the processor's cache."""
+BLOCK = {"cpu": 2**9, "cuda": 2**16}
+"""Predictions whose scores are held at once: on a CPU they stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,13 @@ class LanguageModels(nn.Module):
             self.embedding.weight[PADDING_ID].zero_()
 
     def sampled_loss(
-        self, tokens: Sequence[Tensor], is_predicted: Tensor, states: Sequence[State | None], noise: Noise
+        self,
+        tokens: Sequence[Tensor],
+        is_predicted: Tensor,
+        states: Sequence[State | None],
+        noise: Noise,
+        *,
+        precision: torch.dtype = torch.float32,
     ) -> tuple[Tensor, list[State]]:
         """Returns the sum of the sampled softmax losses of a chunk, in nats, and the states after it.
 
@@ -110,6 +116,7 @@ class LanguageModels(nn.Module):
             is_predicted: `[T, B]`, which of these predictions count, the same in both directions.
             states: per direction that of the chunk before, each part `[B, H]`; None at the beginning of the texts.
             noise: what to draw from; every token that is predicted occurs in it.
+            precision: of the encoder; everything else is in 32 bits.
         """
         drawn = noise.draw()
         ids, places = torch.unique(torch.cat([*(t.flatten() for t in tokens), drawn]), return_inverse=True)  # [R]
@@ -123,8 +130,11 @@ class LanguageModels(nn.Module):
         for direction, (own, state) in enumerate(zip(by_direction, states, strict=True)):
             own = own.view_as(tokens[direction])
             embedded = self._dropped(F.embedding(own[:-1], table), self.embedding_dropout)
-            outputs, final = self.encoder.read(direction, embedded, state)
-            hidden = self._projected(direction, _rows(self._dropped(outputs, self.dropout), predicted))
+            with torch.autocast(embedded.device.type, precision, enabled=precision != torch.float32):
+                outputs, final = self.encoder.read(direction, embedded, state)
+            hidden = self._projected(
+                direction, _rows(self._dropped(outputs.to(embedded.dtype), self.dropout), predicted)
+            )
             right = own[1:].flatten()[predicted]
             losses.append(
                 _SampledLoss.apply(  # type: ignore[no-untyped-call]
@@ -149,7 +159,7 @@ class LanguageModels(nn.Module):
             hidden = self._projected(direction, _rows(outputs, predicted))
             right = own[1:].flatten()[predicted]
             total = 0.0
-            for some, targets in zip(torch.split(hidden, BLOCK), torch.split(right, BLOCK), strict=True):
+            for some, targets in zip(torch.split(hidden, 512), torch.split(right, 512), strict=True):
                 scores = torch.addmm(self.bias.weight.squeeze(1), some, self.embedding.weight.t())
                 total -= float(F.cross_entropy(scores, targets, reduction="sum"))
             sums.append(total)
@@ -192,8 +202,9 @@ class _SampledLoss(torch.autograd.Function):
         losses, wrong = torch.empty_like(right), torch.empty_like(right)
         for_hidden = torch.empty_like(hidden)
         for_rows, for_bias = torch.zeros_like(sample_rows), torch.zeros_like(sample_bias)
-        for start in range(0, len(hidden), BLOCK):
-            part = slice(start, start + BLOCK)
+        block = BLOCK[hidden.device.type]
+        for start in range(0, len(hidden), block):
+            part = slice(start, start + block)
             scores = torch.addmm(sample_bias, hidden[part], sample_rows.t())  # [BLOCK, S]
             own = column[part]
             drawn_too = (own >= 0).nonzero().squeeze(1)

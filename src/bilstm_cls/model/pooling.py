@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 def is_token(lengths: Tensor, num_steps: int, device: torch.device) -> Tensor:
     """Returns `[T, B]` bool, true where a text has a token."""
-    steps = torch.arange(num_steps).unsqueeze(1)
-    return (steps < lengths).to(device, non_blocking=True)
+    steps = torch.arange(num_steps, device=device).unsqueeze(1)
+    return steps < lengths.to(device, non_blocking=True)
 
 
 def mean(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
     """Sum over a text's tokens divided by their number: `[T, B, H]` to `[B, H]`."""
-    weights = is_token(lengths, outputs.shape[0], outputs.device) / lengths.to(outputs.device)
+    weights = is_token(lengths, outputs.shape[0], outputs.device) / lengths.to(outputs.device, non_blocking=True)
     return _weighted_sum(outputs, weights)
 
 

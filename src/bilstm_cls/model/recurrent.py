@@ -143,7 +143,7 @@ class BidirectionalLSTM(nn.Module):
         steps = inputs if time_major else inputs.transpose(0, 1)  # [T, B, E]
         check_lengths(lengths, steps)
         states: list[list[State]] = [[] for _ in range(self.num_directions)]
-        reversal = _reversal(lengths, steps.shape[0]).to(steps.device)
+        reversal = _reversal(lengths, steps.shape[0], steps.device)
         outputs: list[Tensor] = []
         for depth, directions in enumerate(self._by_layer()):
             if depth:
@@ -175,7 +175,7 @@ class BidirectionalLSTM(nn.Module):
         check_lengths(lengths, steps)
         reversal = None
         if self.num_directions == 2:
-            reversal = _reversal(lengths, steps.shape[0]).to(steps.device, non_blocking=True)
+            reversal = _reversal(lengths, steps.shape[0], steps.device)
         outputs: list[Tensor] = []
         for depth, directions in enumerate(self._by_layer()):
             if depth:
@@ -212,6 +212,12 @@ class BidirectionalLSTM(nn.Module):
         self, rnn: nn.RNNBase, steps: Tensor, state: Sequence[Tensor] | None, weights: list[Tensor]
     ) -> tuple[Tensor, State]:
         """One direction of one layer over `[T, B, E]`; states are `[B, H]`."""
+        if steps.is_cuda and torch.is_autocast_enabled():
+            dtype = _autocast_dtype()  # PyTorch's own autocast takes float16 here whatever it is set to
+            with torch.autocast("cuda", enabled=False):
+                return self._read(rnn, steps.to(dtype), state and [part.to(dtype) for part in state], weights)
+        if steps.is_cuda:
+            weights = _one_block(weights, steps.dtype)
         if state is None:
             zeros = steps.new_zeros(1, steps.shape[1], self.hidden_size)
             start = [zeros, zeros] if self.cell == "lstm" else [zeros]
@@ -274,6 +280,20 @@ def check_lengths(lengths: Tensor, steps: Tensor) -> None:
         raise ValueError(f"lengths must lie between 1 and {num_steps} and there must be a text: {lengths.tolist()}")
 
 
+def _autocast_dtype() -> torch.dtype:
+    """Returns the type that CUDA's autocast is set to."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype("cuda")
+    return torch.get_autocast_gpu_dtype()  # torch 2.3
+
+
+def _one_block(weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Copies weights into one block of memory, as cuDNN wants to have them; it warns of others at every call."""
+    block = torch.cat([weight.flatten() for weight in weights]).to(dtype)
+    parts = torch.split(block, [weight.numel() for weight in weights])
+    return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
+
+
 class _Permutation(torch.autograd.Function):
     """Rows of `[N, E]` in another order that undoes itself, so that the gradient is the same copy."""
 
@@ -294,11 +314,12 @@ def _permute(steps: Tensor, reversal: Tensor) -> Tensor:
     return permuted.view_as(steps)
 
 
-def _reversal(lengths: Tensor, num_steps: int) -> Tensor:
+def _reversal(lengths: Tensor, num_steps: int, device: torch.device) -> Tensor:
     """Returns `[T * B]`: for each place of a flat time-major batch, the place it comes from when texts are reversed."""
-    steps = torch.arange(num_steps).unsqueeze(1)  # [T, 1]
+    lengths = lengths.to(device, non_blocking=True)
+    steps = torch.arange(num_steps, device=device).unsqueeze(1)  # [T, 1]
     source = torch.where(steps < lengths, lengths - 1 - steps, steps)  # [T, B]
-    return (source * lengths.shape[0] + torch.arange(lengths.shape[0])).flatten()
+    return (source * lengths.shape[0] + torch.arange(lengths.shape[0], device=device)).flatten()
 
 
 def _layer_of(part: Tensor, depth: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from bilstm_cls.config import TrainConfig
 from bilstm_cls.data.batches import Batch, Indices, collate, training_batches
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.device import on_device, shortened_products
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.processes import ALONE, Group
@@ -38,6 +39,8 @@ LOWER_IS_BETTER = {"log_loss", "ece"}
 MAX_LOSS = 1e4
 """Nats per text beyond which a run is lost: a network that is merely bad stays far below, and saturated gates can go on
 for ever with numbers that are huge but finite."""
+MIN_CUDNN_OF_BF16 = 91300
+"""The first cuDNN whose recurrent layers take bfloat16, as `torch.backends.cudnn.version()` counts."""
 Row = dict[str, Any]
 
 
@@ -129,6 +132,7 @@ class Trainer:
         )
         self.average = None if config.ema is None else WeightAverage(model, config.ema)
         self.precision = autocast_type(config.precision, self.device)
+        self.allows_tf32 = allows_tf32(config.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.total_steps = sum(len(self._plan(epoch)) for epoch in range(config.epochs))
@@ -206,7 +210,7 @@ class Trainer:
     def _gradients(self, batch: Batch, num_texts: int, total_weight: float) -> float:
         """Adds the gradients of these texts of `num_texts`, and returns their part of the whole batch's mean loss."""
         assert batch.label_ids is not None
-        label_ids = batch.label_ids.to(self.device)
+        label_ids = batch.label_ids.to(self.device, non_blocking=True)
 
         def loss_of(logits: Tensor) -> Tensor:
             smoothing = self.config.label_smoothing
@@ -226,11 +230,12 @@ class Trainer:
             if len(own):
                 unlabelled = self._inputs(collate(self.unlabelled, own), len(indices))
         task = Task(self.model, labelled, unlabelled, loss_of, backward, self.config.perturbation)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        with shortened_products(self.allows_tf32), autocast:
             return OBJECTIVES[self.config.objective](task).item()
 
     def _inputs(self, batch: Batch, num_texts: int) -> Inputs:
-        return Inputs(batch.token_ids.to(self.device, non_blocking=True), batch.lengths, 1 / num_texts)
+        return Inputs(on_device(batch.token_ids, self.device), batch.lengths, 1 / num_texts)
 
     def _weight_of(self, indices: Indices) -> float:
         """The sum of the weights of the texts of a batch, which its loss is divided by."""
@@ -399,8 +404,33 @@ def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepRepo
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype:
-    """Returns the type of matrix products: `auto` is bfloat16 where CUDA has it, else 32 bits."""
-    if precision == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if has_bf16 else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    """Returns the type that the factors of matrix products are cast to.
+
+    Raises:
+        ConfigError: the device's recurrent layers do not have the type that is asked for.
+    """
+    if precision in ("tf32", "fp16") and device.type == "cpu":
+        raise ConfigError(f"train.precision: {precision!r} is for CUDA; on a CPU use 'bf16' or 'fp32'")
+    if precision == "bf16" and device.type == "cuda" and not _cuda_has_bf16():
+        raise ConfigError(
+            f"train.precision: 'bf16' needs a GPU that has it and cuDNN {MIN_CUDNN_OF_BF16} or later, here is cuDNN "
+            f"{_cudnn_version()}; use 'tf32' or 'fp16'"
+        )
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+
+def allows_tf32(precision: str, device: torch.device) -> bool:
+    """Returns whether cuDNN may shorten factors: in `tf32`, which `auto` is on CUDA.
+
+    There, with 128 units, it is as fast as 16-bit floats. Those lose the gradient of a mean over a long text, as each
+    step's share is below their smallest number, and cuDNN is slow in bfloat16 but for many units.
+    """
+    return device.type == "cuda" and precision in ("auto", "tf32")
+
+
+def _cuda_has_bf16() -> bool:
+    return torch.cuda.is_bf16_supported() and _cudnn_version() >= MIN_CUDNN_OF_BF16
+
+
+def _cudnn_version() -> int:
+    return torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]

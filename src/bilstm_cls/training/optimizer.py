@@ -88,7 +88,7 @@ def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, moment
     tables = [{"params": part, "depth": depth} for depth, part in _by_depth(rows, depths)]
     optimizers: list[Optimizer]
     if name == "adamw":
-        optimizers = [AdamW(groups)]
+        optimizers = [AdamW(groups, fused=all(p.is_cuda for p in dense))]
         optimizers += [SparseAdam(tables)] if tables else []
     else:
         optimizers = [SGD(groups, lr=1e-3, momentum=momentum)]
@@ -149,7 +149,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> floa
             values.append(parameter.grad._values())
         else:
             values.append(parameter.grad)
-    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v.float()) for v in values])))
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm([v.float() for v in values]))))
     if max_norm is not None and math.isfinite(norm) and norm > max_norm:
         with torch.no_grad():
             torch._foreach_mul_(values, max_norm / norm)

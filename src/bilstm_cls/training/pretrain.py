@@ -69,6 +69,8 @@ def pretrain(
             f"model.num_layers: {config.model.num_layers} layers cannot be pretrained, as a second one would read both "
             f"directions and so see the token that it has to predict; set model.num_layers to 1"
         )
+    if config.train.precision == "fp16":
+        raise ConfigError("train.precision: 'fp16' is for classifiers; pretrain in 'auto', 'tf32', 'bf16' or 'fp32'")
     run = RunDirectory(folder)
     with StopSignals() as signals, run.locked(), remembered_log() as earlier:
         if is_finished(run, config, product=WEIGHTS, free=FREE_KEYS, resume=resume, overwrite=overwrite):
@@ -104,7 +106,13 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
         recurrent_dropout=config.model.recurrent_dropout,
     ).to(choose_device(config.train.device))
     passages = Passages([data.corpora[name] for name in READ if name in data.corpora])
-    pretrainer = Pretrainer(model, passages, config.pretrain, seed=config.seed)
+    pretrainer = Pretrainer(
+        model,
+        passages,
+        config.pretrain,
+        seed=config.seed,
+        precision=config.train.precision,
+    )
     loaded = load_newest(run.checkpoints)
     if loaded is None:
         initialize_weights(model, config, data)

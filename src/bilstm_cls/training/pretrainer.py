@@ -17,10 +17,11 @@ from torch import Tensor
 from bilstm_cls.config import PretrainConfig
 from bilstm_cls.data.batches import Indices, cut_by_tokens
 from bilstm_cls.data.passages import Chunk, Passages, chunks, number_of_chunks, passage_batches
+from bilstm_cls.device import shortened_products
 from bilstm_cls.errors import DataError, DivergedError
 from bilstm_cls.model.language_model import LanguageModels, Noise
 from bilstm_cls.model.recurrent import State
-from bilstm_cls.training.loop import MAX_LOSS, StepReport
+from bilstm_cls.training.loop import MAX_LOSS, StepReport, allows_tf32, autocast_type
 from bilstm_cls.training.optimizer import (
     build_optimizers,
     clip_gradients,
@@ -64,18 +65,29 @@ class Pretrainer:
         passages: all texts.
         config: the `pretrain` section.
         seed: of the texts that are held out, of the order, of dropout and of the sample.
+        precision: of the encoder, as `train.precision` names it.
 
     Raises:
         DataError: there are no two texts of two tokens.
     """
 
-    def __init__(self, model: LanguageModels, passages: Passages, config: PretrainConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        model: LanguageModels,
+        passages: Passages,
+        config: PretrainConfig,
+        *,
+        seed: int,
+        precision: str = "auto",
+    ) -> None:
         self.model = model
         self.passages = passages
         self.config = config
         self.seed = seed
         self.progress = Progress()
         self.device = model.embedding.weight.device
+        self.precision = autocast_type(precision, self.device)
+        self.allows_tf32 = allows_tf32(precision, self.device)
         self.lengths = passages.lengths
         usable = np.flatnonzero(self.lengths > 1)
         if len(usable) < 2:
@@ -158,8 +170,9 @@ class Pretrainer:
             optimizer.zero_grad()
         torch.manual_seed(((self.seed << 32) + self.progress.step) % 2**63)
         tokens, is_predicted = self._tensors(chunk)
-        total, after = self.model.sampled_loss(tokens, is_predicted, states, self.noise)
-        (total / (full * len(tokens))).backward()  # type: ignore[no-untyped-call]
+        with shortened_products(self.allows_tf32):
+            total, after = self.model.sampled_loss(tokens, is_predicted, states, self.noise, precision=self.precision)
+            (total / (full * len(tokens))).backward()  # type: ignore[no-untyped-call]
         loss = float(total.detach()) / (int(chunk.is_predicted.sum()) * len(tokens))
         norm = clip_gradients(self.model.parameters(), self.config.max_grad_norm)
         if not loss <= MAX_LOSS or not math.isfinite(norm):
