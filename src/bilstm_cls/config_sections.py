@@ -29,6 +29,11 @@ Columns = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 
+Loggers = Annotated[
+    list[Literal["tensorboard", "mlflow", "wandb"]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
+
 
 class Section(BaseModel):
     """What all sections share: unknown keys, wrong types and numbers that are not finite are errors."""
@@ -305,11 +310,17 @@ class TrainConfig(Section):
     max_minutes: Positive | None = Field(None, description="Stop after so long.")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
     baselines: bool = Field(False, description="Also judge the two linear baselines on the same splits.")
+    loggers: Loggers = Field([], description="Where to log as well: tensorboard, mlflow, wandb; each needs its extra.")
 
     @property
     def reads_unlabelled(self) -> bool:
         """Whether the objective learns from texts without a label."""
         return self.objective in ("virtual_adversarial", "mixed")
+
+    @check("loggers")
+    @classmethod
+    def _loggers_differ(cls, loggers: list[str]) -> list[str]:
+        return _all_different(loggers)
 
     @check("device")
     @classmethod
