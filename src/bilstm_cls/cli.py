@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from bilstm_cls.commands import answers, looking, serving, training, tuning
+from bilstm_cls.commands import answers, looking, reporting, serving, training, tuning
 from bilstm_cls.errors import ResourceError, StoppedError, UserError, is_out_of_memory
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tune": tuning.tune,
     "eval": answers.evaluate,
     "predict": answers.predict,
+    "report": reporting.report,
     "export": answers.export,
     "serve": serving.serve,
     "baseline": training.baseline,

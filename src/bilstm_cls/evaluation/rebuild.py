@@ -31,6 +31,11 @@ def rebuild(path: Path, *, device: str = "auto") -> Path:
         ConfigError: the device is not there, or the directory cannot be written.
     """
     run = RunDirectory(path)
+    if run.read_status().get("status") == "finished" and not (run / "model.safetensors").exists():
+        raise CheckpointError(
+            f"{path}: holds no model (is it of `bilstm-cls baseline`?), so its report is made by that command alone; "
+            f"to compare it with another run give both: --run DIR --run {path}"
+        )
     loaded = run.load_model()
     predictions = read_predictions(path)
     unknown = sorted(set(predictions.labels) - set(loaded.labels))

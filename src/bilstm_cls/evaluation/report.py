@@ -276,7 +276,7 @@ def _legend(answers: Sequence[WrongAnswer]) -> str:
 
 def _cards(answers: Sequence[WrongAnswer]) -> str:
     return "".join(
-        card(_card_head(answer), words(answer.parts or [Part(_shortened(answer.text))])) for answer in answers
+        card(_card_head(answer), words(answer.parts or [Part(shortened(answer.text))])) for answer in answers
     )
 
 
@@ -352,9 +352,10 @@ def _split_table(facts: Mapping[str, Mapping[str, object]]) -> str:
     return table(["", *facts], [[name, *(in_words(split.get(name)) for split in facts.values())] for name in names])
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str, max_length: int = MAX_TEXT_LENGTH) -> str:
+    """Returns a text on one line of at most so many characters."""
     shown = " ".join(text.split())
-    return shown if len(shown) <= MAX_TEXT_LENGTH else shown[: MAX_TEXT_LENGTH - 1] + "…"
+    return shown if len(shown) <= max_length else shown[: max_length - 1] + "…"
 
 
 def _plain(text: str) -> str:
