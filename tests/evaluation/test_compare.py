@@ -1,0 +1,222 @@
+"""Runs beside each other: the figures of textbooks, and no comparison of what cannot be compared."""
+
+from html.parser import HTMLParser
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+
+from bilstm_cls.data.example import Split
+from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.evaluation.compare import Comparison, compare
+from bilstm_cls.evaluation.compare_view import comparison_table, write_comparison
+from bilstm_cls.evaluation.metrics import compute_metrics
+from bilstm_cls.evaluation.predictions import Judged, write_predictions
+from tests.command_line import run_cli
+
+LABELS = ["a", "b", "c"]
+
+
+def write_run(folder: Path, answers, label_ids, *, texts=None, order=None, labels=LABELS, confidence=0.8) -> Path:
+    """Writes the predictions of a run, and returns its directory."""
+    folder.mkdir()
+    number = len(label_ids)
+    order = np.arange(number) if order is None else order
+    texts = [f"text {i}" for i in range(number)] if texts is None else texts
+    probabilities = np.full((number, len(labels)), (1 - confidence) / (len(labels) - 1))
+    probabilities[np.arange(number), answers] = confidence
+    ids = np.asarray(label_ids)
+    split = Split("test", [texts[i] for i in order], ids[order], ["a.csv"] * number, np.arange(number)[order] + 2)
+    judged = Judged(split, probabilities[order], compute_metrics(probabilities[order], ids[order], labels))
+    write_predictions(folder / "predictions_test.csv", judged, labels)
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Comparison:
+    """Of 100 texts the first run alone answers 5 rightly, the second alone 15; both answer 70 rightly."""
+    label_ids = np.arange(100) % 3
+    wrong = (label_ids + 1) % 3
+    first = np.where(np.arange(100) < 75, label_ids, wrong)
+    second = np.where((np.arange(100) >= 5) & (np.arange(100) < 90), label_ids, wrong)
+    one = write_run(tmp_path / "one", first, label_ids)
+    return compare([one, write_run(tmp_path / "two", second, label_ids, confidence=0.9)])
+
+
+def test_scores_are_those_of_the_answers(two: Comparison) -> None:
+    first, second = two.runs
+    assert (first.scores["accuracy"], second.scores["accuracy"]) == (0.75, 0.85)
+    for run in two.runs:
+        assert run.scores["macro_f1"] == pytest.approx(f1_score(two.label_ids, run.answers, average="macro"))
+        assert run.f1 == pytest.approx(f1_score(two.label_ids, run.answers, average=None))
+        assert run.interval[0] < run.scores["accuracy"] < run.interval[1]
+    assert first.scores["ece"] == pytest.approx(0.05, abs=1e-6)
+
+
+def test_mcnemars_test_is_the_exact_binomial(two: Comparison) -> None:
+    (found,) = two.differences
+    assert (found.only_first, found.only_other) == (5, 15)
+    assert found.p_value == pytest.approx(2 * sum(comb(20, k) for k in range(6)) / 2**20)
+
+
+def test_the_interval_of_a_difference_is_that_of_paired_texts(two: Comparison) -> None:
+    accuracy = two.differences[0].scores["accuracy"]
+    assert accuracy.value == pytest.approx(0.1)
+    deviation = np.sqrt((20 / 100 - 0.1**2) / 100)  # of the mean of 100 differences of -1, 0 and 1
+    assert (accuracy.low, accuracy.high) == pytest.approx((0.1 - 1.96 * deviation, 0.1 + 1.96 * deviation), abs=0.015)
+    loss = two.differences[0].scores["log_loss"]
+    gaps = two.runs[1].losses - two.runs[0].losses
+    assert loss.value == pytest.approx(gaps.mean())
+    assert loss.high - loss.low == pytest.approx(2 * 1.96 * gaps.std() / 10, rel=0.1)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=1, max_size=40))
+@settings(max_examples=25, deadline=None)
+def test_the_bootstrap_of_counts_is_the_bootstrap_of_texts(rows: list[tuple[int, int, int]]) -> None:
+    """Where all texts are drawn as they are, the difference is that of the scores; a run never differs from itself."""
+    from bilstm_cls.evaluation.compare import _contender, _difference
+    from bilstm_cls.evaluation.predictions import Predictions
+
+    label_ids, one, two = np.array(rows).T
+    number = len(rows)
+    predictions = Predictions("test", [""] * number, [("", 0)] * number, [], [], np.full(number, 0.7), np.ones(number))
+    runs = [_contender(name, predictions, label_ids, ids, LABELS) for name, ids in (("one", one), ("two", two))]
+    found = _difference(runs[0], runs[1], label_ids, 3)
+    for name in ("accuracy", "macro_f1"):
+        expected = runs[1].scores[name] - runs[0].scores[name]
+        assert found.scores[name].value == pytest.approx(expected)
+        assert found.scores[name].low - 1e-9 <= found.scores[name].high
+    itself = _difference(runs[0], runs[0], label_ids, 3)
+    assert all((score.low, score.value, score.high) == (0, 0, 0) for score in itself.scores.values())
+    assert itself.p_value == 1.0
+
+
+def test_texts_are_matched_whatever_their_order_and_with_those_that_stand_twice(tmp_path: Path) -> None:
+    texts = ["same", "same", "same", "other"]
+    label_ids, answers = np.array([0, 1, 0, 2]), np.array([0, 0, 0, 2])
+    one = write_run(tmp_path / "one", answers, label_ids, texts=texts)
+    two = write_run(tmp_path / "two", answers, label_ids, texts=texts, order=np.array([3, 1, 2, 0]))
+    found = compare([one, two])
+    assert len(found.disagreements) == 0
+    assert found.differences[0].p_value == 1.0
+
+
+def test_texts_answered_differently_are_listed_by_their_difference_in_loss(tmp_path: Path) -> None:
+    label_ids = np.zeros(6, dtype=int)
+    one = write_run(tmp_path / "one", [0, 0, 0, 1, 1, 0], label_ids)
+    two = write_run(tmp_path / "two", [0, 1, 0, 2, 1, 2], label_ids, confidence=0.98)
+    found = compare([one, two])
+    assert [found.places[i] for i in found.disagreements] == ["a.csv:3", "a.csv:7", "a.csv:5"]
+    rows = found.as_object(2)
+    assert rows["num_disagreements"] == 3
+    assert rows["disagreements"][0] == {
+        "place": "a.csv:3",
+        "label": "a",
+        "answers": {"one": {"label": "a", "probability": 0.8}, "two": {"label": "b", "probability": 0.98}},
+        "text": "text 1",
+    }
+    assert len(rows["disagreements"]) == 2
+
+
+def test_runs_of_other_texts_are_refused(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", [0, 1], [0, 1], texts=["x", "y"])
+    two = write_run(tmp_path / "two", [0, 1, 1], [0, 1, 1], texts=["x", "z", "z"])
+    with pytest.raises(ConfigError, match=r"not judged on the same texts: of 2 \(test\) and 3 \(test\) they share 1"):
+        compare([one, two])
+
+
+def test_runs_of_other_labels_are_refused(tmp_path: Path) -> None:
+    one, two = write_run(tmp_path / "one", [0, 1], [0, 1]), write_run(tmp_path / "two", [0, 1], [0, 2])
+    with pytest.raises(ConfigError, match=r"the text at a\.csv:3 is 'b' in one and 'c' in the other"):
+        compare([one, two])
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", [0, 1], [0, 1])
+    with pytest.raises(ConfigError, match="is given 2 times"):
+        compare([one, tmp_path / "." / "one"])
+
+
+def test_a_run_that_was_not_judged_is_named(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", [0, 1], [0, 1])
+    with pytest.raises(CheckpointError, match=r"none: holds no predictions_test\.csv"):
+        compare([one, tmp_path / "none"])
+
+
+def test_runs_of_one_name_are_called_by_their_paths(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        write_run(tmp_path / name / "run", [0, 1], [0, 1])
+    found = compare([tmp_path / name / "run" for name in ("x", "y")])
+    assert [run.name for run in found.runs] == [str(tmp_path / name / "run") for name in ("x", "y")]
+
+
+def test_the_table_says_whether_a_difference_may_be_chance(two: Comparison) -> None:
+    shown = comparison_table(two, 3)
+    assert "test split, 100 texts" in shown
+    assert "5 : 15" in shown
+    assert "two is better, and chance rarely does that (p = 0.0414)" in shown
+    assert "30 texts differently; the 3 that differ most in loss" not in shown
+    assert f"{len(two.disagreements)} texts differently; the 3 that differ most in loss" in shown
+    assert shown.count(": label ") == 3
+
+
+def test_the_table_leaves_the_terminal_alone(tmp_path: Path) -> None:
+    texts = ["\x1b[31mred", "plain"]
+    one = write_run(tmp_path / "one", [0, 1], [0, 1], texts=texts)
+    found = compare([one, write_run(tmp_path / "two", [1, 1], [0, 1], texts=texts)])
+    assert "\x1b" not in comparison_table(found, 10)
+
+
+def test_the_page_shows_markup_as_text(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    labels = [evil, "ok", "c"]
+    one = write_run(tmp_path / "one", [0, 1], [0, 1], texts=[evil, "y"], labels=labels)
+    found = compare([one, write_run(tmp_path / "<two>", [1, 1], [0, 1], texts=[evil, "y"], labels=labels)])
+    write_comparison(tmp_path / "page.html", found, 10)
+    source = (tmp_path / "page.html").read_text("utf-8")
+    assert "<script>" not in source
+    assert "<two>" not in source
+    parts: list[str] = []
+    parser = HTMLParser()
+    parser.handle_data = parts.append  # type: ignore[method-assign]
+    parser.feed(source)
+    assert parts.count(evil) >= 3  # its F1, the text, its label
+
+
+def test_the_command_compares_a_run_with_a_baseline(trained_run: Path, tmp_path: Path) -> None:
+    from bilstm_cls.run_directory import RunDirectory
+    from bilstm_cls.training.summary import write_baselines
+
+    config = RunDirectory(trained_run).load_config().model_copy(update={"output_dir": str(tmp_path)})
+    write_baselines(config, ["nbsvm"], overwrite=False)
+    both = ["--run", trained_run, "--run", tmp_path / "tiny-nbsvm"]
+    done = run_cli("report", *both, "--json", "--html", tmp_path / "page.html", "-q")
+    assert done.code == 0, done.stderr
+    assert [run["run"] for run in done.json["runs"]] == ["tiny", "tiny-nbsvm"]
+    metrics = RunDirectory(trained_run).read_object("metrics.json")
+    assert done.json["runs"][0]["accuracy"] == metrics["test/accuracy"]
+    assert done.json["runs"][0]["macro_f1"] == pytest.approx(metrics["test/macro_f1"])
+    assert done.json["runs"][0]["log_loss"] == pytest.approx(metrics["test/log_loss"], abs=1e-5)
+    assert (tmp_path / "page.html").stat().st_size < 2 * 2**20
+    assert run_cli("report", *both, "-q").stdout.startswith("test split, 48 texts")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--html", "x.html"], "go with two runs or more"),
+        (["--limit", "3"], "go with two runs or more"),
+        (["--run", "a", "--run", "b", "--device", "cpu"], "--device goes with one run"),
+        (["--run", "a", "--run", "b"], "holds no predictions_test.csv"),
+    ],
+)
+def test_the_command_says_what_does_not_go_together(options: list[str], message: str) -> None:
+    done = run_cli("report", *options)
+    assert done.code in (2, 4)
+    assert message in done.stderr
+    assert len(done.errors) == 1
