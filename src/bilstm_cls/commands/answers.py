@@ -1,11 +1,13 @@
 """Commands that use a trained run."""
 
+import io
 import json
 import os
+import select
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -24,6 +26,10 @@ from bilstm_cls.errors import ConfigError
 
 if TYPE_CHECKING:
     from bilstm_cls.serve.classifier import Classifier, Prediction
+
+READ_BYTES = 2**20
+MAX_LINES = 2048
+"""Lines of stdin that are answered together where so many have come."""
 
 
 def evaluate(
@@ -125,20 +131,22 @@ def predict(
     if source is not None:
         predict_file(classifier, source, target, text_columns=text_columns, as_json=as_json)
         return
-    given = _given_texts(texts or [])
+    chunks = _given_chunks(texts or [])
     if gates is not None:
         from bilstm_cls.serve.gates import write_gates
 
-        drawn = list(given)
+        drawn = [text for chunk in chunks for text in chunk]
         if len(drawn) != 1:
             raise ConfigError(f"--gates: draws one text, not {len(drawn)}")
         write_gates(classifier.loaded, drawn[0], gates)
-        given = iter(drawn)
+        chunks = iter([drawn])
     if explains or page is not None:
-        _print_explained(classifier, given, page, as_json=as_json)
+        _print_explained(classifier, (text for chunk in chunks for text in chunk), page, as_json=as_json)
         return
-    for prediction in classifier.stream(given):
-        print(json.dumps(prediction.as_dict(), ensure_ascii=False) if as_json else _line_of(prediction))
+    for chunk in chunks:
+        for prediction in classifier.stream(chunk):
+            print(json.dumps(prediction.as_dict(), ensure_ascii=False) if as_json else _line_of(prediction))
+        sys.stdout.flush()  # whoever writes the lines may wait for their answers
 
 
 def export(
@@ -162,21 +170,57 @@ def export(
     print(json.dumps(bundle.as_object(), ensure_ascii=False) if as_json else export_table(bundle))
 
 
-def _given_texts(arguments: list[str]) -> Iterator[str]:
+def _given_chunks(arguments: list[str]) -> Iterator[list[str]]:
+    """Yields the texts in their order, as many at a time as are there."""
+    given: list[str] = []
     for argument in arguments:
         if argument == "-":
-            yield from _lines_of_stdin()
+            yield given
+            given = []
+            yield from _chunks_of_stdin()
         else:
-            yield argument
+            given.append(argument)
+    yield given
 
 
-def _lines_of_stdin() -> Iterator[str]:
-    """Yields one text a line, as a txt file is read: blank lines are texts, a byte order mark is none."""
+def _chunks_of_stdin() -> Iterator[list[str]]:
+    """Yields one text a line, as a txt file is read: blank lines are texts, a byte order mark is none.
+
+    The lines that have come are answered together, and nothing waits for those that have not.
+    """
     if sys.stdin is None:
         raise ConfigError("-: there is no stdin to read; give texts or --input FILE")
-    for number, line in enumerate(sys.stdin.buffer):
-        text = line.decode("utf-8", errors="replace").removesuffix("\n").removesuffix("\r")
-        yield text.removeprefix("\ufeff") if number == 0 else text
+    stream = cast("io.BufferedReader", sys.stdin.buffer)
+    lines: list[bytes] = []
+    started: list[bytes] = []  # of a line whose end is still to come
+    is_first = True
+    while read := stream.read1(READ_BYTES):
+        if b"\n" in read:
+            *ended, rest = b"".join([*started, read]).split(b"\n")
+            lines += ended
+            started = [rest]
+        else:
+            started.append(read)
+        if lines and (len(lines) >= MAX_LINES or not _has_more(stream)):
+            yield _texts_of(lines, is_first=is_first)
+            lines, is_first = [], False
+    if last := b"".join(started):
+        lines.append(last)
+    yield _texts_of(lines, is_first=is_first)
+
+
+def _has_more(stream: IO[bytes]) -> bool:
+    try:
+        return bool(select.select([stream], [], [], 0)[0])
+    except io.UnsupportedOperation:
+        return True  # what lies in memory can always be read
+    except OSError:
+        return False  # Windows cannot tell of a pipe
+
+
+def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
+    texts = [line.decode("utf-8", errors="replace").removesuffix("\r") for line in lines]
+    return [texts[0].removeprefix("\ufeff"), *texts[1:]] if is_first and texts else texts
 
 
 def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, *, as_json: bool) -> None:
@@ -190,6 +234,7 @@ def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path 
             print(json.dumps({**prediction.as_dict(), "explanation": explanation.as_dict()}, ensure_ascii=False))
         else:
             print("\n".join(explanation_lines(prediction, explanation, is_coloured=is_coloured)))
+        sys.stdout.flush()
         if page is not None:
             explained.append((prediction, explanation))
     if page is not None:

@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bilstm_cls.commands.completion import complete_config, complete_override, complete_run
+
 if TYPE_CHECKING:
     from bilstm_cls.config import Config
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="The YAML config; all keys have defaults.", metavar="FILE"),
+    typer.Option(
+        "--config",
+        "-c",
+        help="The YAML config; all keys have defaults.",
+        metavar="FILE",
+        autocompletion=complete_config,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a config key; repeatable, the last wins.", metavar="KEY.PATH=VALUE"),
+    typer.Option(
+        "--set",
+        help="Override a config key; repeatable, the last wins.",
+        metavar="KEY.PATH=VALUE",
+        autocompletion=complete_override,
+    ),
 ]
 OutputDir = Annotated[
     str | None,
@@ -31,7 +44,12 @@ Device = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, dropout and order.")]
 RunDir = Annotated[
     Path | None,
-    typer.Option("--run", help="A run directory; the newest one under runs/ if left out.", metavar="DIR"),
+    typer.Option(
+        "--run",
+        help="A run directory; the newest one under runs/ if left out.",
+        metavar="DIR",
+        autocompletion=complete_run,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
