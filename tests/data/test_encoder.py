@@ -64,7 +64,7 @@ def test_other_vectors_are_refused_beside_an_encoder(tiny_config: Make, encoder:
 
 
 def test_a_folder_without_an_encoder_is_told(tiny_config: Make, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.init_from: .* holds no encoder; make one with bilstm-cls pretrain"):
+    with pytest.raises(ConfigError, match=r"model\.init_from: .* holds no encoder; make it with bilstm-cls pretrain"):
         prepare(tiny_config(f"model.init_from={tmp_path}"))
 
 

@@ -234,6 +234,22 @@ def test_the_command_prints_what_it_wrote_and_how_to_go_on(
     )
 
 
+def test_one_config_is_for_the_encoder_and_for_the_run_that_starts_from_it(reviews_csv: Path, tmp_path: Path) -> None:
+    given = [*TINY, *PRETRAINED, f"data.train={reviews_csv}", "data.test=0.2", f"model.init_from={tmp_path / 'own'}"]
+    options = [part for key in [*given, f"output_dir={tmp_path / 'runs'}"] for part in ("--set", key)]
+    missing = run_cli("train", *options)
+    assert missing.code == 2
+    assert (
+        f"{tmp_path / 'own'} holds no encoder; make it with bilstm-cls pretrain and the same config" in missing.stderr
+    )
+    done = run_cli("pretrain", *options, "--json")
+    assert done.code == 0, done.stderr
+    assert (tmp_path / "own" / "encoder.safetensors").is_file()
+    assert "init_from: null" in (tmp_path / "own" / "config.yaml").read_text("utf-8")
+    assert run_cli("pretrain", *options, "--json", "--resume").json == done.json
+    assert run_cli("train", *options, "--json").code == 0
+
+
 def test_the_command_writes_vectors(reviews_csv: Path, tmp_path: Path) -> None:
     outcome = run_cli(*words(reviews_csv, "--vectors", "-o", tmp_path / "v.txt", "--json"))
     assert outcome.json == {"vectors": 29, "dim": 8, "path": str(tmp_path / "v.txt")}

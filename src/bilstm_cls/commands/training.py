@@ -92,7 +92,12 @@ def pretrain(
     overrides: Overrides = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The encoder's folder, or the file of vectors.", metavar="PATH"),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The encoder's folder [default: model.init_from, or RUNS/NAME-encoder], or the file of vectors.",
+            metavar="PATH",
+        ),
     ] = None,
     vectors: Annotated[bool, typer.Option("--vectors", help="Write word vectors alone, as a text file.")] = False,
     device: Device = None,
@@ -111,7 +116,9 @@ def pretrain(
     from bilstm_cls.progress import ProgressBar
     from bilstm_cls.training import pretrain as pretraining
 
-    path = output or Path(resolved.output_dir) / f"{resolved.name}-{'vectors.txt' if vectors else 'encoder'}"
+    own = Path(resolved.output_dir) / f"{resolved.name}-{'vectors.txt' if vectors else 'encoder'}"
+    named = None if vectors or resolved.model.init_from is None else Path(resolved.model.init_from)
+    path = output or named or own
     if vectors:
         number = pretraining.write_vectors(resolved, path, overwrite=overwrite)
         found = {"vectors": number, "dim": resolved.embedding.dim, "path": str(path)}

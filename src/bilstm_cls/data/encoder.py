@@ -32,7 +32,7 @@ def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
         )
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(
-            f"model.init_from: {folder} holds no encoder; make one with bilstm-cls pretrain -c FILE -o {folder}"
+            f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain and the same config"
         )
     try:
         made_with = load_config(folder / "config.yaml")

@@ -51,7 +51,8 @@ def pretrain(
     test is read.
 
     Args:
-        config: its sizes are those of the encoder.
+        config: its sizes are those of the encoder. Where its `model.init_from` is the folder to write, that is what
+            this makes; where it is another encoder, this starts from it.
         folder: where to write.
         resume: go on from the last checkpoint, to the same bits.
         overwrite: delete an earlier encoder or run there first.
@@ -71,6 +72,8 @@ def pretrain(
         )
     if config.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' is for classifiers; pretrain in 'auto', 'tf32', 'bf16' or 'fp32'")
+    if config.model.init_from is not None and Path(config.model.init_from).resolve() == folder.resolve():
+        config = config.model_copy(update={"model": config.model.model_copy(update={"init_from": None})})
     run = RunDirectory(folder)
     with StopSignals() as signals, run.locked(), remembered_log() as earlier:
         if is_finished(run, config, product=WEIGHTS, free=FREE_KEYS, resume=resume, overwrite=overwrite):
