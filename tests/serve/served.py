@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,28 +179,47 @@ class Load:
                 self.wrong.append(text)
 
 
-async def load(address: Address, requests: Sequence[Sequence[str]], expected: dict[str, Any], *, clients: int) -> Load:
-    """Lets clients send all requests, each the next one as soon as it has its answer, over connections they keep."""
+@contextlib.asynccontextmanager
+async def connected(address: Address) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def load(address: Address, requests: Iterable[Sequence[str]], expected: dict[str, Any], *, clients: int) -> Load:
+    """Lets clients send all requests, each the next one as soon as it has its answer, over connections they keep.
+
+    A client ends early where an answer says that it is the connection's last.
+    """
     found, waiting = Load(), iter(requests)
 
     async def client() -> None:
-        reader, writer = await asyncio.open_connection(address.host, address.port)
-        for texts in waiting:
-            started = time.perf_counter()
-            status, content = await exchange(reader, writer, json.dumps({"texts": texts}).encode())
-            found.seconds.append(time.perf_counter() - started)
-            found.note(status, content, texts, expected)
-        writer.close()
-        await writer.wait_closed()
+        async with connected(address) as (reader, writer):
+            for texts in waiting:
+                started = time.perf_counter()
+                status, content, is_last = await exchange(reader, writer, json.dumps({"texts": texts}).encode())
+                found.seconds.append(time.perf_counter() - started)
+                found.note(status, content, texts, expected)
+                if is_last:
+                    break
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return found
 
 
-async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, Any]:
-    """Sends a question over an open connection and returns the status and content of the answer."""
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, Any, bool]:
+    """Sends a question over an open connection; returns status and content of the answer, and whether it is the last.
+
+    Raises:
+        asyncio.IncompleteReadError: the connection ended without an answer.
+    """
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
-    (length,) = (line.partition(":")[2] for line in lines if line.startswith("content-length:"))
-    return int(lines[0].split()[1]), json.loads(await reader.readexactly(int(length)))
+    status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines if line)
+    content = json.loads(await reader.readexactly(int(headers["content-length"])))
+    return int(status.split()[1]), content, headers.get("connection") == "close"

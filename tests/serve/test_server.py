@@ -14,6 +14,7 @@ from bilstm_cls.commands import serving as command
 from bilstm_cls.serve import api, batching, protocol
 from bilstm_cls.serve.api import MAX_BYTES, MAX_CHARACTERS, MAX_EXPLAINED, MAX_TEXTS
 from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.serve.server import listen
 from tests.command_line import run_cli
 from tests.conftest import reviews
 from tests.serve.served import Address, load, read_reply, serving, spawned
@@ -360,6 +361,14 @@ def test_a_taken_port_and_a_foreign_address_are_one_line(trained_run: Path) -> N
     outcome = run_cli("serve", "--run", trained_run, "--host", "192.0.2.1")
     assert outcome.code == 2
     assert outcome.errors == [f"error: --host 192.0.2.1 --port 8000: Cannot assign requested address; {advice}"]
+    outcome = run_cli("serve", "--run", trained_run, "--host", "no.such.host.invalid")
+    assert outcome.code == 2
+    assert re.fullmatch("error: --host no.such.host.invalid: .+; give an address of this machine", *outcome.errors)
+
+
+def test_answers_are_not_held_back_until_more_can_be_sent_with_them() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY
 
 
 def test_a_damaged_run_is_not_served(tmp_path: Path) -> None:
