@@ -1,6 +1,8 @@
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +11,8 @@ from bilstm_cls.data.preparation import prepare
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.inspection import as_lines, inspect_data, inspect_file, inspect_run, plan, with_overrides
 from bilstm_cls.training.loop import Trainer
+from tests.command_line import run_cli
+from tests.conftest import reviews
 
 
 @pytest.fixture
@@ -46,6 +50,78 @@ def test_overlaps_agree_with_the_counts_of_the_data_set(config: Config) -> None:
     assert findings["rows"] == counts
     assert findings["overlap"]["valid in train"] == counts["valid_in_train"]
     assert findings["splits"]["train"]["duplicates"] == counts["duplicates_train"]
+
+
+@pytest.fixture(scope="module")
+def deep_findings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """What is found in 120 reviews of which one is wrongly labelled, two stand again in test, and all of one label have
+    a word that the others lack."""
+    path = tmp_path_factory.mktemp("deep")
+    rows = [[f"{text} zork" if label == "pos" else text, label] for text, label in reviews(120)]
+    changed = f"{rows[1][0]} and more"
+    test = [[rows[0][0], "neg"], [changed, "neg"], ["a plain film of the year", "neg"], ["fun fun fun zork", "pos"]]
+    rows[40][1] = "pos"
+    for name, content in (("train", rows), ("test", test)):
+        with (path / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([["text", "label"], *content])
+    data = [f"data.{name}={path / f'{name}.csv'}" for name in ("train", "test")]
+    return path, inspect_data(load_config(None, [*data, "data.valid=0.05"]), deep=True, limit=3)
+
+
+def test_near_duplicates_name_both_rows_those_of_other_labels_first(deep_findings: tuple[Path, dict[str, Any]]) -> None:
+    path, findings = deep_findings
+    found = findings["near_duplicates"]
+    assert found["test in train"] + found.get("test in valid", 0) >= 2
+    first = found["found"][0]
+    assert (first["place"], first["of"]) == (f"{path / 'test.csv'}:3", f"{path / 'train.csv'}:3")
+    assert first["labels"] == ["neg", "pos"]
+    assert first["splits"][0] == "test"
+    assert 0.7 <= first["similarity"] < 1
+    assert {row["place"] for row in found["found"]} >= {f"{path / 'test.csv'}:2"}
+
+
+def test_a_label_that_was_made_wrong_is_found_by_its_row(deep_findings: tuple[Path, dict[str, Any]]) -> None:
+    path, findings = deep_findings
+    found = findings["likely_wrong_labels"]
+    assert found["of"] == 124
+    places = [row["place"] for row in found["found"]]
+    assert f"{path / 'train.csv'}:42" in places
+    assert len(places) <= 3
+    assert {row["likelier"] for row in found["found"]} <= {"neg", "pos"}
+
+
+def test_a_word_that_gives_the_label_away_is_found_without_looking_deep(
+    deep_findings: tuple[Path, dict[str, Any]],
+) -> None:
+    path, findings = deep_findings
+    (first, *_) = findings["deciding_tokens"]["found"]
+    assert (first["token"], first["label"]) == ("zork", "pos")
+    assert first["place"].startswith(f"{path / 'train.csv'}:")
+    plain = inspect_data(load_config(None, [f"data.train={path / 'train.csv'}"]))
+    assert plain["deciding_tokens"]["found"][0]["token"] == "zork"
+    assert not {"near_duplicates", "likely_wrong_labels"} & set(plain)
+
+
+def test_lengths_are_told_by_label(config: Config) -> None:
+    train = inspect_data(config)["splits"]["train"]
+    assert train["median_length_by_label"] == {"neg": 1, "pos": 1}
+    assert train["lengths"]["50%"] == 1
+
+
+def test_the_command_lists_findings_by_row(deep_findings: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = deep_findings
+    options = ["--data", path / "train.csv", "--set", f"data.test={path / 'test.csv'}", "--deep", "-q"]
+    shown = run_cli("inspect", *options, "--limit", 2).stdout
+    assert f"{path / 'test.csv'}:3: of {path / 'train.csv'}:3, similarity" in shown
+    assert "token zork, label pos" in shown
+    found = run_cli("inspect", *options, "--limit", 0, "--json").json
+    assert found["near_duplicates"]["texts"] >= 2
+    assert found["near_duplicates"]["found"] == []
+
+
+def test_only_texts_are_looked_at_deeply(trained_run: Path) -> None:
+    outcome = run_cli("inspect", "--run", trained_run, "--deep")
+    assert (outcome.code, outcome.errors) == (2, ["error: --deep goes with --config or --data: it looks at texts"])
 
 
 def test_a_file_is_inspected_by_guessed_columns(tmp_path: Path) -> None:
@@ -131,10 +207,12 @@ def test_findings_are_shown_as_indented_lines() -> None:
         "sizes": {"train": 12345, "share": 0.123456},
         "labels": ["a", "b"],
         "checks": [{"name": "one", "is_sound": True}, {"name": "two", "is_sound": False}],
+        "found": [{"place": "a.csv:3", "labels": ["x", "y"], "text": "odd \x1b text"}],
         "none": None,
         "notes": [],
     }
     assert list(as_lines(findings)) == [
         "sizes:", "  train: 12,345", "  share: 0.1235", "labels: a, b",
-        "checks:", "  name one, is_sound yes", "  name two, is_sound no", "none: none", "notes: ",
+        "checks:", "  name one, is_sound yes", "  name two, is_sound no",
+        "found:", "  a.csv:3: labels x / y: odd \\x1b text", "none: none", "notes: ",
     ]  # fmt: skip

@@ -61,6 +61,10 @@ def inspect(
     ] = None,
     run: RunDir = None,
     overrides: Overrides = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also look for near duplicates and likely wrong labels, which takes longer.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Findings listed of each kind; all are counted.")] = 20,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -70,13 +74,15 @@ def inspect(
         raise ConfigError("give one of --config, --data and --run")
     if run is not None and overrides:
         raise ConfigError("--run and --set exclude each other: a run is shown as it is")
+    if deep and data is None and config is None and not overrides:
+        raise ConfigError("--deep goes with --config or --data: it looks at texts")
     start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.inspection import inspect_data, inspect_file, inspect_run
 
     if data is not None:
-        show(inspect_file(data, overrides or []), as_json=as_json)
+        show(inspect_file(data, overrides or [], deep=deep, limit=limit), as_json=as_json)
     elif config is not None or overrides:
-        show(inspect_data(resolve(config, overrides)), as_json=as_json)
+        show(inspect_data(resolve(config, overrides), deep=deep, limit=limit), as_json=as_json)
     else:
         show(inspect_run(chosen_run(run)), as_json=as_json)
 
