@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,18 @@ def test_another_setting_of_the_texts_is_another_preparation(key: str, prepared:
     prepared()
     prepared(key)
     assert len(list((tmp_path / "cache/corpus").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("package", "number"), [("tokenizers", 2), ("rjieba", 2), ("torch", 1)])
+def test_another_version_of_what_splits_texts_is_another_preparation(
+    package: str, number: int, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rjieba")
+    prepared("text.tokenizer=chinese_words")
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == package else version(name))
+    prepared("text.tokenizer=chinese_words")
+    assert len(list((tmp_path / "cache/corpus").iterdir())) == number
 
 
 def test_encoded_texts_are_mapped_and_not_loaded(prepared: Prepare) -> None:

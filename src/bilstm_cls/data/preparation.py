@@ -14,7 +14,7 @@ from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.encoder import tokenizer_of_encoder
 from bilstm_cls.data.example import Dataset
 from bilstm_cls.data.texts import cached
-from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.data.tokenizer import Tokenizer, splitters
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
-    content = [FORMAT, dataset.digest, names, config.text.model_dump()]
+    content = [FORMAT, splitters(config.text.tokenizer), dataset.digest, names, config.text.model_dump()]
     if given is not None:
         content.append(hashlib.sha256(given.to_json().encode()).hexdigest())
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

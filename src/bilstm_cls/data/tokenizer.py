@@ -5,8 +5,10 @@ JSON says is the whole truth: any program that reads `tokenizers` files gives th
 `chinese_words`, whose texts are cut beforehand.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
 from bilstm_cls.data.chinese import CUT, import_rjieba, places_without_cuts, with_cuts
-from bilstm_cls.data.torchtext_tokenizer import PREFIX, TorchtextEngine, is_from_torchtext
+from bilstm_cls.data.torchtext_tokenizer import PACKAGES, PREFIX, TorchtextEngine, is_from_torchtext
 from bilstm_cls.errors import CheckpointError, UserError
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
@@ -77,6 +79,23 @@ TOKENIZERS: dict[str, Callable[[], Pipeline]] = {
     "chinese_words": _chinese_words,
     "bpe": _bpe,
 }
+
+
+def splitters(kind: str) -> dict[str, str]:
+    """Returns the installed packages that split texts for this kind of tokenizer, and their versions.
+
+    Another version may split otherwise.
+    """
+    packages = ["tokenizers"]
+    if kind == "chinese_words":
+        packages.append("rjieba")
+    elif kind.startswith(PREFIX):
+        packages += ["torchtext", PACKAGES[kind.removeprefix(PREFIX)] or "torchtext"]
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # what needs it says so
+            versions[package] = metadata.version(package)
+    return versions
 
 
 class Tokenizer:
