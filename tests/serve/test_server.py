@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from bilstm_cls.commands import serving as command
-from bilstm_cls.serve import api, batching, protocol
+from bilstm_cls.serve import api, batching, metrics, protocol
 from bilstm_cls.serve.api import MAX_BYTES, MAX_CHARACTERS, MAX_EXPLAINED, MAX_TEXTS
 from bilstm_cls.serve.classifier import Classifier
-from bilstm_cls.serve.server import listen
+from bilstm_cls.serve.server import DRAIN, listen
 from tests.command_line import run_cli
 from tests.conftest import reviews
 from tests.serve.served import Address, load, read_reply, serving, spawned
@@ -183,6 +183,17 @@ def test_the_description_of_the_server_is_whole(server: Address) -> None:
     assert server.predict(**schema["examples"][0]).status == 200
     keys = described["components"]["schemas"]["PredictionObject"]["properties"]
     assert set(keys) == set(server.predict(text="a", explain=True).json["predictions"][0])
+
+
+def test_the_page_of_the_docs_is_true(server: Address) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)\n```", page, re.M | re.S)
+    exec(compile(block, "docs/serve.md", "exec"), {"url": server.url})
+    bounds = [MAX_TEXTS, MAX_CHARACTERS, MAX_EXPLAINED, MAX_BYTES, DRAIN]
+    bounds += [batching.MAX_WAITING, batching.MAX_BATCH, batching.EXPLANATION_COST]
+    bounds += [protocol.MAX_CONNECTIONS, int(protocol.DEADLINE)]
+    assert [bound for bound in bounds if not re.search(rf"\b{bound:,}\b", page)] == []
+    assert {path for path in metrics.PATHS if f" {path}`" not in page} == set()
 
 
 def test_a_text_with_tokens_that_cannot_be_explained_is_the_users_error(
