@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from bilstm_cls.commands import answers, looking, reporting, serving, training, tuning
+from bilstm_cls.commands import answers, looking, reporting, serving, sharing, training, tuning
 from bilstm_cls.errors import ResourceError, StoppedError, UserError, is_out_of_memory
 
 app = typer.Typer(
@@ -35,6 +35,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": reporting.report,
     "export": answers.export,
     "serve": serving.serve,
+    "push": sharing.push,
+    "pull": sharing.pull,
     "baseline": training.baseline,
     "pretrain": training.pretrain,
     "inspect": looking.inspect,

@@ -10,6 +10,11 @@ from pydantic_core import PydanticCustomError
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
 """The scores that `train.select_by` may name."""
 
+SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
+"""What `data.source` may name, beside a data set of the Hugging Face Hub."""
+
+HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]+)?"
+
 TORCHTEXT_GLOVE = [
     *(f"torchtext/glove.6B.{dim}d" for dim in (50, 100, 200, 300)),
     *(f"torchtext/glove.twitter.27B.{dim}d" for dim in (25, 50, 100, 200)),
@@ -46,8 +51,11 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the texts and labels come from. A relative path is relative to the working directory."""
 
-    source: Literal["files", "imdb", "rotten_tomatoes", "bbc_news"] = Field(
-        "files", description="Your own files, or a built-in corpus."
+    source: str = Field(
+        "files",
+        description="Your own files, a built-in corpus, or a data set of the Hugging Face Hub: hf/USER/NAME, with "
+        ":SUBSET or @REVISION behind it where it has several.",
+        json_schema_extra={"anyOf": [{"enum": list(SOURCES)}, {"pattern": "^hf/."}]},
     )
     path: str | None = Field(None, description="With imdb: its archive or folder, when it is already here.")
     train: str | None = Field(None, description="With files: the file or folder of labelled texts to train on.")
@@ -73,6 +81,13 @@ class DataConfig(Section):
     split_seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the splits, apart from `seed` so that other seeds share one test split."
     )
+
+    @check("source")
+    @classmethod
+    def _source_is_known(cls, source: str) -> str:
+        if source in SOURCES or re.fullmatch(HUB_DATASET, source):
+            return source
+        raise _choice(f"{', '.join(map(repr, SOURCES))} or 'hf/USER/NAME'")
 
     @check("path")
     @classmethod
@@ -216,7 +231,8 @@ class ModelConfig(Section):
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
     init_from: str | None = Field(
         None,
-        description="Folder of an encoder that `pretrain` made: its vectors, weights and vocabulary are the first.",
+        description="Folder of an encoder that `pretrain` made: its vectors, weights and vocabulary are the first; or "
+        "corpus: train makes one first from its own texts, as the section pretrain says, and keeps it in the cache.",
     )
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean",

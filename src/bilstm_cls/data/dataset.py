@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.example import BadRow, Dataset, Example, Split
-from bilstm_cls.data.sources import SOURCES, Source
+from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.texts import (
     NumberWriter,
     Texts,
@@ -49,7 +49,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     Raises:
         DataError: something cannot be read, or there is not enough to train on.
     """
-    source = SOURCES[config.source](config)
+    source = source_of(config)
     key = hashlib.sha256(json.dumps([FORMAT, source.identity, config.model_dump()]).encode()).hexdigest()
     folder = cached("data", key[:32], lambda empty: _build(empty, source, config))
     dataset = _open(folder)

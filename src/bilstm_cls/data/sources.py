@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from bilstm_cls.config import DataConfig
 from bilstm_cls.data.archives import read_members
 from bilstm_cls.data.download import UnreachableError, fetch
 from bilstm_cls.data.example import BadRow, Example
+from bilstm_cls.data.hub import SUFFIXES, Address, fetch_dataset
 from bilstm_cls.data.label_names import name_labels, read_label_names
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.texts import cache_folder
@@ -92,7 +94,9 @@ def _named(source: Source, path: Path, config: DataConfig) -> Source:
     )
 
 
-def _read_file(path: Path, split: str, config: DataConfig, on_bad_row: OnBadRow) -> Iterator[Example]:
+def _read_file(
+    path: Path, split: str, config: DataConfig, on_bad_row: OnBadRow, *, format: str | None = None
+) -> Iterator[Example]:
     options = ReadOptions(
         text_columns=tuple(config.text_columns),
         label_column=None if split == "unlabelled" else config.label_column,
@@ -101,7 +105,7 @@ def _read_file(path: Path, split: str, config: DataConfig, on_bad_row: OnBadRow)
     is_plain = split == "unlabelled" and path.suffix.lower() in {".txt", ".text"}
     return read(
         path,
-        format="lines" if is_plain else config.format,
+        format=format or ("lines" if is_plain else config.format),
         options=options,
         bad_rows=config.bad_rows,
         on_bad_row=on_bad_row,
@@ -238,12 +242,51 @@ def _bbc_news(config: DataConfig) -> Source:
     )
 
 
+def _hub(config: DataConfig) -> Source:
+    """A data set of the Hugging Face Hub: its own splits, and for those that it lacks the config's fractions."""
+    address = Address.parse(config.source)
+    dataset = fetch_dataset(address, config.label_column)
+    first = next(_read_file(dataset.files["train"][0], "train", config, lambda bad_row: None), None)
+    names = {str(number): name for number, name in enumerate(dataset.label_names)}
+    if first is None or first.label not in names:  # the file holds the names itself
+        names = {}
+
+    def read_split(split: str, on_bad_row: OnBadRow) -> Iterator[Example]:
+        for path in dataset.files[split]:
+            examples = _read_file(path, split, config, on_bad_row, format=SUFFIXES[path.suffix])
+            # A file may hold the names already, and one without labels has none to be named.
+            yield from (Example(e.text, names.get(e.label or "", e.label), e.path, e.line, e.record) for e in examples)
+
+    identity = [str(address), json.dumps(names)]
+    identity += [f"{split} {sha256_of(path)}" for split, paths in dataset.files.items() for path in paths]
+    given = {"valid": config.valid, "test": config.test}
+    return Source(
+        origin=f"{address} of the Hugging Face Hub",
+        identity=identity,
+        read={split: functools.partial(read_split, split) for split in dataset.files},
+        fractions={n: value for n, value in given.items() if isinstance(value, float) and n not in dataset.files},
+        is_official="test" in dataset.files,
+        labels=list(names.values()),
+    )
+
+
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
     "files": _files,
+    "hf": _hub,
     "imdb": _imdb,
     "rotten_tomatoes": _rotten_tomatoes,
     "bbc_news": _bbc_news,
 }
+
+
+def source_of(config: DataConfig) -> Source:
+    """Returns what `data.source` names.
+
+    Raises:
+        ConfigError: no data are named, or the Hub has none of that name.
+        DataError: they cannot be read.
+    """
+    return SOURCES[config.source.partition("/")[0]](config)
 
 
 def identity_of(path: Path) -> str:

@@ -14,6 +14,7 @@ from bilstm_cls.device import choose_device
 from bilstm_cls.evaluation.explain import Explanation, explain
 from bilstm_cls.evaluation.inference import answer
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
+from bilstm_cls.serve.hub import fetched_run
 
 CHUNK = 2048
 """Texts that are read, encoded and answered together when they come as a stream."""
@@ -65,13 +66,14 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> "Classifier":
-        """Reads and verifies a run directory.
+        """Reads and verifies a run directory, or with `hf://user/name` one on the Hugging Face Hub.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others.
-            ConfigError: the device is not there.
+            ConfigError: the device is not there, or there is no such repository.
+            DownloadError: the Hub cannot be reached.
         """
-        return cls(RunDirectory(Path(path)).load_model(), device)
+        return cls(RunDirectory(fetched_run(path)).load_model(), device)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Returns one prediction per text, in order; an empty text is one unknown token."""

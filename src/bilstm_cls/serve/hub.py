@@ -1,0 +1,144 @@
+"""Run directories on the Hugging Face Hub: pushed with their model card, pulled and verified like any other run."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bilstm_cls.config import Config
+from bilstm_cls.data.hub import Address, download, endpoint, hub, naming_hub_faults
+from bilstm_cls.errors import ConfigError
+from bilstm_cls.files import replacing
+from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.strict_yaml import dump_yaml
+
+logger = logging.getLogger(__name__)
+
+SCHEME = "hf://"
+MODEL_FILES = (
+    "model.safetensors", "model-*.safetensors", "ngrams.safetensors", "tokenizer.json", "labels.json", "config.yaml",
+)  # fmt: skip
+"""All that an answer needs."""
+
+PUSHED = (*MODEL_FILES, "metrics.json", "history.jsonl", "environment.json", "plots/*.png", "README.md")
+WITH_TEXTS = ("report.html", "predictions_*.csv")
+"""Files that hold texts of the data; they are pushed only when that is asked for."""
+
+
+def push(run: Path, repository: str, *, is_private: bool = False, with_texts: bool = False) -> str:
+    """Uploads a finished run in one commit, with its model card, and returns its address.
+
+    Args:
+        run: its directory; the model in it is read and verified first.
+        repository: `user/name`, which is made if it is not there; with `@BRANCH`, onto that branch.
+        is_private: make a new repository that only its owner may read.
+        with_texts: also upload the report and the predictions, which hold texts of the data.
+
+    Raises:
+        CheckpointError: the run is unfinished or damaged.
+        ConfigError: there is no permission to write there, or `huggingface_hub` is not installed.
+        DownloadError: the Hub cannot be reached.
+    """
+    address = _address(repository)
+    source = RunDirectory(run)
+    config = source.load_model().config
+    patterns = (*PUSHED, *(WITH_TEXTS if with_texts else ()))
+    paths = {path.relative_to(run).as_posix(): path for pattern in patterns for path in sorted(run.glob(pattern))}
+    contents: dict[str, Any] = {name: str(path) for name, path in paths.items()}
+    contents["README.md"] = _card(source, config).encode()
+    library = hub()
+    with naming_hub_faults(address):
+        api = library.HfApi(endpoint=endpoint(), library_name="bilstm-cls")
+        api.create_repo(address.repository, private=is_private, exist_ok=True)
+        if address.revision is not None:
+            api.create_branch(address.repository, branch=address.revision, exist_ok=True)
+        api.create_commit(
+            address.repository,
+            [library.CommitOperationAdd(name, content) for name, content in contents.items()],
+            commit_message=f"Add the run {config.name}",
+            revision=address.revision,
+        )
+    logger.info(f"pushed {len(contents)} files: {', '.join(contents)}")
+    return f"{SCHEME}{address}"
+
+
+def pull(repository: str, target: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Downloads a run into a directory of its own, verified, and returns that.
+
+    Args:
+        repository: `user/name`, with `@REVISION` if it is not the newest.
+        target: the directory; `runs/NAME` if left out.
+        overwrite: replace a run that is there.
+
+    Raises:
+        CheckpointError: what was downloaded is no sound run.
+        ConfigError: there is no such repository, or the directory is taken.
+        DownloadError: the Hub cannot be reached.
+    """
+    address = _address(repository)
+    run = RunDirectory(Path("runs") / address.repository.rpartition("/")[2] if target is None else target)
+    if run.is_taken and not overwrite:
+        raise ConfigError(f"{run.path}: holds a run already; add --overwrite, or choose another place with -o")
+    folder = download(address, kind="model", patterns=PUSHED)
+    RunDirectory(folder).load_model()
+    with run.locked():
+        run.clear()
+        run.write_status("running", f"being copied from {SCHEME}{address}")
+        for path in (path for pattern in PUSHED for path in sorted(folder.glob(pattern))):
+            with path.open("rb") as original, replacing(run / path.relative_to(folder).as_posix()) as copy:
+                shutil.copyfileobj(original, copy)
+        run.load_model()
+        run.write_status("finished", f"pulled from {SCHEME}{address}")
+    return run.path
+
+
+def fetched_run(path: str | Path) -> Path:
+    """Returns the directory of a run: a path as it is, and of `hf://user/name` the copy in the Hub's cache.
+
+    Raises:
+        ConfigError: there is no such repository.
+        DownloadError: the Hub cannot be reached, and the copy is not there.
+    """
+    if not str(path).startswith("hf:/"):  # a `Path` has one slash where two were written
+        return Path(path)
+    return download(_address(str(path)), kind="model", patterns=MODEL_FILES)
+
+
+def _address(text: str) -> Address:
+    address = Address.parse(text)
+    if address.subset is not None:
+        raise ConfigError(f"{text!r} names a subset, which only data sets have; write user/name or user/name@revision")
+    return address
+
+
+def _card(run: RunDirectory, config: Config) -> str:
+    """Returns the run's model card with what the Hub reads in front of it."""
+    card = (run / "README.md").read_text("utf-8") if (run / "README.md").exists() else f"# {config.name}\n"
+    if card.startswith("---\n"):
+        return card
+    front: dict[str, Any] = {
+        "library_name": "bilstm-cls",
+        "pipeline_tag": "text-classification",
+        "tags": ["text-classification", "bilstm", config.model.cell],
+    }
+    if config.data.source.startswith("hf/"):
+        front["datasets"] = [Address.parse(config.data.source).repository]
+    scores = run.read_object("metrics.json") if (run / "metrics.json").exists() else {}
+    split = "test" if "test/accuracy" in scores else "valid"
+    known = [(name, scores[f"{split}/{name}"]) for name in ("accuracy", "macro_f1") if f"{split}/{name}" in scores]
+    if known:
+        front["metrics"] = ["accuracy", "f1"][: len(known)]
+        result = {
+            "task": {"type": "text-classification"},
+            "dataset": {"name": config.data.source, "type": config.data.source, "split": split},
+            "metrics": [{"type": name, "value": value} for name, value in known],
+        }
+        front["model-index"] = [{"name": config.name, "results": [result]}]
+    return f"---\n{dump_yaml(front)}---\n\n{card}"
+
+
+def pushed_lines(address: str) -> str:
+    """Returns what `push` prints: how others use what is there now."""
+    call = json.dumps(address)
+    return f"{address}\nnext: bilstm-cls pull {address}, or in Python: Classifier.load({call})"

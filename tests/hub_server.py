@@ -1,0 +1,158 @@
+"""A Hugging Face Hub on the loopback interface: as much of its protocol as downloads and one-commit uploads need."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+Files = dict[str, bytes]
+
+
+@dataclass
+class FakeHub:
+    """Repositories by kind and name, each a mapping from branch to files; and what was asked of them."""
+
+    url: str = ""
+    repositories: dict[tuple[str, str], dict[str, Files]] = field(default_factory=dict)
+    private: set[str] = field(default_factory=set)
+    commits: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    status: int | None = None
+    """With which every request is refused."""
+
+    def add(self, kind: str, name: str, files: Files, *, branch: str = "main") -> None:
+        self.repositories.setdefault((f"{kind}s", name), {})[branch] = files
+
+
+def sha_of(files: Files) -> str:
+    return hashlib.sha1(json.dumps({name: content.hex() for name, content in files.items()}).encode()).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: FakeHub
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.asked.append(path)
+        if self.hub.status is not None:
+            return self.answer(self.hub.status, {"error": "as told"})
+        if match := re.fullmatch(r"/api/(models|datasets)/(.+?)(?:/(revision|tree)/(.+?))?", path):
+            kind, name, what, revision = match.groups()
+            if (files := self.files(kind, name, revision or "main")) is None:
+                return None
+            listing = [
+                {"type": "file", "path": p, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
+                for p, c in files.items()
+            ]
+            return self.answer(200, listing if what == "tree" else {"id": name, "sha": sha_of(files), "siblings": []})
+        if match := re.fullmatch(r"/(?:(datasets)/)?([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)", path):
+            kind, name, revision, file = match.groups()
+            if (files := self.files(kind or "models", name, revision)) is None:
+                return None
+            if file not in files:
+                return self.answer(404, {}, {"X-Error-Code": "EntryNotFound"})
+            content = files[file]
+            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": sha_of(files)}
+            return self.answer(200, content, headers)
+        return self.answer(404, {}, {"X-Error-Code": "RepoNotFound"})
+
+    do_HEAD = do_GET  # noqa: N815 - so the standard library calls it
+
+    def do_POST(self) -> None:
+        body = self.body()
+        path = unquote(urlsplit(self.path).path)
+        self.hub.asked.append(path)
+        if self.hub.status is not None:
+            return self.answer(self.hub.status, {"error": "as told"})
+        if path == "/api/repos/create":
+            given = json.loads(body)
+            name = "/".join(filter(None, [given.get("organization"), given["name"]]))
+            is_new = ("models", name) not in self.hub.repositories
+            self.hub.repositories.setdefault(("models", name), {"main": {}})
+            if given.get("private") or given.get("visibility") == "private":
+                self.hub.private.add(name)
+            return self.answer(200 if is_new else 409, {"url": f"{self.hub.url}/{name}"})
+        if path == "/api/validate-yaml":
+            return self.answer(200, {"errors": [], "warnings": []})
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(branch|preupload|commit)/(.+)", path)
+        assert match, path
+        name, what, branch = match.groups()
+        branches = self.hub.repositories["models", name]
+        if what == "branch":
+            branches.setdefault(branch, dict(branches["main"]))
+            return self.answer(200, {})
+        if what == "preupload":
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            return self.answer(200, {"files": files})
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "header":
+                self.hub.commits.append(line["value"]["summary"])
+            else:
+                branches[branch][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        sha = sha_of(branches[branch])
+        return self.answer(200, {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"})
+
+    def body(self) -> bytes:
+        if self.headers["Transfer-Encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"] or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def files(self, kind: str, name: str, revision: str) -> Files | None:
+        branches = self.hub.repositories.get((kind, name))
+        if branches is None:
+            return self.answer(404, {}, {"X-Error-Code": "RepoNotFound"})
+        for branch, files in branches.items():
+            if revision in (branch, sha_of(files)):
+                return files
+        return self.answer(404, {}, {"X-Error-Code": "RevisionNotFound"})
+
+    def answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+@contextlib.contextmanager
+def serving_hub(cache: Path) -> Iterator[FakeHub]:
+    """Serves an empty Hub, and lets the library talk to it with a cache of its own."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    hub = FakeHub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        patch.setenv("HF_TOKEN", "a-token")
+        patch.delenv("BILSTM_CLS_OFFLINE")
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -1,0 +1,170 @@
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bilstm_cls.data.download import DownloadError, UnreachableError
+from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.files import sha256_of
+from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.serve.hub import pull, push
+from tests.command_line import run_cli
+from tests.hub_server import FakeHub, serving_hub
+
+TEXTS = ["a good film", "a dull plot", ""]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeHub]:
+    with serving_hub(tmp_path / "hub-cache") as hub:
+        yield hub
+
+
+def test_a_pushed_run_answers_the_same_wherever_it_is_loaded(hub: FakeHub, trained_run: Path, tmp_path: Path) -> None:
+    assert push(trained_run, "ada/films") == "hf://ada/films"
+    pulled = pull("ada/films", tmp_path / "pulled")
+    wanted = Classifier.load(trained_run, device="cpu").predict(TEXTS)
+    assert Classifier.load("hf://ada/films", device="cpu").predict(TEXTS) == wanted
+    assert Classifier.load(pulled, device="cpu").predict(TEXTS) == wanted
+    assert RunDirectory(pulled).read_status()["status"] == "finished"
+    for name in ("model.safetensors", "tokenizer.json", "config.yaml", "metrics.json", "plots/calibration.png"):
+        assert sha256_of(pulled / name) == sha256_of(trained_run / name)
+
+
+def test_texts_of_the_data_stay_here_unless_they_are_asked_for(hub: FakeHub, trained_run: Path) -> None:
+    push(trained_run, "ada/films")
+    pushed = hub.repositories["models", "ada/films"]["main"]
+    assert {"model.safetensors", "README.md", "metrics.json"} <= pushed.keys()
+    assert not {name for name in pushed if "predictions" in name or "report" in name or "log" in name}
+    assert not any(name.startswith("checkpoints/") or name == "status.json" for name in pushed)
+    assert hub.commits == ["Add the run tiny"]
+    push(trained_run, "ada/films", with_texts=True)
+    assert {"report.html", "predictions_test.csv"} <= pushed.keys()
+
+
+def test_the_card_begins_with_what_the_hub_reads(hub: FakeHub, trained_run: Path) -> None:
+    push(trained_run, "ada/films", is_private=True)
+    card = hub.repositories["models", "ada/films"]["main"]["README.md"].decode()
+    _, front, rest = card.split("---\n", 2)
+    facts = yaml.safe_load(front)
+    accuracy = json.loads((trained_run / "metrics.json").read_text("utf-8"))["test/accuracy"]
+    assert facts["library_name"] == "bilstm-cls"
+    assert facts["pipeline_tag"] == "text-classification"
+    assert facts["model-index"][0]["results"][0]["metrics"][0] == {"type": "accuracy", "value": accuracy}
+    assert rest.lstrip("\n") == (trained_run / "README.md").read_text("utf-8")
+    assert hub.private == {"ada/films"}
+
+
+def test_a_branch_is_pushed_to_and_pulled_from(hub: FakeHub, trained_run: Path, tmp_path: Path) -> None:
+    push(trained_run, "ada/films@second")
+    assert hub.repositories["models", "ada/films"]["main"] == {}
+    assert (pull("hf://ada/films@second", tmp_path / "run") / "model.safetensors").exists()
+
+
+def test_what_was_loaded_once_is_loaded_without_the_hub(
+    hub: FakeHub, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(trained_run, "ada/films")
+    Classifier.load("hf://ada/films", device="cpu")
+    monkeypatch.setenv("BILSTM_CLS_OFFLINE", "1")
+    hub.asked.clear()
+    assert Classifier.load("hf://ada/films", device="cpu").labels == ["neg", "pos"]
+    assert hub.asked == []
+    with pytest.raises(UnreachableError, match="ada/other: not in the cache, and BILSTM_CLS_OFFLINE is set"):
+        Classifier.load("hf://ada/other")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "labels.json", "config.yaml"])
+def test_a_file_that_was_changed_on_the_hub_is_named_and_nothing_is_made(
+    name: str, hub: FakeHub, trained_run: Path, tmp_path: Path
+) -> None:
+    push(trained_run, "ada/films")
+    files = hub.repositories["models", "ada/films"]["main"]
+    changed = {"labels.json": b'["pos", "neg"]', "config.yaml": files["config.yaml"].replace(b"both", b"head")}
+    files[name] = changed.get(name, files[name][:-1] + b"\x01")
+    with pytest.raises(CheckpointError):
+        pull("ada/films", tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+    with pytest.raises(CheckpointError):
+        Classifier.load("hf://ada/films")
+
+
+def test_other_files_of_a_repository_are_not_even_fetched(hub: FakeHub, trained_run: Path, tmp_path: Path) -> None:
+    push(trained_run, "ada/films")
+    hub.repositories["models", "ada/films"]["main"] |= {"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"x"}
+    pulled = pull("ada/films", tmp_path / "pulled")
+    assert not any(path.suffix in (".py", ".bin") for path in pulled.rglob("*"))
+    assert not any(".py" in path or ".bin" in path for path in hub.asked)
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("ada/none", "hf://ada/none: there is no such repository, or you may not read it"),
+        ("ada/films@none", "hf://ada/films@none: there is no such revision"),
+        ("ada films", "'ada films' is no repository"),
+        ("ada/films:sub", "names a subset"),
+        ("../films", "is no repository"),
+    ],
+)
+def test_a_wrong_address_is_said(address: str, complaint: str, hub: FakeHub, trained_run: Path, tmp_path: Path) -> None:
+    push(trained_run, "ada/films")
+    with pytest.raises(ConfigError, match=complaint):
+        pull(address, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "complaint"),
+    [(401, ConfigError, "hf auth login"), (403, ConfigError, "hf auth login"), (418, DownloadError, "status 418")],
+)
+def test_a_hub_that_refuses_is_said(
+    status: int, error: type[Exception], complaint: str, hub: FakeHub, trained_run: Path
+) -> None:
+    hub.status = status
+    with pytest.raises(error, match=complaint):
+        push(trained_run, "ada/films")
+
+
+def test_a_hub_that_does_not_answer_is_said(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UnreachableError, match="hf://ada/films: not in the cache, and the Hub cannot be reached"):
+        pull("ada/films", tmp_path / "run")
+
+
+def test_an_unfinished_run_is_not_pushed(hub: FakeHub, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no finished model"):
+        push(tmp_path, "ada/films")
+    assert hub.asked == []
+
+
+def test_a_run_is_replaced_only_when_that_is_asked_for(hub: FakeHub, trained_run: Path, tmp_path: Path) -> None:
+    push(trained_run, "ada/films")
+    pull("ada/films", tmp_path / "run")
+    with pytest.raises(ConfigError, match="add --overwrite"):
+        pull("ada/films", tmp_path / "run")
+    (tmp_path / "run" / "labels.json").write_text("[]")
+    pull("ada/films", tmp_path / "run", overwrite=True)
+    assert RunDirectory(tmp_path / "run").load_model().labels == ["neg", "pos"]
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, trained_run: Path) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[hub\]'"):
+        push(trained_run, "ada/films")
+
+
+def test_the_commands_push_and_pull(
+    hub: FakeHub, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_cli("push", "--run", trained_run, "ada/films", "-q").stdout.startswith("hf://ada/films\nnext: ")
+    pulled = run_cli("pull", "ada/films", "--json", "-q")
+    assert pulled.code == 0, pulled.stderr
+    assert pulled.json == {"run": "runs/films"}
+    answered = run_cli("predict", "--run", "hf://ada/films", "--device", "cpu", "a good film", "--json")
+    assert answered.json["text"] == "a good film"
+    assert run_cli("pull", "ada/none", "-q").code == 2
