@@ -1,4 +1,7 @@
+import re
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +107,10 @@ def test_a_range_and_choices_know_what_they_hold() -> None:
     assert [Range(1, 3).holds(value) for value in (0, 1, 3, 2.5, None)] == [False, True, True, False, False]
     assert [Range(0.1, 0.3).holds(value) for value in (0.2, 0.4, None)] == [True, False, False]
     assert [Choices((None, "a")).holds(value) for value in (None, "a", "b")] == [True, True, False]
+
+
+def test_the_searches_of_the_documentation_are_taken(tiny_config: Make) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tune.md").read_text("utf-8")
+    words = [shlex.split(found)[0] for found in re.findall(r'--search ("[^"]+"|[\w.]+=\S+)', page)]
+    assert len(words) == 4
+    assert len(parse_space(words, tiny_config())) == 4
