@@ -285,3 +285,50 @@ def test_a_run_that_began_with_an_encoder_needs_it_no_more(tiny_config: Make, en
     shutil.rmtree(copy)
     _, judged = evaluate(trained.run.path)
     assert judged.accuracy == trained.metrics["test/accuracy"]
+
+
+def test_a_run_pretrains_its_own_encoder_once(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+    given = (*PRETRAINED, f"output_dir={tmp_path}")
+    reports: list[Any] = []
+    first = train(tiny_config(*given, "model.init_from=corpus", "name=first"), on_report=reports.append)
+    assert {report.total_steps for report in reports if isinstance(report, StepReport)} == {54, 44}
+    pretrain(tiny_config(*given), tmp_path / "encoder")
+    apart = train(tiny_config(*given, f"model.init_from={tmp_path / 'encoder'}", "name=apart"))
+    ours, theirs = (load_tensors(run / "model.safetensors")[0] for run in (first.run, apart.run))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert first.metrics["encoder/sha256"] == apart.metrics["encoder/sha256"]
+    assert first.run.load_config().model.init_from == "corpus"
+
+    reports.clear()
+    second = train(
+        tiny_config(*given, "model.init_from=corpus", "name=second", "train.epochs=1"), on_report=reports.append
+    )
+    assert {report.total_steps for report in reports if isinstance(report, StepReport)} == {11}
+    assert second.metrics["encoder/sha256"] == first.metrics["encoder/sha256"]
+    assert len(list((tmp_path / "cache" / "encoders").iterdir())) == 1
+    train(tiny_config(*given, "model.init_from=corpus", "name=third", "train.epochs=1", "seed=2"))
+    assert len(list((tmp_path / "cache" / "encoders").iterdir())) == 2
+
+
+def test_a_run_that_is_stopped_while_it_pretrains_goes_on_there(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = []
+    for name in ("whole", "parts"):
+        monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / name))
+        config = tiny_config(
+            *PRETRAINED, "model.init_from=corpus", f"output_dir={tmp_path}", f"name=run-{name}",
+            "train.checkpoint_seconds=0",
+        )  # fmt: skip
+        reports: list[Any] = []
+        if name == "parts":
+            with pytest.raises(StoppedHereError):
+                train(config, on_report=stop_at(20))
+        train(config, resume=True, on_report=reports.append)
+        found.append((sha256_of(Path(config.output_dir) / config.name / "model.safetensors"), reports[0].step))
+    (whole, first), (parts, later) = found
+    assert whole == parts
+    assert (first, later > 1) == (1, True)

@@ -1,8 +1,11 @@
 """What a config takes over from an encoder's folder before any weight: the tokenizer, and sizes that have to agree."""
 
+import hashlib
+import json
 from pathlib import Path
 
 from bilstm_cls.config import Config, load_config
+from bilstm_cls.data.texts import cache_folder
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 
@@ -13,16 +16,34 @@ SHARED_KEYS = (
 """Keys that must be those that the encoder was made with."""
 
 WEIGHTS = "encoder.safetensors"
+CORPUS = "corpus"
+"""The `model.init_from` of a run that pretrains its own encoder."""
+
+
+def encoder_folder(config: Config, data_digest: str) -> Path:
+    """Returns the folder of the encoder that `model.init_from` names: for `corpus` one in the cache.
+
+    There it goes by all that it hangs on: the seed, the texts, how they are split, its sizes, and how it learns.
+    """
+    assert config.model.init_from is not None
+    if config.model.init_from != CORPUS:
+        return Path(config.model.init_from)
+    text = config.text.model_dump(exclude={"max_length", "truncate"})
+    sizes = config.model.model_dump(include={"cell", "bidirectional", "hidden_size", "num_layers", "recurrent_dropout"})
+    content = [config.seed, data_digest, text, config.embedding.model_dump(), sizes, config.pretrain.model_dump()]
+    return cache_folder() / "encoders" / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     """Returns the tokenizer of the encoder that `model.init_from` names, or None where it names none.
 
+    That of `corpus` is learned from the train split, as without an encoder.
+
     Raises:
         ConfigError: there is no encoder, or the config asks for other sizes or other vectors.
         CheckpointError: a file of it is missing or damaged.
     """
-    if config.model.init_from is None:
+    if config.model.init_from is None or config.model.init_from == CORPUS:
         return None
     folder = Path(config.model.init_from)
     if config.embedding.init != "random":

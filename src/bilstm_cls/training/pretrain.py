@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bilstm_cls.config import Config, dump_config
-from bilstm_cls.data.encoder import WEIGHTS
+from bilstm_cls.data.encoder import CORPUS, WEIGHTS, encoder_folder
 from bilstm_cls.data.passages import Passages
 from bilstm_cls.data.preparation import PreparedData, prepare
 from bilstm_cls.data.vectors import corpus_vectors
@@ -72,7 +72,8 @@ def pretrain(
         )
     if config.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' is for classifiers; pretrain in 'auto', 'tf32', 'bf16' or 'fp32'")
-    if config.model.init_from is not None and Path(config.model.init_from).resolve() == folder.resolve():
+    named = config.model.init_from
+    if named is not None and (named == CORPUS or Path(named).resolve() == folder.resolve()):
         config = config.model_copy(update={"model": config.model.model_copy(update={"init_from": None})})
     run = RunDirectory(folder)
     with StopSignals() as signals, run.locked(), remembered_log() as earlier:
@@ -92,6 +93,25 @@ def pretrain(
             with signals.deferred(), freed_memory_kept():
                 _read_all(run, pretrainer, data, config.train.checkpoint_seconds, signals, on_report)
             return _write(run, data, pretrainer)
+
+
+def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[StepReport], None]) -> None:
+    """Pretrains the encoder of `model.init_from: corpus`, or goes on with it, unless it is in the cache.
+
+    Args:
+        config: of the run that starts from it.
+        data: the texts of that run, of which the encoder reads train and unlabelled.
+        on_report: called after every step.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, DivergedError, ResourceError, StoppedError: as `pretrain` does.
+    """
+    if config.model.init_from != CORPUS:
+        return
+    folder = encoder_folder(config, data.dataset.digest)
+    if not (folder / WEIGHTS).exists():
+        logger.info(f"pretraining an encoder in {folder}")
+        pretrain(config, folder, resume=True, on_report=on_report)
 
 
 def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:

@@ -25,6 +25,7 @@ from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.training.loggers import check_installed, open_loggers
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
+from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
 from bilstm_cls.training.signals import StopSignals
 from bilstm_cls.training.start import class_weights, initialize_weights
@@ -92,6 +93,8 @@ def train(
         check_installed(config.train.loggers)
         device = choose_device(config.train.device)
         data = prepare(config)  # an earlier run is not deleted before it is clear that a new one can start
+        if overwrite or not run.checkpoints.exists():
+            make_encoder(config, data, on_report=on_report)
         if overwrite:
             run.clear()
         run.remove_leftovers()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bilstm_cls.config import Config
-from bilstm_cls.data.encoder import WEIGHTS
+from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
 from bilstm_cls.data.preparation import PreparedData
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
@@ -30,7 +30,7 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
         DataError: the vectors cannot be read.
     """
     if config.model.init_from is not None:
-        return load_encoder(model, Path(config.model.init_from), data.tokenizer)
+        return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer)
     init, dim = config.embedding.init, config.embedding.dim
     if init == "random":
         return {}
