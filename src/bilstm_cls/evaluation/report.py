@@ -255,7 +255,7 @@ def _doubtful(report: Report) -> str:
     explained = (
         f"Confident disagreement on the {report.split} split: the model gives another label with at least the "
         f"probability that it has, in the mean, for texts which carry that label. {number:,} of {total:,} labels "
-        f"({number / total:.1%}) are in doubt: look at them before you trust a score to the last percent.{shown}"
+        f"({number / total:.1%}) are in doubt; the weaker a model, the more of these are its own mistakes.{shown}"
     )
     return f"<p>{escape(explained)}</p>{_legend(report.doubtful)}{_cards(report.doubtful)}"
 
