@@ -15,7 +15,10 @@ import pytest
 from bilstm_cls.commands import answers
 
 PREDICT = [sys.executable, "-m", "bilstm_cls", "predict", "-", "--json", "--device", "cpu", "--run"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# As in a user's shell: what is printed into a pipe waits in Python until it is flushed.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {
+    "OMP_NUM_THREADS": "1"
+}
 
 
 @pytest.fixture
