@@ -287,6 +287,12 @@ def read_table(path: Path, delimiter: str) -> list[dict[str, Any]]:
         return list(csv.DictReader(file, delimiter=delimiter, strict=True))
 
 
+def read_tabs(path: Path) -> list[dict[str, Any]]:
+    """A line a row, and quotes are characters like others."""
+    header, *rows = (line.split("\t") for line in path.read_bytes().decode().split("\n")[:-1])
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
 ONE_LINE = [text for text in ODD_TEXTS if not re.search("[\t\n\r]", text)]
 INPUTS: dict[str, tuple[Callable[[Path, list[str]], None], list[str]]] = {
     "in.csv": (write_csv, ODD_TEXTS),
@@ -296,7 +302,7 @@ INPUTS: dict[str, tuple[Callable[[Path, list[str]], None], list[str]]] = {
 }
 OUTPUTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "out.csv": lambda path: read_table(path, ","),
-    "out.tsv": lambda path: read_table(path, "\t"),
+    "out.tsv": lambda path: read_tabs(path),
     "out.jsonl": lambda path: [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]],
 }
 
@@ -307,6 +313,7 @@ def test_every_row_of_a_file_has_its_result_in_order(
     source: str, target: str, folder: Path, classifier: Classifier
 ) -> None:
     write, texts = INPUTS[source]
+    texts = [text for text in texts if target != "out.tsv" or text in ONE_LINE]
     write(folder / source, texts)
     outcome = answer("predict", "--input", source, "--output", target)
     rows = OUTPUTS[target](folder / target)
@@ -327,12 +334,21 @@ def test_own_fields_are_kept_beside_the_results(target: str, folder: Path) -> No
     assert (found["label"], str(found["tokens"])) == ("pos", "1")
 
 
-@pytest.mark.parametrize("target", ["out.csv", "out.jsonl"])
-def test_results_can_be_classified_again(target: str, folder: Path) -> None:
-    write_csv(folder / "in.csv", ODD_TEXTS)
+@pytest.mark.parametrize(("target", "texts"), [("out.csv", ODD_TEXTS), ("out.tsv", ONE_LINE), ("out.jsonl", ODD_TEXTS)])
+def test_results_can_be_classified_again(target: str, texts: list[str], folder: Path) -> None:
+    write_csv(folder / "in.csv", texts)
     answer("predict", "--input", "in.csv", "--output", target)
     answer("predict", "--input", target, "--output", "again.jsonl")
-    assert [row["text"] for row in OUTPUTS["out.jsonl"](folder / "again.jsonl")] == ODD_TEXTS
+    assert [row["text"] for row in OUTPUTS["out.jsonl"](folder / "again.jsonl")] == texts
+
+
+@pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\r"])
+def test_what_a_tsv_cannot_hold_is_named_and_nothing_is_written(text: str, folder: Path) -> None:
+    write_csv(folder / "in.csv", ["good", text])
+    outcome = run_cli("predict", "--input", "in.csv", "--output", "out.tsv")
+    assert outcome.code == 3
+    assert f"row 2 has {text!r}, and a tab-separated file can hold no tab" in outcome.stderr
+    assert not (folder / "out.tsv").exists()
 
 
 def test_nested_fields_go_into_a_table_as_json(folder: Path) -> None:

@@ -243,13 +243,13 @@ class RunDirectory:
             raise CheckpointError(f"{self.path}: format {found!r} is not {FORMAT_VERSION}; train it again")
         if metadata.get("text_digest") != text_digest(tokenizer, labels):
             raise CheckpointError(f"{self.path}: tokenizer.json or labels.json is not what the model was trained with")
-        for key, trained in json.loads(metadata.get("config", "{}")).items():
+        for key, trained in _trained_with(self / "model.safetensors", metadata).items():
             value = _decisive_keys(config).get(key)
             if value != trained:
                 raise CheckpointError(f"{self / 'config.yaml'}: {key} is {value!r}, but the model has {trained!r}")
         model = self._member("model.safetensors", tensors, config, tokenizer, labels)
         others = []
-        for number in range(2, int(metadata.get("members", "1")) + 1):
+        for number in range(2, _number_of_members(self / "model.safetensors", metadata) + 1):
             name = f"model-{number}.safetensors"
             tensors, own = load_tensors(self / name)
             if own.get("text_digest") != metadata["text_digest"] or own.get("config") != metadata.get("config"):
@@ -261,12 +261,45 @@ class RunDirectory:
     def _member(
         self, name: str, tensors: dict[str, Tensor], config: Config, tokenizer: Tokenizer, labels: list[str]
     ) -> BiLSTMClassifier:
+        fault = _misfit(tensors, config, len(tokenizer), len(labels))
+        if fault is not None:
+            raise CheckpointError(f"{self.path}: {name} does not fit config.yaml: {fault}")
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise CheckpointError(f"{self / name}: damaged, a weight is not finite")
         model = build_model(config, len(tokenizer), len(labels))
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise CheckpointError(f"{self.path}: {name} does not fit config.yaml: {error}") from error
+        model.load_state_dict(tensors)
         return model.eval()
+
+
+def _trained_with(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the keys and values of the config that a model's metadata name."""
+    try:
+        return dict(json.loads(metadata.get("config", "{}")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged, its metadata hold no config ({error})") from error
+
+
+def _number_of_members(path: Path, metadata: Mapping[str, str]) -> int:
+    members = metadata.get("members", "1")
+    if not (isinstance(members, str) and members.isascii() and members.isdigit() and len(members) < 5):
+        raise CheckpointError(f"{path}: damaged, it names {members!r} members")
+    return int(members)
+
+
+def _misfit(tensors: Mapping[str, Tensor], config: Config, vocab_size: int, num_labels: int) -> str | None:
+    """Says what of a file does not fit the network of a config, before any memory is taken for that network."""
+    import torch
+
+    if config.model.num_layers > len(tensors):
+        return f"{config.model.num_layers} layers, but {len(tensors)} tensors"
+    with torch.device("meta"):  # shapes alone
+        wanted = build_model(config, vocab_size, num_labels).state_dict()
+    if names := wanted.keys() ^ tensors.keys():
+        return f"{min(names)} is {'missing' if min(names) in wanted else 'of no use'}"
+    for name, tensor in wanted.items():
+        if tensor.shape != tensors[name].shape:
+            return f"{name} is {list(tensors[name].shape)} instead of {list(tensor.shape)}"
+    return None
 
 
 def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClassifier:

@@ -17,6 +17,9 @@ from torch import Tensor
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.files import write_atomic
 
+MAX_HEADER_BYTES = 10_000_000
+"""Of a file's names, shapes and metadata; a forged header of the 100 MB that safetensors allows fills the memory."""
+
 _DIGEST = "sha256"
 _KEY = "bilstm_cls"
 """Everything of ours is one JSON text under this key: safetensors writes several keys in a random order, and the same
@@ -48,6 +51,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: the file is missing, cut short, changed, or not of this kind.
     """
     try:
+        _check_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -61,3 +65,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if digest_of(tensors, metadata) != expected:
         raise CheckpointError(f"{path}: damaged, its contents do not match the digest {str(expected)[:12]}... inside")
     return tensors, {**metadata, _DIGEST: expected}
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(f"its header has {size} bytes, which is too many")

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -214,60 +213,6 @@ def test_two_faults_close_together_cost_no_other_row(write: Write) -> None:
     found, bad = skipping(write("a.csv", 'text,label\n"a,x\nb,x\nc,x\nd,x\n5" e,x\nf,x\ng\nh,x\n'))
     assert [text for text, _ in found] == ["b", "c", "d", "f", "h"]
     assert [row.line for row in bad] == [2, 6, 8]
-
-
-WORDS = ["film", "the plot", "naïve", "“so”", "中文", "it's", 'a "great"', "(sic)", "x\u2028y", "end."]
-FAULTS: dict[str, Callable[[str, random.Random], str]] = {
-    "a quote before the first field": lambda raw, _: raw if raw.startswith('"') else f'"{raw}',
-    "a quote somewhere": lambda raw, rng: _insert(raw, rng.randrange(1, len(raw.split("\n")[0])), '"'),
-    "no first quote": lambda raw, _: raw.removeprefix('"'),
-    "no last quote": lambda raw, _: raw if "\n" in raw else "".join(raw.rpartition('"')[::2]),
-    "one field more": lambda raw, _: f"{raw},x",
-    "one field less": lambda raw, _: raw.rpartition(",")[0],
-    "no label": lambda raw, _: raw.rpartition(",")[0] + ", ",
-    "a wrong byte": lambda raw, rng: _insert(raw, rng.randrange(1, len(raw)), "\udcff"),
-    "a blank line before": lambda raw, _: f"\n{raw}",
-    "a carriage return": lambda raw, _: f"{raw[:-1]}\r{raw[-1]}",
-}
-
-
-def _insert(text: str, place: int, piece: str) -> str:
-    return text[:place] + piece + text[place:]
-
-
-def _text(rng: random.Random) -> str:
-    """One to four lines. None but the last holds a comma: a line that looks like a row by itself is one."""
-    paragraphs = [" ".join(rng.choices(WORDS, k=rng.randint(2, 8))) for _ in range(rng.choice([1, 1, 1, 2, 4]))]
-    return "\n".join(paragraphs) + rng.choice(["", ", really", ", so, so"] if len(paragraphs) == 1 else [""])
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_in_a_hundred_files_with_one_fault_exactly_that_row_is_bad(write: Write, fault: str) -> None:
-    assert [seed for seed in range(100) if not _is_only_the_faulty_row_bad(write, fault, seed)] == []
-
-
-def _is_only_the_faulty_row_bad(write: Write, fault: str, seed: int) -> bool:
-    rng = random.Random(f"{fault} {seed}")
-    rows = [(_text(rng), rng.choice(["pos", "neg"])) for _ in range(rng.randint(2, 12))]
-    rows += [("quoted, surely", "pos"), ("not quoted", "neg")]
-    raw = [_as_csv(row) for row in rows]
-    place = rng.choice([place for place, record in enumerate(raw) if FAULTS[fault](record, rng) != record])
-    first_line = 2 + sum(record.count("\n") + 1 for record in raw[:place])
-    raw[place] = FAULTS[fault](raw[place], rng)
-    path = write("a.csv", "\n".join(["text,label", *raw, ""]).encode(errors="surrogateescape"))
-    found, bad = skipping(path)
-    last_line = first_line + raw[place].count("\n")
-    return (
-        complaint(path).startswith(f"a.csv:{first_line}: ")
-        and found == (rows if fault == "a blank line before" else rows[:place] + rows[place + 1 :])
-        and all(first_line <= row.line <= last_line for row in bad)
-    )
-
-
-def _as_csv(row: tuple[str, str]) -> str:
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerow(row)
-    return file.getvalue().removesuffix("\n")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
+import contextlib
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bilstm_cls.data import texts as texts_module
 from bilstm_cls.data.texts import Texts, TextWriter, cache_folder, cached, chunks, load_array, save_arrays
 from bilstm_cls.errors import DataError
 
@@ -63,6 +66,7 @@ def test_the_file_is_closed_with_the_texts(tmp_path: Path) -> None:
     (tmp_path / "texts.bin").write_bytes(b"a")
     texts = Texts(tmp_path / "texts.bin", np.array([0, 1]))
     open_files = Path("/proc/self/fd")
+    gc.collect()  # what others have left
     before = len(list(open_files.iterdir()))
     del texts
     gc.collect()
@@ -160,6 +164,22 @@ def test_a_folder_that_was_not_finished_is_never_seen(own_cache: Path) -> None:
     with pytest.raises(DataError, match="wrong"):
         cached("kind", "key", fail)
     assert list((own_cache / "kind").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("is_old", "is_held", "is_left"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_what_a_killed_process_had_begun_is_removed_when_nobody_holds_it(
+    own_cache: Path, is_old: bool, is_held: bool, is_left: bool
+) -> None:
+    begun = own_cache / "kind/.new-ab12cd34"
+    begun.mkdir(parents=True)
+    (begun / "half").touch()
+    if is_old:
+        os.utime(begun, (0, 0))
+    with texts_module._held(begun) if is_held else contextlib.nullcontext():
+        cached("kind", "key", builder()[0])
+    assert begun.exists() == is_left
 
 
 def test_what_another_process_has_made_meanwhile_is_used(own_cache: Path) -> None:

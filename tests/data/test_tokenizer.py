@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bilstm_cls.data import tokenizer as tokenizer_module
 from bilstm_cls.data.tokenizer import PADDING_ID, TOKENIZERS, UNKNOWN_ID, Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 
@@ -99,6 +100,25 @@ def test_no_text_gives_the_padding_or_an_id_out_of_range(kind: str, text: str) -
 @pytest.mark.parametrize("kind", ["words", "whitespace", "characters", "chinese_words", "basic_english"])
 def test_an_unseen_token_is_unknown(kind: str) -> None:
     assert Tokenizer.train(["a b"], kind=kind).encode_batch(["zebra"]) == [[UNKNOWN_ID]]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("size", [1, 40, 100])
+def test_a_text_that_is_cut_into_pieces_has_the_ids_of_the_whole(
+    kind: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{REVIEW} and so on ", "short", "", f"{REVIEW} and  <br /> x y\nz " * 30, "a b"]
+    tokenizer = Tokenizer.train(texts, kind=kind)
+    whole = tokenizer.encode_batch(texts)
+    monkeypatch.setattr(tokenizer_module, "MAX_PIECE", 60)
+    monkeypatch.setattr(tokenizer_module, "MAX_CHARACTERS", size)
+    assert tokenizer.encode_batch(texts) == whole
+
+
+def test_a_text_without_a_blank_is_cut_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer.train(["!?"], kind="words")
+    monkeypatch.setattr(tokenizer_module, "MAX_PIECE", 10)
+    assert tokenizer.encode_batch(["!?" * 100]) == [tokenizer.encode_batch(["!?"])[0] * 100]
 
 
 def test_bpe_knows_every_text_and_learns_what_is_frequent() -> None:

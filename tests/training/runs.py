@@ -40,6 +40,7 @@ def result(path: Path) -> dict[str, Any]:
     run = RunDirectory(path)
     return {
         "weights": sha256_of(run / "model.safetensors"),
+        "state": run.read_json("checkpoints/last.json")["checkpoint"]["tensors_sha256"],
         "predictions": sha256_of(run / "predictions_test.csv"),
         "metrics": without_time(run.read_json("metrics.json")),
         "history": history(path),

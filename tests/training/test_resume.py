@@ -1,14 +1,11 @@
 """A run that is stopped or killed, at whatever moment and however often, ends with the bits of an undisturbed one."""
 
 import json
-import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -197,67 +194,6 @@ def test_a_checkpoint_that_was_half_written_is_made_good(
         with pytest.raises(StoppedHereError):
             train(often, on_report=watch)
     train(often, resume=True)
-    assert result(where(often)) == undisturbed
-
-
-FILE_EVENTS = {"open", "os.rename", "os.remove", "os.chmod", "os.mkdir", "os.listdir", "os.scandir"}
-
-
-def train_until_killed(config: Config, moment: int | None) -> None:
-    """Runs in a process of its own, which kills itself just before the file operation `moment` in its run directory."""
-    place = str(where(config))
-    left = iter(range(moment or 0))
-
-    def die(event: str, args: tuple[Any, ...]) -> None:
-        if event in FILE_EVENTS and str(args[0]).startswith(place) and next(left, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    if moment is not None:
-        sys.addaudithook(die)
-    train(config, resume=True)
-
-
-@pytest.fixture(scope="module")
-def server() -> ForkServerContext:
-    """Starts processes by forking one that has imported everything and computed nothing yet."""
-    context = multiprocessing.get_context("forkserver")
-    imported_on_the_way = ["torch._dynamo", "sklearn.metrics", "matplotlib.backends.backend_agg", "pytest"]
-    context.set_forkserver_preload(["bilstm_cls.training.run", *imported_on_the_way])
-    return context
-
-
-def killed(
-    context: ForkServerContext, config: Config, *, moment: int | None = None, seconds: float | None = None
-) -> bool:
-    """Trains in another process until it is killed, by itself or by us after `seconds`; False if it came to its end."""
-    process = context.Process(target=train_until_killed, args=(config, moment))
-    process.start()
-    process.join(seconds)
-    process.kill()
-    process.join()
-    exit_code = process.exitcode
-    process.close()
-    assert exit_code in (0, -signal.SIGKILL)
-    return exit_code != 0
-
-
-def test_a_run_that_is_killed_between_two_operations_on_files_ends_with_the_same_bits(
-    often: Config, undisturbed: dict[str, Any], server: ForkServerContext
-) -> None:
-    """A start takes some fifty operations, a step with its checkpoint twelve, and the end of a run sixty."""
-    moments = random.Random(3).choices(range(10, 115), k=12)
-    assert [killed(server, often, moment=moment) for moment in moments] == [True] * 12
-    assert not killed(server, often)
-    assert result(where(often)) == undisturbed
-
-
-def test_a_run_that_is_killed_at_any_time_ends_with_the_same_bits(
-    often: Config, undisturbed: dict[str, Any], server: ForkServerContext
-) -> None:
-    chooser = random.Random(0)
-    kills = [killed(server, often, seconds=chooser.uniform(0.05, 0.8)) for _ in range(6)]
-    assert any(kills)
-    assert not killed(server, often)
     assert result(where(often)) == undisturbed
 
 

@@ -1,6 +1,5 @@
 """From a source to a data set: every row accounted for, split, and laid down in files."""
 
-import collections
 import contextlib
 import hashlib
 import json
@@ -29,7 +28,7 @@ from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key of the cache: raise it when what is read from the same files changes."""
 
 IN_MEMORY = "(in memory)"
@@ -175,6 +174,8 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
         raise DataError(f"{source.origin}: there is no text to train on{_first_of(bad_rows)}")
     orders = _split(own, label_ids, source.fractions, config.split_seed)
     _check(orders, label_ids, labels, source)
+    doubtful = [row for row in bad_rows if row.is_read]
+    bad_rows = [row for row in bad_rows if not row.is_read]
     counts = {"read": table.num_rows + len(bad_rows), "used": table.num_rows, "skipped": len(bad_rows)}
     repeats = _repeats(orders, table.fingerprints.mapped())
     table.content.update(json.dumps(labels).encode())
@@ -193,7 +194,7 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
         "origin": source.origin,
         "is_official": source.is_official,
         "counts": counts | repeats,
-        "notes": [*source.notes, *_notes(bad_rows, repeats)],
+        "notes": [*source.notes, *_notes(bad_rows, doubtful, repeats)],
         "digest": table.content.hexdigest(),
         "splits": list(orders),
     }
@@ -289,14 +290,19 @@ def _number_in(values: Ints, known: Ints) -> int:
     return int((known[np.minimum(places, len(known) - 1)] == values).sum())
 
 
-def _notes(bad_rows: list[BadRow], repeats: Mapping[str, int]) -> list[str]:
+def _notes(bad_rows: list[BadRow], doubtful: list[BadRow], repeats: Mapping[str, int]) -> list[str]:
     notes = []
     if bad_rows:
-        told = "; ".join(str(row) for row in bad_rows[:MAX_TOLD])
-        kinds = collections.Counter(row.path for row in bad_rows)
-        more = f" and {len(bad_rows) - MAX_TOLD} more" if len(bad_rows) > MAX_TOLD else ""
-        notes.append(f"{len(bad_rows)} rows of {len(kinds)} files could not be used: {told}{more}.")
+        num_files = len({row.path for row in bad_rows})
+        notes.append(f"{len(bad_rows)} rows of {num_files} files could not be used: {_told(bad_rows)}.")
+    if doubtful:
+        notes.append(f"{len(doubtful)} rows are doubtful: {_told(doubtful)}.")
     overlap = repeats.get("test_in_train", 0)
     if overlap:
         notes.append(f"{overlap} test texts stand word for word in train.")
     return notes
+
+
+def _told(rows: list[BadRow]) -> str:
+    more = f" and {len(rows) - MAX_TOLD} more" if len(rows) > MAX_TOLD else ""
+    return "; ".join(map(str, rows[:MAX_TOLD])) + more

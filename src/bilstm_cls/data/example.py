@@ -29,11 +29,19 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that could not be read: where it starts and what is wrong with it."""
+    """A row that could not be read: where it starts and what is wrong with it.
+
+    Attributes:
+        path: the file.
+        line: where the row starts, counted from 1.
+        reason: what is wrong.
+        is_read: whether it is an example all the same, and only doubtful.
+    """
 
     path: str
     line: int
     reason: str
+    is_read: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.reason}"

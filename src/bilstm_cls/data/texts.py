@@ -15,6 +15,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,10 @@ Array = npt.NDArray[Any]
 
 BLOCK = 2**13
 """Numbers that are held before they are written, or of which the places of texts are looked up together."""
+
+
+ABANDONED_SECONDS = 3600.0
+"""After which a folder that nobody holds or adds to is taken for one that was never finished."""
 
 
 class Texts(Sequence[str]):
@@ -166,7 +171,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         if folder.is_dir():
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        _remove_abandoned(folder.parent)
+        fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
     except OSError as error:
         logger.warning(f"{folder.parent}: cannot be written ({error.strerror}); nothing is kept for the next time")
         fresh = Path(tempfile.mkdtemp(prefix="bilstm-cls-", dir=_temporary_root()))
@@ -174,7 +180,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
             build(fresh)
         return fresh
     try:
-        with _naming_full_disk(folder.parent):
+        with _naming_full_disk(folder.parent), _held(fresh):
             build(fresh)
             sums = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
             write_atomic(fresh / _SUMS, json.dumps(sums))
@@ -186,6 +192,42 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         return folder
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Locks a folder for as long as this process lives and the block lasts, and yields whether nobody else had it.
+
+    Where folders cannot be locked (Windows, some network disks), somebody else may have it.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = True
+        except OSError:
+            is_ours = False
+        yield is_ours
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Deletes what processes that were killed had begun to make: nobody holds it, nor has added to it for a while.
+
+    Some network disks only pretend to lock, so that both have to be true.
+    """
+    for folder in parent.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(FileNotFoundError), _held(folder) as is_ours:
+            if is_ours and time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+                logger.info(f"{folder}: left by a process that was killed; removed")
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -236,6 +278,7 @@ def chunks(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 _SUMS = "sha256.json"
+_UNFINISHED = ".new-"
 
 
 def _is_sound(folder: Path) -> bool:

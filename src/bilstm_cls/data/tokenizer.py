@@ -7,7 +7,8 @@ JSON says is the whole truth: any program that reads `tokenizers` files gives th
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ PADDING, UNKNOWN = "<pad>", "<unk>"
 PADDING_ID, UNKNOWN_ID = 0, 1
 DEFAULT_BPE_SIZE = 30000
 
+MAX_CHARACTERS = 2**20
+MAX_PIECE = 2**18
+"""Characters that the library sees at once, and of one text. A word that is longer is several."""
+
 Pipeline = tuple[list[Any], Any]
 """Normalizers in their order, and the pre-tokenizer that cuts the text into tokens."""
 
@@ -34,6 +39,7 @@ _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}々〆ー]"
 _NO_CJK = rf"(?:(?!{_CJK}){_LETTERS})"
 # str.lower() gives a capital sigma at the end of a word its own small form; the library's lower-casing does not.
 _FINAL_SIGMA = normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")
+_BLANK = re.compile(r"(?<=\w) (?=\w)")
 _BREAK = normalizers.Replace(Regex(r"<br\s*/?>"), " ")
 
 
@@ -211,9 +217,16 @@ class Tokenizer:
         return sorted(ids, key=ids.__getitem__)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of every text, on all cores; a text without tokens has none."""
-        encodings = self._engine.encode_batch_fast([self._whole(text) for text in texts])
-        return [_without_padding(encoding.ids) for encoding in encodings]
+        """Returns the ids of every text, on all cores; a text without tokens has none.
+
+        The library holds some 300 bytes a token until it has answered, so it gets `MAX_CHARACTERS` at once and no more.
+        """
+        ids: list[list[int]] = [[] for _ in texts]
+        for group in _groups(map(self._whole, texts)):
+            encodings: list[Any] = self._engine.encode_batch_fast([piece for _, piece in group])
+            for (place, _), encoding in zip(group, encodings, strict=True):
+                ids[place] += _without_padding(encoding.ids)
+        return ids
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the ids of one text and, for each, where it begins and ends in the text's characters.
@@ -242,6 +255,34 @@ def _cut(text: str) -> str:
 def _is_chinese(engine: tokenizers.Tokenizer | TorchtextEngine) -> bool:
     given, own = getattr(engine, "pre_tokenizer", None), _chinese_words()[1]
     return given is not None and bool(given.__getstate__() == own.__getstate__())
+
+
+def _groups(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
+    """Yields pieces of texts, each with the place of its text, as many together as the library is to see at once."""
+    group: list[tuple[int, str]] = []
+    room = MAX_CHARACTERS
+    for place, text in enumerate(texts):
+        for piece in _pieces(text) if len(text) > MAX_PIECE else (text,):
+            if len(piece) > room and group:
+                yield group
+                group, room = [], MAX_CHARACTERS
+            group.append((place, piece))
+            room -= len(piece)
+    if group:
+        yield group
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cuts a very long text before blanks between words, which no token spans; anywhere where there is none."""
+    start = 0
+    while len(text) - start > MAX_PIECE:
+        blank = stop = start + MAX_PIECE
+        while blank > start and not _BLANK.match(text, blank):
+            blank = max(start, text.rfind(" ", start, blank))
+        stop = blank if blank > start else stop
+        yield text[start:stop]
+        start = stop
+    yield text[start:]
 
 
 def _without_padding(ids: list[int]) -> list[int]:

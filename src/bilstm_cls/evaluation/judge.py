@@ -123,6 +123,9 @@ def _other_split(
         texts.append(example.text)
         label_ids.append(known[label])
         lines.append(example.line)
+    for row in (row for row in skipped if row.is_read):
+        logger.warning(str(row))
+    skipped = [row for row in skipped if not row.is_read]
     if skipped:
         logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
     if not texts:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 from bilstm_cls.data.example import Example
 from bilstm_cls.data.readers import ReadOptions, read
+from bilstm_cls.data.readers.columns import quoted
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import replacing
 from bilstm_cls.serve.classifier import Classifier, Prediction
@@ -19,6 +21,8 @@ from bilstm_cls.serve.classifier import Classifier, Prediction
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+
+_NO_CELL = re.compile("[\t\r\n]")
 
 
 def predict_file(
@@ -39,8 +43,8 @@ def predict_file(
         as_json: on stdout, JSON lines instead of csv.
 
     Raises:
-        DataError: a row cannot be read, or has a field for which a table has no column; nothing is written to
-            `target` then.
+        DataError: a row cannot be read, or has a field for which a table has no column, or that a tsv cannot hold;
+            nothing is written to `target` then.
         ConfigError: `target` has an unknown ending, or is `source`.
     """
     kind = _kind_of(target, as_json=as_json)
@@ -103,9 +107,29 @@ def _write_jsonl(rows: Iterable[Row], file: IO[str]) -> None:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _write_table(rows: Iterable[Row], file: IO[str], delimiter: str) -> None:
-    plain = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-    quoted = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+def _write_csv(rows: Iterable[Row], file: IO[str]) -> None:
+    plain = csv.writer(file, lineterminator="\n")
+    careful = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    for values in _table(rows):
+        has_return = any("\r" in value for value in values if isinstance(value, str))
+        (careful if has_return else plain).writerow(values)  # plain would leave a lone carriage return bare
+
+
+def _write_tsv(rows: Iterable[Row], file: IO[str]) -> None:
+    """Writes what `read_tsv` reads back: quotes are characters like others, so no tab or line end fits into a field."""
+    for number, values in enumerate(_table(rows)):
+        cells = ["" if value is None else str(value) for value in values]
+        if cell := next((cell for cell in cells if _NO_CELL.search(cell)), None):
+            where = f"row {number}" if number else "the header"
+            raise DataError(
+                f"{where} has {quoted(cell)}, and a tab-separated file can hold no tab or line end in a field; "
+                f"choose an --output that ends in .csv or .jsonl"
+            )
+        file.write("\t".join(cells) + "\n")
+
+
+def _table(rows: Iterable[Row]) -> Iterator[list[Any]]:
+    """Yields the names of the columns, and then the values of each row."""
     names: list[str] = []
     for number, row in enumerate(rows, 1):
         probabilities = row.pop("probabilities")
@@ -113,15 +137,13 @@ def _write_table(rows: Iterable[Row], file: IO[str], delimiter: str) -> None:
         cells |= {_column_of(label): value for label, value in probabilities.items()}
         if not names:
             names = list(cells)
-            plain.writerow(names)
+            yield list(names)
         for name in cells.keys() - set(names):
             raise DataError(
                 f"row {number} has the field {name!r}, which the first row lacks, so they make no table; "
                 f"choose an --output that ends in .jsonl"
             )
-        values = [cells.get(name) for name in names]
-        has_return = any("\r" in value for value in values if isinstance(value, str))
-        (quoted if has_return else plain).writerow(values)  # plain would leave a lone carriage return bare
+        yield [cells.get(name) for name in names]
 
 
 def _cell(value: Any) -> Any:
@@ -129,8 +151,8 @@ def _cell(value: Any) -> Any:
 
 
 WRITERS: dict[str, Callable[[Iterable[Row], IO[str]], None]] = {
-    ".csv": lambda rows, file: _write_table(rows, file, ","),
-    ".tsv": lambda rows, file: _write_table(rows, file, "\t"),
+    ".csv": _write_csv,
+    ".tsv": _write_tsv,
     ".jsonl": _write_jsonl,
 }
 

@@ -83,12 +83,16 @@ def train(
     run = RunDirectory(Path(config.output_dir) / config.name)
     if is_started_by_torchrun() and int(os.environ["RANK"]) > 0:
         with StopSignals() as signals, joined_by_torchrun(choose_device(config.train.device)) as group:
-            group.wait()  # process 0 prepares the data
-            follow(run, config, group, signals)
+            is_finished_already = group.any(False)  # process 0 prepares the data, or finds that nothing is left to do
+            if not is_finished_already:
+                follow(run, config, group, signals)
         return TrainResult(run, {})
     with StopSignals() as signals, run.locked(), remembered_log() as earlier:
         if is_finished(run, config, product="model.safetensors", free=FREE_KEYS, resume=resume, overwrite=overwrite):
             logger.info(f"{run.path} is finished already; --overwrite trains it again")
+            if is_started_by_torchrun():
+                with joined_by_torchrun(choose_device(config.train.device)) as group:
+                    group.any(True)  # the others wait to be told
             return TrainResult(run, run.read_object("metrics.json"))
         check_installed(config.train.loggers)
         device = choose_device(config.train.device)

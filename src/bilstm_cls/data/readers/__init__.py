@@ -39,7 +39,7 @@ def read(
     format: str = "auto",
     options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
     bad_rows: str = "error",
-    on_bad_row: Callable[[BadRow], None] = lambda bad: logger.warning(f"skipped {bad}"),
+    on_bad_row: Callable[[BadRow], None] = lambda bad: logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}"),
 ) -> Iterator[Example]:
     """Reads a file or folder row by row, in order, holding no more than a few rows.
 
@@ -48,7 +48,7 @@ def read(
         format: a key of `READERS`, or `auto` to go by the file's name, else by its first lines.
         options: columns and encoding.
         bad_rows: `error` to stop at the first row that cannot be read, `skip` to go on.
-        on_bad_row: called with every skipped row.
+        on_bad_row: called with every row that is skipped, or read and doubtful.
 
     Returns:
         An iterator over the examples. What is wrong with the path or format is told at once, not by the iterator.
@@ -78,7 +78,7 @@ def _without_bad_rows(
     for row in rows:
         if isinstance(row, Example):
             yield row
-        elif bad_rows == "skip":
+        elif row.is_read or bad_rows == "skip":
             on_bad_row(row)
         else:
             can_skip = options.label_column is not None

@@ -28,12 +28,20 @@ Row = tuple[int, list[str] | str]
 """The line where a record starts, and its fields or what is wrong with it."""
 
 
-def csv_records(lines: TextLines, choose_delimiter: Callable[[str], str]) -> Iterator[Row]:
+Suspect = tuple[int, int, list[list[str]]]
+"""The line where a record starts, how many it has, and those before its last one that are rows when read alone."""
+
+
+def csv_records(
+    lines: TextLines, choose_delimiter: Callable[[str], str], on_suspect: Callable[[Suspect], None]
+) -> Iterator[Row]:
     """Yields the records of a csv file; blank lines at its end are none.
 
     Args:
         lines: the file's lines.
         choose_delimiter: chooses the delimiter from the first line.
+        on_suspect: called with a sound record whose lines could be rows: between two wrong quotes, to the grammar, lies
+            one text.
     """
     if csv.field_size_limit() < MAX_CHARACTERS:
         csv.field_size_limit(MAX_CHARACTERS)  # for the whole process; the default of 128 KiB is less than a long text
@@ -41,7 +49,7 @@ def csv_records(lines: TextLines, choose_delimiter: Callable[[str], str]) -> Ite
     window.extend()
     delimiter = choose_delimiter(window.lines[0])
     num_blank = 0
-    for line, row in _Records(window, delimiter).rows():
+    for line, row in _Records(window, delimiter, on_suspect).rows():
         if not row:
             num_blank += 1
             continue
@@ -84,8 +92,9 @@ class _Window:
 
 
 class _Records:
-    def __init__(self, window: _Window, delimiter: str) -> None:
+    def __init__(self, window: _Window, delimiter: str, on_suspect: Callable[[Suspect], None]) -> None:
         self._window = window
+        self._on_suspect = on_suspect
         self._delimiter = delimiter
         self._width = 0
         mark = re.escape(delimiter)
@@ -116,6 +125,8 @@ class _Records:
                             continue
                         return False
                     self._width = len(row)
+                if end - start > 1:
+                    self._suspect(start, lines[start : end - 1])
                 damage = self._damage(lines[start:end]) if window.source.is_damaged else None
                 yield window.number + start, damage or row
                 window.start = end
@@ -138,6 +149,11 @@ class _Records:
         num_lines = self._num_lines_of_bad_record(window.lines[window.start : window.start + 2 * LOOKAHEAD], num_lines)
         window.start += num_lines
         return line, fault if num_lines == 1 else f"{fault}, in lines {line} to {line + num_lines - 1}"
+
+    def _suspect(self, start: int, lines: Sequence[str]) -> None:
+        rows = [line.replace('"', "").removesuffix("\n").split(self._delimiter) for line in lines]
+        if alone := [row for row in rows if len(row) == self._width]:
+            self._on_suspect((self._window.number + start, len(lines) + 1, alone))
 
     def _damage(self, lines: Sequence[str]) -> str | None:
         is_cut = any(len(line) > MAX_CHARACTERS for line in lines)

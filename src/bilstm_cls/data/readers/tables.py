@@ -6,11 +6,14 @@ from pathlib import Path
 
 from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers.columns import NO_LABEL, ReadOptions, choose_columns
-from bilstm_cls.data.readers.csv import Row, csv_records, ragged
+from bilstm_cls.data.readers.csv import Row, Suspect, csv_records, ragged
 from bilstm_cls.data.readers.decoding import BLANK, TextLines, numbered
 from bilstm_cls.errors import DataError
 
 DELIMITERS = ",;\t|"
+
+MAX_SUSPECTS = 1000
+"""Records that are kept until the labels of the whole file are known."""
 
 
 def read_csv(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
@@ -20,7 +23,9 @@ def read_csv(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
         DataError: the file is empty or unreadable, or a column is not there.
     """
     lines = TextLines(path, options.encoding)
-    return _examples(csv_records(lines, lambda first: _delimiter_of(first, options)), str(path), options)
+    suspects: list[Suspect] = []
+    rows = csv_records(lines, lambda first: _delimiter_of(first, options), suspects.append)
+    return _examples(rows, str(path), options, suspects)
 
 
 def read_tsv(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
@@ -36,7 +41,9 @@ def read_tsv(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
     return _examples(_tab_separated(lines), str(path), options)
 
 
-def _examples(rows: Iterator[Row], name: str, options: ReadOptions) -> Iterator[Example | BadRow]:
+def _examples(
+    rows: Iterator[Row], name: str, options: ReadOptions, suspects: list[Suspect] | None = None
+) -> Iterator[Example | BadRow]:
     number, first = next(rows, (1, BLANK))
     if isinstance(first, str):
         raise DataError(f"{name}:{number}: {first}, in the {'first row' if options.is_headerless else 'header'}")
@@ -46,6 +53,7 @@ def _examples(rows: Iterator[Row], name: str, options: ReadOptions) -> Iterator[
     text_at = columns.texts[0] if is_single else 0
     label = None
     is_empty = True
+    labels: set[str] = set()
     # Once a row, for files of gigabytes: few calls.
     for line, row in _and_first(rows, (number, first)) if options.is_headerless else rows:
         is_empty = False
@@ -57,12 +65,20 @@ def _examples(rows: Iterator[Row], name: str, options: ReadOptions) -> Iterator[
             if not label:
                 yield BadRow(name, line, NO_LABEL)
                 continue
+            labels.add(label)
         text = row[text_at] if is_single else "\n".join([row[position] for position in columns.texts])
         yield Example(
             text, label, name, line, dict(zip(columns.names, row, strict=True)) if options.keep_record else None
         )
+        if suspects and len(suspects) > MAX_SUSPECTS:
+            del suspects[MAX_SUSPECTS:]
     if is_empty:
         raise DataError(f"{name}: has a header and no rows")
+    for line, num_lines, alone in suspects or ():
+        has_known_label = label_at is not None and any(row[label_at].strip() in labels for row in alone)
+        # Prose with a comma in it could be a row as well, but hardly line after line.
+        if has_known_label or len(alone) == num_lines - 1 >= (1 if label_at is None else 3):
+            yield BadRow(name, line, f"one text over {num_lines} lines that could be rows (is a quote missing?)", True)
 
 
 def _and_first(rows: Iterator[Row], first: Row) -> Iterator[Row]:

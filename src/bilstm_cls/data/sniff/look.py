@@ -101,7 +101,7 @@ def _first_rows(rows: Iterable[Example | BadRow], look: Look) -> tuple[list[Exam
     for row in islice(rows, MAX_ROWS):
         num_rows += 1
         if isinstance(row, BadRow):
-            look.bad.append(row)
+            look.bad += [] if row.is_read else [row]
             continue
         examples.append(row)
         fields = row.record.values() if row.record is not None else (row.label, row.text)

@@ -1,0 +1,142 @@
+"""Named places in the program at which a process dies, gets a signal, or is refused by the system.
+
+The program knows nothing of them: this module wraps its functions, in processes that tests start. A fault is written
+`PLACE:COUNT:ACTION`, as in `save.after_fsync:3:kill`, and acts when the process comes there for the COUNT-th time.
+Actions are `kill`, `stop`, the name of a signal (twice with `+`: `SIGINT+SIGINT`), the name of an error number such as
+`ENOSPC`, and `memory=MB`, which leaves the process so much more memory and no more.
+"""
+
+import collections
+import errno
+import os
+import resource
+import signal
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+PLACES = (
+    "data.row", "data.index", "step.before", "step.after_backward", "step.after_opt", "eval.start", "eval.mid",
+    "save.before_open", "save.after_write_half", "save.after_write", "save.after_fsync", "save.after_rename",
+    "save.after_dirsync", "save.before_prune", "save.mid_prune",
+)  # fmt: skip
+
+counts: collections.Counter[str] = collections.Counter()
+"""How often this process has come to each place."""
+
+_armed: dict[tuple[str, int], str] = {}
+
+
+def arm(faults: Iterable[str]) -> None:
+    """Wraps the program's functions in this process, so that it counts places and the faults come to pass."""
+    for fault in faults:
+        place, count, action = fault.split(":")
+        assert place in PLACES, place
+        _armed[place, int(count)] = action
+    _wrap()
+
+
+def reach(place: str) -> None:
+    """Notes that the process has come to a place, and lets the fault that waits there come to pass."""
+    counts[place] += 1
+    action = _armed.get((place, counts[place]))
+    if action is not None:
+        _act(action)
+
+
+def _act(action: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action.startswith("memory="):
+        leave_memory(int(action.removeprefix("memory=")))
+    elif action.startswith("SIG"):
+        for name in action.split("+"):
+            signal.raise_signal(getattr(signal, name))
+    else:
+        number = getattr(errno, action)
+        raise OSError(number, os.strerror(number))
+
+
+def leave_memory(megabytes: int) -> None:
+    """Gives this process so much more memory and no more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _around(owner: Any, name: str, *, before: str | None = None, after: str | None = None) -> None:
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            reach(before)
+        result = original(*args, **kwargs)
+        if after is not None:
+            reach(after)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def _wrap() -> None:
+    from bilstm_cls.data import dataset, preparation
+    from bilstm_cls.training import checkpoint, loop, run
+
+    _around(dataset._Table, "add", before="data.row")
+    _around(preparation, "_build", before="data.index")
+    _around(loop.Trainer, "step", before="step.before", after="step.after_opt")
+    _around(loop, "clip_gradients", before="step.after_backward")
+    _around(run, "predict_probabilities", before="eval.start")
+    _around(run, "compute_metrics", before="eval.mid")
+    _around(checkpoint, "_remove_unused", before="save.before_prune")
+    _around(os, "unlink", after="save.mid_prune")
+    _around(os, "replace", after="save.after_rename")
+    _wrap_files()
+
+
+def _wrap_files() -> None:
+    import tempfile
+
+    _around(tempfile, "mkstemp", before="save.before_open")
+    fsync, fdopen = os.fsync, os.fdopen
+
+    def counted_fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if not is_folder:
+            reach("save.after_write")
+        fsync(descriptor)
+        reach("save.after_dirsync" if is_folder else "save.after_fsync")
+
+    def halving_fdopen(descriptor: int, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        file = fdopen(descriptor, mode, *args, **kwargs)
+        return _Halves(file) if mode == "wb" else file
+
+    os.fsync = counted_fsync
+    os.fdopen = halving_fdopen
+
+
+class _Halves:
+    """A file that is written in two halves, with a place between them."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "_Halves":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, content: bytes) -> int:
+        middle = len(content) // 2
+        self._file.write(content[:middle])
+        self._file.flush()
+        reach("save.after_write_half")
+        self._file.write(content[middle:])
+        return len(content)

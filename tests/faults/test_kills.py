@@ -1,0 +1,116 @@
+"""F1: a run that is killed at any moment, again and again, ends with the bits of one that nothing happened to."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.children import run, run_together, start
+from tests.faults.conftest import Tally
+from tests.faults.sizes import cases
+from tests.training.runs import result
+
+Settings = Callable[..., list[str]]
+KILLED = -9
+
+
+def moments(places: dict[str, int], seed: int) -> list[str]:
+    """Every place at its first, middle and last time, in a random order."""
+    found = {(name, at) for name, number in places.items() for at in (1, (number + 1) // 2, number)}
+    return random.Random(seed).sample([f"{name}:{at}:kill" for name, at in sorted(found)], len(found))
+
+
+class Chains:
+    """Up to three deaths for each run, two at places and one at a random time, so that epochs are resumed twice.
+
+    They go on until so many have come to pass: a run may end before it meets one.
+    """
+
+    def __init__(self, places: dict[str, int], number: int) -> None:
+        self.missing = number
+        self._places = places
+
+    def __iter__(self) -> Iterator[list[str | float]]:
+        chooser = random.Random(self.missing)
+        deaths: list[str] = []
+        while self.missing > 0:
+            deaths = deaths if len(deaths) > 1 else moments(self._places, self.missing)
+            chain: list[str | float] = [deaths.pop(0), deaths.pop(0), chooser.uniform(0.05, 0.5)]
+            chooser.shuffle(chain)
+            yield chain
+
+
+@cases(few=44, many=260)
+def test_a_killed_run_ends_with_the_same_bits(
+    number: int,
+    settings: Settings,
+    places: dict[str, int],
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    tally: Tally,
+) -> None:
+    def survives(chain: list[str | float]) -> int:
+        output = tmp_path / str(len(list(tmp_path.iterdir())))
+        command = [*settings(output), "--resume"]
+        environment = {"BILSTM_CLS_CACHE": str(output / "cache")}
+        num_kills = 0
+        for death in chain:
+            if isinstance(death, str):
+                outcome = run(*command, faults=[death], environment=environment)
+                assert outcome.code in (KILLED, 0), outcome.stderr
+                num_kills += outcome.code == KILLED
+            else:
+                num_kills += start(*command, environment=environment).kill_after(death) == KILLED
+        outcome = run(*command, environment=environment)
+        assert outcome.code == 0, outcome.stderr
+        assert "Traceback" not in outcome.stderr
+        assert result(output / "tiny") == undisturbed
+        chains.missing -= num_kills
+        return num_kills
+
+    chains = Chains(places, number)
+    tally(chains, survives)
+
+
+@pytest.fixture(scope="module")
+def two_undisturbed(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("two")
+    outcomes = run_together(*settings(folder), faults={})
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    return result(folder / "tiny")
+
+
+@cases(few=6, many=40)
+def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bits(
+    number: int,
+    settings: Settings,
+    places: dict[str, int],
+    two_undisturbed: dict[str, Any],
+    tmp_path: Path,
+    tally: Tally,
+) -> None:
+    """The other one ends too, and says what to do."""
+    of_first = [moment for moment in moments(places, 0) if not moment.startswith("data.")]
+    of_second = [moment for moment in moments(places, 1) if moment.startswith(("step.", "eval."))]
+    both = zip(itertools.cycle(of_first), itertools.cycle(of_second), strict=False)
+    deaths = [(rank, death) for pair in itertools.islice(both, number // 2) for rank, death in enumerate(pair)]
+
+    def survives(death: tuple[int, str]) -> None:
+        rank, fault = death
+        output = tmp_path / f"{rank}-{fault.replace(':', '-')}-{len(list(tmp_path.iterdir()))}"
+        command = [*settings(output), "--resume"]
+        outcomes = run_together(*command, faults={rank: [fault]}, seconds=30)
+        assert outcomes[rank].code == KILLED, outcomes
+        other = outcomes[1 - rank]
+        assert "Traceback" not in other.stderr
+        if other.code != 0:  # a place at the very end is one that the other needs no more
+            assert other.code == 6, other
+            assert rank == 0 or "--resume" in other.stderr
+        again = run_together(*command, faults={})
+        assert [outcome.code for outcome in again] == [0, 0], again
+        assert result(output / "tiny") == two_undisturbed
+
+    tally(deaths, survives)
