@@ -250,7 +250,7 @@ OTHER_VALUES = {
 def test_keys_that_do_not_change_the_result_may_change(
     stopped: RunDirectory, short_config: Make, whole_run: Path, tmp_path: Path
 ) -> None:
-    assert {"name", "output_dir", "pretrain", *OTHER_VALUES} == set(FREE_KEYS)
+    assert {"name", "output_dir", "pretrain", "train.loggers", *OTHER_VALUES} == set(FREE_KEYS)
     moved = stopped.path.rename(tmp_path / "elsewhere")
     overrides = [f"{key}={value}" for key, value in OTHER_VALUES.items()] + ["pretrain.epochs=9"]
     run = resume(RunDirectory(moved), short_config, "name=elsewhere", *overrides)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bilstm_cls.commands.completion import complete_override
 from bilstm_cls.commands.options import (
     AsJson,
     ConfigFile,
@@ -31,6 +32,7 @@ def tune(
             help="What to search: KEY.PATH=LOW..HIGH, KEY.PATH=LOW..HIGH:log or KEY.PATH=A|B|C; repeatable. "
             "[default: the word `default`, which can stand beside others]",
             metavar="KEY.PATH=VALUES",
+            autocompletion=complete_override,
         ),
     ] = None,
     trials: Annotated[

@@ -131,8 +131,8 @@ def naming_hub_faults(address: Address) -> Iterator[None]:
         if status in (401, 403):
             raise ConfigError(f"hf://{address}: not allowed (status {status}); log in with `hf auth login`") from error
         raise DownloadError(f"hf://{address}: the Hub answers with status {status}; try again later") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, *of_the_network) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except (OSError, errors.LocalEntryNotFoundError, *of_the_network) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # of this machine's disk
         reason = f"{OFFLINE_VARIABLE} is set" if is_offline() else "the Hub cannot be reached"
         raise UnreachableError(f"hf://{address}: not in the cache, and {reason}") from error
