@@ -46,7 +46,7 @@ def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
 
-    linear = LogisticRegression(C=10.0, solver="liblinear", dual=True, random_state=0, max_iter=100)
+    linear = LogisticRegression(C=10.0, solver="liblinear", dual=True, random_state=0, tol=1e-2)
     model = make_pipeline(TfidfTransformer(sublinear_tf=True), OneVsRestClassifier(linear))
     kinds, members = np.unique(groups, return_inverse=True)
     folds = np.random.default_rng(0).permutation(np.arange(len(kinds)) % NUM_FOLDS)[members]
@@ -64,7 +64,7 @@ def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels
 
 
 def _counts(texts: Sequence[str]) -> Any:
-    """Returns the counts `[N, 2**20]` of hashed 1-2 grams of words, or of 1-3 characters, chunk by chunk."""
+    """Returns the counts `[N, K]` of hashed 1-2 grams of words, or of 1-3 characters, that two texts share."""
     from scipy.sparse import vstack
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -79,4 +79,6 @@ def _counts(texts: Sequence[str]) -> Any:
         norm=None,
         dtype=np.float32,
     )
-    return vstack([vectorizer.transform(chunk) for chunk in chunks(texts, CHUNK)], format="csr")
+    counts = vstack([vectorizer.transform(chunk) for chunk in chunks(texts, CHUNK)], format="csr")
+    shared = np.flatnonzero(np.bincount(counts.indices, minlength=NUM_COLUMNS) > 1)
+    return counts[:, shared] if len(shared) else counts  # an n-gram of one text tells nothing of another
