@@ -45,13 +45,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": training.bench,
     "doctor": looking.doctor,
 }
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
-for _name, _command in {
+CONFIG_COMMANDS: dict[str, Callable[..., None]] = {
     "show": looking.config_show,
     "check": looking.config_check,
     "schema": looking.config_schema,
-}.items():
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+for _name, _command in CONFIG_COMMANDS.items():
     config_app.command(_name)(_command)
 
 
