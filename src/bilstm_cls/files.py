@@ -3,13 +3,19 @@
 import contextlib
 import errno
 import hashlib
+import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from bilstm_cls.errors import ConfigError, ResourceError
+
+TRIES = 3
+
+logger = logging.getLogger(__name__)
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -33,7 +39,8 @@ def naming_disk_faults(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         if error.errno in _OUT_OF_SPACE:
-            raise ResourceError(f"{path}: no room left to write it ({reason}); free some and resume") from error
+            free = f", {_free_megabytes(path):,} MB are free there"
+            raise ResourceError(f"{path}: no room left to write it ({reason}{free}); free some and resume") from error
         raise ConfigError(f"{path}: cannot be written ({reason}); choose another place with -o") from error
 
 
@@ -64,9 +71,22 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes a whole file at once: afterwards `path` holds `content`, or what it held before."""
-    with replacing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    """Writes a whole file at once: afterwards `path` holds `content`, or what it held before.
+
+    A fault of the disk that passes is no reason to end a run of days: it is tried `TRIES` times.
+    """
+    coded = content.encode() if isinstance(content, str) else content
+    for number in range(1, TRIES + 1):
+        try:
+            with replacing(path) as file:
+                file.write(coded)
+        except ConfigError as error:
+            is_passing = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO
+            if number == TRIES or not is_passing:
+                raise
+            logger.warning(f"{path}: not written ({error.__cause__}); trying again")
+        else:
+            return
 
 
 def make_folder(folder: Path) -> None:
@@ -87,6 +107,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _free_megabytes(path: Path) -> int:
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free // 10**6
 
 
 def _umask() -> int:

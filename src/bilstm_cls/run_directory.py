@@ -113,7 +113,12 @@ class RunDirectory:
                 lock.acquire()
             except Timeout:
                 owner = self.read_status()
-                who = f"process {owner['pid']} on {owner['host']} since {owner['started']}" if owner else "just started"
+                is_known = owner.get("status") == "running"  # else of an earlier run, and the owner has just started
+                who = (
+                    f"process {owner['pid']} on {owner['host']} since {owner['started']}"
+                    if is_known
+                    else "just started"
+                )
                 raise ConfigError(f"{self.path}: another run is writing here ({who}); use another -o or name") from None
         try:
             yield

@@ -20,6 +20,7 @@ from typing import Any
 
 from tests.command_line import Outcome
 from tests.faults import failpoints
+from tests.training.runs import PICTURES, draw_nothing
 
 SECONDS = 120.0
 """After which a process that has not ended counts as hanging."""
@@ -29,10 +30,9 @@ SERVER.set_forkserver_preload(
     [
         "bilstm_cls.cli", "bilstm_cls.training.run", "bilstm_cls.serve.classifier", "bilstm_cls.serve.files",
         "bilstm_cls.evaluation.judge", "bilstm_cls.evaluation.report", "torch._dynamo", "sklearn.metrics",
-        "matplotlib.backends.backend_agg", "tests.faults.failpoints", "tests.command_line",
+        "matplotlib.backends.backend_agg", "tests.faults.failpoints", "tests.training.runs",
     ]
 )  # fmt: skip
-PICTURES = ("learning_curves", "confusion_matrix", "calibration", "length_histogram")
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,25 @@ def run(*args: object, **options: Any) -> Outcome:
     return start(*args, **options).wait()
 
 
-def run_together(*args: object, faults: Mapping[int, Sequence[str]], size: int = 2, seconds: float = SECONDS,
-                 environment: Mapping[str, str] | None = None) -> list[Outcome]:  # fmt: skip
-    """Runs a command as `torchrun` would, in several processes that know each other, and returns how each ended."""
+def start_together(
+    *args: object,
+    faults: Mapping[int, Sequence[str]],
+    size: int = 2,
+    environment: Mapping[str, str] | None = None,
+) -> list[Child]:
+    """Starts a command as `torchrun` would, in several processes that know each other."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "GLOO_SOCKET_IFNAME": "lo"}
-    children = [
+    return [
         start(*args, faults=faults.get(rank, ()), environment={**shared, **(environment or {}), "RANK": str(rank)})
         for rank in range(size)
     ]
-    return [child.wait(seconds) for child in children]
+
+
+def run_together(*args: object, seconds: float = SECONDS, **options: Any) -> list[Outcome]:
+    """Starts a command in several processes and returns how each ended."""
+    return [child.wait(seconds) for child in start_together(*args, **options)]
 
 
 def places_of(*args: object, environment: Mapping[str, str] | None = None) -> dict[str, int]:
@@ -126,10 +134,12 @@ def _live(words: list[str], faults: list[str], folder: str, environment: dict[st
     from bilstm_cls import cli
     from bilstm_cls.evaluation import plots
 
-    for name in PICTURES:  # most of a short run's time
-        setattr(plots, name, _draw_nothing)
+    for name in PICTURES:
+        setattr(plots, name, draw_nothing)
     failpoints.arm(faults)
     _limit(environment)
+    if "CHILD_WITHOUT_LOCKS" in environment:
+        failpoints.unlock()
     sys.argv = ["bilstm-cls", *words]
     try:
         cli.main()
@@ -147,8 +157,3 @@ def _limit(environment: Mapping[str, str]) -> None:
     if "CHILD_SECONDS" in environment:
         seconds = int(environment["CHILD_SECONDS"])
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-
-
-def _draw_nothing(*args: Any) -> None:
-    args[-1].parent.mkdir(exist_ok=True)
-    args[-1].write_bytes(b"\x89PNG")

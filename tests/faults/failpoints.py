@@ -67,6 +67,13 @@ def leave_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def unlock() -> None:
+    """Lets every lock be had by all who ask, as on some network disks."""
+    import fcntl
+
+    fcntl.flock = lambda descriptor, operation: None
+
+
 def _around(owner: Any, name: str, *, before: str | None = None, after: str | None = None) -> None:
     original: Callable[..., Any] = getattr(owner, name)
 

@@ -4,17 +4,15 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.evaluation import plots
 from bilstm_cls.training.run import train
+from tests.training.runs import PICTURES, draw_nothing
 
 Make = Callable[..., Config]
-PICTURES = ("learning_curves", "confusion_matrix", "calibration", "length_histogram", "score_by_length")
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt"/>'
 
 
 @pytest.fixture
@@ -31,11 +29,6 @@ def light(trained_run: Path) -> Iterator[None]:
 
     The run that all tests share comes before it, whole.
     """
-
-    def draw_nothing(*args: Any) -> None:
-        args[-1].parent.mkdir(exist_ok=True)
-        args[-1].write_bytes(b"\x89PNG")
-        args[-1].with_suffix(".svg").write_text(SVG)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)

@@ -65,7 +65,9 @@ def resolve(path: Path | None, overrides: Iterable[str] | None, **options: objec
     from bilstm_cls.config import load_config
 
     keys = {"output_dir": "output_dir", "device": "train.device", "seed": "seed", "processes": "train.processes"}
-    given = [f"{keys[name]}={json.dumps(value)}" for name, value in options.items() if value is not None]
+    given = [
+        f"{keys[name]}={json.dumps(value, ensure_ascii=False)}" for name, value in options.items() if value is not None
+    ]
     return load_config(path, [*(overrides or []), *given])
 
 
