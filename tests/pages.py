@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,8 @@ ROWS = [{"text": text, "label": label} for text, label in reviews(120)]
 def commands_of(page: str) -> list[str]:
     """Returns the shell commands of a page, each with its continued lines or its here-document."""
     commands: list[str] = []
-    for language, block in re.findall(r"^```(sh|console)\n(.*?)^```", page, re.M | re.S):
-        lines = iter(block.splitlines())
+    for language, block in re.findall(r"^ *```(sh|console)\n(.*?)^ *```", page, re.M | re.S):
+        lines = iter(textwrap.dedent(block).splitlines())
         for line in lines:
             if language == "console" and not line.startswith("$ "):
                 continue  # what was printed
@@ -48,7 +49,7 @@ def commands_of(page: str) -> list[str]:
             while command.endswith("\\"):
                 command = command[:-1] + next(lines).strip()
             if found := re.search(r"<<'(\w+)'", command):
-                command = "\n".join([command, *iter(lines.__next__, found[1])])
+                command = "\n".join([command, *iter(lines.__next__, found[1]), ""])
             if command.strip() and not command.startswith("#"):
                 commands.append(command)
     return commands + re.findall(r"^ {4,}(bilstm-cls .*)", re.sub(r"^```.*?^```", "", page, flags=re.M | re.S), re.M)
@@ -104,7 +105,7 @@ class Shell:
                 self.address = self.servers.enter_context(_serving(words[2:]))
                 return Outcome(0, "", "")
             return run_cli(*_short(words[1:]), stdin=stdin)
-        if words[0] == "cat":
+        if words[0] == "cat" and len(words) > 1:
             _provide_data(Path(words[1]))
         if words[:3] == ["python", "-m", "bilstm_cls.runtime"] and not Path(words[3]).exists():
             shutil.copytree(Path("runs", words[3]), words[3])  # carried to the machine that answers
