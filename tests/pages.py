@@ -52,7 +52,8 @@ def commands_of(page: str) -> list[str]:
                 command = "\n".join([command, *iter(lines.__next__, found[1]), ""])
             if command.strip() and not command.startswith("#"):
                 commands.append(command)
-    return commands + re.findall(r"^ {4,}(bilstm-cls .*)", re.sub(r"^```.*?^```", "", page, flags=re.M | re.S), re.M)
+    unfenced = re.sub(r"^```.*?^```", "", page, flags=re.M | re.S)
+    return commands + re.findall(r"^ {4,}((?:bilstm-cls|python) .*)", unfenced, re.M)
 
 
 def words_of(line: str) -> list[str]:

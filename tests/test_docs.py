@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from bilstm_cls import cli
-from bilstm_cls.config import load_config
+from bilstm_cls.config import Config, load_config
 from bilstm_cls.evaluation import plots
 from bilstm_cls.files import write_atomic
 from tests.command_line import run_cli
@@ -34,6 +35,7 @@ EXCEPTIONS = {
     "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m bilstm_cls train "
     "-c configs/imdb.yaml": "needs two machines",
     "torchrun --nproc-per-node 2 -m bilstm_cls train -c reviews.yaml": "tests/test_processes.py starts it",
+    "python scripts/dump_tensorflow.py checkpoints/model.ckpt-1000 -o variables.npz": "needs TensorFlow",
     "tensorboard --logdir runs": "goes on until it is stopped",
     "bilstm-cls push --run runs/reviews ada/reviews": "tests/serve/test_hub.py runs it against a server of its own",
     "bilstm-cls pull ada/reviews": "the same",
@@ -176,6 +178,44 @@ def test_every_python_block_of_the_page_on_python_runs(page: str, shell: Shell, 
 def test_the_config_reference_is_that_of_the_schema() -> None:
     made = run_cli("config", "schema", "--markdown").stdout
     assert DOCS["docs/config.md"] == made, "run: bilstm-cls config schema --markdown > docs/config.md"
+
+
+@functools.cache
+def rows_of_the_reference() -> dict[str, list[str]]:
+    """Returns the cells of every row, by key."""
+    rows = {}
+    for section in DOCS["docs/config.md"].split("\n## ")[1:]:
+        name = section.splitlines()[0].strip("`")
+        for line in re.findall(r"^\| `.*", section, re.M):
+            key, *cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            rows[key.strip("`") if " " in name else f"{name}.{key.strip('`')}"] = cells
+    return rows
+
+
+def test_the_config_reference_has_every_key_with_its_default() -> None:
+    config = Config().model_dump()
+    sections = {name: value for name, value in config.items() if isinstance(value, dict)}
+    expected = {name: value for name, value in config.items() if name not in sections}
+    expected |= {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    found = {key: yaml.safe_load(default.strip("`")) for key, (_, default, _) in rows_of_the_reference().items()}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("seed", "whole number from 0"),
+        ("data.valid", "text or number above 0 below 1"),
+        ("data.text_columns", "text or list of text"),
+        ("text.lowercase", "`true`, `false`"),
+        ("model.hidden_size", "whole number from 1 to 8192"),
+        ("model.wide", "`nbsvm` or `null`"),
+        ("train.class_weights", "map to number above 0 or `balanced` or `null`"),
+        ("train.loggers", "list of `tensorboard`, `mlflow`, `wandb`"),
+    ],
+)
+def test_the_config_reference_says_what_a_key_takes(key: str, kind: str) -> None:
+    assert rows_of_the_reference()[key][0] == kind
 
 
 def test_there_is_a_page_in_english_and_one_in_chinese() -> None:

@@ -30,7 +30,7 @@ def train(
     device: Device = None,
     processes: Annotated[
         str | None,
-        typer.Option("--processes", help="Processes that share every batch; auto is one for each core.", metavar="N"),
+        typer.Option("--processes", help="Processes that share every batch; auto is one for two cores.", metavar="N"),
     ] = None,
     seed: Seed = None,
     seeds: Annotated[
