@@ -80,6 +80,8 @@ def start(
 ) -> Child:
     """Starts a command with the faults that are to meet it."""
     folder = tempfile.TemporaryDirectory(prefix="child-")
+    for name in ("stdout", "stderr"):  # it may be killed before it opens them
+        (Path(folder.name) / name).touch()
     words = [str(arg) for arg in args]
     process = SERVER.Process(
         target=_live, args=(words, list(faults), folder.name, dict(environment or {}), str(cwd or Path.cwd()))
@@ -127,7 +129,7 @@ def _live(words: list[str], faults: list[str], folder: str, environment: dict[st
     os.environ.update(environment)
     os.chdir(cwd)
     for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY), number)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
