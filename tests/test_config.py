@@ -359,7 +359,7 @@ CONFIGS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(CONFIGS)
 def test_a_dumped_config_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
     config = Config.model_validate(values)

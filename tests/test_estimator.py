@@ -44,7 +44,7 @@ LABELS = [label for _, label in reviews(60)]
 
 NOT_ARGUMENTS = {
     "source", "path", "train", "test", "unlabelled", "format", "text_columns", "label_column", "label_names",
-    "encoding", "bad_rows", "processes", "checkpoint_seconds", "baselines",
+    "encoding", "bad_rows", "processes", "checkpoint_seconds", "baselines", "loggers",
 }  # fmt: skip
 """Keys of files, and of how a run goes about its work."""
 
@@ -388,6 +388,8 @@ def test_it_starts_from_an_encoder_and_its_vocabulary(encoder: Path) -> None:
 
 
 def test_an_encoder_of_other_sizes_is_told_in_the_words_of_the_arguments(encoder: Path) -> None:
+    with pytest.raises(ValueError, match=r"^init_from: 'corpus' reads the texts of a config"):
+        TextClassifier(init_from="corpus").fit(TEXTS, LABELS)
     with pytest.raises(ValueError, match=r"^init_from: .*: hidden_size is 8 there and 6 here; make them agree"):
         TextClassifier(init_from=str(encoder), dim=8, hidden_size=6).fit(TEXTS, LABELS)
 

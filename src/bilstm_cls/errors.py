@@ -40,10 +40,15 @@ class ResourceError(UserError):
     exit_code = 6
 
 
+SHORT_OF_MEMORY = ("out of memory", "can't allocate memory")
+NO_PRIMITIVE = "could not create a primitive"
+"""All that oneDNN says of it. What it cannot calculate is a `primitive descriptor` instead."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python or PyTorch could not get the memory it asked for; PyTorch says so in words alone."""
     words = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+    return isinstance(error, MemoryError) or any(said in words for said in SHORT_OF_MEMORY) or words == NO_PRIMITIVE
 
 
 class StoppedError(UserError):

@@ -29,8 +29,7 @@ def test_probabilities_do_not_depend_on_how_texts_are_batched(
 ) -> None:
     corpus = corpus_of(loaded, list(TEXTS))
     expected = predict_probabilities(loaded.model, corpus)
-    batches = inference.evaluation_batches
-    monkeypatch.setattr(inference, "evaluation_batches", lambda lengths: batches(lengths, max_tokens=max_tokens))
+    monkeypatch.setattr(inference, "MAX_TOKENS", {"cpu": max_tokens})
     assert np.abs(predict_probabilities(loaded.model, corpus) - expected).max() <= 1e-6
 
 
@@ -72,7 +71,7 @@ def test_a_model_is_left_as_it_was(is_training: bool, loaded: LoadedModel) -> No
 
 
 def test_a_model_is_left_as_it_was_when_something_fails(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "evaluation_batches", lambda lengths: 1 / 0)
+    monkeypatch.setattr(inference, "evaluation_batches", lambda lengths, max_tokens: 1 / 0)
     loaded.model.train()
     with pytest.raises(ZeroDivisionError):
         predict_probabilities(loaded.model, corpus_of(loaded, ["a"]))

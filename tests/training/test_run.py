@@ -14,6 +14,7 @@ import torch
 
 from bilstm_cls.config import Config, load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, ResourceError, UserError
+from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.checkpoint import load_newest
@@ -154,6 +155,7 @@ def test_without_a_test_split_the_scores_are_those_of_valid_and_say_so(short_con
     assert not [key for key in result.metrics if key.startswith("test/")]
     assert (result.run / "predictions_valid.csv").exists()
     assert not (result.run / "predictions_test.csv").exists()
+    assert result.metrics["valid/log_loss"] == pytest.approx(evaluate(result.run.path, split="valid")[1].log_loss)
     for name in ("report.html", "README.md"):
         assert "scores of the valid split, which also chose the weights" in (result.run / name).read_text("utf-8")
 

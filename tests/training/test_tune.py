@@ -21,6 +21,7 @@ from bilstm_cls.training.run import Session, train
 from bilstm_cls.training.search_space import parse_space
 from bilstm_cls.training.tune import Prepared, TuneResult, tune, tune_table
 from tests.command_line import run_cli
+from tests.conftest import PRETRAINED
 from tests.training.runs import history
 
 pytest.importorskip("optuna")
@@ -146,6 +147,16 @@ def test_our_own_mistake_ends_the_study(base: Config, monkeypatch: pytest.Monkey
 def test_a_study_in_which_everything_fails_ends_soon(base: Config) -> None:
     with pytest.raises(ConfigError, match=r"no trial was finished: the first 5 trials failed.*diverged"):
         search(base, ["train.learning_rate=1e8..1e9"], trials=100)
+
+
+def test_trials_start_from_an_encoder_of_the_studys_own(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+    config = tiny_config("train.epochs=1", f"output_dir={tmp_path}", *PRETRAINED, "model.init_from=corpus")
+    found = search(config, ["model.hidden_size=4|8", "train.learning_rate=0.01|0.02"], trials=4)
+    assert [trial.state for trial in found.trials] == ["finished"] * 4
+    assert len(list((tmp_path / "cache" / "encoders").iterdir())) == 2
 
 
 def test_a_space_that_is_exhausted_ends_the_study(base: Config) -> None:

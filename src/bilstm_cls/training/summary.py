@@ -42,8 +42,8 @@ def write_summary(
     judged = judge(loaded, data)
     baselines, seconds = _baselines(data.dataset, list(BASELINES) if config.train.baselines else [])
     metrics: Row = {
-        **judged.metrics.flat(judged.split.name),
         **_best_of(progress),
+        **judged.metrics.flat(judged.split.name),  # without a test split valid again, of answers that are calibrated
         "train/steps": progress.step,
         "train/best_step": progress.best_step,
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),

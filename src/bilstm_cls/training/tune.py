@@ -30,6 +30,7 @@ from bilstm_cls.processes import ALONE, is_started_by_torchrun
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
 from bilstm_cls.training.budget import Budget
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport, Row
+from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
 from bilstm_cls.training.run import FREE_KEYS, Session
 from bilstm_cls.training.search_space import Choices, Range, Space, value_at
@@ -363,6 +364,7 @@ class _Study:
         asked.set_user_attr("num_bytes", num_bytes)
         if self.budget.max_bytes is not None and num_bytes > self.budget.max_bytes:
             raise _TooLargeError
+        make_encoder(config, data, on_report=self._watch_the_time)
         with _scratch(self.run / "trial", values):
             session = Session.start(RunDirectory(self.run / "trial"), config, data, ALONE)
             trainer = session.trainer
@@ -376,6 +378,10 @@ class _Study:
             best = trainer.progress.best_value
             assert best is not None, "a run ends with an evaluation"
             return best
+
+    def _watch_the_time(self, _: object) -> None:
+        if time.monotonic() >= self.deadline:
+            raise _OutOfTimeError
 
     def _told(self, asked: "optuna.Trial", history: Sequence[Row], total_steps: int, stages: int) -> int:
         """Tells Optuna the scores at all stages after the first `stages`, and returns how many it knows now.
