@@ -16,7 +16,7 @@ from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.language_model import LanguageModels
-from bilstm_cls.run_directory import text_digest
+from bilstm_cls.run_directory import RunDirectory, text_digest
 from bilstm_cls.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,10 @@ def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, tokeniz
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: {WEIGHTS} does not fit config.yaml: {error}") from error
     logger.info(f"starting from the encoder in {folder}")
-    return {"encoder/sha256": metadata["sha256"]}
+    facts: dict[str, Any] = {"encoder/sha256": metadata["sha256"]}
+    if (folder / "metrics.json").is_file():
+        facts["time/pretrain_seconds"] = RunDirectory(folder).read_object("metrics.json").get("time/pretrain_seconds")
+    return facts
 
 
 def class_weights(

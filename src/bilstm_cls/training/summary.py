@@ -188,9 +188,11 @@ def score_table(metrics: Row, path: Path) -> str:
     for name, score in rows.items():
         interval = f"  (95 % interval {low:.4f} to {high:.4f})" if name == "this model" else ""
         lines.append(f"  {name:<{width}}  {score:.4f}{interval}")
+    before = metrics.get("time/pretrain_seconds")
+    pretrained = f"pretrained in {before / 60:.1f} minutes, " if isinstance(before, float) else ""
     lines.append(
         f"macro F1 {metrics[f'{split}/macro_f1']:.4f}, log loss {metrics[f'{split}/log_loss']:.4f}, "
-        f"ECE {metrics[f'{split}/ece']:.4f}; trained {metrics['train/steps']:,} steps in "
+        f"ECE {metrics[f'{split}/ece']:.4f}; {pretrained}trained {metrics['train/steps']:,} steps in "
         f"{metrics['time/train_seconds'] / 60:.1f} minutes, peak memory {metrics['time/peak_memory_mb']:,.0f} MB"
     )
     lines += [f"note: {note}" for note in metrics["data/notes"]]
