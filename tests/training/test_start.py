@@ -124,6 +124,7 @@ def test_an_encoder_is_taken_over_to_the_bit_and_the_head_is_new(
     assert all(torch.equal(own.pop(name), tensor) for name, tensor in tensors.items())
     assert all(torch.equal(tensor, new[name]) for name, tensor in own.items())
     assert own.keys() == {"project.weight", "project.bias"}
+    assert facts.pop("time/pretrain_seconds") > 0
     assert facts == {"encoder/sha256": metadata["sha256"]}
 
 
