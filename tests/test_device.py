@@ -1,10 +1,13 @@
 import platform
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from bilstm_cls import device
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
 from bilstm_cls.errors import ConfigError
 
@@ -48,6 +51,19 @@ def test_kept_memory_is_used_again_without_a_page_fault_and_given_back_at_the_en
     faults, given_back = faults_and_bytes("leave")
     assert faults > 1000
     assert given_back < 2**20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_what_is_resident_is_bounded_by_what_a_step_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given_back: list[str] = []
+    monkeypatch.setattr(device, "_STATM", tmp_path / "statm")
+    after_step = device._bounded(lambda: given_back.append((tmp_path / "statm").read_text()))
+    tenths = [10, 16, 18, 12, 20, 21, 10]  # of a GB, after each step
+    lines = [f"9 {tenth * 2**30 // 10 // resource.getpagesize()} 9" for tenth in tenths]
+    for line in lines:
+        (tmp_path / "statm").write_text(line)
+        after_step()
+    assert given_back == [lines[2], lines[5]]
 
 
 def test_elsewhere_than_on_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

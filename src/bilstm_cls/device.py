@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import platform
 import re
+import resource
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -61,6 +63,10 @@ def set_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
+_STATM = Path("/proc/self/statm")
+MAX_GROWTH, SLACK = 1.5, 2**28
+"""How many times what a step needs, and how many bytes more, may be resident."""
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 
 
@@ -73,19 +79,35 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
     the whole process and of the C library, here glibc; elsewhere nothing happens. No result depends on it.
 
     Yields:
-        A function that gives back what is free. Called now and then, it bounds what lies unused between tensors of
-        other sizes.
+        What to call after every step: it gives back what is free once much more is resident than a step needs. Tensors
+        of ever other sizes leave gaps between them, so that without it a process grows to several times that.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc" or not _STATM.exists():
         yield lambda: None
         return
     library = ctypes.CDLL(None)
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try:
-        yield lambda: library.malloc_trim(0)
+        yield _bounded(lambda: library.malloc_trim(0))
     finally:  # what glibc comes to by itself after a while
         library.mallopt(_MMAP_MAX, 65536)
         library.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
         library.mallopt(_TRIM_THRESHOLD, 64 * 2**20)
         library.malloc_trim(0)
+
+
+def _bounded(give_back: Callable[[], object]) -> Callable[[], None]:
+    """Returns what is called after every step."""
+    needed, is_fresh = 0, True
+
+    def after_step() -> None:
+        nonlocal needed, is_fresh
+        resident = int(_STATM.read_text().split()[1]) * resource.getpagesize()
+        if is_fresh:
+            needed = max(needed, resident)  # with what one step left behind
+        is_fresh = resident > MAX_GROWTH * needed + SLACK
+        if is_fresh:
+            give_back()
+
+    return after_step

@@ -90,8 +90,13 @@ def pretrain(
         write_atomic(run / "config.yaml", dump_config(config))
         with log_file(run / "train.log", earlier), recorded_status(run):
             pretrainer = _start(run, config, data)
-            with signals.deferred(), freed_memory_kept():
-                _read_all(run, pretrainer, data, config.train.checkpoint_seconds, signals, on_report)
+            with signals.deferred(), freed_memory_kept() as bound_memory:
+
+                def tell(report: StepReport) -> None:
+                    on_report(report)
+                    bound_memory()
+
+                _read_all(run, pretrainer, data, config.train.checkpoint_seconds, signals, tell)
             return _write(run, data, pretrainer)
 
 

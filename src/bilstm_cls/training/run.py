@@ -38,8 +38,6 @@ Report = StepReport | EvaluationReport
 MIN_TOKENS_TO_SHARE = 2_000_000
 """Tokens in all epochs from which more processes pay for the seconds that their start takes."""
 
-STEPS_TO_KEEP_MEMORY = 100
-
 FREE_KEYS = (
     "name", "output_dir", "train.max_minutes", "train.checkpoint_seconds", "train.device", "train.threads",
     "train.processes", "train.baselines", "train.loggers", "pretrain",
@@ -299,7 +297,7 @@ class Session:
         if is_first:
             _write_history(self.run, trainer)
         saved_at = time.monotonic()
-        with freed_memory_kept() as give_back:
+        with freed_memory_kept() as bound_memory:
             for report in training(trainer, self._judge_valid):
                 yield report
                 is_stopping = trainer.group.any(signals.received is not None)
@@ -311,8 +309,7 @@ class Session:
                         _log_evaluation(report, trainer)
                     self.save(*(["best"] if isinstance(report, EvaluationReport) and report.is_best else []), "last")
                     saved_at = time.monotonic()
-                if trainer.progress.step % STEPS_TO_KEEP_MEMORY == 0:
-                    give_back()
+                bound_memory()
                 if is_stopping:
                     raise signals.error()
 
