@@ -17,6 +17,7 @@ from bilstm_cls.errors import ConfigError
 from tests.faults.children import run
 from tests.faults.conftest import Tally
 from tests.faults.sizes import cases
+from tests.test_config import SAMPLE
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 CORPUS = sorted((Path(__file__).parent / "corpus/configs").iterdir())
@@ -25,30 +26,6 @@ MAX_MEGABYTES = 50
 KEYS = config_keys()
 WITHOUT_LINE = ("UTF-16", "data.train: must be the file")
 """What is said of a file that is no text, and of a key that is not there."""
-
-SAMPLE = """\
-# A sample.
-name: sample
-seed: 3
-data:
-  train: reviews.csv
-  valid: 0.1
-  test: test.csv
-  text_columns: [title, body]
-text: {tokenizer: bpe, max_vocab_size: 1000}
-embedding:
-  init: vectors/glove.txt
-  dim: 50
-model:
-  pooling: [mean, max]
-  num_layers: 2
-  layer_dropout: 0.1
-train:
-  learning_rate: 1e-3
-  class_weights: {pos: 1, neg: 2.5}
-  evaluate_every: 100
-  max_grad_norm: null
-"""
 
 VALUES = [
     b"null", b"true", b"-1", b"1e400", b".nan", b"-.inf", b"9" * 5000, b"[]", b"{}", b"[[1]]", b"{a: {b: 1}}", b"''",
