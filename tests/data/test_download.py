@@ -65,8 +65,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def put(self, content: bytes) -> None:
+        self.served.num_bytes += len(content)  # before whoever reads the last of it looks
         self.wfile.write(content)
-        self.served.num_bytes += len(content)
 
     def start_of_range(self) -> int:
         return int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
