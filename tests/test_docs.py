@@ -31,9 +31,9 @@ DOCS = {
 EXCEPTIONS = {
     "scripts/train": "installs an environment and trains for minutes",
     "scripts/test": "is what runs this test",
-    "torchrun --nproc-per-node 4 -m bilstm_cls train -c configs/imdb.yaml": "needs several GPUs",
+    "torchrun --nproc-per-node 4 -m bilstm_cls train -c configs/ag-news.yaml": "needs several GPUs",
     "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m bilstm_cls train "
-    "-c configs/imdb.yaml": "needs two machines",
+    "-c configs/ag-news.yaml": "needs two machines",
     "torchrun --nproc-per-node 2 -m bilstm_cls train -c reviews.yaml": "tests/test_processes.py starts it",
     "python scripts/dump_tensorflow.py checkpoints/model.ckpt-1000 -o variables.npz": "needs TensorFlow",
     "tensorboard --logdir runs": "goes on until it is stopped",

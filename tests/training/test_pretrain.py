@@ -334,3 +334,14 @@ def test_a_run_that_is_stopped_while_it_pretrains_goes_on_there(
     (whole, first), (parts, later) = found
     assert whole == parts
     assert (first, later > 1) == (1, True)
+
+
+def test_under_torchrun_the_encoder_has_to_be_there(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match=r"model\.init_from: 'corpus' is pretrained by one process; under torchrun"):
+        train(tiny_config(*PRETRAINED, "model.init_from=corpus", f"output_dir={tmp_path}"))
+    assert not (tmp_path / "cache" / "encoders").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bilstm_cls.config import Config, load_config
 from bilstm_cls.data.texts import cache_folder
-from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.data.tokenizer import Tokenizer, splitters
 from bilstm_cls.errors import CheckpointError, ConfigError
 
 SHARED_KEYS = (
@@ -30,7 +30,16 @@ def encoder_folder(config: Config, data_digest: str) -> Path:
         return Path(config.model.init_from)
     text = config.text.model_dump(exclude={"max_length", "truncate"})
     sizes = config.model.model_dump(include={"cell", "bidirectional", "hidden_size", "num_layers", "recurrent_dropout"})
-    content = [config.seed, data_digest, text, config.embedding.model_dump(), sizes, config.pretrain.model_dump()]
+    splitting = splitters(config.text.tokenizer)  # another version may learn another vocabulary
+    content = [
+        config.seed,
+        data_digest,
+        text,
+        splitting,
+        config.embedding.model_dump(),
+        sizes,
+        config.pretrain.model_dump(),
+    ]
     return cache_folder() / "encoders" / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 

@@ -159,7 +159,7 @@ class LanguageModels(nn.Module):
             hidden = self._projected(direction, _rows(outputs, predicted))
             right = own[1:].flatten()[predicted]
             total = 0.0
-            for some, targets in zip(torch.split(hidden, 512), torch.split(right, 512), strict=True):
+            for some, targets in zip(torch.split(hidden, BLOCK["cpu"]), torch.split(right, BLOCK["cpu"]), strict=True):
                 scores = torch.addmm(self.bias.weight.squeeze(1), some, self.embedding.weight.t())
                 total -= float(F.cross_entropy(scores, targets, reduction="sum"))
             sums.append(total)

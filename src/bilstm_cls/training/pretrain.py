@@ -16,7 +16,7 @@ from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import replacing, write_atomic
 from bilstm_cls.model.language_model import LanguageModels
-from bilstm_cls.processes import usable_cores
+from bilstm_cls.processes import is_started_by_torchrun, usable_cores
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
 from bilstm_cls.tensors import save_tensors
 from bilstm_cls.training.checkpoint import load_newest, save_checkpoint
@@ -114,9 +114,15 @@ def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[Ste
     if config.model.init_from != CORPUS:
         return
     folder = encoder_folder(config, data.dataset.digest)
-    if not (folder / WEIGHTS).exists():
-        logger.info(f"pretraining an encoder in {folder}")
-        pretrain(config, folder, resume=True, on_report=on_report)
+    if (folder / WEIGHTS).exists():
+        return
+    if is_started_by_torchrun():  # where the others would wait for longer than they wait for each other
+        raise ConfigError(
+            "model.init_from: 'corpus' is pretrained by one process; under torchrun make an encoder first, with "
+            "bilstm-cls pretrain -o FOLDER, and give that FOLDER, with embedding.init random"
+        )
+    logger.info(f"pretraining an encoder in {folder}")
+    pretrain(config, folder, resume=True, on_report=on_report)
 
 
 def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
