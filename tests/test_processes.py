@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from bilstm_cls.config import Config
 from bilstm_cls.data.batches import evaluation_batches
 from bilstm_cls.errors import ConfigError, ResourceError
-from bilstm_cls.processes import Group
+from bilstm_cls.processes import Group, joined
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.run import number_of_processes, train
 
@@ -174,3 +175,14 @@ def _workers() -> list[int]:
         if b"bilstm_cls.training.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
             found.append(int(pid))
     return found
+
+
+def test_a_process_whose_first_one_never_comes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("BILSTM_CLS_TIMEOUT", "0.2")
+    found = pytest.raises(ResourceError, match=r"the 2 processes did not find each other within 0\.2 seconds")
+    with found, joined(torch.device("cpu"), rank=1, size=2, meeting="env://"):
+        pass

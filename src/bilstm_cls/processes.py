@@ -149,17 +149,27 @@ def joined(device: torch.device, *, rank: int, size: int, meeting: str) -> Itera
         rank: of this process.
         size: number of processes.
         meeting: where they find each other: `env://` under torchrun, or `file://PATH`.
+
+    Raises:
+        ResourceError: they did not find each other in time.
     """
     seconds = float(os.environ.get("BILSTM_CLS_TIMEOUT", TIMEOUT_SECONDS))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=meeting,
-        rank=rank,
-        world_size=size,
-        timeout=datetime.timedelta(seconds=seconds),
-    )
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=meeting,
+            rank=rank,
+            world_size=size,
+            timeout=datetime.timedelta(seconds=seconds),
+        )
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ResourceError(
+            f"the {size} processes did not find each other within {seconds:g} seconds, one of them may have ended "
+            f"({reason}); look at what the others say, and start again with --resume"
+        ) from error
     # torch 2.3 frees a group under Python's lock, and joins threads there that wait for the lock to let a tensor go;
     # the backend, dropped last and by itself, is freed without it.
     backend = dist.distributed_c10d._get_default_group()._get_backend(device)
