@@ -119,10 +119,21 @@ def run_together(*args: object, seconds: float = SECONDS, **options: Any) -> lis
 def places_of(*args: object, environment: Mapping[str, str] | None = None) -> dict[str, int]:
     """Runs a command to its good end and returns how often it came to each failpoint."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "counts.json"
-        outcome = run(*args, environment={**(environment or {}), "COUNTS": str(path)})
+        outcome = run(*args, environment={**(environment or {}), "COUNTS": folder})
         assert outcome.code == 0, outcome.stderr
-        return dict(json.loads(path.read_text()))
+        return _counts(folder)
+
+
+def places_together(*args: object) -> list[dict[str, int]]:
+    """Runs a command in two processes to its good end and returns how often each came to each failpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = run_together(*args, faults={}, environment={"COUNTS": folder})
+        assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+        return [_counts(folder, rank) for rank in range(2)]
+
+
+def _counts(folder: str, rank: int = 0) -> dict[str, int]:
+    return dict(json.loads((Path(folder) / f"{rank}.json").read_text()))
 
 
 def _live(words: list[str], faults: list[str], folder: str, environment: dict[str, str], cwd: str) -> None:
@@ -149,7 +160,8 @@ def _live(words: list[str], faults: list[str], folder: str, environment: dict[st
         sys.stdout.flush()
         sys.stderr.flush()
         if "COUNTS" in environment:
-            Path(environment["COUNTS"]).write_text(json.dumps(failpoints.counts))
+            counted = Path(environment["COUNTS"]) / f"{environment.get('RANK', 0)}.json"
+            counted.write_text(json.dumps(failpoints.counts))
 
 
 def _limit(environment: Mapping[str, str]) -> None:

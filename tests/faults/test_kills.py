@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.children import run, run_together, start
+from tests.faults.children import places_together, run, run_together, start
 from tests.faults.conftest import Tally
 from tests.faults.sizes import cases
 from tests.training.runs import result
@@ -83,19 +83,26 @@ def two_undisturbed(settings: Settings, tmp_path_factory: pytest.TempPathFactory
     return result(folder / "tiny")
 
 
+@pytest.fixture(scope="module")
+def two_places(
+    settings: Settings, two_undisturbed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, int]]:
+    """How often each process of such a run, which finds the cache filled, comes to each failpoint."""
+    assert two_undisturbed  # it has filled the cache
+    return places_together(*settings(tmp_path_factory.mktemp("counted")))
+
+
 @cases(few=6, many=40)
 def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bits(
     number: int,
     settings: Settings,
-    places: dict[str, int],
+    two_places: list[dict[str, int]],
     two_undisturbed: dict[str, Any],
     tmp_path: Path,
     tally: Tally,
 ) -> None:
     """The other one ends too, and says what to do."""
-    of_first = [moment for moment in moments(places, 0) if not moment.startswith("data.")]
-    of_second = [moment for moment in moments(places, 1) if moment.startswith(("step.", "eval."))]
-    both = zip(itertools.cycle(of_first), itertools.cycle(of_second), strict=False)
+    both = zip(*(itertools.cycle(moments(places, rank)) for rank, places in enumerate(two_places)), strict=False)
     deaths = [(rank, death) for pair in itertools.islice(both, number // 2) for rank, death in enumerate(pair)]
 
     def survives(death: tuple[int, str]) -> None:

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import uvicorn
+
 from bilstm_cls.serve.classifier import Classifier
-from bilstm_cls.serve.server import build_server, listen
+from bilstm_cls.serve.server import build_config, listen
 
 JSON = {"Content-Type": "application/json"}
 SECONDS = 60
@@ -108,7 +110,7 @@ def read_reply(connection: socket.socket) -> Reply:
 def serving(classifier: Classifier) -> Iterator[Address]:
     """Serves from a thread of this process, so that a test can change what the server's modules hold."""
     with contextlib.closing(listen("127.0.0.1", 0)) as listener:
-        server = build_server(classifier)
+        server = uvicorn.Server(build_config(classifier))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

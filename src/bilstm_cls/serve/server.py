@@ -28,7 +28,7 @@ BACKLOG = 2048
 def serve(run: Path, *, host: str, port: int, device: str) -> None:
     """Answers requests until a signal comes, then those that were accepted.
 
-    Prints the address on stdout as soon as connections are taken.
+    Prints the address on stdout as soon as requests are answered.
 
     Args:
         run: a run directory.
@@ -43,19 +43,26 @@ def serve(run: Path, *, host: str, port: int, device: str) -> None:
     """
     with contextlib.closing(listen(host, port)) as listener, _raising_at_sigterm():
         classifier = Classifier.load(run, device=device)
-        server = build_server(classifier)
-        address, chosen = listener.getsockname()[:2]
         logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
-        if not ipaddress.ip_address(address).is_loopback:
+        if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
             logger.warning(f"--host {host}: whoever reaches this address can ask; there are no passwords")
-        print(f"http://{f'[{address}]' if ':' in address else address}:{chosen}", flush=True)
-        server.run(sockets=[listener])
+        _TellingServer(build_config(classifier)).run(sockets=[listener])
 
 
-def build_server(classifier: Classifier) -> uvicorn.Server:
-    """Returns a server for `run(sockets=[...])`. What its clients do wrong is counted, and told to them alone."""
+class _TellingServer(uvicorn.Server):
+    """Prints its address once it answers, and no earlier: from then on it ends as it should at any signal."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            address, port = listener.getsockname()[:2]
+            print(f"http://{f'[{address}]' if ':' in address else address}:{port}", flush=True)
+
+
+def build_config(classifier: Classifier) -> uvicorn.Config:
+    """Returns what a server needs. What its clients do wrong is counted, and told to them alone."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         build_app(classifier),
         http=Connection,
         ws="none",
@@ -67,7 +74,6 @@ def build_server(classifier: Classifier) -> uvicorn.Server:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=DRAIN,
     )
-    return uvicorn.Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:
