@@ -16,6 +16,7 @@ import typer
 
 from bilstm_cls.commands import answers, looking, reporting, serving, sharing, training, tuning
 from bilstm_cls.errors import ResourceError, StoppedError, UserError, is_out_of_memory
+from bilstm_cls.threads import check_threads, threads_of_libraries
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -87,6 +88,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
@@ -94,6 +96,8 @@ def _root(
 
         print(version_of("bilstm-cls"))
         raise typer.Exit
+    if context.invoked_subcommand in COMMANDS:
+        check_threads(threads_of_libraries())
 
 
 def _stop(number: int, _: FrameType | None) -> None:

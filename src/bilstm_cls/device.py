@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bilstm_cls.errors import ConfigError
+from bilstm_cls.threads import check_threads
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -57,8 +58,13 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def set_threads(threads: int | None) -> int:
-    """Sets the number of threads of one process, where one is given, and returns the number in use."""
+    """Sets the number of threads of one process, where one is given, and returns the number in use.
+
+    Raises:
+        ResourceError: the system does not let this process start so many.
+    """
     if threads is not None:
+        check_threads(threads - 1)
         torch.set_num_threads(threads)
     return torch.get_num_threads()
 

@@ -135,11 +135,6 @@ def is_started_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def usable_cores() -> int:
-    """Returns the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextlib.contextmanager
 def joined(device: torch.device, *, rank: int, size: int, meeting: str) -> Iterator[Group]:
     """Makes this process one of a group for a `with` block.

@@ -23,6 +23,7 @@ from bilstm_cls.data.batches import evaluation_batches, pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
+from bilstm_cls.threads import usable_cores
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -202,13 +203,8 @@ def _session(model: bytes, threads: int | None) -> "onnxruntime.InferenceSession
     except ImportError as error:
         raise ConfigError("a bundle needs onnxruntime; run: pip install 'bilstm-cls[onnx]'") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or _usable_cores()
+    options.intra_op_num_threads = threads or usable_cores()  # it would count all of the machine
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _usable_cores() -> int:
-    """Cores this process may use; onnxruntime alone would count all of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

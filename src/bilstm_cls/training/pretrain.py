@@ -16,9 +16,10 @@ from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import replacing, write_atomic
 from bilstm_cls.model.language_model import LanguageModels
-from bilstm_cls.processes import is_started_by_torchrun, usable_cores
+from bilstm_cls.processes import is_started_by_torchrun
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
 from bilstm_cls.tensors import save_tensors
+from bilstm_cls.threads import usable_cores
 from bilstm_cls.training.checkpoint import load_newest, save_checkpoint
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.pretrainer import WHOLE, Pretrainer, Row

@@ -19,8 +19,9 @@ from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
-from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, started, usable_cores
+from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, started
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model, environment, flat_json, text_digest
+from bilstm_cls.threads import usable_cores
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.training.loggers import check_installed, open_loggers
