@@ -16,7 +16,7 @@ import typer
 
 from bilstm_cls.commands import answers, looking, reporting, serving, sharing, training, tuning
 from bilstm_cls.errors import ResourceError, StoppedError, UserError, is_out_of_memory
-from bilstm_cls.threads import check_threads, threads_of_libraries
+from bilstm_cls.threads import check_threads, keep_to_granted_cores, threads_of_libraries
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,6 +97,7 @@ def _root(
         print(version_of("bilstm-cls"))
         raise typer.Exit
     if context.invoked_subcommand in COMMANDS:
+        keep_to_granted_cores()
         check_threads(threads_of_libraries())
 
 

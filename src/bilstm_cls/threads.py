@@ -1,14 +1,58 @@
 """The threads that the libraries below this program start by themselves, and cannot do without."""
 
+import math
 import os
 import threading
+from pathlib import Path
 
 from bilstm_cls.errors import ResourceError
 
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns the number of cores that this process may use: those it may run on, in a container those it is granted.
+
+    More threads than granted cores wait for each other most of the time, and `sched_getaffinity` knows nothing of it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _granted_cores())))
+
+
+def keep_to_granted_cores() -> None:
+    """Has the libraries start no more threads than there are usable cores; to be called before they are imported."""
+    if _granted_cores() < math.inf:
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
+def _granted_cores() -> float:
+    """Returns how many cores' time the groups of this process may take, as `docker --cpus` or a pod's limit sets it."""
+    try:
+        lines = OWN_GROUPS.read_text("utf-8").splitlines()
+    except OSError:  # not Linux
+        return math.inf
+    granted = math.inf
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = CONTROL_GROUPS / "cpu" if controllers else CONTROL_GROUPS
+        own = root / path.lstrip("/")
+        groups = [own, *own.parents]
+        granted = min([granted, *(_quota(group) for group in groups[: groups.index(root) + 1])])
+    return granted
+
+
+def _quota(group: Path) -> float:
+    """Returns the cores of one control group; no limit where the file of either version of Linux's is absent."""
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((group / name).read_text("ascii") for name in names).split()
+        except OSError:
+            continue
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    return math.inf
 
 
 def check_threads(needed: int) -> None:
