@@ -1,5 +1,6 @@
 import importlib.metadata
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,24 @@ def test_versions_device_and_cache_are_named(cache: Path) -> None:
     assert set(findings["versions"]) == set(doctor.PACKAGES)
     assert findings["versions"]["torch"] == importlib.metadata.version("torch")
     assert (findings["device"], findings["cache"], findings["is_sound"]) == ("cpu", str(cache), True)
-    assert set(findings["extras"]) == set(doctor.EXTRAS)
     assert "run" not in findings
+
+
+def test_every_extra_of_the_project_is_told() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
+    assert set(examine("cpu")["extras"]) == set(project["optional-dependencies"]) - {"dev"}
+
+
+def test_an_extra_is_there_if_all_its_packages_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [
+        "torch>=2",
+        "Py.Test_x>1; extra == 'a'",
+        "pytest>=8; extra == 'a'",
+        "numpy<2; (x == 'y') and extra == \"b\"",
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: [*listed, "ruff; extra == 'dev'"])
+    assert doctor.missing_packages() == {"a": ["Py.Test_x"], "b": []}
+    assert examine("cpu")["extras"] == {"a": False, "b": True}
 
 
 def test_a_whole_run_is_said_to_be(trained_run: Path) -> None:

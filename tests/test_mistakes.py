@@ -127,7 +127,7 @@ CONFIG_MISTAKES = [
     Mistake("an override of an unknown key", TRAIN + "train.epoch=3", 2, ("train.epoch=3", "'epochs'")),
     Mistake("an override of a whole section", TRAIN + "train=3", 2, ("'train'", "section")),
     Mistake("a name that leads elsewhere", TRAIN + "name=../x", 2, ("name", "'../x'")),
-    Mistake("a seed below zero", "train -c base.yaml --seed -1", 2, ("seed", "at least 0", "-1")),
+    Mistake("a seed below zero", "train -c base.yaml --seed -1", 2, ("error: --seed -1: must be at least 0",)),
     Mistake("an unknown codec", TRAIN + "data.encoding=utf-9", 2, ("data.encoding", "'utf-9'")),
     Mistake(
         "fractions that leave nothing to train on", TRAIN + "data.valid=0.9", 2,
@@ -142,7 +142,12 @@ CONFIG_MISTAKES = [
         "glove vectors of another width", TRAIN + "embedding.init=glove-6b-50d", 2,
         ("base.yaml:4:", "embedding.dim", "50"),
     ),
-    Mistake("an unknown device to train on", "train -c base.yaml --device gpu", 2, ("train.device", "'gpu'", "'cpu'")),
+    Mistake("an unknown device to train on", "train -c base.yaml --device gpu", 2, ("error: --device gpu: must",)),
+    Mistake("no name of an output directory", "train -c base.yaml -o ''", 2, ("error: --output-dir '': must be text",)),
+    Mistake(
+        "options beside an override", "train -c base.yaml --processes 0 --seed=-1 --set train.device=gpu", 2,
+        ("3 problems", "--seed -1: must be", "--processes 0: must be at least 1", "--set train.device=gpu: must be"),
+    ),
     Mistake("a CUDA device that is not here", "train -c base.yaml --device cuda:99", 2, ("'cuda:99'", "--device cpu")),
     Mistake("a check of a config with an unknown key", "config check --set x=1", 2, ("x=1", "'x'")),
     Mistake(
@@ -330,6 +335,14 @@ RUN_MISTAKES = [
         "data that have changed since training", "eval", 3, ("runs/tiny", "changed", "--data"),
         prepare=change("runs/tiny/environment.json", '"data_digest": "', '"data_digest": "0'),
     ),
+    *(
+        Mistake(
+            f"an exported bundle for a run: {command}", f"{command} --run runs/x-onnx", 4,
+            ("runs/x-onnx: is an exported bundle", "give the run", "bilstm_cls.runtime runs/x-onnx TEXT"),
+            {"runs/x-onnx/model.onnx": b""},
+        )
+        for command in ("predict x", "eval", "report", "export", "serve --port 0", "inspect", "doctor")
+    ),
     Mistake(
         "a damaged model that is inspected", "inspect --run runs/tiny", 4, ("runs/tiny/model.safetensors",),
         prepare=flip_bit("runs/tiny/model.safetensors"),
@@ -399,11 +412,11 @@ OTHER_MISTAKES = [
         "rows of different fields for a table", "predict --input t.jsonl --output out.csv", 3,
         ("row 2", "'id'", ".jsonl"), {"t.jsonl": '{"text": "a"}\n{"text": "b", "id": 3}\n'},
     ),
-    Mistake("an unknown device to predict on", "predict x --device gpu", 2, ("device", "'gpu'", "'cpu'")),
-    Mistake("a device whose results are wrong", "predict x --device mps", 2, ("device", "'mps'")),
-    Mistake("an unknown device to judge on", "eval --device tpu", 2, ("device", "'tpu'")),
+    Mistake("an unknown device to predict on", "predict x --device gpu", 2, ("--device gpu: must be", "'cpu'")),
+    Mistake("a device whose results are wrong", "predict x --device mps", 2, ("error: --device mps: must be", "'mps'")),
+    Mistake("an unknown device to judge on", "eval --device tpu", 2, ("error: --device tpu: must be", "'tpu'")),
     Mistake("a CUDA device to judge on that is not here", "eval --device cuda:99", 2, ("'cuda:99'",)),
-    Mistake("an unknown device for the doctor", "doctor --device gpu", 2, ("device", "'gpu'")),
+    Mistake("an unknown device for the doctor", "doctor --device gpu", 2, ("error: --device gpu: must be", "'gpu'")),
     Mistake("an unknown split", "eval --split dev", 2, ("--split", "'dev'", "train, valid, test")),
     Mistake("a split of another file", "eval --split valid --data reviews.csv", 2, ("--split", "--data")),
     Mistake(

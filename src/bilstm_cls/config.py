@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,19 @@ class Config(Section):
         return name
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = (), *, defaults_name: str | None = None) -> Config:
+def load_config(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    options: Mapping[str, str] | None = None,
+    defaults_name: str | None = None,
+) -> Config:
     """Reads a config: defaults, over them the file, over it `key.path=value` overrides, of which the last wins.
 
     Args:
         path: a YAML file; None for the defaults alone, which name no data.
         overrides: values are YAML, as in the file.
+        options: more overrides, which win over those, by what the user wrote for each, such as `--seed 7`.
         defaults_name: the run's name where nothing gives one; by default the file's name without its suffix.
 
     Raises:
@@ -86,6 +93,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), *, defaults_na
         given.values.setdefault("data", {})
     for position, override in enumerate(overrides):
         given.add_override(override, position)
+    for position, (written, override) in enumerate((options or {}).items(), len(overrides)):
+        given.add_override(override, position, written=written)
     given.values.setdefault("name", defaults_name or _plain_name("run" if path is None else Path(path).stem))
     return _validated(given)
 

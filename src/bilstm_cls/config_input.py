@@ -17,7 +17,8 @@ MAX_PROBLEMS = 200
 
 
 class Place(NamedTuple):
-    """Where something was written; places sort as a reader meets them: defaults, the file by line, overrides."""
+    """Where something was written; places sort as a reader meets them: defaults, the file by line, overrides,
+    options of their own."""
 
     rank: int
     position: int
@@ -58,9 +59,15 @@ class Given:
         # A section whose keys are all commented out is an empty one.
         self.values = {k: {} if v is None and k in self._keys else v for k, v in document.value.items()}
 
-    def add_override(self, override: str, position: int) -> None:
-        """Takes one `key.path=value` over what is there."""
-        place = Place(2, position, f"--set {cut(override)}")
+    def add_override(self, override: str, position: int, *, written: str | None = None) -> None:
+        """Takes one `key.path=value` over what is there.
+
+        Args:
+            override: the value is YAML.
+            position: among all overrides.
+            written: what the user wrote where it was an option of its own, such as `--seed 7`; `--set` if None.
+        """
+        place = Place(2, position, f"--set {cut(override)}") if written is None else Place(3, position, cut(written))
         key, equals, text = override.partition("=")
         path = tuple(part.strip() for part in key.split("."))
         document = parse_yaml(text)
@@ -89,8 +96,8 @@ class Given:
             place = self._place(path)
             for problem in self._words(path, errors):
                 prefix = f"{dotted(path)}: "
-                # An override names its key already.
-                is_named = place.name.startswith(f"--set {dotted(path)}=")
+                # An override or an option names its key already.
+                is_named = place.rank == 3 or place.name.startswith(f"--set {dotted(path)}=")
                 self._problems.append((place, problem.removeprefix(prefix) if is_named else problem))
 
     def raise_problems(self) -> None:

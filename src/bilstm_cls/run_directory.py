@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -224,10 +225,18 @@ class RunDirectory:
         Raises:
             CheckpointError: it is missing or no longer valid.
         """
+        self._check_no_bundle()
         try:
             return load_config(self / "config.yaml")
         except ConfigError as error:
             raise CheckpointError(f"{self.path} is not a run directory that can be read:\n{error}") from error
+
+    def _check_no_bundle(self) -> None:
+        if (self / "model.onnx").exists():
+            raise CheckpointError(
+                f"{self.path}: is an exported bundle and no run; give the run that it was made from, or ask the "
+                f"bundle by: python -m bilstm_cls.runtime {shlex.quote(str(self.path))} TEXT"
+            )
 
     def load_model(self) -> LoadedModel:
         """Reads and verifies the trained model, on the CPU, ready to predict.
@@ -235,6 +244,7 @@ class RunDirectory:
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others.
         """
+        self._check_no_bundle()
         if not (self / "model.safetensors").exists():
             status = self.read_status()
             state = f"its run is {status['status']}: {status.get('reason')}" if "status" in status else "no run is here"

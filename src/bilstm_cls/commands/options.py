@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,11 +65,19 @@ def resolve(path: Path | None, overrides: Iterable[str] | None, **options: objec
     """Resolves defaults, file and overrides; an option given by its own name wins over all."""
     from bilstm_cls.config import load_config
 
-    keys = {"output_dir": "output_dir", "device": "train.device", "seed": "seed", "processes": "train.processes"}
-    given = [
-        f"{keys[name]}={json.dumps(value, ensure_ascii=False)}" for name, value in options.items() if value is not None
-    ]
-    return load_config(path, [*(overrides or []), *given])
+    given = {name: value for name, value in options.items() if value is not None}
+    return load_config(
+        path,
+        list(overrides or []),
+        options={
+            f"{_OPTIONS[name]} {shlex.quote(str(value))}": f"{_KEYS[name]}={json.dumps(value, ensure_ascii=False)}"
+            for name, value in given.items()
+        },
+    )
+
+
+_OPTIONS = {"output_dir": "--output-dir", "device": "--device", "seed": "--seed", "processes": "--processes"}
+_KEYS = {"output_dir": "output_dir", "device": "train.device", "seed": "seed", "processes": "train.processes"}
 
 
 def checked_device(name: str | None) -> str:
