@@ -103,7 +103,7 @@ class Shell:
         if words[0] == OURS:
             self._provide(words)
             if words[1] == "serve":
-                self.address = self.servers.enter_context(_serving(words[2:]))
+                self.address = self.servers.enter_context(serving(words[2:]))
                 return Outcome(0, "", "")
             return run_cli(*_short(words[1:]), stdin=stdin)
         if words[0] == "cat" and len(words) > 1:
@@ -175,7 +175,7 @@ _WRITERS: dict[str, Callable[[], Iterator[str]]] = {
 
 
 @contextlib.contextmanager
-def _serving(options: Sequence[str]) -> Iterator[str]:
+def serving(options: Sequence[str]) -> Iterator[str]:
     """Starts the server at a free port and gives its address."""
     command = [sys.executable, "-m", "bilstm_cls", "serve", *options, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

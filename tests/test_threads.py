@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bilstm_cls import threads
-from bilstm_cls.threads import keep_to_granted_cores, usable_cores
+from bilstm_cls.threads import keep_to_granted_cores, threads_of_each, usable_cores
 
 
 @pytest.fixture
@@ -76,3 +76,15 @@ def test_without_control_groups_cores_are_those_it_may_run_on(monkeypatch: pytes
     monkeypatch.setattr(threads, "OWN_GROUPS", tmp_path / "none")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
     assert usable_cores() == 2
+
+
+@pytest.mark.usefixtures("_many_cores")
+@pytest.mark.parametrize(
+    ("said", "processes", "expected"), [("", 1, 64), ("", 4, 16), ("", 100, 1), ("1", 1, 1), ("3", 4, 3), ("32", 4, 16)]
+)
+def test_each_process_has_its_share_of_the_cores_or_what_the_user_says(
+    said: str, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place(monkeypatch, tmp_path, "0::/\n", {})
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert threads_of_each(processes) == expected

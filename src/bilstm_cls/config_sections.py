@@ -312,7 +312,9 @@ class TrainConfig(Section):
     processes: Literal["auto"] | Count = Field(
         "auto", description="Processes that share every batch; auto is one for two CPU cores where that is faster."
     )
-    threads: Count | None = Field(None, description="CPU threads of each process; null divides the cores.")
+    threads: Count | None = Field(
+        None, description="CPU threads of each process; null divides the cores, or is `OMP_NUM_THREADS`."
+    )
     evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
     select_by: str = Field(
         "valid/accuracy",

@@ -26,6 +26,15 @@ def keep_to_granted_cores() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 
 
+def threads_of_each(processes: int = 1) -> int:
+    """Returns the threads that each of several processes computes in: its share of the cores.
+
+    They are fewer where `OMP_NUM_THREADS` says so, as a user sets it where other programs need the cores.
+    """
+    share = max(1, usable_cores() // processes)
+    return min(_number("OMP_NUM_THREADS", share), share)
+
+
 def _granted_cores() -> float:
     """Returns how many cores' time the groups of this process may take, as `docker --cpus` or a pod's limit sets it."""
     try:

@@ -355,7 +355,7 @@ def test_resuming_with_other_threads_is_told_and_noted(
 ) -> None:
     monkeypatch.setattr("bilstm_cls.training.run.set_threads", lambda threads: threads)
     result = train(short_config(f"output_dir={stopped.path.parent}", "train.threads=2"), resume=True)
-    assert "resuming on another machine" in log.text
+    assert "resuming elsewhere (threads " in log.text
     assert result.metrics["run/bitwise"] is False
     assert "run/bitwise" in stopped.read_json("metrics.json")
 

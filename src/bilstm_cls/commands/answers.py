@@ -44,7 +44,12 @@ def evaluate(
         typer.Option("--label-column", help="Column with the label. [run: data.label_column]", metavar="NAME"),
     ] = None,
     data_format: Annotated[
-        str, typer.Option("--format", help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.")
+        str,
+        typer.Option(
+            "--format",
+            help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.",
+            metavar="FORMAT",
+        ),
     ] = "auto",
     split: Annotated[
         str | None,
@@ -59,7 +64,7 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Judge a run on its test split, or on another labelled file."""
+    """Judge a run on its test split, or on another file."""
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a file is judged as a whole")
     start_logging(quiet=quiet, verbose=verbose)
@@ -84,7 +89,7 @@ def evaluate(
 def predict(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(help="Texts to classify; - reads stdin, one text a line.", metavar="TEXT..."),
+        typer.Argument(help="Texts to classify; - reads stdin, one text a line.", metavar="TEXT"),
     ] = None,
     run: RunDir = None,
     source: Annotated[
@@ -161,7 +166,7 @@ def export(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write a verified ONNX bundle that answers without PyTorch."""
+    """Write a verified ONNX bundle, which needs no PyTorch."""
     start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.serve.export import export as write_bundle
     from bilstm_cls.serve.export import export_table

@@ -1,6 +1,7 @@
 """Commands that look at data, configs and this machine."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,7 @@ def init(
     from bilstm_cls.files import write_atomic
 
     write_atomic(output, text)
-    print(f"wrote {output}; next: bilstm-cls train -c {output}", file=sys.stderr)
+    print(f"wrote {output}; next: bilstm-cls train -c {shlex.quote(str(output))}", file=sys.stderr)
 
 
 def inspect(
@@ -64,7 +65,9 @@ def inspect(
     deep: Annotated[
         bool, typer.Option("--deep", help="Also look for near duplicates and likely wrong labels, which takes longer.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Findings listed of each kind; all are counted.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Findings listed of each kind; all are counted.", metavar="N")
+    ] = 20,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -123,7 +126,7 @@ def doctor(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show versions and devices, and check the promises about padding here and now."""
+    """Show versions and devices; check padding promises here."""
     start_logging(quiet=False, verbose=False)
     from bilstm_cls.doctor import examine
 

@@ -95,6 +95,11 @@ def chosen_run(run: Path | None) -> Path:
     return path
 
 
+def tell_to_predict(run: Path) -> None:
+    """Says on stderr what one does next with a run."""
+    print(f'next: bilstm-cls predict --run {shlex.quote(str(run))} "a text of yours"', file=sys.stderr)
+
+
 def show(findings: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(findings, ensure_ascii=False))

@@ -28,14 +28,16 @@ def report(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=0, help=f"Texts shown that the runs answer differently. [default: {LIMIT}]"),
+        typer.Option(
+            "--limit", min=0, help=f"Texts shown that the runs answer differently. [default: {LIMIT}]", metavar="N"
+        ),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make the report of a finished run again, or compare runs on the same texts."""
+    """Make a run's report again, or compare runs."""
     if len(runs or []) < 2:
         if page is not None or limit is not None:
             raise ConfigError("--html and --limit go with two runs or more; one run's page is its report.html")

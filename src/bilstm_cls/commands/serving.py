@@ -12,14 +12,16 @@ from bilstm_cls.errors import ConfigError
 def serve(
     run: RunDir = None,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; other machines reach only another one.")
+        str, typer.Option("--host", help="Address to listen on; other machines reach only another one.", metavar="HOST")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.", metavar="PORT")
+    ] = 8000,
     device: Device = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Answer over HTTP: /predict, /health, /metrics, and a page to type into."""
+    """Answer over HTTP: /predict, /health, /metrics, a page."""
     start_logging(quiet=quiet, verbose=verbose)
     missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
     if missing:

@@ -1,13 +1,12 @@
 """Commands that give a run to others, and take one from them."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bilstm_cls.commands.options import AsJson, Quiet, RunDir, Verbose, chosen_run, start_logging
+from bilstm_cls.commands.options import AsJson, Quiet, RunDir, Verbose, chosen_run, start_logging, tell_to_predict
 
 Repository = Annotated[
     str, typer.Argument(help="user/name on the Hugging Face Hub, or user/name@BRANCH.", metavar="REPOSITORY")
@@ -25,7 +24,7 @@ def push(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Upload a run with its model card to the Hugging Face Hub."""
+    """Upload a run and its card to the Hugging Face Hub."""
     start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.serve.hub import push as upload
     from bilstm_cls.serve.hub import pushed_lines
@@ -45,10 +44,10 @@ def pull(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Download a run from the Hugging Face Hub, and verify it."""
+    """Fetch a run from the Hugging Face Hub, and verify it."""
     start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.serve.hub import pull as fetch
 
     run = fetch(repository, output, overwrite=overwrite)
     print(json.dumps({"run": str(run)}) if as_json else run)
-    print(f'next: bilstm-cls predict --run {run} "a text of yours"', file=sys.stderr)
+    tell_to_predict(run)

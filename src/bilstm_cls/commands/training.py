@@ -19,6 +19,7 @@ from bilstm_cls.commands.options import (
     resolve,
     show,
     start_logging,
+    tell_to_predict,
 )
 from bilstm_cls.errors import ConfigError
 
@@ -49,7 +50,7 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train, judge on the test split once, and write a run directory."""
+    """Train, judge on test once, and write a run directory."""
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
     if ensemble and seeds is None:
@@ -84,7 +85,10 @@ def train(
         result = run_training(resolved, resume=resume, overwrite=overwrite, on_report=bar.update)
     if not result.metrics:
         return  # one of several processes, and not the one that writes
-    print(json.dumps(result.metrics, ensure_ascii=False) if as_json else score_table(result.metrics, result.run.path))
+    path = result.run.path
+    print(json.dumps(result.metrics, ensure_ascii=False) if as_json else score_table(result.metrics, path))
+    if not quiet:
+        tell_to_predict(path)
 
 
 def pretrain(
@@ -108,7 +112,7 @@ def pretrain(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make an encoder, or word vectors, from texts without their labels."""
+    """Make an encoder, or word vectors, from texts alone."""
     if resume and (overwrite or vectors):
         raise ConfigError(f"--resume and {'--overwrite' if overwrite else '--vectors'} exclude each other")
     resolved = resolve(config, overrides, device=device, seed=seed)
@@ -143,7 +147,7 @@ def baseline(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Judge TF-IDF and NB-SVM, two linear models, on exactly the same splits."""
+    """Judge TF-IDF and NB-SVM on exactly the same splits."""
     resolved = resolve(config, overrides, output_dir=output_dir)
     start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.training.summary import baselines_table, write_baselines
@@ -190,7 +194,7 @@ def import_tensorflow(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make a run of a classifier that was trained in TensorFlow 1."""
+    """Make a run of a classifier of TensorFlow 1."""
     for name in names or []:
         if "=" not in name:
             raise ConfigError(f"--name: {name!r} must look like embedding=model/embedding")
@@ -212,20 +216,20 @@ def import_tensorflow(
         names={role: variable for role, _, variable in (name.partition("=") for name in names or [])},
         overwrite=overwrite,
     )
-    print(f'next: bilstm-cls predict --run {run.path} "a text of yours"', file=sys.stderr)
+    tell_to_predict(run.path)
 
 
 def bench(
     config: ConfigFile = None,
     overrides: Overrides = None,
     device: Device = None,
-    batches: Annotated[int, typer.Option("--batches", min=1, help="Batches timed in each repeat.")] = 8,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Interleaved rounds.")] = 3,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="Batches timed in each repeat.", metavar="N")] = 8,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Interleaved rounds.", metavar="N")] = 3,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Time our training step beside nn.LSTM with pack_padded_sequence on this machine.
+    """Time our training step beside that of packed nn.LSTM.
 
     With --config on that config's own texts, else on random texts as long as film reviews.
     """

@@ -54,7 +54,7 @@ def tune(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Search for a better config on the valid split alone, and write it."""
+    """Search for a better config on valid, and write it."""
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
     from bilstm_cls.training.budget import Budget

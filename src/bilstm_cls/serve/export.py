@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,9 +145,8 @@ def export_table(bundle: Bundle) -> str:
             f"8-bit weights: {bundle.int8.labels:.2%} of {bundle.int8.texts:,} {bundle.int8.origin} keep their label, "
             f"largest difference {bundle.int8.probability:.2g} in a probability"
         )
-    lines.append(
-        f"wrote {bundle.path}, {bundle.bytes / 1000:,.0f} kB; try it: python -m bilstm_cls.runtime {bundle.path} -"
-    )
+    command = f"python -m bilstm_cls.runtime {shlex.quote(str(bundle.path))} TEXT"
+    lines.append(f"wrote {bundle.path}, {bundle.bytes / 1000:,.0f} kB; try it: {command}")
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from bilstm_cls.model.language_model import LanguageModels
 from bilstm_cls.processes import is_started_by_torchrun
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
 from bilstm_cls.tensors import save_tensors
-from bilstm_cls.threads import usable_cores
+from bilstm_cls.threads import threads_of_each
 from bilstm_cls.training.checkpoint import load_newest, save_checkpoint
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.pretrainer import WHOLE, Pretrainer, Row
@@ -128,7 +128,7 @@ def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[Ste
 
 def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
     """Builds the models, with their first weights or those of the newest checkpoint."""
-    set_threads(config.train.threads or usable_cores())
+    set_threads(config.train.threads or threads_of_each())
     torch.manual_seed(config.seed)
     model = LanguageModels(
         len(data.tokenizer),

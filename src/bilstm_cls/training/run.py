@@ -21,7 +21,7 @@ from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
 from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, started
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model, environment, flat_json, text_digest
-from bilstm_cls.threads import usable_cores
+from bilstm_cls.threads import threads_of_each, usable_cores
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.training.loggers import check_installed, open_loggers
@@ -130,7 +130,7 @@ def _train(
         with signals.deferred():
             for report in session.reports(signals):
                 on_report(report)
-    set_threads(config.train.threads or usable_cores())
+    set_threads(config.train.threads or threads_of_each())
     trainer = session.trainer
     trainer.load_weights(load_best(run.checkpoints, trainer.progress.best_step))
     ngrams, facts = calibrate(trainer.model, data, config)
@@ -203,7 +203,7 @@ class Session:
         In a group of several, process 0 writes the first checkpoint for the others to begin with.
         """
         device = group.device if group.size > 1 else choose_device(config.train.device)
-        threads = set_threads(config.train.threads or max(1, usable_cores() // group.size))
+        threads = set_threads(config.train.threads or threads_of_each(group.size))
         labels = data.dataset.labels
         torch.manual_seed(config.seed)
         model = build_model(config, len(data.tokenizer), len(labels)).to(device)
@@ -263,7 +263,10 @@ class Session:
             ) from error
         here = self.identity["fingerprint"]
         if before != here:
-            logger.warning(f"resuming on another machine ({before} -> {here}): the result may differ in the last bits")
+            changes = ", ".join(
+                f"{key} {before.get(key)} -> {now}" for key, now in here.items() if before.get(key) != now
+            )
+            logger.warning(f"resuming elsewhere ({changes}): the result may differ in the last bits")
             self.facts |= {"run/bitwise": False}
         step, best_step = self.trainer.progress.step, self.trainer.progress.best_step
         if step:

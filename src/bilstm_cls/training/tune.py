@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import math
+import shlex
 import shutil
 import tempfile
 import time
@@ -515,7 +516,7 @@ def tune_table(result: TuneResult) -> str:
             f"note: valid has {result.num_valid:,} texts, so scores within {spread:.4f} of the best may be as good; "
             f"the best of many is a little lucky"
         )
-    return "\n".join([*lines, f"next: bilstm-cls train -c {result.run / WINNER}"])
+    return "\n".join([*lines, f"next: bilstm-cls train -c {shlex.quote(str(result.run / WINNER))}"])
 
 
 def _columns(trials: Sequence[Trial]) -> list[str]:

@@ -24,7 +24,7 @@ BODY_NAMES = (
     "question_text", "abstract", "headline", "sms", "phrase", "news", "email", "input", "data",
 )  # fmt: skip
 """What text columns are usually called, the surest first."""
-TITLE_NAMES = ("title", "subject", "summary", "review_title", "question_title")
+TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title", "question_title")
 """What stands above a text."""
 NO_LABEL = "the label is empty"
 

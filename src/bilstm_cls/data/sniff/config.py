@@ -11,6 +11,8 @@ from bilstm_cls.errors import DataError
 from bilstm_cls.strict_yaml import dump_yaml
 
 MAX_LENGTH = 400
+MAX_ROWS_FOR_BASELINES = 50_000
+"""Above it they take minutes."""
 IMBALANCE = 3.0
 """The most frequent label's count by the rarest's, above which labels are weighted."""
 
@@ -134,7 +136,7 @@ def _text(found: Sniffed, size: _Size) -> Iterator[str]:
 
 def _train(found: Sniffed, size: _Size) -> Iterator[str]:
     yield ""
-    yield "embedding: {init: random, dim: 100}  # or corpus, glove-6b-50d (English, dim 50), or a vectors file"
+    yield "embedding: {init: corpus, dim: 100}  # or random, glove-6b-50d (English, dim 50), or a vectors file"
     yield "model: {hidden_size: 128, pooling: mean, dropout: 0.5}"
     yield ""
     yield "train:"
@@ -142,6 +144,8 @@ def _train(found: Sniffed, size: _Size) -> Iterator[str]:
     yield f"  batch_size: {size.batch_size}"
     yield "  learning_rate: 1e-3"
     yield f"  patience: {size.patience}  # epochs without a better score before stopping"
+    if found.num_rows <= MAX_ROWS_FOR_BASELINES:
+        yield "  baselines: true  # also judge two linear models, which this one has to beat"
     imbalance = max(found.labels.values()) / min(found.labels.values())
     if imbalance > IMBALANCE:
         yield f"  class_weights: balanced  # the most frequent label is {imbalance:.1f} times as frequent as the rarest"
