@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import http.client
 import json
 import os
@@ -209,7 +210,11 @@ async def load(address: Address, requests: Iterable[Sequence[str]], expected: di
                 if is_last:
                     break
 
-    await asyncio.gather(*(client() for _ in range(clients)))
+    gc.disable()  # or the clients' own collector would hold all of them up
+    try:
+        await asyncio.gather(*(client() for _ in range(clients)))
+    finally:
+        gc.enable()
     return found
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import re
 import signal
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from bilstm_cls.commands import serving as command
 from bilstm_cls.serve import api, batching, metrics, protocol
 from bilstm_cls.serve.api import MAX_BYTES, MAX_CHARACTERS, MAX_EXPLAINED, MAX_TEXTS
 from bilstm_cls.serve.classifier import Classifier
-from bilstm_cls.serve.server import DRAIN, listen
+from bilstm_cls.serve.server import DRAIN, listen, serve
 from tests.command_line import run_cli
 from tests.conftest import reviews
 from tests.serve.served import Address, load, read_reply, serving, spawned
@@ -380,6 +382,14 @@ def test_a_taken_port_and_a_foreign_address_are_one_line(trained_run: Path) -> N
 def test_answers_are_not_held_back_until_more_can_be_sent_with_them() -> None:
     with listen("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY
+
+
+def test_what_is_loaded_is_not_collected_again(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _, sockets: frozen.append(gc.get_freeze_count()))
+    serve(trained_run, host="127.0.0.1", port=0, device="cpu")
+    assert frozen[0] > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_damaged_run_is_not_served(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A server process: its address, its signals, and its end."""
 
 import contextlib
+import gc
 import ipaddress
 import logging
 import os
@@ -46,7 +47,9 @@ def serve(run: Path, *, host: str, port: int, device: str) -> None:
         logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
         if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
             logger.warning(f"--host {host}: whoever reaches this address can ask; there are no passwords")
-        _TellingServer(build_config(classifier)).run(sockets=[listener])
+        server = _TellingServer(build_config(classifier))
+        with _nothing_loaded_collected():
+            server.run(sockets=[listener])
 
 
 class _TellingServer(uvicorn.Server):
@@ -100,6 +103,20 @@ def listen(host: str, port: int) -> socket.socket:
             f"(0 takes any)"
         ) from error
     return listener
+
+
+@contextlib.contextmanager
+def _nothing_loaded_collected() -> Iterator[None]:
+    """Has the garbage collector pass over what is there already, which stays until the end.
+
+    To go through all objects of the libraries takes tenths of a second, in which nobody is answered.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextlib.contextmanager
