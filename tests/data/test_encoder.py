@@ -11,6 +11,7 @@ from bilstm_cls.data.encoder import tokenizer_of_encoder
 from bilstm_cls.data.preparation import prepare
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.training.pretrain import pretrain
 
 Make = Callable[..., Config]
 
@@ -58,9 +59,15 @@ def test_a_key_that_does_not_agree_is_named_with_both_values(
     assert str(caught.value) == f"model.init_from: the encoder in {encoder} does not fit: {words}; make them agree"
 
 
-def test_other_vectors_are_refused_beside_an_encoder(tiny_config: Make, encoder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"embedding\.init: 'corpus' and model\.init_from exclude each other"):
+def test_other_vectors_than_the_encoders_are_refused(tiny_config: Make, encoder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not fit: embedding\.init is 'random' there and 'corpus' here;"):
         prepare(tiny_config(f"model.init_from={encoder}", "embedding.init=corpus"))
+
+
+def test_one_config_makes_an_encoder_from_vectors_and_starts_from_it(tiny_config: Make, tmp_path: Path) -> None:
+    config = tiny_config(f"model.init_from={tmp_path / 'made'}", "embedding.init=corpus", "pretrain.epochs=1")
+    pretrain(config, tmp_path / "made")
+    assert prepare(config).tokenizer.tokens
 
 
 def test_a_folder_without_an_encoder_is_told(tiny_config: Make, tmp_path: Path) -> None:

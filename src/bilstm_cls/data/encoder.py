@@ -55,11 +55,6 @@ def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     if config.model.init_from is None or config.model.init_from == CORPUS:
         return None
     folder = Path(config.model.init_from)
-    if config.embedding.init != "random":
-        raise ConfigError(
-            f"embedding.init: {config.embedding.init!r} and model.init_from exclude each other, as the encoder brings "
-            f"its own vectors; set embedding.init to random"
-        )
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(
             f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain and the same config"
@@ -68,9 +63,12 @@ def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
         made_with = load_config(folder / "config.yaml")
     except ConfigError as error:
         raise CheckpointError(f"{folder} is not an encoder that can be read:\n{error}") from error
+    keys = list(SHARED_KEYS)
+    if config.embedding.init != "random":  # the encoder brings its vectors, so that nothing has to be said of them
+        keys.append("embedding.init")
     wrong = [
         f"{key} is {_value(made_with, key)!r} there and {_value(config, key)!r} here"
-        for key in SHARED_KEYS
+        for key in keys
         if _value(made_with, key) != _value(config, key)
     ]
     if wrong:
