@@ -425,6 +425,12 @@ def test_a_stream_that_is_closed_gets_nothing(folder: Path, sets: list[str], clo
     assert (folder / "runs/silent/report.html").exists()
 
 
+def test_a_notebooks_way_to_draw_does_not_matter(folder: Path, sets: list[str]) -> None:
+    outcome = spawn_cli("train", *sets, "--set", "name=drawn", cwd=folder, MPLBACKEND="nonsense")
+    assert outcome.code == 0, outcome.stderr
+    assert (folder / "runs/drawn/report.html").exists()
+
+
 def test_ctrl_c_during_the_start_leaves_no_traceback() -> None:
     program = """
 import os, signal, sys

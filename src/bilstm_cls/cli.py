@@ -100,6 +100,7 @@ def _root(
         raise typer.Exit
     _check_current_folder()
     if context.invoked_subcommand in COMMANDS:
+        os.environ["MPLBACKEND"] = "agg"  # all is drawn into files, and a notebook's own may not be installed here
         keep_to_granted_cores()
         check_threads(threads_of_libraries())
 
