@@ -5,7 +5,9 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -412,6 +414,45 @@ def test_a_reader_that_has_left_before_anything_is_printed_ends_a_command_quietl
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_a_stream_that_is_closed_gets_nothing(folder: Path, sets: list[str], closed: tuple[int, ...]) -> None:
+    """And neither it nor the files that are opened next, which would have its number, are written to by others."""
+    streams = " ".join(f"{number}>&-" for number in closed)
+    words = shlex.join([sys.executable, "-m", "bilstm_cls", "train", *sets, "--set", "name=silent"])
+    assert subprocess.run(["sh", "-c", f"{words} {streams}"], check=False).returncode == 0
+    assert (folder / "runs/silent/report.html").exists()
+
+
+def test_a_notebooks_way_to_draw_does_not_matter(folder: Path, sets: list[str]) -> None:
+    outcome = spawn_cli("train", *sets, "--set", "name=drawn", cwd=folder, MPLBACKEND="nonsense")
+    assert outcome.code == 0, outcome.stderr
+    assert (folder / "runs/drawn/report.html").exists()
+
+
+def test_ctrl_c_during_the_start_leaves_no_traceback() -> None:
+    program = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from bilstm_cls.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
+def test_a_current_folder_that_was_deleted_is_told(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = shlex.join([sys.executable, "-m", "bilstm_cls", "doctor"])
+    done = subprocess.run(["sh", "-c", f"rmdir {gone} && {words}"], cwd=gone, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.decode() == "error: the current folder was deleted; change to one that is there\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")

@@ -177,6 +177,21 @@ def _workers() -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("given", ["abc", "-1", "0", "", "nan", "inf"])
+def test_a_patience_that_is_no_time_is_told(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("BILSTM_CLS_TIMEOUT", given)
+    meeting = joined(torch.device("cpu"), rank=0, size=2, meeting="env://")
+    with pytest.raises(ConfigError, match="BILSTM_CLS_TIMEOUT"), meeting:
+        pass
+
+
+def test_a_place_to_meet_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    meeting = joined(torch.device("cpu"), rank=0, size=2, meeting="env://")
+    with pytest.raises(ConfigError, match=r"MASTER_ADDR.*torchrun"), meeting:
+        pass
+
+
 def test_a_process_whose_first_one_never_comes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

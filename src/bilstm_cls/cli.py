@@ -9,13 +9,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
 from bilstm_cls.commands import answers, looking, reporting, serving, sharing, training, tuning
-from bilstm_cls.errors import ResourceError, StoppedError, UserError, is_out_of_memory
+from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
 from bilstm_cls.threads import check_threads, keep_to_granted_cores, threads_of_libraries
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ for _name, _command in CONFIG_COMMANDS.items():
 
 def main() -> None:
     """Runs the command line and turns every failure into one message and an exit code."""
+    _fill_closed_streams()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a command in a shell's background
         signal.signal(signal.SIGINT, _stop)
     # A text may hold what UTF-8 or the terminal cannot show. Data are UTF-8 whatever the locale: programs read them.
@@ -70,7 +72,7 @@ def main() -> None:
             app()
         finally:
             _flush_stdout()
-    except UserError as error:
+    except (UserError, StoppedError) as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
         sys.exit(1)  # whoever read the output, such as head, has seen enough
@@ -96,9 +98,32 @@ def _root(
 
         print(version_of("bilstm-cls"))
         raise typer.Exit
+    _check_current_folder()
     if context.invoked_subcommand in COMMANDS:
+        os.environ["MPLBACKEND"] = "agg"  # all is drawn into files, and a notebook's own may not be installed here
         keep_to_granted_cores()
         check_threads(threads_of_libraries())
+
+
+def _fill_closed_streams() -> None:
+    """Opens the null device where a stream was closed before the start, as by `>&-`.
+
+    Else the first files that are opened, such as checkpoints, would get the stream's number, and with it what libraries
+    write there.
+    """
+    if sys.stdin is None:  # and stays so: to read from it is a mistake worth telling
+        os.open(os.devnull, os.O_RDONLY)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - open as long as the process
+
+
+def _check_current_folder() -> None:
+    """Tells of a folder that was deleted meanwhile, before libraries tell of it in words of their own."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the current folder was deleted; change to one that is there") from None
 
 
 def _stop(number: int, _: FrameType | None) -> None:
@@ -107,8 +132,6 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 def _flush_stdout() -> None:
     """Writes out what was printed. What cannot be written is dropped, or Python would try it again when it exits."""
-    if sys.stdout is None:
-        return
     try:
         sys.stdout.flush()
     except OSError:

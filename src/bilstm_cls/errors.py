@@ -51,8 +51,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(said in words for said in SHORT_OF_MEMORY) or words == NO_PRIMITIVE
 
 
-class StoppedError(UserError):
-    """A signal asked us to stop, and what was done so far is saved. Exit code 128 + signal number."""
+class StoppedError(BaseException):
+    """A signal asked us to stop, and what was done so far is saved. Exit code 128 + signal number.
+
+    No `Exception`: it comes up in the middle of anything, and a library that tries something, such as an import, would
+    take it for a failure of what it tries, and go on.
+    """
 
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)

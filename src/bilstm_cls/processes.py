@@ -7,6 +7,7 @@ here, one process per core, or by `torchrun` on several GPUs or machines; the re
 import contextlib
 import datetime
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bilstm_cls.errors import ResourceError
+from bilstm_cls.errors import ConfigError, ResourceError
 
 TIMEOUT_SECONDS = 600.0
 """How long a process waits for the others; `BILSTM_CLS_TIMEOUT` sets another time."""
@@ -147,8 +148,9 @@ def joined(device: torch.device, *, rank: int, size: int, meeting: str) -> Itera
 
     Raises:
         ResourceError: they did not find each other in time.
+        ConfigError: `BILSTM_CLS_TIMEOUT` is no number of seconds, or torchrun's own variables are not all there.
     """
-    seconds = float(os.environ.get("BILSTM_CLS_TIMEOUT", TIMEOUT_SECONDS))
+    seconds = _patience()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
@@ -159,6 +161,8 @@ def joined(device: torch.device, *, rank: int, size: int, meeting: str) -> Itera
             world_size=size,
             timeout=datetime.timedelta(seconds=seconds),
         )
+    except ValueError as error:
+        raise ConfigError(f"{error}; start several processes by torchrun, or with --processes") from error
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise ResourceError(
@@ -173,6 +177,13 @@ def joined(device: torch.device, *, rank: int, size: int, meeting: str) -> Itera
     finally:
         dist.destroy_process_group()
         del backend
+
+
+def _patience() -> float:
+    given = os.environ.get("BILSTM_CLS_TIMEOUT", str(TIMEOUT_SECONDS))
+    if not re.fullmatch(r"\d{1,7}(\.\d+)?", given) or float(given) == 0:
+        raise ConfigError(f"BILSTM_CLS_TIMEOUT: {given!r} is no number of seconds above 0")
+    return float(given)
 
 
 def joined_by_torchrun(device: torch.device) -> contextlib.AbstractContextManager[Group]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bilstm_cls.config import load_config
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.example import Dataset, Split
+from bilstm_cls.data.readers import read
 from bilstm_cls.errors import DataError
 
 Rows = Sequence[tuple[str, str]]
@@ -178,6 +179,25 @@ def test_duplicates_and_overlaps_are_counted(load: Load) -> None:
         "valid_in_train": 1, "test_in_train": 2, "test_in_valid": 1,
     }  # fmt: skip
     assert "2 test texts stand word for word in train." in dataset.notes
+
+
+def test_labels_that_look_alike_are_told(load: Load) -> None:
+    rows = rows_of({"pos": 20, "Pos": 20, "neg": 20, "ne\u200bg": 20, "other": 20, "caf\u00e9": 20, "cafe\u0301": 20})
+    dataset = load(rows)
+    assert len(dataset.labels) == 7
+    told = " ".join(dataset.notes)
+    assert "'Pos', 'pos' look alike" in told
+    assert r"'neg', 'ne\u200bg' look alike" in told
+    assert r"'cafe\u0301', 'caf\xe9' look alike" in told
+    assert "other" not in told
+
+
+def test_what_can_be_read_only_once_is_told_instead_of_read_in_parts(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "first.csv").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="is a pipe or device"):
+        load(rows_of(COUNTS), f"unlabelled={tmp_path / 'first.csv'}")
+    with pytest.raises(DataError, match="is a pipe or device"):
+        read(Path("/dev/zero"))
 
 
 def test_notes_are_told(load: Load, caplog: pytest.LogCaptureFixture) -> None:

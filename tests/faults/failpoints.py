@@ -99,7 +99,6 @@ def _wrap() -> None:
     _around(run, "predict_probabilities", before="eval.start")
     _around(run, "compute_metrics", before="eval.mid")
     _around(checkpoint, "_remove_unused", before="save.before_prune")
-    _around(os, "unlink", after="save.mid_prune")
     _around(os, "replace", after="save.after_rename")
     _wrap_files()
 
@@ -108,7 +107,7 @@ def _wrap_files() -> None:
     import tempfile
 
     _around(tempfile, "mkstemp", before="save.before_open")
-    fsync, fdopen = os.fsync, os.fdopen
+    fsync, fdopen, unlink = os.fsync, os.fdopen, os.unlink
 
     def counted_fsync(descriptor: int) -> None:
         is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
@@ -121,7 +120,13 @@ def _wrap_files() -> None:
         file = fdopen(descriptor, mode, *args, **kwargs)
         return _Halves(file) if mode == "wb" else file
 
+    def counted_unlink(path: str | Path, **kwargs: Any) -> None:
+        unlink(path, **kwargs)
+        if Path(path).parent.name == "checkpoints":  # and not what a cache clears away
+            reach("save.mid_prune")
+
     os.fsync = counted_fsync
+    os.unlink = counted_unlink
     os.fdopen = halving_fdopen
 
 

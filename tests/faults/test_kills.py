@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,32 @@ def moments(places: dict[str, int], seed: int) -> list[str]:
     return random.Random(seed).sample([f"{name}:{at}:kill" for name, at in sorted(found)], len(found))
 
 
-class Chains:
-    """Up to three deaths for each run, two at places and one at a random time, so that epochs are resumed twice.
+@dataclass(frozen=True)
+class Deaths:
+    """What a run dies of: at a place, if one is named, that it must come to, and then wherever it happens to be.
 
-    They go on until so many have come to pass: a run may end before it meets one.
+    A run that is gone on with meets a place less often, or ends before its time: such a death may not come to pass.
     """
 
-    def __init__(self, places: dict[str, int], number: int) -> None:
-        self.missing = number
-        self._places = places
-
-    def __iter__(self) -> Iterator[list[str | float]]:
-        chooser = random.Random(self.missing)
-        deaths: list[str] = []
-        while self.missing > 0:
-            deaths = deaths if len(deaths) > 1 else moments(self._places, self.missing)
-            chain: list[str | float] = [deaths.pop(0), deaths.pop(0), chooser.uniform(0.05, 0.5)]
-            chooser.shuffle(chain)
-            yield chain
+    place: str | None
+    others: list[str | float]
 
 
-@cases(few=44, many=260)
+def chains(places: dict[str, int], number: int) -> Iterator[Deaths]:
+    """So many of up to three deaths each, so that epochs are resumed twice; every moment comes once in turn.
+
+    After every third, one in which even the first death comes at a random time.
+    """
+    chooser = random.Random(number)
+    for at, place in enumerate(itertools.islice(itertools.cycle(moments(places, number)), number), 1):
+        others: list[str | float] = [chooser.choice(moments(places, number)), chooser.uniform(0.05, 0.5)]
+        chooser.shuffle(others)
+        yield Deaths(place, others)
+        if at % 3 == 0:
+            yield Deaths(None, [chooser.uniform(0.05, 1.0), *others])
+
+
+@cases(few=14, many=100)
 def test_a_killed_run_ends_with_the_same_bits(
     number: int,
     settings: Settings,
@@ -52,12 +58,16 @@ def test_a_killed_run_ends_with_the_same_bits(
     tmp_path: Path,
     tally: Tally,
 ) -> None:
-    def survives(chain: list[str | float]) -> int:
+    def survives(deaths: Deaths) -> int:
         output = tmp_path / str(len(list(tmp_path.iterdir())))
         command = [*settings(output), "--resume"]
         environment = {"BILSTM_CLS_CACHE": str(output / "cache")}
         num_kills = 0
-        for death in chain:
+        if deaths.place is not None:
+            outcome = run(*command, faults=[deaths.place], environment=environment)
+            assert outcome.code == KILLED, f"never came to {deaths.place}: {outcome}"
+            num_kills += 1
+        for death in deaths.others:
             if isinstance(death, str):
                 outcome = run(*command, faults=[death], environment=environment)
                 assert outcome.code in (KILLED, 0), outcome.stderr
@@ -68,11 +78,9 @@ def test_a_killed_run_ends_with_the_same_bits(
         assert outcome.code == 0, outcome.stderr
         assert "Traceback" not in outcome.stderr
         assert result(output / "tiny") == undisturbed
-        chains.missing -= num_kills
         return num_kills
 
-    chains = Chains(places, number)
-    tally(chains, survives)
+    tally(chains(places, number), survives)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +100,7 @@ def two_places(
     return places_together(*settings(tmp_path_factory.mktemp("counted")))
 
 
-@cases(few=6, many=40)
+@cases(few=6, many=80)
 def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bits(
     number: int,
     settings: Settings,
@@ -111,7 +119,7 @@ def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bits(
         command = [*settings(output), "--resume"]
         # No agent of torchrun ends the second process where the first died before they met.
         outcomes = run_together(*command, faults={rank: [fault]}, seconds=30, environment={"BILSTM_CLS_TIMEOUT": "10"})
-        assert outcomes[rank].code == KILLED, outcomes
+        assert outcomes[rank].code == KILLED, f"never came to {fault}: {outcomes}"
         other = outcomes[1 - rank]
         assert "Traceback" not in other.stderr
         if other.code != 0:  # a place at the very end is one that the other needs no more

@@ -61,7 +61,7 @@ def endless(path: Path, size: int) -> Iterator[None]:
     writer.join()
 
 
-@cases(few=20, many=1000)
+@cases(few=20, many=5000)
 def test_a_file_of_any_size_is_read_in_the_same_memory(number: int, tmp_path: Path, tally: Tally) -> None:
     """Of so many megabytes; what is read before the first tenth is over counts as the start."""
 

@@ -1,5 +1,6 @@
 """Signals: one lets the loop come to where it can save, a second one does not wait."""
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -123,3 +124,8 @@ def test_another_thread_than_the_main_one_runs_without_handlers(before: dict[int
 
 def test_a_stop_that_another_process_was_asked_for_counts_as_sigterm() -> None:
     assert StopSignals().error().exit_code == 143
+
+
+def test_what_is_tried_when_a_signal_comes_does_not_count_as_failed() -> None:
+    with pytest.raises(StoppedError), StopSignals(), contextlib.suppress(Exception):
+        signal.raise_signal(signal.SIGTERM)

@@ -231,7 +231,7 @@ def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
 def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, *, as_json: bool) -> None:
     from bilstm_cls.serve.explain_view import explanation_lines, has_colours, write_explanations
 
-    is_coloured = has_colours(sys.stdout is not None and sys.stdout.isatty(), os.environ)
+    is_coloured = has_colours(sys.stdout.isatty(), os.environ)
     explained = []
     for text in texts:
         prediction, explanation = classifier.predict([text])[0], classifier.explain(text)

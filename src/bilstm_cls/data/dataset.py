@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ IN_MEMORY = "(in memory)"
 MAX_TOLD = 5
 LABELLED = ("train", "valid", "test")
 _NO_LABEL = -1
+_UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}
+"""Unicode's categories of control and format characters, and of blanks."""
+
 _COLUMNS = ("label_ids", "path_ids", "lines", "fingerprints")
 
 Ints = npt.NDArray[np.int64]
@@ -194,7 +198,7 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
         "origin": source.origin,
         "is_official": source.is_official,
         "counts": counts | repeats,
-        "notes": [*source.notes, *_notes(bad_rows, doubtful, repeats)],
+        "notes": [*source.notes, *_notes(bad_rows, doubtful, repeats), *_alike(labels)],
         "digest": table.content.hexdigest(),
         "splits": list(orders),
     }
@@ -301,6 +305,20 @@ def _notes(bad_rows: list[BadRow], doubtful: list[BadRow], repeats: Mapping[str,
     if overlap:
         notes.append(f"{overlap} test texts stand word for word in train.")
     return notes
+
+
+def _alike(labels: Sequence[str]) -> list[str]:
+    """Notes on labels that a reader takes for one: they differ in case, blanks, invisible or composed characters."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        characters = unicodedata.normalize("NFKC", label).casefold()
+        visible = (c for c in characters if unicodedata.category(c) not in _UNSEEN)
+        groups.setdefault("".join(visible), []).append(label)
+    return [
+        f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}; if they are one, mend them."
+        for group in groups.values()
+        if len(group) > 1
+    ][:MAX_TOLD]
 
 
 def _told(rows: list[BadRow]) -> str:

@@ -22,6 +22,7 @@ from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.hub import SUFFIXES, Address, fetch_dataset
 from bilstm_cls.data.label_names import name_labels, read_label_names
 from bilstm_cls.data.readers import ReadOptions, read
+from bilstm_cls.data.readers.encoding import require_rereadable
 from bilstm_cls.data.texts import cache_folder
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import sha256_of
@@ -293,10 +294,11 @@ def identity_of(path: Path) -> str:
     """Returns a digest of a file's bytes, or of the names, sizes and times of a folder's files.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or not twice.
     """
     try:
         if not path.is_dir():
+            require_rereadable(path)
             return sha256_of(path) if path.exists() else "missing"
         digest = hashlib.sha256()
         for file in sorted(path.rglob("*")):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bilstm_cls.config import Config, dump_config
-from bilstm_cls.errors import ConfigError, StoppedError
+from bilstm_cls.errors import ConfigError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport
 
@@ -267,8 +267,6 @@ class RunLoggers:
         """Leaves a logger out from its first failure on."""
         try:
             yield
-        except StoppedError:
-            raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             logger.warning(f"train.loggers: {name!r} is left out from here on, the training goes on ({reason})")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from bilstm_cls.device import choose_device
-from bilstm_cls.errors import UserError
+from bilstm_cls.errors import StoppedError, UserError
 from bilstm_cls.processes import joined
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.run import follow
@@ -24,7 +24,7 @@ def main(path: str, rank: str, size: str, meeting: str) -> None:
             device = choose_device(config.train.device)
             with joined(device, rank=int(rank), size=int(size), meeting=meeting) as group:
                 follow(run, config, group, signals)
-    except UserError as error:
+    except (UserError, StoppedError) as error:
         sys.exit(error.exit_code)
 
 

@@ -59,6 +59,12 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
     yield b""
 
 
+def require_rereadable(path: Path) -> None:
+    """Raises a DataError if what is read from a path now is not there to be read again, as with pipes and devices."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is a pipe or device, and has to be read twice; write it to a file first")
+
+
 def refuse_other_mark(path: Path, block: bytes, encoding: str) -> None:
     """Raises a DataError if a file said to be UTF-8 begins with another encoding's byte order mark."""
     mark = next((mark for mark in _BOMS if block.startswith(mark)), None)
@@ -97,8 +103,9 @@ def find_encoding(path: Path, *, max_bytes: int | None = None) -> str:
         max_bytes: look no further than this.
 
     Raises:
-        DataError: nothing fits.
+        DataError: nothing fits, or it is a pipe.
     """
+    require_rereadable(path)
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     for block in byte_blocks(path):

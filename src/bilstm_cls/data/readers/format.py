@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bilstm_cls.data.readers.columns import BODY_NAMES, LABEL_NAMES, TITLE_NAMES, quoted
 from bilstm_cls.data.readers.decoding import TextLines
-from bilstm_cls.data.readers.encoding import BLOCK_BYTES, byte_blocks, find_encoding
+from bilstm_cls.data.readers.encoding import BLOCK_BYTES, byte_blocks, find_encoding, require_rereadable
 from bilstm_cls.data.readers.records import ARRAY_ADVICE
 from bilstm_cls.errors import DataError
 
@@ -66,6 +66,7 @@ def detect_format(path: Path) -> str:
         return SUFFIXES[suffix]
     if suffix in _UNREADABLE:
         raise DataError(f"{path}: {suffix} files are not read; {_UNREADABLE[suffix]}")
+    require_rereadable(path)
     block = next(byte_blocks(path))
     if block.startswith(b"PAR1"):
         return "parquet"
