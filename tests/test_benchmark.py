@@ -1,4 +1,4 @@
-"""The script that draws how a training step grows, with sizes that take no time."""
+"""The script that prints figures on speed, with sizes that take no time."""
 
 import runpy
 from pathlib import Path
@@ -41,3 +41,10 @@ def test_the_table_has_every_figure(curves: list[Any]) -> None:
 def test_the_picture_is_a_png(curves: list[Any], tmp_path: Path) -> None:
     SCRIPT["draw"](curves, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_timed_beside_its_bundles(trained_run: Path, tmp_path: Path) -> None:
+    first, *rows = SCRIPT["bundle_table"](trained_run, tmp_path, repeats=1).splitlines()
+    assert first.endswith("median of 1 interleaved rounds")
+    assert [row.split("  ")[1] for row in rows] == ["PyTorch", "onnxruntime", "onnxruntime, 8 bits"]
+    assert rows[0].count(" 1.00 of PyTorch's") == 2

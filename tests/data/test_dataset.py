@@ -202,7 +202,7 @@ def test_what_can_be_read_only_once_is_told_instead_of_read_in_parts(load: Load,
 
 def test_notes_are_told(load: Load, caplog: pytest.LogCaptureFixture) -> None:
     load([("same", "a"), ("same", "b")], valid=[("v", "a")], test=[("same", "a")])
-    assert "1 test texts stand word for word in train." in caplog.text
+    assert "1 test text stands word for word in train." in caplog.text
 
 
 CHANGES: dict[str, tuple[Rows, tuple[str, ...]]] = {

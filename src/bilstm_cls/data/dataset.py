@@ -303,7 +303,8 @@ def _notes(bad_rows: list[BadRow], doubtful: list[BadRow], repeats: Mapping[str,
         notes.append(f"{len(doubtful)} rows are doubtful: {_told(doubtful)}.")
     overlap = repeats.get("test_in_train", 0)
     if overlap:
-        notes.append(f"{overlap} test texts stand word for word in train.")
+        stand = "text stands" if overlap == 1 else "texts stand"
+        notes.append(f"{overlap} test {stand} word for word in train.")
     return notes
 
 

@@ -210,7 +210,8 @@ img{display:block;max-width:100%;height:auto;margin:auto;padding:.5rem;backgroun
 .words{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.9}.legend{font-size:.85rem}
 .for,.against{padding:.1em .12em;border-radius:.2em;print-color-adjust:exact}
 .for{background:rgb(0 114 178/calc(.62*var(--strength)))}.against{background:rgb(230 110 0/calc(.68*var(--strength)))}
-.legend span{padding:.2em .5em;margin-inline-end:.3rem}summary{cursor:pointer;color:var(--quiet);font-size:.9rem}
+.legend span{display:inline-block;padding:.2em .5em;margin:0 .3rem .3rem 0}
+summary{cursor:pointer;color:var(--quiet);font-size:.9rem}
 pre{overflow-x:auto;padding:.8rem;background:var(--soft);font-size:.85rem;white-space:pre-wrap;overflow-wrap:anywhere}
 @media print{body{max-width:none;padding:0}img,tr{break-inside:avoid}h2{break-after:avoid}}
 """.strip()
@@ -262,7 +263,6 @@ article header span{min-width:0;overflow-wrap:anywhere}
 article .words{margin:.4rem 0 0;font-size:.92rem;line-height:1.7;white-space:normal}
 .beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem 2rem;align-items:start}
 .beside>*{min-width:0}.wide{margin:.8rem 0}.wide td{overflow-wrap:break-word}
-.legend span{display:inline-block;margin-bottom:.3rem}
 pre{border-radius:.5rem}details{margin:.6rem 0}details[open] summary{margin-bottom:.4rem}
 @media(max-width:40rem){h2{margin-top:2rem}th,td{padding:.35rem .4rem}.scores th{width:30%}.scores .bar{width:36%}
 .scores td:last-child{white-space:normal}.scores small{display:block}}

@@ -145,7 +145,7 @@ def length_histogram(counts: Sequence[int], width: int, max_length: int, path: P
     axes.bar((np.arange(len(counts)) + 0.5) * width, counts, 0.9 * width, color=BLUE)
     axes.axvline(max_length, color=VERMILION, ls="--", label=f"text.max_length {max_length:,}")
     axes.set(xlabel="tokens (the last bar holds all longer texts)", ylabel="texts")
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, frameon=False)  # above, clear of the bars
     save_both(figure, path)
 
 
