@@ -144,6 +144,25 @@ def test_every_command_and_option_in_the_running_text_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", DOCS)
+def test_every_script_and_its_options_in_the_running_text_exist(page: str) -> None:
+    for code in re.findall(r"`(scripts/[^`]*)`", DOCS[page]):
+        name, *words = code.split()
+        script = (ROOT / name).read_text("utf-8")
+        assert [word for word in words if word.startswith("-") and f'"{word}"' not in script] == [], f"{page}: {code}"
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_no_block_of_commands_is_in_a_language_that_is_not_run(page: str) -> None:
+    languages = set(re.findall(r"^ *```(\w+)", DOCS[page], re.M))
+    assert languages <= {"sh", "console", "python", "yaml", "text", "ini"}
+
+
+def test_the_index_of_the_docs_leads_to_every_page() -> None:
+    pages = {Path(page).name for page in DOCS if page.startswith("docs/")} - {"README.md"}
+    assert pages - set(re.findall(r"\]\(([\w.-]+\.md)\)", DOCS["docs/README.md"])) == set()
+
+
+@pytest.mark.parametrize("page", DOCS)
 def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
     text = re.sub(r"^```.*?^```", "", DOCS[page], flags=re.M | re.S)
     for link in re.findall(r"\]\(([^)]+)\)", text):
