@@ -132,6 +132,23 @@ def test_an_empty_text_is_a_text(write: Write) -> None:
     assert pairs(write("a.csv", 'text,label\n,pos\n"",neg\n')) == [("", "pos"), ("", "neg")]
 
 
+@pytest.mark.parametrize(
+    ("content", "is_doubtful"),
+    [
+        ('label,title,text\npos,a,b\npos,A title,"A first line.\n\nA second, with a comma."\n', False),
+        ('label,title,text\npos,a,b\nneg,A title,"wrong\npos,another,quotes"\n', True),
+        ('text,label\nfine,neg\n"wrong,neg\nquotes",pos\n', True),
+        ('text,label\nfine,neg\n"first line\nsecond line",pos\n', False),
+    ],
+)
+def test_a_text_of_several_lines_is_doubtful_where_another_row_is_in_it(
+    content: str, is_doubtful: bool, write: Write
+) -> None:
+    columns = tuple(name for name in content.partition("\n")[0].split(",") if name != "label")
+    rows = list(READERS["csv"](write("t.csv", content), ReadOptions(text_columns=columns, label_column="label")))
+    assert [row.line for row in rows if isinstance(row, BadRow)] == [3] * is_doubtful
+
+
 def test_labels_that_are_not_wanted_may_be_missing(write: Write) -> None:
     assert pairs(write("a.csv", "text\nx\ny\n"), options=NO_LABEL) == [("x", None), ("y", None)]
 

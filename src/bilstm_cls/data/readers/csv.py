@@ -29,7 +29,7 @@ Row = tuple[int, list[str] | str]
 
 
 Suspect = tuple[int, int, list[list[str]]]
-"""The line where a record starts, how many it has, and those before its last one that are rows when read alone."""
+"""The line where a record starts, how many it has, and those of all but one that are rows when read alone."""
 
 
 def csv_records(
@@ -126,7 +126,7 @@ class _Records:
                         return False
                     self._width = len(row)
                 if end - start > 1:
-                    self._suspect(start, lines[start : end - 1])
+                    self._suspect(start, lines[start:end])
                 damage = self._damage(lines[start:end]) if window.source.is_damaged else None
                 yield window.number + start, damage or row
                 window.start = end
@@ -152,8 +152,10 @@ class _Records:
 
     def _suspect(self, start: int, lines: Sequence[str]) -> None:
         rows = [line.replace('"', "").removesuffix("\n").split(self._delimiter) for line in lines]
-        if alone := [row for row in rows if len(row) == self._width]:
-            self._on_suspect((self._window.number + start, len(lines) + 1, alone))
+        # Where the last field alone goes on, the first line holds all others and is like a row; else the last may be.
+        is_last_open = len(rows[0]) == self._width and self._delimiter not in lines[0].rpartition('"')[2]
+        if alone := [row for row in (rows[1:] if is_last_open else rows[:-1]) if len(row) == self._width]:
+            self._on_suspect((self._window.number + start, len(lines), alone))
 
     def _damage(self, lines: Sequence[str]) -> str | None:
         is_cut = any(len(line) > MAX_CHARACTERS for line in lines)
