@@ -19,7 +19,8 @@ from bilstm_cls.training import tune as tuning
 from bilstm_cls.training.budget import Budget
 from bilstm_cls.training.run import Session, train
 from bilstm_cls.training.search_space import parse_space
-from bilstm_cls.training.tune import Prepared, TuneResult, tune, tune_table
+from bilstm_cls.training.tune import Prepared, tune
+from bilstm_cls.training.tune_result import TuneResult, tune_table
 from tests.command_line import run_cli
 from tests.conftest import PRETRAINED
 from tests.training.runs import history

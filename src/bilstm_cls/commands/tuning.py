@@ -68,7 +68,7 @@ def tune(
         show({"budget": vars(budget), "search": {key: str(found) for key, found in space.items()}}, as_json=as_json)
         return
     from bilstm_cls.training.tune import tune as run_study
-    from bilstm_cls.training.tune import tune_table
+    from bilstm_cls.training.tune_result import tune_table
 
     result = run_study(resolved, space, budget, resume=resume, overwrite=overwrite)
     print(json.dumps(result.as_object(), ensure_ascii=False) if as_json else tune_table(result))

@@ -5,18 +5,15 @@ dropped as soon as the data are prepared: nothing in here can be judged by it.
 """
 
 import contextlib
-import csv
 import gc
-import io
 import json
 import logging
 import math
-import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +33,20 @@ from bilstm_cls.training.record import is_finished, log_file, recorded_status, r
 from bilstm_cls.training.run import FREE_KEYS, Session
 from bilstm_cls.training.search_space import Choices, Range, Space, value_at
 from bilstm_cls.training.signals import StopSignals
+from bilstm_cls.training.tune_result import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    PRUNED,
+    REPEATED,
+    TOO_LARGE,
+    TRAINED,
+    WINNER,
+    Trial,
+    TuneResult,
+    as_csv,
+    shown_score,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -43,13 +54,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JOURNAL = "study.journal"
-WINNER = "best.yaml"
-FINISHED, PRUNED, FAILED, TOO_LARGE, REPEATED, INTERRUPTED = (
-    "finished", "pruned", "failed", "too large", "repeated", "interrupted",
-)  # fmt: skip
-TRAINED = (FINISHED, PRUNED, FAILED)
-"""What counts as one of `--trials`."""
-
 STAGES = 10
 """Trials of unlike lengths are compared at the same tenth of their steps, where their learning rates have come as far
 on the schedule."""
@@ -61,70 +65,6 @@ MAX_IN_A_ROW = 50
 
 MAX_FAILURES_AT_FIRST = 5
 MIN_TRIALS_TO_WEIGH = 4
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One proposal and what came of it.
-
-    Attributes:
-        number: counted from 0, which is the config as it was given where the space holds it.
-        state: finished, pruned (its scores fell behind) or failed.
-        values: of the searched keys.
-        score: the best of `train.select_by`; of a pruned trial, the best until then.
-        num_bytes: of weights, tokenizer and labels; None where that was not known.
-        seconds: that it took.
-        reason: why it failed.
-    """
-
-    number: int
-    state: str
-    values: dict[str, Any]
-    score: float | None
-    num_bytes: int | None
-    seconds: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """Where a study stands.
-
-    Attributes:
-        run: its folder, with `best.yaml` and `trials.csv`.
-        score_name: what trials are compared by, such as `valid/accuracy`.
-        is_lower_better: whether the lowest score wins.
-        num_valid: texts of the valid split.
-        trials: that were trained, best first.
-        importances: share of each key in what the scores differ by; empty where there are too few trials to say.
-        stopped: the signal that ended the study, if one did.
-        reason: why it ended.
-    """
-
-    run: RunDirectory
-    score_name: str
-    is_lower_better: bool
-    num_valid: int
-    trials: Sequence[Trial]
-    importances: dict[str, float]
-    stopped: StoppedError | None
-    reason: str
-
-    @property
-    def best(self) -> Trial | None:
-        """The finished trial that won."""
-        return next((trial for trial in self.trials if trial.state == FINISHED), None)
-
-    def as_object(self) -> Row:
-        """Returns what `tuning.json` holds and `tune --json` prints."""
-        return {
-            "score": self.score_name,
-            "best": None if self.best is None else vars(self.best),
-            "config": None if self.best is None else str(self.run / WINNER),
-            "importances": self.importances,
-            "trials": [vars(trial) for trial in self.trials],
-            "reason": self.reason,
-        }
 
 
 class _TooLargeError(Exception):
@@ -433,13 +373,13 @@ class _Study:
         """Says what came of a trial, and keeps the winner and the table on the disk."""
         ranked = self._ranked()
         trial = next(trial for trial in ranked if trial.number == number)
-        outcome = trial.reason if trial.state == FAILED else f"{self.config.train.select_by} {_score(trial)}"
+        outcome = trial.reason if trial.state == FAILED else f"{self.config.train.select_by} {shown_score(trial)}"
         best = f"; best so far trial {ranked[0].number}" if ranked[0].state == FINISHED else ""
         logger.info(f"trial {number} {trial.state} after {trial.seconds:.0f} s: {outcome}{best}")
         self._keep(ranked)
 
     def _keep(self, ranked: Sequence[Trial]) -> None:
-        write_atomic(self.run / "trials.csv", _as_csv(ranked, list(self.space)))
+        write_atomic(self.run / "trials.csv", as_csv(ranked, list(self.space)))
         if ranked and ranked[0].state == FINISHED:
             write_atomic(self.run / WINNER, self._winning_config(ranked[0]))
 
@@ -451,7 +391,7 @@ class _Study:
         return (
             f"# The best of the trials in {self.run.path}: trial {best.number}.\n"
             f"# bilstm-cls train -c {path}\n"
-            f"# {self.config.train.select_by} {_score(best)}, which the test split has not confirmed yet.\n"
+            f"# {self.config.train.select_by} {shown_score(best)}, which the test split has not confirmed yet.\n"
             f"{dump_config(config)}"
         )
 
@@ -492,65 +432,6 @@ def model_bytes(config: Config, data: PreparedData, ngrams: NgramModel | None) -
         run = RunDirectory(Path(folder))
         run.save_model(LoadedModel(model, data.tokenizer, labels, config, ngrams))
         return sum(path.stat().st_size for path in run.path.iterdir() if path.name != "config.yaml")
-
-
-def tune_table(result: TuneResult) -> str:
-    """Returns what `tune` prints at its end: the winner, what mattered, and all trials."""
-    best = result.best
-    lines = [f"{_counted(result.trials)}; {result.reason}"]
-    if best is None:
-        return "\n".join(lines)
-    given = next((trial for trial in result.trials if trial.number == 0 and trial.state == FINISHED), None)
-    beside = f" (the config as given: {_score(given)})" if given is not None and given is not best else ""
-    lines.append(f"best: trial {best.number}, {result.score_name} {_score(best)}{beside}, {_size(best)}")
-    width = max(map(len, best.values))
-    lines += [f"  {key:<{width}}  {json.dumps(value)}" for key, value in best.values.items()]
-    if result.importances:
-        lines.append("what the scores differ by:")
-        lines += [f"  {key:<{width}}  {share:.0%}" for key, share in result.importances.items()]
-    lines.append("trials, best first:")
-    lines += ["  " + line for line in _columns(result.trials)]
-    if result.score_name == "valid/accuracy" and best.score is not None:
-        spread = 1.96 * math.sqrt(best.score * (1 - best.score) / result.num_valid)
-        lines.append(
-            f"note: valid has {result.num_valid:,} texts, so scores within {spread:.4f} of the best may be as good; "
-            f"the best of many is a little lucky"
-        )
-    return "\n".join([*lines, f"next: bilstm-cls train -c {shlex.quote(str(result.run / WINNER))}"])
-
-
-def _columns(trials: Sequence[Trial]) -> list[str]:
-    keys = list(trials[0].values)
-    rows = [["trial", "state", "score", "size", "seconds", *(key.partition(".")[2] for key in keys)]]
-    for t in trials:
-        values = [json.dumps(t.values.get(key)).strip('"') for key in keys]
-        rows.append([str(t.number), t.state, _score(t), _size(t), f"{t.seconds:.0f}", *values])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _counted(trials: Sequence[Trial]) -> str:
-    counts = ", ".join(f"{sum(t.state == state for t in trials)} {state}" for state in TRAINED)
-    minutes = sum(trial.seconds for trial in trials) / 60
-    return f"{len(trials)} trials in {minutes:.1f} minutes: {counts}"
-
-
-def _score(trial: Trial) -> str:
-    return "-" if trial.score is None else f"{trial.score:.4f}"
-
-
-def _size(trial: Trial) -> str:
-    return "-" if trial.num_bytes is None else f"{trial.num_bytes / 10**6:.2f} MB"
-
-
-def _as_csv(trials: Sequence[Trial], keys: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "score", "bytes", "seconds", *keys, "reason"])
-    for t in trials:
-        values = [json.dumps(t.values.get(key)).strip('"') for key in keys]
-        writer.writerow([t.number, t.state, t.score, t.num_bytes, round(t.seconds, 2), *values, t.reason])
-    return text.getvalue()
 
 
 def _import_optuna() -> None:
