@@ -318,7 +318,7 @@ class TrainConfig(Section):
     evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
     select_by: str = Field(
         "valid/accuracy",
-        description="The score on the valid split that chooses the best weights.",
+        description="The score on the valid split that chooses the best weights; of equal ones, the log loss does.",
         json_schema_extra={"enum": [f"valid/{name}" for name in METRICS]},
     )
     patience: Count | None = Field(

@@ -1,6 +1,7 @@
 """The training loop: what it reports, when it evaluates and stops, and that only seed and step decide its weights."""
 
 import copy
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -57,10 +58,13 @@ def make_trainer(
     return Trainer(model, corpus(), TrainConfig(**given), seed=seed, class_weights=class_weights)
 
 
-def scores(values: list[float] | None = None, key: str = "valid/accuracy") -> Callable[[], Row]:
-    """An evaluation that finds these values one after the other, or 0.5 for ever."""
-    left = iter(values) if values is not None else None
-    return lambda: {key: 0.5 if left is None else next(left)}
+def scores(
+    values: list[float] | None = None, key: str = "valid/accuracy", losses: list[float] | None = None
+) -> Callable[[], Row]:
+    """An evaluation that finds these values one after the other, or 0.5 for ever, and such log losses, or 0.5."""
+    left = itertools.repeat(0.5) if values is None else iter(values)
+    left_losses = itertools.repeat(0.5) if losses is None else iter(losses)
+    return lambda: {"valid/log_loss": next(left_losses), key: next(left)}
 
 
 def run(trainer: Trainer, evaluate: Callable[[], Row] | None = None) -> list[StepReport | EvaluationReport]:
@@ -160,7 +164,14 @@ def test_training_stops_after_so_many_evaluations_without_a_better_score(
     assert isinstance(reports[-1], EvaluationReport)
 
 
-def test_the_first_of_equal_scores_is_the_best() -> None:
+def test_of_equal_scores_the_one_of_lower_log_loss_is_the_best() -> None:
+    trainer = make_trainer(epochs=5, patience=None)
+    reports = run(trainer, scores([0.7, 0.7, 0.7, 0.8, 0.7], losses=[0.6, 0.2, 0.3, 0.9, 0.1]))
+    assert [row["is_best"] for row in rows(reports)] == [True, True, False, True, False]
+    assert trainer.progress.best_value == 0.8
+
+
+def test_the_first_of_equal_scores_and_losses_is_the_best() -> None:
     trainer = make_trainer(epochs=4)
     reports = run(trainer, scores([0.5, 0.7, 0.7, 0.6]))
     assert [row["is_best"] for row in rows(reports)] == [True, True, False, False]
@@ -216,7 +227,7 @@ def test_no_step_follows_an_evaluation_that_used_the_time_up(monkeypatch: pytest
 
     def slow() -> Row:
         clock.now += 61
-        return {"valid/accuracy": 0.5}
+        return {"valid/accuracy": 0.5, "valid/log_loss": 0.5}
 
     reports = run(make_trainer(max_minutes=1.0), slow)
     assert (len(steps(reports)), len(rows(reports))) == (5, 1)
@@ -342,7 +353,7 @@ def judging(trainer: Trainer) -> Callable[[], Row]:
     def evaluate() -> Row:
         with trainer.averaged():
             probabilities = predict_probabilities(trainer.model, trainer.corpus)
-        return {"valid/accuracy": float(probabilities.mean())}
+        return {"valid/accuracy": float(probabilities.mean()), "valid/log_loss": 0.5}
 
     return evaluate
 

@@ -320,9 +320,8 @@ class Trainer:
                 f"train.select_by: {self.config.select_by!r} is undefined here because a label has no valid example; "
                 f"choose another metric"
             )
-        value = float(selected)
-        sign = -1.0 if self.config.select_by.rpartition("/")[2] in LOWER_IS_BETTER else 1.0
-        is_best = progress.best_value is None or sign * value > sign * progress.best_value
+        best = next((row for row in reversed(progress.history) if row["is_best"]), None)
+        is_best = best is None or self._rank(metrics) > self._rank(best)
         row = {
             "step": progress.step,
             "epoch": progress.epoch + progress.batch / len(self.batches),
@@ -333,12 +332,18 @@ class Trainer:
             "time/train_seconds": progress.seconds,
         }
         if is_best:
-            progress.best_value, progress.best_step = value, progress.step
+            progress.best_value, progress.best_step = float(selected), progress.step
         progress.evaluations_without_gain = 0 if is_best else progress.evaluations_without_gain + 1
         progress.evaluated_step = progress.step
         progress.loss_sum, progress.num_texts = 0.0, 0
         progress.history.append(row)
         return EvaluationReport(row=row, is_best=is_best)
+
+    def _rank(self, metrics: Row) -> tuple[float, float]:
+        """Returns what is the greater, the better an evaluation is: of equal scores, as few texts have, the surer."""
+        selected = float(metrics[self.config.select_by])
+        is_lower_better = self.config.select_by.rpartition("/")[2] in LOWER_IS_BETTER
+        return -selected if is_lower_better else selected, -float(metrics["valid/log_loss"])
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Puts the averaged weights into the model for a `with` block, where an average is kept."""
