@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from bilstm_cls.config import Config
 from bilstm_cls.data.batches import evaluation_batches
 from bilstm_cls.errors import ConfigError, ResourceError
+from bilstm_cls.evaluation.judge import evaluate as judge
 from bilstm_cls.processes import Group, joined
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.run import number_of_processes, train
@@ -72,12 +73,13 @@ def test_a_group_of_one_does_nothing() -> None:
     group.sum_gradients([torch.zeros(2, requires_grad=True)], [])
 
 
+@pytest.mark.parametrize("num_texts", [1, 2, 7, 25, 500])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_every_text_is_judged_once_whatever_the_number_of_processes(size: int) -> None:
-    lengths = np.random.default_rng(0).integers(1, 90, 500)
+def test_every_text_is_judged_once_whatever_the_number_of_processes(size: int, num_texts: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 90, num_texts)
     batches = evaluation_batches(lengths, max_tokens=600)
     shared = [batch for rank in range(size) for batch in batches[rank::size]]
-    assert sorted(np.concatenate(shared).tolist()) == list(range(500))
+    assert sorted(np.concatenate(shared).tolist()) == list(range(num_texts))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,21 @@ def test_two_processes_learn_what_one_learns(tiny_config: Make) -> None:
     metrics = [run.read_json("metrics.json") for run in (one, two)]
     assert metrics[0]["test/confusion_matrix"] == metrics[1]["test/confusion_matrix"]
     assert metrics[0]["text/train/texts"] == metrics[1]["text/train/texts"]
+
+
+@pytest.mark.parametrize("num_texts", [1, 2, 7, 25])
+def test_two_processes_judge_what_one_judges(
+    num_texts: int, tiny_config: Make, reviews_csv: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("".join(reviews_csv.read_text("utf-8").splitlines(keepends=True)[: num_texts + 1]), "utf-8")
+    result = train(
+        tiny_config(f"data.test={few}", "train.processes=2", "train.epochs=1", f"name=few-{num_texts}"), overwrite=True
+    )
+    _, alone = judge(result.run.path)
+    assert result.metrics["test/examples"] == num_texts
+    assert result.metrics["test/confusion_matrix"] == alone.confusion_matrix
+    assert result.metrics["test/log_loss"] == pytest.approx(alone.scalars("test")["test/log_loss"], abs=1e-6)
 
 
 def test_a_stopped_run_of_two_resumes_to_the_same_bits(tiny_config: Make, undisturbed: Path) -> None:

@@ -171,6 +171,12 @@ def test_of_equal_scores_the_one_of_lower_log_loss_is_the_best() -> None:
     assert trainer.progress.best_value == 0.8
 
 
+def test_a_lower_log_loss_alone_does_not_lengthen_a_run() -> None:
+    trainer = make_trainer(epochs=9, patience=2)
+    reports = run(trainer, scores([0.7] * 9, losses=[0.9 - 0.1 * i for i in range(9)]))
+    assert [row["is_best"] for row in rows(reports)] == [True, True, True]
+
+
 def test_the_first_of_equal_scores_and_losses_is_the_best() -> None:
     trainer = make_trainer(epochs=4)
     reports = run(trainer, scores([0.5, 0.7, 0.7, 0.6]))

@@ -320,8 +320,8 @@ def test_a_lost_best_checkpoint_is_told_before_any_time_is_spent_on_the_rest(
 def test_where_both_checkpoints_are_of_one_step_each_stands_in_for_the_other(
     short_config: Make, tmp_path: Path, role: str
 ) -> None:
-    """In a run that learns next to nothing, the weights of step 11 stay the best to the end."""
-    overrides = (f"output_dir={tmp_path}", "train.checkpoint_seconds=1000", "train.learning_rate=1e-9")
+    """In a run whose steps are too small for any weight to change, those of step 11 stay the best to the end."""
+    overrides = (f"output_dir={tmp_path}", "train.checkpoint_seconds=1000", "train.learning_rate=1e-30")
     whole = train(short_config(*overrides, "name=whole"))
     assert whole.metrics["train/best_step"] == 11
     with pytest.raises(StoppedHereError):

@@ -322,6 +322,7 @@ class Trainer:
             )
         best = next((row for row in reversed(progress.history) if row["is_best"]), None)
         is_best = best is None or self._rank(metrics) > self._rank(best)
+        has_gained = best is None or self._rank(metrics)[0] > self._rank(best)[0]
         row = {
             "step": progress.step,
             "epoch": progress.epoch + progress.batch / len(self.batches),
@@ -333,7 +334,7 @@ class Trainer:
         }
         if is_best:
             progress.best_value, progress.best_step = float(selected), progress.step
-        progress.evaluations_without_gain = 0 if is_best else progress.evaluations_without_gain + 1
+        progress.evaluations_without_gain = 0 if has_gained else progress.evaluations_without_gain + 1
         progress.evaluated_step = progress.step
         progress.loss_sum, progress.num_texts = 0.0, 0
         progress.history.append(row)
