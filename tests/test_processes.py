@@ -202,6 +202,18 @@ def test_a_patience_that_is_no_time_is_told(monkeypatch: pytest.MonkeyPatch, giv
         pass
 
 
+@pytest.mark.parametrize(
+    ("name", "given"), [("WORLD_SIZE", "abc"), ("RANK", "-1"), ("WORLD_SIZE", "2.0"), ("RANK", "")]
+)
+def test_numbers_in_the_environment_that_torchrun_never_gave_are_told(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, name: str, given: str
+) -> None:
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1", name: given}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigError, match=f"{name}: '{given}' .*torchrun"):
+        train(tiny_config())
+
+
 def test_a_place_to_meet_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     meeting = joined(torch.device("cpu"), rank=0, size=2, meeting="env://")

@@ -133,7 +133,19 @@ ALONE = Group()
 
 def is_started_by_torchrun() -> bool:
     """Whether `torchrun` started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    return "RANK" in os.environ and _told_by_torchrun("WORLD_SIZE", "1") > 1
+
+
+def rank_by_torchrun() -> int:
+    """Returns the number of this process among those that `torchrun` started, from 0, or 0 where it is alone."""
+    return _told_by_torchrun("RANK") if is_started_by_torchrun() else 0
+
+
+def _told_by_torchrun(name: str, default: str = "") -> int:
+    value = os.environ.get(name, default)
+    if not re.fullmatch(r"\d{1,9}", value):
+        raise ConfigError(f"{name}: {value!r} in the environment is no number; start several processes by torchrun")
+    return int(value)
 
 
 @contextlib.contextmanager
@@ -189,8 +201,8 @@ def _patience() -> float:
 def joined_by_torchrun(device: torch.device) -> contextlib.AbstractContextManager[Group]:
     """Like `joined`, with what `torchrun` says in the environment; each process of a machine takes its own GPU."""
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return joined(device, rank=int(os.environ["RANK"]), size=int(os.environ["WORLD_SIZE"]), meeting="env://")
+        device = torch.device("cuda", _told_by_torchrun("LOCAL_RANK"))
+    return joined(device, rank=_told_by_torchrun("RANK"), size=_told_by_torchrun("WORLD_SIZE"), meeting="env://")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
-from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, started
+from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, rank_by_torchrun, started
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model, environment, flat_json, text_digest
 from bilstm_cls.threads import threads_of_each, usable_cores
 from bilstm_cls.training.calibration import calibrate
@@ -80,7 +79,7 @@ def train(
         StoppedError: a signal asked to stop; the state is saved.
     """
     run = RunDirectory(Path(config.output_dir) / config.name)
-    if is_started_by_torchrun() and int(os.environ["RANK"]) > 0:
+    if rank_by_torchrun() > 0:
         with StopSignals() as signals, joined_by_torchrun(choose_device(config.train.device)) as group:
             is_finished_already = group.any(False)  # process 0 prepares the data, or finds that nothing is left to do
             if not is_finished_already:
