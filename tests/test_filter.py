@@ -107,3 +107,11 @@ def test_no_more_lines_are_held_than_are_answered_together(monkeypatch: pytest.M
         sizes = [len(chunk) for chunk in answers._given_chunks(["-"]) if chunk]
     assert sum(sizes) == 40
     assert max(sizes) <= 13
+
+
+def test_a_text_is_read_as_utf_8_where_the_locale_is_not(trained_run: Path) -> None:
+    command = [*PREDICT, str(trained_run), "ein schlechter Film – wirklich".encode(), b"half of \xc3"]
+    environment = ENVIRONMENT | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    answered = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, check=True)
+    texts = [json.loads(line)["text"] for line in answered.stdout.splitlines()]
+    assert texts == ["ein schlechter Film – wirklich", "half of \N{REPLACEMENT CHARACTER}"]

@@ -184,7 +184,8 @@ def _given_chunks(arguments: list[str]) -> Iterator[list[str]]:
             given = []
             yield from _chunks_of_stdin()
         else:
-            given.append(argument)
+            # Bytes that the locale has no characters for are read as UTF-8, as those of stdin and files are.
+            given.append(argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     yield given
 
 
