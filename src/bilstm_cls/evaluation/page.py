@@ -262,7 +262,7 @@ article header{display:flex;flex-wrap:wrap;gap:.1rem .9rem;align-items:baseline;
 article header span{min-width:0;overflow-wrap:anywhere}
 article .words{margin:.4rem 0 0;font-size:.92rem;line-height:1.7;white-space:normal}
 .beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem 2rem;align-items:start}
-.beside>*{min-width:0}.wide{margin:.8rem 0}.wide td{overflow-wrap:break-word}
+.beside>*{min-width:0}.wide{margin:.8rem 0}.wide td{overflow-wrap:break-word;min-width:0}
 pre{border-radius:.5rem}details{margin:.6rem 0}details[open] summary{margin-bottom:.4rem}
 @media(max-width:40rem){h2{margin-top:2rem}th,td{padding:.35rem .4rem}.scores th{width:30%}.scores .bar{width:36%}
 .scores td:last-child{white-space:normal}.scores small{display:block}}
