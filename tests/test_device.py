@@ -54,16 +54,25 @@ def test_kept_memory_is_used_again_without_a_page_fault_and_given_back_at_the_en
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_what_is_resident_is_bounded_by_what_a_step_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given_back: list[str] = []
-    monkeypatch.setattr(device, "_STATM", tmp_path / "statm")
-    after_step = device._bounded(lambda: given_back.append((tmp_path / "statm").read_text()))
-    tenths = [10, 16, 18, 12, 20, 21, 10]  # of a GB, after each step
-    lines = [f"9 {tenth * 2**30 // 10 // resource.getpagesize()} 9" for tenth in tenths]
-    for line in lines:
-        (tmp_path / "statm").write_text(line)
+def test_what_is_kept_is_bounded_by_what_a_step_needs_beside_what_was_there_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    statm, given_back = tmp_path / "statm", list[str]()
+    monkeypatch.setattr(device, "_STATM", statm)
+
+    def stand_at(tenths: int, of_files: int) -> None:
+        """Writes what the process has of its own in tenths of a GB, and of mapped files besides."""
+        own, files = (n * 2**30 // 10 // resource.getpagesize() for n in (tenths, of_files))
+        statm.write_text(f"9 {own + files} {files} 9")
+
+    stand_at(70, of_files=1)
+    after_step = device._bounded(lambda: given_back.append(statm.read_text()))
+    stood = []
+    for tenths, of_files in [(80, 1), (86, 40), (88, 0), (82, 0), (90, 0), (91, 0), (80, 0)]:
+        stand_at(tenths, of_files)
+        stood.append(statm.read_text())
         after_step()
-    assert given_back == [lines[2], lines[5]]
+    assert given_back == [stood[2], stood[5]]
 
 
 def test_elsewhere_than_on_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def set_threads(threads: int | None) -> int:
 
 _STATM = Path("/proc/self/statm")
 MAX_GROWTH, SLACK = 1.5, 2**28
-"""How many times what a step needs, and how many bytes more, may be resident."""
+"""How many times what a step needs, and how many bytes more, may be kept beside what was there before the first."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 
@@ -85,8 +85,8 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
     the whole process and of the C library, here glibc; elsewhere nothing happens. No result depends on it.
 
     Yields:
-        What to call after every step: it gives back what is free once much more is resident than a step needs. Tensors
-        of ever other sizes leave gaps between them, so that without it a process grows to several times that.
+        What to call after every step: it gives back what is free once much more is kept than a step needs. Tensors of
+        ever other sizes leave gaps between them, so that without it a process grows to several times that.
     """
     if platform.libc_ver()[0] != "glibc" or not _STATM.exists():
         yield lambda: None
@@ -94,6 +94,7 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
     library = ctypes.CDLL(None)
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    library.malloc_trim(0)  # what the data's preparation left is neither kept nor taken for what a step needs
     try:
         yield _bounded(lambda: library.malloc_trim(0))
     finally:  # what glibc comes to by itself after a while
@@ -105,15 +106,21 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
 
 def _bounded(give_back: Callable[[], object]) -> Callable[[], None]:
     """Returns what is called after every step."""
-    needed, is_fresh = 0, True
+    start, needed, is_fresh = _own_memory(), 0, True
 
     def after_step() -> None:
         nonlocal needed, is_fresh
-        resident = int(_STATM.read_text().split()[1]) * resource.getpagesize()
+        kept = _own_memory() - start
         if is_fresh:
-            needed = max(needed, resident)  # with what one step left behind
-        is_fresh = resident > MAX_GROWTH * needed + SLACK
+            needed = max(needed, kept)  # with what one step left behind
+        is_fresh = kept > MAX_GROWTH * needed + SLACK
         if is_fresh:
             give_back()
 
     return after_step
+
+
+def _own_memory() -> int:
+    """Returns the resident bytes that only this process can give back: pages of mapped files are not among them."""
+    resident, of_files = _STATM.read_text("ascii").split()[1:3]
+    return (int(resident) - int(of_files)) * resource.getpagesize()
