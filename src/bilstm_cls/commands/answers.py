@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import select
 import sys
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 READ_BYTES = 2**20
 MAX_LINES = 2048
 """Lines of stdin that are answered together where so many have come."""
+
+ESCAPED_BYTES = re.compile("[\udc80-\udcff]+")
+"""Bytes of an argument that are no characters of the locale, as Python hands them over."""
 
 
 def evaluate(
@@ -175,6 +179,11 @@ def export(
     print(json.dumps(bundle.as_object(), ensure_ascii=False) if as_json else export_table(bundle))
 
 
+def _as_utf_8(escaped: re.Match[str]) -> str:
+    """Reads bytes as those of stdin and of files are read."""
+    return escaped[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _given_chunks(arguments: list[str]) -> Iterator[list[str]]:
     """Yields the texts in their order, as many at a time as are there."""
     given: list[str] = []
@@ -184,8 +193,7 @@ def _given_chunks(arguments: list[str]) -> Iterator[list[str]]:
             given = []
             yield from _chunks_of_stdin()
         else:
-            # Bytes that the locale has no characters for are read as UTF-8, as those of stdin and files are.
-            given.append(argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+            given.append(ESCAPED_BYTES.sub(_as_utf_8, argument))
     yield given
 
 
