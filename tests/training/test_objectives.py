@@ -1,5 +1,8 @@
 """Objectives: what is moved, how far, and what stays the same."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,7 +29,11 @@ UNLABELLED = Inputs(torch.tensor([[5, 3, 9], [4, 11, 0]]), torch.tensor([3, 2]),
 
 
 def run(
-    name: str, model: BiLSTMClassifier, size: float = 0.1, unlabelled: Inputs = UNLABELLED
+    name: str,
+    model: BiLSTMClassifier,
+    size: float = 0.1,
+    unlabelled: Inputs = UNLABELLED,
+    scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> tuple[Tensor, list[Tensor]]:
     losses: list[Tensor] = []
 
@@ -35,7 +42,8 @@ def run(
         loss.backward()
 
     torch.manual_seed(5)
-    return OBJECTIVES[name](Task(model, Inputs(TOKEN_IDS, LENGTHS, 1 / 3), unlabelled, loss_of, backward, size)), losses
+    labelled = Inputs(TOKEN_IDS, LENGTHS, 1 / 3)
+    return OBJECTIVES[name](Task(model, labelled, unlabelled, loss_of, backward, scaled, size)), losses
 
 
 def test_the_plain_objective_is_the_loss() -> None:
@@ -69,6 +77,27 @@ def test_gradients_are_those_of_both_losses() -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         assert torch.allclose(doubled[name], 2 * parameter.grad.to_dense(), atol=1e-6), name
+
+
+@pytest.mark.parametrize("name", ["virtual_adversarial", "mixed"])
+def test_a_direction_survives_gradients_that_vanish(name: str) -> None:
+    """As in float16, whose scaler makes up for it: all that is not scaled loses its gradient here."""
+
+    class Coarse(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, logits: Tensor) -> Tensor:
+            return logits.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return torch.where(gradient.abs() > 1e-2, gradient, 0.0)
+
+    exact = run(name, make_model())[1]
+    coarse = make_model()
+    coarse.project.register_forward_hook(lambda module, inputs, logits: Coarse.apply(logits))  # type: ignore[no-untyped-call]
+    assert not torch.allclose(run(name, coarse)[1][-1], exact[-1], rtol=1e-3)
+    scaled = run(name, coarse, scaled=lambda loss: loss * 2**16)[1]
+    assert torch.allclose(scaled[-1], exact[-1], rtol=1e-3)
 
 
 def test_frozen_vectors_are_moved_but_do_not_learn() -> None:

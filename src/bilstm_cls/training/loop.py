@@ -229,7 +229,7 @@ class Trainer:
             own = indices[self.group.rank :: self.group.size]
             if len(own):
                 unlabelled = self._inputs(collate(self.unlabelled, own), len(indices))
-        task = Task(self.model, labelled, unlabelled, loss_of, backward, self.config.perturbation)
+        task = Task(self.model, labelled, unlabelled, loss_of, backward, self.scaler.scale, self.config.perturbation)
         autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
         with shortened_products(self.allows_tf32), autocast:
             return OBJECTIVES[self.config.objective](task).item()

@@ -46,6 +46,7 @@ class Task:
         unlabelled: texts that need no label; the labelled ones where the data bring no others.
         loss_of: logits `[B, C]` of the labelled texts to their part of the batch's mean loss.
         backward: adds the gradients of a loss.
+        scaled: multiplies what is differentiated by a constant, so that in float16 no gradient vanishes.
         size: of a move, as a share of the norm of a text's embedding.
     """
 
@@ -54,6 +55,7 @@ class Task:
     unlabelled: Inputs
     loss_of: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor], None]
+    scaled: Callable[[Tensor], Tensor]
     size: float
 
 
@@ -118,7 +120,7 @@ def _smooth(task: Task, *, with_entropy: bool) -> None:
     noise = torch.randn_like(embedded) * is_token(inputs.lengths, len(embedded), embedded.device).unsqueeze(2)
     first = scaled_move(noise, embedded, FIRST_MOVE * task.size).requires_grad_()
     apart = divergence(logits, _classify(model, inputs, first)).sum()
-    (direction,) = torch.autograd.grad(apart, first)
+    (direction,) = torch.autograd.grad(task.scaled(apart), first)  # tiny: a direction has no size to keep
     move = scaled_move(direction, embedded, task.size)
     task.backward(inputs.weight * divergence(logits, _classify(model, inputs, move)).sum())
 
