@@ -21,7 +21,7 @@ from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.tensors import load_tensors
 from bilstm_cls.training.loop import StepReport
-from bilstm_cls.training.pretrain import pretrain, write_vectors
+from bilstm_cls.training.pretrain import make_encoder, pretrain, write_vectors
 from bilstm_cls.training.run import train
 from bilstm_cls.training.summary import score_table
 from tests.command_line import run_cli
@@ -345,3 +345,20 @@ def test_under_torchrun_the_encoder_has_to_be_there(
     with pytest.raises(ConfigError, match=r"model\.init_from: 'corpus' is pretrained by one process; under torchrun"):
         train(tiny_config(*PRETRAINED, "model.init_from=corpus", f"output_dir={tmp_path}"))
     assert not (tmp_path / "cache" / "encoders").exists()
+
+
+def test_a_run_in_float16_pretrains_its_own_encoder_as_auto_does(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+    config = tiny_config(
+        *PRETRAINED, "model.init_from=corpus", "train.precision=fp16", "pretrain.epochs=1", f"output_dir={tmp_path}"
+    )
+    encoders = tmp_path / "cache" / "encoders"
+    with pytest.raises(ConfigError, match=r"train\.precision: 'fp16' is for CUDA"):
+        train(config)
+    assert not encoders.exists()  # told before hours of pretraining
+    make_encoder(config, prepare(config), on_report=lambda report: None)
+    (encoder,) = encoders.iterdir()
+    assert load_config(encoder / "config.yaml").train.precision == "auto"
+    assert (encoder / "encoder.safetensors").exists()

@@ -122,6 +122,8 @@ def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[Ste
             "model.init_from: 'corpus' is pretrained by one process; under torchrun make an encoder first, with "
             "bilstm-cls pretrain -o FOLDER, and give that FOLDER, with embedding.init random"
         )
+    if config.train.precision == "fp16":  # language models are not for it, and 'auto' is as fast
+        config = config.model_copy(update={"train": config.train.model_copy(update={"precision": "auto"})})
     logger.info(f"pretraining an encoder in {folder}")
     pretrain(config, folder, resume=True, on_report=on_report)
 

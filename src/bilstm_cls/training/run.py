@@ -24,7 +24,7 @@ from bilstm_cls.threads import threads_of_each, usable_cores
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.training.loggers import check_installed, open_loggers
-from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
+from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, autocast_type, training
 from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
 from bilstm_cls.training.signals import StopSignals
@@ -94,6 +94,7 @@ def train(
             return TrainResult(run, run.read_object("metrics.json"))
         check_installed(config.train.loggers)
         device = choose_device(config.train.device)
+        autocast_type(config.train.precision, device)  # better to know now than after hours of pretraining
         data = prepare(config)  # an earlier run is not deleted before it is clear that a new one can start
         if overwrite or not run.checkpoints.exists():
             make_encoder(config, data, on_report=on_report)
