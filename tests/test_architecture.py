@@ -15,8 +15,7 @@ SOURCE = Path(bilstm_cls.__file__).parent
 PACKAGE = "bilstm_cls"
 
 FLOORS = [
-    {"errors", "files", "threads", "strict_yaml", "config", "config_input", "config_reference", "config_sections"}
-    | {"config_words"},
+    {"errors", "files", "threads", "config", "config_file", "config_reference"},
     {"data", "model"},
     {"device", "processes", "runtime", "tensors", "ngrams"},
     {"run_directory", "evaluation"},
@@ -33,7 +32,7 @@ NEIGHBOURS = {
 }  # fmt: skip
 """Parts of one floor of which the first may import the second, as far as that makes no circle."""
 
-STANDS_ALONE = {"model": {"model"}, "errors": set(), "strict_yaml": set()}
+STANDS_ALONE = {"model": {"model"}, "errors": set()}
 """Parts that know nothing of ours but this."""
 
 MODULES = {

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bilstm_cls.config import load_config
+    from bilstm_cls.config_file import load_config
     from bilstm_cls.estimator import TextClassifier
     from bilstm_cls.evaluation.judge import evaluate
     from bilstm_cls.model.classifier import BiLSTMClassifier
@@ -20,7 +20,7 @@ _HOMES = {
     "Classifier": "bilstm_cls.serve.classifier",
     "TextClassifier": "bilstm_cls.estimator",
     "evaluate": "bilstm_cls.evaluation.judge",
-    "load_config": "bilstm_cls.config",
+    "load_config": "bilstm_cls.config_file",
     "train": "bilstm_cls.training.run",
 }
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from bilstm_cls.config import Config, PretrainConfig, load_config
+from bilstm_cls.config import Config, PretrainConfig
+from bilstm_cls.config_file import load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, ResourceError, UserError
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.files import sha256_of

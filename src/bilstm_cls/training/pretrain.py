@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
 from bilstm_cls.data.passages import Passages
 from bilstm_cls.data.preparation import PreparedData, prepare

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bilstm_cls.config import Config, PretrainConfig, TrainConfig, dump_config
+from bilstm_cls.config import Config, PretrainConfig, TrainConfig
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import PreparedData, prepare
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
