@@ -21,7 +21,7 @@ import torch
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config, with_overrides
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.ngrams import NgramModel
