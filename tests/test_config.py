@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bilstm_cls.config import METRICS, Config, config_keys, config_schema
-from bilstm_cls.config_file import SYNONYMS, changed_keys, dump_config, load_config, unknown_key
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.config_file import changed_keys, dump_config, load_config
+from bilstm_cls.errors import SYNONYMS, ConfigError, unknown_key
 
 KEYS = config_keys()
 SECTIONS = [name for name in KEYS if name]
