@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import METRICS, TrainConfig
 from bilstm_cls.data.batches import training_batches
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.errors import ConfigError, DivergedError
-from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training import loop
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
@@ -358,7 +358,7 @@ def test_parts_far_from_the_answer_learn_slower_by_the_layer_decay() -> None:
 def judging(trainer: Trainer) -> Callable[[], Row]:
     def evaluate() -> Row:
         with trainer.averaged():
-            probabilities = predict_probabilities(trainer.model, trainer.corpus)
+            probabilities = softmax(predict_logits(trainer.model, trainer.corpus))
         return {"valid/accuracy": float(probabilities.mean()), "valid/log_loss": 0.5}
 
     return evaluate
@@ -459,7 +459,7 @@ def test_the_weights_of_a_state_are_those_that_were_judged(ema: float | None) ->
     other.load_weights(trainer.state()[0])
     with trainer.averaged():
         assert np.array_equal(
-            predict_probabilities(other.model, other.corpus), predict_probabilities(trainer.model, trainer.corpus)
+            softmax(predict_logits(other.model, other.corpus)), softmax(predict_logits(trainer.model, trainer.corpus))
         )
     is_same = torch.equal(other.model.project.weight, trainer.model.project.weight)
     assert is_same == (ema is None)

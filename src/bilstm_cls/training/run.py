@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import Config, TrainConfig, dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.preparation import PreparedData, prepare
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
 from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, rank_by_torchrun, started
@@ -321,7 +321,9 @@ class Session:
         corpus = self.data.corpora["valid"]
         assert corpus.label_ids is not None
         with self.trainer.averaged():
-            probabilities = predict_probabilities(self.trainer.model, corpus, group=self.trainer.group)
+            group = self.trainer.group
+            logits = predict_logits(self.trainer.model, corpus, rank=group.rank, size=group.size)
+        probabilities = softmax(group.sum_array(logits))
         if not np.isfinite(probabilities).all():
             raise self.trainer.diverged(self.trainer.progress.step - 1, "the answers on valid are not finite")
         metrics = compute_metrics(probabilities, corpus.label_ids, self.data.dataset.labels, intervals=False)
