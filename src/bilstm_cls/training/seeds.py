@@ -11,7 +11,7 @@ import numpy as np
 
 from bilstm_cls.classifier import predict_logits
 from bilstm_cls.config import Config
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.ngrams import NgramModel
