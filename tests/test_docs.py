@@ -228,7 +228,7 @@ def test_the_config_reference_has_every_key_with_its_default() -> None:
         ("data.text_columns", "text or list of text"),
         ("text.lowercase", "`true`, `false`"),
         ("model.hidden_size", "whole number from 1 to 8192"),
-        ("model.wide", "`nbsvm` or `null`"),
+        ("model.ngrams", "`nbsvm` or `null`"),
         ("train.class_weights", "map to number above 0 or `balanced` or `null`"),
         ("train.loggers", "list of `tensorboard`, `mlflow`, `wandb`"),
     ],

@@ -38,7 +38,7 @@ def ids_of(data: PreparedData) -> dict[str, tuple[list[int], list[int], list[int
 
 
 def test_the_vocabulary_is_that_of_the_train_split_alone(prepared: Prepare, tmp_path: Path) -> None:
-    data = prepared("embedding.init=corpus", f"data.unlabelled={tmp_path / 'more.txt'}")
+    data = prepared("embedding.init=ppmi", f"data.unlabelled={tmp_path / 'more.txt'}")
     assert set(data.tokenizer.tokens) == {"<pad>", "<unk>", "common", "good", "bad"}
 
 
@@ -57,7 +57,7 @@ def test_facts_count_truncated_empty_and_unknown(prepared: Prepare) -> None:
     assert (facts["data/read"], facts["data/skipped"], facts["data/is_official"]) == (13, 0, False)
 
 
-@pytest.mark.parametrize(("init", "is_read"), [("corpus", True), ("random", False)])
+@pytest.mark.parametrize(("init", "is_read"), [("ppmi", True), ("random", False)])
 def test_unlabelled_texts_are_encoded_only_where_vectors_are_made_of_them(
     init: str, is_read: bool, prepared: Prepare, tmp_path: Path
 ) -> None:

@@ -147,7 +147,7 @@ class Prepared:
 
     def ngrams_of(self, config: Config) -> NgramModel | None:
         """Returns the n-gram model that `train` will put beside the network, which no searched key changes."""
-        if config.model.wide is not None and self._ngrams is None:
+        if config.model.ngrams is not None and self._ngrams is None:
             dataset = self.of(config).dataset
             train = dataset.splits["train"]
             self._ngrams = NgramModel.train(train.texts, train.label_ids, len(dataset.labels))
