@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from bilstm_cls.checkpoint import load_best
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY, dataset_in_memory
-from bilstm_cls.data.preparation import PreparedData, prepare_in_memory
+from bilstm_cls.data.prepare import PreparedData, prepare_in_memory
 from bilstm_cls.device import choose_device, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.estimator_input import classes_from, classes_of, config_of, names_of, params_of, texts_of, type_of

@@ -8,7 +8,7 @@ import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.data.encoder import tokenizer_of_encoder
-from bilstm_cls.data.preparation import prepare
+from bilstm_cls.data.prepare import prepare
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.training.pretrain import pretrain

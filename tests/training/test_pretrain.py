@@ -14,7 +14,7 @@ import torch
 
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config, load_config
-from bilstm_cls.data.preparation import prepare
+from bilstm_cls.data.prepare import prepare
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
 from bilstm_cls.evaluation.judge import evaluate

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from bilstm_cls.config import Config, load_config
-from bilstm_cls.data.texts import cache_folder
+from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.tokenizer import Tokenizer, splitters
 from bilstm_cls.errors import CheckpointError, ConfigError
 

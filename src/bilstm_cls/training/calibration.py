@@ -8,7 +8,7 @@ import torch
 
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY
-from bilstm_cls.data.preparation import PreparedData
+from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.inference import predict_logits, softmax
 from bilstm_cls.evaluation.metrics import Floats, Ints, compute_metrics

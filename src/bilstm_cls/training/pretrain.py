@@ -11,7 +11,7 @@ from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
 from bilstm_cls.config import Config, dump_config
 from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
 from bilstm_cls.data.passages import Passages
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError

@@ -13,7 +13,7 @@ from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, load_corpus,
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.encoder import tokenizer_of_encoder
 from bilstm_cls.data.example import Dataset
-from bilstm_cls.data.texts import cached
+from bilstm_cls.data.store import cached
 from bilstm_cls.data.tokenizer import Tokenizer, splitters
 from bilstm_cls.errors import DataError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bilstm_cls.config import Config, load_config
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.errors import DataError
 
 Prepare = Callable[..., PreparedData]
@@ -69,7 +69,7 @@ def test_a_second_preparation_is_the_same_and_encodes_nothing_again(
     prepared: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepared()
-    monkeypatch.setattr("bilstm_cls.data.preparation.encode_to_files", None)
+    monkeypatch.setattr("bilstm_cls.data.prepare.encode_to_files", None)
     second = prepared("seed=5", "train.epochs=9")
     assert ids_of(second) == ids_of(first)
     assert second.tokenizer.to_json() == first.tokenizer.to_json()
