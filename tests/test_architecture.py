@@ -15,10 +15,10 @@ SOURCE = Path(bilstm_cls.__file__).parent
 PACKAGE = "bilstm_cls"
 
 FLOORS = [
-    {"errors", "files", "threads", "strict_yaml", "config", "config_input", "config_reference", "config_sections"}
+    {"errors", "files", "device", "strict_yaml", "config", "config_input", "config_reference", "config_sections"}
     | {"config_words"},
     {"data", "model"},
-    {"device", "processes", "runtime", "tensors", "ngrams"},
+    {"runtime", "checkpoint", "ngrams"},
     {"run_directory", "hub", "classifier", "evaluation"},
     {"training", "serve"},
     {"bench", "doctor", "estimator", "estimator_input", "inspection", "progress", "__init__"},
@@ -174,7 +174,7 @@ def test_command_line_imports_nothing_heavy_at_its_top(path: Path) -> None:
     names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module is not None}
     light = {
         "bilstm_cls.errors",
-        "bilstm_cls.threads",
+        "bilstm_cls.device",
         "bilstm_cls.commands",
         "bilstm_cls.commands.options",
         "bilstm_cls.commands.completion",

@@ -36,7 +36,7 @@ def test_no_text_has_no_logits(model: NgramModel) -> None:
 
 def test_it_is_the_baseline_of_the_same_name() -> None:
     from bilstm_cls.classifier import softmax
-    from bilstm_cls.data.example import Split
+    from bilstm_cls.data.types import Split
     from bilstm_cls.evaluation.baselines import run_baseline
 
     test = ["good film", "bad fun", "a film, so good"]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer,
 
 NUM_TEXTS, NUM_LABELS, VOCAB_SIZE = 22, 3, 12
 DROPOUTS = {"dropout": 0.3, "embedding_dropout": 0.2, "word_dropout": 0.1, "recurrent_dropout": 0.1}
+
+
+def probabilities_of(model: BiLSTMClassifier, corpus: Corpus) -> npt.NDArray[np.float64]:
+    return softmax(predict_logits(model, corpus))
 
 
 @pytest.fixture(autouse=True)
@@ -358,7 +363,7 @@ def test_parts_far_from_the_answer_learn_slower_by_the_layer_lr_decay() -> None:
 def judging(trainer: Trainer) -> Callable[[], Row]:
     def evaluate() -> Row:
         with trainer.averaged():
-            probabilities = softmax(predict_logits(trainer.model, trainer.corpus))
+            probabilities = probabilities_of(trainer.model, trainer.corpus)
         return {"valid/accuracy": float(probabilities.mean()), "valid/log_loss": 0.5}
 
     return evaluate
@@ -459,7 +464,7 @@ def test_the_weights_of_a_state_are_those_that_were_judged(decay: float | None) 
     other.load_weights(trainer.state()[0])
     with trainer.averaged():
         assert np.array_equal(
-            softmax(predict_logits(other.model, other.corpus)), softmax(predict_logits(trainer.model, trainer.corpus))
+            probabilities_of(other.model, other.corpus), probabilities_of(trainer.model, trainer.corpus)
         )
     is_same = torch.equal(other.model.project.weight, trainer.model.project.weight)
     assert is_same == (decay is None)
