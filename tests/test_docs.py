@@ -17,7 +17,8 @@ import typer
 import yaml
 
 from bilstm_cls import cli
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.evaluation import plots
 from bilstm_cls.files import write_atomic
 from tests.command_line import run_cli

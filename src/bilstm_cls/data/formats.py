@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from bilstm_cls.config_words import cut
+from bilstm_cls.errors import cut
 from bilstm_cls.data.dialect import Dialect, find_dialect
 from bilstm_cls.data.encoding import (
     BLOCK_BYTES,

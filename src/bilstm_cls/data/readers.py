@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.config_words import cut
+from bilstm_cls.errors import cut
 from bilstm_cls.data.dialect import Dialect, TableRows
 from bilstm_cls.data.encoding import (
     MAX_CHARACTERS,

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.config_words import cut
+from bilstm_cls.errors import cut
 from bilstm_cls.data.encoding import MAX_CHARACTERS, TOO_LONG, TextLines, byte_blocks, decode, decoding_fault
 from bilstm_cls.errors import DataError
 
