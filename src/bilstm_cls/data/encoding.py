@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from bilstm_cls.errors import cut
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.errors import ConfigError, DataError, cut
 
 logger = logging.getLogger(__name__)
 

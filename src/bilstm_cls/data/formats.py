@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from bilstm_cls.errors import cut
 from bilstm_cls.data.dialect import Dialect, find_dialect
 from bilstm_cls.data.encoding import (
     BLOCK_BYTES,
@@ -17,7 +16,7 @@ from bilstm_cls.data.encoding import (
     find_encoding,
     require_rereadable,
 )
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import DataError, cut
 
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",

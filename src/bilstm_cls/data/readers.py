@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.errors import cut
 from bilstm_cls.data.dialect import Dialect, TableRows
 from bilstm_cls.data.encoding import (
     MAX_CHARACTERS,
@@ -28,7 +28,7 @@ from bilstm_cls.data.encoding import (
 from bilstm_cls.data.formats import detect_format, require_path
 from bilstm_cls.data.records import json_records, open_table
 from bilstm_cls.data.types import BadRow, Example
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.errors import ConfigError, DataError, shown
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,9 @@ _MAX_SUSPECTS = 1000
 _POSITION = re.compile(r"#[1-9][0-9]*")
 _WHOLE_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
 _FASTTEXT_LABEL = re.compile(r"(?<!\S)__label__(\S+)(?:\s|$)")
+
+_INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
+"""Unicode's categories of control and format characters, and of spaces."""
 
 Rows = Iterator[Example | BadRow]
 Reader = Callable[[Path, "ReadOptions"], Rows]
@@ -84,7 +87,7 @@ def read(
     path: Path,
     *,
     format: str = "auto",
-    options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
+    options: ReadOptions = ReadOptions(),
     bad_rows: str = "error",
     on_bad_row: Callable[[BadRow], None] = lambda bad: logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}"),
 ) -> Iterator[Example]:
@@ -182,7 +185,7 @@ def _choose_columns(first_row: Sequence[str], options: ReadOptions, where: str) 
             num_named -= 1
         times = Counter(cells)
         if repeated := next((name for name in options.wanted if times[name] > 1), None):
-            raise DataError(f"{where}: column {quoted(repeated)} is there twice; rename one")
+            raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
         # A column without a name, such as that of a row index, or with that of another, goes by its position.
         names = [
             position if not name or name in cells[:at] else name
@@ -200,18 +203,13 @@ def _require_columns(names: Sequence[str], options: ReadOptions, where: str) -> 
     if missing is None:
         return
     kind = "text" if missing in options.text_columns else "label"
-    shown = ", ".join(map(quoted, names[:MAX_SHOWN]))
-    shown += f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    listed = ", ".join(map(shown, names[:MAX_SHOWN]))
+    listed += f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
     folded = {known.casefold(): known for known in reversed(names)}
     near = difflib.get_close_matches(missing.casefold(), folded, n=1)
-    advice = f"did you mean {quoted(folded[near[0]])}?" if near else "name another"
+    advice = f"did you mean {shown(folded[near[0]])}?" if near else "name another"
     key = f"data.{kind}_column{'s' * (kind == 'text')} or --{kind}-column"
-    raise DataError(f"{where}: no {kind} column {quoted(missing)} among {shown}; {advice} ({key})")
-
-
-def quoted(value: object) -> str:
-    """Returns a value by `repr`, cut to fit on a line."""
-    return cut(repr(value))
+    raise DataError(f"{where}: no {kind} column {shown(missing)} among {listed}; {advice} ({key})")
 
 
 def clean_label(text: str) -> str:
@@ -219,6 +217,17 @@ def clean_label(text: str) -> str:
     label = text.strip()
     whole = _WHOLE_FLOAT.fullmatch(label)
     return whole[1] if whole else label
+
+
+def alike_labels(labels: Sequence[str]) -> list[list[str]]:
+    """Returns groups of labels that a reader takes for one: `True` and `true`, `1` and `01`, or with spaces between."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        characters = unicodedata.normalize("NFKC", label).casefold()
+        visible = "".join(c for c in characters if unicodedata.category(c) not in _INVISIBLE)
+        number = visible.lstrip("0") or "0"
+        groups.setdefault(number if number.isdecimal() else visible, []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 # Tables
@@ -383,20 +392,20 @@ def _example_of(
 
 def _value_of(record: Mapping[str, Any], column: str) -> Any:
     if column not in record:
-        raise _WrongValueError(f"has no {quoted(column)} among {', '.join(map(quoted, list(record)[:MAX_SHOWN]))}")
+        raise _WrongValueError(f"has no {shown(column)} among {', '.join(map(shown, list(record)[:MAX_SHOWN]))}")
     return record[column]
 
 
 def _text_of(value: Any, column: str) -> str:
     if not isinstance(value, str):
-        raise _WrongValueError(f"{quoted(column)} must be text, not {'null' if value is None else quoted(value)}")
+        raise _WrongValueError(f"{shown(column)} must be text, not {'null' if value is None else shown(value)}")
     if not value.isascii() and (found := SURROGATE.search(value)):
-        raise _WrongValueError(f"{quoted(column)} holds a lone surrogate (U+{ord(found[0]):04X})")
+        raise _WrongValueError(f"{shown(column)} holds a lone surrogate (U+{ord(found[0]):04X})")
     return value
 
 
 def _label_of(value: Any, column: str, class_names: Sequence[str] | None) -> str:
-    if value is None or isinstance(value, float) and math.isnan(value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         raise _WrongValueError(NO_LABEL)
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -408,10 +417,10 @@ def _label_of(value: Any, column: str, class_names: Sequence[str] | None) -> str
         if 0 <= value < len(class_names):
             return class_names[value]
         raise _WrongValueError(
-            f"{quoted(column)} is {value}, but the names in the file are of 0 to {len(class_names) - 1}"
+            f"{shown(column)} is {value}, but the names in the file are of 0 to {len(class_names) - 1}"
         )
     if not isinstance(value, str):
-        raise _WrongValueError(f"{quoted(column)} must be text, a whole number, true or false, not {quoted(value)}")
+        raise _WrongValueError(f"{shown(column)} must be text, a whole number, true or false, not {shown(value)}")
     if not (label := clean_label(_text_of(value, column))):
         raise _WrongValueError(NO_LABEL)
     return label
@@ -615,11 +624,11 @@ def read_label_names(path: Path, encoding: str) -> dict[str, str]:
             continue
         where = f"{path}:{row.line}"
         if "\t" in name:
-            raise DataError(f"{where}: {quoted(name)} holds a tab; there must be one name a line, nothing else")
+            raise DataError(f"{where}: {shown(name)} holds a tab; there must be one name a line, nothing else")
         if name.isdecimal():
-            raise DataError(f"{where}: {quoted(name)} is a number itself; give the label a name in words")
+            raise DataError(f"{where}: {shown(name)} is a number itself; give the label a name in words")
         if name in lines:
-            raise DataError(f"{where}: {quoted(name)} is in line {lines[name]} already; every label needs another name")
+            raise DataError(f"{where}: {shown(name)} is in line {lines[name]} already; every label needs another name")
         lines[name] = row.line
         names[str(row.line - 1)] = name
     if not names:
@@ -655,7 +664,9 @@ def name_labels(
             yield replace(example, label=known[example.label])
         else:
             first, last = next(iter(names)), next(reversed(names))  # in their order
-            reason = f"label {quoted(example.label)} has no name in {path} (data.label_names), whose lines name {first} to {last}"
+            reason = (
+                f"label {shown(example.label)} has no name in {path} (data.label_names), which names {first} to {last}"
+            )
             row = BadRow(example.path, example.line, reason)
             if bad_rows == "error":
                 raise DataError(f"{row}; fix the row or that file, or set data.bad_rows to skip")

@@ -9,9 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.errors import cut
 from bilstm_cls.data.encoding import MAX_CHARACTERS, TOO_LONG, TextLines, byte_blocks, decode, decoding_fault
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import DataError, cut
 
 MAX_DOCUMENT_BYTES = 2**28
 """The largest JSON file that is not JSON lines; its text is held in memory."""
