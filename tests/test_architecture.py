@@ -15,13 +15,12 @@ SOURCE = Path(bilstm_cls.__file__).parent
 PACKAGE = "bilstm_cls"
 
 FLOORS = [
-    {"errors", "files", "threads", "strict_yaml", "config", "config_input", "config_reference", "config_sections"}
-    | {"config_words"},
+    {"errors", "files", "threads", "strict_yaml", "config", "config_input", "config_sections"} | {"config_words"},
     {"data", "model"},
     {"device", "processes", "runtime", "tensors", "ngrams"},
     {"run_directory", "evaluation"},
     {"training", "serve"},
-    {"bench", "doctor", "estimator", "estimator_input", "inspection", "progress", "__init__"},
+    {"doctor", "estimator", "estimator_input", "inspection", "progress", "__init__"},
     {"commands"},
     {"cli", "__main__"},
 ]
