@@ -21,7 +21,7 @@ PLAIN = ["the", "a", "film", "plot", "actor", "scene", "it", "was", "with", "and
 
 TINY = [
     "text.max_length=20", "embedding.dim=8", "model.hidden_size=8", "train.epochs=4", "train.batch_size=16",
-    "train.learning_rate=2e-2", "train.ema=0.9", "train.patience=null", "train.threads=1",
+    "train.learning_rate=2e-2", "train.ema_decay=0.9", "train.patience=null", "train.threads=1",
 ]  # fmt: skip
 
 PRETRAINED = [

@@ -83,10 +83,15 @@ def test_an_override_mends_a_wrong_value_of_the_file(load: Load) -> None:
 
 @pytest.mark.parametrize(
     ("override", "value"),
-    [("train.ema=null", None), ("train.ema=", None), ("train.ema = 0.5", 0.5), ("train.ema=0", 0)],
+    [
+        ("train.ema_decay=null", None),
+        ("train.ema_decay=", None),
+        ("train.ema_decay = 0.5", 0.5),
+        ("train.ema_decay=0", 0),
+    ],
 )
 def test_overrides_are_yaml(load: Load, override: str, value: float | None) -> None:
-    assert load(SAMPLE, override).train.ema == value
+    assert load(SAMPLE, override).train.ema_decay == value
 
 
 def test_a_value_may_hold_an_equals_sign(load: Load) -> None:
@@ -141,6 +146,18 @@ MISTAKES = [
     ("hidden_size: 3", "unknown key 'hidden_size'; 'hidden_size' belongs in model: write model.hidden_size"),
     ("lr: 3", "unknown key 'lr'; did you mean train.learning_rate?"),
     ("zzz: 3", "unknown key 'zzz'; known are name, seed"),
+    ("model: {wide: nbsvm}", "unknown key 'wide' in model; did you mean 'ngrams'?"),
+    ("train: {layer_decay: 2.6}", "unknown key 'layer_decay' in train; did you mean 'layer_lr_decay'?"),
+    ("train: {perturbation: 0.1}", "unknown key 'perturbation' in train; did you mean 'adversarial_epsilon'?"),
+    ("train: {ema: 0.9}", "unknown key 'ema' in train; did you mean 'ema_decay'?"),
+    ("train: {objective: plain}", "not 'plain'; did you mean 'cross_entropy'?"),
+    ("train: {layer_lr_decay: 2.6}", "train.layer_lr_decay: must be at most 1, not 2.6"),
+    ("embedding: {init: corpus}", "not 'corpus'; did you mean 'ppmi'?"),
+    ("model: {init_from: corpus}", "the folder of an encoder, not 'corpus'; did you mean pretrain.enabled: true?"),
+    (
+        "pretrain: {enabled: true}\nmodel: {init_from: a/b}",
+        "pretrain.enabled: must be false with model.init_from 'a/b', not true; a run starts from one encoder",
+    ),
     ("Train: {epochs: 3}", "unknown key 'Train'; did you mean 'train'?"),
     ("model: {hiden_size: 3}", "unknown key 'hiden_size' in model; did you mean 'hidden_size'?"),
     ("train: {hiden_size: 3}", "unknown key 'hiden_size' in train; did you mean model.hidden_size?"),
@@ -234,7 +251,7 @@ def test_what_data_lack_or_must_not_have_is_told(load: Load, tmp_path: Path, lin
         ("=1", "--set =1: must look like key.path=value"),
         ("train..epochs=1", "--set train..epochs=1: must look like key.path=value"),
         ("data.train=*.csv", "--set data.train=*.csv: not valid YAML"),
-        ("train.ema=.nan", "--set train.ema=.nan: .nan is not a finite number"),
+        ("train.ema_decay=.nan", "--set train.ema_decay=.nan: .nan is not a finite number"),
         ("model.pooling=[mean, men]", "--set model.pooling=[mean, men]: model.pooling[1]: must be 'mean', "),
         ("data.train=\udc80", "--set data.train=\\udc80: character '\\udc80' is not allowed"),
     ],
@@ -348,7 +365,7 @@ CONFIGS = st.fixed_dictionaries(
         "train": st.fixed_dictionaries(
             {},
             optional={
-                "learning_rate": st.floats(0, 1e9, exclude_min=True), "ema": st.none() | fractions(),
+                "learning_rate": st.floats(0, 1e9, exclude_min=True), "ema_decay": st.none() | fractions(),
                 "class_weights": st.sampled_from([None, "balanced"])
                 | st.dictionaries(TEXTS, st.floats(1e-9, 1e9), min_size=1),
                 "evaluate_every": st.just("epoch") | st.integers(1, 10**9),
@@ -384,13 +401,13 @@ def test_the_schema_explains_every_key_and_forbids_all_others() -> None:
 
 def test_changed_keys_are_named_with_both_values(load: Load) -> None:
     changed = load(
-        SAMPLE, "train.epochs=6", "train.ema=null", "model.pooling=max", "name=b", "train.class_weights=balanced"
+        SAMPLE, "train.epochs=6", "train.ema_decay=null", "model.pooling=max", "name=b", "train.class_weights=balanced"
     )
     assert changed_keys(load(SAMPLE), changed) == [
         'name: "sample" -> "b"',
         'model.pooling: ["mean", "max"] -> "max"',
         "train.epochs: 5 -> 6",
-        "train.ema: 0.999 -> null",
+        "train.ema_decay: 0.999 -> null",
         'train.class_weights: {"pos": 1.0, "neg": 2.5} -> "balanced"',
     ]
 

@@ -96,7 +96,9 @@ def test_float16_finds_the_direction_that_changes_the_answer_to_a_long_text(tiny
     texts = corpus(64, longest=300)
     found = []
     for precision in ("fp32", "fp16"):
-        config = tiny_config(f"train.precision={precision}", "train.objective=virtual_adversarial", "train.ema=null")
+        config = tiny_config(
+            f"train.precision={precision}", "train.objective=virtual_adversarial", "train.ema_decay=null"
+        )
         model = model_of(["mean"]).to("cuda")
         moves: list[torch.Tensor] = []
         classify = model.classify
@@ -114,7 +116,7 @@ def test_float16_finds_the_direction_that_changes_the_answer_to_a_long_text(tiny
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("objective", ["plain", "mixed", "r_drop"])
+@pytest.mark.parametrize("objective", ["cross_entropy", "mixed", "r_drop"])
 def test_a_small_run_learns_in_every_precision(tiny_config: Make, precision: str, objective: str) -> None:
     config = tiny_config(
         "train.device=cuda", f"train.precision={precision}", f"train.objective={objective}", "train.epochs=8",
@@ -125,7 +127,7 @@ def test_a_small_run_learns_in_every_precision(tiny_config: Make, precision: str
     assert all(row["train/loss"] < 10 for row in history(Path(config.output_dir) / config.name))
 
 
-@pytest.mark.parametrize("objective", ["plain", "mixed"])
+@pytest.mark.parametrize("objective", ["cross_entropy", "mixed"])
 def test_a_run_that_is_interrupted_ends_with_the_same_bits(tiny_config: Make, objective: str) -> None:
     found = []
     for name in ("whole", "parts"):

@@ -234,7 +234,7 @@ def saved(run: RunDirectory, config: Config) -> RunDirectory:
         [],
         ["model.cell=gru", "model.num_layers=2", "model.pooling=concat"],
         ["model.bidirectional=false", "model.pooling=[attention, last]"],
-        ["embedding.init=corpus", "embedding.freeze=true", "text.truncate=head"],
+        ["embedding.init=ppmi", "embedding.freeze=true", "text.truncate=head"],
     ],
 )
 def test_a_model_comes_back_as_it_was_saved(

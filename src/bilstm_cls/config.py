@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo
 from pydantic import field_validator as check
+from pydantic_core import InitErrorDetails
 
 from bilstm_cls.config_input import Given
 from bilstm_cls.config_sections import (
@@ -20,6 +21,7 @@ from bilstm_cls.config_sections import (
     TextConfig,
     TrainConfig,
 )
+from bilstm_cls.config_words import cut
 from bilstm_cls.strict_yaml import dump_yaml
 
 __all__ = [
@@ -57,7 +59,7 @@ class Config(Section):
     @property
     def reads_unlabelled(self) -> bool:
         """Whether texts without a label are of use: for word vectors, or to the objective."""
-        return self.embedding.init == "corpus" or self.train.reads_unlabelled
+        return self.embedding.init == "ppmi" or self.train.reads_unlabelled
 
     @check("name")
     @classmethod
@@ -67,6 +69,16 @@ class Config(Section):
                 "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
             )
         return name
+
+    @check("pretrain")
+    @classmethod
+    def _one_encoder_to_start_from(cls, pretrain: PretrainConfig, info: ValidationInfo) -> PretrainConfig:
+        folder = getattr(info.data.get("model"), "init_from", None)
+        if pretrain.enabled and folder is not None:
+            why = f"must be false with model.init_from {cut(repr(folder))}; a run starts from one encoder"
+            problem = InitErrorDetails(type="value_error", loc=("enabled",), input=True, ctx={"error": ValueError(why)})
+            raise ValidationError.from_exception_data("pretrain", [problem])  # which names the key, not its section
+        return pretrain
 
 
 def load_config(

@@ -150,13 +150,14 @@ class TextConfig(Section):
     """How a text becomes tokens, and which tokens the vocabulary keeps."""
 
     tokenizer: Literal[
-        "basic_english", "words", "whitespace", "characters", "chinese_words", "bpe",
+        "basic_english", "words", "whitespace", "characters", "cjk", "chinese_words", "bpe",
         "torchtext/basic_english", "torchtext/split", "torchtext/toktok", "torchtext/moses", "torchtext/spacy",
         "torchtext/revtok", "torchtext/subword",
     ] = Field(
         "words",
-        description="How texts are split into tokens; characters suits Chinese, chinese_words cuts it by a dictionary "
-        "(needs rjieba), bpe learns its tokens, and torchtext/... are torchtext's own.",
+        description="How texts are split into tokens; characters makes a token of each, cjk of each Chinese, Japanese "
+        "or Korean one and keeps other words whole, chinese_words cuts Chinese by a dictionary (needs rjieba), bpe "
+        "learns its tokens, and torchtext/... are those of torchtext.",
     )  # fmt: skip
     lowercase: bool = Field(True, description="Whether upper and lower case are the same.")
     min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
@@ -187,8 +188,8 @@ class EmbeddingConfig(Section):
 
     init: str = Field(
         "random",
-        description="random, corpus (made from train and unlabelled), glove-6b-50d, the path of a vectors file, or "
-        "torchtext/NAME such as torchtext/glove.6B.100d.",
+        description="random, ppmi (factorized co-occurrences of train and unlabelled), glove-6b-50d, the path of a "
+        "vectors file, or torchtext/NAME such as torchtext/glove.6B.100d.",
     )
     dim: int = Field(100, ge=1, le=4096, description="Numbers per token.")
     freeze: bool = Field(False, description="Keep the vectors as they start.")
@@ -200,9 +201,9 @@ class EmbeddingConfig(Section):
             if init in TORCHTEXT_GLOVE or re.fullmatch(r"torchtext/fasttext\.[a-z_]+\.300d", init):
                 return init
             raise _choice(f"{', '.join(map(repr, TORCHTEXT_GLOVE))} or 'torchtext/fasttext.en.300d' of any language")
-        if init in ("random", "corpus", "glove-6b-50d") or re.search(r"[./\\]", init):
+        if init in ("random", "ppmi", "glove-6b-50d") or re.search(r"[./\\]", init):
             return init
-        expected = "'random', 'corpus', 'glove-6b-50d' or the path of a file (./NAME for one without a suffix)"
+        expected = "'random', 'ppmi', 'glove-6b-50d' or the path of a file (./NAME for one without a suffix)"
         raise _choice(expected)
 
     @check("dim")
@@ -231,8 +232,7 @@ class ModelConfig(Section):
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
     init_from: str | None = Field(
         None,
-        description="Folder of an encoder that `pretrain` made: its vectors, weights and vocabulary are the first; or "
-        "corpus: train makes one first from its own texts, as the section pretrain says, and keeps it in the cache.",
+        description="Folder of an encoder that `pretrain` made: its vectors, weights and vocabulary are the first.",
     )
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean",
@@ -248,9 +248,18 @@ class ModelConfig(Section):
     layer_dropout: Share = Field(0.0, description="Share dropped between layers.")
     recurrent_dropout: Share = Field(0.0, description="Share of recurrent weights dropped.")
 
-    wide: Literal["nbsvm"] | None = Field(
+    ngrams: Literal["nbsvm"] | None = Field(
         None, description="A linear model of n-grams that answers together with the network, weighed on valid."
     )
+
+    @check("init_from")
+    @classmethod
+    def _init_from_is_a_folder(cls, init_from: str | None) -> str | None:
+        if init_from == "corpus":
+            raise ValueError(
+                "must be the folder of an encoder; did you mean pretrain.enabled: true? (./corpus for such a folder)"
+            )
+        return init_from
 
     @check("pooling")
     @classmethod
@@ -269,11 +278,13 @@ class TrainConfig(Section):
     """How the network learns, when it stops, and on what it runs."""
 
     epochs: Count = Field(5, description="Passes over the train split.")
-    objective: Literal["plain", "adversarial", "virtual_adversarial", "mixed", "r_drop"] = Field(
-        "plain",
+    objective: Literal["cross_entropy", "adversarial", "virtual_adversarial", "mixed", "r_drop"] = Field(
+        "cross_entropy",
         description="What a step minimises; mixed is adversarial, virtual_adversarial and low entropy together.",
     )
-    perturbation: Positive = Field(0.05, description="How far an adversarial move goes, as a share of a text's norm.")
+    adversarial_epsilon: Positive = Field(
+        0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
+    )
     unlabelled_batch_size: Count | None = Field(
         None, description="Texts without labels per step, where the objective reads such; null takes batch_size."
     )
@@ -281,8 +292,9 @@ class TrainConfig(Section):
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
     learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
-    layer_decay: Annotated[float, Field(ge=1)] = Field(
-        1.0, description="The encoder learns so many times slower than the head, the embedding as much slower again."
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="The encoder's learning rate is the head's times this, the embedding's the encoder's times this.",
     )
     unfreeze: Literal["all", "gradual"] = Field(
         "all", description="gradual: the head learns alone in the first epoch, then the encoder too, then everything."
@@ -294,7 +306,7 @@ class TrainConfig(Section):
     warmup: Share = Field(0.05, description="Share of all steps in which the learning rate rises.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decay of weight matrices per unit of rate.")
     max_grad_norm: Positive | None = Field(1.0, description="Gradients are scaled down to this norm; null leaves them.")
-    ema: Share | None = Field(
+    ema_decay: Share | None = Field(
         0.999, description="Decay of the averaged weights that are judged and kept; null for none."
     )
     class_weights: Annotated[dict[str, Positive], Field(min_length=1)] | Literal["balanced"] | None = Field(
@@ -359,6 +371,10 @@ class TrainConfig(Section):
 class PretrainConfig(Section):
     """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
 
+    enabled: bool = Field(
+        False,
+        description="Whether train first makes an encoder from its own texts, kept in the cache, and starts from it.",
+    )
     epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
     batch_size: Count = Field(64, description="Texts read side by side; more of them where they are shorter than bptt.")
     bptt: Annotated[int, Field(ge=1, le=10**6)] = Field(

@@ -16,12 +16,14 @@ SYNONYMS = {
     "data.text": "data.text_columns", "dataset": "data", "decay": "train.weight_decay", "dev": "data.valid",
     "dropout_rate": "model.dropout", "early_stopping": "train.patience", "emb_dim": "embedding.dim",
     "embed_dim": "embedding.dim", "embed_size": "embedding.dim", "embedding_dim": "embedding.dim",
-    "embedding_size": "embedding.dim", "encoder": "model", "epoch": "train.epochs",
+    "embedding_size": "embedding.dim", "ema": "train.ema_decay", "encoder": "model", "epoch": "train.epochs",
+    "epsilon": "train.adversarial_epsilon",
     "eval_every": "train.evaluate_every", "eval_steps": "train.evaluate_every", "evaluation": "train.evaluate_every",
     "experiment": "name", "fp16": "train.precision", "gpu": "train.device", "grad_clip": "train.max_grad_norm",
     "gradient_clipping": "train.max_grad_norm", "hidden": "model.hidden_size", "hidden_dim": "model.hidden_size",
     "hidden_units": "model.hidden_size", "input": "data.train", "iterations": "train.epochs",
-    "label": "data.label_column", "labels": "data.label_column", "layers": "model.num_layers",
+    "label": "data.label_column", "labels": "data.label_column", "layer_decay": "train.layer_lr_decay",
+    "layers": "model.num_layers",
     "lower": "text.lowercase", "lr": "train.learning_rate", "lr_scheduler": "train.schedule",
     "max_epochs": "train.epochs", "max_len": "text.max_length", "max_seq_length": "text.max_length",
     "max_size": "text.max_vocab_size", "max_tokens": "text.max_vocab_size", "maxlen": "text.max_length",
@@ -29,15 +31,19 @@ SYNONYMS = {
     "monitor": "train.select_by", "n_epochs": "train.epochs", "n_layers": "model.num_layers", "network": "model",
     "num_epochs": "train.epochs", "num_hidden": "model.hidden_size", "num_layer": "model.num_layers",
     "num_threads": "train.threads", "num_words": "text.max_vocab_size", "optim": "train.optimizer", "out": "output_dir",
-    "out_dir": "output_dir", "output": "output_dir", "pool": "model.pooling", "pretrained": "embedding.init",
+    "out_dir": "output_dir", "output": "output_dir", "perturbation": "train.adversarial_epsilon",
+    "pool": "model.pooling", "pretrained": "embedding.init",
     "random_seed": "seed", "random_state": "seed", "rnn_type": "model.cell", "run_name": "name",
     "save_dir": "output_dir", "scheduler": "train.schedule", "seq_len": "text.max_length",
     "text_column": "data.text_columns", "trainable": "embedding.freeze", "training": "train",
     "truncation": "text.truncate", "units": "model.hidden_size", "val": "data.valid", "validation": "data.valid",
     "vectors": "embedding.init", "vocab_size": "text.max_vocab_size", "warmup_ratio": "train.warmup",
-    "wd": "train.weight_decay", "weights": "train.class_weights",
+    "wd": "train.weight_decay", "weights": "train.class_weights", "wide": "model.ngrams",
 }  # fmt: skip
 """What other tools call our keys, or a section's own shorthand as `section.key`."""
+
+VALUE_SYNONYMS = {"ce": "cross_entropy", "corpus": "ppmi", "plain": "cross_entropy"}
+"""Other names of values, for keys that have that value as a choice."""
 
 _MUST = {
     "bool_type": "true or false", "dict_type": "a mapping",
@@ -83,10 +89,15 @@ def must_be(errors: Sequence[Any]) -> str:
     """Says what a value must be and is not, from the complaints of every type that it might have had."""
     value, wanted = errors[0]["input"], " or ".join(map(_wanted, errors))
     choices = [choice for e in errors for choice in re.findall(r"'([^']*)'", e.get("ctx", {}).get("expected", ""))]
-    near = difflib.get_close_matches(value.lower(), choices, n=1) if isinstance(value, str) else []
+    near = _closest_choices(value.lower(), choices) if isinstance(value, str) else []
     wanted, _, why = wanted.partition("; ")
     advice = [why, *(f"did you mean {choice!r}?" for choice in near)]
     return "; ".join([f"must be {wanted}, not {shown(value)}", *filter(None, advice)])
+
+
+def _closest_choices(value: str, choices: Sequence[str]) -> list[str]:
+    meant = VALUE_SYNONYMS.get(value)
+    return [meant] if meant is not None and meant in choices else difflib.get_close_matches(value, choices, n=1)
 
 
 def _wanted(error: Any) -> str:

@@ -48,7 +48,7 @@ class LoadedModel:
         tokenizer: with the vocabulary.
         labels: by label id.
         config: of the run.
-        ngrams: the n-gram model of `model.wide`.
+        ngrams: the n-gram model of `model.ngrams`.
         others: of an ensemble, the networks after the first.
     """
 
@@ -270,7 +270,7 @@ class RunDirectory:
             if own.get("text_digest") != metadata["text_digest"] or own.get("config") != metadata.get("config"):
                 raise CheckpointError(f"{self / name}: is of another ensemble than model.safetensors")
             others.append(self._member(name, tensors, config, tokenizer, labels))
-        ngrams = None if config.model.wide is None else NgramModel.load(self / "ngrams.safetensors", len(labels))
+        ngrams = None if config.model.ngrams is None else NgramModel.load(self / "ngrams.safetensors", len(labels))
         return LoadedModel(model, tokenizer, labels, config, ngrams, tuple(others))
 
     def _member(

@@ -195,7 +195,7 @@ def test_chinese_texts_get_characters_and_short_lengths(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("".join(f"这部电影非常好看，演员也很好，值得一看再看{i}\t{i % 2}\n" for i in range(300)), "utf-8")
     config = reloaded(sniff(path), path)
-    assert (config.text.tokenizer, config.text.max_length, config.data.format) == ("characters", 30, "text-label")
+    assert (config.text.tokenizer, config.text.max_length, config.data.format) == ("cjk", 30, "text-label")
 
 
 @pytest.mark.parametrize(("num_words", "max_length"), [(5, 20), (33, 40), (150, 150), (3000, 400)])

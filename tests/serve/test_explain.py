@@ -192,7 +192,7 @@ def test_what_a_prediction_says_does_not_change_by_explaining_it(trained_run: Pa
 # Words.
 
 
-@pytest.mark.parametrize("kind", ["words", "characters", "basic_english", "whitespace"])
+@pytest.mark.parametrize("kind", ["words", "characters", "cjk", "basic_english", "whitespace"])
 @settings(max_examples=30, deadline=None)
 @given(text=st.text(ALPHABET, max_size=30).filter(lambda text: "Σ" not in text))
 def test_a_token_read_alone_is_the_token_that_was_read(kind: str, text: str) -> None:

@@ -24,7 +24,7 @@ def server(trained_run: Path) -> Iterator[Address]:
 @pytest.fixture(scope="module")
 def odd() -> Classifier:
     """Reads characters, twelve of a text, and has many labels."""
-    return Classifier(untrained(kind="characters", labels=LABELS, texts=[TEXT]), device="cpu")
+    return Classifier(untrained(kind="cjk", labels=LABELS, texts=[TEXT]), device="cpu")
 
 
 @pytest.fixture(scope="module")

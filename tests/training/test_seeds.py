@@ -23,7 +23,7 @@ TEXTS = ["a good film", "a bad film", ""]
 
 @pytest.fixture(scope="module")
 def result(tiny_config: Make) -> SeedsResult:
-    return train_seeds(tiny_config("name=many", "train.epochs=2", "model.wide=nbsvm"), 3, keep_ensemble=True)
+    return train_seeds(tiny_config("name=many", "train.epochs=2", "model.ngrams=nbsvm"), 3, keep_ensemble=True)
 
 
 def test_runs_differ_in_their_seed_alone(result: SeedsResult) -> None:
@@ -36,7 +36,7 @@ def test_runs_differ_in_their_seed_alone(result: SeedsResult) -> None:
 
 
 def test_a_run_of_many_is_the_run_that_is_trained_alone(result: SeedsResult, tiny_config: Make) -> None:
-    alone = train(tiny_config("name=alone", "seed=2", "train.epochs=2", "model.wide=nbsvm")).run
+    alone = train(tiny_config("name=alone", "seed=2", "train.epochs=2", "model.ngrams=nbsvm")).run
     ours = result.runs[1].run
     assert (ours / "history.jsonl").read_text().count("\n") == (alone / "history.jsonl").read_text().count("\n")
     assert torch.equal(ours.load_model().model.project.weight, alone.load_model().model.project.weight)
@@ -102,7 +102,7 @@ def test_an_ensemble_is_not_exported(result: SeedsResult, tmp_path: Path) -> Non
 def test_finished_runs_are_taken_as_they_are(result: SeedsResult, tiny_config: Make) -> None:
     assert result.ensemble is not None
     written = [(item.run / "model.safetensors").stat().st_mtime_ns for item in result.runs]
-    config = tiny_config("name=many", "train.epochs=2", "model.wide=nbsvm")
+    config = tiny_config("name=many", "train.epochs=2", "model.ngrams=nbsvm")
     with pytest.raises(ConfigError, match="--resume"):
         train_seeds(config, 3)
     again = train_seeds(config, 3, keep_ensemble=True, resume=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bilstm_cls.config import Config
-from bilstm_cls.data.preparation import prepare
+from bilstm_cls.data.prepare import prepare
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.training.run import TrainResult, train
 from bilstm_cls.training.summary import baselines_table, peak_memory_mb, score_table, write_baselines

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.example import BadRow, Dataset, Example, Split
 from bilstm_cls.data.sources import Source, source_of
-from bilstm_cls.data.texts import (
+from bilstm_cls.data.store import (
     NumberWriter,
     Texts,
     TextWriter,

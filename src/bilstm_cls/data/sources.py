@@ -23,7 +23,7 @@ from bilstm_cls.data.hub import SUFFIXES, Address, fetch_dataset
 from bilstm_cls.data.label_names import name_labels, read_label_names
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.readers.encoding import require_rereadable
-from bilstm_cls.data.texts import cache_folder
+from bilstm_cls.data.store import cache_folder
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import sha256_of
 

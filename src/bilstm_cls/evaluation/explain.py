@@ -70,7 +70,7 @@ class Explanation:
         method: `exact` or `integrated gradients`.
         logit: the label's, minus the mean of the others', as the model computes it.
         bias: what no token adds: of the head, or for integrated gradients the logit of a text of zero vectors; and all
-            of what an n-gram model beside the network (`model.wide`) adds.
+            of what an n-gram model beside the network (`model.ngrams`) adds.
         terms: one per token that the model reads, in the order of the text.
         unread: where the part of a long text that was cut out begins and ends, in characters; None for nothing.
     """

@@ -191,8 +191,8 @@ def _check_alone(loaded: LoadedModel) -> None:
         )
     if loaded.ngrams is not None:
         raise ConfigError(
-            "an n-gram model answers together with the network (model.wide), and a bundle holds the network alone; "
-            "train it without model.wide"
+            "an n-gram model answers together with the network (model.ngrams), and a bundle holds the network alone; "
+            "train it without model.ngrams"
         )
 
 

@@ -130,7 +130,7 @@ class Trainer:
         self.optimizers = build_optimizers(
             model, name=config.optimizer, weight_decay=config.weight_decay, momentum=config.momentum
         )
-        self.average = None if config.ema is None else WeightAverage(model, config.ema)
+        self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         self.precision = autocast_type(config.precision, self.device)
         self.allows_tf32 = allows_tf32(config.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
@@ -229,7 +229,9 @@ class Trainer:
             own = indices[self.group.rank :: self.group.size]
             if len(own):
                 unlabelled = self._inputs(collate(self.unlabelled, own), len(indices))
-        task = Task(self.model, labelled, unlabelled, loss_of, backward, self.scaler.scale, self.config.perturbation)
+        task = Task(
+            self.model, labelled, unlabelled, loss_of, backward, self.scaler.scale, self.config.adversarial_epsilon
+        )
         autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
         with shortened_products(self.allows_tf32), autocast:
             return OBJECTIVES[self.config.objective](task).item()
@@ -273,7 +275,7 @@ class Trainer:
 
     def _share_of_rate(self, depth: int) -> float:
         is_frozen = self.config.unfreeze == "gradual" and self.progress.epoch < depth
-        return 0.0 if is_frozen else self.config.layer_decay**-depth
+        return 0.0 if is_frozen else self.config.layer_lr_decay**depth
 
     def diverged(self, steps_before: int, found: str) -> DivergedError:
         """Returns the error that says in which update, after `steps_before` others, training went astray."""

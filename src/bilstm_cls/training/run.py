@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bilstm_cls.config import Config, TrainConfig, dump_config
+from bilstm_cls.config import Config, PretrainConfig, TrainConfig, dump_config
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.inference import predict_probabilities
@@ -40,9 +40,10 @@ MIN_TOKENS_TO_SHARE = 2_000_000
 
 FREE_KEYS = (
     "name", "output_dir", "train.max_minutes", "train.checkpoint_seconds", "train.device", "train.threads",
-    "train.processes", "train.baselines", "train.loggers", "pretrain",
+    "train.processes", "train.baselines", "train.loggers",
+    *(f"pretrain.{key}" for key in PretrainConfig.model_fields if key != "enabled"),
 )  # fmt: skip
-"""Keys, and a section, that may change when a run is resumed: the first bits of its result do not hang on them."""
+"""Keys that may change when a run is resumed: the first bits of its result do not hang on them."""
 
 
 @dataclass(frozen=True)

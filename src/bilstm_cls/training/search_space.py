@@ -21,12 +21,12 @@ FIXED = {
     "train.baselines": "it changes no score",
     "train.loggers": "it changes no score",
     "train.calibrate": "it comes after the score that trials are compared by",
-    "model.wide": "it comes after the score that trials are compared by",
+    "model.ngrams": "it comes after the score that trials are compared by",
 }
 """Keys of those sections that are not searched, and why."""
 
 OF_THE_ENCODER = ("text.min_freq", "text.max_vocab_size", "embedding.dim", "model.hidden_size")
-"""Keys that `model.init_from` decides."""
+"""Keys that the encoder of `pretrain.enabled` or `model.init_from` decides."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ def default_space(config: Config, *, limits_size: bool) -> Space:
     if limits_size:
         sizes = sorted({max(300, vocab_size // part) for part in (8, 4, 2, 1)})
         space["text.max_vocab_size"] = Choices(tuple(sizes))
-    if config.embedding.init not in ("random", "corpus"):
+    if config.embedding.init not in ("random", "ppmi"):
         del space["embedding.dim"]  # the vectors have theirs
-    if config.model.init_from is not None:
+    if config.pretrain.enabled or config.model.init_from is not None:
         space = {key: found for key, found in space.items() if key not in OF_THE_ENCODER}
     return {key: found for key, found in space.items() if not isinstance(found, Choices) or len(found.values) > 1}
 

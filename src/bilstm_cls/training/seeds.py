@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.config import Config
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.inference import predict_logits

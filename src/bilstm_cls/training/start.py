@@ -10,7 +10,7 @@ import torch
 
 from bilstm_cls.config import Config
 from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
-from bilstm_cls.data.preparation import PreparedData
+from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, DataError
@@ -29,12 +29,12 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
         CheckpointError: a file of the encoder is missing, damaged, or does not fit the others.
         DataError: the vectors cannot be read.
     """
-    if config.model.init_from is not None:
+    if config.pretrain.enabled or config.model.init_from is not None:
         return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer)
     init, dim = config.embedding.init, config.embedding.dim
     if init == "random":
         return {}
-    if init == "corpus":
+    if init == "ppmi":
         corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
         matrix = corpus_vectors(corpora, len(data.tokenizer), dim=dim, seed=config.seed)
         model.set_embedding(torch.from_numpy(matrix))

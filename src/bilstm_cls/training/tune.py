@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bilstm_cls.config import Config, changed, dump_config
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.ngrams import NgramModel
@@ -147,7 +147,7 @@ class Prepared:
 
     def ngrams_of(self, config: Config) -> NgramModel | None:
         """Returns the n-gram model that `train` will put beside the network, which no searched key changes."""
-        if config.model.wide is not None and self._ngrams is None:
+        if config.model.ngrams is not None and self._ngrams is None:
             dataset = self.of(config).dataset
             train = dataset.splits["train"]
             self._ngrams = NgramModel.train(train.texts, train.label_ids, len(dataset.labels))

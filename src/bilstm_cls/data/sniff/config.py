@@ -124,7 +124,7 @@ def _data(found: Sniffed, path: Path, size: _Size) -> Iterator[str]:
 def _text(found: Sniffed, size: _Size) -> Iterator[str]:
     length = _max_length(found.num_tokens)
     share = sum(tokens > length for tokens in found.num_tokens) / len(found.num_tokens)
-    kind = "characters" if found.is_cjk else "words"
+    kind = "cjk" if found.is_cjk else "words"
     yield ""
     yield "text:"
     yield f"  tokenizer: {kind}"
@@ -136,7 +136,7 @@ def _text(found: Sniffed, size: _Size) -> Iterator[str]:
 
 def _train(found: Sniffed, size: _Size) -> Iterator[str]:
     yield ""
-    yield "embedding: {init: corpus, dim: 100}  # or random, glove-6b-50d (English, dim 50), or a vectors file"
+    yield "embedding: {init: ppmi, dim: 100}  # or random, glove-6b-50d (English, dim 50), or a vectors file"
     yield "model: {hidden_size: 128, pooling: mean, dropout: 0.5}"
     yield ""
     yield "train:"
