@@ -35,7 +35,7 @@ def test_no_text_has_no_logits(model: NgramModel) -> None:
 
 
 def test_it_is_the_baseline_of_the_same_name() -> None:
-    from bilstm_cls.data.example import Split
+    from bilstm_cls.data.types import Split
     from bilstm_cls.evaluation.baselines import run_baseline
     from bilstm_cls.evaluation.inference import softmax
 

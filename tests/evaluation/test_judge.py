@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bilstm_cls.data.example import Split
+from bilstm_cls.data.types import Split
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.judge import evaluate, metrics_table
 from bilstm_cls.evaluation.metrics import compute_metrics

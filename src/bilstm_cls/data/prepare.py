@@ -12,9 +12,9 @@ from bilstm_cls.config import Config, TextConfig
 from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, load_corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.encoder import tokenizer_of_encoder
-from bilstm_cls.data.example import Dataset
 from bilstm_cls.data.store import cached
 from bilstm_cls.data.tokenizer import Tokenizer, splitters
+from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)

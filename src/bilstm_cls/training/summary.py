@@ -12,8 +12,8 @@ import numpy as np
 from bilstm_cls.config import Config, dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.example import Dataset
 from bilstm_cls.data.prepare import PreparedData
+from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import BASELINES, run_baseline
 from bilstm_cls.evaluation.breakdown import length_histogram
