@@ -15,9 +15,9 @@ SOURCE = Path(bilstm_cls.__file__).parent
 PACKAGE = "bilstm_cls"
 
 FLOORS = [
-    {"errors", "files", "threads", "strict_yaml", "config", "config_input", "config_sections"} | {"config_words"},
+    {"errors", "files", "device", "strict_yaml", "config", "config_input", "config_sections"} | {"config_words"},
     {"data", "model"},
-    {"device", "processes", "runtime", "tensors", "ngrams"},
+    {"runtime", "checkpoint", "ngrams"},
     {"run_directory", "evaluation"},
     {"training", "serve"},
     {"doctor", "estimator", "estimator_input", "inspection", "progress", "__init__"},
@@ -171,7 +171,7 @@ def test_command_line_imports_nothing_heavy_at_its_top(path: Path) -> None:
     names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module is not None}
     light = {
         "bilstm_cls.errors",
-        "bilstm_cls.threads",
+        "bilstm_cls.device",
         "bilstm_cls.commands",
         "bilstm_cls.commands.options",
         "bilstm_cls.commands.completion",

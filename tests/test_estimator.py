@@ -20,6 +20,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import bilstm_cls
+from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -29,7 +30,6 @@ from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
-from bilstm_cls.tensors import load_tensors
 from tests.command_line import run_cli
 from tests.conftest import reviews
 

@@ -99,8 +99,8 @@ def test_a_bundle_of_chinese_words_names_the_package_that_it_needs(
 def test_a_long_text_is_cut_as_in_training(
     truncate: str, tiny_config: Callable[..., Config], tmp_path: Path, trained_run: Path
 ) -> None:
+    from bilstm_cls.checkpoint import load_tensors
     from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
-    from bilstm_cls.tensors import load_tensors
 
     config = tiny_config(f"text.truncate={truncate}", f"output_dir={tmp_path}")
     loaded = RunDirectory(trained_run).load_model()

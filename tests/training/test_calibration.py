@@ -8,6 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from bilstm_cls import TextClassifier
+from bilstm_cls.checkpoint import load_best
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.evaluation.inference import softmax
@@ -16,7 +17,6 @@ from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
 from bilstm_cls.training.calibration import fit_scales
-from bilstm_cls.training.checkpoint import load_best
 from bilstm_cls.training.run import train
 
 Make = Callable[..., Config]

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from bilstm_cls.data.batches import Batch, collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import on_device
+from bilstm_cls.device import allow_tf32, on_device
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.processes import ALONE, Group
 from bilstm_cls.run_directory import LoadedModel
 
 MAX_TOKENS = {"cpu": 2**14, "cuda": 2**17}
@@ -31,31 +30,32 @@ def answer(loaded: LoadedModel, texts: Sequence[str], corpus: Corpus) -> npt.NDA
     return softmax(logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts))
 
 
-def predict_probabilities(model: BiLSTMClassifier, corpus: Corpus, *, group: Group = ALONE) -> npt.NDArray[np.float64]:
-    """Returns the probabilities `[N, C]` of one network in the corpus's own order; the softmax is in 64 bits."""
-    return softmax(predict_logits(model, corpus, group=group))
-
-
-def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, group: Group = ALONE) -> npt.NDArray[np.float32]:
+def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, rank: int = 0, size: int = 1) -> npt.NDArray[np.float32]:
     """Returns `[N, C]` logits in the corpus's own order.
 
     Batches are cut by padded tokens after sorting by length, in 32 bits on any device. The model is left as it was, in
-    training mode or not, and no random number is drawn. The processes of a group share the batches, so that each text
-    is read once, and all get the whole.
+    training mode or not, and no random number is drawn.
+
+    Args:
+        model: on its device.
+        corpus: N encoded texts.
+        rank: number of this process, from 0, where several share the batches. The logits of texts that others read
+            are zero: the sum over all processes has each once.
+        size: number of processes.
     """
     num_labels = model.project.out_features
     logits = np.zeros((len(corpus), num_labels), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), allow_tf32(False):
             max_tokens = MAX_TOKENS[model.embedding.weight.device.type]
-            own = evaluation_batches(corpus.lengths, max_tokens=max_tokens)[group.rank :: group.size]
+            own = evaluation_batches(corpus.lengths, max_tokens=max_tokens)[rank::size]
             for batch, result in _run(model, (collate(corpus, indices) for indices in own)):
                 logits[batch.indices] = result.cpu().numpy()
     finally:
         model.train(was_training)
-    return group.sum_array(logits)
+    return logits
 
 
 def _run(model: BiLSTMClassifier, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:

@@ -24,9 +24,9 @@ from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.ngrams import NgramModel
-from bilstm_cls.processes import ALONE, is_started_by_torchrun
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
 from bilstm_cls.training.budget import Budget
+from bilstm_cls.training.distributed import ALONE, is_started_by_torchrun
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport, Row
 from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
