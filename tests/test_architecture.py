@@ -18,7 +18,7 @@ FLOORS = [
     {"errors", "files", "device", "strict_yaml", "config", "config_input", "config_sections"} | {"config_words"},
     {"data", "model"},
     {"runtime", "checkpoint", "ngrams"},
-    {"run_directory", "evaluation"},
+    {"run_directory", "hub", "classifier", "evaluation"},
     {"training", "serve"},
     {"doctor", "estimator", "estimator_input", "inspection", "progress", "__init__"},
     {"commands"},
@@ -27,7 +27,9 @@ FLOORS = [
 """Parts from the ground up. A part imports from floors below, and from its own folder."""
 
 NEIGHBOURS = {
-    ("evaluation", "run_directory"),
+    *((one, "run_directory") for one in ("evaluation", "classifier", "hub")),
+    ("evaluation", "classifier"),
+    ("classifier", "hub"),
     *((one, other) for floor in (FLOORS[0], FLOORS[2], FLOORS[5], FLOORS[-1]) for one in floor for other in floor),
 }  # fmt: skip
 """Parts of one floor of which the first may import the second, as far as that makes no circle."""

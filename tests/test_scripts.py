@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.classifier import Classifier
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "model" / "fixtures"

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from bilstm_cls.checkpoint import load_best, load_newest, save_checkpoint
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import Config, PretrainConfig, TrainConfig, dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each, usable_cores
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.inference import predict_logits, softmax
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model, environment, flat_json, text_digest
