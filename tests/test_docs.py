@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from bilstm_cls import cli
-from bilstm_cls.config import load_config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.evaluation import plots
 from bilstm_cls.files import write_atomic
 from tests.command_line import run_cli

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bilstm_cls.classifier import Classifier
-    from bilstm_cls.config import load_config
+    from bilstm_cls.config_file import load_config
     from bilstm_cls.estimator import TextClassifier
     from bilstm_cls.evaluation.explain import explain
     from bilstm_cls.evaluation.judge import evaluate

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.errors import StoppedError
 from bilstm_cls.training.loop import EvaluationReport
 from bilstm_cls.training.run import train

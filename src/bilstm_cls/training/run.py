@@ -12,7 +12,8 @@ import torch
 
 from bilstm_cls.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.classifier import predict_logits, softmax
-from bilstm_cls.config import Config, PretrainConfig, TrainConfig, dump_config
+from bilstm_cls.config import Config, PretrainConfig, TrainConfig
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each, usable_cores
