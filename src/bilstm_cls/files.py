@@ -114,4 +114,3 @@ def sync_folder(folder: Path) -> None:
 def _free_megabytes(path: Path) -> int:
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(there).free // 10**6
-
