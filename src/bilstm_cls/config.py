@@ -109,9 +109,9 @@ class DataConfig(Section):
     unlabelled: str | None = Field(
         None, description="A file or folder of texts without labels, to make word vectors from; imdb brings such texts."
     )
-    format: Literal["auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet", "arrow"] = Field(
-        "auto", description="What the files are; auto goes by the file name, else by the first lines."
-    )
+    format: Literal[
+        "auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet", "arrow"
+    ] = Field("auto", description="What the files are; auto goes by the file name, else by the first lines.")
     csv: CsvConfig = Field(default_factory=CsvConfig, description="The dialect of csv and tsv files.")
     text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
     label_column: str = Field("label", description="Column that holds the label.")

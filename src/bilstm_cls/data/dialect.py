@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from bilstm_cls.data.encoding import MAX_CHARACTERS, TOO_LONG, TextLines, decoding_fault
+from bilstm_cls.data.encoding import MAX_CHARACTERS, TOO_LONG, TextLines
 
 DELIMITERS = (",", ";", "\t", "|", ":::", "::", "|||", "||")
 SAMPLE_LINES = 1000
@@ -16,7 +17,7 @@ SAMPLE_CHARACTERS = 2**20
 NONE = "none"
 """In a config: there is no such character; null leaves it to be found."""
 
-_MAX_PREAMBLE = 20
+MAX_PREAMBLE = 20
 _MAX_REREAD = 16 * MAX_CHARACTERS
 """Characters of lines read again after unclosed quotes, in all."""
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?')
@@ -61,15 +62,13 @@ class _Trial:
         dialect: what was tried.
         num_good: lines that belong to rows of the usual width, none of whose fields has quotes left around it.
         width: fields of most rows.
-        rows: fields of each row, empty for an empty line and None where the grammar is violated.
-        sizes: lines of each row.
+        rows: fields of each row that is not against the grammar.
     """
 
     dialect: Dialect
     num_good: int
     width: int
-    rows: list[list[str] | None]
-    sizes: list[int]
+    rows: list[list[str]]
 
 
 def sample_lines(lines: TextLines) -> tuple[list[str], Iterator[list[str]]]:
@@ -99,61 +98,53 @@ def find_dialect(
     Returns:
         The dialect, and the rows of the sample that it can read.
     """
-    lines = [line + "\n" for line in sample[:SAMPLE_LINES]]
-    mark = _SEPARATOR_LINE.fullmatch(sample[0]) if sample and given.skip_lines is None else None
-    start = given.skip_lines or (1 if mark else 0)
-    lines = lines[start:]
-    delimiter = given.delimiter or (mark[1] if mark else "\t" if is_tsv else None)
-    base = Dialect(delimiter, _known(given.quotechar), _known(given.escapechar), start, _known(given.comment))
-    quotechar = ("" if is_tsv else '"') if base.quotechar is None else base.quotechar
-    plain = replace(base, quotechar=quotechar, escapechar=base.escapechar or "", comment=base.comment or "")
+    separator = _SEPARATOR_LINE.fullmatch(sample[0]) if sample and given.skip_lines is None else None
+    start = given.skip_lines or (1 if separator else 0)
+    lines = [line + "\n" for line in sample[start:SAMPLE_LINES]]
+    delimiter = given.delimiter or (separator[1] if separator else "\t" if is_tsv else None)
+    plain = Dialect(
+        delimiter,
+        ("" if is_tsv else '"') if given.quotechar is None else given.quotechar.replace(NONE, ""),
+        (given.escapechar or "").replace(NONE, ""),
+        start,
+        (given.comment or "").replace(NONE, ""),
+    )
     trials = [_try(lines, replace(plain, delimiter=d)) for d in ([delimiter] if delimiter else DELIMITERS)]
     best = max(trials, key=lambda trial: _fit(trial, wanted))
-    changes: list[dict[str, str | bool]] = [{"escapechar": "\\"}] if given.escapechar is None else []
+    delimiter = best.dialect.delimiter or ","
+    changes: list[dict[str, Any]] = [{"skip_spaces": True}]
+    changes += [{"escapechar": "\\"}] if given.escapechar is None else []
     if given.quotechar is None:
-        changes += [{"quotechar": c} for c in ('"', "'", "") if c or best.dialect.delimiter == "\t"]
-    for change in [{"skip_spaces": True}, *changes]:
-        trial = _try(lines, replace(best.dialect, **change))  # type: ignore[arg-type]
-        needed = len(lines) // 2 if change.get("quotechar") == "'" else 0  # an apostrophe is often one
-        best = trial if trial.num_good > best.num_good + needed else best
-    found = best.dialect
-    if given.skip_lines is None and best.width > 1:
-        narrow = list(itertools.takewhile(lambda row: row is not None and len(row) < 2, best.rows))
-        if len(narrow) <= _MAX_PREAMBLE and _fit(best, wanted)[0] < 1:
-            found = replace(found, skip_lines=start + sum(best.sizes[: len(narrow)]))
-    comments = [row for row in best.rows if row and _COMMENT.match(row[0])]
+        begins = sum(line.startswith("'") or f"{delimiter}'" in line for line in lines)
+        single = ["'"] if 2 * begins > len(lines) else []
+        changes += [{"quotechar": c} for c in ['"', *single, *([""] if delimiter == "\t" else [])]]
+    for change in changes:
+        trial = _try(lines, replace(best.dialect, **change))
+        best = trial if trial.num_good > best.num_good else best
+    if given.skip_lines is None and best.width > 1 and not _fit(best, wanted)[0]:
+        preamble = sum(1 for _ in itertools.takewhile(lambda line: delimiter not in line, lines[:MAX_PREAMBLE]))
+        best = _try(lines[preamble:], replace(best.dialect, skip_lines=start + preamble))
+    comments = [row for row in best.rows if _COMMENT.match(row[0])]
     if given.comment is None and comments and all(len(row) != best.width for row in comments):
-        found = replace(found, comment="#")
-    num_skipped = (found.skip_lines or 0) - start
-    return found, [row for row in best.rows[num_skipped:] if row and row not in comments]
-
-
-def _known(character: str | None) -> str | None:
-    return "" if character == NONE else character
+        mark = "# " if all(row[0].startswith("# ") for row in comments) else "#"
+        return replace(best.dialect, comment=mark), [row for row in best.rows if row not in comments]
+    return best.dialect, best.rows
 
 
 def _fit(trial: _Trial, wanted: Sequence[str]) -> tuple[bool, int]:
     """Returns whether the first row holds the wanted names, and then the good lines."""
-    first = next((row for row in trial.rows if row), [])
+    first = trial.rows[0] if trial.rows else []
     if not wanted or not {*wanted} <= {cell.strip().strip('"') for cell in first}:
         return False, trial.num_good
     return True, trial.num_good if len(first) == trial.width else 0
 
 
 def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
-    rows: list[list[str] | None] = []
-    sizes: list[int] = []
-    for num_lines, row in _sample_rows(lines, dialect):
-        rows.append(row)
-        sizes.append(num_lines)
-    widths = Counter(len(row) for row in rows if row)
-    width = max(widths, key=lambda w: (widths[w] if w > 1 else 0, w)) if widths else 0
-    good = (
-        size
-        for row, size in zip(rows, sizes, strict=True)
-        if row is not None and len(row) == width > 1 and not any(_has_quotes(cell) for cell in row)
-    )
-    return _Trial(dialect, sum(good), width, rows, sizes)
+    found = [(num_lines, row) for num_lines, row in _sample_rows(lines, dialect) if row]
+    widths = Counter(len(row) for _, row in found)
+    width = max(widths, key=lambda w: (widths[w] if w > 1 else 0, w), default=0)
+    good = (num for num, row in found if len(row) == width > 1 and not any(map(_has_quotes, row)))
+    return _Trial(dialect, sum(good), width, [row for _, row in found])
 
 
 def _has_quotes(cell: str) -> bool:
@@ -186,7 +177,7 @@ def split_row(line: str, dialect: Dialect) -> list[str]:
     return cells if len(delimiter) == 1 else [cell.strip() for cell in cells]
 
 
-def _reader(lines: Iterator[str], dialect: Dialect) -> "csv._reader":
+def _reader(lines: Iterator[str], dialect: Dialect) -> Any:
     return csv.reader(
         lines,
         delimiter=dialect.delimiter or ",",
@@ -224,7 +215,7 @@ class TableRows:
             for line in self._source:
                 self._number += 1
                 self.record = [line]
-                yield self._number, self._fault() or split_row(line.removesuffix("\r"), self.dialect)
+                yield self._number, self._lines.fault(self.record) or split_row(line.removesuffix("\r"), self.dialect)
             return
         if csv.field_size_limit() < MAX_CHARACTERS:
             csv.field_size_limit(MAX_CHARACTERS)  # for the whole process; 128 KiB is less than a long text
@@ -253,7 +244,7 @@ class TableRows:
                 yield start, fault
                 continue
             is_one_line = is_one_line and (len(self.record) == 1 or bool(self.rows_within(len(row))))
-            yield start, (self._fault() if self._lines.is_damaged else None) or row
+            yield start, self._lines.fault(self.record) or row
 
     def _next_lines(self) -> Iterator[str]:
         while True:
@@ -263,13 +254,6 @@ class TableRows:
             self._number += 1
             self.record.append(line if line.endswith("\n") else line + "\n")  # which the parser has to see in quotes
             yield self.record[-1]
-
-    def _fault(self) -> str | None:
-        if not self._lines.is_damaged:
-            return None
-        if any(len(line) > MAX_CHARACTERS for line in self.record):
-            return TOO_LONG
-        return decoding_fault("".join(self.record), self._lines.encoding)
 
     def rows_within(self, width: int) -> list[list[str]]:
         """Returns the lines of the record that could be rows; to the grammar, two stray quotes make one text of many.

@@ -3,13 +3,14 @@
 import bz2
 import codecs
 import gzip
+import itertools
 import logging
 import lzma
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from bilstm_cls.errors import ConfigError, DataError, cut
 
@@ -21,7 +22,6 @@ MAX_CHARACTERS = 16 * 2**20
 """The longest line or field that is read; a longer one is a bad row."""
 MAX_LINES_CHECKED = 100_000
 """Lines with non-ASCII bytes that decide whether a file with a wrong byte is UTF-8."""
-
 TOO_LONG = f"longer than {MAX_CHARACTERS // 2**20} MiB"
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -60,15 +60,26 @@ def _mark(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_MARKING, _mark)
 
 
-def _open_zst(path: Path) -> IO[bytes]:
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+
+
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def _zst_blocks(path: Path) -> Iterator[bytes]:
     try:
         import zstandard
     except ModuleNotFoundError:
         raise DataError(f"{path}: .zst files need the package zstandard; pip install zstandard") from None
-    return zstandard.open(path, "rb")  # type: ignore[no-any-return, unused-ignore]
-
-
-COMPRESSIONS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zst}
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES // 64):
+            while block:
+                decoder = zstandard.ZstdDecompressor().decompressobj() if decoder.eof else decoder
+                yield decoder.decompress(block)
+                block = decoder.unused_data
+    if not decoder.eof:  # which the package's stream passes over
+        raise EOFError("compressed file ended before the end of its last frame")
 
 
 def byte_blocks(path: Path) -> Iterator[bytes]:
@@ -78,10 +89,13 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
         DataError: it cannot be opened, read or decompressed.
     """
     try:
-        opener = COMPRESSIONS.get(path.suffix.lower())
-        with opener(path) if opener else path.open("rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                yield block
+        suffix = path.suffix.lower()
+        if suffix == ".zst":
+            yield from filter(None, _zst_blocks(path))
+        else:
+            with _OPENERS.get(suffix, Path.open)(path, "rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    yield block
     except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except Exception as error:
@@ -98,7 +112,6 @@ def require_rereadable(path: Path) -> None:
 
 
 def _refuse_other_mark(path: Path, block: bytes, encoding: str) -> None:
-    """Raises a DataError if a file said to be UTF-8 begins with another encoding's byte order mark."""
     mark = next((mark for mark in _BOMS if block.startswith(mark)), None)
     if mark is not None and _BOMS[mark] != "utf-8" and codecs.lookup(encoding).name in ("utf-8", "ascii"):
         raise DataError(f"{path}: begins with the byte order mark of {_BOMS[mark]}; set data.encoding: {_BOMS[mark]}")
@@ -145,17 +158,15 @@ def find_encoding(path: Path, *, max_bytes: int | None = None) -> str:
     offset = 0
     for block in byte_blocks(path):
         if offset == 0:
-            for mark, encoding in _BOMS.items():
-                if block.startswith(mark):
-                    return encoding
-            if b"\0" in block and (wide := _wide_encoding(block)):
-                return wide
-        is_cut = max_bytes is not None and offset + len(block) >= max_bytes
+            marked = next((encoding for mark, encoding in _BOMS.items() if block.startswith(mark)), None)
+            if marked or (b"\0" in block and (marked := _wide_encoding(block))):
+                return marked
+        offset += len(block)
+        is_cut = max_bytes is not None and offset >= max_bytes
         try:
             decoder.decode(block, not block and not is_cut)
         except UnicodeDecodeError:
             return _encoding_of_lines(path)
-        offset += len(block)
         if is_cut:
             break
     return "utf-8"
@@ -178,23 +189,21 @@ def _wide_encoding(block: bytes) -> str | None:
 def _encoding_of_lines(path: Path) -> str:
     """Decides by the lines of a file that hold bytes above 127."""
     num_valid = num_wrong = 0
-    wrong = tail = b""
+    sample = tail = b""
     for block in byte_blocks(path):
         *lines, tail = (tail + block).split(b"\n") if block else [tail, b""]
-        for line in lines:
-            if line.isascii():
-                continue
+        for line in itertools.filterfalse(bytes.isascii, lines):
             try:
                 line.decode("utf-8")
                 num_valid += 1
             except UnicodeDecodeError:
                 num_wrong += 1
-                wrong += line[: SAMPLE_BYTES // 4] + b"\n" if len(wrong) < SAMPLE_BYTES else b""
-        if num_wrong and (num_valid + num_wrong > MAX_LINES_CHECKED or (not num_valid and len(wrong) >= SAMPLE_BYTES)):
+                sample += line[: SAMPLE_BYTES // 4] + b"\n" if len(sample) < SAMPLE_BYTES else b""
+        if num_wrong and (num_valid + num_wrong > MAX_LINES_CHECKED or (not num_valid and len(sample) >= SAMPLE_BYTES)):
             break
     if num_valid >= num_wrong:
         return "utf-8"
-    if (found := _best_match(wrong)) is None:
+    if (found := _best_match(sample)) is None:
         raise DataError(f"{path}: cannot tell its encoding; set data.encoding, such as windows-1252 or gb18030")
     return found
 
@@ -202,15 +211,14 @@ def _encoding_of_lines(path: Path) -> str:
 def _best_match(sample: bytes) -> str | None:
     import charset_normalizer
 
-    for encoding, (characters, share) in _SCRIPTS.items():
+    for encoding, (characters, least) in _SCRIPTS.items():
         text = sample.decode(encoding, "replace")
-        if len(re.findall(characters, text)) >= share * sum(not character.isascii() for character in text):
+        if len(re.findall(characters, text)) >= least * sum(not character.isascii() for character in text):
             return encoding
-    matches = charset_normalizer.from_bytes(sample, cp_isolation=list(_LIKELY))
     order = list(_LIKELY)
     ranked = sorted(
         (round(match.chaos, 2), -match.coherence, order.index(name))
-        for match in matches
+        for match in charset_normalizer.from_bytes(sample, cp_isolation=order)
         for name in match.could_be_from_charset
         if name in _LIKELY
     )
@@ -226,7 +234,7 @@ class TextLines:
     Attributes:
         encoding: the codec, never `auto`.
         is_damaged: whether a line already yielded, or the next, may be cut or hold `SURROGATE`s in the place of bytes
-            that are not of the encoding; see `decoding_fault`.
+            that are not of the encoding; see `fault`.
     """
 
     def __init__(self, path: Path, encoding: str) -> None:
@@ -235,11 +243,14 @@ class TextLines:
         self.is_damaged = codecs.lookup(self.encoding).name == "utf-7"  # which lets lone surrogates pass
 
     def __iter__(self) -> Iterator[str]:
-        for block in self.blocks():
-            yield from block
+        return itertools.chain.from_iterable(self.blocks())
 
     def blocks(self) -> Iterator[list[str]]:
-        """Yields the lines many at a time."""
+        """Yields the lines many at a time.
+
+        Raises:
+            DataError: the file is empty, or cannot be read as text at all.
+        """
         tail = ""
         is_empty = True
         for text in self._decoded():
@@ -262,24 +273,28 @@ class TextLines:
         for number, block in enumerate(byte_blocks(self.path)):
             if number == 0:
                 _refuse_other_mark(self.path, block, self.encoding)
+            state = decoder.getstate()
             try:
-                text = self._decoded_block(decoder, block)
+                try:
+                    text = decoder.decode(block, not block)
+                except UnicodeDecodeError:
+                    # From here on wrong bytes are marked. Until one turns up, no line needs to be searched for marks.
+                    self.is_damaged = True
+                    decoder.errors = _MARKING
+                    decoder.setstate(state)
+                    text = decoder.decode(block, not block)
             except UnicodeError as error:
                 raise DataError(_undecodable(self.path, self.encoding, error)) from error
             if text:
                 yield text
 
-    def _decoded_block(self, decoder: codecs.IncrementalDecoder, block: bytes) -> str:
-        is_last = not block
-        state = decoder.getstate()
-        try:
-            return decoder.decode(block, is_last)
-        except UnicodeDecodeError:
-            # From here on wrong bytes are marked. Until one turns up, no line needs to be searched for marks.
-            self.is_damaged = True
-            decoder.errors = _MARKING
-            decoder.setstate(state)
-            return decoder.decode(block, is_last)
+    def fault(self, lines: list[str]) -> str | None:
+        """Returns what is wrong with lines that are one record: too long, or which byte could not be decoded."""
+        if not self.is_damaged:
+            return None
+        if any(len(line) > MAX_CHARACTERS for line in lines):
+            return TOO_LONG
+        return decoding_fault("\n".join(line.removesuffix("\n") for line in lines), self.encoding)
 
 
 def decode(path: Path, content: bytes, encoding: str) -> str:
@@ -305,5 +320,6 @@ def decoding_fault(text: str, encoding: str) -> str | None:
         return f"lone surrogate U+{code:04X}"
     lines_before = text.count("\n", 0, found.start())
     where = f" {lines_before} line{'s' * (lines_before > 1)} further down" if lines_before else ""
-    advice = "another encoding of the whole file is set by data.encoding, such as windows-1252 or auto"
-    return f"byte 0x{code - 0xDC00:02x}{where} is not {encoding} ({advice})"
+    return (
+        f"byte 0x{code - 0xDC00:02x}{where} is not {encoding} (where all are another's, set data.encoding, as to auto)"
+    )

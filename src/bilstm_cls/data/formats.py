@@ -87,7 +87,7 @@ def data_files(given: str | Sequence[str]) -> list[Path]:
     for name in [given] if isinstance(given, str) else given:
         found = [Path(name)]
         if glob.has_magic(name) and not Path(name).exists():
-            found = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+            found = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 - of any root
             if not found:
                 raise DataError(f"{name}: matches no file")
         for path in found:
@@ -170,13 +170,16 @@ def _format_of_lines(lines: Sequence[str]) -> str | None:
         return _format_by_tabs([line.split("\t") for line in lines if "\t" in line])
     if _is_table(lines):
         return "csv"
-    first, last = _first_and_last(lines)
-    # The reading with far fewer labels; where both have few, neither is sure.
-    if _are_labels(first, MAX_CLEAR_LABELS) and len(set(first)) * 2 <= len(set(last)):
-        return "label-text"
-    if _are_labels(last, MAX_CLEAR_LABELS) and len(set(last)) * 2 <= len(set(first)):
-        return "text-label"
-    return None
+    readings = dict(zip(("label-text", "text-label"), _first_and_last(lines), strict=True))
+    # Where both readings have few labels, numbers are labels rather than words, and far fewer words than the others.
+    ranked = sorted(
+        (not all(map(str.isdecimal, words)), len(set(words)), name)
+        for name, words in readings.items()
+        if _are_labels(words, MAX_CLEAR_LABELS)
+    )
+    if len(ranked) == 2 and ranked[0][0] == ranked[1][0] and 2 * ranked[0][1] > ranked[1][1]:
+        return None
+    return ranked[0][2] if ranked else None
 
 
 def _first_and_last(lines: Sequence[str]) -> tuple[list[str], list[str]]:

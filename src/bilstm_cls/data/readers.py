@@ -3,20 +3,16 @@
 import difflib
 import functools
 import logging
-import math
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from bilstm_cls.data.dialect import Dialect, TableRows
+from bilstm_cls.data.columns import NO_LABEL, Columns, ReadOptions, SkippedLines, clean_label
+from bilstm_cls.data.dialect import TableRows
 from bilstm_cls.data.encoding import (
     MAX_CHARACTERS,
-    SURROGATE,
     TOO_LONG,
     TextLines,
     byte_blocks,
@@ -26,68 +22,31 @@ from bilstm_cls.data.encoding import (
     resolve_encoding,
 )
 from bilstm_cls.data.formats import detect_format, require_path
-from bilstm_cls.data.records import json_records, open_table
+from bilstm_cls.data.records import read_arrow, read_jsonl
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError, shown
 
+__all__ = ["READERS", "ReadOptions", "detect_format", "name_labels", "read", "read_label_names"]
+
 logger = logging.getLogger(__name__)
 
-MAX_SHOWN = 20
-NO_LABEL = "the label is empty"
-BLANK_LINE = "blank line"
 TEXT_SUFFIXES = (".txt", ".text")
-_MAX_HEAD = 100
-"""JSON objects that show whether a key is missing from one or from all."""
+BLANK_LINE = "blank line"
 _MAX_SUSPECTS = 1000
 """Records that are kept until the labels of the whole file are known."""
-_POSITION = re.compile(r"#[1-9][0-9]*")
-_WHOLE_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
 _FASTTEXT_LABEL = re.compile(r"(?<!\S)__label__(\S+)(?:\s|$)")
 
-_INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
-"""Unicode's categories of control and format characters, and of spaces."""
-
 Rows = Iterator[Example | BadRow]
-Reader = Callable[[Path, "ReadOptions"], Rows]
+Reader = Callable[[Path, ReadOptions], Rows]
 Parts = tuple[str, str] | str
 """Label and text of a line, or what is wrong with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """What to take from a file, and how to decode it.
-
-    Attributes:
-        text_columns: columns of the text; several are joined by a line feed. With names `#1`, `#2`, ... for all given
-            columns, a csv or tsv file has no header, and columns are positions counted from 1.
-        label_column: column of the label; None where labels are not wanted, and every label is None then.
-        encoding: any text codec, or `auto`.
-        keep_record: whether an example's `record` gets all fields of its row in order.
-        csv: what is known of the dialect of csv and tsv files.
-    """
-
-    text_columns: tuple[str, ...] = ("text",)
-    label_column: str | None = "label"
-    encoding: str = "utf-8"
-    keep_record: bool = False
-    csv: Dialect = Dialect()
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """The columns of text and label."""
-        return (*self.text_columns, *([] if self.label_column is None else [self.label_column]))
-
-    @property
-    def is_headerless(self) -> bool:
-        """Whether every given column is a position."""
-        return bool(self.wanted) and all(_POSITION.fullmatch(name) for name in self.wanted)
 
 
 def read(
     path: Path,
     *,
     format: str = "auto",
-    options: ReadOptions = ReadOptions(),
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
     bad_rows: str = "error",
     on_bad_row: Callable[[BadRow], None] = lambda bad: logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}"),
 ) -> Iterator[Example]:
@@ -135,144 +94,37 @@ def _without_bad_rows(
             raise DataError(f"{row}; fix the row{', or set data.bad_rows: skip' if can_skip else ''}")
 
 
-class _Skipped:
-    """Counts lines that are no rows, for one remark on each kind at the end of the file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._found: dict[str, tuple[int, int]] = {}
-
-    def add(self, kind: str, line: int, number: int = 1) -> None:
-        first, count = self._found.get(kind, (line, 0))
-        self._found[kind] = first, count + number
-
-    def remarks(self) -> Iterator[BadRow]:
-        for kind, (line, count) in self._found.items():
-            reason = f"skipped {count:,} {kind}{'s' * (count > 1)}{', the first here' * (count > 1)}"
-            yield BadRow(str(self._path), line, reason, is_read=True)
-
-
-# Columns and labels
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """A table's columns: names of all, positions of the texts and of the label, and how many have a name."""
-
-    names: tuple[str, ...]
-    texts: tuple[int, ...]
-    label: int | None
-    num_named: int
-
-    def fitted(self, row: list[str]) -> list[str] | None:
-        """Returns a row of the table's width if it only has empty fields too many, or lacks fields without a name."""
-        width = len(self.names)
-        if not any(map(str.strip, row[width:])) and len(row) >= self.num_named:
-            return (row + [""] * width)[:width]
-        return None
-
-
-def _choose_columns(first_row: Sequence[str], options: ReadOptions, where: str) -> _Columns:
-    positions = [f"#{number}" for number in range(1, len(first_row) + 1)]
-    cells = [name.strip() for name in first_row]
-    num_named = len(cells)
-    if options.is_headerless:
-        names = positions
-    else:
-        if any("\0" in name for name in cells):
-            raise DataError(f"{where}: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le or auto")
-        while num_named and not cells[num_named - 1]:
-            num_named -= 1
-        times = Counter(cells)
-        if repeated := next((name for name in options.wanted if times[name] > 1), None):
-            raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
-        # A column without a name, such as that of a row index, or with that of another, goes by its position.
-        names = [
-            position if not name or name in cells[:at] else name
-            for at, (name, position) in enumerate(zip(cells, positions, strict=True))
-        ]
-    _require_columns(names, options, where)
-    label = options.label_column
-    texts = tuple(names.index(name) for name in options.text_columns)
-    return _Columns(tuple(names), texts, None if label is None else names.index(label), num_named)
-
-
-def _require_columns(names: Sequence[str], options: ReadOptions, where: str) -> None:
-    """Raises a DataError that says which columns there are if a wanted one is not among them."""
-    missing = next((name for name in options.wanted if name not in names), None)
-    if missing is None:
-        return
-    kind = "text" if missing in options.text_columns else "label"
-    listed = ", ".join(map(shown, names[:MAX_SHOWN]))
-    listed += f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    folded = {known.casefold(): known for known in reversed(names)}
-    near = difflib.get_close_matches(missing.casefold(), folded, n=1)
-    advice = f"did you mean {shown(folded[near[0]])}?" if near else "name another"
-    key = f"data.{kind}_column{'s' * (kind == 'text')} or --{kind}-column"
-    raise DataError(f"{where}: no {kind} column {shown(missing)} among {listed}; {advice} ({key})")
-
-
-def clean_label(text: str) -> str:
-    """Returns a label without surrounding spaces; of a whole number, without the decimals that a spreadsheet adds."""
-    label = text.strip()
-    whole = _WHOLE_FLOAT.fullmatch(label)
-    return whole[1] if whole else label
-
-
-def alike_labels(labels: Sequence[str]) -> list[list[str]]:
-    """Returns groups of labels that a reader takes for one: `True` and `true`, `1` and `01`, or with spaces between."""
-    groups: dict[str, list[str]] = {}
-    for label in labels:
-        characters = unicodedata.normalize("NFKC", label).casefold()
-        visible = "".join(c for c in characters if unicodedata.category(c) not in _INVISIBLE)
-        number = visible.lstrip("0") or "0"
-        groups.setdefault(number if number.isdecimal() else visible, []).append(label)
-    return [group for group in groups.values() if len(group) > 1]
-
-
 # Tables
 
 
-def read_csv(path: Path, options: ReadOptions) -> Rows:
+def _read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     """Reads delimited values with a header, or by position; the dialect is found as far as it is not given.
 
     Raises:
         DataError: the file is empty or unreadable, or a column is not there.
     """
-    return _read_table(path, options, is_tsv=False)
-
-
-def read_tsv(path: Path, options: ReadOptions) -> Rows:
-    """Reads tab-separated values; quotes have a meaning only where the file cannot be read without.
-
-    Raises:
-        DataError: the file is empty or unreadable, or a column is not there.
-    """
-    return _read_table(path, options, is_tsv=True)
-
-
-def _read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     name = str(path)
-    rows = TableRows(
-        path, options.encoding, options.csv, () if options.is_headerless else options.wanted, is_tsv=is_tsv
-    )
-    skipped = _Skipped(path)
+    wanted = () if options.is_headerless else options.wanted
+    rows = TableRows(path, options.encoding, options.csv, wanted, is_tsv=is_tsv)
+    skipped = SkippedLines(path)
+    if options.csv.skip_lines is None and rows.dialect.skip_lines:
+        skipped.add("line before the table", 1, rows.dialect.skip_lines)
     body = _rows_with_content(rows, skipped)
-    line, first = next(body, (1, "holds blank lines only"))
+    number, first = next(body, (1, "holds blank lines only"))
     if isinstance(first, str):
-        raise DataError(f"{name}:{line}: {first}, in the {'first row' if options.is_headerless else 'header'}")
-    columns = _choose_columns(first, options, f"{name}:{line}")
+        raise DataError(f"{name}:{number}: {first}, in the {'first row' if options.is_headerless else 'header'}")
+    columns = Columns.of(first, options, f"{name}:{number}")
     width, label_at = len(columns.names), columns.label
     label = None
     labels: dict[str, str] = {}  # clean, by what is written
     suspects: list[tuple[int, list[list[str]]]] = []
     is_empty = True
-    for line, row in chain([(line, first)], body) if options.is_headerless else body:
+    for line, row in chain([(number, first)] if options.is_headerless else [], body):
         if row == first and not options.is_headerless:
             skipped.add("repeated header", line)
             continue
         if isinstance(row, list) and len(row) != width:
-            row = columns.fitted(row) or _ragged(row, width, len(rows.record))
+            row = columns.fit(row) or _ragged(row, width, len(rows.record))
         if isinstance(row, list) and label_at is not None:
             label = labels.get(row[label_at]) or clean_label(row[label_at])
             labels[row[label_at]] = label
@@ -287,23 +139,21 @@ def _read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
         text = "\n".join([row[position] for position in columns.texts])
         record = dict(zip(columns.names, row, strict=True)) if options.keep_record else None
         yield Example(text, label, name, line, record)
-        if len(rows.record) > 1 and len(suspects) < _MAX_SUSPECTS and (within := rows.rows_within(width)):
-            suspects.append((line, within))
+        if len(rows.record) > 1 and width > 1 and len(suspects) < _MAX_SUSPECTS:
+            within = rows.rows_within(width)
+            if label_at is not None or len(within) == len(rows.record):
+                suspects.append((line, within))
     if is_empty:
         raise DataError(f"{name}: has a header and no rows")
     for line, within in suspects:
         if label_at is None or sum(row[label_at] in labels for row in within) > 1:
-            yield BadRow(
-                name, line, "one text over several lines that could be rows (is a quote missing?)", is_read=True
-            )
+            yield BadRow(name, line, "one text of several lines that could be rows (is a quote missing?)", is_read=True)
     yield from skipped.remarks()
 
 
-def _rows_with_content(rows: TableRows, skipped: _Skipped) -> Iterator[tuple[int, list[str] | str]]:
+def _rows_with_content(rows: TableRows, skipped: SkippedLines) -> Iterator[tuple[int, list[str] | str]]:
     """Leaves out and counts the lines that are no rows of a table."""
-    comment, num_before = rows.dialect.comment, rows.dialect.skip_lines
-    if num_before:
-        skipped.add("line before the table", 1, num_before)
+    comment = rows.dialect.comment
     for line, row in rows:
         if not row or (len(row) == 1 and not rows.record[0].strip()):
             skipped.add(BLANK_LINE, line)
@@ -317,126 +167,6 @@ def _ragged(row: Sequence[str], width: int, num_lines: int) -> str:
     fields = f"{len(row)} field{'s' * (len(row) != 1)}"
     span = f" over {num_lines} lines (is a quote missing?)" if num_lines > 1 else ""
     return f"{fields}{span}, but the first row has {width}"
-
-
-# Records
-
-
-def read_jsonl(path: Path, options: ReadOptions) -> Rows:
-    """Reads one JSON object a line, or the objects of a JSON document; see `json_records`.
-
-    Raises:
-        DataError: the file is empty, unreadable or too large a document, or none of its objects has a wanted key.
-    """
-    skipped = _Skipped(path)
-    records = json_records(path, options.encoding)
-    head = list(islice(records, _MAX_HEAD))
-    objects = [record for _, record in head if isinstance(record, dict)]
-    if objects:
-        keys = list(dict.fromkeys(key for record in objects for key in record))
-        _require_columns(keys, options, f"{path}:{next(line for line, record in head if record is objects[0])}")
-    is_empty = True
-    for line, record in chain(head, records):
-        if record is None:
-            skipped.add(BLANK_LINE, line)
-            continue
-        is_empty = False
-        yield BadRow(str(path), line, record) if isinstance(record, str) else _example_of(record, options, path, line)
-    if is_empty:
-        raise DataError(f"{path}: holds no JSON object")
-    yield from skipped.remarks()
-
-
-def read_table(path: Path, options: ReadOptions) -> Rows:
-    """Reads an Apache Parquet or Arrow file, or a saved data set; an example's `line` is its row, counted from 1.
-
-    Raises:
-        DataError: pyarrow is not installed, the file is damaged, or a column is not there.
-    """
-    row = 0
-    with open_table(path) as table:
-        _require_columns(table.names, options, str(path))
-        columns = table.names if options.keep_record else list(dict.fromkeys(options.wanted))
-        names = table.class_names.get(options.label_column or "")
-        for row, record in table.records(columns):
-            if isinstance(record, str):
-                yield BadRow(str(path), row, f"row {row}: {record}")
-            else:
-                yield _example_of(record, options, path, row, place=f"row {row}: ", class_names=names)
-    if row == 0:
-        raise DataError(f"{path}: has no rows")
-
-
-class _WrongValueError(Exception):
-    """A value that cannot be a text or a label."""
-
-
-def _example_of(
-    record: Mapping[str, Any],
-    options: ReadOptions,
-    path: Path,
-    line: int,
-    *,
-    place: str = "",
-    class_names: Sequence[str] | None = None,
-) -> Example | BadRow:
-    try:
-        text = "\n".join([_text_of(_value_of(record, column), column) for column in options.text_columns])
-        column = options.label_column
-        label = None if column is None else _label_of(_value_of(record, column), column, class_names)
-    except _WrongValueError as error:
-        return BadRow(str(path), line, f"{place}{error}")
-    kept = {key: _plain(value) for key, value in record.items()} if options.keep_record else None
-    return Example(text, label, str(path), line, kept)
-
-
-def _value_of(record: Mapping[str, Any], column: str) -> Any:
-    if column not in record:
-        raise _WrongValueError(f"has no {shown(column)} among {', '.join(map(shown, list(record)[:MAX_SHOWN]))}")
-    return record[column]
-
-
-def _text_of(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise _WrongValueError(f"{shown(column)} must be text, not {'null' if value is None else shown(value)}")
-    if not value.isascii() and (found := SURROGATE.search(value)):
-        raise _WrongValueError(f"{shown(column)} holds a lone surrogate (U+{ord(found[0]):04X})")
-    return value
-
-
-def _label_of(value: Any, column: str, class_names: Sequence[str] | None) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise _WrongValueError(NO_LABEL)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int):
-        if class_names is None:
-            return str(value)
-        if 0 <= value < len(class_names):
-            return class_names[value]
-        raise _WrongValueError(
-            f"{shown(column)} is {value}, but the names in the file are of 0 to {len(class_names) - 1}"
-        )
-    if not isinstance(value, str):
-        raise _WrongValueError(f"{shown(column)} must be text, a whole number, true or false, not {shown(value)}")
-    if not (label := clean_label(_text_of(value, column))):
-        raise _WrongValueError(NO_LABEL)
-    return label
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value that JSON can hold: dates and the like as their text, NaN as None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return str(value)
 
 
 # Lines and folders
@@ -497,7 +227,7 @@ def _fasttext_parts(line: str) -> Parts:
 
 def _read_labelled_lines(path: Path, options: ReadOptions, choose: Callable[[str], Callable[[str], Parts]]) -> Rows:
     """Splits all lines by what is chosen for the first, so that a tab in a later text does not make a label."""
-    skipped = _Skipped(path)
+    skipped = SkippedLines(path)
     split = None
     is_empty = True
     for number, line, fault in _numbered(TextLines(path, options.encoding)):
@@ -519,11 +249,7 @@ def _read_labelled_lines(path: Path, options: ReadOptions, choose: Callable[[str
 def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
     """Yields every line's number from 1, its text without the line end, and what is wrong with it, if anything."""
     for number, line in enumerate(lines, 1):
-        if lines.is_damaged:
-            fault = TOO_LONG if len(line) > MAX_CHARACTERS else decoding_fault(line, lines.encoding)
-            yield number, "" if fault else line.removesuffix("\r"), fault
-        else:
-            yield number, line.removesuffix("\r"), None
+        yield number, line.removesuffix("\r"), lines.fault([line]) if lines.is_damaged else None
 
 
 def _labelled(label: str, text: str, path: Path, line: int, options: ReadOptions) -> Example | BadRow:
@@ -545,12 +271,8 @@ def read_folder(path: Path, options: ReadOptions) -> Rows:
 
 def read_labelled_files(files: Iterable[tuple[str, Path]], options: ReadOptions) -> Rows:
     """Reads one text a file, with the label given next to it; with encoding `auto`, finds that of each file."""
-    logged: set[str] = set()
     for label, file in files:
         encoding = find_encoding(file) if options.encoding == "auto" else resolve_encoding(file, options.encoding)
-        if options.encoding == "auto" and encoding not in logged:
-            logger.info(f"{file}: reading as {encoding}")
-            logged.add(encoding)
         yield _read_file(file, label, options, encoding)
 
 
@@ -590,15 +312,15 @@ def _read_file(file: Path, label: str, options: ReadOptions, encoding: str) -> E
 
 
 READERS: dict[str, Reader] = {
-    "csv": read_csv,
-    "tsv": read_tsv,
+    "csv": functools.partial(_read_table, is_tsv=False),
+    "tsv": functools.partial(_read_table, is_tsv=True),
     "jsonl": read_jsonl,
     "folder": read_folder,
     "fasttext": read_fasttext,
     "label-text": read_label_text,
     "text-label": read_text_label,
-    "parquet": read_table,
-    "arrow": read_table,
+    "parquet": read_arrow,
+    "arrow": read_arrow,
     "lines": read_lines,
 }
 """Each yields a file's rows in order and raises DataError where the file as a whole is wrong."""

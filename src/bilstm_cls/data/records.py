@@ -1,24 +1,83 @@
-"""Records of named values: JSON lines, JSON documents, Parquet and Arrow files."""
+"""Formats whose rows are records of named values: JSON lines and documents, Parquet and Arrow."""
 
+import contextlib
 import functools
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.data.encoding import MAX_CHARACTERS, TOO_LONG, TextLines, byte_blocks, decode, decoding_fault
-from bilstm_cls.errors import DataError, cut
+from bilstm_cls.data.columns import MAX_SHOWN, NO_LABEL, ReadOptions, SkippedLines, clean_label, require_columns
+from bilstm_cls.data.encoding import SURROGATE, TextLines, byte_blocks, decode, decoding_fault
+from bilstm_cls.data.types import BadRow, Example
+from bilstm_cls.errors import DataError, shown
 
 MAX_DOCUMENT_BYTES = 2**28
 """The largest JSON file that is not JSON lines; its text is held in memory."""
-BATCH_ROWS = 1024
+_MAX_HEAD = 100
+"""JSON objects that show whether a key is missing from one or from all."""
+_BATCH_ROWS = 1024
+_REST = "; the rest of the file after it is not read"
 
 Record = tuple[int, dict[str, Any] | str | None]
-"""Where a record starts (a line or, in a table, a row, counted from 1), and its values or what is wrong with it; None
-for a blank line."""
+"""Where a record starts (its line or, in a table, row, from 1), and its values or what is wrong; None for no record."""
+
+
+class _WrongValueError(Exception):
+    """A value that cannot be a text or a label."""
+
+
+def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
+    """Reads JSON objects, one a line or those of one document: an array, `{"data": [...]}`, or a pandas table.
+
+    Keys that are there twice, NaN and infinite numbers make a row a bad one.
+
+    Raises:
+        DataError: the file is empty, unreadable or too large a document, or none of its objects has a wanted key.
+    """
+    skipped = SkippedLines(path)
+    records = _json_records(path, options)
+    head = list(itertools.islice(records, _MAX_HEAD))
+    objects = [(line, record) for line, record in head if isinstance(record, dict)]
+    if objects:
+        keys = dict.fromkeys(key for _, record in objects for key in record)
+        require_columns(list(keys), options, f"{path}:{objects[0][0]}")
+    is_empty = True
+    for line, record in itertools.chain(head, records):
+        if record is None:
+            skipped.add("blank line", line)
+            continue
+        is_empty = False
+        yield BadRow(str(path), line, record) if isinstance(record, str) else _example(record, options, path, line)
+    if is_empty:
+        raise DataError(f"{path}: holds no JSON object")
+    yield from skipped.remarks()
+
+
+def _json_records(path: Path, options: ReadOptions) -> Iterator[Record]:
+    lines = TextLines(path, options.encoding)
+    if _is_document(list(itertools.islice((line for line in lines if line.strip()), 2)), options):
+        yield from _document_records(path, lines.encoding)
+        return
+    lines = TextLines(path, lines.encoding)
+    for number, line in enumerate(lines, 1):
+        yield number, lines.fault([line]) or _parse(line) if line.strip() else None
+
+
+def _is_document(lines: Sequence[str], options: ReadOptions) -> bool:
+    """Whether the first two lines that are not blank begin a JSON document rather than JSON lines."""
+    if not lines or not lines[0].lstrip().startswith("{"):
+        return bool(lines) and lines[0].lstrip().startswith("[")
+    if len(lines) > 1:
+        # An object written over several lines; the first of JSON lines, if broken, has another object after it.
+        return not lines[0].rstrip().endswith("}") and not lines[1].lstrip().startswith("{")
+    value = _parse(lines[0])
+    if not isinstance(value, dict) or any(isinstance(value.get(name), str) for name in options.text_columns):
+        return False
+    return _table_of(value) is not None
 
 
 def _refuse_constant(name: str) -> None:
@@ -29,55 +88,19 @@ def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {cut(repr(next(name for name in names if names.count(name) > 1)))} is there twice")
+        raise ValueError(f"key {shown(next(name for name in names if names.count(name) > 1))} is there twice")
     return record
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
 
 
-def json_records(path: Path, encoding: str) -> Iterator[Record]:
-    """Yields the objects of JSON lines, one a line, or of one document: an array, `{"data": [...]}`, or a pandas table.
-
-    Keys that are there twice, NaN and infinite numbers are faults.
-
-    Raises:
-        DataError: the file cannot be read, or is one document and too large.
-    """
-    lines = TextLines(path, encoding)
-    first = list(islice((line for line in lines if line.strip()), 2))
-    if _is_document(first):
-        yield from _document_records(path, lines.encoding)
-        return
-    lines = TextLines(path, lines.encoding)
-    for number, line in enumerate(lines, 1):
-        if len(line) > MAX_CHARACTERS:
-            yield number, TOO_LONG
-        elif not line.strip():
-            yield number, None
-        else:
-            yield number, (decoding_fault(line, lines.encoding) if lines.is_damaged else None) or _parse(line)
-
-
-def _is_document(lines: Sequence[str]) -> bool:
-    """Whether the first two lines that are not blank begin a JSON document rather than JSON lines."""
-    if not lines or lines[0].lstrip()[:1] not in ("[", "{"):
-        return False
-    if lines[0].lstrip().startswith("["):
-        return True
-    if len(lines) > 1:
-        # An object written over several lines; a broken first row has another after it.
-        return not lines[0].rstrip().endswith("}") and not lines[1].lstrip().startswith("{")
-    value = _parse(lines[0])
-    return not isinstance(value, dict) or _table_of(value) is not None
-
-
-def _parse(line: str) -> dict[str, Any] | str:
+def _parse(text: str) -> dict[str, Any] | str:
     try:
-        value = _DECODER.decode(line.strip(" \t\r"))
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         return _json_fault(error)
-    return value if isinstance(value, dict) else f"must be a JSON object, not {cut(repr(value))}"
+    return value if isinstance(value, dict) else f"must be a JSON object, not {shown(value)}"
 
 
 def _json_fault(error: ValueError | RecursionError) -> str:
@@ -92,46 +115,35 @@ def _document_records(path: Path, encoding: str) -> Iterator[Record]:
     for block in byte_blocks(path):
         content += block
         if len(content) > MAX_DOCUMENT_BYTES:
-            start = "." if content.lstrip()[:1] == b"[" else ".data"
-            raise DataError(
-                f"{path}: is one JSON document of more than {MAX_DOCUMENT_BYTES // 2**20} MiB; write one object a line: "
-                f"jq -c '{start}[]' {path.name} > {path.stem}.jsonl"
-            )
+            rows = ".[]" if content.lstrip()[:1] == b"[" else ".data[]"
+            command = f"jq -c '{rows}' {path.name} > {path.stem}.jsonl"
+            raise DataError(f"{path}: is too large for one JSON document; write one object a line: {command}")
     text = decode(path, content, encoding)
     del content
-    start = len(text) - len(text.lstrip())
-    if text[start] == "[":
-        yield from _array_records(text, start, encoding)
+    if text.lstrip().startswith("["):
+        yield from _array_records(text, encoding)
         return
-    try:
-        value = _DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        yield 1, decoding_fault(text, encoding) or _json_fault(error)
-        return
-    table = _table_of(value)
-    if table is None:
-        yield 1, value
-    else:
-        yield from enumerate(table, 1)
+    value = decoding_fault(text, encoding) or _parse(text)
+    table = _table_of(value) if isinstance(value, dict) else None
+    yield from enumerate([value] if table is None else table, 1)
 
 
-def _array_records(text: str, start: int, encoding: str) -> Iterator[Record]:
+def _array_records(text: str, encoding: str) -> Iterator[Record]:
     """Yields the objects of an array with the lines where they start; what is after a broken one is lost with it."""
-    line, position = 1, start + 1
-    counted = 0
+    line, position, counted = 1, text.index("[") + 1, 0
     while True:
-        while text[position : position + 1].isspace() or text[position : position + 1] == ",":
+        while text[position : position + 1].isspace() or text.startswith(",", position):
             position += 1
         line, counted = line + text.count("\n", counted, position), position
-        if text[position : position + 1] == "]":
+        if text.startswith("]", position):
             return
         try:
             value, end = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            yield line, f"{_json_fault(error)}; the rest of the file after it is not read"
+            yield line, _json_fault(error) + _REST
             return
         fault = None if text.isascii() else decoding_fault(text[position:end], encoding)
-        yield line, fault or (value if isinstance(value, dict) else f"must be a JSON object, not {cut(repr(value))}")
+        yield line, fault or (value if isinstance(value, dict) else f"must be a JSON object, not {shown(value)}")
         position = end
 
 
@@ -149,58 +161,59 @@ def _table_of(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     inner = list(value.values())
     if not inner or not all(isinstance(column, dict) and column for column in inner):
         return None
-    if all(key.isdecimal() for key in value) and not all(key.isdecimal() for key in inner[0]):
-        return inner
+    if all(map(str.isdecimal, value)) and not all(map(str.isdecimal, inner[0])):
+        return inner  # by row
     return [{name: column.get(key) for name, column in value.items()} for key in inner[0]]
 
 
-@dataclass(frozen=True)
-class ArrowTable:
-    """An open Parquet or Arrow table.
+def read_arrow(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
+    """Reads a Parquet or Arrow file, or a folder of `save_to_disk`; an example's `line` is its row, counted from 1.
 
-    Attributes:
-        names: of its columns.
-        class_names: for columns of integers that its metadata give names to (`ClassLabel` of the library datasets).
+    Raises:
+        DataError: pyarrow is not installed, the file is damaged, or a column is not there.
     """
+    row = 0
+    with _open_table(path) as table:
+        require_columns(table.names, options, str(path))
+        columns = table.names if options.keep_record else list(dict.fromkeys(options.wanted))
+        class_names = table.class_names.get(options.label_column or "")
+        for record in itertools.chain.from_iterable(map(_rows_of, table.batches(columns))):
+            row += 1
+            if isinstance(record, str):
+                yield BadRow(str(path), row, f"row {row}: {record}")
+            else:
+                yield _example(record, options, path, row, place=f"row {row}: ", class_names=class_names)
+    if row == 0:
+        raise DataError(f"{path}: has no rows")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """An open table: its columns, the names that the library datasets gives to integers, and its batches of rows."""
 
     names: list[str]
     class_names: dict[str, list[str]]
-    _batches: Callable[[Sequence[str]], Iterator[Any]]
-
-    def records(self, columns: Sequence[str]) -> Iterator[Record]:
-        """Yields the rows, counted from 1, with the values of some columns."""
-        row = 0
-        for batch in self._batches(columns):
-            for record in _rows_of(batch):
-                row += 1
-                yield row, record
+    batches: Callable[[Sequence[str]], Iterator[Any]]
 
 
-@contextmanager
-def open_table(path: Path) -> Iterator[ArrowTable]:
-    """Opens a Parquet file, an Arrow file, or a folder that `save_to_disk` of the library datasets wrote.
-
-    Raises:
-        DataError: pyarrow is not installed, or the file is damaged.
-    """
+@contextlib.contextmanager
+def _open_table(path: Path) -> Iterator[_Table]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
         raise DataError(f"{path}: Parquet and Arrow need pyarrow; pip install 'bilstm-cls[parquet]'") from None
     try:
-        if path.is_dir():
-            files = _shards(path)
-        elif path.suffix.lower() == ".arrow":
-            files = [path]
-        else:
+        if path.suffix.lower() != ".arrow" and path.is_file():
             with pq.ParquetFile(path) as file:
-                read = functools.partial(file.iter_batches, BATCH_ROWS)
-                yield ArrowTable(file.schema_arrow.names, _class_names(file.schema_arrow), lambda c: read(columns=c))
+                read = functools.partial(file.iter_batches, _BATCH_ROWS)
+                schema = file.schema_arrow
+                yield _Table(schema.names, _class_names(schema), lambda columns: read(columns=columns))
             return
+        files = _shards(path) if path.is_dir() else [path]
         with _open_arrow(pa, files[0]) as reader:
             schema = reader.schema
-        yield ArrowTable(schema.names, _class_names(schema), lambda columns: _arrow_batches(pa, files, columns))
+        yield _Table(schema.names, _class_names(schema), functools.partial(_arrow_batches, pa, files))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read as Parquet or Arrow ({reason})") from error
@@ -211,13 +224,13 @@ def _shards(folder: Path) -> list[Path]:
         state = json.loads((folder / "state.json").read_text("utf-8"))
         return [folder / entry["filename"] for entry in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'state.json'}: does not name the data files of a saved data set") from error
+        raise DataError(f"{folder / 'state.json'}: does not name the files of a saved data set") from error
 
 
 def _open_arrow(pa: Any, path: Path) -> Any:
     source = pa.memory_map(str(path))
     try:
-        return pa.ipc.open_stream(source)
+        return pa.ipc.open_stream(source)  # as the library datasets writes
     except pa.ArrowInvalid:
         return pa.ipc.open_file(source)
 
@@ -225,24 +238,16 @@ def _open_arrow(pa: Any, path: Path) -> Any:
 def _arrow_batches(pa: Any, files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
     for path in files:
         with _open_arrow(pa, path) as reader:
-            batches = (
-                reader
-                if hasattr(reader, "read_next_batch")
-                else map(reader.get_batch, range(reader.num_record_batches))
-            )
-            for batch in batches:
-                for start in range(0, batch.num_rows, BATCH_ROWS):
-                    yield batch.select(columns).slice(start, BATCH_ROWS)
+            is_stream = hasattr(reader, "read_next_batch")
+            for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
+                for start in range(0, batch.num_rows, _BATCH_ROWS):
+                    yield batch.select(columns).slice(start, _BATCH_ROWS)
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {
-            column: list(map(str, feature["names"]))
-            for column, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-        }
+        return {name: list(map(str, f["names"])) for name, f in features.items() if f.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -257,3 +262,68 @@ def _rows_of(batch: Any) -> Iterator[dict[str, Any] | str]:
                 yield from batch.slice(row, 1).to_pylist()
             except UnicodeDecodeError as error:
                 yield f"byte 0x{error.object[error.start]:02x} is not utf-8"
+
+
+def _example(
+    record: Mapping[str, Any],
+    options: ReadOptions,
+    path: Path,
+    line: int,
+    *,
+    place: str = "",
+    class_names: Sequence[str] | None = None,
+) -> Example | BadRow:
+    try:
+        text = "\n".join([_text_of(_value_of(record, column), column) for column in options.text_columns])
+        column = options.label_column
+        label = None if column is None else _label_of(_value_of(record, column), column, class_names)
+    except _WrongValueError as error:
+        return BadRow(str(path), line, f"{place}{error}")
+    kept = {key: _plain(value) for key, value in record.items()} if options.keep_record else None
+    return Example(text, label, str(path), line, kept)
+
+
+def _value_of(record: Mapping[str, Any], column: str) -> Any:
+    if column not in record:
+        raise _WrongValueError(f"has no {shown(column)} among {', '.join(map(shown, list(record)[:MAX_SHOWN]))}")
+    return record[column]
+
+
+def _text_of(value: Any, column: str) -> str:
+    if not isinstance(value, str):
+        raise _WrongValueError(f"{shown(column)} must be text, not {shown(value)}")
+    if not value.isascii() and (found := SURROGATE.search(value)):
+        raise _WrongValueError(f"{shown(column)} holds a lone surrogate (U+{ord(found[0]):04X})")
+    return value
+
+
+def _label_of(value: Any, column: str, class_names: Sequence[str] | None) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or value != value:
+        raise _WrongValueError(NO_LABEL)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and class_names is not None:
+        if not 0 <= value < len(class_names):
+            raise _WrongValueError(f"{shown(column)} is {value}, but there are names of 0 to {len(class_names) - 1}")
+        value = class_names[value]
+    if not isinstance(value, str | int):
+        raise _WrongValueError(f"{shown(column)} must be text, a whole number, true or false, not {shown(value)}")
+    label = clean_label(_text_of(str(value), column))
+    if not label:
+        raise _WrongValueError(NO_LABEL)
+    return label
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value that JSON can hold: dates and the like as their text, NaN as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value)

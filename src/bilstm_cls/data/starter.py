@@ -11,10 +11,11 @@ from typing import Any
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.config_file import dump_yaml, load_config
+from bilstm_cls.data.columns import ReadOptions, alike_labels, clean_label
 from bilstm_cls.data.dialect import NONE, Dialect, TableRows
 from bilstm_cls.data.encoding import COMPRESSIONS, find_encoding
 from bilstm_cls.data.formats import BODY_NAMES, LABEL_NAMES, TITLE_NAMES, data_files, detect_format, find_splits
-from bilstm_cls.data.readers import READERS, ReadOptions, alike_labels, clean_label, folder_files, read_labelled_files
+from bilstm_cls.data.readers import READERS, folder_files, read_labelled_files
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import DataError, cut, shown
 
@@ -185,7 +186,7 @@ def _look(files: Sequence[Path], format: str, options: ReadOptions) -> _Seen:
             continue
         seen.texts.append(row.text)
         seen.labels[row.label or ""] += 1
-        num_bytes += len(row.text.encode(errors="replace")) + 10  # for the label and what is around both
+        num_bytes += len(row.text.encode(errors="replace")) + len(row.label or "") + 2
         if len(seen.texts) + len(seen.bad_rows) >= MAX_ROWS or num_bytes > MAX_BYTES:
             seen.is_whole = False
             break
@@ -293,8 +294,10 @@ def _guess_label(table: _Table, texts: Sequence[str]) -> str | None:
         is_sure = name.casefold() in _SURE_LABELS
         if 0 < _num_labels(table[name]) <= (MAX_ROWS if is_sure else max(20, 0.5 * len(table[name]))):
             return name
-    few = [(_num_labels(table[name]), position, name) for position, name in enumerate(candidates)]
-    few = [found for found in few if 2 <= found[0] <= max(2, 0.2 * len(table[found[2]]))]
+    # What is called a text is one, however few there are.
+    others = [name for name in candidates if name.casefold() not in BODY_NAMES]
+    few = [(_num_labels(table[name]), position, name) for position, name in enumerate(others)]
+    few = [found for found in few if 2 <= found[0] < len(table[found[2]]) * (0.2 if found[0] > 2 else 1)]
     return min(few)[2] if few else None
 
 
