@@ -22,7 +22,6 @@ from bilstm_cls.commands.options import (
     checked_device,
     chosen_run,
     print_findings,
-    print_json,
     print_result,
     resolve,
     start_logging,
