@@ -20,7 +20,7 @@ FLOORS = [
     {"runtime", "checkpoint", "ngrams"},
     {"run_directory", "hub", "classifier", "evaluation"},
     {"training", "serve"},
-    {"doctor", "estimator", "estimator_input", "inspection", "progress", "__init__"},
+    {"doctor", "estimator", "estimator_input", "inspection", "__init__"},
     {"commands"},
     {"cli", "__main__"},
 ]
@@ -176,6 +176,5 @@ def test_command_line_imports_nothing_heavy_at_its_top(path: Path) -> None:
         "bilstm_cls.device",
         "bilstm_cls.commands",
         "bilstm_cls.commands.options",
-        "bilstm_cls.commands.completion",
     }
     assert {name for name in names if name.startswith(PACKAGE)} <= light
