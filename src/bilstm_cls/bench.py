@@ -112,7 +112,6 @@ def random_corpus(lengths: npt.NDArray[np.int64], vocab_size: int, generator: np
         token_ids=token_ids,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         label_ids=generator.integers(0, 2, len(lengths)),
-        num_tokens=lengths,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bilstm_cls.data.download import DownloadError, UnreachableError
+from bilstm_cls.data.hub import DownloadError, UnreachableError
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from bilstm_cls.config import Config
-from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
-from bilstm_cls.data.prepare import PreparedData
+from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, DataError
