@@ -20,6 +20,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import bilstm_cls
+from bilstm_cls.checkpoint import load_tensors
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -27,9 +29,7 @@ from bilstm_cls.estimator import TextClassifier
 from bilstm_cls.estimator_input import SECTIONS, argument, texts_of
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
-from bilstm_cls.tensors import load_tensors
 from tests.command_line import run_cli
 from tests.conftest import reviews
 
@@ -42,7 +42,7 @@ TINY: dict[str, Any] = {
 TEXTS = [text for text, _ in reviews(60)]
 LABELS = [label for _, label in reviews(60)]
 
-NOT_ARGUMENTS = {
+NOT_ARGUMENTS = {"normalize", "strip_html",
     "source", "path", "train", "test", "unlabelled", "format", "text_columns", "label_column", "label_names",
     "encoding", "bad_rows", "processes", "checkpoint_seconds", "baselines", "loggers",
 }  # fmt: skip

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import PreparedData, prepare, prepare_in_memory, tokenizer_of_encoder
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError

@@ -96,7 +96,7 @@ def _wrap() -> None:
     _around(preparation, "_build", before="data.index")
     _around(loop.Trainer, "step", before="step.before", after="step.after_opt")
     _around(loop, "clip_gradients", before="step.after_backward")
-    _around(run, "predict_probabilities", before="eval.start")
+    _around(run, "predict_logits", before="eval.start")
     _around(run, "compute_metrics", before="eval.mid")
     _around(checkpoint, "_remove_unused", before="save.before_prune")
     _around(os, "replace", after="save.after_rename")
@@ -104,9 +104,9 @@ def _wrap() -> None:
 
 
 def _wrap_files() -> None:
-    import tempfile
+    from bilstm_cls import files
 
-    _around(tempfile, "mkstemp", before="save.before_open")
+    _around(files, "_create", before="save.before_open")
     fsync, fdopen, unlink = os.fsync, os.fdopen, os.unlink
 
     def counted_fsync(descriptor: int) -> None:

@@ -9,21 +9,26 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import METRICS, TrainConfig
 from bilstm_cls.data.batches import training_batches
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.errors import ConfigError, DivergedError
-from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training import loop
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
 
 NUM_TEXTS, NUM_LABELS, VOCAB_SIZE = 22, 3, 12
 DROPOUTS = {"dropout": 0.3, "embedding_dropout": 0.2, "word_dropout": 0.1, "recurrent_dropout": 0.1}
+
+
+def probabilities_of(model: BiLSTMClassifier, corpus: Corpus) -> npt.NDArray[np.float64]:
+    return softmax(predict_logits(model, corpus))
 
 
 @pytest.fixture(autouse=True)
@@ -357,7 +362,7 @@ def test_parts_far_from_the_answer_learn_slower_by_the_layer_lr_decay() -> None:
 def judging(trainer: Trainer) -> Callable[[], Row]:
     def evaluate() -> Row:
         with trainer.averaged():
-            probabilities = predict_probabilities(trainer.model, trainer.corpus)
+            probabilities = probabilities_of(trainer.model, trainer.corpus)
         return {"valid/accuracy": float(probabilities.mean()), "valid/log_loss": 0.5}
 
     return evaluate
@@ -458,7 +463,7 @@ def test_the_weights_of_a_state_are_those_that_were_judged(decay: float | None) 
     other.load_weights(trainer.state()[0])
     with trainer.averaged():
         assert np.array_equal(
-            predict_probabilities(other.model, other.corpus), predict_probabilities(trainer.model, trainer.corpus)
+            probabilities_of(other.model, other.corpus), probabilities_of(trainer.model, trainer.corpus)
         )
     is_same = torch.equal(other.model.project.weight, trainer.model.project.weight)
     assert is_same == (decay is None)

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.checkpoint import load_tensors
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import prepare
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.tensors import load_tensors
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.pretrain import make_encoder, pretrain, write_vectors
 from bilstm_cls.training.run import train

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.data.tokenizer import Tokenizer
@@ -16,7 +17,6 @@ from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import build_model
-from bilstm_cls.tensors import load_tensors
 from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.start import class_weights, initialize_weights
 

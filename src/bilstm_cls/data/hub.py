@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bilstm_cls.config_file import parse_yaml
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.strict_yaml import parse_yaml
 
 OFFLINE_VARIABLE = "BILSTM_CLS_OFFLINE"
 

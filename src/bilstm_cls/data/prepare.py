@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.config import Config, TextConfig, load_config
+from bilstm_cls.config import Config, TextConfig
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.corpus import (
     Corpus,
     encode,
@@ -19,9 +20,9 @@ from bilstm_cls.data.corpus import (
     statistics,
 )
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.example import Dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
+from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from bilstm_cls.data.example import Split
+from bilstm_cls.data.types import Split
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.metrics import Bools, Floats
 from bilstm_cls.ngrams import SMALL_TRAIN, Counts, count, is_spaced, kept, logistic, nbsvm

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from bilstm_cls.config import TrainConfig
 from bilstm_cls.data.batches import Batch, Indices, collate, training_batches
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import on_device, shortened_products
+from bilstm_cls.device import allow_tf32, on_device
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.processes import ALONE, Group
+from bilstm_cls.training.distributed import ALONE, Group
 from bilstm_cls.training.objectives import OBJECTIVES, Inputs, Task
 from bilstm_cls.training.optimizer import (
     WeightAverage,
@@ -233,7 +233,7 @@ class Trainer:
             self.model, labelled, unlabelled, loss_of, backward, self.scaler.scale, self.config.adversarial_epsilon
         )
         autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
-        with shortened_products(self.allows_tf32), autocast:
+        with allow_tf32(self.allows_tf32), autocast:
             return OBJECTIVES[self.config.objective](task).item()
 
     def _inputs(self, batch: Batch, num_texts: int) -> Inputs:

@@ -7,19 +7,18 @@ from pathlib import Path
 
 import torch
 
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.passages import LanguageModelTexts
 from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare
 from bilstm_cls.data.vectors import corpus_vectors
-from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
+from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import replacing, write_atomic
 from bilstm_cls.model.language_model import LanguageModels
-from bilstm_cls.processes import is_started_by_torchrun
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
-from bilstm_cls.tensors import save_tensors
-from bilstm_cls.threads import threads_of_each
-from bilstm_cls.training.checkpoint import load_newest, save_checkpoint
+from bilstm_cls.training.distributed import is_started_by_torchrun
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.pretrainer import Pretrainer, Row
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log

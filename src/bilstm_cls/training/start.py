@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder
 from bilstm_cls.data.tokenizer import Tokenizer
@@ -16,7 +17,6 @@ from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.language_model import LanguageModels
 from bilstm_cls.run_directory import RunDirectory, text_digest
-from bilstm_cls.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
 
