@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from bilstm_cls.classifier import Classifier, predict_logits
 from bilstm_cls.config import Config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.device import allow_tf32, choose_device
-from bilstm_cls.evaluation.inference import predict_logits
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.recurrent import CELLS
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.training.loop import Trainer, allows_tf32, autocast_type
 from bilstm_cls.training.pretrain import pretrain
 from bilstm_cls.training.run import train

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 import bilstm_cls
 from bilstm_cls.checkpoint import load_tensors
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -28,7 +29,6 @@ from bilstm_cls.estimator import TextClassifier
 from bilstm_cls.estimator_input import SECTIONS, argument, texts_of
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
 from tests.command_line import run_cli
 from tests.conftest import reviews

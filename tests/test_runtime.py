@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from bilstm_cls import runtime as runtime_module
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.runtime import Runtime, main, sealed
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
 from tests.conftest import reviews
 

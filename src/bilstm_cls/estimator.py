@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from bilstm_cls.checkpoint import load_best
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY, dataset_in_memory
 from bilstm_cls.data.prepare import PreparedData, prepare_in_memory
@@ -26,7 +27,6 @@ from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.estimator_input import classes_from, classes_of, config_of, names_of, params_of, texts_of, type_of
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment, flat_json
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.distributed import ALONE
 from bilstm_cls.training.run import Session

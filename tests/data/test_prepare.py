@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.errors import DataError
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bilstm_cls.checkpoint import load_newest
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.estimator import TextClassifier
-from bilstm_cls.serve.classifier import Classifier
 from tests.conftest import reviews
 from tests.faults.conftest import Tally
 

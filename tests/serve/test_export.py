@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.runtime import Runtime
 from bilstm_cls.serve import export as export_module
 from bilstm_cls.serve import onnx_graph
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import Bundle, export, export_table
 from bilstm_cls.serve.onnx_graph import build_graph
 from tests.command_line import run_cli

@@ -9,12 +9,12 @@ from numpy.testing import assert_allclose
 
 from bilstm_cls import TextClassifier
 from bilstm_cls.checkpoint import load_best
+from bilstm_cls.classifier import Classifier, softmax
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
-from bilstm_cls.evaluation.inference import softmax
+from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
 from bilstm_cls.training.calibration import fit_scales
 from bilstm_cls.training.run import train
@@ -116,7 +116,7 @@ def test_eval_of_a_wide_run_repeats_its_metrics(wide_run: Path) -> None:
 
 def test_the_terms_of_a_wide_run_add_up_to_the_logit_of_both(wide_run: Path) -> None:
     classifier = Classifier.load(wide_run)
-    explanation = classifier.explain("a good film")
+    explanation = explain(classifier.loaded, "a good film")
     first, second = classifier.predict_proba(["a good film"])[0]
     odds = np.log(first / second) * (1 if explanation.label == classifier.labels[0] else -1)
     assert explanation.error < 1e-5

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import METRICS, TrainConfig
 from bilstm_cls.data.batches import training_batches
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.errors import ConfigError, DivergedError
-from bilstm_cls.evaluation.inference import predict_logits, softmax
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training import loop
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training

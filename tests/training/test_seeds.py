@@ -8,10 +8,11 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
 from bilstm_cls.training.run import train
 from bilstm_cls.training.seeds import SeedsResult, seeds_table, train_seeds
@@ -74,7 +75,7 @@ def test_the_ensemble_is_a_run_like_any_other(result: SeedsResult) -> None:
     assert (path / "report.html").exists()
     assert RunDirectory(path).read_status()["status"] == "finished"
     classifier = Classifier.load(path)
-    assert classifier.explain("a good film").error < 1e-5
+    assert explain(classifier.loaded, "a good film").error < 1e-5
     judged = run_cli("eval", "--run", path, "--split", "valid", "--json")
     assert judged.code == 0
     assert 0 <= json.loads(judged.stdout)["accuracy"] <= 1

@@ -92,7 +92,7 @@ def inspect(
 
 def config_show(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print the resolved config, defaults included."""
-    from bilstm_cls.config import dump_config
+    from bilstm_cls.config_file import dump_config
 
     resolved = resolve(config, overrides)
     print(resolved.model_dump_json() if as_json else dump_config(resolved), end="\n" if as_json else "")
@@ -104,15 +104,8 @@ def config_check(config: ConfigFile = None, overrides: Overrides = None) -> None
     print(f"{config or 'defaults'}: sound (run {resolved.name!r})")
 
 
-def config_schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the keys as a page in Markdown.")] = False,
-) -> None:
+def config_schema() -> None:
     """Print the JSON schema of the config, for editors."""
-    if markdown:
-        from bilstm_cls.config_reference import config_reference
-
-        print(config_reference(), end="")
-        return
     from bilstm_cls.config import config_schema as schema
 
     print(json.dumps(schema(), indent=2))

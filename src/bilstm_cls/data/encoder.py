@@ -4,7 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.tokenizer import Tokenizer, splitters
 from bilstm_cls.errors import CheckpointError, ConfigError

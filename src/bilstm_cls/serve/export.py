@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.data.batches import pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.torchtext_tokenizer import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
-from bilstm_cls.evaluation.inference import predict_logits, softmax
 from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory

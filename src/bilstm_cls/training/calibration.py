@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.inference import predict_logits, softmax
 from bilstm_cls.evaluation.metrics import Floats, Ints, compute_metrics
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.ngrams import NgramModel

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
 from bilstm_cls.data.passages import Passages
 from bilstm_cls.data.prepare import PreparedData, prepare

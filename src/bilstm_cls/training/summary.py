@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.classifier import answer
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.prepare import PreparedData
@@ -16,7 +18,6 @@ from bilstm_cls.device import peak_memory_mb
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import BASELINES, run_baseline
 from bilstm_cls.evaluation.breakdown import length_histogram
-from bilstm_cls.evaluation.inference import answer
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.evaluation.pages import NO_TEST, write_card, write_pages
 from bilstm_cls.evaluation.predictions import Judged, write_predictions

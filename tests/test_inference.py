@@ -5,9 +5,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from bilstm_cls import classifier as inference
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.evaluation import inference
-from bilstm_cls.evaluation.inference import predict_logits, softmax
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
