@@ -19,10 +19,10 @@ from typing import Any
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.archives import read_members
 from bilstm_cls.data.dialect import Dialect
-from bilstm_cls.data.download import UnreachableError, fetch
+from bilstm_cls.data.download import fetch
 from bilstm_cls.data.encoding import require_rereadable
 from bilstm_cls.data.formats import data_files, find_splits
-from bilstm_cls.data.hub import SUFFIXES, Address, fetch_dataset
+from bilstm_cls.data.hub import SUFFIXES, Address, UnreachableError, fetch_dataset
 from bilstm_cls.data.readers import ReadOptions, name_labels, read, read_label_names
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import BadRow, Example
