@@ -255,6 +255,11 @@ class TableRows:
             self.record.append(line if line.endswith("\n") else line + "\n")  # which the parser has to see in quotes
             yield self.record[-1]
 
+    def has_odd_quotes(self) -> bool:
+        """Whether the record holds a quote without another that closes it."""
+        quotechar = self.dialect.quotechar
+        return bool(quotechar and sum(line.count(quotechar) for line in self.record) % 2)
+
     def rows_within(self, width: int) -> list[list[str]]:
         """Returns the lines of the record that could be rows; to the grammar, two stray quotes make one text of many.
 

@@ -118,7 +118,7 @@ def _read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     label = None
     labels: dict[str, str] = {}  # clean, by what is written
     suspects: list[tuple[int, list[list[str]]]] = []
-    is_empty = True
+    is_empty, is_bad = True, False
     for line, row in chain([(number, first)] if options.is_headerless else [], body):
         if row == first and not options.is_headerless:
             skipped.add("repeated header", line)
@@ -132,7 +132,9 @@ def _read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
                 skipped.add(BLANK_LINE, line)
                 continue
             row = row if label else NO_LABEL
-        is_empty = False
+        if is_bad and isinstance(row, list) and rows.has_odd_quotes():
+            row = "the end of a text, by its quotes, whose beginning is a bad row"
+        is_empty, is_bad = False, isinstance(row, str)
         if isinstance(row, str):
             yield BadRow(name, line, row)
             continue
