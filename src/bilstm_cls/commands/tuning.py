@@ -57,20 +57,18 @@ def tune(
     """Search for a better config on valid, and write it."""
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
-    from bilstm_cls.training.budget import Budget
-    from bilstm_cls.training.search_space import parse_space
+    from bilstm_cls.training.search_space import Budget, parse_space
 
     resolved = resolve(config, overrides, output_dir=output_dir, device=device, seed=seed)
     budget = Budget.parse(trials, duration, max_size)
     space = parse_space(searches or [], resolved, limits_size=budget.max_bytes is not None)
     start_logging(quiet=quiet, verbose=verbose)
     if dry_run:
-        show({"budget": vars(budget), "search": {key: str(found) for key, found in space.items()}}, as_json=as_json)
+        show({"budget": vars(budget), "search": {key: found.words for key, found in space.items()}}, as_json=as_json)
         return
     from bilstm_cls.training.tune import tune as run_study
-    from bilstm_cls.training.tune_result import tune_table
 
     result = run_study(resolved, space, budget, resume=resume, overwrite=overwrite)
-    print(json.dumps(result.as_object(), ensure_ascii=False) if as_json else tune_table(result))
+    print(json.dumps(result.as_object(), ensure_ascii=False) if as_json else result.as_table())
     if result.stopped is not None:
         raise result.stopped
