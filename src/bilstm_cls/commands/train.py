@@ -203,7 +203,7 @@ def tune(
     space = parse_space(searches or [], resolved, limits_size=budget.max_bytes is not None)
     start_logging(quiet=quiet, verbose=verbose)
     if dry_run:
-        found = {"budget": vars(budget), "search": {key: str(values) for key, values in space.items()}}
+        found = {"budget": vars(budget), "search": {key: values.words for key, values in space.items()}}
         print_findings(found, as_json=as_json)
         return
     from bilstm_cls.training.tune import tune as run_study
