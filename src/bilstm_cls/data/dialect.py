@@ -11,7 +11,8 @@ from typing import Any
 
 from bilstm_cls.data.encoding import MAX_CHARACTERS, TOO_LONG, TextLines
 
-DELIMITERS = (",", ";", "\t", "|", ":::", "::", "|||", "||")
+DELIMITERS = (":::", "|||", "::", "||", "\t", ";", "|", ",")
+"""Of those that fit equally well the first, as the last are found in texts too."""
 SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 2**20
 NONE = "none"
@@ -111,6 +112,8 @@ def find_dialect(
     )
     trials = [_try(lines, replace(plain, delimiter=d)) for d in ([delimiter] if delimiter else DELIMITERS)]
     best = max(trials, key=lambda trial: _fit(trial, wanted))
+    if not best.num_good and len(trials) > 1:
+        best = trials[-1]
     delimiter = best.dialect.delimiter or ","
     changes: list[dict[str, Any]] = [{"skip_spaces": True}]
     changes += [{"escapechar": "\\"}] if given.escapechar is None else []
@@ -125,7 +128,7 @@ def find_dialect(
         preamble = sum(1 for _ in itertools.takewhile(lambda line: delimiter not in line, lines[:MAX_PREAMBLE]))
         best = _try(lines[preamble:], replace(best.dialect, skip_lines=start + preamble))
     comments = [row for row in best.rows if _COMMENT.match(row[0])]
-    if given.comment is None and comments and all(len(row) != best.width for row in comments):
+    if given.comment is None and 2 * sum(len(row) != best.width for row in comments) > len(comments):
         mark = "# " if all(row[0].startswith("# ") for row in comments) else "#"
         return replace(best.dialect, comment=mark), [row for row in best.rows if row not in comments]
     return best.dialect, best.rows
