@@ -13,9 +13,8 @@ from typing import IO, Any
 
 from bilstm_cls.classifier import Classifier, Prediction
 from bilstm_cls.data.readers import ReadOptions, read
-from bilstm_cls.data.readers.columns import quoted
 from bilstm_cls.data.types import Example
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.errors import ConfigError, DataError, shown
 from bilstm_cls.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -122,7 +121,7 @@ def _write_tsv(rows: Iterable[Row], file: IO[str]) -> None:
         if cell := next((cell for cell in cells if _NO_CELL.search(cell)), None):
             where = f"row {number}" if number else "the header"
             raise DataError(
-                f"{where} has {quoted(cell)}, and a tab-separated file can hold no tab or line end in a field; "
+                f"{where} has {shown(cell)}, and a tab-separated file can hold no tab or line end in a field; "
                 f"choose an --output that ends in .csv or .jsonl"
             )
         file.write("\t".join(cells) + "\n")
