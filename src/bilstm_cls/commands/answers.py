@@ -8,7 +8,7 @@ import select
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, cast
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -26,7 +26,7 @@ from bilstm_cls.commands.options import (
 from bilstm_cls.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bilstm_cls.classifier import Classifier, Prediction
+    from bilstm_cls.classifier import Classifier
 
 READ_BYTES = 2**20
 MAX_LINES = 2048
@@ -105,6 +105,21 @@ def predict(
         typer.Option("--output", help="Write a csv, tsv or jsonl file instead of stdout.", metavar="FILE"),
     ] = None,
     text_columns: TextColumns = None,
+    bad_rows: Annotated[
+        str | None,
+        typer.Option(
+            "--bad-rows",
+            help="Of --input: stop (error), skip, or write no prediction (empty). [run: data.bad_rows]",
+            metavar="error|skip|empty",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", min=1, help="Show the probabilities of the K most probable labels.", metavar="K"),
+    ] = None,
+    min_probability: Annotated[
+        float, typer.Option("--min-probability", min=0, max=1, help="Answer null below it.", metavar="P")
+    ] = 0.0,
     explains: Annotated[
         bool, typer.Option("--explain", help="Colour each word by how much it moved the answer.")
     ] = False,
@@ -130,15 +145,20 @@ def predict(
         raise ConfigError("--input and texts exclude each other; give one of them")
     if target is not None and source is None:
         raise ConfigError("--output goes with --input; otherwise redirect stdout")
+    if bad_rows not in (None, "error", "skip", "empty"):
+        raise ConfigError(f"--bad-rows: {bad_rows!r} is not one of error, skip, empty")
+    if bad_rows is not None and source is None:
+        raise ConfigError("--bad-rows goes with --input")
     if source is not None and (explains or page is not None or gates is not None):
         raise ConfigError("--explain, --html and --gates go with texts or -, not with --input")
     start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.classifier import Classifier
-    from bilstm_cls.serve.predict_file import predict_file
+    from bilstm_cls.serve.predict_file import PredictOptions, predict_file
 
     classifier = Classifier.load(chosen_run(run), device=checked_device(device))
     if source is not None:
-        predict_file(classifier, source, target, text_columns=text_columns, as_json=as_json)
+        options = PredictOptions(text_columns, bad_rows, top_k, min_probability)
+        predict_file(classifier, source, target, options, as_json=as_json)
         return
     chunks = _given_chunks(texts or [])
     if gates is not None:
@@ -154,7 +174,8 @@ def predict(
         return
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
-            print(json.dumps(prediction.as_dict(), ensure_ascii=False) if as_json else _line_of(prediction))
+            fields = prediction.as_dict(top_k=top_k, min_probability=min_probability)
+            print(json.dumps(fields, ensure_ascii=False) if as_json else _line_of(fields))
         sys.stdout.flush()  # whoever writes the lines may wait for their answers
 
 
@@ -256,8 +277,9 @@ def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path 
         write_explanations(page, f"{classifier.config.name}: what moved the answers", explained)
 
 
-def _line_of(prediction: "Prediction") -> str:
-    return f"{_printable(prediction.label)}\t{prediction.probability:.4f}\t{_printable(prediction.text)}"
+def _line_of(fields: dict[str, Any]) -> str:
+    label = "null" if fields["label"] is None else _printable(fields["label"])
+    return f"{label}\t{fields['probability']:.4f}\t{_printable(fields['text'])}"
 
 
 def _printable(text: str) -> str:
