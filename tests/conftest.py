@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 
 # Before torch is imported: the tests' own processes fill the cores, and threads that wait for others are slow then.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bilstm_cls.config import METRICS, Config, changed_keys, config_keys, config_schema, dump_config, load_config
-from bilstm_cls.config_words import SYNONYMS, unknown_key
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.config import METRICS, Config, config_keys, config_schema
+from bilstm_cls.config_file import changed_keys, dump_config, load_config
+from bilstm_cls.errors import SYNONYMS, ConfigError, unknown_key
 
 KEYS = config_keys()
 SECTIONS = [name for name in KEYS if name]
@@ -108,10 +108,6 @@ def test_the_name_defaults_to_the_file_name(tmp_path: Path, stem: str, name: str
     assert load_config(path).name == name
 
 
-def test_the_default_name_can_be_given(tmp_path: Path) -> None:
-    assert load_config(None, defaults_name="other").name == "other"
-
-
 def test_a_lone_text_column_is_wrapped(load: Load) -> None:
     assert load(SAMPLE, "data.text_columns=body").data.text_columns == ["body"]
 
@@ -141,7 +137,7 @@ MISTAKES = [
     ("name: .x", "name: must be a plain folder name, not '.x'; it may hold"),
     ("name: a/b", "name: must be a plain folder name, not 'a/b'"),
     ("name: ''", "name: must be text that is not empty, not ''"),
-    ("model: 3", "model: must be a section with keys of its own, not 3"),
+    ("model: 3", "model: must be a section with keys, not 3"),
     ("sed: 1", "unknown key 'sed'; did you mean 'seed'?"),
     ("hidden_size: 3", "unknown key 'hidden_size'; 'hidden_size' belongs in model: write model.hidden_size"),
     ("lr: 3", "unknown key 'lr'; did you mean train.learning_rate?"),
@@ -185,7 +181,7 @@ MISTAKES = [
     ("embedding: {freeze: true}", "embedding.freeze: must be false with init 'random', not true"),
     ("train: {learning_rate: -1}", "train.learning_rate: must be greater than 0, not -1"),
     ("train: {learning_rate: 1_0}", "train.learning_rate: must be a number, not '1_0'"),
-    ("train: {learning_rate: .inf}", ".inf is not a finite number"),
+    ("train: {learning_rate: .inf}", "train.learning_rate: must be finite, not inf"),
     ("train: {learning_rate: null}", "train.learning_rate: must be a number, not null"),
     ("train: {class_weights: balenced}", "not 'balenced'; did you mean 'balanced'?"),
     ("train: {class_weights: {a: 0}}", "train.class_weights.a: must be greater than 0, not 0"),
@@ -244,14 +240,14 @@ def test_what_data_lack_or_must_not_have_is_told(load: Load, tmp_path: Path, lin
         ("train.epoks=1", "--set train.epoks=1: unknown key 'epoks' in train; did you mean 'epochs'?"),
         ("lr=1", "--set lr=1: unknown key 'lr'; did you mean train.learning_rate?"),
         ("foo.bar=1", "--set foo.bar=1: unknown key 'foo'; known are"),
-        ("train=1", "--set train=1: 'train' is a section; set its keys, such as --set train.epochs=VALUE"),
-        ("train.class_weights.a=1", "--set train.class_weights.a=1: 'train.class_weights' has no keys of its own"),
-        ("seed.a=1", "--set seed.a=1: 'seed' has no keys of its own; set it as a whole"),
+        ("train=1", "--set train=1: must be a section with keys, not 1"),
+        ("train.class_weights.a=1", "--set train.class_weights.a=1: 'train.class_weights' has no keys"),
+        ("seed.a=1", "--set seed.a=1: 'seed' has no keys; set it as a whole"),
         ("seed", "--set seed: must look like key.path=value"),
         ("=1", "--set =1: must look like key.path=value"),
         ("train..epochs=1", "--set train..epochs=1: must look like key.path=value"),
         ("data.train=*.csv", "--set data.train=*.csv: not valid YAML"),
-        ("train.ema_decay=.nan", "--set train.ema_decay=.nan: .nan is not a finite number"),
+        ("train.ema_decay=.nan", "--set train.ema_decay=.nan: must be finite, not nan"),
         ("model.pooling=[mean, men]", "--set model.pooling=[mean, men]: model.pooling[1]: must be 'mean', "),
         ("data.train=\udc80", "--set data.train=\\udc80: character '\\udc80' is not allowed"),
     ],
@@ -418,6 +414,6 @@ def test_nothing_has_changed_in_an_equal_config(load: Load) -> None:
 
 def test_a_config_is_checked_without_torch_or_numpy() -> None:
     heavy = "{'torch', 'numpy'} & set(sys.modules)"
-    code = f"import sys, bilstm_cls.config; bilstm_cls.config.load_config(None); print({heavy})"
+    code = f"import sys, bilstm_cls; bilstm_cls.load_config(None); print({heavy})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"

@@ -1,11 +1,11 @@
-"""Train, judge and ship exact bidirectional-LSTM text classifiers."""
+"""Train, evaluate and deploy exact bidirectional-LSTM text classifiers."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bilstm_cls.classifier import Classifier
-    from bilstm_cls.config import load_config
+    from bilstm_cls.config_file import load_config
     from bilstm_cls.estimator import TextClassifier
     from bilstm_cls.evaluation.explain import explain
     from bilstm_cls.evaluation.judge import evaluate
@@ -31,7 +31,7 @@ _HOMES = {
     "TextClassifier": "bilstm_cls.estimator",
     "explain": "bilstm_cls.evaluation.explain",
     "evaluate": "bilstm_cls.evaluation.judge",
-    "load_config": "bilstm_cls.config",
+    "load_config": "bilstm_cls.config_file",
     "train": "bilstm_cls.training.run",
 }
 

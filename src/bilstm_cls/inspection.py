@@ -7,7 +7,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from bilstm_cls.config import Config, dump_config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.data.batches import padding_share, training_batches
 from bilstm_cls.data.corpus import statistics
 from bilstm_cls.data.prepare import PreparedData, prepare

@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from bilstm_cls.checkpoint import load_tensors, save_tensors
-from bilstm_cls.config import Config, dump_config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic

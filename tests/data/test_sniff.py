@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.sniff import Sniffed, sniff, starter_config
 from bilstm_cls.data.sniff import look as sniff_look

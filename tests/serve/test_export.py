@@ -336,7 +336,7 @@ def test_damaged_n_grams_are_refused_and_those_that_differ_are_not_exported(
     with pytest.raises(CheckpointError, match=r"ngrams\.npz: damaged"):
         Runtime.load(path)
     arrays = NgramModel.arrays
-    monkeypatch.setattr(NgramModel, "arrays", lambda own: arrays(own) | {"intercepts": own.intercepts + 1})
+    monkeypatch.setattr(NgramModel, "arrays", lambda own: arrays(own) | {"weights": 2 * own.weights})
     with pytest.raises(CheckpointError, match="differs from PyTorch"):
         export(rich_run.path, tmp_path / "other")
 

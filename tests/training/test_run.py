@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from bilstm_cls.checkpoint import load_newest
-from bilstm_cls.config import Config, PretrainConfig, load_config
+from bilstm_cls.config import Config, PretrainConfig
+from bilstm_cls.config_file import load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, ResourceError, UserError
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.files import sha256_of

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bilstm_cls.config import Config, dump_config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import tune as tuning

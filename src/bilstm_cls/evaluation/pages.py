@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.classifier import softmax
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES

@@ -22,8 +22,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.config_words import dotted, shown
-from bilstm_cls.errors import UserError
+from bilstm_cls.errors import UserError, dotted, shown
 from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.evaluation.page import STYLE
 from bilstm_cls.serve.batching import MAX_WAITING, Answer, Batcher, FullError

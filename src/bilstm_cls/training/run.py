@@ -12,7 +12,8 @@ import torch
 
 from bilstm_cls.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.classifier import predict_logits, softmax
-from bilstm_cls.config import Config, PretrainConfig, TrainConfig, dump_config
+from bilstm_cls.config import Config, PretrainConfig, TrainConfig
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each, usable_cores
@@ -164,7 +165,7 @@ def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.devic
     """Returns how many processes `train.processes` stands for; under `torchrun` that decides alone.
 
     `auto` is one for every two CPU cores where there is enough to do for their start to pay, and one on CUDA: two
-    threads of one process do a step as fast as two processes (`bilstm-cls bench`), more threads do not keep up.
+    threads of one process do a step as fast as two processes (`scripts/benchmark steps`), more threads do not keep up.
 
     Raises:
         ConfigError: several processes were asked for on one GPU.

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bilstm_cls.config import Config, changed, config_keys
-from bilstm_cls.config_words import cut
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.config import Config, config_keys
+from bilstm_cls.config_file import with_overrides
+from bilstm_cls.errors import ConfigError, cut
 
 DEFAULT = "default"
 SECTIONS = ("text", "embedding", "model", "train")
@@ -148,7 +148,7 @@ def _parse(words: str, config: Config) -> tuple[str, Range | Choices]:
 def _parsed(text: str, key: str, where: str, config: Config) -> Any:
     """Returns a value as the schema takes it in the place of a key."""
     try:
-        checked = changed(config, [f"{key}={text.strip()}"])
+        checked = with_overrides(config, [f"{key}={text.strip()}"])
     except ConfigError as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{where}: {re.sub(r'^--set [^:]*: ', f'{text.strip()}: ', reason)}") from None

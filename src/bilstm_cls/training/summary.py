@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.classifier import answer
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.prepare import PreparedData

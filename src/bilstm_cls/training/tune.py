@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bilstm_cls.config import Config, changed, dump_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config, with_overrides
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
@@ -299,7 +300,7 @@ class _Study:
 
     def _trained(self, asked: "optuna.Trial", values: dict[str, Any]) -> float:
         """Trains a proposal from its start, or from where it was left, and returns its best score."""
-        config = changed(self.config, [f"{key}={json.dumps(value)}" for key, value in values.items()])
+        config = with_overrides(self.config, [f"{key}={json.dumps(value)}" for key, value in values.items()])
         data = self.data.of(config)
         num_bytes = model_bytes(config, data, self.data.ngrams_of(config))
         asked.set_user_attr("num_bytes", num_bytes)
@@ -386,7 +387,7 @@ class _Study:
     def _winning_config(self, best: Trial) -> str:
         name = f"{self.config.name}-best"[-80:].lstrip(".-")
         values = {"name": name, **best.values}
-        config = changed(self.config, [f"{key}={json.dumps(value)}" for key, value in values.items()])
+        config = with_overrides(self.config, [f"{key}={json.dumps(value)}" for key, value in values.items()])
         path = self.run / WINNER
         return (
             f"# The best of the trials in {self.run.path}: trial {best.number}.\n"

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.config_words import cut
-from bilstm_cls.errors import DataError
-from bilstm_cls.strict_yaml import dump_yaml
+from bilstm_cls.config_file import dump_yaml
+from bilstm_cls.errors import DataError, cut
 
 MAX_LENGTH = 400
 MAX_ROWS_FOR_BASELINES = 50_000
