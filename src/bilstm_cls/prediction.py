@@ -67,9 +67,8 @@ def predictions(
         probabilities: `[N, C]`.
         labels: C class names.
     """
-    is_unknown = corpus.token_ids == UNKNOWN_ID
-    unknown = np.add.reduceat(is_unknown, corpus.offsets[:-1], dtype=np.int64)
-    unknown[corpus.num_tokens == 0] = 0  # an empty text is encoded as <unk>
+    unknown_before = np.concatenate([[0], np.cumsum(corpus.token_ids == UNKNOWN_ID)])
+    unknown = np.diff(unknown_before[corpus.offsets])
     columns = zip(
         texts,
         probabilities.tolist(),
