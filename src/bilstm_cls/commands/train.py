@@ -196,22 +196,20 @@ def tune(
 ) -> None:
     """Search for a better config on valid, and write it."""
     _exclude("--resume", resume, "--overwrite", overwrite)
-    from bilstm_cls.training.budget import Budget
-    from bilstm_cls.training.search_space import parse_space
+    from bilstm_cls.training.search_space import Budget, parse_space
 
     resolved = resolve(config, overrides, output_dir=output_dir, device=device, seed=seed)
     budget = Budget.parse(trials, duration, max_size)
     space = parse_space(searches or [], resolved, limits_size=budget.max_bytes is not None)
     start_logging(quiet=quiet, verbose=verbose)
     if dry_run:
-        found = {"budget": vars(budget), "search": {key: str(values) for key, values in space.items()}}
+        found = {"budget": vars(budget), "search": {key: values.words for key, values in space.items()}}
         print_findings(found, as_json=as_json)
         return
     from bilstm_cls.training.tune import tune as run_study
-    from bilstm_cls.training.tune_result import tune_table
 
     result = run_study(resolved, space, budget, resume=resume, overwrite=overwrite)
-    print_result(result.as_object(), tune_table(result), as_json=as_json)
+    print_result(result.as_object(), result.as_table(), as_json=as_json)
     if result.stopped is not None:
         raise result.stopped
 
