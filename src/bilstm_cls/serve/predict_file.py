@@ -15,9 +15,8 @@ from typing import IO, Any
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.data.readers import ReadOptions, read
-from bilstm_cls.data.readers.columns import quoted
 from bilstm_cls.data.types import BadRow, Example
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.errors import ConfigError, DataError, shown
 from bilstm_cls.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -221,7 +220,7 @@ def _write_tsv(rows: Iterable[Row], labels: Sequence[str], file: IO[str]) -> Non
         if cell := next((cell for cell in cells if _NOT_IN_TSV.search(cell)), None):
             where = f"row {number}" if number else "the header"
             raise DataError(
-                f"{where} has {quoted(cell)}, and a tab-separated file can hold no tab or line end in a field; choose "
+                f"{where} has {shown(cell)}, and a tab-separated file can hold no tab or line end in a field; choose "
                 f"an --output that ends in .csv or .jsonl"
             )
         file.write("\t".join(cells) + "\n")
