@@ -244,7 +244,8 @@ def test_predict_answers_arguments_as_the_classifier_does(folder: Path, classifi
     texts = ["a good film " * 20, "", "so bad", "it's 100 % \"fun\", isn't it?\nYes."]
     lines = [json.loads(line) for line in answer("predict", "--json", *texts).stdout.splitlines()]
     assert lines == [prediction.as_dict() for prediction in classifier.predict(texts)]
-    assert list(lines[0]) == ["text", "label", "probability", "probabilities", "tokens", "truncated"]
+    results = ["label", "probability", "probabilities", "tokens", "truncated", "unknown_tokens"]
+    assert list(lines[0]) == ["text", *results]
     assert (lines[0]["tokens"], lines[0]["truncated"]) == (60, True)
 
 
