@@ -391,8 +391,9 @@ def test_a_format_is_found_by_name_or_first_lines(tmp_path: Path, name: str, con
         "one text\nanother line\nand more\n",
         "".join(f"{SENTENCES[i % 60].split()[1]} {SENTENCES[i % 60]}\n" for i in range(99)),
         "".join(f"w{i % 40} some words z{i % 35}\n" for i in range(99)),
+        "".join(f"{SENTENCES[i % 60]} z{i % 35}\n" for i in range(99)),
     ],
-    ids=["prose", "few words", "many rare labels"],
+    ids=["prose", "few words", "many rare labels", "many rare labels after few words"],
 )
 def test_a_guess_that_is_not_sure_is_none_and_both_readings_are_shown(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.txt"

@@ -87,8 +87,8 @@ def _guess_label(table: _Table, texts: Sequence[str]) -> str | None:
     by_name = [name for known in LABEL_NAMES for name in candidates if name.casefold() == known]
     by_part = [name for word in _SURE_LABELS for name in candidates if word in name.casefold()]
     for name in [*by_name, *by_part]:
-        is_sure = name.casefold() in _SURE_LABELS
-        if 0 < _num_labels(table[name]) <= (MAX_ROWS if is_sure else max(20, 0.5 * len(table[name]))):
+        is_sure = name.casefold() in _SURE_LABELS and any(value not in (None, "") for value in table[name])
+        if is_sure or 0 < _num_labels(table[name]) <= max(20, 0.5 * len(table[name])):
             return name
     # What is called a text is one, however few there are.
     others = [name for name in candidates if name.casefold() not in BODY_NAMES]
