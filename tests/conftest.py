@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 
 # Before torch is imported: the tests' own processes fill the cores, and threads that wait for others are slow then.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,7 +22,7 @@ PLAIN = ["the", "a", "film", "plot", "actor", "scene", "it", "was", "with", "and
 
 TINY = [
     "text.max_length=20", "embedding.dim=8", "model.hidden_size=8", "train.epochs=4", "train.batch_size=16",
-    "train.learning_rate=2e-2", "train.ema=0.9", "train.patience=null", "train.threads=1",
+    "train.learning_rate=2e-2", "train.ema_decay=0.9", "train.patience=null", "train.threads=1",
 ]  # fmt: skip
 
 PRETRAINED = [

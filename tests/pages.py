@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from bilstm_cls.strict_yaml import dump_yaml
+from bilstm_cls.config_file import dump_yaml
 from tests.command_line import Outcome, run_cli
 from tests.conftest import PRETRAINED, TINY, reviews
 

@@ -9,7 +9,8 @@ import torch
 
 from bilstm_cls import bench
 from bilstm_cls.bench import OURS, PADDED, SORTED, TUTORIAL, TutorialModel, Work, bench_table, synthetic_corpus
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 
 SMALL = ["model.hidden_size=4", "embedding.dim=4", "train.batch_size=4", "text.max_length=30", "train.device=cpu"]
 

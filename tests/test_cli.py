@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from bilstm_cls import cli
-from bilstm_cls.config import load_config
-from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.classifier import Classifier
+from bilstm_cls.config_file import load_config
 from tests.command_line import Outcome, run_cli, spawn_cli
 from tests.conftest import TINY
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bilstm_cls.config import METRICS, Config, changed_keys, config_keys, config_schema, dump_config, load_config
-from bilstm_cls.config_words import SYNONYMS, unknown_key
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.config import METRICS, Config, config_keys, config_schema
+from bilstm_cls.config_file import changed_keys, dump_config, load_config
+from bilstm_cls.errors import SYNONYMS, ConfigError, unknown_key
 
 KEYS = config_keys()
 SECTIONS = [name for name in KEYS if name]
@@ -83,10 +83,15 @@ def test_an_override_mends_a_wrong_value_of_the_file(load: Load) -> None:
 
 @pytest.mark.parametrize(
     ("override", "value"),
-    [("train.ema=null", None), ("train.ema=", None), ("train.ema = 0.5", 0.5), ("train.ema=0", 0)],
+    [
+        ("train.ema_decay=null", None),
+        ("train.ema_decay=", None),
+        ("train.ema_decay = 0.5", 0.5),
+        ("train.ema_decay=0", 0),
+    ],
 )
 def test_overrides_are_yaml(load: Load, override: str, value: float | None) -> None:
-    assert load(SAMPLE, override).train.ema == value
+    assert load(SAMPLE, override).train.ema_decay == value
 
 
 def test_a_value_may_hold_an_equals_sign(load: Load) -> None:
@@ -101,10 +106,6 @@ def test_the_name_defaults_to_the_file_name(tmp_path: Path, stem: str, name: str
     path = tmp_path / f"{stem}.yaml"
     path.write_text("data: {train: a.csv}\n")
     assert load_config(path).name == name
-
-
-def test_the_default_name_can_be_given(tmp_path: Path) -> None:
-    assert load_config(None, defaults_name="other").name == "other"
 
 
 def test_a_lone_text_column_is_wrapped(load: Load) -> None:
@@ -136,11 +137,23 @@ MISTAKES = [
     ("name: .x", "name: must be a plain folder name, not '.x'; it may hold"),
     ("name: a/b", "name: must be a plain folder name, not 'a/b'"),
     ("name: ''", "name: must be text that is not empty, not ''"),
-    ("model: 3", "model: must be a section with keys of its own, not 3"),
+    ("model: 3", "model: must be a section with keys, not 3"),
     ("sed: 1", "unknown key 'sed'; did you mean 'seed'?"),
     ("hidden_size: 3", "unknown key 'hidden_size'; 'hidden_size' belongs in model: write model.hidden_size"),
     ("lr: 3", "unknown key 'lr'; did you mean train.learning_rate?"),
     ("zzz: 3", "unknown key 'zzz'; known are name, seed"),
+    ("model: {wide: nbsvm}", "unknown key 'wide' in model; did you mean 'ngrams'?"),
+    ("train: {layer_decay: 2.6}", "unknown key 'layer_decay' in train; did you mean 'layer_lr_decay'?"),
+    ("train: {perturbation: 0.1}", "unknown key 'perturbation' in train; did you mean 'adversarial_epsilon'?"),
+    ("train: {ema: 0.9}", "unknown key 'ema' in train; did you mean 'ema_decay'?"),
+    ("train: {objective: plain}", "not 'plain'; did you mean 'cross_entropy'?"),
+    ("train: {layer_lr_decay: 2.6}", "train.layer_lr_decay: must be at most 1, not 2.6"),
+    ("embedding: {init: corpus}", "not 'corpus'; did you mean 'ppmi'?"),
+    ("model: {init_from: corpus}", "the folder of an encoder, not 'corpus'; did you mean pretrain.enabled: true?"),
+    (
+        "pretrain: {enabled: true}\nmodel: {init_from: a/b}",
+        "pretrain.enabled: must be false with model.init_from 'a/b', not true; a run starts from one encoder",
+    ),
     ("Train: {epochs: 3}", "unknown key 'Train'; did you mean 'train'?"),
     ("model: {hiden_size: 3}", "unknown key 'hiden_size' in model; did you mean 'hidden_size'?"),
     ("train: {hiden_size: 3}", "unknown key 'hiden_size' in train; did you mean model.hidden_size?"),
@@ -168,7 +181,7 @@ MISTAKES = [
     ("embedding: {freeze: true}", "embedding.freeze: must be false with init 'random', not true"),
     ("train: {learning_rate: -1}", "train.learning_rate: must be greater than 0, not -1"),
     ("train: {learning_rate: 1_0}", "train.learning_rate: must be a number, not '1_0'"),
-    ("train: {learning_rate: .inf}", ".inf is not a finite number"),
+    ("train: {learning_rate: .inf}", "train.learning_rate: must be finite, not inf"),
     ("train: {learning_rate: null}", "train.learning_rate: must be a number, not null"),
     ("train: {class_weights: balenced}", "not 'balenced'; did you mean 'balanced'?"),
     ("train: {class_weights: {a: 0}}", "train.class_weights.a: must be greater than 0, not 0"),
@@ -227,14 +240,14 @@ def test_what_data_lack_or_must_not_have_is_told(load: Load, tmp_path: Path, lin
         ("train.epoks=1", "--set train.epoks=1: unknown key 'epoks' in train; did you mean 'epochs'?"),
         ("lr=1", "--set lr=1: unknown key 'lr'; did you mean train.learning_rate?"),
         ("foo.bar=1", "--set foo.bar=1: unknown key 'foo'; known are"),
-        ("train=1", "--set train=1: 'train' is a section; set its keys, such as --set train.epochs=VALUE"),
-        ("train.class_weights.a=1", "--set train.class_weights.a=1: 'train.class_weights' has no keys of its own"),
-        ("seed.a=1", "--set seed.a=1: 'seed' has no keys of its own; set it as a whole"),
+        ("train=1", "--set train=1: must be a section with keys, not 1"),
+        ("train.class_weights.a=1", "--set train.class_weights.a=1: 'train.class_weights' has no keys"),
+        ("seed.a=1", "--set seed.a=1: 'seed' has no keys; set it as a whole"),
         ("seed", "--set seed: must look like key.path=value"),
         ("=1", "--set =1: must look like key.path=value"),
         ("train..epochs=1", "--set train..epochs=1: must look like key.path=value"),
         ("data.train=*.csv", "--set data.train=*.csv: not valid YAML"),
-        ("train.ema=.nan", "--set train.ema=.nan: .nan is not a finite number"),
+        ("train.ema_decay=.nan", "--set train.ema_decay=.nan: must be finite, not nan"),
         ("model.pooling=[mean, men]", "--set model.pooling=[mean, men]: model.pooling[1]: must be 'mean', "),
         ("data.train=\udc80", "--set data.train=\\udc80: character '\\udc80' is not allowed"),
     ],
@@ -348,7 +361,7 @@ CONFIGS = st.fixed_dictionaries(
         "train": st.fixed_dictionaries(
             {},
             optional={
-                "learning_rate": st.floats(0, 1e9, exclude_min=True), "ema": st.none() | fractions(),
+                "learning_rate": st.floats(0, 1e9, exclude_min=True), "ema_decay": st.none() | fractions(),
                 "class_weights": st.sampled_from([None, "balanced"])
                 | st.dictionaries(TEXTS, st.floats(1e-9, 1e9), min_size=1),
                 "evaluate_every": st.just("epoch") | st.integers(1, 10**9),
@@ -384,13 +397,13 @@ def test_the_schema_explains_every_key_and_forbids_all_others() -> None:
 
 def test_changed_keys_are_named_with_both_values(load: Load) -> None:
     changed = load(
-        SAMPLE, "train.epochs=6", "train.ema=null", "model.pooling=max", "name=b", "train.class_weights=balanced"
+        SAMPLE, "train.epochs=6", "train.ema_decay=null", "model.pooling=max", "name=b", "train.class_weights=balanced"
     )
     assert changed_keys(load(SAMPLE), changed) == [
         'name: "sample" -> "b"',
         'model.pooling: ["mean", "max"] -> "max"',
         "train.epochs: 5 -> 6",
-        "train.ema: 0.999 -> null",
+        "train.ema_decay: 0.999 -> null",
         'train.class_weights: {"pos": 1.0, "neg": 2.5} -> "balanced"',
     ]
 
@@ -401,6 +414,6 @@ def test_nothing_has_changed_in_an_equal_config(load: Load) -> None:
 
 def test_a_config_is_checked_without_torch_or_numpy() -> None:
     heavy = "{'torch', 'numpy'} & set(sys.modules)"
-    code = f"import sys, bilstm_cls.config; bilstm_cls.config.load_config(None); print({heavy})"
+    code = f"import sys, bilstm_cls; bilstm_cls.load_config(None); print({heavy})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.config import load_config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.dataset import load_dataset
 
 AG_NEWS = ["World", "Sports", "Business", "Sci/Tech"]

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from bilstm_cls.classifier import Classifier, predict_logits
 from bilstm_cls.config import Config
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import choose_device, shortened_products
-from bilstm_cls.evaluation.inference import predict_logits
+from bilstm_cls.device import allow_tf32, choose_device
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.recurrent import CELLS
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.training.loop import Trainer, allows_tf32, autocast_type
 from bilstm_cls.training.pretrain import pretrain
 from bilstm_cls.training.run import train
@@ -79,7 +78,7 @@ def gradient(device: torch.device, precision: str, *, length: int) -> torch.Tens
     token_ids = torch.randint(1, 500, (64, length), generator=torch.Generator().manual_seed(0)).to(device)
     dtype = autocast_type(precision, device)
     autocast = torch.autocast("cuda", dtype, enabled=dtype != torch.float32)
-    with shortened_products(allows_tf32(precision, device)), autocast:
+    with allow_tf32(allows_tf32(precision, device)), autocast:
         logits = model(token_ids, torch.full((64,), length))
         torch.nn.functional.cross_entropy(logits, token_ids[:, 0] % 3).backward()
     rnn = model.encoder.layers[0][0]  # type: ignore[index]
@@ -96,7 +95,9 @@ def test_float16_finds_the_direction_that_changes_the_answer_to_a_long_text(tiny
     texts = corpus(64, longest=300)
     found = []
     for precision in ("fp32", "fp16"):
-        config = tiny_config(f"train.precision={precision}", "train.objective=virtual_adversarial", "train.ema=null")
+        config = tiny_config(
+            f"train.precision={precision}", "train.objective=virtual_adversarial", "train.ema_decay=null"
+        )
         model = model_of(["mean"]).to("cuda")
         moves: list[torch.Tensor] = []
         classify = model.classify
@@ -114,7 +115,7 @@ def test_float16_finds_the_direction_that_changes_the_answer_to_a_long_text(tiny
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("objective", ["plain", "mixed", "r_drop"])
+@pytest.mark.parametrize("objective", ["cross_entropy", "mixed", "r_drop"])
 def test_a_small_run_learns_in_every_precision(tiny_config: Make, precision: str, objective: str) -> None:
     config = tiny_config(
         "train.device=cuda", f"train.precision={precision}", f"train.objective={objective}", "train.epochs=8",
@@ -125,7 +126,7 @@ def test_a_small_run_learns_in_every_precision(tiny_config: Make, precision: str
     assert all(row["train/loss"] < 10 for row in history(Path(config.output_dir) / config.name))
 
 
-@pytest.mark.parametrize("objective", ["plain", "mixed"])
+@pytest.mark.parametrize("objective", ["cross_entropy", "mixed"])
 def test_a_run_that_is_interrupted_ends_with_the_same_bits(tiny_config: Make, objective: str) -> None:
     found = []
     for name in ("whole", "parts"):

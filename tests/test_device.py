@@ -1,8 +1,6 @@
 import platform
-import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -53,26 +51,15 @@ def test_kept_memory_is_used_again_without_a_page_fault_and_given_back_at_the_en
     assert given_back < 2**20
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_what_is_kept_is_bounded_by_what_a_step_needs_beside_what_was_there_before(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    statm, given_back = tmp_path / "statm", list[str]()
-    monkeypatch.setattr(device, "_STATM", statm)
-
-    def stand_at(tenths: int, of_files: int) -> None:
-        """Writes what the process has of its own in tenths of a GB, and of mapped files besides."""
-        own, files = (n * 2**30 // 10 // resource.getpagesize() for n in (tenths, of_files))
-        statm.write_text(f"9 {own + files} {files} 9")
-
-    stand_at(70, of_files=1)
-    after_step = device._bounded(lambda: given_back.append(statm.read_text()))
-    stood = []
-    for tenths, of_files in [(80, 1), (86, 40), (88, 0), (82, 0), (90, 0), (91, 0), (80, 0)]:
-        stand_at(tenths, of_files)
-        stood.append(statm.read_text())
+def test_what_is_kept_is_bounded_by_what_a_step_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back = list[float]()
+    levels = iter([7.0, 8.0, 8.6, 8.8, 8.2, 9.0, 9.1, 8.0])  # GB: at the start, and after every step
+    monkeypatch.setattr(device, "_private_memory", lambda process: int(now[0] * 2**30))
+    now = [next(levels)]
+    after_step = device._bounded(lambda: given_back.append(now[0]))
+    for now[0] in levels:
         after_step()
-    assert given_back == [stood[2], stood[5]]
+    assert given_back == [8.8, 9.1]
 
 
 def test_elsewhere_than_on_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ import typer
 import yaml
 
 from bilstm_cls import cli
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.evaluation import plots
 from bilstm_cls.files import write_atomic
 from tests.command_line import run_cli
@@ -228,7 +229,7 @@ def test_the_config_reference_has_every_key_with_its_default() -> None:
         ("data.text_columns", "text or list of text"),
         ("text.lowercase", "`true`, `false`"),
         ("model.hidden_size", "whole number from 1 to 8192"),
-        ("model.wide", "`nbsvm` or `null`"),
+        ("model.ngrams", "`nbsvm` or `null`"),
         ("train.class_weights", "map to number above 0 or `balanced` or `null`"),
         ("train.loggers", "list of `tensorboard`, `mlflow`, `wandb`"),
     ],

@@ -20,6 +20,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import bilstm_cls
+from bilstm_cls.checkpoint import load_tensors
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -27,17 +29,15 @@ from bilstm_cls.estimator import TextClassifier
 from bilstm_cls.estimator_input import SECTIONS, argument, texts_of
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
-from bilstm_cls.tensors import load_tensors
 from tests.command_line import run_cli
 from tests.conftest import reviews
 
 PAGE = Path(__file__).parents[1] / "docs" / "scikit-learn.md"
 
 TINY: dict[str, Any] = {
-    "max_length": 20, "dim": 4, "hidden_size": 6, "epochs": 2, "batch_size": 16, "learning_rate": 2e-2, "ema": None,
-    "patience": None, "threads": 1,
+    "max_length": 20, "dim": 4, "hidden_size": 6, "epochs": 2, "batch_size": 16, "learning_rate": 2e-2,
+    "ema_decay": None, "patience": None, "threads": 1,
 }  # fmt: skip
 TEXTS = [text for text, _ in reviews(60)]
 LABELS = [label for _, label in reviews(60)]
@@ -353,7 +353,7 @@ def test_no_text_cannot_be_fitted() -> None:
     ("options", "message"),
     [
         ({"epochs": 0}, "^epochs: must be at least 1, not 0$"),
-        ({"embedding": "glove"}, "^embedding: must be 'random', 'corpus', .*, not 'glove'"),
+        ({"embedding": "glove"}, "^embedding: must be 'random', 'ppmi', .*, not 'glove'"),
         ({"hidden_size": 2.5}, r"^hidden_size: must be an integer, not 2\.5$"),
         ({"pooling": "means"}, "^pooling: must be .*did you mean 'mean'"),
         ({"valid": 1.5}, r"^valid: must be .*not 1\.5"),
@@ -379,7 +379,7 @@ def test_it_starts_from_an_encoder_and_its_vocabulary(encoder: Path) -> None:
         "epochs": 1,
         "learning_rate": 1e-9,
         "threads": 1,
-        "ema": None,
+        "ema_decay": None,
     }
     model = TextClassifier(init_from=str(encoder), **sizes).fit(TEXTS, LABELS)
     found = {name: tensor for name, tensor in weights(model).items() if name.startswith(("embedding.", "encoder."))}
@@ -388,8 +388,6 @@ def test_it_starts_from_an_encoder_and_its_vocabulary(encoder: Path) -> None:
 
 
 def test_an_encoder_of_other_sizes_is_told_in_the_words_of_the_arguments(encoder: Path) -> None:
-    with pytest.raises(ValueError, match=r"^init_from: 'corpus' reads the texts of a config"):
-        TextClassifier(init_from="corpus").fit(TEXTS, LABELS)
     with pytest.raises(ValueError, match=r"^init_from: .*: hidden_size is 8 there and 6 here; make them agree"):
         TextClassifier(init_from=str(encoder), dim=8, hidden_size=6).fit(TEXTS, LABELS)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls.config import Config, load_config
-from bilstm_cls.data.preparation import prepare
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.prepare import prepare
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.inspection import as_lines, inspect_data, inspect_file, inspect_run, plan, with_overrides
 from bilstm_cls.training.loop import Trainer

@@ -35,9 +35,9 @@ def test_no_text_has_no_logits(model: NgramModel) -> None:
 
 
 def test_it_is_the_baseline_of_the_same_name() -> None:
-    from bilstm_cls.data.example import Split
+    from bilstm_cls.classifier import softmax
+    from bilstm_cls.data.types import Split
     from bilstm_cls.evaluation.baselines import run_baseline
-    from bilstm_cls.evaluation.inference import softmax
 
     test = ["good film", "bad fun", "a film, so good"]
     numbers = np.arange(6)

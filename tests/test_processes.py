@@ -19,7 +19,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.batches import evaluation_batches
 from bilstm_cls.errors import ConfigError, ResourceError
 from bilstm_cls.evaluation.judge import evaluate as judge
-from bilstm_cls.processes import Group, joined
+from bilstm_cls.training.distributed import Group, joined
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.run import number_of_processes, train
 
@@ -29,7 +29,7 @@ Make = Callable[..., Config]
 SUMMING = """
 import sys, torch
 from safetensors.torch import save_file
-from bilstm_cls.processes import joined
+from bilstm_cls.training.distributed import joined
 rank, folder = int(sys.argv[1]), sys.argv[2]
 table, matrix, bias = (torch.zeros(6, 3, requires_grad=True), torch.zeros(2, 2, requires_grad=True),
                        torch.zeros(2, requires_grad=True))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bilstm_cls import run_directory
+from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
@@ -26,7 +27,6 @@ from bilstm_cls.run_directory import (
     newest_run,
     pooling_names,
 )
-from bilstm_cls.tensors import load_tensors, save_tensors
 
 
 def everything(path: Path) -> dict[str, bytes]:
@@ -234,7 +234,7 @@ def saved(run: RunDirectory, config: Config) -> RunDirectory:
         [],
         ["model.cell=gru", "model.num_layers=2", "model.pooling=concat"],
         ["model.bidirectional=false", "model.pooling=[attention, last]"],
-        ["embedding.init=corpus", "embedding.freeze=true", "text.truncate=head"],
+        ["embedding.init=ppmi", "embedding.freeze=true", "text.truncate=head"],
     ],
 )
 def test_a_model_comes_back_as_it_was_saved(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from bilstm_cls import runtime as runtime_module
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.runtime import Runtime, main, sealed
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
 from tests.conftest import reviews
 
@@ -99,8 +99,8 @@ def test_a_bundle_of_chinese_words_names_the_package_that_it_needs(
 def test_a_long_text_is_cut_as_in_training(
     truncate: str, tiny_config: Callable[..., Config], tmp_path: Path, trained_run: Path
 ) -> None:
+    from bilstm_cls.checkpoint import load_tensors
     from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
-    from bilstm_cls.tensors import load_tensors
 
     config = tiny_config(f"text.truncate={truncate}", f"output_dir={tmp_path}")
     loaded = RunDirectory(trained_run).load_model()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bilstm_cls.checkpoint import digest_of, load_tensors, save_tensors
 from bilstm_cls.errors import CheckpointError
-from bilstm_cls.tensors import digest_of, load_tensors, save_tensors
 
 TENSORS = {
     "matrix": torch.arange(6.0).reshape(2, 3),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls import threads
-from bilstm_cls.threads import keep_to_granted_cores, threads_of_each, usable_cores
+from bilstm_cls import device
+from bilstm_cls.device import configure_process, threads_of_each, usable_cores
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def place(monkeypatch: pytest.MonkeyPatch, folder: Path, own: str, files: dict[s
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
-    monkeypatch.setattr(threads, "OWN_GROUPS", folder / "own")
-    monkeypatch.setattr(threads, "CONTROL_GROUPS", folder)
+    monkeypatch.setattr(device, "PROCESS_GROUPS", folder / "own")
+    monkeypatch.setattr(device, "CONTROL_GROUPS", folder)
 
 
 CASES = {
@@ -60,20 +60,21 @@ def test_cores_are_those_granted(case: str, monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.usefixtures("_many_cores")
 def test_libraries_keep_to_granted_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that what is set below is undone
+    monkeypatch.setenv("MPLBACKEND", "")
     monkeypatch.delenv("OMP_NUM_THREADS")
     place(monkeypatch, tmp_path, "0::/\n", {"cpu.max": "max 100000\n"})
-    keep_to_granted_cores()
+    configure_process()
     assert "OMP_NUM_THREADS" not in os.environ
     place(monkeypatch, tmp_path, "0::/\n", {"cpu.max": "200000 100000\n"})
-    keep_to_granted_cores()
+    configure_process()
     assert os.environ["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    keep_to_granted_cores()
+    configure_process()
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
 def test_without_control_groups_cores_are_those_it_may_run_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(threads, "OWN_GROUPS", tmp_path / "none")
+    monkeypatch.setattr(device, "PROCESS_GROUPS", tmp_path / "none")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
     assert usable_cores() == 2
 

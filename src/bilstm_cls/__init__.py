@@ -4,21 +4,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bilstm_cls.config import load_config
+    from bilstm_cls.classifier import Classifier
+    from bilstm_cls.config_file import load_config
     from bilstm_cls.estimator import TextClassifier
+    from bilstm_cls.evaluation.explain import explain
     from bilstm_cls.evaluation.judge import evaluate
     from bilstm_cls.model.classifier import BiLSTMClassifier
     from bilstm_cls.model.recurrent import BidirectionalLSTM
-    from bilstm_cls.serve.classifier import Classifier
     from bilstm_cls.training.run import train
 
-__all__ = ["BiLSTMClassifier", "BidirectionalLSTM", "Classifier", "TextClassifier", "evaluate", "load_config", "train"]
+__all__ = [
+    "BiLSTMClassifier",
+    "BidirectionalLSTM",
+    "Classifier",
+    "TextClassifier",
+    "evaluate",
+    "explain",
+    "load_config",
+    "train",
+]
 
 _HOMES = {
     "BiLSTMClassifier": "bilstm_cls.model.classifier",
     "BidirectionalLSTM": "bilstm_cls.model.recurrent",
-    "Classifier": "bilstm_cls.serve.classifier",
+    "Classifier": "bilstm_cls.classifier",
     "TextClassifier": "bilstm_cls.estimator",
+    "explain": "bilstm_cls.evaluation.explain",
     "evaluate": "bilstm_cls.evaluation.judge",
     "load_config": "bilstm_cls.config",
     "train": "bilstm_cls.training.run",

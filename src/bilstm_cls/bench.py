@@ -34,15 +34,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from bilstm_cls.classifier import MAX_TOKENS
 from bilstm_cls.config import Config
 from bilstm_cls.data.batches import Indices, collate, evaluation_batches, padding_share
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.data.preparation import prepare
-from bilstm_cls.device import choose_device, freed_memory_kept, on_device
-from bilstm_cls.evaluation.inference import MAX_TOKENS
-from bilstm_cls.processes import Group, joined, loopback
+from bilstm_cls.data.prepare import prepare
+from bilstm_cls.device import choose_device, freed_memory_kept, on_device, usable_cores
 from bilstm_cls.run_directory import build_model
-from bilstm_cls.threads import usable_cores
+from bilstm_cls.training.distributed import Group, joined, loopback
 from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.optimizer import build_optimizers, clip_gradients
 

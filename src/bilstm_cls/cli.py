@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 
 from bilstm_cls.commands import answers, looking, reporting, serving, sharing, training, tuning
+from bilstm_cls.device import configure_process
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
-from bilstm_cls.threads import check_threads, keep_to_granted_cores, threads_of_libraries
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -100,9 +100,7 @@ def _root(
         raise typer.Exit
     _check_current_folder()
     if context.invoked_subcommand in COMMANDS:
-        os.environ["MPLBACKEND"] = "agg"  # all is drawn into files, and a notebook's own may not be installed here
-        keep_to_granted_cores()
-        check_threads(threads_of_libraries())
+        configure_process()
 
 
 def _fill_closed_streams() -> None:

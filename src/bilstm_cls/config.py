@@ -1,43 +1,334 @@
-"""The config: one strict YAML file, defaults below it and overrides above it, checked as a whole."""
+"""The config: every key with its meaning, range and default, and what must fit together."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
 from pydantic import field_validator as check
+from pydantic_core import InitErrorDetails
 
-from bilstm_cls.config_input import Given
-from bilstm_cls.config_sections import (
-    METRICS,
-    DataConfig,
-    EmbeddingConfig,
-    ModelConfig,
-    PretrainConfig,
-    Section,
-    TextConfig,
-    TrainConfig,
-)
-from bilstm_cls.strict_yaml import dump_yaml
+from bilstm_cls.errors import ConfigError, problems_of, shown
 
-__all__ = [
-    "METRICS",
-    "Config",
-    "DataConfig",
-    "EmbeddingConfig",
-    "ModelConfig",
-    "PretrainConfig",
-    "TextConfig",
-    "TrainConfig",
-    "changed",
-    "changed_keys",
-    "config_keys",
-    "config_schema",
-    "dump_config",
-    "load_config",
+METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
+"""The scores that `train.select_by` may name."""
+
+SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
+"""What `data.source` may name, other than a data set of the Hugging Face Hub."""
+
+HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]+)?"
+
+TORCHTEXT_GLOVE = [
+    *(f"torchtext/glove.6B.{dim}d" for dim in (50, 100, 200, 300)),
+    *(f"torchtext/glove.twitter.27B.{dim}d" for dim in (25, 50, 100, 200)),
+    *("torchtext/glove.42B.300d", "torchtext/glove.840B.300d"),
 ]
+"""What `embedding.init` may name of torchtext's GloVe vectors."""
+
+DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
+
+Pooling = Literal["mean", "reduce_mean", "max", "last", "attention"]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+FileOrFraction = str | Annotated[float, Field(gt=0, lt=1)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Columns = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+Loggers = Annotated[list[Literal["tensorboard", "mlflow", "wandb"]], BeforeValidator(_as_list)]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys, wrong types and numbers that are not finite are errors."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, str_min_length=1
+    )
+
+    @check("*")
+    @classmethod
+    def _fits(cls, value: Any, info: ValidationInfo) -> Any:
+        if problem := cls.problem(str(info.field_name), value, info.data):
+            raise ValueError(problem)
+        if isinstance(value, list) and len(set(value)) < len(value):
+            raise ValueError("must be a list without duplicates")
+        return value
+
+    @classmethod
+    def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        """Returns what a value of the right type "must be", or None where it is valid.
+
+        Args:
+            key: the key's name.
+            value: its value.
+            given: the keys before it in the section, as far as they are valid.
+        """
+        return None
+
+
+class DataConfig(Section):
+    """Where the texts and labels come from. A relative path is relative to the working directory."""
+
+    source: str = Field(
+        "files",
+        description="Your files, a built-in corpus, or a data set of the Hugging Face Hub: hf/USER/NAME, followed by "
+        ":SUBSET or @REVISION where it has several.",
+        json_schema_extra={"anyOf": [{"enum": list(SOURCES)}, {"pattern": "^hf/."}]},
+    )
+    path: str | None = Field(None, description="With imdb: its archive or folder, if it was downloaded before.")
+    train: str | None = Field(None, description="With files: the file or folder of labelled texts to train on.")
+    valid: FileOrFraction = Field(
+        0.1, description="A file, or the fraction of train that chooses the best epoch; stratified by label."
+    )
+    test: FileOrFraction | None = Field(
+        None, description="A file, or a stratified fraction of train, evaluated once at the end."
+    )
+    unlabelled: str | None = Field(
+        None, description="A file or folder of texts without labels, to make word vectors from; imdb brings such texts."
+    )
+    format: Literal["auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet"] = Field(
+        "auto", description="What the files are; auto goes by the file name, else by the first lines."
+    )
+    text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
+    label_column: str = Field("label", description="Column that holds the label.")
+    label_names: str | None = Field(
+        None, description="With labels that are numbers: a file of their names, one a line, starting with label 0."
+    )
+    encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
+    bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
+    split_seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Seed of the splits, separate from `seed` so that all seeds share one test split.",
+    )
+
+    @classmethod
+    def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        source = given.get("source", value if key == "source" else None)
+        has_texts = source is not None and source != "files"  # an invalid source is a problem by itself
+        match key:
+            case "source" if source not in SOURCES and not re.fullmatch(HUB_DATASET, value):
+                return f"must be {_listed(SOURCES)} or 'hf/USER/NAME'"
+            case "path" if value is not None and source not in ("imdb", None):
+                return "must be left out; only source 'imdb' has one, and your files go into data.train"
+            case "train" if source == "files" and value is None:
+                return "must be the file of labelled texts when source is 'files'"
+            case "train" | "unlabelled" | "label_names" if has_texts and value is not None:
+                return f"must be left out; source {source!r} brings its texts, source 'files' takes yours"
+            case "valid" | "test" if has_texts and isinstance(value, str):
+                return f"must be a fraction; source {source!r} brings its texts, source 'files' takes yours"
+            case "test" if isinstance(value, float):
+                valid = given.get("valid")
+                if isinstance(valid, float) and valid + value >= 1:
+                    return f"must be less than {1 - valid:g}; valid takes {valid:g} of train"
+            case "encoding" if value != "auto" and not _is_text_codec(value):
+                return "must be a text codec that Python knows; 'auto', 'utf-8' or 'gb18030' are some"
+        return None
+
+
+class TextConfig(Section):
+    """How a text becomes tokens, and which tokens the vocabulary keeps."""
+
+    tokenizer: Literal[
+        "basic_english", "words", "whitespace", "characters", "cjk", "chinese_words", "bpe",
+        "torchtext/basic_english", "torchtext/split", "torchtext/toktok", "torchtext/moses", "torchtext/spacy",
+        "torchtext/revtok", "torchtext/subword",
+    ] = Field(
+        "words",
+        description="How texts are split into tokens; characters makes a token of each, cjk of each Chinese, Japanese "
+        "or Korean one and keeps other words whole, chinese_words cuts Chinese by a dictionary (needs rjieba), bpe "
+        "learns its tokens, and torchtext/... are those of torchtext.",
+    )  # fmt: skip
+    lowercase: bool = Field(True, description="Whether upper and lower case are the same.")
+    min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
+    max_vocab_size: Annotated[int, Field(ge=3, le=10**9)] | None = Field(
+        30000, description="Most frequent tokens kept, <pad> and <unk> included; null keeps all."
+    )
+    max_length: Count = Field(400, description="Tokens of a text that are read; longer texts are cut.")
+    truncate: Literal["head", "tail", "both"] = Field("both", description="Which end of a long text is kept.")
+
+    @classmethod
+    def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        tokenizer = given.get("tokenizer", "")
+        if key == "lowercase" and not value and tokenizer.endswith("basic_english"):
+            return f"must be true with tokenizer {tokenizer!r}; tokenizer 'words' can keep case"
+        if key == "max_vocab_size" and value is not None and value < 300 and tokenizer == "bpe":
+            return "must be at least 300 with tokenizer 'bpe'; it starts from the 256 bytes"
+        return None
+
+
+class EmbeddingConfig(Section):
+    """The word vectors that the network starts from."""
+
+    init: str = Field(
+        "random",
+        description="random, ppmi (factorized co-occurrences of train and unlabelled), glove-6b-50d, the path of a "
+        "vectors file, or torchtext/NAME such as torchtext/glove.6B.100d.",
+    )
+    dim: int = Field(100, ge=1, le=4096, description="Numbers per token.")
+    freeze: bool = Field(False, description="Keep the vectors as they start.")
+
+    @classmethod
+    def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        init = given.get("init", "")
+        if key == "init" and value.startswith("torchtext/"):
+            if value not in TORCHTEXT_GLOVE and not re.fullmatch(r"torchtext/fasttext\.[a-z_]+\.300d", value):
+                return f"must be {_listed(TORCHTEXT_GLOVE)} or 'torchtext/fasttext.en.300d' of any language"
+        elif key == "init" and value not in ("random", "ppmi", "glove-6b-50d") and not re.search(r"[./\\]", value):
+            return "must be 'random', 'ppmi', 'glove-6b-50d' or the path of a file (./NAME for one without a suffix)"
+        if key == "dim" and init.startswith(("glove-6b-50d", "torchtext/")):
+            width = re.search(r"(\d+)d$", init)
+            if width and value != int(width[1]):
+                return f"must be {width[1]} with init {init!r}"
+        if key == "freeze" and value and init == "random":
+            return "must be false with init 'random'; such vectors mean nothing until they are trained"
+        return None
+
+
+class ModelConfig(Section):
+    """The network: embed, drop, read in both directions, pool, project."""
+
+    cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="The recurrent unit.")
+    bidirectional: bool = Field(True, description="Read from both ends.")
+    hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
+    num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
+    init_from: str | None = Field(
+        None,
+        description="Folder of an encoder that `pretrain` made: vectors, weights and vocabulary start as its own.",
+    )
+    pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
+        "mean",
+        description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",
+    )
+    bigrams: Annotated[int, Field(ge=2, le=10**9)] | None = Field(
+        None,
+        description="Rows of a second table, where every pair of neighbouring tokens finds a vector; null for none.",
+    )
+    dropout: Fraction = Field(0.5, description="Probability of dropping a number of the pooled vector in training.")
+    embedding_dropout: Fraction = Field(0.2, description="Probability of dropping an embedding dimension, per text.")
+    word_dropout: Fraction = Field(0.05, description="Probability of dropping a token as a whole.")
+    layer_dropout: Fraction = Field(0.0, description="Probability of dropping a number between layers.")
+    recurrent_dropout: Fraction = Field(0.0, description="Probability of dropping a recurrent weight.")
+    ngrams: Literal["nbsvm"] | None = Field(
+        None, description="A linear model of n-grams that answers together with the network, weighted on valid."
+    )
+
+    @classmethod
+    def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        if key == "init_from" and value == "corpus":
+            return "must be the folder of an encoder; did you mean pretrain.enabled: true? (./corpus for such a folder)"
+        if key == "layer_dropout" and value > 0 and given.get("num_layers") == 1:
+            return "must be 0 with num_layers 1; there is nothing between layers"
+        return None
+
+
+class TrainConfig(Section):
+    """How the network learns, when it stops, and on what it runs."""
+
+    epochs: Count = Field(5, description="Passes over the train split.")
+    objective: Literal["cross_entropy", "adversarial", "virtual_adversarial", "mixed", "r_drop"] = Field(
+        "cross_entropy",
+        description="What a step minimises; mixed is adversarial, virtual_adversarial and low entropy together.",
+    )
+    adversarial_epsilon: Positive = Field(
+        0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
+    )
+    unlabelled_batch_size: Count | None = Field(
+        None, description="Texts without labels per step, where the objective reads such; null takes batch_size."
+    )
+    batch_size: Count = Field(64, description="Texts per step.")
+    batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
+    learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="The encoder's learning rate is the head's times this, the embedding's the encoder's times this.",
+    )
+    unfreeze: Literal["all", "gradual"] = Field(
+        "all", description="gradual: the head learns alone in the first epoch, then the encoder too, then everything."
+    )
+    momentum: Fraction = Field(0.9, description="Momentum of sgd.")
+    schedule: Literal["one-cycle", "linear", "cosine", "constant"] = Field(
+        "one-cycle", description="How the learning rate goes down after warm-up."
+    )
+    warmup: Fraction = Field(0.05, description="Fraction of all steps in which the learning rate rises.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decay of weight matrices per unit of rate.")
+    max_grad_norm: Positive | None = Field(1.0, description="Gradients are scaled down to this norm; null leaves them.")
+    ema_decay: Fraction | None = Field(
+        0.999, description="Decay of the averaged weights that are evaluated and kept; null for none."
+    )
+    class_weights: Annotated[dict[str, Positive], Field(min_length=1)] | Literal["balanced"] | None = Field(
+        None, description="Weight of each label in the loss: balanced, or a map of every label."
+    )
+    label_smoothing: Fraction = Field(0.0, description="Probability that the target spreads over all labels.")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of training; auto is fp32, and on CUDA tf32. Predictions are always in fp32."
+    )
+    device: str = Field(
+        "auto", description="auto (CUDA, else CPU), cpu, cuda or cuda:N.", json_schema_extra={"pattern": DEVICE}
+    )
+    processes: Literal["auto"] | Count = Field(
+        "auto", description="Processes that share every batch; auto is one for two CPU cores where that is faster."
+    )
+    threads: Count | None = Field(
+        None, description="CPU threads of each process; null divides the cores, or is `OMP_NUM_THREADS`."
+    )
+    evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
+    select_by: str = Field(
+        "valid/accuracy",
+        description="The score on the valid split that chooses the best weights; of equal ones, the log loss does.",
+        json_schema_extra={"enum": [f"valid/{name}" for name in METRICS]},
+    )
+    patience: Count | None = Field(
+        2, description="Evaluations without a better score before stopping; null never stops."
+    )
+    calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
+    max_minutes: Positive | None = Field(None, description="Stop after so long.")
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
+    baselines: bool = Field(False, description="Also evaluate the two linear baselines on the same splits.")
+    loggers: Loggers = Field([], description="Where to log as well: tensorboard, mlflow, wandb; each needs its extra.")
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Whether the objective learns from texts without a label."""
+        return self.objective in ("virtual_adversarial", "mixed")
+
+    @classmethod
+    def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        if key == "device" and not re.match(DEVICE, value):
+            return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
+        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in METRICS]):
+            return f"must be {_listed(choices)}"
+        return None
+
+
+class PretrainConfig(Section):
+    """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
+
+    enabled: bool = Field(
+        False,
+        description="Whether train first makes an encoder from the same texts, kept in the cache, and starts from it.",
+    )
+    epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
+    batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
+    bptt: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        100, description="Tokens of each text per step; the state goes on from one step of a text to the next."
+    )
+    learning_rate: Positive = Field(2e-3, description="Peak learning rate of adamw, on a one-cycle schedule.")
+    num_samples: Count = Field(512, description="Tokens drawn per step, which the right next token is compared with.")
+    embedding_dropout: Fraction = Field(0.2, description="Probability of dropping an embedding dimension, per step.")
+    dropout: Fraction = Field(0.2, description="Probability of dropping a hidden unit of the output, per step.")
+    max_grad_norm: Positive | None = Field(1.0, description="Gradients are scaled down to this norm; null leaves them.")
 
 
 class Config(Section):
@@ -57,73 +348,46 @@ class Config(Section):
     @property
     def reads_unlabelled(self) -> bool:
         """Whether texts without a label are of use: for word vectors, or to the objective."""
-        return self.embedding.init == "corpus" or self.train.reads_unlabelled
+        return self.embedding.init == "ppmi" or self.train.reads_unlabelled
 
-    @check("name")
     @classmethod
-    def _name_is_a_plain_folder(cls, name: str) -> str:
-        if not re.fullmatch(r"[\w-][\w.-]*", name):
-            raise ValueError(
-                "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
-            )
-        return name
+    def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        if key == "name" and not re.fullmatch(r"[\w-][\w.-]*", value):
+            return "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
+        folder = getattr(given.get("model"), "init_from", None)
+        if key == "pretrain" and value.enabled and folder is not None:
+            why = ValueError(f"must be false with model.init_from {shown(folder)}; a run starts from one encoder")
+            details = InitErrorDetails(type="value_error", loc=("enabled",), input=True, ctx={"error": why})
+            raise ValidationError.from_exception_data("pretrain", [details])  # which names the key, not its section
+        return None
 
+    def replace(self, **changes: Any) -> "Config":
+        """Returns a checked copy with other values by key, as in `config.replace(**{"train.epochs": 3})`.
 
-def load_config(
-    path: Path | None,
-    overrides: Sequence[str] = (),
-    *,
-    options: Mapping[str, str] | None = None,
-    defaults_name: str | None = None,
-) -> Config:
-    """Reads a config: defaults, over them the file, over it `key.path=value` overrides, of which the last wins.
+        Raises:
+            ConfigError: with all problems at once, each with its key.
+        """
+        values: dict[str, Any] = dict(self)
+        for key, value in changes.items():
+            section, _, name = key.rpartition(".")
+            if section:
+                values[section] = {**dict(values.get(section, {})), name: value}
+            else:
+                values[name] = value
+        return Config.of(values)
 
-    Args:
-        path: a YAML file; None for the defaults alone, which name no data.
-        overrides: values are YAML, as in the file.
-        options: more overrides, which win over those, by what the user wrote for each, such as `--seed 7`.
-        defaults_name: the run's name where nothing gives one; by default the file's name without its suffix.
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Config":
+        """Returns the config of nested plain data.
 
-    Raises:
-        ConfigError: with all problems at once, each with its place.
-    """
-    given = Given(config_keys())
-    if path is not None:
-        given.add_file(Path(path))
-        given.values.setdefault("data", {})
-    for position, override in enumerate(overrides):
-        given.add_override(override, position)
-    for position, (written, override) in enumerate((options or {}).items(), len(overrides)):
-        given.add_override(override, position, written=written)
-    given.values.setdefault("name", defaults_name or _plain_name("run" if path is None else Path(path).stem))
-    return _validated(given)
-
-
-def changed(config: Config, overrides: Sequence[str]) -> Config:
-    """Returns a config with `key.path=value` overrides put into it, checked as a whole.
-
-    Raises:
-        ConfigError: with all problems at once.
-    """
-    given = Given(config_keys())
-    given.values = config.model_dump()
-    for position, override in enumerate(overrides):
-        given.add_override(override, position)
-    return _validated(given)
-
-
-def _validated(given: Given) -> Config:
-    try:
-        config = Config.model_validate(given.values)
-    except ValidationError as error:
-        given.add_validation(error)
-    given.raise_problems()
-    return config
-
-
-def dump_config(config: Config) -> str:
-    """Returns the resolved config as YAML that `load_config` reads back to an equal one."""
-    return dump_yaml(config.model_dump())
+        Raises:
+            ConfigError: with all problems at once, each with its key.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = [problem for _, problem in problems_of(error, values, config_keys())]
+            raise ConfigError("\n".join(problems)) from None
 
 
 def config_schema() -> dict[str, Any]:
@@ -138,22 +402,13 @@ def config_keys() -> dict[str, list[str]]:
     return {"": list(Config.model_fields), **keys}
 
 
-def changed_keys(a: Config, b: Config) -> list[str]:
-    """Returns what differs from `a` to `b`, such as `train.epochs: 5 -> 6`."""
-    before, after = _flat(a), _flat(b)
-    return [
-        f"{key}: {json.dumps(before[key], ensure_ascii=False)} -> {json.dumps(after[key], ensure_ascii=False)}"
-        for key in before
-        if before[key] != after[key]
-    ]
+def _is_text_codec(name: str) -> bool:
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
-def _flat(config: Config) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config:
-        flat |= {f"{name}.{key}": v for key, v in value} if isinstance(value, Section) else {name: value}
-    return flat
-
-
-def _plain_name(stem: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:80] or "run"
+def _listed(choices: Sequence[str]) -> str:
+    return ", ".join(map(repr, choices))

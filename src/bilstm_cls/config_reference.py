@@ -5,8 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from bilstm_cls.config import Config, config_schema
-from bilstm_cls.config_sections import Section
+from bilstm_cls.config import Config, Section, config_schema
 
 HEAD = """\
 # All keys of the config

@@ -1,49 +1,114 @@
-"""Which device, how many threads and what memory a command runs on."""
+"""Which device, how many threads and what memory a command runs on: the only file that changes settings of the process.
+
+Nothing here imports PyTorch until it is used, as the command line starts with it.
+"""
 
 import contextlib
 import ctypes
+import math
+import os
 import platform
 import re
-import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import psutil
 
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.threads import check_threads
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+PROCESS_GROUPS = Path("/proc/self/cgroup")
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """Returns the device that `auto`, `cpu`, `cuda` or `cuda:N` stands for: `auto` is CUDA where it is there.
+def configure_process() -> None:
+    """Sets what libraries read from the environment; to be called by the command line before they are imported."""
+    os.environ["MPLBACKEND"] = "agg"  # all is drawn into files, and a notebook's backend may not be installed here
+    if _granted_cores() < math.inf:  # else libraries start a thread for each core of the machine
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
+def usable_cores() -> int:
+    """Returns the number of cores that this process may use: those it may run on, in a container those it is granted.
+
+    More threads than granted cores wait for each other most of the time, and `sched_getaffinity` ignores the grant.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _granted_cores())))
+
+
+def threads_of_each(processes: int = 1) -> int:
+    """Returns the threads that each of several processes computes in: its part of the cores.
+
+    They are fewer where `OMP_NUM_THREADS` says so, as a user sets it where other programs need the cores.
+    """
+    part = max(1, usable_cores() // processes)
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return min(int(setting), part) if re.fullmatch(r"0*[1-9][0-9]{0,5}", setting) else part
+
+
+def _granted_cores() -> float:
+    """Returns how many cores' time the groups of this process may take, as `docker --cpus` or a pod's limit sets it."""
+    try:
+        lines = PROCESS_GROUPS.read_text("utf-8").splitlines()
+    except OSError:  # not Linux
+        return math.inf
+    granted = math.inf
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = CONTROL_GROUPS / "cpu" if controllers else CONTROL_GROUPS
+        group = root / path.lstrip("/")
+        groups = [group, *group.parents]
+        granted = min([granted, *(_quota(folder) for folder in groups[: groups.index(root) + 1])])
+    return granted
+
+
+def _quota(group: Path) -> float:
+    """Returns the cores of one control group; no limit where the file of either version of Linux's is absent."""
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((group / name).read_text("ascii") for name in names).split()
+        except OSError:
+            continue
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    return math.inf
+
+
+def choose_device(name: str = "auto") -> "torch.device":
+    """Returns the device that `auto`, `cpu`, `cuda` or `cuda:N` stands for: `auto` is CUDA where there is one.
 
     Apple's MPS is never chosen: its LSTM has a history of wrong results.
 
     Raises:
         ConfigError: the name is another one, or there is no such CUDA device.
     """
+    import torch
+
     if name == "auto":
-        return _exact(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
         raise ConfigError(f"device: {name!r} must be auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError(f"train.device: {name!r} is not here, PyTorch sees {count} CUDA devices; use --device cpu")
-    return _exact(device)
-
-
-def _exact(device: torch.device) -> torch.device:
-    """Lets 32 bits mean 32 bits: unless it is told so, cuDNN cuts the factors in its recurrent layers."""
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
     return device
 
 
 @contextlib.contextmanager
-def shortened_products(is_allowed: bool) -> Iterator[None]:
-    """Lets cuDNN take factors with 10 bits of fraction for a `with` block (TF32): range and sums stay in 32 bits."""
+def allow_tf32(is_allowed: bool) -> Iterator[None]:
+    """Lets cuDNN's recurrent layers use TF32 (factors with 10 bits of fraction) in a `with` block, or forbids it.
+
+    PyTorch allows it from the start. Range and sums stay in 32 bits either way.
+    """
+    import torch
+
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = is_allowed
     try:
@@ -52,49 +117,59 @@ def shortened_products(is_allowed: bool) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+def on_device(tensor: "Tensor", device: "torch.device") -> "Tensor":
     """Copies to the device, on CUDA while the processor goes on."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def set_threads(threads: int | None) -> int:
-    """Sets the number of threads of one process, where one is given, and returns the number in use.
+    """Sets the number of threads that this process computes in, where one is given, and returns the number in use."""
+    import torch
 
-    Raises:
-        ResourceError: the system does not let this process start so many.
-    """
     if threads is not None:
-        check_threads(threads - 1)
         torch.set_num_threads(threads)
     return torch.get_num_threads()
 
 
-_STATM = Path("/proc/self/statm")
+def peak_memory_mb() -> float:
+    """Returns the most resident memory this process ever had, in megabytes of 2**20 bytes.
+
+    Where the system does not record it (macOS has it in the standard library alone), what there is now.
+    """
+    memory = psutil.Process().memory_info()
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return float(getattr(memory, "peak_wset", memory.rss)) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
+
+
 MAX_GROWTH, SLACK = 1.5, 2**28
-"""How many times what a step needs, and how many bytes more, may be kept beside what was there before the first."""
+"""How many times what a step needs, and how many bytes more, may be kept in addition to what was there before."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 
 
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[Callable[[], None]]:
-    """Lets the process keep the memory that it frees, for the next tensor to be laid in, for a `with` block.
+    """Lets the process keep the memory that it frees, for the next tensors, for a `with` block.
 
-    What a recurrent layer remembers for its backward pass is tens of MB. Memory of that size goes back to the system
+    What a recurrent layer stores for its backward pass is tens of MB. Memory of that size goes back to the system
     when it is freed, and the next step pays for every page of it again: a third of a training step. It is a setting of
     the whole process and of the C library, here glibc; elsewhere nothing happens. No result depends on it.
 
     Yields:
-        What to call after every step: it gives back what is free once much more is kept than a step needs. Tensors of
-        ever other sizes leave gaps between them, so that without it a process grows to several times that.
+        What to call after every step: it returns free memory to the system once much more is kept than a step needs.
+        Tensors of ever other sizes leave gaps between them, so that without it a process grows to several times that.
     """
-    if platform.libc_ver()[0] != "glibc" or not _STATM.exists():
+    if platform.libc_ver()[0] != "glibc":
         yield lambda: None
         return
     library = ctypes.CDLL(None)
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    library.malloc_trim(0)  # what the data's preparation left is neither kept nor taken for what a step needs
+    library.malloc_trim(0)  # what the data's preparation left is neither kept nor counted as what a step needs
     try:
         yield _bounded(lambda: library.malloc_trim(0))
     finally:  # what glibc comes to by itself after a while
@@ -106,11 +181,12 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
 
 def _bounded(give_back: Callable[[], object]) -> Callable[[], None]:
     """Returns what is called after every step."""
-    start, needed, is_fresh = _own_memory(), 0, True
+    process = psutil.Process()
+    start, needed, is_fresh = _private_memory(process), 0, True
 
     def after_step() -> None:
         nonlocal needed, is_fresh
-        kept = _own_memory() - start
+        kept = _private_memory(process) - start
         if is_fresh:
             needed = max(needed, kept)  # with what one step left behind
         is_fresh = kept > MAX_GROWTH * needed + SLACK
@@ -120,7 +196,7 @@ def _bounded(give_back: Callable[[], object]) -> Callable[[], None]:
     return after_step
 
 
-def _own_memory() -> int:
+def _private_memory(process: psutil.Process) -> int:
     """Returns the resident bytes that only this process can give back: pages of mapped files are not among them."""
-    resident, of_files = _STATM.read_text("ascii").split()[1:3]
-    return (int(resident) - int(of_files)) * resource.getpagesize()
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bilstm_cls.data.texts import cache_folder
+from bilstm_cls.data.store import cache_folder
 from bilstm_cls.device import choose_device
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.pooling import POOLINGS

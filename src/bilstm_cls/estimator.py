@@ -17,18 +17,18 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from bilstm_cls.checkpoint import load_best
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY, dataset_in_memory
-from bilstm_cls.data.preparation import PreparedData, prepare_in_memory
+from bilstm_cls.data.prepare import PreparedData, prepare_in_memory
 from bilstm_cls.device import choose_device, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.estimator_input import classes_from, classes_of, config_of, names_of, params_of, texts_of, type_of
 from bilstm_cls.files import write_atomic
-from bilstm_cls.processes import ALONE
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment, flat_json
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.training.calibration import calibrate
-from bilstm_cls.training.checkpoint import load_best
+from bilstm_cls.training.distributed import ALONE
 from bilstm_cls.training.run import Session
 from bilstm_cls.training.signals import StopSignals
 
@@ -88,23 +88,23 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         word_dropout: float = 0.05,
         layer_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
-        wide: str | None = None,
+        ngrams: str | None = None,
         epochs: int = 5,
-        objective: str = "plain",
-        perturbation: float = 0.05,
+        objective: str = "cross_entropy",
+        adversarial_epsilon: float = 0.05,
         unlabelled_batch_size: int | None = None,
         batch_size: int = 64,
         batch_tokens: int | None = None,
         optimizer: str = "adamw",
         learning_rate: float = 1e-3,
-        layer_decay: float = 1.0,
+        layer_lr_decay: float = 1.0,
         unfreeze: str = "all",
         momentum: float = 0.9,
         schedule: str = "one-cycle",
         warmup: float = 0.05,
         weight_decay: float = 0.0,
         max_grad_norm: float | None = 1.0,
-        ema: float | None = 0.999,
+        ema_decay: float | None = 0.999,
         class_weights: str | Mapping[Any, float] | None = None,
         label_smoothing: float = 0.0,
         precision: str = "auto",
@@ -140,23 +140,23 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.word_dropout = word_dropout
         self.layer_dropout = layer_dropout
         self.recurrent_dropout = recurrent_dropout
-        self.wide = wide
+        self.ngrams = ngrams
         self.epochs = epochs
         self.objective = objective
-        self.perturbation = perturbation
+        self.adversarial_epsilon = adversarial_epsilon
         self.unlabelled_batch_size = unlabelled_batch_size
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.layer_decay = layer_decay
+        self.layer_lr_decay = layer_lr_decay
         self.unfreeze = unfreeze
         self.momentum = momentum
         self.schedule = schedule
         self.warmup = warmup
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm
-        self.ema = ema
+        self.ema_decay = ema_decay
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.precision = precision

@@ -10,10 +10,9 @@ from pydantic import ValidationError
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from bilstm_cls.config import Config
-from bilstm_cls.config_words import CHOICE_OR_TYPE, must_be
+from bilstm_cls.config import Config, config_keys
 from bilstm_cls.data.dataset import IN_MEMORY
-from bilstm_cls.errors import CheckpointError
+from bilstm_cls.errors import CheckpointError, dotted, problems_of
 
 Array = npt.NDArray[Any]
 
@@ -123,7 +122,7 @@ def config_of(params: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(given)
     except ValidationError as error:
-        raise ValueError("\n".join(_problems(error))) from None
+        raise ValueError("\n".join(_problems(error, given))) from None
 
 
 def argument(key: str) -> str:
@@ -142,13 +141,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
-    by_key: dict[tuple[int | str, ...], list[Any]] = {}
-    for problem in error.errors(include_url=False):
-        by_key.setdefault(problem["loc"][:2], []).append(problem)
-    for place, problems in by_key.items():
-        limits = [problem for problem in problems if problem["type"] not in CHOICE_OR_TYPE]
-        yield f"{argument(str(place[-1]))}: {must_be(limits[:1] or problems)}"
+def _problems(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
+    for path, problem in problems_of(error, given, config_keys()):
+        yield f"{argument(str(path[:2][-1]))}: {problem.removeprefix(f'{dotted(path)}: ')}"
 
 
 def params_of(config: Config, classes: Array) -> dict[str, Any]:

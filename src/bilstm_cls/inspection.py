@@ -7,11 +7,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from bilstm_cls.config import Config, dump_config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.data.batches import padding_share, training_batches
 from bilstm_cls.data.corpus import statistics
-from bilstm_cls.data.example import Split
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.types import Split
 from bilstm_cls.evaluation.deciding_tokens import deciding_tokens
 from bilstm_cls.evaluation.label_errors import label_errors
 from bilstm_cls.evaluation.near_duplicates import Pair, clusters, near_duplicates

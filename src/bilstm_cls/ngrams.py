@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.errors import CheckpointError, DataError
-from bilstm_cls.tensors import load_tensors, save_tensors
 
 WORD = r"\w+(?:['’]\w+)*|[^\w\s]"  # a word with its contraction, or one mark
 CHARACTER = r"\s+|\S"

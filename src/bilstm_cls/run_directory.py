@@ -19,13 +19,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from bilstm_cls.config import Config, dump_config, load_config
+from bilstm_cls.checkpoint import load_tensors, save_tensors
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.ngrams import NgramModel
-from bilstm_cls.tensors import load_tensors, save_tensors
 
 FORMAT_VERSION = 1
 OWN_FILES = (
@@ -48,7 +49,7 @@ class LoadedModel:
         tokenizer: with the vocabulary.
         labels: by label id.
         config: of the run.
-        ngrams: the n-gram model of `model.wide`.
+        ngrams: the n-gram model of `model.ngrams`.
         others: of an ensemble, the networks after the first.
     """
 
@@ -270,7 +271,7 @@ class RunDirectory:
             if own.get("text_digest") != metadata["text_digest"] or own.get("config") != metadata.get("config"):
                 raise CheckpointError(f"{self / name}: is of another ensemble than model.safetensors")
             others.append(self._member(name, tensors, config, tokenizer, labels))
-        ngrams = None if config.model.wide is None else NgramModel.load(self / "ngrams.safetensors", len(labels))
+        ngrams = None if config.model.ngrams is None else NgramModel.load(self / "ngrams.safetensors", len(labels))
         return LoadedModel(model, tokenizer, labels, config, ngrams, tuple(others))
 
     def _member(

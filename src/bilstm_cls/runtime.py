@@ -22,8 +22,8 @@ import numpy.typing as npt
 from bilstm_cls.data.batches import evaluation_batches, pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.device import usable_cores
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
-from bilstm_cls.threads import usable_cores
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_cls.config import load_config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.example import Dataset, Split
 from bilstm_cls.data.readers import read
+from bilstm_cls.data.types import Dataset, Split
 from bilstm_cls.errors import DataError
 
 Rows = Sequence[tuple[str, str]]

@@ -8,7 +8,7 @@ import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.data.encoder import tokenizer_of_encoder
-from bilstm_cls.data.preparation import prepare
+from bilstm_cls.data.prepare import prepare
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.training.pretrain import pretrain
@@ -47,7 +47,7 @@ def test_another_vocabulary_is_another_preparation(tiny_config: Make, encoder: P
         ("model.cell=gru", "model.cell is 'lstm' there and 'gru' here"),
         ("model.num_layers=2", "model.num_layers is 1 there and 2 here"),
         ("model.bidirectional=false", "model.bidirectional is True there and False here"),
-        ("text.tokenizer=characters", "text.tokenizer is 'words' there and 'characters' here"),
+        ("text.tokenizer=cjk", "text.tokenizer is 'words' there and 'cjk' here"),
         ("text.lowercase=false", "text.lowercase is True there and False here"),
     ],
 )
@@ -60,12 +60,12 @@ def test_a_key_that_does_not_agree_is_named_with_both_values(
 
 
 def test_other_vectors_than_the_encoders_are_refused(tiny_config: Make, encoder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"does not fit: embedding\.init is 'random' there and 'corpus' here;"):
-        prepare(tiny_config(f"model.init_from={encoder}", "embedding.init=corpus"))
+    with pytest.raises(ConfigError, match=r"does not fit: embedding\.init is 'random' there and 'ppmi' here;"):
+        prepare(tiny_config(f"model.init_from={encoder}", "embedding.init=ppmi"))
 
 
 def test_one_config_makes_an_encoder_from_vectors_and_starts_from_it(tiny_config: Make, tmp_path: Path) -> None:
-    config = tiny_config(f"model.init_from={tmp_path / 'made'}", "embedding.init=corpus", "pretrain.epochs=1")
+    config = tiny_config(f"model.init_from={tmp_path / 'made'}", "embedding.init=ppmi", "pretrain.epochs=1")
     pretrain(config, tmp_path / "made")
     assert prepare(config).tokenizer.tokens
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.config import load_config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.example import Dataset
+from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import DataError
 
 Load = Callable[..., Dataset]

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch  # noqa: F401 - before anything is measured
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.batches import collate, training_batches
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 
 NUMBER = 80_000
 MAX_BYTES = 70

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers import READERS, ReadOptions, detect_format, read
 from bilstm_cls.data.readers import csv as readers_csv
 from bilstm_cls.data.readers import decoding as readers_decoding
 from bilstm_cls.data.readers import encoding as readers_encoding
+from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
 
 Write = Callable[..., Path]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.sniff import Sniffed, sniff, starter_config
 from bilstm_cls.data.sniff import look as sniff_look
@@ -195,7 +196,7 @@ def test_chinese_texts_get_characters_and_short_lengths(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("".join(f"这部电影非常好看，演员也很好，值得一看再看{i}\t{i % 2}\n" for i in range(300)), "utf-8")
     config = reloaded(sniff(path), path)
-    assert (config.text.tokenizer, config.text.max_length, config.data.format) == ("characters", 30, "text-label")
+    assert (config.text.tokenizer, config.text.max_length, config.data.format) == ("cjk", 30, "text-label")
 
 
 @pytest.mark.parametrize(("num_words", "max_length"), [(5, 20), (33, 40), (150, 150), (3000, 400)])

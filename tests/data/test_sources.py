@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.config import load_config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data import sources
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.example import Dataset
-from bilstm_cls.data.preparation import prepare
+from bilstm_cls.data.prepare import prepare
 from bilstm_cls.data.sources import identity_of, packaged
+from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import DataError
 from bilstm_cls.files import sha256_of
 

@@ -28,13 +28,19 @@ def tokens_of(text: str, kind: str, *, lowercase: bool = True) -> list[str]:
     [
         ("words", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
         ("whitespace", "don't miss it!!! it's 3.5/10...<br /><br />\"great\" 中文 text; so: café"),
-        ("characters", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中 文 text ; so : café"),
+        ("cjk", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中 文 text ; so : café"),
         ("chinese_words", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
         ("basic_english", "don ' t miss it ! ! ! it ' s 3 . 5/10 . . . great 中文 text so café"),
     ],
 )
 def test_a_text_is_split_as_the_kind_says(kind: str, expected: str) -> None:
     assert tokens_of(REVIEW, kind) == expected.split()
+
+
+def test_characters_are_all_but_blanks_and_line_breaks() -> None:
+    text = "Don't\tmiss<br/>it!! 中文かな e\u0301 👍🏽\u3000\n3.5"
+    assert tokens_of(text, "characters") == [*"don'tmissit!!中文かなe\u0301👍🏽3.5"]
+    assert Tokenizer.train(["ab"], kind="characters").encode_batch(["b a z"]) == [[3, 2, UNKNOWN_ID]]
 
 
 def test_chinese_words_are_those_of_a_dictionary() -> None:
@@ -97,7 +103,7 @@ def test_no_text_gives_the_padding_or_an_id_out_of_range(kind: str, text: str) -
     assert tokenizer.offsets(text)[0] == ids
 
 
-@pytest.mark.parametrize("kind", ["words", "whitespace", "characters", "chinese_words", "basic_english"])
+@pytest.mark.parametrize("kind", ["words", "whitespace", "cjk", "chinese_words", "basic_english"])
 def test_an_unseen_token_is_unknown(kind: str) -> None:
     assert Tokenizer.train(["a b"], kind=kind).encode_batch(["zebra"]) == [[UNKNOWN_ID]]
 
@@ -136,7 +142,7 @@ def test_json_gives_the_same_tokenizer_back(kind: str) -> None:
     assert again.to_json() == tokenizer.to_json()
 
 
-@pytest.mark.parametrize("kind", ["words", "characters", "whitespace", "chinese_words"])
+@pytest.mark.parametrize("kind", ["words", "characters", "cjk", "whitespace", "chinese_words"])
 @pytest.mark.parametrize("text", [REVIEW, "2010年 \ud800南京市\x1f长江大桥<br />A股!!!don't 中国\x1f\x1f人"])
 def test_offsets_point_at_the_tokens_of_the_original_text(kind: str, text: str) -> None:
     tokenizer = Tokenizer.train([text], kind=kind)

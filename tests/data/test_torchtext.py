@@ -21,7 +21,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bilstm_cls.config import Config, TextConfig, load_config
+from bilstm_cls.config import Config, TextConfig
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.batches import collate, training_batches
 from bilstm_cls.data.corpus import encode
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bilstm_cls.data.example import Split
+from bilstm_cls.data.types import Split
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, _distribution, is_spaced, run_baseline
 

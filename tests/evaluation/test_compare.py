@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from bilstm_cls.data.example import Split
+from bilstm_cls.data.types import Split
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.evaluation.compare import Comparison, compare
 from bilstm_cls.evaluation.compare_view import comparison_table, write_comparison

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bilstm_cls.data.example import Split
+from bilstm_cls.classifier import Classifier
+from bilstm_cls.data.types import Split
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.judge import evaluate, metrics_table
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.evaluation.predictions import Judged
-from bilstm_cls.serve.classifier import Classifier
 
 LABELS = ["neg", "pos"]
 TEXTS = ["fine", "two\nlines", 'a "quote", a comma', "cr\rhere", "half \ud800", ""]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bilstm_cls.data.example import Split
+from bilstm_cls.data.types import Split
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.metrics import compute_metrics, example_losses
 from bilstm_cls.evaluation.predictions import COLUMNS, Judged, read_predictions, write_predictions

@@ -28,7 +28,7 @@ SECONDS = 120.0
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "bilstm_cls.cli", "bilstm_cls.training.run", "bilstm_cls.serve.classifier", "bilstm_cls.serve.files",
+        "bilstm_cls.cli", "bilstm_cls.training.run", "bilstm_cls.classifier", "bilstm_cls.serve.predict_file",
         "bilstm_cls.evaluation.judge", "bilstm_cls.evaluation.report", "torch._dynamo", "sklearn.metrics",
         "matplotlib.backends.backend_agg", "tests.faults.failpoints", "tests.training.runs",
     ]

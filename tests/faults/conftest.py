@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from tests.faults.children import places_of
 from tests.training.runs import result
 

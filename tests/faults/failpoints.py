@@ -96,7 +96,7 @@ def _wrap() -> None:
     _around(preparation, "_build", before="data.index")
     _around(loop.Trainer, "step", before="step.before", after="step.after_opt")
     _around(loop, "clip_gradients", before="step.after_backward")
-    _around(run, "predict_probabilities", before="eval.start")
+    _around(run, "predict_logits", before="eval.start")
     _around(run, "compute_metrics", before="eval.mid")
     _around(checkpoint, "_remove_unused", before="save.before_prune")
     _around(os, "replace", after="save.after_rename")

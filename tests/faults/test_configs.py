@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls.config import config_keys, dump_config, load_config
+from bilstm_cls.config import config_keys
+from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.errors import ConfigError
 from tests.faults.children import run
 from tests.faults.conftest import Tally

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bilstm_cls.checkpoint import load_newest
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.estimator import TextClassifier
-from bilstm_cls.serve.classifier import Classifier
-from bilstm_cls.training.checkpoint import load_newest
 from tests.conftest import reviews
 from tests.faults.conftest import Tally
 
@@ -21,8 +21,8 @@ TINY: dict[str, Any] = {
 OPTIONS: list[dict[str, Any]] = [
     {}, {"cell": "gru"}, {"bidirectional": False}, {"num_layers": 2, "layer_dropout": 0.1}, {"pooling": "reduce_mean"},
     {"pooling": "max"}, {"pooling": "last"}, {"pooling": "attention"}, {"pooling": "concat"},
-    {"tokenizer": "characters"}, {"tokenizer": "bpe", "max_vocab_size": 300}, {"bigrams": 50},
-    {"wide": "nbsvm", "valid": 0.3},
+    {"tokenizer": "cjk"}, {"tokenizer": "bpe", "max_vocab_size": 300}, {"bigrams": 50},
+    {"ngrams": "nbsvm", "valid": 0.3},
     {"optimizer": "sgd"}, {"class_weights": "balanced", "label_smoothing": 0.1}, {"recurrent_dropout": 0.2},
 ]  # fmt: skip
 ROWS = reviews(40)

@@ -15,10 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bilstm_cls.checkpoint import load_newest, load_tensors, save_tensors
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.tensors import load_tensors, save_tensors
-from bilstm_cls.training.checkpoint import load_newest
 from tests.command_line import Outcome
 from tests.faults.children import run
 from tests.faults.conftest import Tally

@@ -113,30 +113,8 @@ def test_memory_and_files_stay_the_same_over_many_epochs(
 
 def test_predicting_with_too_little_memory_is_told(trained_run: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("good bad " * 20_000 + "\n")
-    # With threads, there would be no room for their stacks, which is told before.
+    # With threads, there would be no room for their stacks.
     environment = {"CHILD_MEMORY_MB": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     outcome = run("predict", "--input", tmp_path / "in.txt", "--run", trained_run, environment=environment)
     assert outcome.code == 6, outcome
     assert len(outcome.errors) == 1
-
-
-THREADS = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-
-
-def test_too_few_threads_are_told(trained_run: Path, settings: Settings, tmp_path: Path, tally: Tally) -> None:
-    """Without room for their stacks, as with a low `ulimit -u`, the libraries would panic or exit by themselves."""
-    predict = ["predict", "good", "--run", str(trained_run)]
-    wanting = {
-        "to cut texts into tokens": (predict, {"RAYON_NUM_THREADS": "64"}),
-        "to compute": (predict, {"OMP_NUM_THREADS": "64"}),
-        "to train": (settings(tmp_path, "train.threads=64"), {}),
-    }
-
-    def survives(what: str) -> None:
-        command, more = wanting[what]
-        outcome = run(*command, environment={"CHILD_MEMORY_MB": "200", **THREADS, **more})
-        assert outcome.code == 6, outcome
-        assert len(outcome.stderr.splitlines()) == 1, outcome.stderr
-        assert "threads that it needs" in outcome.errors[0]
-
-    tally(wanting, survives)

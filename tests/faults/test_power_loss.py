@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bilstm_cls.training.checkpoint import load_newest, save_checkpoint
+from bilstm_cls.checkpoint import load_newest, save_checkpoint
 from tests.faults.conftest import Tally
 
 STEPS = (1, 2, 3)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.data.example import BadRow
 from bilstm_cls.data.readers import ReadOptions, read
+from bilstm_cls.data.types import BadRow
 from bilstm_cls.errors import DataError
 from tests.faults.conftest import Tally
 from tests.faults.sizes import cases

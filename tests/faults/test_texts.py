@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.serve.classifier import Classifier, Prediction
+from bilstm_cls.classifier import Classifier, Prediction
 from tests.command_line import Outcome, run_cli
 from tests.faults.children import run
 from tests.faults.conftest import Tally

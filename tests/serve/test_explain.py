@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.data.tokenizer import TOKENIZERS, UNKNOWN_ID
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.coloured import spans
 from bilstm_cls.evaluation.explain import Explanation, Term, explain, read_tokens
 from bilstm_cls.evaluation.page import Part, words
 from bilstm_cls.run_directory import LoadedModel
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.explain_view import explanation_lines, has_colours, write_explanations
 from tests.command_line import run_cli
 from tests.serve.untrained import TEXT, untrained
@@ -142,7 +142,7 @@ def test_integrated_gradients_are_the_integral_of_the_gradients() -> None:
 
 def test_chinese_words_are_shown_byte_for_byte(chinese_run: Path) -> None:
     text = "中国球队夺得2010年冠军！ A股\x1fthe\ud800 end"
-    explanation = Classifier.load(chinese_run, device="cpu").explain(text)
+    explanation = explain(Classifier.load(chinese_run, device="cpu").loaded, text)
     words = ["中国", "球队", "夺得", "2010", "年", "冠军", "！", "A股", "the", "\ud800", "end"]
     assert [term.token for term in explanation.terms] == words
     assert "".join(span.text for span in spans(explanation)) == text
@@ -151,7 +151,7 @@ def test_chinese_words_are_shown_byte_for_byte(chinese_run: Path) -> None:
 
 def test_of_two_labels_the_logit_is_the_logarithm_of_the_odds() -> None:
     classifier = Classifier(untrained(), "cpu")
-    explanation, prediction = classifier.explain(TEXT), classifier.predict([TEXT])[0]
+    explanation, prediction = explain(classifier.loaded, TEXT), classifier.predict([TEXT])[0]
     assert explanation.label == explanation.prediction == prediction.label
     odds = prediction.probability / (1 - prediction.probability)
     assert explanation.logit == pytest.approx(math.log(odds), abs=1e-6)
@@ -185,14 +185,14 @@ def test_an_unknown_label_is_refused() -> None:
 def test_what_a_prediction_says_does_not_change_by_explaining_it(trained_run: Path) -> None:
     classifier = Classifier.load(trained_run, device="cpu")
     before = classifier.predict_proba([TEXT])
-    classifier.explain(TEXT)
+    explain(classifier.loaded, TEXT)
     np.testing.assert_array_equal(classifier.predict_proba([TEXT]), before)
 
 
 # Words.
 
 
-@pytest.mark.parametrize("kind", ["words", "characters", "basic_english", "whitespace"])
+@pytest.mark.parametrize("kind", ["words", "characters", "cjk", "basic_english", "whitespace"])
 @settings(max_examples=30, deadline=None)
 @given(text=st.text(ALPHABET, max_size=30).filter(lambda text: "Σ" not in text))
 def test_a_token_read_alone_is_the_token_that_was_read(kind: str, text: str) -> None:
@@ -295,7 +295,9 @@ def test_only_a_terminal_that_wants_colours_gets_them(is_terminal: bool, environ
 
 def lines_of(text: str, *, is_coloured: bool) -> list[str]:
     classifier = Classifier(UNTRAINED, "cpu")
-    return list(explanation_lines(classifier.predict([text])[0], classifier.explain(text), is_coloured=is_coloured))
+    return list(
+        explanation_lines(classifier.predict([text])[0], explain(classifier.loaded, text), is_coloured=is_coloured)
+    )
 
 
 def test_a_terminal_shows_the_same_words_with_and_without_colours() -> None:
@@ -348,7 +350,7 @@ class Words(HTMLParser):
 
 def test_a_page_shows_every_text_as_it_is_and_each_words_value(tmp_path: Path) -> None:
     classifier, texts = Classifier(UNTRAINED, "cpu"), [EVIL, TEXT, "good film " * 50]
-    explained = [(classifier.predict([text])[0], classifier.explain(text)) for text in texts]
+    explained = [(classifier.predict([text])[0], explain(classifier.loaded, text)) for text in texts]
     write_explanations(tmp_path / "page.html", "a <title>", explained)
     page = Words((tmp_path / "page.html").read_bytes().decode("utf-8"))
     assert page.texts == [EVIL.replace("\ud800", "?"), *texts[1:]]

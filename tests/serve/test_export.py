@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.runtime import Runtime
 from bilstm_cls.serve import export as export_module
 from bilstm_cls.serve import onnx_graph
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import Bundle, export, export_table
 from bilstm_cls.serve.onnx_graph import build_graph
 from tests.command_line import run_cli
@@ -256,7 +256,7 @@ def test_8_bits_are_measured_as_the_runtime_answers(trained_run: Path, tmp_path:
     classifier = Classifier.load(trained_run, device="cpu")
     corpus, _ = export_module._own_corpus(export_module.RunDirectory(trained_run), classifier.loaded)
     rounded = Runtime.load(small.path).logits(corpus)
-    exact = export_module.predict_probabilities(classifier.model, corpus)
+    exact = export_module.softmax(export_module.predict_logits(classifier.model, corpus))
     assert small.int8 is not None
     assert small.int8.probability == pytest.approx(np.abs(export_module.softmax(rounded) - exact).max())
 

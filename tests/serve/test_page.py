@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.classifier import Classifier
+from bilstm_cls.evaluation.explain import explain
 from tests.browser import PHONE, Visit, needs_browser, visit
 from tests.serve.served import Address, serving
 from tests.serve.untrained import TEXT, untrained
@@ -24,7 +25,7 @@ def server(trained_run: Path) -> Iterator[Address]:
 @pytest.fixture(scope="module")
 def odd() -> Classifier:
     """Reads characters, twelve of a text, and has many labels."""
-    return Classifier(untrained(kind="characters", labels=LABELS, texts=[TEXT]), device="cpu")
+    return Classifier(untrained(kind="cjk", labels=LABELS, texts=[TEXT]), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_the_words_are_those_of_the_text_and_what_is_not_read_stands_back(
 ) -> None:
     visitor.page.goto(odd_server.url)
     type_text(visitor, text)
-    explanation = odd.explain(text)
+    explanation = explain(odd.loaded, text)
     label_is(visitor, explanation.prediction)
     words = visitor.page.locator("#words")
     assert words.text_content() == text

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import uvicorn
 
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.commands import serving as command
 from bilstm_cls.serve import api, batching, metrics, protocol
 from bilstm_cls.serve.api import MAX_BYTES, MAX_CHARACTERS, MAX_EXPLAINED, MAX_TEXTS
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.server import DRAIN, listen, serve
 from tests.command_line import run_cli
 from tests.conftest import reviews

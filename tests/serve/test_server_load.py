@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls.serve.classifier import Classifier
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.serve.protocol import DEADLINE
 from tests.conftest import reviews
 from tests.serve.served import Address, Process, connected, exchange, load, spawned

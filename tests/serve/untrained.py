@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from bilstm_cls.config import load_config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.run_directory import LoadedModel, build_model
 

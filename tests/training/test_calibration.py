@@ -8,15 +8,15 @@ import torch
 from numpy.testing import assert_allclose
 
 from bilstm_cls import TextClassifier
+from bilstm_cls.checkpoint import load_best
+from bilstm_cls.classifier import Classifier, softmax
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
-from bilstm_cls.evaluation.inference import softmax
+from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
 from bilstm_cls.training.calibration import fit_scales
-from bilstm_cls.training.checkpoint import load_best
 from bilstm_cls.training.run import train
 
 Make = Callable[..., Config]
@@ -60,7 +60,7 @@ def test_numbers_that_are_huge_stay_finite() -> None:
 
 @pytest.fixture(scope="module")
 def wide_run(tiny_config: Make) -> Path:
-    return train(tiny_config("name=wide", "model.wide=nbsvm")).run.path
+    return train(tiny_config("name=ngrams", "model.ngrams=nbsvm")).run.path
 
 
 def test_the_scale_is_in_the_last_layer_and_in_the_metrics(trained_run: Path) -> None:
@@ -116,7 +116,7 @@ def test_eval_of_a_wide_run_repeats_its_metrics(wide_run: Path) -> None:
 
 def test_the_terms_of_a_wide_run_add_up_to_the_logit_of_both(wide_run: Path) -> None:
     classifier = Classifier.load(wide_run)
-    explanation = classifier.explain("a good film")
+    explanation = explain(classifier.loaded, "a good film")
     first, second = classifier.predict_proba(["a good film"])[0]
     odds = np.log(first / second) * (1 if explanation.label == classifier.labels[0] else -1)
     assert explanation.error < 1e-5
@@ -125,7 +125,7 @@ def test_the_terms_of_a_wide_run_add_up_to_the_logit_of_both(wide_run: Path) -> 
 
 @pytest.mark.parametrize("name", ["ngrams.safetensors"])
 def test_a_wide_run_without_its_n_grams_is_no_run(name: str, tiny_config: Make) -> None:
-    run = train(tiny_config("name=broken", "model.wide=nbsvm", "train.epochs=1")).run
+    run = train(tiny_config("name=broken", "model.ngrams=nbsvm", "train.epochs=1")).run
     (run / name).unlink()
     with pytest.raises(CheckpointError, match=name):
         run.load_model()
@@ -133,14 +133,14 @@ def test_a_wide_run_without_its_n_grams_is_no_run(name: str, tiny_config: Make) 
 
 def test_a_wide_run_is_not_exported(wide_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    with pytest.raises(ConfigError, match=r"model\.wide"):
+    with pytest.raises(ConfigError, match=r"model\.ngrams"):
         export(wide_run, tmp_path / "bundle")
 
 
 def test_the_estimator_joins_both_and_keeps_them(tmp_path: Path) -> None:
     texts = ["good fun", "bad film", "so good", "so bad", "good", "bad"] * 5
     labels = [text.count("good") for text in texts]
-    options = {"epochs": 1, "hidden_size": 4, "dim": 4, "min_freq": 1, "wide": "nbsvm", "batch_size": 8}
+    options = {"epochs": 1, "hidden_size": 4, "dim": 4, "min_freq": 1, "ngrams": "nbsvm", "batch_size": 8}
     estimator = TextClassifier(**options, valid=0.2).fit(texts, labels)
     estimator.save(tmp_path / "run")
     assert_allclose(TextClassifier.load(tmp_path / "run").predict_proba(texts), estimator.predict_proba(texts))

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import bilstm_cls
+from bilstm_cls.checkpoint import load_best, load_checkpoint, load_newest, save_checkpoint
 from bilstm_cls.errors import CheckpointError, ResourceError
-from bilstm_cls.training.checkpoint import load_best, load_checkpoint, load_newest, save_checkpoint
 
 NUMBERS: dict[str, Any] = {"trainer": {"loss": 0.1 + 0.2, "rows": [{"score": None, "läbel": "ä"}]}, "facts": {}}
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.model.tensorflow import find_model, read_variables
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.training.import_tensorflow import import_tensorflow
 from tests.command_line import contents, run_cli
 
@@ -107,11 +108,11 @@ def test_the_pooling_divides_as_it_did_there(
     pooling: str, max_length: int | None, divisor: int, run_of: Callable[..., RunDirectory]
 ) -> None:
     text, label = "w3 w4 w5 w6", LABELS[0]
-    found = Classifier.load(run_of(pooling=pooling, max_length=max_length).path, device="cpu").explain(
-        text, label=label
+    found = explain(
+        Classifier.load(run_of(pooling=pooling, max_length=max_length).path, device="cpu").loaded, text, label=label
     )
     run = run_of(max_length=22, overwrite=True)
-    by_22 = Classifier.load(run.path, device="cpu").explain(text, label=label)
+    by_22 = explain(Classifier.load(run.path, device="cpu").loaded, text, label=label)
     sums = [sum(term.value for term in explanation.terms) for explanation in (found, by_22)]
     assert sums[0] * divisor == pytest.approx(sums[1] * 22, rel=1e-4)
 

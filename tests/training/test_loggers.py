@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.errors import ConfigError, StoppedError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import loggers

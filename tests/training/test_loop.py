@@ -9,21 +9,26 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import METRICS, TrainConfig
 from bilstm_cls.data.batches import training_batches
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.errors import ConfigError, DivergedError
-from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training import loop
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
 
 NUM_TEXTS, NUM_LABELS, VOCAB_SIZE = 22, 3, 12
 DROPOUTS = {"dropout": 0.3, "embedding_dropout": 0.2, "word_dropout": 0.1, "recurrent_dropout": 0.1}
+
+
+def probabilities_of(model: BiLSTMClassifier, corpus: Corpus) -> npt.NDArray[np.float64]:
+    return softmax(predict_logits(model, corpus))
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +59,7 @@ def make_trainer(
     model = BiLSTMClassifier(
         VOCAB_SIZE, NUM_LABELS, embedding_dim=4, hidden_size=3, freeze_embedding=freeze, **dropouts
     )
-    given = {"epochs": 2, "batch_size": 5, "learning_rate": 0.05, "ema": 0.9, "patience": None, **config}
+    given = {"epochs": 2, "batch_size": 5, "learning_rate": 0.05, "ema_decay": 0.9, "patience": None, **config}
     return Trainer(model, corpus(), TrainConfig(**given), seed=seed, class_weights=class_weights)
 
 
@@ -346,19 +351,19 @@ def test_gradual_unfreezing_lets_one_more_part_learn_in_each_epoch() -> None:
     assert learning == [parts for parts in expected for _ in range(5)]
 
 
-def test_parts_far_from_the_answer_learn_slower_by_the_layer_decay() -> None:
+def test_parts_far_from_the_answer_learn_slower_by_the_layer_lr_decay() -> None:
     """The first update of Adam moves every weight by the learning rate."""
-    trainer = make_trainer(layer_decay=2.5, schedule="constant", warmup=0.0, weight_decay=0.0, max_grad_norm=None)
+    trainer = make_trainer(layer_lr_decay=0.4, schedule="constant", warmup=0.0, weight_decay=0.0, max_grad_norm=None)
     moved = moved_parts(trainer)
     assert moved["project"] == pytest.approx(0.05, rel=1e-3)
-    assert moved["encoder"] == pytest.approx(0.05 / 2.5, rel=1e-3)
-    assert moved["embedding"] == pytest.approx(0.05 / 2.5**2, rel=1e-3)
+    assert moved["encoder"] == pytest.approx(0.05 * 0.4, rel=1e-3)
+    assert moved["embedding"] == pytest.approx(0.05 * 0.4**2, rel=1e-3)
 
 
 def judging(trainer: Trainer) -> Callable[[], Row]:
     def evaluate() -> Row:
         with trainer.averaged():
-            probabilities = predict_probabilities(trainer.model, trainer.corpus)
+            probabilities = probabilities_of(trainer.model, trainer.corpus)
         return {"valid/accuracy": float(probabilities.mean()), "valid/log_loss": 0.5}
 
     return evaluate
@@ -392,12 +397,12 @@ def test_what_the_caller_drew_before_changes_no_weight() -> None:
 
 OPTIONS: list[dict[str, Any]] = [
     {},
-    {"ema": None},
+    {"ema_decay": None},
     {"optimizer": "sgd"},
     {"optimizer": "sgd", "momentum": 0.0},
     {"freeze_embedding": True},
     {"batch_tokens": 30},
-    {"unfreeze": "gradual", "layer_decay": 2.6},
+    {"unfreeze": "gradual", "layer_lr_decay": 0.385},
     {"precision": "bf16"},
     {"schedule": "constant", "weight_decay": 0.1, "label_smoothing": 0.1},
 ]
@@ -443,7 +448,7 @@ def test_a_trainer_out_of_patience_stays_so() -> None:
     assert run(second) == []
 
 
-@pytest.mark.parametrize("options", [{"optimizer": "sgd"}, {"ema": None}, {"freeze_embedding": True}], ids=str)
+@pytest.mark.parametrize("options", [{"optimizer": "sgd"}, {"ema_decay": None}, {"freeze_embedding": True}], ids=str)
 def test_a_state_of_another_config_is_refused(options: dict[str, Any]) -> None:
     trainer, other = make_trainer(), make_trainer(**options)
     for each in (trainer, other):
@@ -452,17 +457,17 @@ def test_a_state_of_another_config_is_refused(options: dict[str, Any]) -> None:
         trainer.load_state(*copy.deepcopy(other.state()))
 
 
-@pytest.mark.parametrize("ema", [0.9, None])
-def test_the_weights_of_a_state_are_those_that_were_judged(ema: float | None) -> None:
-    trainer, other = make_trainer(ema=ema), make_trainer(ema=ema)
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_the_weights_of_a_state_are_those_that_were_judged(decay: float | None) -> None:
+    trainer, other = make_trainer(ema_decay=decay), make_trainer(ema_decay=decay)
     run(trainer)
     other.load_weights(trainer.state()[0])
     with trainer.averaged():
         assert np.array_equal(
-            predict_probabilities(other.model, other.corpus), predict_probabilities(trainer.model, trainer.corpus)
+            probabilities_of(other.model, other.corpus), probabilities_of(trainer.model, trainer.corpus)
         )
     is_same = torch.equal(other.model.project.weight, trainer.model.project.weight)
-    assert is_same == (ema is None)
+    assert is_same == (decay is None)
 
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

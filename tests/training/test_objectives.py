@@ -48,7 +48,7 @@ def run(
 
 def test_the_plain_objective_is_the_loss() -> None:
     model = make_model()
-    value, losses = run("plain", model)
+    value, losses = run("cross_entropy", model)
     assert value == loss_of(model(TOKEN_IDS, LENGTHS))
     assert losses == [value]
 
@@ -73,7 +73,7 @@ def test_gradients_are_those_of_both_losses() -> None:
     run("adversarial", model, 0.0)
     doubled = {name: p.grad.to_dense().clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    run("plain", model)
+    run("cross_entropy", model)
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         assert torch.allclose(doubled[name], 2 * parameter.grad.to_dense(), atol=1e-6), name
@@ -175,7 +175,7 @@ def test_mixed_is_the_sum_of_its_parts() -> None:
 def test_the_answers_that_a_moved_text_is_compared_with_are_constants() -> None:
     """So the head's gradient of the last term is that of the cross entropy against fixed shares."""
     model = make_model()
-    run("plain", model)
+    run("cross_entropy", model)
     assert model.project.bias.grad is not None
     of_labels = model.project.bias.grad.clone()
     model.zero_grad()

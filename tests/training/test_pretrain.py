@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from bilstm_cls.config import Config, load_config
-from bilstm_cls.data.preparation import prepare
+from bilstm_cls.checkpoint import load_tensors
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.prepare import prepare
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.tensors import load_tensors
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.pretrain import make_encoder, pretrain, write_vectors
 from bilstm_cls.training.run import train
@@ -207,7 +208,7 @@ def test_it_goes_on_from_another_encoder(tiny_config: Make, encoder: Path, tmp_p
     torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
-def test_vectors_of_a_file_are_those_that_corpus_makes(tiny_config: Make, tmp_path: Path) -> None:
+def test_vectors_of_a_file_are_those_that_ppmi_makes(tiny_config: Make, tmp_path: Path) -> None:
     config, path = tiny_config(), tmp_path / "new" / "vectors.txt"
     data = prepare(config)
     assert write_vectors(config, path) == len(data.tokenizer) - 1
@@ -294,24 +295,24 @@ def test_a_run_pretrains_its_own_encoder_once(
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
     given = (*PRETRAINED, f"output_dir={tmp_path}")
     reports: list[Any] = []
-    first = train(tiny_config(*given, "model.init_from=corpus", "name=first"), on_report=reports.append)
+    first = train(tiny_config(*given, "pretrain.enabled=true", "name=first"), on_report=reports.append)
     assert {report.total_steps for report in reports if isinstance(report, StepReport)} == {54, 44}
     pretrain(tiny_config(*given), tmp_path / "encoder")
     apart = train(tiny_config(*given, f"model.init_from={tmp_path / 'encoder'}", "name=apart"))
     ours, theirs = (load_tensors(run / "model.safetensors")[0] for run in (first.run, apart.run))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert first.metrics["encoder/sha256"] == apart.metrics["encoder/sha256"]
-    assert first.run.load_config().model.init_from == "corpus"
+    assert first.run.load_config().pretrain.enabled
     assert "; pretrained in 0.0 minutes, trained 44 steps in 0.0 minutes" in score_table(first.metrics, first.run.path)
 
     reports.clear()
     second = train(
-        tiny_config(*given, "model.init_from=corpus", "name=second", "train.epochs=1"), on_report=reports.append
+        tiny_config(*given, "pretrain.enabled=true", "name=second", "train.epochs=1"), on_report=reports.append
     )
     assert {report.total_steps for report in reports if isinstance(report, StepReport)} == {11}
     assert second.metrics["encoder/sha256"] == first.metrics["encoder/sha256"]
     assert len(list((tmp_path / "cache" / "encoders").iterdir())) == 1
-    train(tiny_config(*given, "model.init_from=corpus", "name=third", "train.epochs=1", "seed=2"))
+    train(tiny_config(*given, "pretrain.enabled=true", "name=third", "train.epochs=1", "seed=2"))
     assert len(list((tmp_path / "cache" / "encoders").iterdir())) == 2
 
 
@@ -322,7 +323,7 @@ def test_a_run_that_is_stopped_while_it_pretrains_goes_on_there(
     for name in ("whole", "parts"):
         monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / name))
         config = tiny_config(
-            *PRETRAINED, "model.init_from=corpus", f"output_dir={tmp_path}", f"name=run-{name}",
+            *PRETRAINED, "pretrain.enabled=true", f"output_dir={tmp_path}", f"name=run-{name}",
             "train.checkpoint_seconds=0",
         )  # fmt: skip
         reports: list[Any] = []
@@ -342,8 +343,8 @@ def test_under_torchrun_the_encoder_has_to_be_there(
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ConfigError, match=r"model\.init_from: 'corpus' is pretrained by one process; under torchrun"):
-        train(tiny_config(*PRETRAINED, "model.init_from=corpus", f"output_dir={tmp_path}"))
+    with pytest.raises(ConfigError, match=r"pretrain\.enabled: one process pretrains an encoder; under torchrun"):
+        train(tiny_config(*PRETRAINED, "pretrain.enabled=true", f"output_dir={tmp_path}"))
     assert not (tmp_path / "cache" / "encoders").exists()
 
 
@@ -352,7 +353,7 @@ def test_a_run_in_float16_pretrains_its_own_encoder_as_auto_does(
 ) -> None:
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
     config = tiny_config(
-        *PRETRAINED, "model.init_from=corpus", "train.precision=fp16", "pretrain.epochs=1", f"output_dir={tmp_path}"
+        *PRETRAINED, "pretrain.enabled=true", "train.precision=fp16", "pretrain.epochs=1", f"output_dir={tmp_path}"
     )
     encoders = tmp_path / "cache" / "encoders"
     with pytest.raises(ConfigError, match=r"train\.precision: 'fp16' is for CUDA"):

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.errors import StoppedError
 from bilstm_cls.training.loop import EvaluationReport
 from bilstm_cls.training.run import train
@@ -74,8 +75,8 @@ def test_a_run_that_is_cut_short_at_an_evaluation_repeats_it(often: Config, undi
 
 
 VARIANTS = [
-    ["train.optimizer=sgd", "train.learning_rate=0.5", "train.ema=null"],
-    ["embedding.init=corpus", "embedding.freeze=true", "model.cell=gru", "model.pooling=attention"],
+    ["train.optimizer=sgd", "train.learning_rate=0.5", "train.ema_decay=null"],
+    ["embedding.init=ppmi", "embedding.freeze=true", "model.cell=gru", "model.pooling=attention"],
     ["train.class_weights=balanced", "train.label_smoothing=0.1", "model.num_layers=2", "model.layer_dropout=0.2"],
     ["train.batch_tokens=200", "train.evaluate_every=7", "train.select_by=valid/log_loss", "train.patience=3"],
 ]

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.checkpoint import load_newest
+from bilstm_cls.config import Config, PretrainConfig
+from bilstm_cls.config_file import load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, ResourceError, UserError
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.training.checkpoint import load_newest
 from bilstm_cls.training.loop import EvaluationReport, StepReport, Trainer
 from bilstm_cls.training.run import FREE_KEYS, train
 from tests.training.runs import StoppedHereError, everything, history, stop_at, without_time
@@ -224,6 +225,7 @@ def test_resuming_where_nothing_is_starts_a_run(short_config: Make, tmp_path: Pa
         ("train.learning_rate=0.5", "train.learning_rate: 0.02 -> 0.5"),
         ("train.epochs=9", "train.epochs: 2 -> 9"),
         ("seed=2", "seed: 1 -> 2"),
+        ("pretrain.enabled=true", "pretrain.enabled: false -> true"),
         ("text.max_length=21", "text.max_length: 20 -> 21"),
         ("model.pooling=max", 'model.pooling: "mean" -> "max"'),
     ],
@@ -252,7 +254,8 @@ OTHER_VALUES = {
 def test_keys_that_do_not_change_the_result_may_change(
     stopped: RunDirectory, short_config: Make, whole_run: Path, tmp_path: Path
 ) -> None:
-    assert {"name", "output_dir", "pretrain", "train.loggers", *OTHER_VALUES} == set(FREE_KEYS)
+    pretraining = {f"pretrain.{key}" for key in PretrainConfig.model_fields if key != "enabled"}
+    assert {"name", "output_dir", "train.loggers", *pretraining, *OTHER_VALUES} == set(FREE_KEYS)
     moved = stopped.path.rename(tmp_path / "elsewhere")
     overrides = [f"{key}={value}" for key, value in OTHER_VALUES.items()] + ["pretrain.epochs=9"]
     run = resume(RunDirectory(moved), short_config, "name=elsewhere", *overrides)
@@ -399,7 +402,7 @@ def test_weights_that_are_not_finite_are_neither_judged_nor_saved(
         return report
 
     monkeypatch.setattr(Trainer, "step", spoiling)
-    config = short_config(f"output_dir={tmp_path}", f"train.checkpoint_seconds={seconds}", "train.ema=null")
+    config = short_config(f"output_dir={tmp_path}", f"train.checkpoint_seconds={seconds}", "train.ema_decay=null")
     with pytest.raises(DivergedError, match=rf"diverged at step {step}: {found}.*, learning rate [\de.-]+; lower"):
         train(config)
     assert RunDirectory(tmp_path / "tiny").read_status()["exit_code"] == 5

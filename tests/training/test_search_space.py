@@ -22,7 +22,7 @@ Make = Callable[..., Config]
         ("model.pooling=mean|[mean, max]", Choices(("mean", ["mean", "max"]))),
         ("text.lowercase=true|false", Choices((True, False))),
         ("embedding.init=random|../glove.txt", Choices(("random", "../glove.txt"))),
-        ("train.ema=0.9|0.99|null", Choices((0.9, 0.99, None))),
+        ("train.ema_decay=0.9|0.99|null", Choices((0.9, 0.99, None))),
     ],
 )
 def test_a_search_is_a_range_or_choices(words: str, found: Range | Choices, tiny_config: Make) -> None:
@@ -63,8 +63,8 @@ def test_a_range_is_of_whole_numbers_where_the_schema_says_so(
         ("data.valid=0.1|0.2", "trials could not be compared"),
         ("seed=1..9", "trials could not be compared"),
         ("train.select_by=valid/accuracy|valid/ece", "trials are compared by it"),
-        ("model.wide=nbsvm|null", "comes after the score"),
-        ("model=1..2", "must look|is a section"),
+        ("model.ngrams=nbsvm|null", "comes after the score"),
+        ("model=1..2", "must look|must be a section"),
     ],
 )
 def test_what_cannot_be_searched_is_said(words: str, complaint: str, tiny_config: Make) -> None:
@@ -97,8 +97,9 @@ def test_the_default_space_is_one_that_the_schema_takes(
     assert ("text.max_vocab_size" in space) == limits_size
 
 
-def test_sizes_of_an_encoder_are_not_searched(tiny_config: Make) -> None:
-    space = default_space(tiny_config("model.init_from=encoder"), limits_size=True)
+@pytest.mark.parametrize("override", ["model.init_from=encoder", "pretrain.enabled=true"])
+def test_sizes_of_an_encoder_are_not_searched(override: str, tiny_config: Make) -> None:
+    space = default_space(tiny_config(override), limits_size=True)
     assert not {"model.hidden_size", "embedding.dim", "text.min_freq", "text.max_vocab_size"} & space.keys()
     assert "train.learning_rate" in space
 

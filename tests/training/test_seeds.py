@@ -8,10 +8,11 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.export import export
 from bilstm_cls.training.run import train
 from bilstm_cls.training.seeds import SeedsResult, seeds_table, train_seeds
@@ -23,7 +24,7 @@ TEXTS = ["a good film", "a bad film", ""]
 
 @pytest.fixture(scope="module")
 def result(tiny_config: Make) -> SeedsResult:
-    return train_seeds(tiny_config("name=many", "train.epochs=2", "model.wide=nbsvm"), 3, keep_ensemble=True)
+    return train_seeds(tiny_config("name=many", "train.epochs=2", "model.ngrams=nbsvm"), 3, keep_ensemble=True)
 
 
 def test_runs_differ_in_their_seed_alone(result: SeedsResult) -> None:
@@ -36,7 +37,7 @@ def test_runs_differ_in_their_seed_alone(result: SeedsResult) -> None:
 
 
 def test_a_run_of_many_is_the_run_that_is_trained_alone(result: SeedsResult, tiny_config: Make) -> None:
-    alone = train(tiny_config("name=alone", "seed=2", "train.epochs=2", "model.wide=nbsvm")).run
+    alone = train(tiny_config("name=alone", "seed=2", "train.epochs=2", "model.ngrams=nbsvm")).run
     ours = result.runs[1].run
     assert (ours / "history.jsonl").read_text().count("\n") == (alone / "history.jsonl").read_text().count("\n")
     assert torch.equal(ours.load_model().model.project.weight, alone.load_model().model.project.weight)
@@ -74,7 +75,7 @@ def test_the_ensemble_is_a_run_like_any_other(result: SeedsResult) -> None:
     assert (path / "report.html").exists()
     assert RunDirectory(path).read_status()["status"] == "finished"
     classifier = Classifier.load(path)
-    assert classifier.explain("a good film").error < 1e-5
+    assert explain(classifier.loaded, "a good film").error < 1e-5
     judged = run_cli("eval", "--run", path, "--split", "valid", "--json")
     assert judged.code == 0
     assert 0 <= json.loads(judged.stdout)["accuracy"] <= 1
@@ -102,7 +103,7 @@ def test_an_ensemble_is_not_exported(result: SeedsResult, tmp_path: Path) -> Non
 def test_finished_runs_are_taken_as_they_are(result: SeedsResult, tiny_config: Make) -> None:
     assert result.ensemble is not None
     written = [(item.run / "model.safetensors").stat().st_mtime_ns for item in result.runs]
-    config = tiny_config("name=many", "train.epochs=2", "model.wide=nbsvm")
+    config = tiny_config("name=many", "train.epochs=2", "model.ngrams=nbsvm")
     with pytest.raises(ConfigError, match="--resume"):
         train_seeds(config, 3)
     again = train_seeds(config, 3, keep_ensemble=True, resume=True)

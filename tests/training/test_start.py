@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import build_model
-from bilstm_cls.tensors import load_tensors
 from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.start import class_weights, initialize_weights
 
@@ -78,7 +78,7 @@ def test_random_vectors_are_those_of_the_new_model(tiny_config: Callable[..., Co
 def test_vectors_of_the_corpus_are_made_of_the_train_split(
     tiny_config: Callable[..., Config], data: PreparedData
 ) -> None:
-    model, facts = start(tiny_config("embedding.init=corpus"), data)
+    model, facts = start(tiny_config("embedding.init=ppmi"), data)
     expected = corpus_vectors([data.corpora["train"]], len(data.tokenizer), dim=8, seed=1)
     assert np.array_equal(model.embedding.weight.detach().numpy(), expected)
     assert not model.embedding.weight[0].any()
@@ -101,7 +101,7 @@ def test_averaged_weights_know_nothing_of_the_vectors_before_the_first_ones(
     tiny_config: Callable[..., Config], data: PreparedData
 ) -> None:
     """The average is made with the model, which only then gets its vectors."""
-    config = tiny_config("embedding.init=corpus", "train.ema=0.999")
+    config = tiny_config("embedding.init=ppmi", "train.ema_decay=0.999")
     torch.manual_seed(0)
     model = build_model(config, len(data.tokenizer), 2)
     trainer = Trainer(model, data.corpora["train"], config.train, seed=1)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from bilstm_cls.config import Config
-from bilstm_cls.data.preparation import prepare
+from bilstm_cls.data.prepare import prepare
+from bilstm_cls.device import peak_memory_mb
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.training.run import TrainResult, train
-from bilstm_cls.training.summary import baselines_table, peak_memory_mb, score_table, write_baselines
+from bilstm_cls.training.summary import baselines_table, score_table, write_baselines
 
 Row = dict[str, object]
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bilstm_cls.config import Config, dump_config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import tune as tuning
@@ -154,7 +155,7 @@ def test_trials_start_from_an_encoder_of_the_studys_own(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
-    config = tiny_config("train.epochs=1", f"output_dir={tmp_path}", *PRETRAINED, "model.init_from=corpus")
+    config = tiny_config("train.epochs=1", f"output_dir={tmp_path}", *PRETRAINED, "pretrain.enabled=true")
     found = search(config, ["model.hidden_size=4|8", "train.learning_rate=0.01|0.02"], trials=4)
     assert [trial.state for trial in found.trials] == ["finished"] * 4
     assert len(list((tmp_path / "cache" / "encoders").iterdir())) == 2

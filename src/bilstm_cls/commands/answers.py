@@ -26,7 +26,7 @@ from bilstm_cls.commands.options import (
 from bilstm_cls.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bilstm_cls.serve.classifier import Classifier, Prediction
+    from bilstm_cls.classifier import Classifier, Prediction
 
 READ_BYTES = 2**20
 MAX_LINES = 2048
@@ -133,8 +133,8 @@ def predict(
     if source is not None and (explains or page is not None or gates is not None):
         raise ConfigError("--explain, --html and --gates go with texts or -, not with --input")
     start_logging(quiet=quiet, verbose=verbose)
-    from bilstm_cls.serve.classifier import Classifier
-    from bilstm_cls.serve.files import predict_file
+    from bilstm_cls.classifier import Classifier
+    from bilstm_cls.serve.predict_file import predict_file
 
     classifier = Classifier.load(chosen_run(run), device=checked_device(device))
     if source is not None:
@@ -238,12 +238,13 @@ def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
 
 
 def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, *, as_json: bool) -> None:
+    from bilstm_cls.evaluation.explain import explain
     from bilstm_cls.serve.explain_view import explanation_lines, has_colours, write_explanations
 
     is_coloured = has_colours(sys.stdout.isatty(), os.environ)
     explained = []
     for text in texts:
-        prediction, explanation = classifier.predict([text])[0], classifier.explain(text)
+        prediction, explanation = classifier.predict([text])[0], explain(classifier.loaded, text)
         if as_json:
             print(json.dumps({**prediction.as_dict(), "explanation": explanation.as_dict()}, ensure_ascii=False))
         else:

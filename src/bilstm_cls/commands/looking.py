@@ -92,7 +92,7 @@ def inspect(
 
 def config_show(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print the resolved config, defaults included."""
-    from bilstm_cls.config import dump_config
+    from bilstm_cls.config_file import dump_config
 
     resolved = resolve(config, overrides)
     print(resolved.model_dump_json() if as_json else dump_config(resolved), end="\n" if as_json else "")

@@ -63,7 +63,7 @@ TextColumns = Annotated[
 
 def resolve(path: Path | None, overrides: Iterable[str] | None, **options: object) -> "Config":
     """Resolves defaults, file and overrides; an option given by its own name wins over all."""
-    from bilstm_cls.config import load_config
+    from bilstm_cls.config_file import load_config
 
     given = {name: value for name, value in options.items() if value is not None}
     return load_config(

@@ -26,8 +26,8 @@ def push(
 ) -> None:
     """Upload a run and its card to the Hugging Face Hub."""
     start_logging(quiet=quiet, verbose=verbose)
-    from bilstm_cls.serve.hub import push as upload
-    from bilstm_cls.serve.hub import pushed_lines
+    from bilstm_cls.hub import push as upload
+    from bilstm_cls.hub import pushed_lines
 
     address = upload(chosen_run(run), repository, is_private=private, with_texts=with_texts)
     print(json.dumps({"address": address}) if as_json else pushed_lines(address))
@@ -46,7 +46,7 @@ def pull(
 ) -> None:
     """Fetch a run from the Hugging Face Hub, and verify it."""
     start_logging(quiet=quiet, verbose=verbose)
-    from bilstm_cls.serve.hub import pull as fetch
+    from bilstm_cls.hub import pull as fetch
 
     run = fetch(repository, output, overwrite=overwrite)
     print(json.dumps({"run": str(run)}) if as_json else run)

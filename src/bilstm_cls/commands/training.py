@@ -117,12 +117,11 @@ def pretrain(
         raise ConfigError(f"--resume and {'--overwrite' if overwrite else '--vectors'} exclude each other")
     resolved = resolve(config, overrides, device=device, seed=seed)
     start_logging(quiet=quiet, verbose=verbose)
-    from bilstm_cls.data.encoder import CORPUS
     from bilstm_cls.progress import ProgressBar
     from bilstm_cls.training import pretrain as pretraining
 
     own = Path(resolved.output_dir) / f"{resolved.name}-{'vectors.txt' if vectors else 'encoder'}"
-    named = None if vectors or resolved.model.init_from in (None, CORPUS) else Path(resolved.model.init_from or "")
+    named = None if vectors or resolved.model.init_from is None else Path(resolved.model.init_from)
     path = output or named or own
     if vectors:
         number = pretraining.write_vectors(resolved, path, overwrite=overwrite)

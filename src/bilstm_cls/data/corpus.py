@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.data.texts import chunks, mapped_numbers, release
+from bilstm_cls.data.store import chunks, mapped_numbers, release
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
 
 Ints = npt.NDArray[np.int64]

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.config import DataConfig
-from bilstm_cls.data.example import BadRow, Dataset, Example, Split
 from bilstm_cls.data.sources import Source, source_of
-from bilstm_cls.data.texts import (
+from bilstm_cls.data.store import (
     NumberWriter,
     Texts,
     TextWriter,
@@ -25,6 +24,7 @@ from bilstm_cls.data.texts import (
     release,
     save_arrays,
 )
+from bilstm_cls.data.types import BadRow, Dataset, Example, Split
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from bilstm_cls.config import Config, load_config
-from bilstm_cls.data.texts import cache_folder
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.tokenizer import Tokenizer, splitters
 from bilstm_cls.errors import CheckpointError, ConfigError
 
@@ -16,18 +17,16 @@ SHARED_KEYS = (
 """Keys that must be those that the encoder was made with."""
 
 WEIGHTS = "encoder.safetensors"
-CORPUS = "corpus"
-"""The `model.init_from` of a run that pretrains its own encoder."""
 
 
 def encoder_folder(config: Config, data_digest: str) -> Path:
-    """Returns the folder of the encoder that `model.init_from` names: for `corpus` one in the cache.
+    """Returns the folder of the encoder to start from: `model.init_from`, or with `pretrain.enabled` one in the cache.
 
     There it goes by all that it hangs on: the seed, the texts, how they are split, its sizes, and how it learns.
     """
-    assert config.model.init_from is not None
-    if config.model.init_from != CORPUS:
+    if config.model.init_from is not None:
         return Path(config.model.init_from)
+    assert config.pretrain.enabled
     text = config.text.model_dump(exclude={"max_length", "truncate"})
     sizes = config.model.model_dump(include={"cell", "bidirectional", "hidden_size", "num_layers", "recurrent_dropout"})
     splitting = splitters(config.text.tokenizer)  # another version may learn another vocabulary
@@ -46,13 +45,13 @@ def encoder_folder(config: Config, data_digest: str) -> Path:
 def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     """Returns the tokenizer of the encoder that `model.init_from` names, or None where it names none.
 
-    That of `corpus` is learned from the train split, as without an encoder.
+    That of an encoder that `train` pretrains itself is learned from the train split, as without an encoder.
 
     Raises:
         ConfigError: there is no encoder, or the config asks for other sizes or other vectors.
         CheckpointError: a file of it is missing or damaged.
     """
-    if config.model.init_from is None or config.model.init_from == CORPUS:
+    if config.model.init_from is None:
         return None
     folder = Path(config.model.init_from)
     if not (folder / WEIGHTS).is_file():

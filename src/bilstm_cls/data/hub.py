@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bilstm_cls.config_file import parse_yaml
 from bilstm_cls.data.download import OFFLINE_VARIABLE, DownloadError, UnreachableError
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.strict_yaml import parse_yaml
 
 SPLITS = {
     "train": "train", "training": "train",

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.readers.columns import quoted
+from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import DataError
 
 

@@ -64,6 +64,10 @@ def _whitespace() -> Pipeline:
 
 
 def _characters() -> Pipeline:
+    return [_BREAK], _matches(r"\S")
+
+
+def _cjk() -> Pipeline:
     word = rf"{_NO_CJK}+(?:['’]{_NO_CJK}+)*"
     return [_BREAK], _matches(rf"{_CJK}|{_NUMBER}|{word}|{_MARK}")
 
@@ -82,6 +86,7 @@ TOKENIZERS: dict[str, Callable[[], Pipeline]] = {
     "words": _words,
     "whitespace": _whitespace,
     "characters": _characters,
+    "cjk": _cjk,
     "chinese_words": _chinese_words,
     "bpe": _bpe,
 }

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.data.texts import cached, load_array, save_arrays
+from bilstm_cls.data.store import cached, load_array, save_arrays
 from bilstm_cls.data.tokenizer import PADDING_ID
 from bilstm_cls.data.torchtext_tokenizer import PREFIX
 from bilstm_cls.errors import DataError

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bilstm_cls.data.corpus import TRUNCATIONS
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
+from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel
@@ -70,7 +71,7 @@ class Explanation:
         method: `exact` or `integrated gradients`.
         logit: the label's, minus the mean of the others', as the model computes it.
         bias: what no token adds: of the head, or for integrated gradients the logit of a text of zero vectors; and all
-            of what an n-gram model beside the network (`model.wide`) adds.
+            of what an n-gram model beside the network (`model.ngrams`) adds.
         terms: one per token that the model reads, in the order of the text.
         unread: where the part of a long text that was cut out begins and ends, in characters; None for nothing.
     """
@@ -207,7 +208,7 @@ def _contrast(label_id: int, num_labels: int) -> Tensor:
 def _divide(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, contrast: Tensor) -> tuple[Tensor, float]:
     """Returns `[T]` terms in 64 bits and the bias."""
     pooling = model.pooling
-    with torch.inference_mode():
+    with torch.inference_mode(), allow_tf32(False):
         directions = model.encoder.encode(model.embed(token_ids, lengths), lengths, aligned=True)
         outputs = torch.stack([output[:, 0] for output in directions]).cpu().double()  # [N, T, H]
         weights = contrast @ model.project.weight.cpu().double()  # [D]

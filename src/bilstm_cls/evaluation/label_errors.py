@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.data.texts import chunks
+from bilstm_cls.data.store import chunks
 from bilstm_cls.evaluation.breakdown import confident_disagreements
 from bilstm_cls.evaluation.metrics import Floats, Ints, example_losses
 from bilstm_cls.ngrams import CHUNK, WORD, is_spaced

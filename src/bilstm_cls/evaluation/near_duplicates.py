@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.data.texts import chunks
+from bilstm_cls.data.store import chunks
 from bilstm_cls.ngrams import is_spaced
 
 CHUNK = 2048

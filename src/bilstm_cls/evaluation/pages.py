@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.classifier import softmax
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES
 from bilstm_cls.evaluation.breakdown import Group, by_length, by_truncation, confident_disagreements
 from bilstm_cls.evaluation.coloured import excerpt
 from bilstm_cls.evaluation.explain import SHARES, explain
-from bilstm_cls.evaluation.inference import softmax
 from bilstm_cls.evaluation.metrics import Floats, compute_metrics, example_losses
 from bilstm_cls.evaluation.page import Part
 from bilstm_cls.evaluation.predictions import Judged

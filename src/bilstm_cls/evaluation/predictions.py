@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bilstm_cls.data.example import Split
 from bilstm_cls.data.tokenizer import without_surrogates
+from bilstm_cls.data.types import Split
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.metrics import Floats, Ints, Metrics, example_losses
 from bilstm_cls.files import replacing

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bilstm_cls.classifier import answer
 from bilstm_cls.data.corpus import encode
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError
-from bilstm_cls.evaluation.inference import answer
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.evaluation.pages import write_pages
 from bilstm_cls.evaluation.predictions import Judged, read_predictions

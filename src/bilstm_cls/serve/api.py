@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from bilstm_cls.config_words import dotted, shown
-from bilstm_cls.errors import UserError
+from bilstm_cls.classifier import Classifier
+from bilstm_cls.errors import UserError, dotted, shown
+from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.evaluation.page import STYLE
 from bilstm_cls.serve.batching import MAX_WAITING, Answer, Batcher, FullError
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.metrics import Counted, Metrics
 from bilstm_cls.serve.protocol import error_body
 
@@ -100,7 +100,7 @@ def build_app(classifier: Classifier) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         batcher = Batcher(
             lambda texts: [prediction.as_dict() for prediction in classifier.predict(texts)],
-            lambda text: classifier.explain(text).as_dict(),
+            lambda text: explain(classifier.loaded, text).as_dict(),
             on_batch=metrics.batch.observe,
         )
         metrics.waiting.set_function(lambda: batcher.waiting)

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 
+from bilstm_cls.classifier import Prediction
 from bilstm_cls.evaluation.coloured import UNREAD, Span, part_of, spans, strongest_value
 from bilstm_cls.evaluation.explain import Explanation
 from bilstm_cls.evaluation.page import Part, bars, folded, legend, section, table, whole_page, words
 from bilstm_cls.files import write_atomic
-from bilstm_cls.serve.classifier import Prediction
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.data.batches import pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.torchtext_tokenizer import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
-from bilstm_cls.evaluation.inference import predict_probabilities, softmax
 from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
@@ -191,8 +191,8 @@ def _check_alone(loaded: LoadedModel) -> None:
         )
     if loaded.ngrams is not None:
         raise ConfigError(
-            "an n-gram model answers together with the network (model.wide), and a bundle holds the network alone; "
-            "train it without model.wide"
+            "an n-gram model answers together with the network (model.ngrams), and a bundle holds the network alone; "
+            "train it without model.ngrams"
         )
 
 
@@ -314,7 +314,7 @@ def _drop(_: logging.LogRecord) -> bool:
 
 def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> Agreement:
     corpus, origin = _own_corpus(run, loaded)
-    exact = predict_probabilities(loaded.model, corpus)
+    exact = softmax(predict_logits(loaded.model, corpus))
     rounded = softmax(runtime.logits(corpus))
     return Agreement(
         texts=len(corpus),

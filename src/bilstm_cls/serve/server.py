@@ -13,9 +13,9 @@ from types import FrameType
 
 import uvicorn
 
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, StoppedError
 from bilstm_cls.serve.api import build_app
-from bilstm_cls.serve.classifier import Classifier
 from bilstm_cls.serve.protocol import Connection
 
 logger = logging.getLogger(__name__)

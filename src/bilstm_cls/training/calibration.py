@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY
-from bilstm_cls.data.preparation import PreparedData
+from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.inference import predict_logits, softmax
 from bilstm_cls.evaluation.metrics import Floats, Ints, compute_metrics
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.ngrams import NgramModel
@@ -32,7 +32,7 @@ def calibrate(model: BiLSTMClassifier, data: PreparedData, config: Config) -> tu
     Args:
         model: its last layer is changed.
         data: the n-gram model learns from train, the scales from valid.
-        config: `model.wide` and `train.calibrate`.
+        config: `model.ngrams` and `train.calibrate`.
 
     Returns:
         The n-gram model, where there is one, and facts for `metrics.json`.
@@ -41,14 +41,14 @@ def calibrate(model: BiLSTMClassifier, data: PreparedData, config: Config) -> tu
         ConfigError: an n-gram model is to be weighed, and valid is train.
     """
     if config.data.valid == IN_MEMORY:  # the texts of train
-        if config.model.wide is not None:
-            raise ConfigError("model.wide: is weighed on texts that train lacks; give valid a share of the texts")
+        if config.model.ngrams is not None:
+            raise ConfigError("model.ngrams: is weighed on texts that train lacks; give valid a share of the texts")
         return None, {}
-    if not config.train.calibrate and config.model.wide is None:
+    if not config.train.calibrate and config.model.ngrams is None:
         return None, {}
     train, valid = data.dataset.splits["train"], data.dataset.splits["valid"]
     ngrams, beside = None, None
-    if config.model.wide is not None:
+    if config.model.ngrams is not None:
         logger.info("learning the n-gram model")
         ngrams = NgramModel.train(train.texts, train.label_ids, len(data.dataset.labels))
         beside = ngrams.logits(valid.texts)

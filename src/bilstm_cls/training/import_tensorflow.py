@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bilstm_cls.config import Config, load_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.tokenizer import PADDING, TOKENIZERS, UNKNOWN, Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import sha256_of

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from bilstm_cls.config import TrainConfig
 from bilstm_cls.data.batches import Batch, Indices, collate, training_batches
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import on_device, shortened_products
+from bilstm_cls.device import allow_tf32, on_device
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.processes import ALONE, Group
+from bilstm_cls.training.distributed import ALONE, Group
 from bilstm_cls.training.objectives import OBJECTIVES, Inputs, Task
 from bilstm_cls.training.optimizer import (
     WeightAverage,
@@ -130,7 +130,7 @@ class Trainer:
         self.optimizers = build_optimizers(
             model, name=config.optimizer, weight_decay=config.weight_decay, momentum=config.momentum
         )
-        self.average = None if config.ema is None else WeightAverage(model, config.ema)
+        self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         self.precision = autocast_type(config.precision, self.device)
         self.allows_tf32 = allows_tf32(config.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
@@ -229,9 +229,11 @@ class Trainer:
             own = indices[self.group.rank :: self.group.size]
             if len(own):
                 unlabelled = self._inputs(collate(self.unlabelled, own), len(indices))
-        task = Task(self.model, labelled, unlabelled, loss_of, backward, self.scaler.scale, self.config.perturbation)
+        task = Task(
+            self.model, labelled, unlabelled, loss_of, backward, self.scaler.scale, self.config.adversarial_epsilon
+        )
         autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
-        with shortened_products(self.allows_tf32), autocast:
+        with allow_tf32(self.allows_tf32), autocast:
             return OBJECTIVES[self.config.objective](task).item()
 
     def _inputs(self, batch: Batch, num_texts: int) -> Inputs:
@@ -273,7 +275,7 @@ class Trainer:
 
     def _share_of_rate(self, depth: int) -> float:
         is_frozen = self.config.unfreeze == "gradual" and self.progress.epoch < depth
-        return 0.0 if is_frozen else self.config.layer_decay**-depth
+        return 0.0 if is_frozen else self.config.layer_lr_decay**depth
 
     def diverged(self, steps_before: int, found: str) -> DivergedError:
         """Returns the error that says in which update, after `steps_before` others, training went astray."""

@@ -59,7 +59,7 @@ class Task:
     size: float
 
 
-def plain(task: Task) -> Tensor:
+def cross_entropy(task: Task) -> Tensor:
     """The loss of the texts as they are."""
     loss = task.loss_of(task.model(task.labelled.token_ids, task.labelled.lengths))
     task.backward(loss)
@@ -79,7 +79,7 @@ def adversarial(task: Task) -> Tensor:
 
 def virtual_adversarial(task: Task) -> Tensor:
     """The loss of the texts, plus how far the answer to a text without a label can be moved (Miyato et al. 2017)."""
-    loss = plain(task)
+    loss = cross_entropy(task)
     _smooth(task, with_entropy=False)
     return loss
 
@@ -169,7 +169,7 @@ def _leaf_or_node(embedded: Tensor) -> Tensor:
 
 
 OBJECTIVES: dict[str, Callable[[Task], Tensor]] = {
-    "plain": plain,
+    "cross_entropy": cross_entropy,
     "adversarial": adversarial,
     "virtual_adversarial": virtual_adversarial,
     "mixed": mixed,

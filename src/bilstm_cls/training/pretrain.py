@@ -7,20 +7,19 @@ from pathlib import Path
 
 import torch
 
-from bilstm_cls.config import Config, dump_config
-from bilstm_cls.data.encoder import CORPUS, WEIGHTS, encoder_folder
+from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
+from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
 from bilstm_cls.data.passages import Passages
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.data.vectors import corpus_vectors
-from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
+from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import replacing, write_atomic
 from bilstm_cls.model.language_model import LanguageModels
-from bilstm_cls.processes import is_started_by_torchrun
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
-from bilstm_cls.tensors import save_tensors
-from bilstm_cls.threads import threads_of_each
-from bilstm_cls.training.checkpoint import load_newest, save_checkpoint
+from bilstm_cls.training.distributed import is_started_by_torchrun
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.pretrainer import WHOLE, Pretrainer, Row
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
@@ -73,8 +72,10 @@ def pretrain(
         )
     if config.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' is for classifiers; pretrain in 'auto', 'tf32', 'bf16' or 'fp32'")
+    # An encoder is made in the same way for a run that pretrains it itself, and for one that finds it in its folder.
+    config = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"enabled": False})})
     named = config.model.init_from
-    if named is not None and (named == CORPUS or Path(named).resolve() == folder.resolve()):
+    if named is not None and Path(named).resolve() == folder.resolve():
         config = config.model_copy(update={"model": config.model.model_copy(update={"init_from": None})})
     run = RunDirectory(folder)
     with StopSignals() as signals, run.locked(), remembered_log() as earlier:
@@ -102,7 +103,7 @@ def pretrain(
 
 
 def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[StepReport], None]) -> None:
-    """Pretrains the encoder of `model.init_from: corpus`, or goes on with it, unless it is in the cache.
+    """Pretrains the encoder of `pretrain.enabled`, or goes on with it, unless it is in the cache.
 
     Args:
         config: of the run that starts from it.
@@ -112,15 +113,16 @@ def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[Ste
     Raises:
         ConfigError, DataError, CheckpointError, DivergedError, ResourceError, StoppedError: as `pretrain` does.
     """
-    if config.model.init_from != CORPUS:
+    if not config.pretrain.enabled:
         return
     folder = encoder_folder(config, data.dataset.digest)
     if (folder / WEIGHTS).exists():
         return
     if is_started_by_torchrun():  # where the others would wait for longer than they wait for each other
         raise ConfigError(
-            "model.init_from: 'corpus' is pretrained by one process; under torchrun make an encoder first, with "
-            "bilstm-cls pretrain -o FOLDER, and give that FOLDER, with embedding.init random"
+            "pretrain.enabled: one process pretrains an encoder; under torchrun make it first, with bilstm-cls "
+            "pretrain -o FOLDER, and start from it with pretrain.enabled false, model.init_from FOLDER and "
+            "embedding.init random"
         )
     if config.train.precision == "fp16":  # language models are not for it, and 'auto' is as fast
         config = config.model_copy(update={"train": config.train.model_copy(update={"precision": "auto"})})
@@ -254,7 +256,7 @@ def encoder_line(metrics: Row, folder: Path) -> str:
 
 
 def write_vectors(config: Config, path: Path, *, overwrite: bool = False) -> int:
-    """Writes the word vectors that `embedding.init: corpus` makes as a text file, and returns how many there are.
+    """Writes the word vectors that `embedding.init: ppmi` makes as a text file, and returns how many there are.
 
     Raises:
         ConfigError: the file is there already, or cannot be written.

@@ -17,7 +17,7 @@ from torch import Tensor
 from bilstm_cls.config import PretrainConfig
 from bilstm_cls.data.batches import Indices, cut_by_tokens
 from bilstm_cls.data.passages import Chunk, Passages, chunks, number_of_chunks, passage_batches
-from bilstm_cls.device import shortened_products
+from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import DataError, DivergedError
 from bilstm_cls.model.language_model import LanguageModels, Noise
 from bilstm_cls.model.recurrent import State
@@ -170,7 +170,7 @@ class Pretrainer:
             optimizer.zero_grad()
         torch.manual_seed(((self.seed << 32) + self.progress.step) % 2**63)
         tokens, is_predicted = self._tensors(chunk)
-        with shortened_products(self.allows_tf32):
+        with allow_tf32(self.allows_tf32):
             total, after = self.model.sampled_loss(tokens, is_predicted, states, self.noise, precision=self.precision)
             (total / (full * len(tokens))).backward()  # type: ignore[no-untyped-call]
         loss = float(total.detach()) / (int(chunk.is_predicted.sum()) * len(tokens))

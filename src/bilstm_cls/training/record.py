@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from bilstm_cls.config import Config, changed_keys
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import changed_keys
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
 from bilstm_cls.run_directory import RunDirectory
 

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bilstm_cls.config import Config, TrainConfig, dump_config
+from bilstm_cls.checkpoint import load_best, load_newest, save_checkpoint
+from bilstm_cls.classifier import predict_logits, softmax
+from bilstm_cls.config import Config, PretrainConfig, TrainConfig
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.data.preparation import PreparedData, prepare
-from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
+from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each, usable_cores
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.inference import predict_probabilities
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
-from bilstm_cls.processes import Group, is_started_by_torchrun, joined_by_torchrun, rank_by_torchrun, started
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model, environment, flat_json, text_digest
-from bilstm_cls.threads import threads_of_each, usable_cores
 from bilstm_cls.training.calibration import calibrate
-from bilstm_cls.training.checkpoint import load_best, load_newest, save_checkpoint
+from bilstm_cls.training.distributed import Group, is_started_by_torchrun, joined_by_torchrun, rank_by_torchrun, started
 from bilstm_cls.training.loggers import check_installed, open_loggers
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, autocast_type, training
 from bilstm_cls.training.pretrain import make_encoder
@@ -40,9 +40,10 @@ MIN_TOKENS_TO_SHARE = 2_000_000
 
 FREE_KEYS = (
     "name", "output_dir", "train.max_minutes", "train.checkpoint_seconds", "train.device", "train.threads",
-    "train.processes", "train.baselines", "train.loggers", "pretrain",
+    "train.processes", "train.baselines", "train.loggers",
+    *(f"pretrain.{key}" for key in PretrainConfig.model_fields if key != "enabled"),
 )  # fmt: skip
-"""Keys, and a section, that may change when a run is resumed: the first bits of its result do not hang on them."""
+"""Keys that may change when a run is resumed: the first bits of its result do not hang on them."""
 
 
 @dataclass(frozen=True)
@@ -320,8 +321,10 @@ class Session:
     def _judge_valid(self) -> Row:
         corpus = self.data.corpora["valid"]
         assert corpus.label_ids is not None
+        group = self.trainer.group
         with self.trainer.averaged():
-            probabilities = predict_probabilities(self.trainer.model, corpus, group=self.trainer.group)
+            own = predict_logits(self.trainer.model, corpus, rank=group.rank, size=group.size)
+        probabilities = softmax(group.sum_array(own))
         if not np.isfinite(probabilities).all():
             raise self.trainer.diverged(self.trainer.progress.step - 1, "the answers on valid are not finite")
         metrics = compute_metrics(probabilities, corpus.label_ids, self.data.dataset.labels, intervals=False)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bilstm_cls.config import Config, changed, config_keys
-from bilstm_cls.config_words import cut
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.config import Config, config_keys
+from bilstm_cls.config_file import with_overrides
+from bilstm_cls.errors import ConfigError, cut
 
 DEFAULT = "default"
 SECTIONS = ("text", "embedding", "model", "train")
@@ -21,12 +21,12 @@ FIXED = {
     "train.baselines": "it changes no score",
     "train.loggers": "it changes no score",
     "train.calibrate": "it comes after the score that trials are compared by",
-    "model.wide": "it comes after the score that trials are compared by",
+    "model.ngrams": "it comes after the score that trials are compared by",
 }
 """Keys of those sections that are not searched, and why."""
 
 OF_THE_ENCODER = ("text.min_freq", "text.max_vocab_size", "embedding.dim", "model.hidden_size")
-"""Keys that `model.init_from` decides."""
+"""Keys that the encoder of `pretrain.enabled` or `model.init_from` decides."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ def default_space(config: Config, *, limits_size: bool) -> Space:
     if limits_size:
         sizes = sorted({max(300, vocab_size // part) for part in (8, 4, 2, 1)})
         space["text.max_vocab_size"] = Choices(tuple(sizes))
-    if config.embedding.init not in ("random", "corpus"):
+    if config.embedding.init not in ("random", "ppmi"):
         del space["embedding.dim"]  # the vectors have theirs
-    if config.model.init_from is not None:
+    if config.pretrain.enabled or config.model.init_from is not None:
         space = {key: found for key, found in space.items() if key not in OF_THE_ENCODER}
     return {key: found for key, found in space.items() if not isinstance(found, Choices) or len(found.values) > 1}
 
@@ -148,7 +148,7 @@ def _parse(words: str, config: Config) -> tuple[str, Range | Choices]:
 def _parsed(text: str, key: str, where: str, config: Config) -> Any:
     """Returns a value as the schema takes it in the place of a key."""
     try:
-        checked = changed(config, [f"{key}={text.strip()}"])
+        checked = with_overrides(config, [f"{key}={text.strip()}"])
     except ConfigError as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{where}: {re.sub(r'^--set [^:]*: ', f'{text.strip()}: ', reason)}") from None

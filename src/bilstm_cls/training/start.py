@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
-from bilstm_cls.data.preparation import PreparedData
+from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.language_model import LanguageModels
 from bilstm_cls.run_directory import RunDirectory, text_digest
-from bilstm_cls.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,12 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
         CheckpointError: a file of the encoder is missing, damaged, or does not fit the others.
         DataError: the vectors cannot be read.
     """
-    if config.model.init_from is not None:
+    if config.pretrain.enabled or config.model.init_from is not None:
         return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer)
     init, dim = config.embedding.init, config.embedding.dim
     if init == "random":
         return {}
-    if init == "corpus":
+    if init == "ppmi":
         corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
         matrix = corpus_vectors(corpora, len(data.tokenizer), dim=dim, seed=config.seed)
         model.set_embedding(torch.from_numpy(matrix))

@@ -1,23 +1,23 @@
 """The end of a run: judge it once, and write everything that a person will look at."""
 
 import logging
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bilstm_cls.config import Config, dump_config
+from bilstm_cls.classifier import answer
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.example import Dataset
-from bilstm_cls.data.preparation import PreparedData
+from bilstm_cls.data.prepare import PreparedData
+from bilstm_cls.data.types import Dataset
+from bilstm_cls.device import peak_memory_mb
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import BASELINES, run_baseline
 from bilstm_cls.evaluation.breakdown import length_histogram
-from bilstm_cls.evaluation.inference import answer
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.evaluation.pages import NO_TEST, write_card, write_pages
 from bilstm_cls.evaluation.predictions import Judged, write_predictions
@@ -215,9 +215,3 @@ def baselines_table(results: Mapping[str, Row]) -> str:
     split = "test" if "test/accuracy" in first else "valid"
     lines.append(f"majority class: accuracy {first[f'{split}/majority']:.4f}")
     return "\n".join([*lines, *(f"note: {note}" for note in first["data/notes"])])
-
-
-def peak_memory_mb() -> float:
-    """Returns the most resident memory this process ever had, in megabytes of 2**20 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

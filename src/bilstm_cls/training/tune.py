@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bilstm_cls.config import Config, changed, dump_config
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config, with_overrides
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.ngrams import NgramModel
-from bilstm_cls.processes import ALONE, is_started_by_torchrun
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
 from bilstm_cls.training.budget import Budget
+from bilstm_cls.training.distributed import ALONE, is_started_by_torchrun
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport, Row
 from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
@@ -147,7 +148,7 @@ class Prepared:
 
     def ngrams_of(self, config: Config) -> NgramModel | None:
         """Returns the n-gram model that `train` will put beside the network, which no searched key changes."""
-        if config.model.wide is not None and self._ngrams is None:
+        if config.model.ngrams is not None and self._ngrams is None:
             dataset = self.of(config).dataset
             train = dataset.splits["train"]
             self._ngrams = NgramModel.train(train.texts, train.label_ids, len(dataset.labels))
@@ -299,7 +300,7 @@ class _Study:
 
     def _trained(self, asked: "optuna.Trial", values: dict[str, Any]) -> float:
         """Trains a proposal from its start, or from where it was left, and returns its best score."""
-        config = changed(self.config, [f"{key}={json.dumps(value)}" for key, value in values.items()])
+        config = with_overrides(self.config, [f"{key}={json.dumps(value)}" for key, value in values.items()])
         data = self.data.of(config)
         num_bytes = model_bytes(config, data, self.data.ngrams_of(config))
         asked.set_user_attr("num_bytes", num_bytes)
@@ -386,7 +387,7 @@ class _Study:
     def _winning_config(self, best: Trial) -> str:
         name = f"{self.config.name}-best"[-80:].lstrip(".-")
         values = {"name": name, **best.values}
-        config = changed(self.config, [f"{key}={json.dumps(value)}" for key, value in values.items()])
+        config = with_overrides(self.config, [f"{key}={json.dumps(value)}" for key, value in values.items()])
         path = self.run / WINNER
         return (
             f"# The best of the trials in {self.run.path}: trial {best.number}.\n"

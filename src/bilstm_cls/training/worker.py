@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import StoppedError, UserError
-from bilstm_cls.processes import joined
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.training.distributed import joined
 from bilstm_cls.training.run import follow
 from bilstm_cls.training.signals import StopSignals
 

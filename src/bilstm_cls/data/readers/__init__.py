@@ -5,12 +5,12 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers.columns import ReadOptions
 from bilstm_cls.data.readers.format import detect_format, require_path
 from bilstm_cls.data.readers.lines import read_fasttext, read_folder, read_label_text, read_lines, read_text_label
 from bilstm_cls.data.readers.records import read_jsonl, read_parquet
 from bilstm_cls.data.readers.tables import read_csv, read_tsv
+from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
 
 __all__ = ["READERS", "ReadOptions", "Reader", "detect_format", "read"]

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bilstm_cls.config_words import cut
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import DataError, cut
 
 _POSITION = re.compile(r"#[1-9][0-9]*")
 MAX_SHOWN = 20

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bilstm_cls.config_words import cut
 from bilstm_cls.data.readers.encoding import byte_blocks, refuse_other_mark, resolve_encoding
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import DataError, cut
 
 MAX_CHARACTERS = 16 * 2**20
 """The longest line or field that is read; a longer one is a bad row."""

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers.columns import NO_LABEL, ReadOptions
 from bilstm_cls.data.readers.decoding import (
     MAX_CHARACTERS,
@@ -17,6 +16,7 @@ from bilstm_cls.data.readers.decoding import (
     numbered,
 )
 from bilstm_cls.data.readers.encoding import byte_blocks, find_encoding, resolve_encoding
+from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers.columns import NO_LABEL, ReadOptions, quoted, require_columns
 from bilstm_cls.data.readers.decoding import SURROGATE, TextLines, numbered
+from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import DataError
 
 ARRAY_ADVICE = "is one JSON array; write one object a line (JSON lines), as `jq -c '.[]'` does"

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers.columns import NO_LABEL, ReadOptions, choose_columns
 from bilstm_cls.data.readers.csv import Row, Suspect, csv_records, ragged
 from bilstm_cls.data.readers.decoding import BLANK, TextLines, numbered
+from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import DataError
 
 DELIMITERS = ",;\t|"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bilstm_cls.config import load_config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.readers import detect_format
 from bilstm_cls.data.readers.encoding import find_encoding
 from bilstm_cls.data.readers.format import require_path

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.config_words import cut
-from bilstm_cls.errors import DataError
-from bilstm_cls.strict_yaml import dump_yaml
+from bilstm_cls.config_file import dump_yaml
+from bilstm_cls.errors import DataError, cut
 
 MAX_LENGTH = 400
 MAX_ROWS_FOR_BASELINES = 50_000
@@ -124,7 +123,7 @@ def _data(found: Sniffed, path: Path, size: _Size) -> Iterator[str]:
 def _text(found: Sniffed, size: _Size) -> Iterator[str]:
     length = _max_length(found.num_tokens)
     share = sum(tokens > length for tokens in found.num_tokens) / len(found.num_tokens)
-    kind = "characters" if found.is_cjk else "words"
+    kind = "cjk" if found.is_cjk else "words"
     yield ""
     yield "text:"
     yield f"  tokenizer: {kind}"
@@ -136,7 +135,7 @@ def _text(found: Sniffed, size: _Size) -> Iterator[str]:
 
 def _train(found: Sniffed, size: _Size) -> Iterator[str]:
     yield ""
-    yield "embedding: {init: corpus, dim: 100}  # or random, glove-6b-50d (English, dim 50), or a vectors file"
+    yield "embedding: {init: ppmi, dim: 100}  # or random, glove-6b-50d (English, dim 50), or a vectors file"
     yield "model: {hidden_size: 128, pooling: mean, dropout: 0.5}"
     yield ""
     yield "train:"

@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.data.example import BadRow, Example
 from bilstm_cls.data.readers import READERS, ReadOptions
 from bilstm_cls.data.readers.columns import NO_LABEL, quoted
 from bilstm_cls.data.readers.lines import folder_files, read_files
 from bilstm_cls.data.sniff.columns import Table, guess_label, guess_texts, is_header, table_of
+from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import DataError
 
 MAX_ROWS = 20_000

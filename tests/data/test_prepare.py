@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bilstm_cls.config import Config, load_config
-from bilstm_cls.data.preparation import PreparedData, prepare
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.errors import DataError
 
 Prepare = Callable[..., PreparedData]
@@ -38,7 +39,7 @@ def ids_of(data: PreparedData) -> dict[str, tuple[list[int], list[int], list[int
 
 
 def test_the_vocabulary_is_that_of_the_train_split_alone(prepared: Prepare, tmp_path: Path) -> None:
-    data = prepared("embedding.init=corpus", f"data.unlabelled={tmp_path / 'more.txt'}")
+    data = prepared("embedding.init=ppmi", f"data.unlabelled={tmp_path / 'more.txt'}")
     assert set(data.tokenizer.tokens) == {"<pad>", "<unk>", "common", "good", "bad"}
 
 
@@ -57,7 +58,7 @@ def test_facts_count_truncated_empty_and_unknown(prepared: Prepare) -> None:
     assert (facts["data/read"], facts["data/skipped"], facts["data/is_official"]) == (13, 0, False)
 
 
-@pytest.mark.parametrize(("init", "is_read"), [("corpus", True), ("random", False)])
+@pytest.mark.parametrize(("init", "is_read"), [("ppmi", True), ("random", False)])
 def test_unlabelled_texts_are_encoded_only_where_vectors_are_made_of_them(
     init: str, is_read: bool, prepared: Prepare, tmp_path: Path
 ) -> None:
@@ -69,7 +70,7 @@ def test_a_second_preparation_is_the_same_and_encodes_nothing_again(
     prepared: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepared()
-    monkeypatch.setattr("bilstm_cls.data.preparation.encode_to_files", None)
+    monkeypatch.setattr("bilstm_cls.data.prepare.encode_to_files", None)
     second = prepared("seed=5", "train.epochs=9")
     assert ids_of(second) == ids_of(first)
     assert second.tokenizer.to_json() == first.tokenizer.to_json()

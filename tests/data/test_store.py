@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bilstm_cls.data import texts as texts_module
-from bilstm_cls.data.texts import Texts, TextWriter, cache_folder, cached, chunks, load_array, save_arrays
+from bilstm_cls.data import store as texts_module
+from bilstm_cls.data.store import Texts, TextWriter, cache_folder, cached, chunks, load_array, save_arrays
 from bilstm_cls.errors import DataError
 
 ODD = [

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from bilstm_cls.data.example import Example
+from bilstm_cls.classifier import Classifier, Prediction
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.readers.columns import quoted
+from bilstm_cls.data.types import Example
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import replacing
-from bilstm_cls.serve.classifier import Classifier, Prediction
 
 logger = logging.getLogger(__name__)
 

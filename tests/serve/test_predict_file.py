@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from bilstm_cls import classifier as module
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.serve import classifier as module
-from bilstm_cls.serve.classifier import Classifier
-from bilstm_cls.serve.files import predict_file
+from bilstm_cls.serve.predict_file import predict_file
 
 Answer = Callable[[str], list[dict[str, object]]]
 

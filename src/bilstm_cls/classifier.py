@@ -1,4 +1,7 @@
-"""A trained classifier, ready to answer."""
+"""A trained classifier: texts to predictions, in one place for evaluation, calibration, serving and export.
+
+The answer for a text does not depend on the texts it is batched with.
+"""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,16 +11,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from bilstm_cls.data.batches import collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.device import choose_device
-from bilstm_cls.evaluation.explain import Explanation, explain
-from bilstm_cls.evaluation.inference import answer
+from bilstm_cls.device import choose_device, on_device
+from bilstm_cls.hub import fetched_run
+from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
-from bilstm_cls.serve.hub import fetched_run
+
+__all__ = ["Classifier", "LoadedModel", "Prediction", "answer", "predict_logits", "softmax"]
+
+MAX_TOKENS = {"cpu": 2**14, "cuda": 2**17}
+"""Padded tokens of a batch: as many as a device reads fastest."""
 
 CHUNK = 2048
-"""Texts that are read, encoded and answered together when they come as a stream."""
+"""Texts of a stream that are read, encoded and classified together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +111,6 @@ class Classifier:
             return np.empty((0, len(self.labels)))
         return answer(self.loaded, texts, self._encode(texts))
 
-    def explain(self, text: str, *, label: str | None = None) -> Explanation:
-        """Returns how much each token of a text moved a label's logit: of the predicted label if None.
-
-        Raises:
-            ConfigError: the run does not know the label.
-        """
-        return explain(self.loaded, text, label=label)
-
     def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Yields one prediction per text, in order, holding no more than one chunk of texts."""
         remaining = iter(texts)
@@ -119,3 +120,49 @@ class Classifier:
     def _encode(self, texts: Sequence[str]) -> Corpus:
         text = self.config.text
         return encode(texts, self.tokenizer, max_length=text.max_length, truncate=text.truncate)
+
+
+def answer(loaded: LoadedModel, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
+    """Returns the probabilities `[N, C]` of everything that a run holds: networks and n-gram model.
+
+    Args:
+        loaded: a run's models.
+        texts: N raw texts.
+        corpus: the same texts, encoded.
+    """
+    logits = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
+    return softmax(logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts))
+
+
+def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, rank: int = 0, size: int = 1) -> npt.NDArray[np.float32]:
+    """Returns the logits `[N, C]` of one network, in the corpus's order.
+
+    Batches are cut by padded tokens after sorting by length, in 32 bits on any device. The model keeps its mode,
+    training or not, and no random number is drawn.
+
+    Args:
+        model: the network, on the device where it is to run.
+        corpus: N encoded texts.
+        rank: of this process among `size` that share the batches. Texts of the others' batches get zeros, so the sum
+            over all ranks is the whole.
+        size: the number of processes.
+    """
+    device = model.embedding.weight.device
+    logits = np.zeros((len(corpus), model.project.out_features), dtype=np.float32)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for indices in evaluation_batches(corpus.lengths, max_tokens=MAX_TOKENS[device.type])[rank::size]:
+                batch = collate(corpus, indices)
+                logits[indices] = model(on_device(batch.token_ids, device), batch.lengths).cpu().numpy()
+    finally:
+        model.train(was_training)
+    return logits
+
+
+def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Returns `[N, C]` probabilities in 64 bits from `[N, C]` logits."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilstm_cls import classifier as module
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import CheckpointError, ConfigError
-from bilstm_cls.serve import classifier as module
-from bilstm_cls.serve.classifier import Classifier
 from tests.conftest import reviews
 
 ODD = {

@@ -11,15 +11,15 @@ from typing import Any
 from bilstm_cls.config import Config, TextConfig
 from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, load_corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.encoder import CORPUS, tokenizer_of_encoder
-from bilstm_cls.data.example import Dataset
-from bilstm_cls.data.texts import cached
+from bilstm_cls.data.encoder import tokenizer_of_encoder
+from bilstm_cls.data.store import cached
 from bilstm_cls.data.tokenizer import Tokenizer, splitters
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.data.types import Dataset
+from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key of the cache: raise it when the same texts and config give other ids."""
 
 
@@ -88,11 +88,6 @@ def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
         DataError: no token is frequent enough.
         ConfigError: `model.init_from` names no encoder, or one that does not fit.
     """
-    if config.model.init_from == CORPUS:
-        raise ConfigError(
-            "model.init_from: 'corpus' reads the texts of a config, and these are in memory; make an encoder with "
-            "bilstm-cls pretrain, and give its folder"
-        )
     text = config.text
     tokenizer = tokenizer_of_encoder(config) or _learn_tokenizer(dataset, text)
     corpora = {

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_yaml
 from bilstm_cls.data.hub import Address, download, endpoint, hub, naming_hub_faults
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.files import replacing
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.strict_yaml import dump_yaml
 
 logger = logging.getLogger(__name__)
 

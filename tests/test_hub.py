@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.data.download import DownloadError, UnreachableError
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import sha256_of
+from bilstm_cls.hub import pull, push
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.classifier import Classifier
-from bilstm_cls.serve.hub import pull, push
 from tests.command_line import run_cli
 from tests.hub_server import FakeHub, serving_hub
 
