@@ -5,7 +5,7 @@ Everything is learned from the train split alone.
 
 import functools
 import importlib.util
-import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from bilstm_cls.evaluation.metrics import Bools, Floats
 from bilstm_cls.ngrams import (
     MAX_N,
     SMALL_TRAIN,
+    WORD,
     Counts,
     TokenHashes,
     count,
@@ -31,6 +32,8 @@ from bilstm_cls.ngrams import (
 )
 
 _TINY = float(np.finfo(np.float64).tiny)
+FEW_LABELS = 100
+"""Up to which fastText computes the whole softmax; for more, a hierarchical one."""
 
 
 @dataclass(frozen=True)
@@ -144,23 +147,36 @@ def _nbsvm(task: Task) -> Floats:
 
 
 def _fasttext(task: Task) -> Floats:
-    """Joulin et al. 2017: the mean of the vectors of words and pairs of words, and a softmax."""
+    """Joulin et al. 2017: a softmax over the mean of the vectors of words and pairs of words."""
     import fasttext
 
     spaced = is_spaced(task.train.texts)
     with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
         path = Path(folder) / "train.txt"
         with path.open("w", encoding="utf-8", errors="replace") as file:
-            for text, label_id in zip(task.train.texts, task.train.label_ids.tolist(), strict=True):
-                file.write(f"__label__{label_id} {_fasttext_line(text, spaced)}\n")
-        options = {"dim": 10, "lr": 0.5, "epoch": 25, "minCount": 1, "bucket": 2**20, "verbose": 0}
-        loss = "softmax" if task.num_labels <= 100 else "hs"
-        threads = 1  # with more of them, each run would give another result
-        model = fasttext.train_supervised(str(path), wordNgrams=2, thread=threads, seed=1, loss=loss, **options)
+            for i in np.random.default_rng(0).permutation(len(task.train)).tolist():  # fastText does not shuffle
+                file.write(f"__label__{task.train.label_ids[i]} {_line_of(task.train.texts[i], spaced=spaced)}\n")
+        loss = "softmax" if task.num_labels <= FEW_LABELS else "hs"
+        model = fasttext.train_supervised(
+            str(path), wordNgrams=2, dim=10, lr=0.5, epoch=5, bucket=2**20, loss=loss, verbose=0,
+            thread=1, seed=1,  # several threads give another result each time
+        )  # fmt: skip
     probabilities = np.zeros((len(task.test), task.num_labels))
-    for i, text in enumerate(task.test.texts):
-        labels, found = model.predict(_fasttext_line(text, spaced).encode("utf-8", "replace").decode(), k=-1)
-        for label, probability in zip(labels, found, strict=True):
-            probabilities[i, int(label.removeprefix("__label__"))] = probability
-    probabilities = np.maximum(probabilities, _TINY * (probabilities.sum(axis=1, keepdims=True) == 0))
+    for row, text in zip(probabilities, task.test.texts, strict=True):
+        line = _line_of(text, spaced=spaced).encode("utf-8", "replace").decode("utf-8")
+        for label, probability in zip(*model.predict(line, k=-1), strict=True):
+            row[int(label.removeprefix("__label__"))] = probability
+    probabilities[:, np.unique(task.train.label_ids)] += _TINY  # a text without a known word has no prediction
     return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
+
+
+def _line_of(text: str, *, spaced: bool) -> str:
+    """Returns the tokens of a text with spaces between them, on one line."""
+    return " ".join(re.findall(WORD if spaced else r"\S", text.casefold()))
+
+
+BASELINES: dict[str, Baseline] = {
+    "tfidf": Baseline("TF-IDF of 1-2 grams and logistic regression", _tfidf),
+    "nbsvm": Baseline("NB-SVM of 1-3 grams", _nbsvm),
+    "fasttext": Baseline("fastText with pairs of words", _fasttext, package="fasttext"),
+}

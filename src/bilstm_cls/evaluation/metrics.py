@@ -208,7 +208,9 @@ def calibration_bins(confidence: Floats, is_correct: Bools) -> CalibrationBins:
         is_correct: `[N]` whether the most probable label is the true one.
     """
     bins = np.digitize(confidence, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
-    counts, num_correct = (np.bincount(found, minlength=NUM_BINS).astype(np.int64) for found in (bins, bins[is_correct]))
+    counts, num_correct = (
+        np.bincount(found, minlength=NUM_BINS).astype(np.int64) for found in (bins, bins[is_correct])
+    )
     return CalibrationBins(counts, num_correct, np.bincount(bins, weights=confidence, minlength=NUM_BINS))
 
 
