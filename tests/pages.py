@@ -29,9 +29,9 @@ OPTIONAL = ("curl", "jq")
 """Programs without which a pipe is run as far as them."""
 
 TINY_SETS = [f"--set={key}" for key in (*TINY, *PRETRAINED, "train.epochs=1", "pretrain.epochs=1")]
-FIRST = dict.fromkeys(("train", "pretrain", "tune", "bench"), TINY_SETS)
+FIRST = dict.fromkeys(("train", "pretrain", "tune"), TINY_SETS)
 """Options that are put before those of the page, which win over them."""
-LAST = {"tune": ["--trials=1", "--overwrite"], "bench": ["--batches=1", "--repeats=1"], "--seeds": ["--seeds=2"]}
+LAST = {"tune": ["--trials=1", "--overwrite"], "--seeds": ["--seeds=2"]}
 """Options that are put after those of the page, of a command or beside an option, and win over them."""
 
 ROWS = [{"text": text, "label": label} for text, label in reviews(120)]

@@ -15,12 +15,12 @@ SOURCE = Path(bilstm_cls.__file__).parent
 PACKAGE = "bilstm_cls"
 
 FLOORS = [
-    {"errors", "files", "device", "config", "config_file", "config_reference"},
+    {"errors", "files", "device", "config", "config_file"},
     {"data", "model"},
     {"runtime", "checkpoint", "ngrams"},
     {"run_directory", "hub", "classifier", "evaluation"},
     {"training", "serve"},
-    {"bench", "doctor", "estimator", "estimator_input", "inspection", "progress", "__init__"},
+    {"doctor", "estimator", "estimator_input", "inspection", "progress", "__init__"},
     {"commands"},
     {"cli", "__main__"},
 ]

@@ -101,7 +101,7 @@ def test_what_needs_no_model_imports_no_torch(command: list[str], reviews_csv: P
 
 
 def test_the_commands_are_those_that_people_build_on() -> None:
-    assert {"train", "eval", "predict", "baseline", "inspect", "init", "bench", "doctor", "config show"} <= {
+    assert {"train", "eval", "predict", "baseline", "inspect", "init", "doctor", "config show"} <= {
         " ".join(command) for command in COMMANDS
     }
 
@@ -556,13 +556,6 @@ def test_config_check_says_that_a_config_is_sound(folder: Path) -> None:
 def test_config_schema_describes_every_section() -> None:
     schema = answer("config", "schema").json
     assert {"data", "text", "embedding", "model", "train"} <= set(schema["properties"])
-
-
-def test_bench_prints_one_object_of_figures(sets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilstm_cls.bench.usable_cores", lambda: 1)
-    result = answer("bench", *sets, "--device", "cpu", "--batches", "1", "--repeats", "1", "--json").json
-    assert {"device", "threads", "torch"} <= set(result)
-    assert result["device"] == "cpu"
 
 
 def test_doctor_finds_this_machine_sound_and_the_run_whole(folder: Path) -> None:

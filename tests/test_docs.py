@@ -1,5 +1,5 @@
 """The docs are true: every command and every piece of code on them runs, every link and option is there, the config
-reference is the schema's, and the numbers on the pages about the LSTM are those that `scripts/lstm-figures` prints."""
+reference is the schema's, and the numbers on the pages about the LSTM are those that `scripts/figures` prints."""
 
 import contextlib
 import functools
@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 import typer
-import yaml
 
 from bilstm_cls import cli
-from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.evaluation import plots
 from bilstm_cls.files import write_atomic
@@ -36,7 +34,9 @@ EXCEPTIONS = {
     "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m bilstm_cls train "
     "-c configs/ag-news.yaml": "needs two machines",
     "torchrun --nproc-per-node 2 -m bilstm_cls train -c reviews.yaml": "tests/test_processes.py starts it",
-    "python scripts/dump_tensorflow.py checkpoints/model.ckpt-1000 -o variables.npz": "needs TensorFlow",
+    "python scripts/import-tensorflow checkpoints/model.ckpt-1000 --dump variables.npz": "needs TensorFlow",
+    "python scripts/import-tensorflow variables.npz --vocab vocab.txt --labels labels.txt --max-length 11 "
+    "-o runs/imported": "tests/test_scripts.py runs it",
     "tensorboard --logdir runs": "goes on until it is stopped",
     "bilstm-cls push --run runs/reviews ada/reviews": "tests/serve/test_hub.py runs it against a server of its own",
     "bilstm-cls pull ada/reviews": "the same",
@@ -51,7 +51,7 @@ MAY_FAIL = {"--fail-under": 1}
 """Options whose command may end with another exit code than 0, as the model is tiny."""
 
 PAGES = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("lstm*.md"))}
-SCRIPT = runpy.run_path(str(ROOT / "scripts" / "lstm-figures"))
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "figures"))
 MAX_BYTES = 60_000
 
 ON_EVERY_PAGE = pytest.mark.parametrize("page", PAGES)
@@ -97,10 +97,6 @@ def shell(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("page", [page for page in DOCS if runnable_commands_of(page)])
 def test_every_command_of_the_page_runs(page: str, shell: Shell) -> None:
-    if "import-tensorflow" in DOCS[page]:
-        shutil.copy(ROOT / "tests/model/fixtures/tf_classifier_variables.npz", "variables.npz")
-        Path("vocab.txt").write_text("".join(f"w{i}\n" for i in range(23)), "utf-8")
-        Path("labels.txt").write_text("neg\npos\nmixed\n", "utf-8")
     for command in runnable_commands_of(page):
         outcome = shell.type(command)
         allowed = {0, *(code for option, code in MAY_FAIL.items() if option in command)}
@@ -195,49 +191,6 @@ def test_every_python_block_of_the_page_on_python_runs(page: str, shell: Shell, 
         exec(compile(block, page, "exec"), namespace)
 
 
-def test_the_config_reference_is_that_of_the_schema() -> None:
-    made = run_cli("config", "schema", "--markdown").stdout
-    assert DOCS["docs/config.md"] == made, "run: bilstm-cls config schema --markdown > docs/config.md"
-
-
-@functools.cache
-def rows_of_the_reference() -> dict[str, list[str]]:
-    """Returns the cells of every row, by key."""
-    rows = {}
-    for section in DOCS["docs/config.md"].split("\n## ")[1:]:
-        name = section.splitlines()[0].strip("`")
-        for line in re.findall(r"^\| `.*", section, re.M):
-            key, *cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            rows[key.strip("`") if " " in name else f"{name}.{key.strip('`')}"] = cells
-    return rows
-
-
-def test_the_config_reference_has_every_key_with_its_default() -> None:
-    config = Config().model_dump()
-    sections = {name: value for name, value in config.items() if isinstance(value, dict)}
-    expected = {name: value for name, value in config.items() if name not in sections}
-    expected |= {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
-    found = {key: yaml.safe_load(default.strip("`")) for key, (_, default, _) in rows_of_the_reference().items()}
-    assert found == expected
-
-
-@pytest.mark.parametrize(
-    ("key", "kind"),
-    [
-        ("seed", "whole number from 0"),
-        ("data.valid", "text or number above 0 below 1"),
-        ("data.text_columns", "text or list of text"),
-        ("text.lowercase", "`true`, `false`"),
-        ("model.hidden_size", "whole number from 1 to 8192"),
-        ("model.ngrams", "`nbsvm` or `null`"),
-        ("train.class_weights", "map to number above 0 or `balanced` or `null`"),
-        ("train.loggers", "list of `tensorboard`, `mlflow`, `wandb`"),
-    ],
-)
-def test_the_config_reference_says_what_a_key_takes(key: str, kind: str) -> None:
-    assert rows_of_the_reference()[key][0] == kind
-
-
 def test_there_is_a_page_in_english_and_one_in_chinese() -> None:
     assert list(PAGES) == ["lstm.md", "lstm.zh.md"]
 
@@ -285,7 +238,7 @@ def test_the_page_shows_every_picture_once_and_each_is_small(page: str) -> None:
 def test_the_script_prints_every_number_and_draws_every_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["lstm-figures", "--output", str(tmp_path / "figures")])
+    monkeypatch.setattr(sys, "argv", ["figures", "--output", str(tmp_path / "figures")])
     SCRIPT["main"]()
     printed = capsys.readouterr().out
     expected = [f"{fact.value}  {fact.words}\n" for number in SCRIPT["SECTIONS"] for fact in computed(number).facts]

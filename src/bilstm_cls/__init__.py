@@ -1,4 +1,4 @@
-"""Train, judge and ship exact bidirectional-LSTM text classifiers."""
+"""Train, evaluate and deploy exact bidirectional-LSTM text classifiers."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ _HOMES = {
     "TextClassifier": "bilstm_cls.estimator",
     "explain": "bilstm_cls.evaluation.explain",
     "evaluate": "bilstm_cls.evaluation.judge",
-    "load_config": "bilstm_cls.config",
+    "load_config": "bilstm_cls.config_file",
     "train": "bilstm_cls.training.run",
 }
 

@@ -43,8 +43,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": training.pretrain,
     "inspect": looking.inspect,
     "init": looking.init,
-    "import-tensorflow": training.import_tensorflow,
-    "bench": training.bench,
     "doctor": looking.doctor,
 }
 CONFIG_COMMANDS: dict[str, Callable[..., None]] = {

@@ -5,8 +5,8 @@ import errno
 import hashlib
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -51,29 +51,31 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
     A reader, or a machine that lost its power, sees the old file or the new one and never a part. When the block
     raises, the temporary file is removed and `path` stays as it was.
     """
-    with naming_disk_faults(path):
-        make_folder(path.parent)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
         with naming_disk_faults(path):
-            with os.fdopen(descriptor, mode) as file:
+            make_folder(path.parent)
+            with os.fdopen(_create(temporary), mode) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
             sync_folder(path.parent)
     except BaseException:
-        with contextlib.suppress(OSError):  # the error that led here is the one to tell
+        with contextlib.suppress(OSError):  # the error that led here is the one to report
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _create(path: Path) -> int:
+    """Opens a file that is not there yet, with the permissions that the user's umask gives to any new file."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)  # binary on Windows
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes a whole file at once: afterwards `path` holds `content`, or what it held before.
 
-    A fault of the disk that passes is no reason to end a run of days: it is tried `TRIES` times.
+    A passing fault of the disk is no reason to end a run of days, so it is tried `TRIES` times.
     """
     coded = content.encode() if isinstance(content, str) else content
     for number in range(1, TRIES + 1):
@@ -112,9 +114,3 @@ def sync_folder(folder: Path) -> None:
 def _free_megabytes(path: Path) -> int:
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(there).free // 10**6
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -104,9 +104,9 @@ def _wrap() -> None:
 
 
 def _wrap_files() -> None:
-    import tempfile
+    from bilstm_cls import files
 
-    _around(tempfile, "mkstemp", before="save.before_open")
+    _around(files, "_create", before="save.before_open")
     fsync, fdopen, unlink = os.fsync, os.fdopen, os.unlink
 
     def counted_fsync(descriptor: int) -> None:

@@ -130,7 +130,7 @@ def test_a_signal_saves_the_step_it_found_and_no_more(
 
 @pytest.mark.usefixtures("light")
 @pytest.mark.parametrize(
-    ("call", "first"), [("chmod", 20), ("replace", 31), ("chmod", 32), ("replace", 32), ("replace", 33)]
+    ("call", "first"), [("fsync", 39), ("replace", 31), ("fsync", 63), ("replace", 32), ("replace", 33)]
 )
 def test_a_second_signal_in_the_middle_of_saving_does_no_harm(
     often: Config, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, call: str, first: int

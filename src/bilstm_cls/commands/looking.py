@@ -104,15 +104,8 @@ def config_check(config: ConfigFile = None, overrides: Overrides = None) -> None
     print(f"{config or 'defaults'}: sound (run {resolved.name!r})")
 
 
-def config_schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the keys as a page in Markdown.")] = False,
-) -> None:
+def config_schema() -> None:
     """Print the JSON schema of the config, for editors."""
-    if markdown:
-        from bilstm_cls.config_reference import config_reference
-
-        print(config_reference(), end="")
-        return
     from bilstm_cls.config import config_schema as schema
 
     print(json.dumps(schema(), indent=2))

@@ -10,14 +10,11 @@ Shapes: B texts, T tokens (padded), E input size, H hidden size, L layers.
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from bilstm_cls.model.tensorflow import Array, lstm_weights
 
 State = tuple[Tensor, ...]
 """`(h, c)` of an LSTM, `(h,)` of a GRU or RNN: each `[B, H]`, or `[L, B, H]` of several layers."""
@@ -79,43 +76,6 @@ class BidirectionalLSTM(nn.Module):
             for rnn in itertools.chain(*self._by_layer()):
                 bias_ih = rnn.all_weights[0][2]
                 nn.init.ones_(bias_ih.data[self.hidden_size : 2 * self.hidden_size])  # gates i, f, g, o
-
-    def load_tensorflow(
-        self,
-        fw_kernel: Array | Tensor,
-        fw_bias: Array | Tensor,
-        bw_kernel: Array | Tensor,
-        bw_bias: Array | Tensor,
-        *,
-        forget_bias: float = 1.0,
-    ) -> None:
-        """Takes the weights of the two `LSTMCell`s of TensorFlow's `bidirectional_dynamic_rnn`.
-
-        Either all weights are replaced or, on an error, none.
-
-        Args:
-            fw_kernel: `[E + H, 4H]`, gates i, j, f, o: `bidirectional_rnn/fw/lstm_cell/kernel`.
-            fw_bias: `[4H]`.
-            bw_kernel: `[E + H, 4H]`.
-            bw_bias: `[4H]`.
-            forget_bias: what TensorFlow's cell adds to f at each step, which is not in its bias variable.
-
-        Raises:
-            ValueError: this is not one bidirectional LSTM layer, or an array has a wrong shape or numbers that are not
-                finite.
-        """
-        if self.cell != "lstm" or self.num_directions != 2 or len(self.layers) != 1:
-            raise ValueError(
-                "TensorFlow's variables fit one bidirectional lstm layer, "
-                f"not cell {self.cell!r} with {self.num_directions} direction(s) and {len(self.layers)} layer(s)"
-            )
-        fw, bw = self._by_layer()[0]
-        convert = partial(lstm_weights, input_size=fw.input_size, hidden_size=self.hidden_size, forget_bias=forget_bias)
-        loaded = [(fw, convert("fw", fw_kernel, fw_bias)), (bw, convert("bw", bw_kernel, bw_bias))]
-        with torch.no_grad():
-            for rnn, weights in loaded:
-                for parameter, weight in zip(rnn.all_weights[0], weights, strict=True):
-                    parameter.copy_(weight)
 
     def forward(
         self,

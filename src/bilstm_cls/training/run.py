@@ -165,7 +165,7 @@ def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.devic
     """Returns how many processes `train.processes` stands for; under `torchrun` that decides alone.
 
     `auto` is one for every two CPU cores where there is enough to do for their start to pay, and one on CUDA: two
-    threads of one process do a step as fast as two processes (`bilstm-cls bench`), more threads do not keep up.
+    threads of one process do a step as fast as two processes (`scripts/benchmark steps`), more threads do not keep up.
 
     Raises:
         ConfigError: several processes were asked for on one GPU.

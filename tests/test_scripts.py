@@ -1,0 +1,174 @@
+"""The scripts, with sizes that take no time."""
+
+import json
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilstm_cls.classifier import Classifier
+
+ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "tests" / "model" / "fixtures"
+VARIABLES = FIXTURES / "tf_classifier_variables.npz"
+EXPECTED = dict(np.load(FIXTURES / "tf_classifier_expected.npz"))
+WORDS = [f"w{i}" for i in range(23)]
+"""The token of each of TensorFlow's ids; 0 is the padding there."""
+
+LABELS = ["zeta", "alpha", "中文"]
+VOCABULARIES = {
+    "padding first": ["<pad>", *WORDS[1:]],
+    "special tokens first": ["<PAD>", "<UNK>", *WORDS[2:]],
+    "special tokens elsewhere": ["[PAD]", *WORDS[1:9], "_UNK_", *WORDS[10:]],
+    "no special tokens": WORDS,
+}
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a script in this process."""
+
+    def run(name: str, *words: object) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def imported(run_script: Callable[..., None], tmp_path: Path) -> Callable[..., Path]:
+    """Imports the fixture, or other variables, and returns the run."""
+
+    def make(vocab: list[str], *words: object, labels: list[str] = LABELS, variables: Path = VARIABLES) -> Path:
+        for name, lines in (("vocab", vocab), ("labels", labels)):
+            (tmp_path / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        files = ["--vocab", tmp_path / "vocab.txt", "--labels", tmp_path / "labels.txt", "-o", tmp_path / "run"]
+        run_script("import-tensorflow", variables, *files, "--max-length", 11, *words)
+        return tmp_path / "run"
+
+    return make
+
+
+def texts_of(vocab: list[str]) -> list[str]:
+    """The fixture's texts, of which TensorFlow read the ids."""
+    rows = zip(EXPECTED["token_ids"], EXPECTED["lengths"], strict=True)
+    return [" ".join(vocab[i] for i in row[:length]) for row, length in rows]
+
+
+@pytest.mark.parametrize("vocab", VOCABULARIES.values(), ids=VOCABULARIES.keys())
+def test_an_imported_run_gives_tensorflows_probabilities(vocab: list[str], imported: Callable[..., Path]) -> None:
+    found = Classifier.load(imported(vocab), device="cpu").predict(texts_of(vocab))
+    probabilities = [[prediction.probabilities[label] for label in LABELS] for prediction in found]
+    np.testing.assert_allclose(probabilities, EXPECTED["probabilities"], atol=1e-5)
+
+
+def test_one_column_is_a_sigmoid(imported: Callable[..., Path], tmp_path: Path) -> None:
+    variables = {name: array for name, array in np.load(VARIABLES).items() if "/Adam" not in name}
+    variables["output/W"], variables["output/b"] = variables["output/W"][:, :1], variables["output/b"][:1]
+    np.savez(tmp_path / "v.npz", **variables)
+    run = imported(WORDS, labels=["no", "yes"], variables=tmp_path / "v.npz")
+    found = Classifier.load(run, device="cpu").predict_proba(texts_of(WORDS))
+    np.testing.assert_allclose(found[:, 1], 1 / (1 + np.exp(-EXPECTED["logits"][:, 0])), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        ({"attention/v": np.ones(10)}, [], "and nothing else"),
+        ({"output/W": np.ones((5, 3))}, [], "and nothing else"),
+        ({"output/b": np.array([1, np.inf, 0])}, [], "finite"),
+        ({"bidirectional_rnn/fw/fw_lstm/w_f_diag": np.ones(5)}, [], "peepholes"),
+        ({}, ["--scope", "other"], "two LSTM cells"),
+        ({}, ["--name", "embedding=nowhere"], "--name"),
+    ],
+)
+def test_another_architecture_is_refused(
+    change: dict[str, Any], words: list[str], message: str, imported: Callable[..., Path], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "v.npz", **{**np.load(VARIABLES), **change})
+    with pytest.raises(SystemExit, match=message):
+        imported(WORDS, *words, variables=tmp_path / "v.npz")
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_choose_the_head_among_further_variables(imported: Callable[..., Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", **{**np.load(VARIABLES), "attention/v": np.ones(10)})
+    names = {"embedding": "embedding", "project_kernel": "output/W", "project_bias": "output/b"}
+    words = [word for role, name in names.items() for word in ("--name", f"{role}={name}")]
+    assert imported(WORDS, *words, variables=tmp_path / "v.npz").exists()
+
+
+def test_lines_that_do_not_fit_are_refused(imported: Callable[..., Path]) -> None:
+    with pytest.raises(SystemExit, match=r"vocab\.txt"):
+        imported(WORDS[1:])
+    with pytest.raises(SystemExit, match=r"labels\.txt"):
+        imported(WORDS, labels=["a", "b"])
+
+
+def test_the_config_reference_is_up_to_date() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "config-reference"))
+    assert script["page"]() == script["PAGE"].read_text("utf-8"), "run scripts/config-reference"
+
+
+@pytest.mark.parametrize(
+    ("schema", "kind"),
+    [
+        ({"type": "integer", "minimum": 1, "maximum": 8192}, "whole number from 1 to 8192"),
+        ({"anyOf": [{"type": "string"}, {"type": "number", "exclusiveMinimum": 0}]}, "text or number above 0"),
+        ({"anyOf": [{"const": "nbsvm", "type": "string"}, {"type": "null"}]}, "`nbsvm` or `null`"),
+        ({"type": "object", "additionalProperties": {"type": "number"}}, "map to number"),
+        ({"type": "array", "items": {"enum": ["a", "b"], "type": "string"}}, "list of `a`, `b`"),
+        ({"type": "boolean"}, "`true`, `false`"),
+    ],
+)
+def test_the_config_reference_says_what_a_key_takes(schema: dict[str, Any], kind: str) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "config-reference"))
+    assert " or ".join(script["kinds"](schema)) == kind
+
+
+def test_steps_are_timed_next_to_others(run_script: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["model.hidden_size=4", "embedding.dim=4", "train.batch_size=4", "text.max_length=20"]
+    words = [word for size in [*sizes, "train.device=cpu"] for word in ("--set", size)]
+    run_script("benchmark", "steps", "--batches", 1, "--repeats", 1, *words, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert [len(found[kind]) for kind in ("training", "prediction")] == [4, 2]
+    assert found["training"][0]["relative"] == 1
+    assert 0 <= found["padding"] < 1
+    assert all(0 < row["slowest"] <= row["ktokens_per_second"] <= row["fastest"] for row in found["training"])
+
+
+def test_a_start_counts_tokens_and_hashed_bytes(
+    run_script: Callable[..., None], reviews_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = [f"data.train={reviews_csv}", f"output_dir={tmp_path}", "name=bench", "train.threads=1"]
+    (tmp_path / "c.yaml").write_text("text: {max_length: 20}\n", "utf-8")
+    words = [word for size in sizes for word in ("--set", size)]
+    run_script("benchmark", "first-step", "-c", tmp_path / "c.yaml", *words, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["seconds"] > 0
+    assert found["times a text is tokenized"] >= 0
+    assert found["bytes hashed"] > 0
+
+
+def test_a_run_is_timed_next_to_its_bundles(
+    run_script: Callable[..., None], trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("benchmark", "predict", trained_run, "--repeats", 1, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found["prediction"]] == ["PyTorch", "onnxruntime, float32", "onnxruntime, int8"]
+
+
+def test_every_python_block_of_the_page_on_tensorflow_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "tensorflow.md").read_text("utf-8"), re.M | re.S)
+    assert blocks
+    shutil.copy(VARIABLES, tmp_path / "variables.npz")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/tensorflow.md", "exec"), namespace)
