@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import UserError, dotted, shown
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.evaluation.page import STYLE
+from bilstm_cls.evaluation.pages import STYLE
 from bilstm_cls.serve.batching import MAX_WAITING, Answer, Batcher, FullError
 from bilstm_cls.serve.metrics import Counted, Metrics
 from bilstm_cls.serve.protocol import error_body
