@@ -150,6 +150,10 @@ class TextConfig(Section):
         "learns its tokens, and torchtext/... are those of torchtext.",
     )  # fmt: skip
     lowercase: bool = Field(True, description="Whether upper and lower case are the same.")
+    normalize: Literal["nfc", "nfkc", "none"] = Field(
+        "nfc", description="The Unicode form that texts are brought to; nfkc also makes full-width letters plain."
+    )
+    strip_html: bool = Field(False, description="Leave out HTML tags, scripts and styles, and replace entities.")
     min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
     max_vocab_size: Annotated[int, Field(ge=3, le=10**9)] | None = Field(
         30000, description="Most frequent tokens kept, <pad> and <unk> included; null keeps all."
@@ -347,8 +351,8 @@ class Config(Section):
 
     @property
     def reads_unlabelled(self) -> bool:
-        """Whether texts without a label are of use: for word vectors, or to the objective."""
-        return self.embedding.init == "ppmi" or self.train.reads_unlabelled
+        """Whether texts without a label are of use: for word vectors, an encoder, or to the objective."""
+        return self.embedding.init == "ppmi" or self.pretrain.enabled or self.train.reads_unlabelled
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:

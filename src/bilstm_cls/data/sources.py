@@ -17,8 +17,8 @@ from pathlib import Path
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.archives import read_members
-from bilstm_cls.data.download import UnreachableError, fetch
-from bilstm_cls.data.hub import SUFFIXES, Address, fetch_dataset
+from bilstm_cls.data.download import fetch
+from bilstm_cls.data.hub import SUFFIXES, Address, UnreachableError, fetch_dataset
 from bilstm_cls.data.label_names import name_labels, read_label_names
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.readers.encoding import require_rereadable

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bilstm_cls.classifier import LoadedModel, predict_logits
-from bilstm_cls.data.corpus import TRUNCATIONS, Corpus
+from bilstm_cls.data.corpus import Corpus, kept_places
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import ConfigError
@@ -181,9 +181,9 @@ def explain(
 
 def _logits(loaded: LoadedModel, rows: list[list[int]], texts: list[str]) -> Any:
     """Returns the logits `[N, C]` of texts whose token ids are given."""
-    lengths = np.array([len(row) for row in rows])
+    lengths = [len(row) for row in rows]
     token_ids = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
-    corpus = Corpus(token_ids, np.cumsum([0, *lengths]), None, lengths)
+    corpus = Corpus(token_ids, np.cumsum([0, *lengths]))
     logits = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
     return logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts)
 
@@ -261,7 +261,7 @@ def read_tokens(loaded: LoadedModel, text: str) -> Reading:
         places = [_without_space(text, *place) for place in places]
     if len(ids) <= config.max_length:
         return Reading(ids, places)
-    kept = TRUNCATIONS[config.truncate](list(range(len(ids))), config.max_length)
+    kept = kept_places(len(ids), config.max_length, config.truncate)
     return Reading([ids[i] for i in kept], [places[i] for i in kept], _unread(places, kept))
 
 

@@ -18,7 +18,7 @@ from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.data.batches import pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.torchtext_tokenizer import PREFIX
+from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
 from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
@@ -281,7 +281,7 @@ def _random_corpus(vocab_size: int, max_length: int) -> Corpus:
     lengths[0], lengths[-1] = 1, longest
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     token_ids = generator.integers(1, vocab_size, size=int(offsets[-1]), dtype=np.int32)
-    return Corpus(token_ids, offsets, None, lengths)
+    return Corpus(token_ids, offsets)
 
 
 def _quantize(path: Path) -> None:

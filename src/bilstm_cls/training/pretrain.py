@@ -10,9 +10,8 @@ import torch
 from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
-from bilstm_cls.data.passages import Passages
-from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.passages import LanguageModelTexts
+from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare
 from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -21,7 +20,7 @@ from bilstm_cls.model.language_model import LanguageModels
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
 from bilstm_cls.training.distributed import is_started_by_torchrun
 from bilstm_cls.training.loop import StepReport
-from bilstm_cls.training.pretrainer import WHOLE, Pretrainer, Row
+from bilstm_cls.training.pretrainer import Pretrainer, Row
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
 from bilstm_cls.training.signals import StopSignals
 from bilstm_cls.training.start import initialize_weights
@@ -41,6 +40,7 @@ def pretrain(
     config: Config,
     folder: Path,
     *,
+    data: PreparedData | None = None,
     resume: bool = False,
     overwrite: bool = False,
     on_report: Callable[[StepReport], None] = lambda report: None,
@@ -54,6 +54,7 @@ def pretrain(
         config: its sizes are those of the encoder. Where its `model.init_from` is the folder to write, that is what
             this makes; where it is another encoder, this starts from it.
         folder: where to write.
+        data: what `prepare` gave for this config, where that is known.
         resume: go on from the last checkpoint, to the same bits.
         overwrite: delete an earlier encoder or run there first.
         on_report: called after every step.
@@ -83,8 +84,7 @@ def pretrain(
             logger.info(f"{folder} is finished already; --overwrite makes it again")
             return run.read_object("metrics.json")
         choose_device(config.train.device)
-        whole = config.model_copy(update={"text": config.text.model_copy(update={"max_length": WHOLE})})
-        data = prepare(whole, only=READ)
+        data = data or prepare(config, only=READ)
         if overwrite:
             run.clear()
         run.remove_leftovers()
@@ -127,7 +127,7 @@ def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[Ste
     if config.train.precision == "fp16":  # language models are not for it, and 'auto' is as fast
         config = config.model_copy(update={"train": config.train.model_copy(update={"precision": "auto"})})
     logger.info(f"pretraining an encoder in {folder}")
-    pretrain(config, folder, resume=True, on_report=on_report)
+    pretrain(config, folder, data=data, resume=True, on_report=on_report)
 
 
 def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
@@ -144,7 +144,7 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
         dropout=config.pretrain.dropout,
         recurrent_dropout=config.model.recurrent_dropout,
     ).to(choose_device(config.train.device))
-    passages = Passages([data.corpora[name] for name in READ if name in data.corpora])
+    passages = LanguageModelTexts([data.corpora[name] for name in READ if name in data.corpora])
     pretrainer = Pretrainer(
         model,
         passages,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bilstm_cls.config import PretrainConfig
 from bilstm_cls.data.batches import Indices, cut_by_tokens
-from bilstm_cls.data.passages import Chunk, Passages, chunks, number_of_chunks, passage_batches
+from bilstm_cls.data.passages import Chunk, LanguageModelTexts, chunks, number_of_chunks, passage_batches
 from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import DataError, DivergedError
 from bilstm_cls.model.language_model import LanguageModels, Noise
@@ -74,7 +74,7 @@ class Pretrainer:
     def __init__(
         self,
         model: LanguageModels,
-        passages: Passages,
+        passages: LanguageModelTexts,
         config: PretrainConfig,
         *,
         seed: int,

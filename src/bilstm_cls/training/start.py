@@ -10,8 +10,7 @@ import torch
 
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
-from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
-from bilstm_cls.data.prepare import PreparedData
+from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, DataError
