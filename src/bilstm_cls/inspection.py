@@ -94,7 +94,9 @@ def _describe(data: PreparedData, split: Split, digests: Ints) -> dict[str, Any]
     found = {
         **facts,
         "known_tokens": round(1 - facts["unknown"] / max(1, facts["tokens"]), 4),
-        "lengths": {f"{q}%": int(length) for q, length in zip(_QUANTILES, np.percentile(num_tokens, _QUANTILES), strict=True)},
+        "lengths": {
+            f"{q}%": int(length) for q, length in zip(_QUANTILES, np.percentile(num_tokens, _QUANTILES), strict=True)
+        },
         "duplicates": len(digests) - len(np.unique(digests)),
     }
     if split.name == "unlabelled":
@@ -344,7 +346,12 @@ def doctor_lines(findings: Mapping[str, Any]) -> Iterator[str]:
     shown = {key: value for key, value in findings.items() if key not in ("checks", "ok")}
     yield from as_lines({**shown, "extras": {title: extras[title] for title in ("installed", "not installed")}})
     rows = [
-        ["ok" if check["ok"] else "FAILED", check["name"], f"{check['difference']:.1e}", f"(at most {check['limit']:.0e})"]
+        [
+            "ok" if check["ok"] else "FAILED",
+            check["name"],
+            f"{check['difference']:.1e}",
+            f"(at most {check['limit']:.0e})",
+        ]
         for check in findings["checks"]
     ]
     yield from ("checks:", *(f"  {line}" for line in aligned(rows)))

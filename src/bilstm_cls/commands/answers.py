@@ -72,10 +72,10 @@ def evaluate(
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a file is judged as a whole")
     start_logging(quiet=quiet, verbose=verbose)
-    from bilstm_cls.evaluation.judge import evaluate as judge
-    from bilstm_cls.evaluation.judge import metrics_table
+    from bilstm_cls.evaluation.evaluate import evaluate as evaluate_run
+    from bilstm_cls.evaluation.report import metrics_table
 
-    name, metrics = judge(
+    name, metrics = evaluate_run(
         chosen_run(run),
         data=data,
         split=split or "test",
@@ -142,7 +142,7 @@ def predict(
         return
     chunks = _given_chunks(texts or [])
     if gates is not None:
-        from bilstm_cls.serve.gates import write_gates
+        from bilstm_cls.evaluation.gates import write_gates
 
         drawn = [text for chunk in chunks for text in chunk]
         if len(drawn) != 1:
@@ -239,7 +239,7 @@ def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
 
 def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, *, as_json: bool) -> None:
     from bilstm_cls.evaluation.explain import explain
-    from bilstm_cls.serve.explain_view import explanation_lines, has_colours, write_explanations
+    from bilstm_cls.evaluation.pages import explanation_lines, has_colours, write_explanations
 
     is_coloured = has_colours(sys.stdout.isatty(), os.environ)
     explained = []

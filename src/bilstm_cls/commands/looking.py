@@ -121,10 +121,10 @@ def doctor(
 ) -> None:
     """Show versions and devices; check padding promises here."""
     start_logging(quiet=False, verbose=False)
-    from bilstm_cls.doctor import examine
+    from bilstm_cls.inspection import doctor_lines, examine
 
     findings = examine(checked_device(device), run)
-    show(findings, as_json=as_json)
-    if not findings["is_sound"]:
+    print(json.dumps(findings, ensure_ascii=False) if as_json else "\n".join(doctor_lines(findings)))
+    if not findings["ok"]:
         print("a check failed: results on this machine depend on padding or batch size", file=sys.stderr)
         raise typer.Exit(1)

@@ -42,16 +42,15 @@ def report(
         if page is not None or limit is not None:
             raise ConfigError("--html and --limit go with two runs or more; one run's page is its report.html")
         start_logging(quiet=quiet, verbose=verbose)
-        from bilstm_cls.evaluation.rebuild import rebuild
+        from bilstm_cls.evaluation.evaluate import rebuild_report
 
-        path = rebuild(chosen_run(runs[0] if runs else None), device=checked_device(device))
+        path = rebuild_report(chosen_run(runs[0] if runs else None), device=checked_device(device))
         print(json.dumps({"report": str(path)}, ensure_ascii=False) if as_json else path)
         return
     if device is not None:
         raise ConfigError("--device goes with one run: to compare runs no model is loaded")
     start_logging(quiet=quiet, verbose=verbose)
-    from bilstm_cls.evaluation.compare import compare
-    from bilstm_cls.evaluation.compare_view import comparison_table, write_comparison
+    from bilstm_cls.evaluation.compare import compare, comparison_table, write_comparison
 
     shown = LIMIT if limit is None else limit
     comparison = compare(runs or [])

@@ -69,10 +69,10 @@ def train(
 
         show(plan(resolved), as_json=as_json)
         return
+    from bilstm_cls.evaluation.report import score_table
     from bilstm_cls.progress import ProgressBar
     from bilstm_cls.training.run import train as run_training
     from bilstm_cls.training.seeds import seeds_table, train_seeds
-    from bilstm_cls.training.summary import score_table
 
     if seeds is not None:
         with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
@@ -149,7 +149,8 @@ def baseline(
     """Judge TF-IDF and NB-SVM on exactly the same splits."""
     resolved = resolve(config, overrides, output_dir=output_dir)
     start_logging(quiet=quiet, verbose=verbose)
-    from bilstm_cls.training.summary import baselines_table, write_baselines
+    from bilstm_cls.evaluation.evaluate import write_baselines
+    from bilstm_cls.evaluation.report import baselines_table
 
     metrics = write_baselines(resolved, only, overwrite=overwrite)
     print(json.dumps(metrics, ensure_ascii=False) if as_json else baselines_table(metrics))

@@ -356,6 +356,6 @@ def peak_memory_mb() -> float:
     except ModuleNotFoundError:  # Windows
         import psutil
 
-        return float(psutil.Process().memory_info().peak_wset) / 2**20
+        return float(getattr(psutil.Process().memory_info(), "peak_wset", 0)) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

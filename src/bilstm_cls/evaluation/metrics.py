@@ -211,7 +211,7 @@ def calibration_bins(confidence: Floats, is_correct: Bools) -> CalibrationBins:
     counts, num_correct = (
         np.bincount(found, minlength=NUM_BINS).astype(np.int64) for found in (bins, bins[is_correct])
     )
-    return CalibrationBins(counts, num_correct, np.bincount(bins, weights=confidence, minlength=NUM_BINS))
+    return CalibrationBins(counts, num_correct, np.bincount(bins, confidence, NUM_BINS).astype(np.float64))
 
 
 def _auroc(probabilities: Floats, label_ids: Ints, block: int = 64) -> float | None:

@@ -218,8 +218,8 @@ def leaking_tokens(corpus: Corpus, tokens: Sequence[str], num_labels: int) -> li
     is_leaking = (low >= PURE) & (low * (1 - fractions) >= LIFT * fractions * (1 - low)) & (ids > UNKNOWN_ID)
     shown = np.flatnonzero(is_leaking)
     shown = shown[np.argsort(-with_label[shown], kind="stable")]
-    rows = zip(ids[shown], labels[shown], with_label[shown], totals[shown], firsts[ids[shown]], strict=True)
-    return [LeakingToken(tokens[i], *map(int, row)) for i, *row in rows]
+    found_rows = np.stack([ids, labels, with_label, totals, firsts[ids]], axis=1)[shown].tolist()
+    return [LeakingToken(tokens[i], *row) for i, *row in found_rows]
 
 
 def _added(parts: Sequence[Ints]) -> Ints:
