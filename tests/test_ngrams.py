@@ -37,13 +37,30 @@ def test_no_text_has_no_logits(model: NgramModel) -> None:
 def test_it_is_the_baseline_of_the_same_name() -> None:
     from bilstm_cls.classifier import softmax
     from bilstm_cls.data.types import Split
-    from bilstm_cls.evaluation.baselines import run_baseline
+    from bilstm_cls.evaluation.baselines import Task, run_baseline
 
     test = ["good film", "bad fun", "a film, so good"]
     numbers = np.arange(6)
     train = Split("train", TEXTS, LABELS, ["x"] * 6, numbers)
-    expected, _ = run_baseline("nbsvm", train, Split("test", test, LABELS[:3], ["x"] * 3, numbers[:3]), ["neg", "pos"])
+    task = Task(train, Split("test", test, LABELS[:3], ["x"] * 3, numbers[:3]), 2)
+    expected, _ = run_baseline("nbsvm", task)
     assert np.allclose(softmax(NgramModel.train(TEXTS, LABELS, 2).logits(test)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_labels", [2, 3])
+@pytest.mark.parametrize(
+    "text", ["so good, so good film", "", "Good", "nothing known", "good 中文\ud800 film film film"]
+)
+def test_the_terms_of_the_tokens_add_up_to_the_logits(num_labels: int, text: str) -> None:
+    model = NgramModel.train(TEXTS, LABELS, num_labels)
+    places, terms = model.token_terms(text)
+    assert terms.shape == (len(places), num_labels)
+    assert np.allclose(model.logits([""])[0] + terms.sum(0), model.logits([text])[0], atol=1e-5)
+
+
+def test_an_n_gram_is_divided_among_its_tokens(model: NgramModel) -> None:
+    places, terms = model.token_terms("unknown good unknown")
+    assert [place for place, row in zip(places, terms, strict=True) if row.any()] == [(8, 12)]
 
 
 def test_several_labels_have_a_row_each_and_one_without_a_text_is_never_the_answer() -> None:
@@ -54,7 +71,7 @@ def test_several_labels_have_a_row_each_and_one_without_a_text_is_never_the_answ
     assert logits.argmax(1).tolist() == LABELS.tolist()
 
 
-def test_writing_without_blanks_is_read_by_characters() -> None:
+def test_writing_without_spaces_is_read_by_characters() -> None:
     model = NgramModel.train(["很好的电影", "很坏的电影", "好看", "坏人"], np.array([1, 0, 1, 0]), 2)
     assert not model.is_spaced
     assert model.logits(["好电影", "坏电影"]).argmax(1).tolist() == [1, 0]

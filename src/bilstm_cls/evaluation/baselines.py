@@ -158,7 +158,7 @@ def _fasttext(task: Task) -> Floats:
                 file.write(f"__label__{task.train.label_ids[i]} {_line_of(task.train.texts[i], spaced=spaced)}\n")
         loss = "softmax" if task.num_labels <= FEW_LABELS else "hs"
         model = fasttext.train_supervised(
-            str(path), wordNgrams=2, dim=10, lr=0.5, epoch=5, bucket=2**20, loss=loss, verbose=0,
+            str(path), wordNgrams=2, dim=10, lr=0.5, epoch=max(5, min(100, 100_000 // len(task.train))), bucket=2**20, loss=loss, verbose=0,
             thread=1, seed=1,  # several threads give another result each time
         )  # fmt: skip
     probabilities = np.zeros((len(task.test), task.num_labels))
