@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bilstm_cls.evaluation.judge import evaluate
 from numpy.testing import assert_allclose
 
 from bilstm_cls import TextClassifier
@@ -13,7 +14,6 @@ from bilstm_cls.classifier import Classifier, softmax
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.serve.export import export
 from bilstm_cls.training.calibration import fit_scales

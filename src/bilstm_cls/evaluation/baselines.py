@@ -157,10 +157,10 @@ def _fasttext(task: Task) -> Floats:
             for i in np.random.default_rng(0).permutation(len(task.train)).tolist():  # fastText does not shuffle
                 file.write(f"__label__{task.train.label_ids[i]} {_line_of(task.train.texts[i], spaced=spaced)}\n")
         loss = "softmax" if task.num_labels <= FEW_LABELS else "hs"
-        model = fasttext.train_supervised(
-            str(path), wordNgrams=2, dim=10, lr=0.5, epoch=max(5, min(100, 100_000 // len(task.train))), bucket=2**20, loss=loss, verbose=0,
-            thread=1, seed=1,  # several threads give another result each time
-        )  # fmt: skip
+        epochs = max(5, min(100, 100_000 // len(task.train)))
+        options = {"dim": 10, "lr": 0.5, "epoch": epochs, "bucket": 2**20, "loss": loss, "verbose": 0}
+        # Several threads would give another result each time.
+        model = fasttext.train_supervised(str(path), wordNgrams=2, thread=1, seed=1, **options)
     probabilities = np.zeros((len(task.test), task.num_labels))
     for row, text in zip(probabilities, task.test.texts, strict=True):
         line = _line_of(text, spaced=spaced).encode("utf-8", "replace").decode("utf-8")

@@ -266,7 +266,7 @@ def _difference(first: RunScores, other: RunScores, label_ids: Ints, num_labels:
     label = kinds[0]
 
     def indicator(ids: Ints, is_counted: Any = True) -> Any:
-        rows = (np.where(is_counted, 1, 0), (ids, np.arange(len(ids))))
+        rows = (np.ones(len(ids), dtype=np.int64) * is_counted, (ids, np.arange(len(ids))))
         return csr_matrix(rows, shape=(num_labels, len(ids)))  # [C, kinds]
 
     has_label = indicator(label)
