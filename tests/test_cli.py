@@ -560,7 +560,7 @@ def test_config_schema_describes_every_section() -> None:
 
 def test_doctor_finds_this_machine_sound_and_the_run_whole(folder: Path) -> None:
     findings = answer("doctor", "--run", "runs/tiny", "--device", "cpu", "--json").json
-    assert findings["is_sound"] is True
+    assert findings["ok"] is True
     assert findings["run"] == "runs/tiny: every digest fits"
     assert {"python", "versions", "extras", "device", "threads", "cache", "checks"} <= set(findings)
 

@@ -376,7 +376,7 @@ OTHER_MISTAKES = [
     Mistake("a number out of range", "tune --trials 0", 2, ("--trials",)),
     Mistake("nothing to predict", "predict", 2, ("--input FILE",)),
     Mistake("texts and a file to predict", "predict x --input reviews.csv", 2, ("--input", "texts")),
-    Mistake("a file to explain", "predict --input reviews.csv --explain", 2, ("--explain", "--input")),
+    Mistake("a file to explain", "predict --input reviews.csv --explain exact", 2, ("--explain", "--input")),
     Mistake("gates of two texts", "predict a b --gates gates.png", 2, ("--gates", "one text", "2")),
     Mistake("gates in a file of an unknown kind", "predict a --gates gates.txt", 2, ("--gates", "gates.txt", ".png")),
     Mistake("a bundle of a run that is not there", "export --run runs/nope", 4, ("runs/nope",)),

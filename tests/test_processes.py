@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bilstm_cls.evaluation.judge import evaluate as judge
+from bilstm_cls.evaluation.evaluate import evaluate as judge
 from safetensors.torch import load_file
 
 from bilstm_cls.config import Config

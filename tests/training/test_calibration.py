@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bilstm_cls.evaluation.judge import evaluate
+from bilstm_cls.evaluation.evaluate import evaluate
 from numpy.testing import assert_allclose
 
 from bilstm_cls import TextClassifier

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bilstm_cls.evaluation.judge import evaluate
-from bilstm_cls.training.summary import score_table
+from bilstm_cls.evaluation.evaluate import evaluate
+from bilstm_cls.evaluation.report import score_table
 
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from bilstm_cls.evaluation.judge import evaluate
+from bilstm_cls.evaluation.evaluate import evaluate
 
 from bilstm_cls.checkpoint import load_newest
 from bilstm_cls.config import Config, PretrainConfig
