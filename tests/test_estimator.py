@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bilstm_cls.evaluation.evaluate import evaluate
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -28,6 +27,7 @@ from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.estimator import TextClassifier
 from bilstm_cls.estimator_input import SECTIONS, argument, texts_of
+from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.serve.export import export
 from tests.command_line import run_cli

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bilstm_cls.evaluation.evaluate import evaluate as judge
 from safetensors.torch import load_file
 
 from bilstm_cls.config import Config
 from bilstm_cls.data.batches import evaluation_batches
 from bilstm_cls.errors import ConfigError, ResourceError
+from bilstm_cls.evaluation.evaluate import evaluate as judge
 from bilstm_cls.training.distributed import Group, joined
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.run import number_of_processes, train

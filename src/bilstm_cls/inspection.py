@@ -116,9 +116,9 @@ def inspect_file(path: Path, overrides: Sequence[str], *, deep: bool = False, li
     """Guesses a file's columns as `init` does, and inspects it."""
     import json
 
-    from bilstm_cls.data.sniff import sniff
+    from bilstm_cls.data.starter import profile_data
 
-    found = sniff(path, overrides)
+    found = profile_data(path, overrides)
     guessed = {
         "train": str(path), "format": found.format, "encoding": found.encoding,
         "text_columns": list(found.text_columns), "label_column": found.label_column,

@@ -134,12 +134,12 @@ def test_a_baseline_that_is_not_installed_is_left_out_unless_it_is_asked_for(mon
         known_baselines(["fasttext"])
 
 
-def test_texts_are_split_into_tokens_once_for_all_baselines(monkeypatch):
+def test_n_grams_are_counted_once_for_all_baselines(monkeypatch):
     from bilstm_cls.evaluation import baselines
 
     calls = []
-    hash_tokens = baselines.hash_tokens
-    monkeypatch.setattr(baselines, "hash_tokens", lambda *args, **more: calls.append(1) or hash_tokens(*args, **more))
+    count_each = baselines.count_each
+    monkeypatch.setattr(baselines, "count_each", lambda *args, **more: calls.append(1) or count_each(*args, **more))
     task = Task(reviews(60, ["neg", "pos"], seed=1), reviews(20, ["neg", "pos"], seed=2), 2)
     for name in ("tfidf", "nbsvm"):
         run_baseline(name, task)

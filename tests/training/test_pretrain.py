@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bilstm_cls.evaluation.evaluate import evaluate
-from bilstm_cls.evaluation.report import score_table
 
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
@@ -20,6 +18,8 @@ from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import prepare
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
+from bilstm_cls.evaluation.evaluate import evaluate
+from bilstm_cls.evaluation.report import score_table
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import StepReport

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from bilstm_cls.evaluation.evaluate import evaluate
 
 from bilstm_cls.checkpoint import load_newest
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, ResourceError, UserError
+from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import EvaluationReport, StepReport, Trainer

@@ -67,9 +67,9 @@ def init(
 ) -> None:
     """Look at your data and print a config for them."""
     start_logging()
-    from bilstm_cls.data.sniff import sniff, starter_config
+    from bilstm_cls.data.starter import profile_data, starter_config
 
-    text = starter_config(sniff(data, overrides or []), data)
+    text = starter_config(profile_data(data, overrides or []), data)
     if overrides:
         from bilstm_cls.config import Config
         from bilstm_cls.config_file import dump_config, parse_yaml, with_overrides

@@ -22,14 +22,15 @@ from bilstm_cls.ngrams import (
     SMALL_TRAIN,
     WORD,
     Counts,
-    TokenHashes,
-    count,
-    hash_tokens,
+    count_each,
     is_spaced,
     kept,
     logistic,
     nbsvm,
 )
+
+TFIDF, NBSVM = (2, False), (MAX_N, True)
+"""The longest n-gram, and whether it counts once a text."""
 
 _TINY = float(np.finfo(np.float64).tiny)
 FEW_LABELS = 100
@@ -38,7 +39,7 @@ FEW_LABELS = 100
 
 @dataclass(frozen=True)
 class Task:
-    """What all baselines learn and answer; the texts are split into tokens and hashed once for all of them.
+    """What all baselines learn and answer; the n-grams of its texts are counted once for all of them.
 
     Attributes:
         train: texts with label ids; at least two labels must occur.
@@ -51,17 +52,20 @@ class Task:
     num_labels: int
 
     @functools.cached_property
-    def tokens(self) -> tuple[TokenHashes, TokenHashes]:
-        """The tokens of train and test."""
-        train = hash_tokens(self.train.texts)
-        return train, hash_tokens(self.test.texts, spaced=train.is_spaced)
+    def _counted(self) -> dict[tuple[int, bool], tuple[Counts, Counts]]:
+        kinds = [TFIDF, NBSVM]
+        train, test = (
+            count_each(split.texts, spaced=is_spaced(self.train.texts), kinds=kinds)
+            for split in (self.train, self.test)
+        )
+        return dict(zip(kinds, zip(train, test, strict=True), strict=True))
 
-    def counts(self, max_n: int, *, is_binary: bool, is_rare_kept: bool) -> tuple[Counts, Counts]:
+    def counts(self, kind: tuple[int, bool], *, is_rare_kept: bool) -> tuple[Counts, Counts]:
         """Returns n-gram counts of both splits, in the columns that are frequent enough in train."""
-        train, test = self.tokens
+        train, test = self._counted[kind]
         min_texts = 1 if is_rare_kept or len(self.train) < SMALL_TRAIN else 2
-        found, columns = kept(count(train, max_n=max_n, is_binary=is_binary), min_texts=min_texts)
-        return found, count(test, max_n=max_n, is_binary=is_binary)[:, columns]
+        found, columns = kept(train, min_texts=min_texts)
+        return found, test[:, columns]
 
     def one_against_rest(
         self, train: Counts, test: Counts, fit: Callable[[Counts, Bools], tuple[Floats, float]]
@@ -136,13 +140,13 @@ def distribution(scores: Floats) -> Floats:
 def _tfidf(task: Task) -> Floats:
     from sklearn.feature_extraction.text import TfidfTransformer
 
-    train, test = task.counts(2, is_binary=False, is_rare_kept=False)
+    train, test = task.counts(TFIDF, is_rare_kept=False)
     weights = TfidfTransformer(sublinear_tf=True).fit(train)
     return task.one_against_rest(weights.transform(train), weights.transform(test), logistic)
 
 
 def _nbsvm(task: Task) -> Floats:
-    train, test = task.counts(MAX_N, is_binary=True, is_rare_kept=True)
+    train, test = task.counts(NBSVM, is_rare_kept=True)
     return task.one_against_rest(train, test, nbsvm)
 
 

@@ -26,7 +26,7 @@ from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.ngrams import TOKEN, NgramModel
 
 OCCLUSION, EXACT, INTEGRATED = "occlusion", "exact", "integrated gradients"
 METHODS = (OCCLUSION, EXACT)
@@ -220,7 +220,7 @@ def _divide_all(
     if loaded.ngrams is None:
         return bias, _terms(text, reading, values.tolist())
     shared, more = _ngram_terms(loaded.ngrams, text, reading.places, contrast)
-    bias += float(loaded.ngrams.logits([""])[0] @ contrast.numpy())
+    bias += float(loaded.ngrams.bias @ contrast.numpy())
     return bias, sorted([*_terms(text, reading, (values + shared).tolist()), *more], key=lambda term: term.start)
 
 
@@ -234,14 +234,21 @@ def _terms(text: str, reading: Reading, values: list[float]) -> list[Term]:
 def _ngram_terms(
     ngrams: NgramModel, text: str, places: list[tuple[int, int]], contrast: Tensor
 ) -> tuple[Any, list[Term]]:
-    """Divides the n-gram model's part among the tokens of the network with which its tokens share characters.
+    """Divides an n-gram's weight in equal parts among its tokens, and theirs among those of the network.
+
+    A token of the n-gram model is divided among those of the network with which it shares characters, by their number.
 
     Returns:
         `[T]` values to add to those of the network, and terms of what only the n-gram model reads.
     """
-    found, terms = ngrams.token_terms(text)
-    shared, more, stops = np.zeros(len(places)), [], [stop for _, stop in places]
-    for (start, stop), value in zip(found, (terms @ contrast.numpy()).tolist(), strict=True):
+    found = [match.span() for match in TOKEN[ngrams.is_spaced].finditer(text)]
+    number_of, values = {start: i for i, (start, _) in enumerate(found)}, np.zeros(len(found))
+    for term in ngrams.terms(text):
+        for start, stop in term.places:
+            first, last = number_of[start], bisect.bisect_left(found, (stop, 0))
+            values[first:last] += float(term.weights @ contrast.numpy()) / len(term.places) / (last - first)
+    shared, more, stops = np.zeros(len(places)), list[Term](), [stop for _, stop in places]
+    for (start, stop), value in zip(found, values.tolist(), strict=True):
         first, last = bisect.bisect_right(stops, start), bisect.bisect_left(places, (stop, 0))
         common = np.array([min(stop, b) - max(start, a) for a, b in places[first:last]])
         if len(common):

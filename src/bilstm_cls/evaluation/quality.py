@@ -18,7 +18,7 @@ from bilstm_cls.data.store import chunks
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, example_losses, wilson_interval
-from bilstm_cls.ngrams import count, hash_tokens, is_spaced, kept
+from bilstm_cls.ngrams import count, is_spaced, kept
 
 MAX_GROUPS, NUM_BINS = 5, 40
 MIN_TEXTS = 20
@@ -155,7 +155,7 @@ def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels
     model = make_pipeline(TfidfTransformer(sublinear_tf=True), OneVsRestClassifier(linear))
     kinds, members = np.unique(groups, return_inverse=True)
     folds = np.random.default_rng(0).permutation(np.arange(len(kinds)) % NUM_FOLDS)[members]
-    counts = count(hash_tokens(texts), max_n=2, is_binary=False)
+    counts = count(texts, spaced=is_spaced(texts), max_n=2, is_binary=False)
     is_shared = np.bincount(counts.indices, minlength=1).max() > 1
     counts, _ = kept(counts, min_texts=2 if is_shared else 1)  # an n-gram of one text says nothing about another
     with warnings.catch_warnings():  # about labels that a fold lacks, and the last digits of an optimum
