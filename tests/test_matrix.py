@@ -96,9 +96,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "feature", [pytest.param(name, marks=pytest.mark.xfail) if "unlabelled" in name else name for name in FEATURES]
-)
+@pytest.mark.parametrize("feature", FEATURES)
 def test_every_command_works_with_the_feature_or_says_in_one_line_why_not(feature: str, folder: Path) -> None:
     keys = {"data.train": "texts.csv", "name": "run", **TINY, **FEATURES[feature]}
     sets = [f"--set={key}={json.dumps(value)}" for key, value in keys.items()]

@@ -59,7 +59,7 @@ def resume(run: RunDirectory, make: Make, *overrides: str) -> RunDirectory:
 
 def test_a_finished_run_holds_its_files_and_no_others(trained_run: Path) -> None:
     assert {path.name for path in trained_run.iterdir()} - {".lock"} == RUN_FILES
-    assert {path.suffix for path in (trained_run / "plots").iterdir()} == {".png", ".svg"}
+    assert {path.suffix for path in (trained_run / "plots").iterdir()} == {".png"}
     names = {path.name for path in (trained_run / "checkpoints").iterdir()}
     assert {"best.json", "last.json"} < names
     assert {Path(name).suffix for name in names} == {".json", ".safetensors"}
