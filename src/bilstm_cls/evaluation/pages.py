@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilstm_cls.classifier import Prediction
 from bilstm_cls.evaluation.explain import OCCLUSION, Explanation
 from bilstm_cls.files import write_atomic
+from bilstm_cls.prediction import Prediction
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).with_name("templates")
-STYLE = (TEMPLATES / "page.css").read_text("utf-8")
-"""The look of every page: light or dark as the reader has it, down to a phone's width."""
 
 MAX_STRONGEST, MAX_LABELS = 10, 20
 UNREAD = "not read by the network: the text is longer than text.max_length"
