@@ -169,7 +169,7 @@ def config_check(config: ConfigFile = None, overrides: Overrides = None) -> None
 
 def config_schema() -> None:
     """Print the JSON schema of the config, for editors."""
-    from bilstm_cls.config import config_schema as schema
+    from bilstm_cls.config_file import config_schema as schema
 
     print(json.dumps(schema(), indent=2))
 
