@@ -62,16 +62,17 @@ def _act(action: str) -> None:
 
 def leave_memory(megabytes: int) -> None:
     """Gives this process so much more memory and no more."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + megabytes * 2**20
+    limit = _memory("self")[0] + megabytes * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def unlock() -> None:
-    """Lets every lock be had by all who ask, as on some network disks."""
-    import fcntl
+def resident(pid: int | str = "self") -> int:
+    """The bytes of memory that a process has at the moment."""
+    return _memory(pid)[1]
 
-    fcntl.flock = lambda descriptor, operation: None
+
+def _memory(pid: int | str) -> list[int]:
+    return [int(pages) * resource.getpagesize() for pages in Path(f"/proc/{pid}/statm").read_text().split()]
 
 
 def _around(owner: Any, name: str, *, before: str | None = None, after: str | None = None) -> None:
