@@ -231,7 +231,8 @@ def test_predict_answers_arguments_as_the_classifier_does(folder: Path, classifi
 
 def test_predictions_as_json_have_the_keys_that_programs_build_on(folder: Path) -> None:
     prediction = answer("predict", "--json", "a good film " * 20).json
-    assert list(prediction) == ["text", "label", "probability", "probabilities", "tokens", "truncated"]
+    results = ["label", "probability", "probabilities", "tokens", "truncated", "unknown_tokens"]
+    assert list(prediction) == ["text", *results]
     assert prediction["probability"] == prediction["probabilities"][prediction["label"]]
     assert sum(prediction["probabilities"].values()) == pytest.approx(1)
     assert (prediction["tokens"], prediction["truncated"]) == (60, True)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, cast
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -32,7 +32,7 @@ from bilstm_cls.commands.options import (
 from bilstm_cls.errors import CheckFailedError, ConfigError
 
 if TYPE_CHECKING:
-    from bilstm_cls.classifier import Classifier, Prediction
+    from bilstm_cls.classifier import Classifier
 
 READ_BYTES = 2**20
 MAX_LINES = 2048
@@ -67,6 +67,18 @@ Source = Annotated[
 ]
 Target = Annotated[
     Path | None, typer.Option("--output", help="Write a csv, tsv or jsonl file instead of stdout.", metavar="FILE")
+]
+BadRows = Annotated[
+    str | None,
+    typer.Option(
+        "--bad-rows",
+        help="At a row of --input that cannot be read: stop, leave it out, or keep its place. [run: data.bad_rows]",
+        metavar="error|skip|empty",
+    ),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Show the K most probable labels only.", metavar="K")]
+MinProbability = Annotated[
+    float, typer.Option("--min-probability", min=0, max=1, help="Answer null below it.", metavar="P")
 ]
 Explains = Annotated[bool, typer.Option("--explain", help="Colour each word by how much it moved the answer.")]
 Page = Annotated[Path | None, typer.Option("--html", help="Also write what --explain shows as a page.", metavar="FILE")]
@@ -136,6 +148,9 @@ def predict(
     source: Source = None,
     target: Target = None,
     text_columns: TextColumns = None,
+    bad_rows: BadRows = None,
+    top_k: TopK = None,
+    min_probability: MinProbability = 0.0,
     explains: Explains = False,
     page: Page = None,
     gates: Gates = None,
@@ -146,15 +161,16 @@ def predict(
 ) -> None:
     """Classify texts: one result per text, in order."""
     explains = explains or page is not None
-    _check_combination(texts, source, target, explains=explains or gates is not None)
+    _check_combination(texts, source, target, bad_rows, explains=explains or gates is not None)
     start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.classifier import Classifier
 
     classifier = Classifier.load(chosen_run(run, runs), device=checked_device(device))
     if source is not None:
-        from bilstm_cls.serve.predict_file import predict_file
+        from bilstm_cls.serve.predict_file import PredictOptions, predict_file
 
-        predict_file(classifier, source, target, text_columns=text_columns, as_json=as_json)
+        options = PredictOptions(text_columns, bad_rows, top_k, min_probability)
+        predict_file(classifier, source, target, options, as_json=as_json)
         return
     chunks = given_chunks(texts or [])
     if gates is not None:
@@ -170,11 +186,14 @@ def predict(
         return
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
-            print_result(prediction.as_dict(), _line_of(prediction), as_json=as_json)
+            fields = prediction.as_dict(top_k=top_k, min_probability=min_probability)
+            print_result(fields, _line_of(fields), as_json=as_json)
         sys.stdout.flush()  # whoever writes the lines may wait for their answers
 
 
-def _check_combination(texts: list[str] | None, source: Path | None, target: Path | None, *, explains: bool) -> None:
+def _check_combination(
+    texts: list[str] | None, source: Path | None, target: Path | None, bad_rows: str | None, *, explains: bool
+) -> None:
     if not texts and source is None:
         raise ConfigError(
             'nothing to classify: give texts, - for stdin, or --input FILE, as in: predict "A fine film."'
@@ -183,6 +202,10 @@ def _check_combination(texts: list[str] | None, source: Path | None, target: Pat
         raise ConfigError("--input and texts exclude each other; give one of them")
     if target is not None and source is None:
         raise ConfigError("--output goes with --input; otherwise redirect stdout")
+    if bad_rows not in (None, "error", "skip", "empty"):
+        raise ConfigError(f"--bad-rows: {bad_rows!r} is not one of error, skip, empty")
+    if bad_rows is not None and source is None:
+        raise ConfigError("--bad-rows goes with --input")
     if source is not None and explains:
         raise ConfigError("--explain, --html and --gates go with texts or -, not with --input")
 
@@ -263,8 +286,9 @@ def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path 
         write_explanations(page, f"{classifier.config.name}: what moved the answers", explained)
 
 
-def _line_of(prediction: "Prediction") -> str:
-    return f"{_printable(prediction.label)}\t{prediction.probability:.4f}\t{_printable(prediction.text)}"
+def _line_of(fields: dict[str, Any]) -> str:
+    label = "null" if fields["label"] is None else _printable(fields["label"])
+    return f"{label}\t{fields['probability']:.4f}\t{_printable(fields['text'])}"
 
 
 def _printable(text: str) -> str:
