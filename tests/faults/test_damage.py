@@ -183,7 +183,7 @@ FORGED: dict[str, Change] = {
     "a config that is not JSON": lambda _, metadata: metadata.update(config="{"),
     "a network of a billion units in both configs": in_config('hidden_size": 8', f'hidden_size": {10**9}'),
     "a million layers in both configs": in_config('num_layers": 1', f'num_layers": {10**6}'),
-    "a newer format": lambda _, metadata: metadata.update(format_version="2"),
+    "a newer format": lambda _, metadata: metadata.update(format_version="999"),
 }
 OTHER_FILES: dict[str, tuple[str, Callable[[str], str]]] = {
     "a network of a billion units": ("config.yaml", lambda text: text.replace("_size: 8", f"_size: {10**9}")),

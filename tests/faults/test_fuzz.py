@@ -109,8 +109,11 @@ def test_of_a_typo_the_right_key_is_suggested(
 
     def is_refused(case: tuple[str, str, str]) -> None:
         section, key, typo = case
-        data = {"data": {"train": "a.csv"}}
-        config = {**data, typo: 1} if not section else {**data, section: {**data.get(section, {}), typo: 1}}
+        config: dict[str, Any] = {"data": {"train": "a.csv"}}
+        at = config
+        for part in filter(None, section.split(".")):
+            at = at.setdefault(part, {})
+        at[typo] = 1
         said = problems(tmp_path / "config.yaml", json.dumps(config, indent=1).encode())
         assert f"unknown key '{typo}'" in said
         suggested.append(f"did you mean '{key}'?" in said or f"did you mean {section}.{key}" in said)

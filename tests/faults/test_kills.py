@@ -88,7 +88,7 @@ def is_stopped(outcome: Outcome, number: int, path: Path) -> None:
     assert not list(path.rglob("*.tmp"))
 
 
-@cases(few=9, many=45)
+@cases(few=6, many=36)
 def test_a_signal_at_any_moment_loses_nothing(
     number: int, settings: Settings, places: dict[str, int], undisturbed: dict[str, Any], tmp_path: Path, tally: Tally
 ) -> None:

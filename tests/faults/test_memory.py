@@ -17,7 +17,7 @@ HUNGRY = ["model.hidden_size=600", "embedding.dim=100", "train.epochs=1"]
 """A network whose weights, gradients and optimizer take some 50 MB."""
 
 SHORTAGES = {
-    "building the model": "data.index:1:memory=30",
+    "building the model": "data.row:240:memory=30",
     "the first step": "step.before:1:memory=15",
     "the optimizer's state": "step.after_backward:1:memory=5",
 }
