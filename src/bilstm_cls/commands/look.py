@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from bilstm_cls.commands.options import (
     checked_device,
     chosen_run,
     print_findings,
+    print_json,
     print_result,
     resolve,
     start_logging,
@@ -57,6 +59,9 @@ TextsLimit = Annotated[
     ),
 ]
 VerifiedRun = Annotated[Path | None, typer.Option("--run", help="Verify this run directory as well.", metavar="DIR")]
+Clear = Annotated[
+    str | None, typer.Option("--clear", help="Remove what is of this kind, or all, from the cache.", metavar="KIND")
+]
 
 
 def init(
@@ -132,15 +137,14 @@ def report(
     if compared is None or len(compared) < 2:
         if page is not None or limit is not None:
             raise ConfigError("--html and --limit go with two runs or more; one run's page is its report.html")
-        from bilstm_cls.evaluation.rebuild import rebuild
+        from bilstm_cls.evaluation.evaluate import rebuild_report
 
-        path = rebuild(chosen_run(compared[0] if compared else None, runs), device=checked_device(device))
+        path = rebuild_report(chosen_run(compared[0] if compared else None, runs), device=checked_device(device))
         print_result({"report": str(path)}, path, as_json=as_json)
         return
     if device is not None:
         raise ConfigError("--device goes with one run: to compare runs no model is loaded")
-    from bilstm_cls.evaluation.compare import compare
-    from bilstm_cls.evaluation.compare_view import comparison_table, write_comparison
+    from bilstm_cls.evaluation.compare import compare, comparison_table, write_comparison
 
     comparison, shown = compare(compared), LIMIT if limit is None else limit
     print_result(comparison.as_object(shown), comparison_table(comparison, shown), as_json=as_json)
@@ -165,17 +169,48 @@ def config_check(config: ConfigFile = None, overrides: Overrides = None) -> None
 
 def config_schema() -> None:
     """Print the JSON schema of the config, for editors."""
-    from bilstm_cls.config import config_schema as schema
+    from bilstm_cls.config_file import config_schema as schema
 
     print(json.dumps(schema(), indent=2))
+
+
+def cache(clear: Clear = None, as_json: AsJson = False) -> None:
+    """List what the cache holds, or clear it."""
+    from bilstm_cls.data.store import cache_entries, cache_folder, clear_cache
+
+    entries = cache_entries()
+    if clear is not None:
+        kinds = sorted({entry.kind for entry in entries})
+        if clear != "all" and entries and clear not in kinds:
+            raise ConfigError(f"--clear {clear}: must be all or what the cache holds: {', '.join(kinds)}")
+        entries = clear_cache(None if clear == "all" else clear)
+    total = sum(entry.size for entry in entries)
+    if as_json:
+        rows = [
+            {"kind": e.kind, "key": e.key, "bytes": e.size, "last_used": _date(e.last_used), "path": str(e.path)}
+            for e in entries
+        ]
+        print_json({"cache": str(cache_folder()), "bytes": total, "removed" if clear else "entries": rows})
+        return
+    for entry in entries:
+        print(f"{entry.kind:<12} {_size(entry.size):>10}  {_date(entry.last_used)}  {entry.key}")
+    print(f"{cache_folder()}: {len(entries)} entries of {_size(total)}{' removed' if clear else ''}")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 10**6:,.1f} MB"
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "minutes")
 
 
 def doctor(run: VerifiedRun = None, device: Device = None, as_json: AsJson = False) -> None:
     """Show versions and devices; check padding promises here."""
     start_logging()
-    from bilstm_cls.doctor import examine
+    from bilstm_cls.inspection import doctor_lines, examine
 
     findings = examine(checked_device(device), run)
-    print_findings(findings, as_json=as_json)
-    if not findings["is_sound"]:
+    print_result(findings, "\n".join(doctor_lines(findings)), as_json=as_json)
+    if not findings["ok"]:
         raise CheckFailedError("a check failed: results on this machine depend on padding or batch size")
