@@ -92,6 +92,14 @@ class DataConfig(Section):
     test: FileOrFraction | None = Field(
         None, description="A file, or a stratified fraction of train, evaluated once at the end."
     )
+    valid_split: Literal["random", "blocks"] = Field(
+        "random",
+        description="How a fraction for valid is cut: at random, or in contiguous blocks of each label with gaps "
+        "around them, for texts whose neighbours belong together.",
+    )
+    group_column: str | None = Field(
+        None, description="A column whose value marks texts that belong together; they are never split up."
+    )
     unlabelled: str | None = Field(
         None, description="A file or folder of texts without labels, to make word vectors from; imdb brings such texts."
     )
@@ -131,6 +139,10 @@ class DataConfig(Section):
                 valid = given.get("valid")
                 if isinstance(valid, float) and valid + value >= 1:
                     return f"must be less than {1 - valid:g}; valid takes {valid:g} of train"
+            case "group_column" if value is not None and given.get("valid_split") == "blocks":
+                return "must be left out with valid_split 'blocks'; groups are kept together at random"
+            case "group_column" if value is not None and source in SOURCES and has_texts:
+                return f"must be left out; source {source!r} has no columns"
             case "encoding" if value != "auto" and not _is_text_codec(value):
                 return "must be a text codec that Python knows; 'auto', 'utf-8' or 'gb18030' are some"
         return None

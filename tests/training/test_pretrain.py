@@ -363,3 +363,14 @@ def test_a_run_in_float16_pretrains_its_own_encoder_as_auto_does(
     (encoder,) = encoders.iterdir()
     assert load_config(encoder / "config.yaml").train.precision == "auto"
     assert (encoder / "encoder.safetensors").exists()
+
+
+def test_the_data_of_a_run_that_pretrains_are_prepared_once(
+    tiny_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"{'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'}" for i in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
+    (tmp_path / "test.csv").write_text("\n".join(["text,label", *rows[:4]]), "utf-8")
+    files = [f"data.{name}={tmp_path / name}.csv" for name in ("train", "test")]
+    train(tiny_config(*PRETRAINED, "pretrain.enabled=true", "train.epochs=1", *files))
+    assert sum("exact duplicates of a training text" in record.message for record in caplog.records) == 1
