@@ -59,7 +59,7 @@ def test_tab_offers_commands_options_runs_configs_and_keys(words: list[str], off
 
 def test_completing_imports_nothing_heavy(folder: Path) -> None:
     script = (
-        "import sys; from bilstm_cls.commands.completion import *; complete_run(''); complete_config(''); "
+        "import sys; from bilstm_cls.commands.options import *; complete_run(''); complete_config(''); "
         "complete_override('train.'); print(sorted(set(sys.modules) & {'torch', 'numpy', 'sklearn', 'tokenizers'}))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, check=True)

@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 
-from bilstm_cls.commands import answers
+from bilstm_cls.commands import use
 
 PREDICT = [sys.executable, "-m", "bilstm_cls", "predict", "-", "--json", "--device", "cpu", "--run"]
 # As in a user's shell: what is printed into a pipe waits in Python until it is flushed.
@@ -91,7 +91,7 @@ def test_lines_that_are_there_are_answered_together(monkeypatch: pytest.MonkeyPa
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        assert [chunk for chunk in answers._given_chunks(["x", "-", "y"]) if chunk] == [
+        assert [chunk for chunk in use.given_chunks(["x", "-", "y"]) if chunk] == [
             ["x"],
             ["a", "b", "", "c"],
             ["y"],
@@ -100,11 +100,11 @@ def test_lines_that_are_there_are_answered_together(monkeypatch: pytest.MonkeyPa
 
 def test_no_more_lines_are_held_than_are_answered_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "lines").write_bytes(b"a\n" * 40)
-    monkeypatch.setattr(answers, "READ_BYTES", 8)
-    monkeypatch.setattr(answers, "MAX_LINES", 10)
+    monkeypatch.setattr(use, "READ_BYTES", 8)
+    monkeypatch.setattr(use, "MAX_LINES", 10)
     with (tmp_path / "lines").open(encoding="utf-8") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        sizes = [len(chunk) for chunk in answers._given_chunks(["-"]) if chunk]
+        sizes = [len(chunk) for chunk in use.given_chunks(["-"]) if chunk]
     assert sum(sizes) == 40
     assert max(sizes) <= 13
 

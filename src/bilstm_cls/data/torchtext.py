@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from bilstm_cls.data.hub import OFFLINE_VARIABLE, is_offline
 from bilstm_cls.errors import ConfigError, DataError
 
 PREFIX = "torchtext/"
@@ -199,6 +198,8 @@ def torchtext_vectors(init: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]
     import zipfile
     from pickle import UnpicklingError  # what torch raises for a cache that is more than plain tensors
     from unittest import mock
+
+    from bilstm_cls.data.hub import OFFLINE_VARIABLE, is_offline  # not above: a bundle lacks what it needs
 
     vocab = import_torchtext(f"embedding.init {init}").vocab
     family, *names, dim = init.removeprefix(PREFIX).split(".")
