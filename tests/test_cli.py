@@ -154,7 +154,7 @@ def test_options_go_over_the_file_and_over_overrides(sets: list[str]) -> None:
 
 def test_a_plan_counts_texts_and_steps_and_writes_nothing(sets: list[str], tmp_path: Path) -> None:
     outcome = answer("train", *sets, "--dry-run", "--json", "-o", tmp_path / "runs")
-    assert outcome.json["texts"] == {"train": 172, "valid": 20, "test": 48}
+    assert outcome.json["texts"] == {"train": 168, "valid": 24, "test": 48}
     assert outcome.json["steps"] == 11
     assert not (tmp_path / "runs").exists()
 
@@ -191,7 +191,7 @@ def test_eval_in_words_shows_accuracy_and_every_label(folder: Path) -> None:
     assert re.findall(r"^(neg|pos) ", outcome.stdout, re.MULTILINE) == ["neg", "pos"]
 
 
-@pytest.mark.parametrize(("split", "examples"), [("train", 172), ("valid", 20), ("test", 48)])
+@pytest.mark.parametrize(("split", "examples"), [("train", 168), ("valid", 24), ("test", 48)])
 def test_eval_judges_every_split(split: str, examples: int, folder: Path) -> None:
     judged = answer("eval", "--split", split, "--json").json
     assert (judged["split"], judged["examples"]) == (split, examples)

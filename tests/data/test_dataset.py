@@ -156,7 +156,7 @@ def test_duplicates_and_overlaps_are_counted(load: Load) -> None:
     dataset = load(train, valid=[("one", "a"), ("new", "b")], test=[("two", "b"), ("two", "b"), ("new", "a")])
     counts = {key: value for key, value in dataset.counts.items() if key not in ("read", "used", "skipped")}
     assert counts == {
-        "empty": 0, "duplicates_train": 2, "duplicates_valid": 0, "duplicates_test": 1,
+        "duplicates_train": 2, "duplicates_valid": 0, "duplicates_test": 1,
         "valid_in_train": 1, "test_in_train": 2, "test_in_valid": 1,
     }  # fmt: skip
     assert any("2 test texts" in note for note in dataset.notes)
@@ -165,7 +165,7 @@ def test_duplicates_and_overlaps_are_counted(load: Load) -> None:
 def test_empty_texts_are_no_duplicates_and_a_third_of_them_is_a_note(load: Load) -> None:
     train = [("", "a"), (" ", "b"), ("", "b"), ("one", "a")]
     dataset = load(train, valid=[("", "a"), ("new", "b")], test=[("", "b"), ("two", "a")])
-    assert {key: value for key, value in dataset.counts.items() if value} == {"read": 8, "used": 8, "empty": 5}
+    assert {key: value for key, value in dataset.counts.items() if value} == {"read": 8, "used": 8}
     assert dataset.notes == ["5 of 8 texts are empty."]
     assert not load([("x", "a"), ("y", "b"), ("z", "b")], valid=[("", "a")], test=[("w", "b")]).notes
 

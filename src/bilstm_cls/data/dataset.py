@@ -273,10 +273,9 @@ def _check(orders: Mapping[str, Ints], label_ids: Ints, labels: list[str], sourc
 
 
 def _repeats(orders: Mapping[str, Ints], fingerprints: Ints) -> dict[str, int]:
-    """Counts empty texts, exact duplicates within a split, and texts of one split that another has too."""
+    """Counts exact duplicates within a split, and texts of one split that another has too; not empty ones."""
     prints = {name: fingerprints[orders[name]] for name in LABELLED if name in orders}
     release(fingerprints)
-    num_empty = sum(int((values == _EMPTY).sum()) for values in prints.values())
     prints = {name: values[values != _EMPTY] for name, values in prints.items()}
     for values in prints.values():
         values.sort()
@@ -284,7 +283,7 @@ def _repeats(orders: Mapping[str, Ints], fingerprints: Ints) -> dict[str, int]:
     for one, other in (("valid", "train"), ("test", "train"), ("test", "valid")):
         if one in prints and other in prints:
             counts[f"{one}_in_{other}"] = _number_in(prints[one], prints[other])
-    return {"empty": num_empty, **counts}
+    return counts
 
 
 def _number_in(values: Ints, known: Ints) -> int:
