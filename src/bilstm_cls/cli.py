@@ -44,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": train.pretrain,
     "inspect": look.inspect,
     "init": look.init,
+    "cache": look.cache,
     "doctor": look.doctor,
 }
 CONFIG_COMMANDS: dict[str, Callable[..., None]] = {

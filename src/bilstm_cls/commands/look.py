@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from bilstm_cls.commands.options import (
     checked_device,
     chosen_run,
     print_findings,
+    print_json,
     print_result,
     resolve,
     start_logging,
@@ -57,6 +59,9 @@ TextsLimit = Annotated[
     ),
 ]
 VerifiedRun = Annotated[Path | None, typer.Option("--run", help="Verify this run directory as well.", metavar="DIR")]
+Clear = Annotated[
+    str | None, typer.Option("--clear", help="Remove what is of this kind, or all, from the cache.", metavar="KIND")
+]
 
 
 def init(
@@ -165,9 +170,40 @@ def config_check(config: ConfigFile = None, overrides: Overrides = None) -> None
 
 def config_schema() -> None:
     """Print the JSON schema of the config, for editors."""
-    from bilstm_cls.config import config_schema as schema
+    from bilstm_cls.config_file import config_schema as schema
 
     print(json.dumps(schema(), indent=2))
+
+
+def cache(clear: Clear = None, as_json: AsJson = False) -> None:
+    """List what the cache holds, or clear it."""
+    from bilstm_cls.data.store import cache_entries, cache_folder, clear_cache
+
+    entries = cache_entries()
+    if clear is not None:
+        kinds = sorted({entry.kind for entry in entries})
+        if clear != "all" and entries and clear not in kinds:
+            raise ConfigError(f"--clear {clear}: must be all or what the cache holds: {', '.join(kinds)}")
+        entries = clear_cache(None if clear == "all" else clear)
+    total = sum(entry.size for entry in entries)
+    if as_json:
+        rows = [
+            {"kind": e.kind, "key": e.key, "bytes": e.size, "last_used": _date(e.last_used), "path": str(e.path)}
+            for e in entries
+        ]
+        print_json({"cache": str(cache_folder()), "bytes": total, "removed" if clear else "entries": rows})
+        return
+    for entry in entries:
+        print(f"{entry.kind:<12} {_size(entry.size):>10}  {_date(entry.last_used)}  {entry.key}")
+    print(f"{cache_folder()}: {len(entries)} entries of {_size(total)}{' removed' if clear else ''}")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 10**6:,.1f} MB"
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "minutes")
 
 
 def doctor(run: VerifiedRun = None, device: Device = None, as_json: AsJson = False) -> None:

@@ -64,7 +64,8 @@ def _json_records(path: Path, options: ReadOptions) -> Iterator[Record]:
         return
     lines = TextLines(path, lines.encoding)
     for number, line in enumerate(lines, 1):
-        yield number, lines.fault([line]) or _parse(line) if line.strip() else None
+        fault = lines.fault([line]) if lines.is_damaged else None
+        yield number, fault or (_parse(line) if line and not line.isspace() else None)
 
 
 def _is_document(lines: Sequence[str], options: ReadOptions) -> bool:
