@@ -52,11 +52,11 @@ def test_a_new_user_comes_from_a_table_to_a_server(folder: Path) -> None:
     made = succeeding("init", "--data", "my comments.csv", "-o", "my comments.yaml")
     trained = follow(hint_of(made.stderr, "next"))
     assert all(
-        line in trained.stdout for line in ("this model", "TF-IDF", "NB-SVM", "open runs/my-comments/report.html")
+        line in trained.stdout for line in ("network alone", "TF-IDF", "NB-SVM", "open runs/my-comments/report.html")
     )
-    judged = succeeding("eval", "--json").json
-    assert judged["examples"] == 30
-    assert judged["accuracy"] > 0.9
+    scores = succeeding("eval", "--json").json
+    assert scores["examples"] == 30
+    assert scores["accuracy"] > 0.9
     assert follow(hint_of(trained.stderr, "next")).stdout.endswith("\ta text of yours\n")
     succeeding("predict", "--input", "new.csv", "--output", "answers.csv")
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
