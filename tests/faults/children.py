@@ -29,7 +29,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "bilstm_cls.cli", "bilstm_cls.training.run", "bilstm_cls.classifier", "bilstm_cls.serve.predict_file",
-        "bilstm_cls.evaluation.judge", "bilstm_cls.evaluation.report", "torch._dynamo", "sklearn.metrics",
+        "bilstm_cls.evaluation.evaluate", "bilstm_cls.evaluation.report", "torch._dynamo", "sklearn.metrics",
         "matplotlib.backends.backend_agg", "tests.faults.failpoints", "tests.training.runs",
     ]
 )  # fmt: skip

@@ -137,15 +137,14 @@ def report(
     if compared is None or len(compared) < 2:
         if page is not None or limit is not None:
             raise ConfigError("--html and --limit go with two runs or more; one run's page is its report.html")
-        from bilstm_cls.evaluation.rebuild import rebuild
+        from bilstm_cls.evaluation.evaluate import rebuild_report
 
-        path = rebuild(chosen_run(compared[0] if compared else None, runs), device=checked_device(device))
+        path = rebuild_report(chosen_run(compared[0] if compared else None, runs), device=checked_device(device))
         print_result({"report": str(path)}, path, as_json=as_json)
         return
     if device is not None:
         raise ConfigError("--device goes with one run: to compare runs no model is loaded")
-    from bilstm_cls.evaluation.compare import compare
-    from bilstm_cls.evaluation.compare_view import comparison_table, write_comparison
+    from bilstm_cls.evaluation.compare import compare, comparison_table, write_comparison
 
     comparison, shown = compare(compared), LIMIT if limit is None else limit
     print_result(comparison.as_object(shown), comparison_table(comparison, shown), as_json=as_json)
@@ -209,9 +208,9 @@ def _date(seconds: float) -> str:
 def doctor(run: VerifiedRun = None, device: Device = None, as_json: AsJson = False) -> None:
     """Show versions and devices; check padding promises here."""
     start_logging()
-    from bilstm_cls.doctor import examine
+    from bilstm_cls.inspection import doctor_lines, examine
 
     findings = examine(checked_device(device), run)
-    print_findings(findings, as_json=as_json)
-    if not findings["is_sound"]:
+    print_result(findings, "\n".join(doctor_lines(findings)), as_json=as_json)
+    if not findings["ok"]:
         raise CheckFailedError("a check failed: results on this machine depend on padding or batch size")

@@ -106,9 +106,9 @@ def train(
 
         print_findings(plan(resolved), as_json=as_json)
         return
+    from bilstm_cls.evaluation.report import score_table
     from bilstm_cls.training.run import train as run_training
     from bilstm_cls.training.seeds import seeds_table, train_seeds
-    from bilstm_cls.training.summary import score_table
 
     with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
         if seeds is not None:
@@ -171,7 +171,8 @@ def baseline(
     """Evaluate TF-IDF and NB-SVM on exactly the same splits."""
     resolved = resolve(config, overrides, output_dir=output_dir)
     start_logging(quiet=quiet, verbose=verbose)
-    from bilstm_cls.training.summary import baselines_table, write_baselines
+    from bilstm_cls.evaluation.evaluate import write_baselines
+    from bilstm_cls.evaluation.report import baselines_table
 
     metrics = write_baselines(resolved, only, overwrite=overwrite)
     print_result(metrics, baselines_table(metrics), as_json=as_json)

@@ -80,7 +80,15 @@ TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Show the K mos
 MinProbability = Annotated[
     float, typer.Option("--min-probability", min=0, max=1, help="Answer null below it.", metavar="P")
 ]
-Explains = Annotated[bool, typer.Option("--explain", help="Colour each word by how much it moved the answer.")]
+Explains = Annotated[
+    str | None,
+    typer.Option(
+        "--explain",
+        help="Colour words by what the prediction loses without them (occlusion), or by exact terms (exact).",
+        metavar="METHOD",
+    ),
+]
+METHODS = ("occlusion", "exact")
 Page = Annotated[Path | None, typer.Option("--html", help="Also write what --explain shows as a page.", metavar="FILE")]
 Gates = Annotated[
     Path | None,
@@ -125,9 +133,10 @@ def evaluate(
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a file is evaluated as a whole")
     start_logging(quiet=quiet, verbose=verbose)
-    from bilstm_cls.evaluation import judge
+    from bilstm_cls.evaluation.evaluate import evaluate as evaluate_run
+    from bilstm_cls.evaluation.report import metrics_table
 
-    name, metrics = judge.evaluate(
+    name, metrics = evaluate_run(
         chosen_run(run, runs),
         data=data,
         split=split or "test",
@@ -136,7 +145,7 @@ def evaluate(
         data_format=data_format,
         device=checked_device(device),
     )
-    print_result(metrics.as_object(name), judge.metrics_table(metrics, name), as_json=as_json)
+    print_result(metrics.as_object(name), metrics_table(metrics, name), as_json=as_json)
     if fail_under is not None and metrics.accuracy < fail_under:
         raise CheckFailedError(f"--fail-under {fail_under}: the accuracy is {metrics.accuracy:.4f}")
 
@@ -151,7 +160,7 @@ def predict(
     bad_rows: BadRows = None,
     top_k: TopK = None,
     min_probability: MinProbability = 0.0,
-    explains: Explains = False,
+    explains: Explains = None,
     page: Page = None,
     gates: Gates = None,
     device: Device = None,
@@ -160,8 +169,10 @@ def predict(
     verbose: Verbose = False,
 ) -> None:
     """Classify texts: one result per text, in order."""
-    explains = explains or page is not None
-    _check_combination(texts, source, target, bad_rows, explains=explains or gates is not None)
+    if explains not in (None, *METHODS):
+        raise ConfigError(f"--explain {explains}: choose one of {', '.join(METHODS)}")
+    method = explains or (METHODS[0] if page is not None else None)
+    _check_combination(texts, source, target, bad_rows, explains=method is not None or gates is not None)
     start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.classifier import Classifier
 
@@ -174,15 +185,15 @@ def predict(
         return
     chunks = given_chunks(texts or [])
     if gates is not None:
-        from bilstm_cls.serve.gates import write_gates
+        from bilstm_cls.evaluation.gates import write_gates
 
         drawn = [text for chunk in chunks for text in chunk]
         if len(drawn) != 1:
             raise ConfigError(f"--gates: draws one text, not {len(drawn)}")
         write_gates(classifier.loaded, drawn[0], gates)
         chunks = iter([drawn])
-    if explains:
-        _print_explained(classifier, (text for chunk in chunks for text in chunk), page, as_json=as_json)
+    if method is not None:
+        _print_explained(classifier, (text for chunk in chunks for text in chunk), method, page, as_json=as_json)
         return
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
@@ -267,14 +278,16 @@ def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
     return [texts[0].removeprefix("\ufeff"), *texts[1:]] if is_first and texts else texts
 
 
-def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, *, as_json: bool) -> None:
+def _print_explained(
+    classifier: "Classifier", texts: Iterable[str], method: str, page: Path | None, *, as_json: bool
+) -> None:
     from bilstm_cls.evaluation.explain import explain
-    from bilstm_cls.serve.explain_view import explanation_lines, has_colours, write_explanations
+    from bilstm_cls.evaluation.pages import explanation_lines, has_colours, write_explanations
 
     is_coloured = has_colours(sys.stdout.isatty(), os.environ)
     explained = []
     for text in texts:
-        prediction, explanation = classifier.predict([text])[0], explain(classifier.loaded, text)
+        prediction, explanation = classifier.predict([text])[0], explain(classifier.loaded, text, method=method)
         if as_json:
             print_json({**prediction.as_dict(), "explanation": explanation.as_dict()})
         else:
@@ -283,7 +296,7 @@ def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path 
         if page is not None:
             explained.append((prediction, explanation))
     if page is not None:
-        write_explanations(page, f"{classifier.config.name}: what moved the answers", explained)
+        write_explanations(page, f"{classifier.config.name}: what changes the predictions", explained)
 
 
 def _line_of(fields: dict[str, Any]) -> str:
