@@ -574,6 +574,7 @@ def test_the_cache_is_listed_by_kind_and_cleared_by_kind_or_as_a_whole(
 
 def test_doctor_finds_this_machine_ok_and_the_run_whole(folder: Path) -> None:
     findings = answer("doctor", "--run", "runs/tiny", "--device", "cpu", "--json").json
+    assert findings["ok"] is True
     assert "runs/tiny" in findings["run"]
     assert {"python", "versions", "extras", "device", "threads", "cache", "checks"} <= set(findings)
 

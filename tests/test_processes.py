@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from bilstm_cls.config import Config
 from bilstm_cls.data.batches import evaluation_batches
 from bilstm_cls.errors import ConfigError, ResourceError
-from bilstm_cls.evaluation.judge import evaluate as judge
+from bilstm_cls.evaluation.evaluate import evaluate as judge
 from bilstm_cls.training.distributed import Group, joined
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.run import number_of_processes, train

@@ -18,13 +18,13 @@ from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import prepare
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
-from bilstm_cls.evaluation.judge import evaluate
+from bilstm_cls.evaluation.evaluate import evaluate
+from bilstm_cls.evaluation.report import score_table
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import StepReport
 from bilstm_cls.training.pretrain import make_encoder, pretrain, write_vectors
 from bilstm_cls.training.run import train
-from bilstm_cls.training.summary import score_table
 from tests.command_line import run_cli
 from tests.conftest import PRETRAINED, TINY
 from tests.training.runs import StoppedHereError, stop_at, without_time

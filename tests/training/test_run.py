@@ -16,7 +16,7 @@ from bilstm_cls.checkpoint import load_newest
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, ResourceError, UserError
-from bilstm_cls.evaluation.judge import evaluate
+from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import EvaluationReport, StepReport, Trainer
@@ -59,7 +59,7 @@ def resume(run: RunDirectory, make: Make, *overrides: str) -> RunDirectory:
 
 def test_a_finished_run_holds_its_files_and_no_others(trained_run: Path) -> None:
     assert {path.name for path in trained_run.iterdir()} - {".lock"} == RUN_FILES
-    assert {path.suffix for path in (trained_run / "plots").iterdir()} == {".png", ".svg"}
+    assert {path.suffix for path in (trained_run / "plots").iterdir()} == {".png"}
     names = {path.name for path in (trained_run / "checkpoints").iterdir()}
     assert {"best.json", "last.json"} < names
     assert {Path(name).suffix for name in names} == {".json", ".safetensors"}

@@ -56,7 +56,7 @@ def calibrate(model: BiLSTMClassifier, data: PreparedData, config: Config) -> tu
     scale, share = fit_scales(logits, valid.label_ids, beside)
     scale_logits(model, scale)
     joined = scale * logits + (0.0 if beside is None else share * beside)
-    metrics = compute_metrics(softmax(joined), valid.label_ids, data.dataset.labels, intervals=False)
+    metrics = compute_metrics(softmax(joined), valid.label_ids, data.dataset.labels)
     facts = {"calibration/scale": scale, **metrics.scalars("calibrated/valid")}
     if ngrams is not None:
         facts["calibration/ngrams"] = share

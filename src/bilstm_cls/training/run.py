@@ -18,6 +18,7 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each, usable_cores
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model, environment, flat_json, text_digest
@@ -29,7 +30,6 @@ from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
 from bilstm_cls.training.signals import StopSignals
 from bilstm_cls.training.start import class_weights, initialize_weights
-from bilstm_cls.training.summary import write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,8 @@ def _train(
     ngrams, facts = calibrate(trainer.model, data, config)
     loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams)
     run.save_model(loaded)
-    metrics = write_summary(run, loaded, data, trainer.progress, session.facts | facts)
+    facts = trainer.progress.facts() | session.facts | facts
+    metrics = write_results(run, loaded, data, history=trainer.progress.history, facts=facts)
     run.write_status("finished", "trained and judged")
     return metrics
 
@@ -327,7 +328,7 @@ class Session:
         probabilities = softmax(group.sum_array(own))
         if not np.isfinite(probabilities).all():
             raise self.trainer.diverged(self.trainer.progress.step - 1, "the answers on valid are not finite")
-        metrics = compute_metrics(probabilities, corpus.label_ids, self.data.dataset.labels, intervals=False)
+        metrics = compute_metrics(probabilities, corpus.label_ids, self.data.dataset.labels)
         return metrics.scalars("valid")
 
 
