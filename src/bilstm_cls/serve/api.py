@@ -58,7 +58,7 @@ class Question(BaseModel):
     texts: list[_Text] | None = Field(None, max_length=MAX_TEXTS, description="Several texts, instead of `text`.")
     top_k: int | None = Field(None, ge=1, description="Keep so many labels, the most probable first; all if left out.")
     explain: bool = Field(
-        False, description=f"How much each word changes the logit; for at most {MAX_EXPLAINED} texts."
+        False, description=f"What each word changes; for at most {MAX_EXPLAINED} texts."
     )
 
     @model_validator(mode="after")
@@ -86,7 +86,7 @@ class PredictionObject(BaseModel):
     truncated: bool = Field(description="Whether it was longer than the model reads.")
     unknown_tokens: int = Field(description="How many of its tokens the vocabulary lacks.")
     explanation: dict[str, Any] | None = Field(
-        None, description="With `explain`: how much each token changes the logit."
+        None, description="With `explain`: what each token changes."
     )
 
 
