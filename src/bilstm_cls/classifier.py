@@ -15,7 +15,7 @@ import torch
 
 from bilstm_cls.data.batches import collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.device import choose_device, on_device
+from bilstm_cls.device import allow_tf32, choose_device, on_device
 from bilstm_cls.hub import fetched_run
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
@@ -152,7 +152,7 @@ def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, rank: int = 0, si
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), allow_tf32(False):
             for indices in evaluation_batches(corpus.lengths, max_tokens=MAX_TOKENS[device.type])[rank::size]:
                 batch = collate(corpus, indices)
                 logits[indices] = model(on_device(batch.token_ids, device), batch.lengths).cpu().numpy()

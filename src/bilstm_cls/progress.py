@@ -33,8 +33,8 @@ class ProgressBar:
         """Takes the next report of the loop."""
         if not self.is_shown or isinstance(report, EvaluationReport):
             return
-        if self._bar is not None and self._bar.total != report.total_steps:  # pretraining is over
-            self._bar.close()
+        if self._bar is not None and (self._bar.total != report.total_steps or report.step <= self._bar.n):
+            self._bar.close()  # of another run: pretraining is over, or the next seed begins
             self._bar, self._tokens = None, 0
         if self._bar is None:
             self._bar = tqdm(total=report.total_steps, initial=report.step - 1, unit="step", leave=False)

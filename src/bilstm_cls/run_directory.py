@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import hashlib
 import json
+import logging
 import os
 import platform
 import shlex
@@ -27,6 +28,8 @@ from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.ngrams import NgramModel
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 OWN_FILES = (
@@ -102,8 +105,11 @@ class RunDirectory:
         return True
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Holds the directory for one writer.
+
+        Args:
+            wait: until another process that holds it has ended.
 
         Raises:
             ConfigError: another process holds it, or it cannot be written.
@@ -121,7 +127,12 @@ class RunDirectory:
                     if is_known
                     else "just started"
                 )
-                raise ConfigError(f"{self.path}: another run is writing here ({who}); use another -o or name") from None
+                if not wait:
+                    raise ConfigError(
+                        f"{self.path}: another run is writing here ({who}); use another -o or name"
+                    ) from None
+                logger.info(f"{self.path}: waiting for another run, which is writing here ({who})")
+                lock.acquire(timeout=-1)
         try:
             yield
         finally:

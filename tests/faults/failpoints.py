@@ -89,15 +89,16 @@ def _around(owner: Any, name: str, *, before: str | None = None, after: str | No
 
 
 def _wrap() -> None:
+    from bilstm_cls import checkpoint
     from bilstm_cls.data import dataset, preparation
-    from bilstm_cls.training import checkpoint, loop, run
+    from bilstm_cls.training import loop, session
 
     _around(dataset._Table, "add", before="data.row")
     _around(preparation, "_build", before="data.index")
     _around(loop.Trainer, "step", before="step.before", after="step.after_opt")
     _around(loop, "clip_gradients", before="step.after_backward")
-    _around(run, "predict_logits", before="eval.start")
-    _around(run, "compute_metrics", before="eval.mid")
+    _around(session, "predict_logits", before="eval.start")
+    _around(session, "compute_metrics", before="eval.mid")
     _around(checkpoint, "_remove_unused", before="save.before_prune")
     _around(os, "replace", after="save.after_rename")
     _wrap_files()

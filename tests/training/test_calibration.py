@@ -144,5 +144,5 @@ def test_the_estimator_joins_both_and_keeps_them(tmp_path: Path) -> None:
     estimator = TextClassifier(**options, valid=0.2).fit(texts, labels)
     estimator.save(tmp_path / "run")
     assert_allclose(TextClassifier.load(tmp_path / "run").predict_proba(texts), estimator.predict_proba(texts))
-    with pytest.raises(ValueError, match="weighed on texts that train lacks"):
+    with pytest.raises(ValueError, match="weighted on texts that train lacks"):
         TextClassifier(**options, valid=None).fit(texts, labels)

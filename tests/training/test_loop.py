@@ -18,6 +18,7 @@ from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import METRICS, TrainConfig
 from bilstm_cls.data.batches import training_batches
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.device import Precision
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training import loop
@@ -484,14 +485,13 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_precision_names_the_type_of_matrix_products(
     precision: str, device: torch.device, expected: torch.dtype, is_short: bool
 ) -> None:
-    assert loop.autocast_type(precision, device) == expected
-    assert loop.allows_tf32(precision, device) == is_short
+    assert Precision.named(precision, device) == Precision(expected, is_short)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
 def test_what_only_cuda_has_is_refused_on_a_cpu(precision: str) -> None:
     with pytest.raises(ConfigError, match=f"'{precision}' is for CUDA; on a CPU use 'bf16' or 'fp32'"):
-        loop.autocast_type(precision, CPU)
+        Precision.named(precision, CPU)
 
 
 @pytest.mark.parametrize(("cudnn", "is_taken"), [(91300, True), (91200, False), (None, False)])
@@ -501,10 +501,10 @@ def test_a_gpu_takes_bfloat16_only_with_a_cudnn_that_has_it(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
     if is_taken:
-        assert loop.autocast_type("bf16", CUDA) == torch.bfloat16
+        assert Precision.named("bf16", CUDA).dtype == torch.bfloat16
         return
     with pytest.raises(ConfigError, match=f"here is cuDNN {cudnn or 0}; use 'tf32'"):
-        loop.autocast_type("bf16", CUDA)
+        Precision.named("bf16", CUDA)
 
 
 def test_a_model_learns_what_can_be_learnt() -> None:

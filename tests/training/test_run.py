@@ -348,7 +348,7 @@ def test_a_checkpoint_of_another_version_is_refused(
 ) -> None:
     tensors, numbers = load_newest(stopped.checkpoints)  # type: ignore[misc]
     del numbers["trainer"]["optimizers"][1]
-    monkeypatch.setattr("bilstm_cls.training.run.load_newest", lambda folder: (tensors, numbers))
+    monkeypatch.setattr("bilstm_cls.training.session.load_newest", lambda folder: (tensors, numbers))
     with pytest.raises(CheckpointError, match=r"does not fit this version or config .* --overwrite"):
         resume(stopped, short_config)
 
@@ -356,7 +356,7 @@ def test_a_checkpoint_of_another_version_is_refused(
 def test_resuming_with_other_threads_is_told_and_noted(
     stopped: RunDirectory, short_config: Make, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilstm_cls.training.run.set_threads", lambda threads: threads)
+    monkeypatch.setattr("bilstm_cls.training.session.set_threads", lambda threads: threads)
     result = train(short_config(f"output_dir={stopped.path.parent}", "train.threads=2"), resume=True)
     assert "resuming elsewhere (threads " in log.text
     assert result.metrics["run/bitwise"] is False

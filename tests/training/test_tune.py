@@ -18,8 +18,9 @@ from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import tune as tuning
 from bilstm_cls.training.budget import Budget
-from bilstm_cls.training.run import Session, train
+from bilstm_cls.training.run import train
 from bilstm_cls.training.search_space import parse_space
+from bilstm_cls.training.session import Session
 from bilstm_cls.training.tune import Prepared, tune
 from bilstm_cls.training.tune_result import TuneResult, tune_table
 from tests.command_line import run_cli

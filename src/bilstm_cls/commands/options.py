@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterable
@@ -114,6 +115,10 @@ def start_logging(*, quiet: bool, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(message)s"))
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # an error is raised as well, and told by `main`
+    if "BILSTM_CLS_LAUNCHED" in os.environ:  # the command that started this one has prepared the data
+        handler.addFilter(lambda record: not record.name.startswith("bilstm_cls.data."))
+    if os.environ.get("RANK", "0") != "0":  # process 0 says the same
+        handler.addFilter(lambda record: False)
     package = logging.getLogger("bilstm_cls")
     package.handlers = [handler]
     package.setLevel(logging.DEBUG)

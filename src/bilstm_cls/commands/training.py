@@ -70,21 +70,31 @@ def train(
         show(plan(resolved), as_json=as_json)
         return
     from bilstm_cls.progress import ProgressBar
+    from bilstm_cls.training.distributed import SeveralProcessesError, launch, rank_by_torchrun
     from bilstm_cls.training.run import train as run_training
     from bilstm_cls.training.seeds import seeds_table, train_seeds
     from bilstm_cls.training.summary import score_table
 
+    is_first = rank_by_torchrun() == 0  # of several processes: the one that writes and prints
+    try:
+        with ProgressBar(is_shown=sys.stderr.isatty() and not quiet and is_first) as bar:
+            if seeds is None:
+                result = run_training(
+                    resolved, resume=resume, overwrite=overwrite, on_report=bar.update, can_launch=True
+                )
+            else:
+                runs = train_seeds(
+                    resolved, seeds, keep_ensemble=ensemble, resume=resume, overwrite=overwrite,
+                    on_report=bar.update, can_launch=True,
+                )  # fmt: skip
+    except SeveralProcessesError as error:
+        launch(sys.argv[1:], error.size)
+        return
+    if not is_first:
+        return
     if seeds is not None:
-        with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
-            runs = train_seeds(
-                resolved, seeds, keep_ensemble=ensemble, resume=resume, overwrite=overwrite, on_report=bar.update
-            )
         print(json.dumps(runs.summary(), ensure_ascii=False) if as_json else seeds_table(runs))
         return
-    with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
-        result = run_training(resolved, resume=resume, overwrite=overwrite, on_report=bar.update)
-    if not result.metrics:
-        return  # one of several processes, and not the one that writes
     path = result.run.path
     print(json.dumps(result.metrics, ensure_ascii=False) if as_json else score_table(result.metrics, path))
     if not quiet:

@@ -22,6 +22,7 @@ import torch
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config, with_overrides
 from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.device import freed_memory_kept
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.ngrams import NgramModel
@@ -30,10 +31,16 @@ from bilstm_cls.training.budget import Budget
 from bilstm_cls.training.distributed import ALONE, is_started_by_torchrun
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport, Row
 from bilstm_cls.training.pretrain import make_encoder
-from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
-from bilstm_cls.training.run import FREE_KEYS, Session
+from bilstm_cls.training.record import (
+    StopSignals,
+    check_resumable,
+    log_file,
+    recorded_status,
+    remembered_log,
+)
+from bilstm_cls.training.run import FREE_KEYS
 from bilstm_cls.training.search_space import Choices, Range, Space, value_at
-from bilstm_cls.training.signals import StopSignals
+from bilstm_cls.training.session import Session
 from bilstm_cls.training.tune_result import (
     FAILED,
     FINISHED,
@@ -106,7 +113,7 @@ def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, 
     _import_optuna()
     run = RunDirectory(Path(config.output_dir) / f"{config.name}-tune")
     with StopSignals() as signals, run.locked(), remembered_log() as earlier:
-        is_finished(run, config, product=WINNER, free=FREE_KEYS, resume=resume, overwrite=overwrite)
+        check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
         data = Prepared()
         data.of(config)  # an earlier study is not deleted before it is clear that a new one can start
         if overwrite:
@@ -311,12 +318,14 @@ class _Study:
             session = Session.start(RunDirectory(self.run / "trial"), config, data, ALONE)
             trainer = session.trainer
             stages = 0
-            for report in session.reports(self.signals):
-                if isinstance(report, EvaluationReport):
-                    stages = self._told(asked, trainer.progress.history, trainer.total_steps, stages)
-                if time.monotonic() >= self.deadline and not trainer.is_out_of_epochs:
-                    session.save("last")
-                    raise _OutOfTimeError
+            with freed_memory_kept() as bound_memory:
+                for report in session.reports(self.signals):
+                    bound_memory()
+                    if isinstance(report, EvaluationReport):
+                        stages = self._told(asked, trainer.progress.history, trainer.total_steps, stages)
+                    if time.monotonic() >= self.deadline and not trainer.is_out_of_epochs:
+                        session.save("last")
+                        raise _OutOfTimeError
             best = trainer.progress.best_value
             assert best is not None, "a run ends with an evaluation"
             return best
