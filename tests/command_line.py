@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,3 +84,17 @@ def contents(folder: Path) -> dict[str, str]:
     """Returns a digest of every file below a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@contextlib.contextmanager
+def serving(options: Sequence[object] = ()) -> Iterator[str]:
+    """Starts the server at a free port and yields its address."""
+    command = [sys.executable, "-m", "bilstm_cls", "serve", *map(str, options), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().strip() if process.stdout else ""
+            assert address.startswith("http"), process.communicate()[1]
+            yield address
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)

@@ -4,26 +4,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilstm_cls import classifier as module
-from bilstm_cls.classifier import Classifier
+from bilstm_cls import prediction
+from bilstm_cls.classifier import Classifier, Prediction, predict_logits, softmax
+from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.errors import CheckpointError, ConfigError
 from tests.conftest import reviews
 
 ODD = {
     "empty": "",
-    "blank": " ",
+    "space": " ",
     "white space": " \t\r\n\u00a0\u3000",
     "one character": "a",
     "one mark": "!",
     "all unknown": "zork bork quux",
     "a megabyte of words": "good film " * 100_000,
-    "a megabyte without blanks": "x" * 1_000_000,
+    "a megabyte without spaces": "x" * 1_000_000,
     "NUL": "good\0film",
-    "half a character": "good \ud800 film",
-    "the other half first": "\ude00\ud83d",
+    "lone surrogate": "good \ud800 film",
+    "low surrogate first": "\ude00\ud83d",
     "emoji": "👩‍👩‍👧 good 😀",
     "right to left": "فيلم جيد \u202egood\u202c",
     "many marks on a letter": "e" + "\u0301" * 10_000,
@@ -103,14 +106,29 @@ def test_probabilities_are_in_the_order_of_the_labels_and_of_the_texts(classifie
     ]
 
 
-def test_no_text_has_no_answer(classifier: Classifier) -> None:
+def test_no_text_has_no_prediction(classifier: Classifier) -> None:
     assert classifier.predict([]) == []
     assert classifier.predict_proba([]).shape == (0, 2)
     assert list(classifier.stream([])) == []
 
 
-def test_a_stream_reads_no_further_than_one_chunk(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 3)
+@pytest.mark.parametrize("call", ["predict", "predict_proba", "stream"])
+def test_one_str_is_not_taken_for_many_texts(call: str, classifier: Classifier) -> None:
+    with pytest.raises(TypeError, match="texts is 'good', a str; give a list"):
+        getattr(classifier, call)("good")
+
+
+@pytest.mark.parametrize("call", ["predict", "predict_proba"])
+def test_texts_may_come_in_any_ordered_container(call: str, classifier: Classifier) -> None:
+    expected = getattr(classifier, call)(TEXTS)
+    for texts in (tuple(TEXTS), np.array(TEXTS), iter(TEXTS)):
+        assert np.array_equal(getattr(classifier, call)(texts), expected)
+    with pytest.raises(TypeError, match=r"texts\[1\] is nan, a float"):
+        getattr(classifier, call)(["a", float("nan")])
+
+
+def test_a_stream_reads_no_further_than_two_chunks(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "CHUNK", 3)
     num_read = 0
 
     def endless() -> Iterator[str]:
@@ -122,16 +140,42 @@ def test_a_stream_reads_no_further_than_one_chunk(classifier: Classifier, monkey
     stream = classifier.stream(endless())
     assert num_read == 0
     assert next(stream).text == TEXTS[0]
-    assert num_read == 3
-    assert [next(stream).text for _ in range(3)] == TEXTS[1:4]
     assert num_read == 6
+    assert [next(stream).text for _ in range(3)] == TEXTS[1:4]
+    assert num_read == 9
+    stream.close()
 
 
-def test_a_stream_gives_every_text_its_answer_in_order(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 7)
+@pytest.mark.parametrize("chunk", [7, 60, 61])
+def test_a_stream_gives_every_text_its_prediction_in_order(
+    chunk: int, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "CHUNK", chunk)
     streamed = list(classifier.stream(iter(TEXTS)))
     assert [p.text for p in streamed] == TEXTS
     assert np.allclose([p.probability for p in streamed], [p.probability for p in classifier.predict(TEXTS)], atol=1e-6)
+
+
+def test_an_error_of_the_texts_ends_a_stream(classifier: Classifier) -> None:
+    def texts() -> Iterator[str]:
+        yield "good"
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(classifier.stream(texts()))
+
+
+def test_unknown_tokens_of_the_whole_text_are_counted(classifier: Classifier) -> None:
+    texts = ["good film", "zork good bork", "", "zork " * 30 + "good", "<pad>"]
+    assert [p.unknown_tokens for p in classifier.predict(texts)][:3] == [0, 2, 0]
+
+
+def test_the_most_probable_labels_are_kept_and_an_improbable_one_is_null() -> None:
+    found = Prediction("t", "b", 0.5, {"a": 0.2, "b": 0.5, "c": 0.3}, 1, truncated=False, unknown_tokens=0)
+    assert list(found.as_dict()["probabilities"]) == ["a", "b", "c"]
+    assert found.as_dict(top_k=2)["probabilities"] == {"b": 0.5, "c": 0.3}
+    assert [found.as_dict(min_probability=p)["label"] for p in (0.4, 0.5, 0.6)] == ["b", "b", None]
+    assert found.as_dict(min_probability=0.6)["probability"] == 0.5
 
 
 def test_dropout_is_off(classifier: Classifier) -> None:
@@ -150,3 +194,56 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_device_that_is_not_here_is_refused(trained_run: Path) -> None:
     with pytest.raises(ConfigError, match="'cuda:99' is not here"):
         Classifier.load(trained_run, device="cuda:99")
+
+
+def corpus_of(classifier: Classifier, texts: list[str]) -> Corpus:
+    return encode(texts, classifier.tokenizer, max_length=20)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 50, 400, 10**6])
+def test_logits_do_not_depend_on_how_texts_are_batched(
+    max_tokens: int, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = corpus_of(classifier, TEXTS)
+    expected = predict_logits(classifier.model, corpus)
+    monkeypatch.setattr(module, "MAX_TOKENS", {"cpu": max_tokens})
+    assert np.abs(predict_logits(classifier.model, corpus) - expected).max() <= 1e-5
+
+
+def test_the_logits_of_all_ranks_add_up_to_the_whole(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TOKENS", {"cpu": 100})
+    corpus = corpus_of(classifier, TEXTS)
+    parts = [predict_logits(classifier.model, corpus, rank=rank, size=3) for rank in range(3)]
+    assert np.array_equal(sum(parts), predict_logits(classifier.model, corpus))
+    assert all((part == 0).all(1).any() for part in parts)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_model_keeps_its_mode_and_no_random_number_is_drawn(is_training: bool, classifier: Classifier) -> None:
+    corpus = corpus_of(classifier, TEXTS)
+    expected, before = predict_logits(classifier.model, corpus), torch.get_rng_state()
+    classifier.model.train(is_training)
+    try:
+        assert np.array_equal(predict_logits(classifier.model, corpus), expected)
+        assert classifier.model.training == is_training
+    finally:
+        classifier.model.eval()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_keeps_its_mode_when_something_fails(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "evaluation_batches", lambda lengths, max_tokens: 1 / 0)
+    classifier.model.train()
+    with pytest.raises(ZeroDivisionError):
+        predict_logits(classifier.model, corpus_of(classifier, ["a"]))
+    assert classifier.model.training
+    classifier.model.eval()
+
+
+def test_softmax_takes_any_logits_and_sums_to_one() -> None:
+    logits = np.array([[1e4, -1e4, 0], [-3e38, -3e38, -3e38], [0.5, 0.25, -1]], dtype=np.float32)
+    probabilities = softmax(logits)
+    assert probabilities.dtype == np.float64
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-12)
+    assert probabilities[:2].tolist() == [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
+    assert np.allclose(probabilities[2], torch.from_numpy(logits[2]).double().softmax(0).numpy())

@@ -43,13 +43,12 @@ def corpus(number: int, *, longest: int) -> Corpus:
         token_ids=generator.integers(1, 500, int(lengths.sum())).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         label_ids=generator.integers(0, 3, number),
-        num_tokens=lengths,
     )
 
 
 def one_of(texts: Corpus, index: int) -> Corpus:
     start, stop = texts.offsets[index : index + 2]
-    return Corpus(texts.token_ids[start:stop], np.array([0, stop - start]), None, texts.num_tokens[index : index + 1])
+    return Corpus(texts.token_ids[start:stop], np.array([0, stop - start]))
 
 
 def model_of(pooling: list[str], **options: object) -> BiLSTMClassifier:

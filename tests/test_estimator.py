@@ -42,7 +42,7 @@ TINY: dict[str, Any] = {
 TEXTS = [text for text, _ in reviews(60)]
 LABELS = [label for _, label in reviews(60)]
 
-NOT_ARGUMENTS = {
+NOT_ARGUMENTS = {"normalize", "strip_html",
     "source", "path", "train", "test", "unlabelled", "format", "text_columns", "label_column", "label_names",
     "encoding", "bad_rows", "processes", "checkpoint_seconds", "baselines", "loggers",
 }  # fmt: skip

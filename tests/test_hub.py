@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.data.download import DownloadError, UnreachableError
+from bilstm_cls.data.hub import DownloadError, UnreachableError
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import sha256_of
 from bilstm_cls.hub import pull, push

@@ -1,11 +1,14 @@
-from collections.abc import Callable
-from pathlib import Path
+import itertools
+import re
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bilstm_cls.errors import CheckpointError, DataError
-from bilstm_cls.ngrams import NEVER, NgramModel
+from bilstm_cls import ngrams
+from bilstm_cls.errors import DataError
+from bilstm_cls.ngrams import NEVER, WORD, NgramModel, count
 
 TEXTS = ["a good film", "a bad film", "so good", "so very bad", "good good fun", "bad, bad fun"]
 LABELS = np.array([1, 0, 1, 0, 1, 0])
@@ -54,7 +57,7 @@ def test_several_labels_have_a_row_each_and_one_without_a_text_is_never_the_answ
     assert logits.argmax(1).tolist() == LABELS.tolist()
 
 
-def test_writing_without_blanks_is_read_by_characters() -> None:
+def test_writing_without_spaces_is_read_by_characters() -> None:
     model = NgramModel.train(["很好的电影", "很坏的电影", "好看", "坏人"], np.array([1, 0, 1, 0]), 2)
     assert not model.is_spaced
     assert model.logits(["好电影", "坏电影"]).argmax(1).tolist() == [1, 0]
@@ -70,34 +73,69 @@ def test_a_factor_scales_the_logits(model: NgramModel) -> None:
 
 
 @pytest.mark.parametrize("num_labels", [2, 4])
-def test_a_file_gives_the_same_logits(num_labels: int, tmp_path: Path) -> None:
+def test_its_arrays_give_the_same_logits(num_labels: int) -> None:
     model = NgramModel.train(TEXTS, LABELS, num_labels)
-    model.save(tmp_path / "ngrams.safetensors")
-    loaded = NgramModel.load(tmp_path / "ngrams.safetensors", num_labels)
+    loaded = NgramModel.from_arrays(model.arrays(), num_labels)
     assert np.array_equal(loaded.logits(TEXTS), model.logits(TEXTS))
     assert loaded.is_spaced == model.is_spaced
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(bytes(content))
+def test_arrays_of_another_kind_are_refused(model: NgramModel) -> None:
+    with pytest.raises(ValueError, match="does not fit 3 labels"):
+        NgramModel.from_arrays(model.arrays(), 3)
+    arrays = model.arrays()
+    del arrays["weights"]
+    with pytest.raises(ValueError, match="weights is missing"):
+        NgramModel.from_arrays(arrays, 2)
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-8])
+@pytest.mark.parametrize("text", ["a good film", "so, SO good - so good!", "", "nothing known", "İ's \ud800 good"])
+@pytest.mark.parametrize("num_labels", [2, 4])
+def test_the_terms_of_a_text_and_the_bias_add_up_to_its_logits(num_labels: int, text: str) -> None:
+    model = NgramModel.train(TEXTS, LABELS, num_labels)
+    terms = model.terms(text)
+    total = model.bias + sum((term.weights for term in terms), start=np.zeros(num_labels))
+    np.testing.assert_allclose(total, model.logits([text])[0], atol=1e-9)
 
 
-@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
-def test_a_damaged_file_is_refused(damage: Callable[[Path], None], model: NgramModel, tmp_path: Path) -> None:
-    path = tmp_path / "ngrams.safetensors"
-    model.save(path)
-    damage(path)
-    with pytest.raises(CheckpointError, match=r"ngrams\.safetensors"):
-        NgramModel.load(path, 2)
+def test_a_term_names_all_places_where_its_n_gram_stands(model: NgramModel) -> None:
+    text = "Good film, so good"
+    found = {tuple(text[start:stop].casefold() for start, stop in term.places): term for term in model.terms(text)}
+    assert found.keys() == {("good", "good"), ("film",), (",",), ("so",), ("good film",), ("so good",)}
+    good = found["good", "good"]
+    assert good.weights[1] > 0 > good.weights[0]
+    assert good.places == [(0, 4), (14, 18)]
 
 
-def test_a_file_for_other_labels_is_refused(model: NgramModel, tmp_path: Path) -> None:
-    model.save(tmp_path / "ngrams.safetensors")
-    with pytest.raises(CheckpointError, match="does not fit 3 labels"):
-        NgramModel.load(tmp_path / "ngrams.safetensors", 3)
+def naive(text: str, *, spaced: bool, max_n: int) -> set[tuple[str, ...]]:
+    tokens = re.findall(WORD if spaced else r"\s+|\S", text)
+    folded = [" " if token.isspace() else token.casefold() for token in tokens]
+    return {tuple(folded[i : i + n]) for n in range(1, max_n + 1) for i in range(len(folded) - n + 1)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(st.sampled_from("ab B’é.\n\ud800好 "), max_size=12), min_size=1, max_size=6), st.booleans())
+def test_every_n_gram_is_counted_once_a_text(texts: list[str], spaced: bool) -> None:
+    binary, counts = (count(texts, spaced=spaced, max_n=3, is_binary=is_binary) for is_binary in (True, False))
+    expected = [naive(text, spaced=spaced, max_n=3) for text in texts]
+    assert binary.sum(1).A1.tolist() == [len(ngrams) for ngrams in expected]  # 2**24 columns: no two of these collide
+    lengths = [len(re.findall(WORD if spaced else r"\s+|\S", text)) for text in texts]
+    assert counts.sum(1).A1.tolist() == [sum(max(0, n - i) for i in range(3)) for n in lengths]
+    for i, j in itertools.combinations(range(len(texts)), 2):
+        assert len(set(binary[i].indices) & set(binary[j].indices)) == len(expected[i] & expected[j])
+
+
+def test_the_columns_of_an_n_gram_are_the_same_on_every_machine() -> None:
+    assert sorted(count(["Good film"], spaced=True, max_n=2, is_binary=True).indices.tolist()) == [
+        1544845,
+        2230723,
+        15621209,
+    ]
+
+
+def test_counts_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = count(TEXTS, spaced=True, max_n=3, is_binary=False)
+    monkeypatch.setattr(ngrams, "CHUNK", 2)
+    parts = count(iter(TEXTS), spaced=True, max_n=3, is_binary=False)
+    assert parts.shape == whole.shape
+    assert (parts != whole).nnz == 0

@@ -110,7 +110,7 @@ def _long(num_tokens: int) -> Any:
     from bilstm_cls.data.corpus import Corpus
 
     offsets = np.array([0, num_tokens])
-    return Corpus(np.zeros(0, dtype=np.int32), offsets, np.array([0]), np.array([num_tokens]))
+    return Corpus(np.zeros(0, dtype=np.int32), offsets, np.array([0]))
 
 
 PLAIN = (

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,8 +18,9 @@ from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.ngrams import NgramModel
 from bilstm_cls.run_directory import (
-    OWN_FILES,
+    RUN_FILES,
     LoadedModel,
     RunDirectory,
     build_model,
@@ -101,13 +103,13 @@ def test_a_directory_with_a_run_is_taken(copied: RunDirectory) -> None:
 def test_a_directory_with_other_files_is_refused_and_left_alone(run: RunDirectory, status: str | None) -> None:
     (run.path / "plots").mkdir(parents=True)
     for name in ("README.md", "config.yaml", "plots/curve.png", "train.log"):
-        (run / name).write_text("the user's own")
+        (run / name).write_text("of the user")
     if status is not None:
         (run / "status.json").write_text(status)
     before = everything(run.path)
-    with pytest.raises(ConfigError, match=r"one: holds other files and no run of this program.*choose another place"):
+    with pytest.raises(ConfigError, match=r"one: holds other files and no run, so.*choose another place"):
         assert run.is_taken
-    with pytest.raises(ConfigError, match="so nothing is written or deleted"):
+    with pytest.raises(ConfigError, match="nothing is written or deleted"):
         run.clear()
     assert everything(run.path) == before
 
@@ -123,7 +125,7 @@ def test_clearing_leaves_what_others_put_into_the_directory(copied: RunDirectory
     own = {"notes.txt", "plots/notes.txt", "checkpoints/keep/step-1.safetensors", "data/train.csv", "labels.json.bak"}
     for name in own:
         (copied / name).parent.mkdir(exist_ok=True)
-        (copied / name).write_text("the user's own")
+        (copied / name).write_text("of the user")
     copied.clear()
     assert set(everything(copied.path)) - {".lock"} == own
 
@@ -169,11 +171,11 @@ def test_what_a_killed_run_had_not_written_to_its_end_is_removed(copied: RunDire
 
 
 def test_a_directory_that_is_full_of_a_run_holds_no_file_that_is_not_known(trained_run: Path) -> None:
-    known = {p for pattern in OWN_FILES for p in trained_run.glob(pattern)}
+    known = {p for pattern in RUN_FILES for p in trained_run.glob(pattern)}
     assert {p for p in trained_run.rglob("*") if p.is_file()} - known <= {trained_run / ".lock"}
 
 
-def test_the_status_says_how_the_run_stands_and_since_when(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_status_holds_the_state_and_the_start_of_a_run(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(["2026-01-01T00:00:00+00:00", "2026-01-01T00:00:01+00:00", "2026-01-02T00:00:00+00:00"])
     monkeypatch.setattr(run_directory, "now", lambda: next(times))
     run.write_status("running", "training")
@@ -327,15 +329,57 @@ def test_a_flipped_bit_in_the_weights_is_refused(copied: RunDirectory, place: in
         copied.load_model()
 
 
-def test_weights_of_another_format_are_refused(copied: RunDirectory) -> None:
+def test_a_run_of_an_earlier_version_has_to_be_trained_again(copied: RunDirectory) -> None:
     tensors, metadata = load_tensors(copied / "model.safetensors")
     del metadata["sha256"]
-    save_tensors(copied / "model.safetensors", tensors, metadata | {"format_version": "999"})
-    with pytest.raises(CheckpointError, match="format '999' is not 1"):
+    save_tensors(copied / "model.safetensors", tensors, metadata | {"format_version": "1"})
+    with pytest.raises(CheckpointError, match=r"made by an earlier version \(format 1\); train it again"):
         copied.load_model()
 
 
-def test_a_run_that_is_not_finished_says_how_it_stands(copied: RunDirectory) -> None:
+@pytest.mark.parametrize("name", ["ngrams.safetensors", "model-2.safetensors"])
+def test_a_damaged_part_of_an_ensemble_is_named(
+    name: str, run: RunDirectory, tiny_config: Callable[..., Config]
+) -> None:
+    config = tiny_config("model.ngrams=nbsvm")
+    tokenizer = Tokenizer.train(["a fine film", "a dull film"], kind="words")
+    models = [build_model(config, len(tokenizer), 2) for _ in range(2)]
+    ngrams = NgramModel.train(["a fine film", "a dull film"], np.array([1, 0]), 2)
+    run.save_model(LoadedModel(models[0], tokenizer, ["neg", "pos"], config, ngrams, tuple(models[1:])))
+    content = bytearray((run / name).read_bytes())
+    content[-5] ^= 1
+    (run / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        run.load_model()
+
+
+def test_a_config_with_keys_of_an_earlier_version_is_one_line(copied: RunDirectory) -> None:
+    with (copied / "config.yaml").open("a", encoding="utf-8") as file:
+        file.write("ema: 0.9\nlayer_decay: 2.6\n")
+    with pytest.raises(CheckpointError, match=r"config\.yaml: .*made by an earlier version.*train it again") as caught:
+        copied.load_model()
+    assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(("overrides", "number"), [(["model.ngrams=nbsvm"], 1), (["model.ngrams=nbsvm"], 3), ([], 3)])
+def test_an_ensemble_and_an_n_gram_model_come_back_as_they_were_saved(
+    run: RunDirectory, tiny_config: Callable[..., Config], overrides: list[str], number: int
+) -> None:
+    config = tiny_config(*overrides)
+    tokenizer = Tokenizer.train(["a fine film", "a dull film"], kind="words")
+    models = [build_model(config, len(tokenizer), 2) for _ in range(number)]
+    ngrams = NgramModel.train(["a fine film", "a dull film"], np.array([1, 0]), 2) if config.model.ngrams else None
+    run.save_model(LoadedModel(models[0], tokenizer, ["neg", "pos"], config, ngrams, tuple(models[1:])))
+    loaded = run.load_model()
+    batch = torch.tensor([[2, 3, 4], [3, 1, 0]]), torch.tensor([3, 2])
+    for found, expected in zip(loaded.members, models, strict=True):
+        assert torch.equal(found(*batch), expected.eval()(*batch))
+    assert (loaded.ngrams is None) == (ngrams is None)
+    if loaded.ngrams is not None and ngrams is not None:
+        assert np.array_equal(loaded.ngrams.logits(["a fine film"]), ngrams.logits(["a fine film"]))
+
+
+def test_a_run_that_is_not_finished_reports_its_status(copied: RunDirectory) -> None:
     (copied / "model.safetensors").unlink()
     copied.write_status("stopped", "stopped by SIGINT")
     with pytest.raises(CheckpointError, match=r"no finished model \(its run is stopped: stopped by SIGINT\)"):

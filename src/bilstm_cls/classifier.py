@@ -1,13 +1,10 @@
 """A trained classifier: texts to predictions, in one place for evaluation, calibration, serving and export.
 
-The answer for a text does not depend on the texts it is batched with.
+The prediction for a text does not depend on the texts it is batched with.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +12,11 @@ import torch
 
 from bilstm_cls.data.batches import collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus, encode
+from bilstm_cls.data.types import check_texts, iterate_texts
 from bilstm_cls.device import allow_tf32, choose_device, on_device
 from bilstm_cls.hub import fetched_run
 from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.prediction import Prediction, in_chunks, predictions, softmax
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
 
 __all__ = ["Classifier", "LoadedModel", "Prediction", "answer", "predict_logits", "softmax"]
@@ -25,37 +24,11 @@ __all__ = ["Classifier", "LoadedModel", "Prediction", "answer", "predict_logits"
 MAX_TOKENS = {"cpu": 2**14, "cuda": 2**17}
 """Padded tokens of a batch: as many as a device reads fastest."""
 
-CHUNK = 2048
-"""Texts of a stream that are read, encoded and classified together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The answer for one text.
-
-    Attributes:
-        text: as it was given.
-        label: the likeliest label.
-        probability: of that label, 0 to 1.
-        probabilities: of every label, in the order of the run's labels; they sum to 1.
-        tokens: of the text before it was cut.
-        truncated: whether it was longer than the model reads.
-    """
-
-    text: str
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    tokens: int
-    truncated: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields in the order in which `--json` prints them."""
-        return asdict(self)
-
 
 class Classifier:
-    """Answers with the model of one run directory; the data it was trained on are not needed.
+    """Classifies texts with the model of one run directory; the data it was trained on are not needed.
+
+    Texts may come in a list, tuple, array, pandas or polars series, or generator.
 
     Example:
         >>> classifier = Classifier.load("runs/imdb")
@@ -84,42 +57,38 @@ class Classifier:
         """
         return cls(RunDirectory(fetched_run(path)).load_model(), device)
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Returns one prediction per text, in order; an empty text is one unknown token."""
-        if not texts:
-            return []
-        corpus = self._encode(texts)
-        probabilities = answer(self.loaded, texts, corpus)
-        max_length = self.config.text.max_length
-        return [
-            Prediction(
-                text=text,
-                label=self.labels[best],
-                probability=row[best],
-                probabilities=dict(zip(self.labels, row, strict=True)),
-                tokens=tokens,
-                truncated=tokens > max_length,
-            )
-            for text, row, best, tokens in zip(
-                texts, probabilities.tolist(), probabilities.argmax(1).tolist(), corpus.num_tokens.tolist(), strict=True
-            )
-        ]
+    def predict(self, texts: Iterable[str]) -> list[Prediction]:
+        """Returns one prediction per text, in order; an empty text is one unknown token.
 
-    def predict_proba(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Returns probabilities `[N, C]`, columns in the order of `labels`."""
-        if not texts:
-            return np.empty((0, len(self.labels)))
-        return answer(self.loaded, texts, self._encode(texts))
+        Raises:
+            TypeError: `texts` is one str, or an item is no str.
+        """
+        checked = check_texts(texts)
+        return self._predict(checked, self._encode(checked)) if checked else []
+
+    def predict_proba(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
+        """Returns probabilities `[N, C]`, columns in the order of `labels`.
+
+        Raises:
+            TypeError: as in `predict`.
+        """
+        checked = check_texts(texts)
+        return answer(self.loaded, checked, self._encode(checked)) if checked else np.empty((0, len(self.labels)))
 
     def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
-        """Yields one prediction per text, in order, holding no more than one chunk of texts."""
-        remaining = iter(texts)
-        while chunk := list(itertools.islice(remaining, CHUNK)):
-            yield from self.predict(chunk)
+        """Yields one prediction per text, in order, holding no more than a few thousand texts.
+
+        Raises:
+            TypeError: as in `predict`.
+        """
+        return in_chunks(iterate_texts(texts), self._encode, self._predict)
 
     def _encode(self, texts: Sequence[str]) -> Corpus:
         text = self.config.text
         return encode(texts, self.tokenizer, max_length=text.max_length, truncate=text.truncate)
+
+    def _predict(self, texts: Sequence[str], corpus: Corpus) -> list[Prediction]:
+        return predictions(texts, corpus, answer(self.loaded, texts, corpus), self.labels)
 
 
 def answer(loaded: LoadedModel, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
@@ -149,20 +118,16 @@ def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, rank: int = 0, si
     """
     device = model.embedding.weight.device
     logits = np.zeros((len(corpus), model.project.out_features), dtype=np.float32)
+    parts: list[tuple[npt.NDArray[np.int64], torch.Tensor]] = []
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode(), allow_tf32(False):
             for indices in evaluation_batches(corpus.lengths, max_tokens=MAX_TOKENS[device.type])[rank::size]:
                 batch = collate(corpus, indices)
-                logits[indices] = model(on_device(batch.token_ids, device), batch.lengths).cpu().numpy()
+                parts.append((indices, model(on_device(batch.token_ids, device), batch.lengths)))
     finally:
         model.train(was_training)
+    for indices, part in parts:  # after all, because a copy waits for the GPU
+        logits[indices] = part.cpu().numpy()
     return logits
-
-
-def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Returns `[N, C]` probabilities in 64 bits from `[N, C]` logits."""
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that `--help` is instant and 
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -15,75 +16,79 @@ from typing import Annotated
 
 import typer
 
-from bilstm_cls.commands import answers, looking, reporting, serving, sharing, training, tuning
+from bilstm_cls.commands import look, train, use
 from bilstm_cls.device import configure_process
-from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
+from bilstm_cls.errors import ConfigError, ExitCode, StoppedError, UserError, is_out_of_memory
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train, judge and ship exact bidirectional-LSTM text classifiers from one YAML file.",
+    help="Train, evaluate and deploy exact bidirectional-LSTM text classifiers from one YAML file.",
 )
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, check or describe configs.")
 app.add_typer(config_app, name="config")
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "train": training.train,
-    "tune": tuning.tune,
-    "eval": answers.evaluate,
-    "predict": answers.predict,
-    "report": reporting.report,
-    "export": answers.export,
-    "serve": serving.serve,
-    "push": sharing.push,
-    "pull": sharing.pull,
-    "baseline": training.baseline,
-    "pretrain": training.pretrain,
-    "inspect": looking.inspect,
-    "init": looking.init,
-    "doctor": looking.doctor,
+    "train": train.train,
+    "tune": train.tune,
+    "eval": use.evaluate,
+    "predict": use.predict,
+    "report": look.report,
+    "export": use.export,
+    "serve": use.serve,
+    "push": use.push,
+    "pull": use.pull,
+    "baseline": train.baseline,
+    "pretrain": train.pretrain,
+    "inspect": look.inspect,
+    "init": look.init,
+    "cache": look.cache,
+    "doctor": look.doctor,
 }
 CONFIG_COMMANDS: dict[str, Callable[..., None]] = {
-    "show": looking.config_show,
-    "check": looking.config_check,
-    "schema": looking.config_schema,
+    "show": look.config_show,
+    "check": look.config_check,
+    "schema": look.config_schema,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 for _name, _command in CONFIG_COMMANDS.items():
     config_app.command(_name)(_command)
 
+WRITES_FILES = {"train", "tune", "report", "export", "serve", "push", "pull", "baseline", "pretrain"}
+"""Commands whose result is not what they print, so that they run without a stdout."""
+
+_had_stdout = True
+
 
 def main() -> None:
-    """Runs the command line and turns every failure into one message and an exit code."""
-    _fill_closed_streams()
+    """Runs the command line and turns every failure into one message and an exit code of `ExitCode`."""
+    _open_streams()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a command in a shell's background
         signal.signal(signal.SIGINT, _stop)
-    # A text may hold what UTF-8 or the terminal cannot show. Data are UTF-8 whatever the locale: programs read them.
-    for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding=encoding, errors="backslashreplace")
     try:
         try:
             app()
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # in place of which typer exits with 1
+                raise end.__context__ from None
+            raise
         finally:
             _flush_stdout()
     except (UserError, StoppedError) as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        sys.exit(1)  # whoever read the output, such as head, has seen enough
+        sys.exit(ExitCode.CLOSED_PIPE)  # whoever read the output, such as head, has seen enough
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             _fail_with_traceback(error)
-        _fail(f"{error.filename or 'output'}: no room left to write it ({error.strerror})", ResourceError.exit_code)
-    except (MemoryError, RuntimeError) as error:
+        _fail(f"{error.filename or 'output'}: no room left to write it ({error.strerror})", ExitCode.RESOURCES)
+    except Exception as error:
         if not is_out_of_memory(error):
             _fail_with_traceback(error)
-        _fail(f"out of memory ({error}); lower train.batch_size or text.max_length", ResourceError.exit_code)
-    except Exception as error:
-        _fail_with_traceback(error)
+        _fail(f"out of memory ({error}); lower train.batch_size or text.max_length", ExitCode.RESOURCES)
 
 
 @app.callback(invoke_without_command=True)
@@ -91,35 +96,45 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
+    if not _had_stdout and context.invoked_subcommand not in WRITES_FILES:
+        sys.stdout = _Closed()
     if version:
         from importlib.metadata import version as version_of
 
         print(version_of("bilstm-cls"))
         raise typer.Exit
-    _check_current_folder()
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # which libraries report in words of their own
+        raise ConfigError("the current folder was deleted; change to one that is there") from None
     if context.invoked_subcommand in COMMANDS:
         configure_process()
 
 
-def _fill_closed_streams() -> None:
-    """Opens the null device where a stream was closed before the start, as by `>&-`.
+class _Closed(io.TextIOBase):
+    """A stdout that was closed before the start, as by `>&-`, so that results would be lost without a word."""
+
+    def write(self, text: str) -> int:
+        raise ConfigError("stdout is closed, and the results go there; redirect it, or drop them with > /dev/null")
+
+
+def _open_streams() -> None:
+    """Opens the null device where a stream was closed before the start, and sets what the others do with any text.
 
     Else the first files that are opened, such as checkpoints, would get the stream's number, and with it what libraries
     write there.
     """
-    if sys.stdin is None:  # and stays so: to read from it is a mistake worth telling
+    global _had_stdout
+    _had_stdout = sys.stdout is not None
+    if sys.stdin is None:  # and stays so: to read from it is an error to report
         os.open(os.devnull, os.O_RDONLY)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - open as long as the process
-
-
-def _check_current_folder() -> None:
-    """Tells of a folder that was deleted meanwhile, before libraries tell of it in words of their own."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise ConfigError("the current folder was deleted; change to one that is there") from None
+    # A text may hold what UTF-8 or the terminal cannot show. Data are UTF-8 whatever the locale: programs read them.
+    for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _stop(number: int, _: FrameType | None) -> None:
@@ -147,4 +162,6 @@ def _fail(message: str, exit_code: int) -> None:
 
 def _fail_with_traceback(error: BaseException) -> None:
     traceback.print_exception(error)
-    _fail(f"this is a mistake in bilstm-cls, please report it ({type(error).__name__}: {error})", 1)
+    name = type(error).__name__
+    print(f"internal error: this is a bug in bilstm-cls, please report it ({name}: {error})", file=sys.stderr)
+    sys.exit(ExitCode.BUG)

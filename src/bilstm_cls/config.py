@@ -44,6 +44,8 @@ Columns = Annotated[
     BeforeValidator(_as_list),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
+Files = str | Annotated[list[str], Field(min_length=1)]
+Character = Annotated[str, Field(pattern=r"^([^\w\s]|none)$")]
 Loggers = Annotated[list[Literal["tensorboard", "mlflow", "wandb"]], BeforeValidator(_as_list)]
 
 
@@ -75,6 +77,16 @@ class Section(BaseModel):
         return None
 
 
+class CsvConfig(Section):
+    """How csv and tsv files are written; null is found from the first lines, none is no such character."""
+
+    delimiter: str | None = Field(None, max_length=5, description="What parts the fields.")
+    quotechar: Character | None = Field(None, description="What is around a field that holds a delimiter.")
+    escapechar: Character | None = Field(None, description="What makes the next character one like others.")
+    skip_lines: int | None = Field(None, ge=0, le=10**6, description="Lines before the header or the first row.")
+    comment: str | None = Field(None, max_length=5, description="What a line that is no row begins with.")
+
+
 class DataConfig(Section):
     """Where the texts and labels come from. A relative path is relative to the working directory."""
 
@@ -85,7 +97,9 @@ class DataConfig(Section):
         json_schema_extra={"anyOf": [{"enum": list(SOURCES)}, {"pattern": "^hf/."}]},
     )
     path: str | None = Field(None, description="With imdb: its archive or folder, if it was downloaded before.")
-    train: str | None = Field(None, description="With files: the file or folder of labelled texts to train on.")
+    train: Files | None = Field(
+        None, description="With files: the file, folder, pattern of names (part-*.csv) or list of them to train on."
+    )
     valid: FileOrFraction = Field(
         0.1, description="A file, or the fraction of train that chooses the best epoch; stratified by label."
     )
@@ -95,9 +109,10 @@ class DataConfig(Section):
     unlabelled: str | None = Field(
         None, description="A file or folder of texts without labels, to make word vectors from; imdb brings such texts."
     )
-    format: Literal["auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet"] = Field(
-        "auto", description="What the files are; auto goes by the file name, else by the first lines."
-    )
+    format: Literal[
+        "auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet", "arrow"
+    ] = Field("auto", description="What the files are; auto goes by the file name, else by the first lines.")
+    csv: CsvConfig = Field(default_factory=CsvConfig, description="The dialect of csv and tsv files.")
     text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
     label_column: str = Field("label", description="Column that holds the label.")
     label_names: str | None = Field(
@@ -150,6 +165,10 @@ class TextConfig(Section):
         "learns its tokens, and torchtext/... are those of torchtext.",
     )  # fmt: skip
     lowercase: bool = Field(True, description="Whether upper and lower case are the same.")
+    normalize: Literal["nfc", "nfkc", "none"] = Field(
+        "nfc", description="The Unicode form that texts are brought to; nfkc also makes full-width letters plain."
+    )
+    strip_html: bool = Field(False, description="Leave out HTML tags, scripts and styles, and replace entities.")
     min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
     max_vocab_size: Annotated[int, Field(ge=3, le=10**9)] | None = Field(
         30000, description="Most frequent tokens kept, <pad> and <unk> included; null keeps all."
@@ -347,8 +366,8 @@ class Config(Section):
 
     @property
     def reads_unlabelled(self) -> bool:
-        """Whether texts without a label are of use: for word vectors, or to the objective."""
-        return self.embedding.init == "ppmi" or self.train.reads_unlabelled
+        """Whether texts without a label are of use: for word vectors, an encoder, or to the objective."""
+        return self.embedding.init == "ppmi" or self.pretrain.enabled or self.train.reads_unlabelled
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
@@ -399,7 +418,7 @@ def config_keys() -> dict[str, list[str]]:
     """Returns the names of all keys by section in their order, those of the top level under the empty name."""
     sections = {n: f.annotation for n, f in Config.model_fields.items() if isinstance(f.annotation, type)}
     keys = {n: list(kind.model_fields) for n, kind in sections.items() if issubclass(kind, Section)}
-    return {"": list(Config.model_fields), **keys}
+    return {"": list(Config.model_fields), **keys, "data.csv": list(CsvConfig.model_fields)}
 
 
 def _is_text_codec(name: str) -> bool:

@@ -93,13 +93,14 @@ def changed_keys(a: Config, b: Config) -> list[str]:
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
 
 
-def _flat(config: Config) -> dict[str, str]:
-    sections = {name: dict(value) if isinstance(value, Section) else {"": value} for name, value in config}
-    return {
-        f"{name}.{key}".rstrip("."): json.dumps(value, ensure_ascii=False)
-        for name, values in sections.items()
-        for key, value in values.items()
-    }
+def _flat(config: Section) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in config:
+        if isinstance(value, Section):
+            flat |= {f"{name}.{key}": text for key, text in _flat(value).items()}
+        else:
+            flat[name] = json.dumps(value, ensure_ascii=False)
+    return flat
 
 
 class Place(NamedTuple):
@@ -158,10 +159,12 @@ class ConfigInput:
         problems = [problem for _, problem in document.problems]
         if not equals or not all(path):
             problems = ["must look like key.path=value"]
-        elif len(path) > 2 or (len(path) == 2 and path[0] in self._keys[""] and path[0] not in self._keys):
+        elif len(path) > 1 and path[0] in self._keys[""] and ".".join(path[:-1]) not in self._keys:
             problems = [f"{'.'.join(path[:-1])!r} has no keys; set it as a whole"]
         self._problems += [(place, problem) for problem in problems]
-        section = self.values.setdefault(path[0], {}) if len(path) == 2 and not problems else self.values
+        section = self.values
+        for name in () if problems else path[:-1]:
+            section = section.setdefault(name, {}) if isinstance(section, dict) else section
         # What is no mapping though it should be is a problem of the file, and reported as such.
         if not problems and isinstance(section, dict):
             section[path[-1]] = document.value

@@ -65,9 +65,9 @@ def _describe_all(data: PreparedData) -> dict[str, Any]:
 
 def inspect_file(path: Path, overrides: Sequence[str], *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
     """Guesses a file's columns as `init` does, and inspects it."""
-    from bilstm_cls.data.sniff import sniff
+    from bilstm_cls.data.starter import profile_data
 
-    found = sniff(path, overrides)
+    found = profile_data(path, overrides)
     guessed = [
         "data.source=files",
         f"data.train={_quoted(str(path))}",

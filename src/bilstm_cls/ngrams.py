@@ -1,42 +1,65 @@
-"""Linear models over hashed n-grams: what a network has to beat, and what can answer beside it.
+"""Linear models over hashed n-grams: what a network has to beat, and what can answer together with it.
 
-n-grams are hashed into 2**24 columns, so no vocabulary of millions of n-grams is held in memory, and the columns that
-the train split fills are kept. Nothing is drawn at random that is not seeded.
+An n-gram is hashed into one of 2**24 columns, so no vocabulary of millions of n-grams is held in memory. Predictions
+need numpy alone, because an exported bundle uses this file; scipy and scikit-learn are imported where a model learns.
 
-Shapes: N texts, K kept columns, C labels, S rows of scores: C, or one where there are two labels.
+Shapes: N texts, K kept columns, C labels, S rows of weights: C, or one where there are two labels.
 """
 
+import functools
+import hashlib
 import itertools
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from bilstm_cls.checkpoint import load_tensors, save_tensors
-from bilstm_cls.errors import CheckpointError, DataError
+from bilstm_cls.errors import DataError
 
-WORD = r"\w+(?:['’]\w+)*|[^\w\s]"  # a word with its contraction, or one mark
+WORD = r"\w+(?:['’]\w+)*|[^\w\s]"
+"""A word with its contraction, or one mark."""
+
 NUM_COLUMNS = 2**24
+MAX_N = 3
 SMALL_TRAIN = 1000
-MIN_BLANKS = 0.05
+MIN_SPACES = 0.05
 SMOOTHING = 1.0
 NEVER = -30.0
 """Logit of a label without a training text."""
-CHUNK = 4096
+
+CHUNK = 1024
+"""Texts that are counted together: with more of them the memory that they take is slower."""
+
+_TOKEN = {True: re.compile(WORD), False: re.compile(r"\s+|\S")}
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_MIX = np.uint64(0xFF51AFD7ED558CCD)  # of MurmurHash3's finalizer
 
 Counts = Any  # scipy.sparse CSR matrix [N, columns], float64
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class NgramTerm:
+    """What one n-gram of a text adds to the logits.
+
+    Attributes:
+        places: `start, stop` of each of its occurrences, in characters of the text. It counts once all the same.
+        weights: `[C]`, what it adds to the logit of each label.
+    """
+
+    places: list[tuple[int, int]]
+    weights: Floats
 
 
 @dataclass(frozen=True)
 class NgramModel:
-    """NB-SVM of n-grams of 1 to 3 words (or characters, where the writing has no blanks), for use beside a network.
+    """NB-SVM of n-grams of 1 to 3 words (or characters, where words are not separated by spaces).
 
     Attributes:
         columns: `[K]` int64, rising: hashes of the n-grams that count.
@@ -45,20 +68,20 @@ class NgramModel:
         is_spaced: whether n-grams are made of words.
     """
 
-    columns: npt.NDArray[np.int64]
+    columns: Ints
     weights: npt.NDArray[np.float32]
     intercepts: Floats
     is_spaced: bool
 
     @classmethod
-    def train(cls, texts: Sequence[str], label_ids: npt.NDArray[np.int64], num_labels: int) -> "NgramModel":
+    def train(cls, texts: Sequence[str], label_ids: Ints, num_labels: int) -> "NgramModel":
         """Learns from N labelled texts.
 
         Raises:
             DataError: no n-gram occurs in them.
         """
         spaced = is_spaced(texts)
-        counts, columns = kept(count(texts, spaced=spaced, max_n=3, is_binary=True), min_texts=1)
+        counts, columns = kept(count(texts, spaced=spaced, max_n=MAX_N, is_binary=True), min_texts=1)
         rows = [1] if num_labels == 2 else range(num_labels)
         fitted = [_one_against_rest(counts, label_ids == label_id) for label_id in rows]
         weights, intercepts = zip(*fitted, strict=True)
@@ -67,17 +90,48 @@ class NgramModel:
     def logits(self, texts: Iterable[str]) -> Floats:
         """Returns `[N, C]`: the log-odds of each label, and of two labels half of them each way."""
         parts = [self._scores(chunk) for chunk in _chunks(texts)]
-        scores = np.concatenate(parts) if parts else np.zeros((0, len(self.weights)))
-        return np.concatenate([-scores, scores], 1) / 2 if len(self.weights) == 1 else scores
+        return self._by_label(np.concatenate(parts) if parts else np.zeros((0, len(self.weights))))
+
+    @property
+    def bias(self) -> Floats:
+        """`[C]`: the logits of a text without a known n-gram."""
+        return np.asarray(self._by_label(self.intercepts[np.newaxis])[0])
+
+    def terms(self, text: str) -> list[NgramTerm]:
+        """Returns what each known n-gram of a text adds to its logits; `bias` and all terms add up to them."""
+        spans = [match.span() for match in _TOKEN[self.is_spaced].finditer(text)]
+        _, columns, firsts, sizes = _find([text], spaced=self.is_spaced, max_n=MAX_N)
+        places: dict[int, list[tuple[int, int]]] = {}
+        for column, first, size in np.stack([columns, firsts, sizes], axis=1).tolist():
+            places.setdefault(column, []).append((spans[first][0], spans[first + size - 1][1]))
+        is_known, at = self._look_up(np.array(list(places), dtype=np.int64))
+        weights = self._by_label(self.weights[:, at].T.astype(np.float64))
+        known = itertools.compress(places.values(), is_known)
+        return [NgramTerm(several, row) for several, row in zip(known, weights, strict=True)]
 
     def _scores(self, texts: Sequence[str]) -> Floats:
-        from scipy.sparse import csr_matrix
+        rows, columns, _ = _distinct(*_find(texts, spaced=self.is_spaced, max_n=MAX_N)[:2])
+        is_known, at = self._look_up(columns)
+        rows = rows[is_known]
+        sums = [np.bincount(rows, weights=weights[at], minlength=len(texts)) for weights in self.weights]
+        return np.asarray(np.stack(sums, axis=1) + self.intercepts)
 
-        counts = count(texts, spaced=self.is_spaced, max_n=3, is_binary=True)
-        places = np.searchsorted(self.columns, counts.indices).clip(max=len(self.columns) - 1)
-        is_known = (self.columns[places] == counts.indices).astype(np.float32)
-        known = csr_matrix((is_known, places, counts.indptr), shape=(len(texts), len(self.columns)))
-        return np.asarray(known @ self.weights.T, dtype=np.float64) + self.intercepts
+    def _look_up(self, columns: Ints) -> tuple[Bools, npt.NDArray[np.int32]]:
+        """Returns which columns count, and the places of those among `self.columns`."""
+        at = self._places[columns]
+        is_known = at >= 0
+        return is_known, at[is_known]
+
+    @functools.cached_property
+    def _places(self) -> npt.NDArray[np.int32]:
+        """`[2**24]`: the place of each column among `self.columns`, or -1; a search would take most of the time."""
+        places = np.full(NUM_COLUMNS, -1, dtype=np.int32)
+        places[self.columns] = np.arange(len(self.columns), dtype=np.int32)
+        return places
+
+    def _by_label(self, scores: Floats) -> Floats:
+        """`[N, S]` to `[N, C]`."""
+        return np.asarray(np.concatenate([-scores, scores], 1) / 2) if len(self.weights) == 1 else scores
 
     def scaled(self, factor: float) -> "NgramModel":
         """Returns the model whose logits are `factor` times as large."""
@@ -86,44 +140,77 @@ class NgramModel:
 
     @classmethod
     def mean(cls, models: Sequence["NgramModel"]) -> "NgramModel":
-        """Returns the model whose logits are the mean of those of several, all learned from the same texts.
+        """Returns the model whose logits are the mean of those of several that learned from the same texts.
 
         Raises:
-            ValueError: they were not.
+            ValueError: they did not.
         """
         first = models[0]
         if any(not np.array_equal(model.columns, first.columns) for model in models):
-            raise ValueError("n-gram models of other texts have no mean")
+            raise ValueError("n-gram models of different texts have no mean")
         weights = np.stack([model.weights for model in models]).mean(0, dtype=np.float64).astype(np.float32)
         intercepts = np.stack([model.intercepts for model in models]).mean(0)
         return cls(first.columns, weights, intercepts, first.is_spaced)
 
-    def save(self, path: Path) -> None:
-        """Writes one file with a digest."""
-        tensors = {
-            "columns": torch.from_numpy(self.columns.astype(np.int32)),  # below 2**24
-            "weights": torch.from_numpy(self.weights),
-            "intercepts": torch.from_numpy(self.intercepts),
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Returns what a file has to hold."""
+        return {
+            "columns": self.columns.astype(np.int32),  # below 2**24
+            "weights": self.weights,
+            "intercepts": self.intercepts,
+            "is_spaced": np.array([self.is_spaced], dtype=np.uint8),
         }
-        save_tensors(path, tensors, {"is_spaced": str(self.is_spaced)})
 
     @classmethod
-    def load(cls, path: Path, num_labels: int) -> "NgramModel":
-        """Reads what `save` wrote.
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], num_labels: int) -> "NgramModel":
+        """Takes what `arrays` gave.
 
         Raises:
-            CheckpointError: the file is missing, damaged, or for another number of labels.
+            ValueError: an array is missing, or they do not fit each other or the number of labels.
         """
-        tensors, metadata = load_tensors(path)
-        try:
-            columns, weights, intercepts = (tensors[name].numpy() for name in ("columns", "weights", "intercepts"))
-            is_spaced = {"True": True, "False": False}[metadata["is_spaced"]]
-        except KeyError as error:
-            raise CheckpointError(f"{path}: holds no n-gram model ({error} is missing)") from error
+        if missing := {"columns", "weights", "intercepts", "is_spaced"} - arrays.keys():
+            raise ValueError(f"no n-gram model, {min(missing)} is missing")
+        columns, weights, intercepts = (arrays[name] for name in ("columns", "weights", "intercepts"))
         num_rows = 1 if num_labels == 2 else num_labels
         if weights.shape != (num_rows, len(columns)) or intercepts.shape != (num_rows,) or len(columns) == 0:
-            raise CheckpointError(f"{path}: does not fit {num_labels} labels (weights {list(weights.shape)})")
-        return cls(columns.astype(np.int64), weights, intercepts.astype(np.float64), is_spaced)
+            raise ValueError(f"an n-gram model that does not fit {num_labels} labels (weights {list(weights.shape)})")
+        is_spaced = bool(arrays["is_spaced"].any())
+        return cls(columns.astype(np.int64), weights.astype(np.float32), intercepts.astype(np.float64), is_spaced)
+
+
+class _Hashes(dict[str, int]):
+    """64 bits of each distinct token: hashed once however often it occurs, and the same on every machine."""
+
+    def __missing__(self, token: str) -> int:
+        folded = " " if token.isspace() else token.casefold()
+        # Lone surrogates have no bytes in UTF-8.
+        digest = hashlib.blake2b(folded.encode("utf-8", "replace"), digest_size=8).digest()
+        value = self[token] = int.from_bytes(digest, "little")
+        return value
+
+
+def _find(texts: Sequence[str], *, spaced: bool, max_n: int) -> tuple[Ints, Ints, Ints, Ints]:
+    """Returns all n-grams: `[M]` their texts, columns, first tokens (of all texts in a row), and numbers of tokens."""
+    tokens = [_TOKEN[spaced].findall(text) for text in texts]
+    flat = map(_Hashes().__getitem__, itertools.chain.from_iterable(tokens))
+    hashes = np.fromiter(flat, dtype=np.uint64)
+    rows = np.repeat(np.arange(len(texts)), [len(several) for several in tokens])
+    joined, parts = hashes, []
+    for size in range(1, max_n + 1):
+        if size > 1:
+            joined = joined[:-1] * _FACTOR + hashes[size - 1 :]
+        firsts = np.flatnonzero(rows[: len(joined)] == rows[size - 1 :])  # those that end in the text they begin in
+        mixed = joined[firsts]
+        columns = (((mixed ^ (mixed >> np.uint64(33))) * _MIX) >> np.uint64(40)).astype(np.int64)
+        parts.append((rows[firsts], columns, firsts, np.full(len(firsts), size)))
+    rows, columns, firsts, sizes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return rows, columns, firsts, sizes
+
+
+def _distinct(rows: Ints, columns: Ints) -> tuple[Ints, Ints, Ints]:
+    """Returns rows and columns in rising order, each pair once, and how often it occurs."""
+    keys, numbers = np.unique(rows * NUM_COLUMNS + columns, return_counts=True)
+    return keys // NUM_COLUMNS, keys % NUM_COLUMNS, numbers
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -132,23 +219,17 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _one_against_rest(counts: Counts, is_label: Bools) -> tuple[Floats, float]:
-    if not is_label.any():
-        return np.zeros(counts.shape[1]), NEVER
-    return nbsvm(counts, is_label)
-
-
-def is_spaced(texts: Sequence[str]) -> bool:
-    """Whether the texts' writing puts blanks between words: mean share of white space at least 5 %.
+def is_spaced(texts: Iterable[str]) -> bool:
+    """Whether words are separated by spaces: at least 5 % of the characters of the first texts are white space.
 
     English has about 17 %, Chinese, Japanese and Thai have next to none; for those, n-grams are made of characters.
     """
-    shares = [1 - sum(map(len, text.split())) / len(text) for text in texts if text]
-    return bool(shares) and sum(shares) / len(shares) >= MIN_BLANKS
+    parts = [1 - sum(map(len, text.split())) / len(text) for text in itertools.islice(texts, 4 * CHUNK) if text]
+    return bool(parts) and sum(parts) / len(parts) >= MIN_SPACES
 
 
-def count(texts: Sequence[str], *, spaced: bool, max_n: int, is_binary: bool) -> Counts:
-    """Returns the counts `[N, 2**24]` of n-grams of 1 to `max_n` words, or 1 to 3 characters.
+def count(texts: Iterable[str], *, spaced: bool, max_n: int, is_binary: bool) -> Counts:
+    """Returns the counts `[N, 2**24]` of n-grams of 1 to `max_n` words, or of 1 to 3 characters.
 
     Args:
         texts: N raw texts.
@@ -156,22 +237,20 @@ def count(texts: Sequence[str], *, spaced: bool, max_n: int, is_binary: bool) ->
         max_n: words of the longest n-gram.
         is_binary: whether an n-gram counts once a text.
     """
-    from sklearn.feature_extraction.text import HashingVectorizer
+    from scipy.sparse import csr_matrix
 
-    vectorizer = HashingVectorizer(
-        preprocessor=_fold,
-        token_pattern=WORD if spaced else None,
-        analyzer="word" if spaced else "char",
-        ngram_range=(1, max_n if spaced else 3),
-        n_features=NUM_COLUMNS,
-        binary=is_binary,
-        alternate_sign=False,
-        norm=None,
-    )
-    return vectorizer.transform(texts)
+    indices, numbers, lengths = [np.empty(0, np.int32)], [np.empty(0)], [np.empty(0, np.int64)]
+    for chunk in _chunks(texts):
+        rows, columns, found = _distinct(*_find(chunk, spaced=spaced, max_n=max_n if spaced else MAX_N)[:2])
+        indices.append(columns.astype(np.int32))
+        numbers.append(np.ones(len(columns)) if is_binary else found.astype(np.float64))
+        lengths.append(np.bincount(rows, minlength=len(chunk)))
+    ends = np.cumsum(np.concatenate([[0], *lengths]))
+    shape = (len(ends) - 1, NUM_COLUMNS)
+    return csr_matrix((np.concatenate(numbers), np.concatenate(indices), ends), shape=shape)
 
 
-def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, npt.NDArray[np.int64]]:
+def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, Ints]:
     """Returns the columns that at least so many texts fill, and which they are.
 
     Raises:
@@ -183,8 +262,10 @@ def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, npt.NDArray[np.int6
     return counts[:, columns], columns
 
 
-def _fold(text: str) -> str:
-    return text.casefold().encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be hashed
+def _one_against_rest(counts: Counts, is_label: Bools) -> tuple[Floats, float]:
+    if not is_label.any():
+        return np.zeros(counts.shape[1]), NEVER
+    return nbsvm(counts, is_label)
 
 
 def logistic(features: Counts, is_label: Bools, *, strength: float = 10.0) -> tuple[Floats, float]:

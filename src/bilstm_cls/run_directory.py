@@ -1,11 +1,12 @@
-"""A run directory: its layout, who may write into it, and how a trained model is read back.
+"""A run directory: its files, its lock and its status, and how a trained model is written and read.
 
-Everything a prediction needs is inside, and nothing in it is ever executed: text, JSON and safetensors only.
+Everything that a prediction needs is inside, and nothing in it is ever executed: text, JSON and safetensors only.
 """
 
 import contextlib
 import datetime
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
@@ -31,16 +33,16 @@ from bilstm_cls.ngrams import NgramModel
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-OWN_FILES = (
+FORMAT_VERSION = 2
+RUN_FILES = (
     "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "study.journal",
     "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors", "tokenizer.json",
     "labels.json", "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "plots/*.svg", "report.html",
     "environment.json", "train.log", "loggers.json", "tensorboard/events.out.tfevents.*", "README.md",
     "config.yaml", "status.json",
 )  # fmt: skip
-"""Patterns of all files of a run, in the order in which they are deleted: a deletion that is cut short leaves neither a
-model nor checkpoints without the config and status that they belong to."""
+"""Patterns of all files of a run, in the order in which they are deleted: a deletion that is interrupted leaves neither
+a model nor checkpoints without their config and status."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class LoadedModel:
         labels: by label id.
         config: of the run.
         ngrams: the n-gram model of `model.ngrams`.
-        others: of an ensemble, the networks after the first.
+        others: the networks of an ensemble after the first.
     """
 
     model: BiLSTMClassifier
@@ -99,8 +101,8 @@ class RunDirectory:
             return False
         if "status" not in self.read_status():
             raise ConfigError(
-                f"{self.path}: holds other files and no run of this program, so nothing is written or deleted there; "
-                f"choose another place with -o or --set name=NAME"
+                f"{self.path}: holds other files and no run, so nothing is written or deleted there; choose another "
+                f"place with -o or --set name=NAME"
             )
         return True
 
@@ -120,13 +122,9 @@ class RunDirectory:
             try:
                 lock.acquire()
             except Timeout:
-                owner = self.read_status()
-                is_known = owner.get("status") == "running"  # else of an earlier run, and the owner has just started
-                who = (
-                    f"process {owner['pid']} on {owner['host']} since {owner['started']}"
-                    if is_known
-                    else "just started"
-                )
+                holder = self.read_status()
+                is_known = holder.get("status") == "running"  # else it is of an earlier run
+                who = f"process {holder['pid']} on {holder['host']} since {holder['started']}" if is_known else "new"
                 if not wait:
                     raise ConfigError(
                         f"{self.path}: another run is writing here ({who}); use another -o or name"
@@ -147,7 +145,7 @@ class RunDirectory:
         if not self.is_taken:
             return
         with naming_disk_faults(self.path):
-            for pattern in OWN_FILES:
+            for pattern in RUN_FILES:
                 for path in sorted(self.path.glob(pattern)):
                     path.unlink()
             for folder in (self.plots, self.checkpoints, self / "tensorboard"):
@@ -157,7 +155,7 @@ class RunDirectory:
     def remove_leftovers(self) -> None:
         """Deletes the temporary files of a run that was killed. Only the holder of the lock may call it."""
         with naming_disk_faults(self.path):
-            for pattern in OWN_FILES:
+            for pattern in RUN_FILES:
                 folder, _, name = pattern.rpartition("/")
                 for path in (self.path / folder).glob(f".{name}.????????.tmp"):
                     path.unlink()
@@ -192,7 +190,7 @@ class RunDirectory:
         return content
 
     def write_status(self, status: str, reason: str, **more: Any) -> None:
-        """Says in `status.json` how the run stands: running, finished, stopped or failed, and why."""
+        """Writes into `status.json` whether the run is running, finished, stopped or failed, and why."""
         content = {
             "status": status,
             "reason": reason,
@@ -216,38 +214,42 @@ class RunDirectory:
         """Writes the trained model and all that is needed to use it."""
         tokenizer, labels, config = loaded.tokenizer, loaded.labels, loaded.config
         if loaded.ngrams is not None:
-            loaded.ngrams.save(self / "ngrams.safetensors")
+            arrays = {name: torch.from_numpy(array) for name, array in loaded.ngrams.arrays().items()}
+            save_tensors(self / "ngrams.safetensors", arrays, {})
         write_atomic(self / "config.yaml", dump_config(config))
         write_atomic(self / "tokenizer.json", tokenizer.to_json())
         self.write_json("labels.json", labels)
         metadata = {
             "format_version": str(FORMAT_VERSION),
             "text_digest": text_digest(tokenizer, labels),
-            "config": json.dumps(_decisive_keys(config)),
+            "config": json.dumps(_model_keys(config)),
+            "members": str(len(loaded.members)),
         }
-        for number, member in enumerate(loaded.others, 2):
-            save_tensors(self / f"model-{number}.safetensors", member.state_dict(), metadata)
-        if loaded.others:
-            metadata["members"] = str(len(loaded.members))
-        save_tensors(self / "model.safetensors", loaded.model.state_dict(), metadata)
+        for number, member in reversed(list(enumerate(loaded.members, 1))):  # the first last: its file is the model
+            save_tensors(self / _weights_name(number), member.state_dict(), metadata)
 
     def load_config(self) -> Config:
         """Reads `config.yaml` back.
 
         Raises:
-            CheckpointError: it is missing or no longer valid.
+            CheckpointError: it is missing or not valid, as that of an earlier version is.
         """
         self._check_no_bundle()
+        if not (self / "config.yaml").is_file():
+            raise CheckpointError(f"{self / 'config.yaml'}: missing, so {self.path} is not a run directory")
         try:
             return load_config(self / "config.yaml")
         except ConfigError as error:
-            raise CheckpointError(f"{self.path} is not a run directory that can be read:\n{error}") from error
+            problem = str(error).splitlines()[0].removesuffix(":")
+            raise CheckpointError(
+                f"{problem}; the run was made by an earlier version, or this file was changed: train it again"
+            ) from error
 
     def _check_no_bundle(self) -> None:
         if (self / "model.onnx").exists():
             raise CheckpointError(
-                f"{self.path}: is an exported bundle and no run; give the run that it was made from, or ask the "
-                f"bundle by: python -m bilstm_cls.runtime {shlex.quote(str(self.path))} TEXT"
+                f"{self.path}: is an exported bundle, not a run; give the run that it was made from, or use the bundle "
+                f"with: python -m bilstm_cls.runtime {shlex.quote(str(self.path))} TEXT"
             )
 
     def load_model(self) -> LoadedModel:
@@ -261,29 +263,35 @@ class RunDirectory:
             status = self.read_status()
             state = f"its run is {status['status']}: {status.get('reason')}" if "status" in status else "no run is here"
             raise CheckpointError(f"{self.path}: holds no finished model ({state}); train it, or add --resume")
+        tensors, metadata = load_tensors(self / "model.safetensors")
+        if (found := metadata.get("format_version")) != str(FORMAT_VERSION):
+            raise CheckpointError(f"{self.path}: made by an earlier version (format {found}); train it again")
         config = self.load_config()
         labels = self.read_json("labels.json")
         tokenizer = Tokenizer.load(self / "tokenizer.json")
-        tensors, metadata = load_tensors(self / "model.safetensors")
-        if metadata.get("format_version") != str(FORMAT_VERSION):
-            found = metadata.get("format_version")
-            raise CheckpointError(f"{self.path}: format {found!r} is not {FORMAT_VERSION}; train it again")
         if metadata.get("text_digest") != text_digest(tokenizer, labels):
             raise CheckpointError(f"{self.path}: tokenizer.json or labels.json is not what the model was trained with")
-        for key, trained in _trained_with(self / "model.safetensors", metadata).items():
-            value = _decisive_keys(config).get(key)
+        for key, trained in _trained_keys(self / "model.safetensors", metadata).items():
+            value = _model_keys(config).get(key)
             if value != trained:
                 raise CheckpointError(f"{self / 'config.yaml'}: {key} is {value!r}, but the model has {trained!r}")
-        model = self._member("model.safetensors", tensors, config, tokenizer, labels)
-        others = []
+        members = [self._member("model.safetensors", tensors, config, tokenizer, labels)]
         for number in range(2, _number_of_members(self / "model.safetensors", metadata) + 1):
-            name = f"model-{number}.safetensors"
-            tensors, own = load_tensors(self / name)
-            if own.get("text_digest") != metadata["text_digest"] or own.get("config") != metadata.get("config"):
+            name = _weights_name(number)
+            tensors, others = load_tensors(self / name)
+            if any(others.get(key) != metadata.get(key) for key in ("text_digest", "config")):
                 raise CheckpointError(f"{self / name}: is of another ensemble than model.safetensors")
-            others.append(self._member(name, tensors, config, tokenizer, labels))
-        ngrams = None if config.model.ngrams is None else NgramModel.load(self / "ngrams.safetensors", len(labels))
-        return LoadedModel(model, tokenizer, labels, config, ngrams, tuple(others))
+            members.append(self._member(name, tensors, config, tokenizer, labels))
+        ngrams = self._load_ngrams(len(labels)) if config.model.ngrams is not None else None
+        return LoadedModel(members[0], tokenizer, labels, config, ngrams, tuple(members[1:]))
+
+    def _load_ngrams(self, num_labels: int) -> NgramModel:
+        path = self / "ngrams.safetensors"
+        tensors, _ = load_tensors(path)
+        try:
+            return NgramModel.from_arrays({name: tensor.numpy() for name, tensor in tensors.items()}, num_labels)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: holds {error}") from error
 
     def _member(
         self, name: str, tensors: dict[str, Tensor], config: Config, tokenizer: Tokenizer, labels: list[str]
@@ -298,7 +306,11 @@ class RunDirectory:
         return model.eval()
 
 
-def _trained_with(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _weights_name(number: int) -> str:
+    return "model.safetensors" if number == 1 else f"model-{number}.safetensors"
+
+
+def _trained_keys(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Returns the keys and values of the config that a model's metadata name."""
     try:
         return dict(json.loads(metadata.get("config", "{}")))
@@ -314,9 +326,7 @@ def _number_of_members(path: Path, metadata: Mapping[str, str]) -> int:
 
 
 def _misfit(tensors: Mapping[str, Tensor], config: Config, vocab_size: int, num_labels: int) -> str | None:
-    """Says what of a file does not fit the network of a config, before any memory is taken for that network."""
-    import torch
-
+    """Returns what of a file does not fit the network of a config, before any memory is taken for that network."""
     if config.model.num_layers > len(tensors):
         return f"{config.model.num_layers} layers, but {len(tensors)} tensors"
     with torch.device("meta"):  # shapes alone
@@ -364,8 +374,8 @@ def text_digest(tokenizer: Tokenizer, labels: list[str]) -> str:
     return hashlib.sha256(json.dumps([tokenizer.to_json(), labels]).encode()).hexdigest()
 
 
-def _decisive_keys(config: Config) -> dict[str, Any]:
-    """Returns the keys that decide how a model reads a text: with others it would give other answers, and not fail."""
+def _model_keys(config: Config) -> dict[str, Any]:
+    """Returns the keys that decide how a model reads a text: with other values its answers would be wrong silently."""
     return {f"{name}.{key}": value for name in ("text", "model") for key, value in getattr(config, name)}
 
 
@@ -383,10 +393,6 @@ def newest_run(output_dir: Path) -> RunDirectory:
 
 def environment(device: str, threads: int) -> dict[str, Any]:
     """Returns what the figures of a run may depend on."""
-    import importlib.metadata
-
-    import torch
-
     packages = ("bilstm-cls", "torch", "numpy", "tokenizers", "safetensors", "scikit-learn")
     return {
         "python": platform.python_version(),

@@ -1,17 +1,18 @@
-"""Answers from an exported bundle with onnxruntime, tokenizers and numpy alone; PyTorch is neither needed nor loaded.
+"""Predictions from an exported bundle with onnxruntime, tokenizers and numpy alone; PyTorch is not loaded.
 
 A bundle whose texts are split by `chinese_words` needs rjieba too.
 
-Texts are split, cut, padded and batched by the same code as in training, so the answers are those of the run directory
-that the bundle was made from. Also a command: `python -m bilstm_cls.runtime BUNDLE TEXT...`, where `-` reads stdin.
+Texts are split, cut, padded and batched by the same code as in training, so the predictions are those of the run that
+the bundle was made from. Also a command: `python -m bilstm_cls.runtime BUNDLE TEXT...`, where `-` reads stdin.
 """
 
 import argparse
 import hashlib
-import itertools
+import io
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,29 +23,32 @@ import numpy.typing as npt
 from bilstm_cls.data.batches import evaluation_batches, pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.data.types import check_texts, iterate_texts
 from bilstm_cls.device import usable_cores
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
+from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.prediction import Prediction, in_chunks, predictions, softmax
 
 if TYPE_CHECKING:
     import onnxruntime
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILES = ("model.onnx", "tokenizer.json", "labels.json")
-"""What a bundle holds beside its `config.json`, which has the digests of these."""
+NGRAMS = "ngrams.npz"
+"""The n-gram model of a run that has one. `config.json` has the digests of all files."""
 
 BATCH_TOKENS = 8192
 """Padded tokens in a batch; onnxruntime is fastest where what it holds of one fits into the processor's cache."""
 
-CHUNK = 2048
-"""Texts that are read and answered together when they come as a stream."""
-
 
 class Runtime:
-    """Answers with the model of one bundle.
+    """Classifies texts with the model of one bundle.
+
+    Texts may come in a list, tuple, array, pandas or polars series, or generator.
 
     Example:
         >>> runtime = Runtime.load("runs/imdb-onnx")
-        >>> runtime.predict(["A wonderful film."])[0]["label"]
+        >>> runtime.predict(["A wonderful film."])[0].label
         'pos'
     """
 
@@ -56,9 +60,11 @@ class Runtime:
         *,
         max_length: int,
         truncate: str,
+        ngrams: NgramModel | None = None,
     ) -> None:
         self.labels = list(labels)
         self.max_length = max_length
+        self.ngrams = ngrams
         self._truncate = truncate
         self._session = session
         self._tokenizer = tokenizer
@@ -77,65 +83,49 @@ class Runtime:
         """
         path = Path(path)
         config = _read_config(path / "config.json")
-        content = {name: _verified(path / name, config["sha256"].get(name)) for name in FILES}
+        content = {name: _verified(path / name, config["sha256"][name]) for name in config["sha256"]}
         try:
             tokenizer = Tokenizer.from_json(content["tokenizer.json"].decode())
         except ValueError as error:
             raise CheckpointError(f"{path / 'tokenizer.json'}: damaged, it cannot be read ({error})") from error
+        labels = json.loads(content["labels.json"])
         return cls(
             _session(content["model.onnx"], threads),
             tokenizer,
-            json.loads(content["labels.json"]),
+            labels,
             max_length=config["max_length"],
             truncate=config["truncate"],
+            ngrams=_read_ngrams(path / NGRAMS, content[NGRAMS], len(labels)) if NGRAMS in content else None,
         )
 
-    def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Returns one answer per text, in order; an empty text is one unknown token.
-
-        Returns:
-            Dicts with the keys `text`, `label`, `probability` (of that label), `probabilities` (by label), `tokens` (of
-            the text before it was cut) and `truncated` (whether it was longer than the model reads).
+    def predict(self, texts: Iterable[str]) -> list[Prediction]:
+        """Returns one prediction per text, in order; an empty text is one unknown token.
 
         Raises:
-            TypeError: `texts` is one text instead of several.
+            TypeError: `texts` is one str, or an item is no str.
         """
-        if not len(texts):
-            return []
-        corpus = self._encode(texts)
-        probabilities = _softmax(self.logits(corpus))
-        return [
-            {
-                "text": text,
-                "label": self.labels[best],
-                "probability": row[best],
-                "probabilities": dict(zip(self.labels, row, strict=True)),
-                "tokens": tokens,
-                "truncated": tokens > self.max_length,
-            }
-            for text, row, best, tokens in zip(
-                texts, probabilities.tolist(), probabilities.argmax(1).tolist(), corpus.num_tokens.tolist(), strict=True
-            )
-        ]
+        checked = check_texts(texts)
+        return self._predict(checked, self._encode(checked)) if checked else []
 
-    def predict_proba(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Returns probabilities `[N, C]`, columns in the order of `labels`."""
-        if not len(texts):
-            return np.empty((0, len(self.labels)))
-        return _softmax(self.logits(self._encode(texts)))
+    def predict_proba(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
+        """Returns probabilities `[N, C]`, columns in the order of `labels`.
 
-    def stream(self, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """Yields one answer per text, in order, holding no more than one chunk of texts."""
-        remaining = iter(texts)
-        while chunk := list(itertools.islice(remaining, CHUNK)):
-            yield from self.predict(chunk)
+        Raises:
+            TypeError: as in `predict`.
+        """
+        checked = check_texts(texts)
+        return self._answer(checked, self._encode(checked)) if checked else np.empty((0, len(self.labels)))
 
-    def _encode(self, texts: Sequence[str]) -> Corpus:
-        if isinstance(texts, str):
-            raise TypeError("texts is one str; give a list of texts")
-        return encode(texts, self._tokenizer, max_length=self.max_length, truncate=self._truncate)
+    def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
+        """Yields one prediction per text, in order, holding no more than a few thousand texts.
+
+        Raises:
+            TypeError: as in `predict`.
+        """
+        return in_chunks(iterate_texts(texts), self._encode, self._predict)
 
     def logits(self, corpus: Corpus) -> npt.NDArray[np.float32]:
+        """Returns the logits `[N, C]` of the networks, without the n-gram model."""
         logits = np.zeros((len(corpus), len(self.labels)), dtype=np.float32)
         for indices in evaluation_batches(corpus.lengths, max_tokens=BATCH_TOKENS):
             logits[indices] = self.run(*pad(corpus, indices))
@@ -150,6 +140,16 @@ class Runtime:
         """
         (logits,) = self._session.run(["logits"], {"token_ids": token_ids, "lengths": lengths})
         return np.asarray(logits)
+
+    def _encode(self, texts: Sequence[str]) -> Corpus:
+        return encode(texts, self._tokenizer, max_length=self.max_length, truncate=self._truncate)
+
+    def _answer(self, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
+        logits = self.logits(corpus)
+        return softmax(logits if self.ngrams is None else logits + self.ngrams.logits(texts))
+
+    def _predict(self, texts: Sequence[str], corpus: Corpus) -> list[Prediction]:
+        return predictions(texts, corpus, self._answer(texts, corpus), self.labels)
 
 
 def sealed(config: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _verified(path: Path, digest: str | None) -> bytes:
+def _verified(path: Path, digest: str) -> bytes:
     """Returns the bytes whose digest was checked: the file is not read a second time."""
     content = _read(path)
     if hashlib.sha256(content).hexdigest() != digest:
@@ -197,6 +197,14 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def _read_ngrams(path: Path, content: bytes, num_labels: int) -> NgramModel:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return NgramModel.from_arrays(dict(arrays), num_labels)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+
+
 def _session(model: bytes, threads: int | None) -> "onnxruntime.InferenceSession":
     try:
         import onnxruntime
@@ -207,12 +215,6 @@ def _session(model: bytes, threads: int | None) -> "onnxruntime.InferenceSession
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints one JSON object a text and returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bilstm_cls.runtime", description="Classify texts with a bundle.")
@@ -221,8 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        for answer in Runtime.load(given.bundle).stream(_given_texts(given.texts)):
-            print(json.dumps(answer, ensure_ascii=False))
+        for prediction in Runtime.load(given.bundle).stream(_given_texts(given.texts)):
+            print(json.dumps(prediction.as_dict(), ensure_ascii=False))
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Encoded splits: what is kept of a text, and what is counted."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bilstm_cls.data import corpus as module
-from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, padding_share, training_batches
-from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, load_corpus, statistics
-from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, pad, padding_share, training_batches
+from bilstm_cls.data.corpus import (
+    Corpus,
+    encode,
+    encode_to_files,
+    kept_places,
+    learn,
+    learn_to_files,
+    load_corpus,
+    statistics,
+)
+from bilstm_cls.data.tokenizer import UNKNOWN_ID, TokenCounter, Tokenizer
 
 TEXTS = ["a b c d e f", "b", "", "  ", "a zebra", "c c c c c"]
 
@@ -21,7 +31,8 @@ def tokenizer() -> Tokenizer:
 
 
 def kept(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
-    texts = np.split(corpus.token_ids, corpus.offsets[1:-1])
+    token_ids, lengths = corpus.read(np.arange(len(corpus)))
+    texts = np.split(token_ids, np.cumsum(lengths)[:-1])
     return [" ".join(tokenizer.tokens[i] for i in ids) for ids in texts]
 
 
@@ -31,9 +42,46 @@ def kept(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
 def test_a_long_text_keeps_the_end_that_is_asked_for(
     tokenizer: Tokenizer, truncate: str, first: str, last: str
 ) -> None:
-    texts = kept(encode(TEXTS, tokenizer, max_length=3, truncate=truncate), tokenizer)
+    corpus = encode(TEXTS, tokenizer, max_length=3, truncate=truncate)
+    texts = kept(corpus, tokenizer)
     assert (texts[0], texts[-1]) == (first, last)
     assert texts[1:5] == ["b", "<unk>", "<unk>", "a <unk>"]
+    assert kept(corpus.whole(), tokenizer)[0] == TEXTS[0]
+
+
+TRUNCATIONS = {
+    "head": lambda ids, size: ids[:size],
+    "tail": lambda ids, size: ids[-size:],
+    "both": lambda ids, size: ids[: (size + 1) // 2] + ids[len(ids) - size // 2 :],
+}
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 9), max_size=12), min_size=1, max_size=6),
+    st.none() | st.integers(1, 13), st.sampled_from(sorted(TRUNCATIONS)), st.data(),
+)  # fmt: skip
+def test_any_texts_are_read_as_each_would_be_alone(
+    texts: list[list[int]], max_length: int | None, truncate: str, data: st.DataObject
+) -> None:
+    flat = np.array([i for text in texts for i in text], dtype=np.int32)
+    offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
+    corpus = Corpus(flat, offsets, None, max_length, truncate)
+    expected = [
+        TRUNCATIONS[truncate](text, max_length) if max_length and len(text) > max_length else text or [UNKNOWN_ID]
+        for text in texts
+    ]
+    assert corpus.lengths.tolist() == [len(ids) for ids in expected]
+    assert corpus.num_tokens.tolist() == [len(text) for text in texts]
+    chosen = data.draw(st.lists(st.sampled_from(range(len(texts))), min_size=1))
+    token_ids, lengths = pad(corpus, np.array(chosen))
+    assert [row[:n].tolist() for row, n in zip(token_ids, lengths, strict=True)] == [expected[i] for i in chosen]
+    assert not any(row[n:].any() for row, n in zip(token_ids, lengths, strict=True))
+    blocks = list(corpus.blocks(3))
+    assert np.concatenate([ids for _, ids, _ in blocks]).tolist() == [i for ids in expected for i in ids]
+    assert np.concatenate([indices for indices, _, _ in blocks]).tolist() == list(range(len(texts)))
+    for text in filter(None, texts):
+        places = kept_places(len(text), max_length, truncate)
+        assert [text[i] for i in places] == expected[texts.index(text)]
 
 
 def test_nothing_is_counted_silently(tokenizer: Tokenizer) -> None:
@@ -43,14 +91,40 @@ def test_nothing_is_counted_silently(tokenizer: Tokenizer) -> None:
     }  # fmt: skip
 
 
+def same(one: Corpus, other: Corpus) -> bool:
+    return all(np.array_equal(getattr(one, key), getattr(other, key)) for key in ("token_ids", "offsets", "label_ids"))
+
+
 def test_files_hold_what_memory_holds(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.arange(6)
     whole = encode(TEXTS, tokenizer, max_length=4, label_ids=labels)
     monkeypatch.setattr(module, "CHUNK", 4)
-    encode_to_files(tmp_path, "train", TEXTS, tokenizer, max_length=4, truncate="both")
-    mapped = load_corpus(tmp_path, "train", labels)
-    for name in ("token_ids", "offsets", "label_ids", "num_tokens", "lengths"):
-        assert np.array_equal(getattr(whole, name), getattr(mapped, name)), name
+    encode_to_files(tmp_path, "train", TEXTS, tokenizer)
+    assert same(load_corpus(tmp_path, "train", labels, max_length=4, truncate="both"), whole)
+    encode_to_files(tmp_path, "empty", ["", " "], tokenizer)
+    empty = load_corpus(tmp_path, "empty", None, max_length=4, truncate="both")
+    assert statistics(empty)["unknown"] == 2
+    assert pad(empty, np.array([1]))[0].tolist() == [[UNKNOWN_ID]]
+
+
+@pytest.mark.parametrize("kind", ["words", "whitespace", "basic_english", "cjk", "characters", "chinese_words"])
+@pytest.mark.parametrize("limits", [(1, None), (2, None), (1, 5)])
+def test_one_pass_gives_the_vocabulary_and_ids_of_two(
+    kind: str, limits: tuple[int, int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*TEXTS, "<pad> <unk> B", "中国人民 é e\u0301 <br /> \ud800", "", "Z's 3.5 b"]
+    settings: Any = {"kind": kind, "lowercase": True, "normalize": "nfc", "strip_html": True}
+    sizes: Any = {"min_freq": limits[0], "max_vocab_size": limits[1]}
+    expected = Tokenizer.train(texts, **settings, **sizes)
+    corpus = encode(texts, expected, max_length=None)
+    monkeypatch.setattr(module, "CHUNK", 3)
+    cut: Any = {"max_length": None, "truncate": "both", "label_ids": None}
+    in_memory, in_files = TokenCounter(**settings), TokenCounter(**settings)
+    tokenizer, learned = learn(texts, in_memory, **sizes, **cut)
+    assert tokenizer.to_json() == expected.to_json()
+    assert same(learned, corpus)
+    assert learn_to_files(tmp_path, "train", texts, in_files, **sizes).to_json() == expected.to_json()
+    assert same(load_corpus(tmp_path, "train", None, max_length=None, truncate="both"), corpus)
 
 
 def test_a_batch_is_padded_with_zeros_after_each_text(tokenizer: Tokenizer) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from bilstm_cls.data import download
-from bilstm_cls.data.download import DownloadError, Patience, UnreachableError, fetch
+from bilstm_cls.data.download import Patience, fetch
+from bilstm_cls.data.hub import DownloadError, UnreachableError
 from bilstm_cls.errors import ConfigError, ResourceError
 
 DATA = random.Random(1).randbytes(200_000)

@@ -8,8 +8,7 @@ import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.download import UnreachableError
-from bilstm_cls.data.hub import Address
+from bilstm_cls.data.hub import Address, UnreachableError
 from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import ConfigError, DataError
 from tests.hub_server import FakeHub, serving_hub

@@ -15,7 +15,7 @@ from bilstm_cls.data.batches import collate, training_batches
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.prepare import PreparedData, prepare
 
-NUMBER = 80_000
+NUMBER = 80_000  # of few words, as the vocabulary is in memory
 MAX_BYTES = 70
 """For each text; most of it is what stays the same however many there are. The text as a str takes as much."""
 
@@ -30,7 +30,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     with path.open("w", encoding="utf-8") as file:
         file.write("text,label\n")
         for i in range(NUMBER):
-            file.write(f"{chooser.choice(WORDS)} {chooser.choice(WORDS)} {i},{('neg', 'pos')[i % 2]}\n")
+            file.write(
+                f"{chooser.choice(WORDS)} {chooser.choice(WORDS)} {i // 300} {i % 300},{('neg', 'pos')[i % 2]}\n"
+            )
     return load_config(None, [f"data.train={path}", "data.valid=0.01", "data.test=0.01"])
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.data.passages import Passages, chunks, number_of_chunks, passage_batches
+from bilstm_cls.data.passages import LanguageModelTexts, chunks, number_of_chunks, passage_batches
 
 TEXTS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=30), min_size=1, max_size=6)
 
@@ -19,7 +19,7 @@ def arrays(texts: list[list[int]]) -> list[Any]:
 
 def corpus(*texts: list[int]) -> Corpus:
     lengths = np.array([len(text) for text in texts])
-    return Corpus(np.concatenate(texts).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]), None, lengths)
+    return Corpus(np.concatenate(texts).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
 
 
 @settings(deadline=None)
@@ -78,7 +78,7 @@ def test_the_order_hangs_on_seed_and_epoch_alone() -> None:
 
 
 def test_texts_of_several_corpora_have_one_numbering() -> None:
-    passages = Passages([corpus([1, 2], [3]), corpus([4, 5, 4])])
+    passages = LanguageModelTexts([corpus([1, 2], [3]), corpus([4, 5, 4])])
     assert passages.lengths.tolist() == [2, 1, 3]
     assert [text.tolist() for text in passages.texts(np.array([2, 0, 1]))] == [[4, 5, 4], [1, 2], [3]]
     assert passages.counts(7).tolist() == [0, 1, 1, 1, 2, 1, 0]

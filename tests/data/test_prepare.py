@@ -1,39 +1,45 @@
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
-from bilstm_cls.data.prepare import PreparedData, prepare
-from bilstm_cls.errors import DataError
+from bilstm_cls.data.prepare import PreparedData, prepare, prepare_in_memory, tokenizer_of_encoder
+from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.training.pretrain import pretrain
 
 Prepare = Callable[..., PreparedData]
+Make = Callable[..., Config]
 
+BARE = ["data.train=x.csv", "text.max_length=4", "text.min_freq=1"]
 TRAIN = "text,label\n" + "common good,pos\ncommon bad,neg\n" * 5
 TEST = "text,label\ncommon unseen good,pos\n,neg\ncommon common common common common,neg\n"
 
 
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
-    """Prepares a small data set with an own cache."""
+    """Prepares a small data set in a separate cache."""
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
     for name, content in {"train.csv": TRAIN, "test.csv": TEST, "more.txt": "common rare rare\n"}.items():
         (tmp_path / name).write_text(content, "utf-8")
 
     def make(*overrides: str) -> PreparedData:
         data = [f"data.train={tmp_path / 'train.csv'}", f"data.test={tmp_path / 'test.csv'}", "data.valid=0.2"]
-        return prepare(load_config(None, [*data, "text.max_length=4", "text.min_freq=1", *overrides]))
+        return prepare(load_config(None, [*BARE, *data, *overrides]))
 
     return make
 
 
-def ids_of(data: PreparedData) -> dict[str, tuple[list[int], list[int], list[int]]]:
+def ids_of(data: PreparedData) -> dict[str, tuple[list[int], ...]]:
     return {
-        name: (corpus.token_ids.tolist(), corpus.offsets.tolist(), corpus.num_tokens.tolist())
+        name: tuple(ids.tolist() for ids in (*corpus.read(np.arange(len(corpus))), corpus.num_tokens))
         for name, corpus in data.corpora.items()
     }
 
@@ -66,14 +72,50 @@ def test_unlabelled_texts_are_encoded_only_where_vectors_are_made_of_them(
     assert ("unlabelled" in data.corpora) == is_read
 
 
-def test_a_second_preparation_is_the_same_and_encodes_nothing_again(
-    prepared: Prepare, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def split(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts how often each text is split into tokens."""
+    counts: Counter[str] = Counter()
+    for part in (Tokenizer, TokenCounter):
+        original = part.encode_batch
+
+        def counted(self: Any, texts: Sequence[str], original: Any = original) -> list[list[int]]:
+            counts.update(texts)
+            return original(self, texts)
+
+        monkeypatch.setattr(part, "encode_batch", counted)
+    return counts
+
+
+def test_every_text_is_split_once_whatever_reads_it_and_at_whatever_length(
+    prepared: Prepare, tmp_path: Path, split: Counter[str]
 ) -> None:
-    first = prepared()
-    monkeypatch.setattr("bilstm_cls.data.prepare.encode_to_files", None)
-    second = prepared("seed=5", "train.epochs=9")
-    assert ids_of(second) == ids_of(first)
-    assert second.tokenizer.to_json() == first.tokenizer.to_json()
+    rows = [f"common {i},{('pos', 'neg')[i % 2]}" for i in range(20)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
+    settings = ["embedding.init=ppmi", f"data.unlabelled={tmp_path / 'more.txt'}"]
+    first = prepared(*settings)
+    texts = Counter(text for part in first.dataset.splits.values() for text in part.texts)
+    assert split == texts
+    split.clear()
+    for override in ("text.max_length=2", "text.truncate=head", "seed=5", "train.epochs=9"):
+        assert prepared(*settings, override).tokenizer.to_json() == first.tokenizer.to_json()
+    assert ids_of(prepared(*settings)) == ids_of(first)
+    assert not split
+
+
+def test_longer_texts_are_cut_as_they_are_read(prepared: Prepare) -> None:
+    data = prepared("text.max_length=2", "text.truncate=head")
+    assert data.corpora["test"].lengths.tolist() == [2, 1, 2]
+    assert data.corpora["test"].whole().lengths.tolist() == [3, 1, 5]
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+def test_what_is_in_memory_is_prepared_as_what_is_in_files(prepared: Prepare, kind: str) -> None:
+    settings = [f"text.tokenizer={kind}", "text.max_vocab_size=300"]
+    data = prepared(*settings)
+    again = prepare_in_memory(data.dataset, load_config(None, [*BARE, *settings]))
+    assert again.tokenizer.to_json() == data.tokenizer.to_json()
+    assert ids_of(again) == ids_of(data)
 
 
 def test_a_preparation_without_a_cache_is_the_same(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,24 +131,26 @@ def test_a_preparation_afresh_is_the_same(prepared: Prepare, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "key", ["text.max_length=2", "text.truncate=head", "text.lowercase=false", "data.split_seed=3"]
+    "key", ["text.lowercase=false", "text.normalize=nfkc", "text.strip_html=true", "data.split_seed=3"]
 )
 def test_another_setting_of_the_texts_is_another_preparation(key: str, prepared: Prepare, tmp_path: Path) -> None:
     prepared()
+    before = len(list((tmp_path / "cache/corpus").iterdir()))
     prepared(key)
-    assert len(list((tmp_path / "cache/corpus").iterdir())) == 2
+    assert len(list((tmp_path / "cache/corpus").iterdir())) > before
 
 
-@pytest.mark.parametrize(("package", "number"), [("tokenizers", 2), ("rjieba", 2), ("torch", 1)])
+@pytest.mark.parametrize(("package", "is_other"), [("tokenizers", True), ("rjieba", True), ("torch", False)])
 def test_another_version_of_what_splits_texts_is_another_preparation(
-    package: str, number: int, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, is_other: bool, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rjieba")
     prepared("text.tokenizer=chinese_words")
+    before = len(list((tmp_path / "cache/corpus").iterdir()))
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == package else version(name))
     prepared("text.tokenizer=chinese_words")
-    assert len(list((tmp_path / "cache/corpus").iterdir())) == number
+    assert (len(list((tmp_path / "cache/corpus").iterdir())) > before) == is_other
 
 
 def test_encoded_texts_are_mapped_and_not_loaded(prepared: Prepare) -> None:
@@ -114,9 +158,74 @@ def test_encoded_texts_are_mapped_and_not_loaded(prepared: Prepare) -> None:
 
 
 def test_no_frequent_token_is_an_error_that_names_the_key(prepared: Prepare) -> None:
-    with pytest.raises(DataError, match=r"no token of the train split occurs 99 times.*lower text\.min_freq"):
+    with pytest.raises(DataError, match=r"99 times.*text\.min_freq"):
         prepared("text.min_freq=99")
 
 
 def test_a_data_set_without_a_test_split_is_prepared(tiny_config: Callable[..., Config]) -> None:
     assert set(prepare(tiny_config("data.test=null")).corpora) == {"train", "valid"}
+
+
+def test_without_an_encoder_there_is_no_tokenizer_to_take_over(tiny_config: Make) -> None:
+    assert tokenizer_of_encoder(tiny_config()) is None
+
+
+def test_texts_are_encoded_by_the_vocabulary_of_the_encoder(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("text,label\n" + "good zebra,pos\nbad zebra,neg\n" * 10, "utf-8")
+    data = prepare(tiny_config(f"data.train={few}", f"model.init_from={encoder}"))
+    used = Tokenizer.load(encoder / "tokenizer.json")
+    assert data.tokenizer.to_json() == used.to_json()
+    first = data.dataset.splits["train"].texts[0]
+    assert data.corpora["train"].token_ids[:2].tolist() == used.encode_batch([first])[0]
+
+
+def test_another_vocabulary_is_another_preparation(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(encoder, other)
+    smaller = Tokenizer.train(["good bad the"], min_freq=1)
+    (other / "tokenizer.json").write_text(smaller.to_json(), "utf-8")
+    assert len(prepare(tiny_config(f"model.init_from={encoder}")).tokenizer) > 5
+    assert len(prepare(tiny_config(f"model.init_from={other}")).tokenizer) == 5
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "embedding.dim=9", "model.hidden_size=16", "model.cell=gru", "model.num_layers=2", "model.bidirectional=false",
+        "text.tokenizer=cjk", "text.lowercase=false", "text.normalize=nfkc", "text.strip_html=true",
+    ],
+)  # fmt: skip
+def test_a_key_that_does_not_agree_with_the_encoder_is_named(override: str, tiny_config: Make, encoder: Path) -> None:
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        prepare(tiny_config(f"model.init_from={encoder}", override))
+
+
+def test_other_vectors_than_the_encoders_are_refused(tiny_config: Make, encoder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"embedding\.init"):
+        prepare(tiny_config(f"model.init_from={encoder}", "embedding.init=ppmi"))
+
+
+def test_one_config_makes_an_encoder_from_vectors_and_starts_from_it(tiny_config: Make, tmp_path: Path) -> None:
+    config = tiny_config(f"model.init_from={tmp_path / 'made'}", "embedding.init=ppmi", "pretrain.epochs=1")
+    pretrain(config, tmp_path / "made")
+    assert prepare(config).tokenizer.tokens
+
+
+def test_a_folder_without_an_encoder_is_an_error(tiny_config: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.init_from: .* holds no encoder; make it with bilstm-cls pretrain"):
+        prepare(tiny_config(f"model.init_from={tmp_path}"))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "tokenizer.json"])
+@pytest.mark.parametrize("content", [b"{", None])
+def test_a_damaged_or_missing_file_of_an_encoder_is_an_error(
+    name: str, content: bytes | None, tiny_config: Make, encoder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(encoder, folder)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):  # of the folder's name at least
+        prepare(tiny_config(f"model.init_from={folder}"))

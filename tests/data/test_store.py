@@ -1,6 +1,6 @@
 import contextlib
-import gc
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bilstm_cls.data import store as texts_module
-from bilstm_cls.data.store import Texts, TextWriter, cache_folder, cached, chunks, load_array, save_arrays
+from bilstm_cls.data import store as module
+from bilstm_cls.data.store import (
+    Texts,
+    TextWriter,
+    cache_entries,
+    cache_folder,
+    cached,
+    chunks,
+    clear_cache,
+    file_digest,
+    load_array,
+    save_arrays,
+)
 from bilstm_cls.errors import DataError
+from bilstm_cls.files import sha256_of
 
 ODD = [
     "", "plain", "\0", "a\0b", "line\nline", "cr\rlf\r\n", "\ufeffmark", "é", "e\u0301", "😀", "👩‍👩‍👧",
@@ -61,18 +73,6 @@ def test_chunks_hold_all_texts_in_order(tmp_path: Path) -> None:
     assert list(chunks(written(tmp_path, list("abcde")), 2)) == [["a", "b"], ["c", "d"], ["e"]]
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list open files")
-def test_the_file_is_closed_with_the_texts(tmp_path: Path) -> None:
-    (tmp_path / "texts.bin").write_bytes(b"a")
-    texts = Texts(tmp_path / "texts.bin", np.array([0, 1]))
-    open_files = Path("/proc/self/fd")
-    gc.collect()  # what others have left
-    before = len(list(open_files.iterdir()))
-    del texts
-    gc.collect()
-    assert len(list(open_files.iterdir())) == before - 1
-
-
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
@@ -110,22 +110,108 @@ def test_another_key_is_another_folder(own_cache: Path) -> None:
     assert len(folders) == 2
 
 
-@pytest.mark.parametrize("damage", ["changed", "cut", "gone", "sums gone", "sums changed"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone", "manifest gone", "manifest changed"])
 def test_a_damaged_folder_is_noticed_and_made_again(
     damage: str, own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     build, folders = builder()
-    content, sums = (cached("kind", "key", build) / name for name in ("content", "sha256.json"))
+    content, manifest = (cached("kind", "key", build) / name for name in ("content", "files.json"))
     {
         "changed": lambda: content.write_text("mabe", "utf-8"),
         "cut": lambda: content.write_text("ma", "utf-8"),
         "gone": content.unlink,
-        "sums gone": sums.unlink,
-        "sums changed": lambda: sums.write_text("[]", "utf-8"),
+        "manifest gone": manifest.unlink,
+        "manifest changed": lambda: manifest.write_text("[]", "utf-8"),
     }[damage]()
     assert (cached("kind", "key", build) / "content").read_text("utf-8") == "made"
     assert len(folders) == 2
     assert "damaged, it is made again" in caplog.text
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files whose bytes were hashed."""
+    names: list[str] = []
+    monkeypatch.setattr(module, "sha256_of", lambda path: names.append(path.name) or sha256_of(path))
+    return names
+
+
+def test_a_start_from_the_cache_hashes_nothing(own_cache: Path, hashed: list[str]) -> None:
+    build, _ = builder()
+    cached("kind", "key", build)
+    hashed.clear()
+    cached("kind", "key", build)
+    assert hashed == []
+
+
+def test_a_copied_folder_is_hashed_once_and_used(own_cache: Path, hashed: list[str]) -> None:
+    build, folders = builder()
+    os.utime(cached("kind", "key", build) / "content", (1, 1))
+    hashed.clear()
+    cached("kind", "key", build)
+    cached("kind", "key", build)
+    assert (hashed, len(folders)) == (["content"], 1)
+
+
+def test_the_digest_of_a_file_is_computed_again_only_where_it_has_changed(
+    own_cache: Path, tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNSETTLED_SECONDS", -1.0)
+    path = tmp_path / "data.csv"
+    path.write_text("one")
+    first = file_digest(path)
+    assert file_digest(path) == first == sha256_of(path)
+    assert len(hashed) == 1
+    times = path.stat()
+    path.write_text("two")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as tools that keep times do
+    assert file_digest(path) == sha256_of(path) != first
+
+
+def test_the_digest_of_a_file_that_has_just_changed_is_not_kept(
+    own_cache: Path, tmp_path: Path, hashed: list[str]
+) -> None:
+    (tmp_path / "data.csv").write_text("one")
+    for _ in range(2):
+        file_digest(tmp_path / "data.csv")
+    assert len(hashed) == 2
+
+
+def test_the_cache_is_listed_by_last_use_and_cleared_by_kind(own_cache: Path) -> None:
+    build, folders = builder()
+    for kind, key, used in (("data", "old", 1), ("data", "new", 3), ("corpus", "middle", 2)):
+        os.utime(cached(kind, key, build), (used, used))
+    entries = cache_entries()
+    assert [(entry.kind, entry.key) for entry in entries] == [("data", "new"), ("corpus", "middle"), ("data", "old")]
+    assert all(entry.size > 4 for entry in entries)
+    cached("data", "old", build)
+    assert cache_entries()[0].key == "old"
+    assert {entry.key for entry in clear_cache("data")} == {"old", "new"}
+    assert [entry.key for entry in cache_entries()] == ["middle"]
+    clear_cache()
+    assert cache_entries() == []
+    cached("data", "old", build)
+    assert len(folders) == 4
+
+
+def test_what_a_running_process_makes_is_not_cleared(own_cache: Path) -> None:
+    def build_and_clear(folder: Path) -> None:
+        (folder / "content").touch()
+        assert clear_cache() == []
+
+    assert (cached("kind", "key", build_and_clear) / "content").exists()
+
+
+def test_without_locks_and_memory_advice_texts_and_cache_work(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delattr("os.pread")
+    monkeypatch.delattr("mmap.MADV_DONTNEED")
+    build, folders = builder()
+    assert cached("kind", "key", build) == cached("kind", "key", build)
+    assert len(folders) == 1
+    assert list(written(tmp_path, ODD)) == ODD
 
 
 @pytest.mark.parametrize("cache", ["/proc/nowhere", "file/below"])
@@ -177,7 +263,7 @@ def test_what_a_killed_process_had_begun_is_removed_when_nobody_holds_it(
     (begun / "half").touch()
     if is_old:
         os.utime(begun, (0, 0))
-    with texts_module._held(begun) if is_held else contextlib.nullcontext():
+    with module._held(begun) if is_held else contextlib.nullcontext():
         cached("kind", "key", builder()[0])
     assert begun.exists() == is_left
 

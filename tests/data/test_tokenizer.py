@@ -3,15 +3,25 @@
 import collections
 import re
 import sys
+import time
 import unicodedata
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bilstm_cls.data import tokenizer as tokenizer_module
-from bilstm_cls.data.tokenizer import PADDING_ID, TOKENIZERS, UNKNOWN_ID, Tokenizer
+from bilstm_cls.data.tokenizer import (
+    CUT,
+    PADDING_ID,
+    TOKENIZERS,
+    UNKNOWN_ID,
+    Tokenizer,
+    places_without_cuts,
+    with_cuts,
+)
 from bilstm_cls.errors import CheckpointError, ConfigError
 
 REVIEW = "Don't miss it!!! It's 3.5/10...<br /><br />\"Great\" 中文 text; so: café"
@@ -121,7 +131,7 @@ def test_a_text_that_is_cut_into_pieces_has_the_ids_of_the_whole(
     assert tokenizer.encode_batch(texts) == whole
 
 
-def test_a_text_without_a_blank_is_cut_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_without_a_space_is_cut_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer.train(["!?"], kind="words")
     monkeypatch.setattr(tokenizer_module, "MAX_PIECE", 10)
     assert tokenizer.encode_batch(["!?" * 100]) == [tokenizer.encode_batch(["!?"])[0] * 100]
@@ -159,6 +169,44 @@ def test_a_tokenizer_of_chinese_words_needs_its_package_when_it_is_read(monkeypa
         Tokenizer.from_json(chinese)
 
 
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+@pytest.mark.parametrize(
+    ("normalize", "one", "other", "is_same"),
+    [
+        ("nfc", "cafe\u0301", "caf\u00e9", True), ("none", "cafe\u0301", "caf\u00e9", False),
+        ("nfkc", "\uff26\uff55\uff4c\uff4c", "full", True), ("nfc", "\uff26\uff55\uff4c\uff4c", "full", False),
+    ],
+)  # fmt: skip
+def test_texts_are_brought_to_a_unicode_form_by_whatever_reads_the_file(
+    kind: str, normalize: str, one: str, other: str, is_same: bool
+) -> None:
+    tokenizer = Tokenizer.train([f"a {one} b {other}"] * 3, kind=kind, normalize=normalize)
+    first, second = tokenizer.encode_batch([one, other])
+    assert (first == second) == is_same
+    library = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    assert [library.encode(text).ids for text in (one, other)] == [first, second]
+
+
+HTML = "<p class='x'>Rock &amp; roll</p><!-- no --><script>if (a < b) x()</script>1 < 2 &quot;ok&quot;<br/>e\u0301nd"
+
+
+def test_html_is_left_out_and_offsets_are_those_of_the_given_text() -> None:
+    tokenizer = Tokenizer.train([HTML], kind="words", strip_html=True, normalize="nfc")
+    ids, offsets = tokenizer.offsets(HTML)
+    tokens = [tokenizer.tokens[i] for i in ids]
+    assert tokens == ["rock", "&", "roll", "1", "<", "2", '"', "ok", '"', "\u00e9nd"]
+    found = [HTML[start:stop] for start, stop in offsets]
+    assert [found[i] for i in (0, 2, 3, 5, 7, 9)] == ["Rock", "roll", "1", "2", "ok", "e\u0301nd"]
+
+
+def test_broken_html_takes_no_more_than_linear_time() -> None:
+    tokenizer = Tokenizer.train(["a"], kind="words", strip_html=True)
+    for piece in ("<script>", "<!--", "<a", "&#0", "</"):
+        started = time.monotonic()
+        tokenizer.encode_batch([piece * (200_000 // len(piece))])
+        assert time.monotonic() - started < 10, piece
+
+
 @pytest.mark.parametrize("content", [None, "", "{}", "[1", '{"version": "1.0", "model": {"type": "Evil"}}'])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "tokenizer.json"
@@ -166,3 +214,38 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str | None) -> None:
         path.write_text(content)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         Tokenizer.load(path)
+
+
+ANY = st.text(
+    st.one_of(st.sampled_from("中国人民A股々〇㐀𠀀カな한 ab'3.5%<br/>\x1f\n"), st.characters(exclude_categories=["Cs"]))
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("南京市长江大桥", ["南京市", "长江大桥"]),
+        ("60年铁树开花(组图)", ["60", "年", "铁树开花", "(", "组图", ")"]),
+        ("A股首秀don't 3.5%涨", ["A股", "首秀", "don't 3.5%", "涨"]),
+        ("上海<br />大学", ["上海", "<br />", "大学"]),
+        ("one (two) 3.5", ["one (two) 3.5"]),
+        ("カタカナ", ["カタカナ"]),
+        ("", [""]),
+    ],
+)
+def test_cuts_are_jiebas_and_border_on_han_characters(text: str, words: list[str]) -> None:
+    assert with_cuts(text).split(CUT) == words
+
+
+@given(ANY)
+def test_nothing_but_marks_is_put_in(text: str) -> None:
+    assert with_cuts(text).replace(CUT, "") == text.replace(CUT, " ")
+
+
+@given(ANY)
+def test_every_character_is_found_at_its_place(text: str) -> None:
+    marked = with_cuts(text)
+    places = places_without_cuts(marked)
+    assert places[-1] == len(text)
+    original = text.replace(CUT, " ")
+    assert all(c == CUT or original[place] == c for c, place in zip(marked, places, strict=False))

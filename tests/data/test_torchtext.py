@@ -26,7 +26,7 @@ from bilstm_cls.config_file import load_config
 from bilstm_cls.data.batches import collate, training_batches
 from bilstm_cls.data.corpus import encode
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
-from bilstm_cls.data.torchtext_tokenizer import PACKAGES, PREFIX, import_torchtext
+from bilstm_cls.data.torchtext import PACKAGES, PREFIX, import_torchtext
 from bilstm_cls.data.vectors import load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.explain import read_tokens

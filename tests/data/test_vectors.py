@@ -60,6 +60,27 @@ def test_tokens_that_the_file_lacks_get_small_seeded_vectors_and_padding_stays_z
     assert 0 < np.abs(first.matrix[4]).max() < 1
 
 
+@pytest.mark.parametrize("rows", [["apple 1 1", "Apple 2 2"], ["Apple 2 2", "apple 1 1"]])
+@pytest.mark.parametrize("suffix", ["txt", "bin"])
+def test_a_token_has_the_vector_of_its_form_before_that_of_its_lower_case(
+    rows: list[str], suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"v.{suffix}"
+    path.write_text("\n".join([*rows, "apple 9 9", "Apple 9 9"]))
+    if suffix == "bin":
+        parsed = [row.split() for row in path.read_text().splitlines()]
+        path.write_bytes(
+            b"4 2\n" + b"".join(w.encode() + b" " + struct.pack("<2f", float(a), float(b)) for w, a, b in parsed)
+        )
+    vectors = load_vectors(str(path), ["<pad>", "Apple", "APPLE", "apple"], dim=2, seed=0)
+    assert vectors.matrix[1:].tolist() == [[2, 2], [1, 1], [1, 1]]
+
+
+def test_vectors_of_other_tokens_are_not_parsed(tmp_path: Path) -> None:
+    (tmp_path / "v.txt").write_text("film 1 2\nother no numbers\nnew england 1 2\n")
+    assert load_vectors(str(tmp_path / "v.txt"), TOKENS, dim=2, seed=0).matrix[2].tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -99,7 +120,7 @@ def corpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Corpus, Tok
 
 def test_neighbours_are_counted_within_a_text_and_within_the_window() -> None:
     token_ids = np.array([2, 3, 2, 4, 5, 5, 5, 5, 6], dtype=np.int32)
-    texts = Corpus(token_ids, np.array([0, 3, 9]), None, np.array([3, 6]))
+    texts = Corpus(token_ids, np.array([0, 3, 9]))
     expected = np.zeros((7, 7))
     for start, stop in ((0, 3), (3, 9)):
         for i in range(start, stop):

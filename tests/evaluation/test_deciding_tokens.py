@@ -12,7 +12,7 @@ TOKENS = ["<pad>", "<unk>", "common", "leak", "rare", "mixed"]
 def corpus_of(texts: list[list[int]], label_ids: list[int]) -> Corpus:
     lengths = np.array([len(text) for text in texts])
     flat = np.array([token for text in texts for token in text], dtype=np.int32)
-    return Corpus(flat, np.concatenate([[0], np.cumsum(lengths)]), np.array(label_ids), lengths)
+    return Corpus(flat, np.concatenate([[0], np.cumsum(lengths)]), np.array(label_ids))
 
 
 @pytest.mark.parametrize("number", [200, 5000])  # one chunk, and several

@@ -1,13 +1,15 @@
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bilstm_cls import classifier as module
+from bilstm_cls import prediction as module
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.serve.predict_file import predict_file
+from bilstm_cls.serve.predict_file import RESULTS, PredictOptions, predict_file
 
 Answer = Callable[[str], list[dict[str, object]]]
 
@@ -34,12 +36,12 @@ def test_a_label_in_the_file_is_kept_and_not_looked_at(answer: Answer) -> None:
     assert (row["input_label"], row["label"]) == ("whatever", "pos")
 
 
-def test_the_own_fields_come_first_in_their_order(answer: Answer) -> None:
+def test_the_fields_of_the_row_come_first_in_their_order(answer: Answer) -> None:
     (row,) = answer("z,text,a\n1,good,2\n")
-    assert list(row) == ["z", "text", "a", "label", "probability", "probabilities", "tokens", "truncated"]
+    assert list(row) == ["z", "text", "a", *RESULTS]
 
 
-def test_a_file_longer_than_a_chunk_keeps_rows_and_answers_together(
+def test_a_file_longer_than_a_chunk_keeps_rows_and_predictions_together(
     answer: Answer, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 4)
@@ -49,7 +51,7 @@ def test_a_file_longer_than_a_chunk_keeps_rows_and_answers_together(
     assert [row["label"] for row in rows] == [p.label for p in classifier.predict(texts)]
 
 
-def test_fasttext_lines_keep_their_labels_beside_the_answers(answer: Answer) -> None:
+def test_fasttext_lines_keep_their_labels_next_to_the_predictions(answer: Answer) -> None:
     (row,) = answer("__label__x good great\n", "in.ft")
     assert (row["text"], row["input_label"], row["label"]) == ("good great", "x", "pos")
 
@@ -60,7 +62,7 @@ def test_a_parquet_file_is_answered(classifier: Classifier, tmp_path: Path) -> N
     pq.write_table(pa.table({"text": ["good", "bad"], "n": [1, 2]}), tmp_path / "in.parquet")
     predict_file(classifier, tmp_path / "in.parquet", tmp_path / "out.csv")
     lines = (tmp_path / "out.csv").read_text("utf-8").splitlines()
-    assert lines[0] == "text,n,label,probability,tokens,truncated,probability_neg,probability_pos"
+    assert lines[0] == "text,n,label,probability,tokens,truncated,unknown_tokens,probability_neg,probability_pos"
     assert [line.split(",")[:2] for line in lines[1:]] == [["good", "1"], ["bad", "2"]]
 
 
@@ -99,8 +101,81 @@ def test_the_columns_and_the_encoding_are_those_of_the_run(
 
 
 @pytest.mark.parametrize("name", ["out", "out.xlsx", "out.txt", "out.csv.gz"])
-def test_an_unknown_ending_of_the_output_is_told_before_anything_is_read(
+def test_an_unknown_ending_of_the_output_is_reported_before_anything_is_read(
     name: str, classifier: Classifier, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=rf"{name} must end in \.csv, \.tsv, \.jsonl"):
         predict_file(classifier, tmp_path / "nowhere.csv", tmp_path / name)
+
+
+BAD = "text,id\nlovely soup,1\nbland, rude soup,2\nfine,3\n"
+
+
+def predicted(classifier: Classifier, content: str, target: Path, **options: Any) -> list[dict[str, Any]]:
+    source = target.with_name("in.csv")
+    source.write_text(content, "utf-8")
+    predict_file(classifier, source, target, PredictOptions(**options))
+    if target.suffix == ".jsonl":
+        return [json.loads(line) for line in target.read_text("utf-8").splitlines()]
+    delimiter = "\t" if target.suffix == ".tsv" else ","
+    with target.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines, delimiter=delimiter))
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.jsonl"])
+def test_a_row_that_cannot_be_read_keeps_its_place_and_says_why(
+    name: str, classifier: Classifier, tmp_path: Path
+) -> None:
+    rows = predicted(classifier, BAD, tmp_path / name, bad_rows="empty")
+    assert [row.get("id") or None for row in rows] == ["1", None, "3"]
+    assert [bool(row["label"]) for row in rows] == [True, False, True]
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+    assert "in.csv:3: " in rows[1]["error"]
+
+
+@pytest.mark.parametrize("content", ["text,id\na,b,c\ngood,1\n", "text,id\na,b,c\nd,e,f\n", "text,id\ngood,1\na,b,c\n"])
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_a_bad_row_may_stand_anywhere(name: str, content: str, classifier: Classifier, tmp_path: Path) -> None:
+    rows = predicted(classifier, content, tmp_path / name, bad_rows="empty")
+    is_bad = [line.count(",") == 2 for line in content.splitlines()[1:]]
+    assert [bool(row["error"]) for row in rows] == is_bad
+    assert [bool(row["label"]) for row in rows] == [not bad for bad in is_bad]
+
+
+def test_bad_rows_in_many_chunks_keep_their_places(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 3)
+    lines = [f"{i},x,y" if i % 4 == 1 else f"good,{i}" for i in range(20)]
+    rows = predicted(classifier, "text,id\n" + "\n".join(lines) + "\n", tmp_path / "out.jsonl", bad_rows="empty")
+    assert [row.get("id") for row in rows] == [None if i % 4 == 1 else str(i) for i in range(20)]
+
+
+def test_a_bad_row_is_left_out_or_ends_the_file(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = predicted(classifier, BAD, tmp_path / "out.csv", bad_rows="skip")
+    assert [row["id"] for row in rows] == ["1", "3"]
+    assert "error" not in rows[0]
+    with pytest.raises(DataError, match=r"in\.csv:3"):
+        predicted(classifier, BAD, tmp_path / "out.csv", bad_rows="error")
+    with pytest.raises(DataError, match=r"in\.csv:3"):
+        predicted(classifier, BAD, tmp_path / "out.csv")  # as the run's data.bad_rows says
+    data = classifier.config.data.model_copy(update={"bad_rows": "skip"})
+    monkeypatch.setattr(classifier, "config", classifier.config.model_copy(update={"data": data}))
+    assert len(predicted(classifier, BAD, tmp_path / "out.csv")) == 2
+
+
+def test_a_column_of_the_input_called_error_is_kept(classifier: Classifier, tmp_path: Path) -> None:
+    content = "text,error\ngood,mine\n"
+    (row,) = predicted(classifier, content, tmp_path / "out.csv")
+    assert row["error"] == "mine"
+    (row,) = predicted(classifier, content, tmp_path / "out.csv", bad_rows="empty")
+    assert (row["input_error"], row["error"]) == ("mine", "")
+
+
+def test_of_the_most_probable_labels_the_others_are_empty_in_a_table(classifier: Classifier, tmp_path: Path) -> None:
+    (row,) = predicted(classifier, "text\ngood great\n", tmp_path / "out.csv", top_k=1)
+    assert (row["label"], row["probability_neg"], row["probability_pos"]) == ("pos", "", row["probability"])
+    (row,) = predicted(classifier, "text\ngood great\n", tmp_path / "out.jsonl", top_k=1, min_probability=0.999999)
+    assert (row["label"], list(row["probabilities"])) == (None, ["pos"])

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.commands import serving as command
+from bilstm_cls.commands import use as command
 from bilstm_cls.serve import api, batching, metrics, protocol
 from bilstm_cls.serve.api import MAX_BYTES, MAX_CHARACTERS, MAX_EXPLAINED, MAX_TEXTS
 from bilstm_cls.serve.server import DRAIN, listen, serve

@@ -11,11 +11,10 @@ from bilstm_cls import TextClassifier
 from bilstm_cls.checkpoint import load_best
 from bilstm_cls.classifier import Classifier, softmax
 from bilstm_cls.config import Config
-from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.export import export
 from bilstm_cls.training.calibration import fit_scales
 from bilstm_cls.training.run import train
 
@@ -129,12 +128,6 @@ def test_a_wide_run_without_its_n_grams_is_no_run(name: str, tiny_config: Make) 
     (run / name).unlink()
     with pytest.raises(CheckpointError, match=name):
         run.load_model()
-
-
-def test_a_wide_run_is_not_exported(wide_run: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    with pytest.raises(ConfigError, match=r"model\.ngrams"):
-        export(wide_run, tmp_path / "bundle")
 
 
 def test_the_estimator_joins_both_and_keeps_them(tmp_path: Path) -> None:

@@ -47,7 +47,6 @@ def corpus() -> Corpus:
         token_ids=generator.integers(1, VOCAB_SIZE, int(lengths.sum())).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         label_ids=generator.integers(0, NUM_LABELS, NUM_TEXTS),
-        num_tokens=lengths,
     )
 
 

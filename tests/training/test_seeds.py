@@ -13,7 +13,6 @@ from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.export import export
 from bilstm_cls.training.run import train
 from bilstm_cls.training.seeds import SeedsResult, seeds_table, train_seeds
 from tests.command_line import run_cli
@@ -91,13 +90,6 @@ def test_an_ensemble_without_one_of_its_members_is_no_run(result: SeedsResult, t
     (copy / "model-3.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-3\.safetensors"):
         Classifier.load(copy)
-
-
-def test_an_ensemble_is_not_exported(result: SeedsResult, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    assert result.ensemble is not None
-    with pytest.raises(ConfigError, match="ensemble"):
-        export(result.ensemble.run.path, tmp_path / "bundle")
 
 
 def test_finished_runs_are_taken_as_they_are(result: SeedsResult, tiny_config: Make) -> None:

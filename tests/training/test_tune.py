@@ -1,7 +1,6 @@
 import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,12 +16,10 @@ from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import tune as tuning
-from bilstm_cls.training.budget import Budget
 from bilstm_cls.training.run import train
-from bilstm_cls.training.search_space import parse_space
+from bilstm_cls.training.search_space import Budget, parse_space
 from bilstm_cls.training.session import Session
-from bilstm_cls.training.tune import Prepared, tune
-from bilstm_cls.training.tune_result import TuneResult, tune_table
+from bilstm_cls.training.tune import TuneResult, tune
 from tests.command_line import run_cli
 from tests.conftest import PRETRAINED
 from tests.training.runs import history
@@ -36,7 +33,7 @@ SEARCH = ["train.learning_rate=1e-3..1e-1:log", "model.hidden_size=4..12", "mode
 
 @pytest.fixture
 def base(tiny_config: Make, tmp_path: Path) -> Config:
-    """A config of two epochs whose study lies in a folder of its own."""
+    """A config of two epochs whose study is in a folder of its own."""
     return tiny_config("train.epochs=2", f"output_dir={tmp_path}")
 
 
@@ -58,15 +55,15 @@ def study(tiny_config: Make, light: None, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_winner_is_the_best_finished_trial_and_the_config_as_given_is_among_them(study: TuneResult) -> None:
-    finished = {trial.number: trial.score for trial in study.trials if trial.state == "finished"}
+    finished = [trial.score for trial in study.trials if trial.state == "finished" and trial.score is not None]
     assert study.best is not None
-    assert study.best.score == max(score for score in finished.values() if score is not None)
+    assert study.best.score == max(finished)
     assert next(trial.values for trial in study.trials if trial.number == 0) == {
         "train.learning_rate": 0.02, "model.hidden_size": 8, "model.pooling": "mean",
     }  # fmt: skip
 
 
-def test_the_winning_config_trains_to_the_score_and_size_that_the_study_says(study: TuneResult) -> None:
+def test_the_winning_config_trains_to_the_score_and_size_that_the_study_reports(study: TuneResult) -> None:
     assert study.best is not None
     run = train(load_config(study.run / "best.yaml")).run
     assert max(row["valid/accuracy"] for row in history(run.path)) == study.best.score
@@ -74,29 +71,18 @@ def test_the_winning_config_trains_to_the_score_and_size_that_the_study_says(stu
     assert sum(path.stat().st_size for path in needed) == study.best.num_bytes
 
 
-def test_the_folder_says_what_was_found(study: TuneResult) -> None:
+def test_the_folder_holds_what_was_found(study: TuneResult) -> None:
     rows = list(csv.DictReader((study.run / "trials.csv").read_text("utf-8").splitlines()))
     assert [int(row["trial"]) for row in rows] == [trial.number for trial in study.trials]
     assert study.run.read_json("tuning.json") == json.loads(json.dumps(study.as_object()))
     assert study.run.read_status()["status"] == "finished"
     assert not (study.run / "trial").exists()
-    head = (study.run / "best.yaml").read_text("utf-8").splitlines()[:3]
-    assert all(line.startswith("# ") for line in head)
-    assert f"bilstm-cls train -c {study.run / 'best.yaml'}" in head[1]
 
 
-def test_what_mattered_is_shares_of_the_searched_keys(study: TuneResult) -> None:
+def test_importances_are_shares_of_the_searched_keys(study: TuneResult) -> None:
     assert study.importances.keys() == {words.partition("=")[0] for words in SEARCH}
     assert sum(study.importances.values()) == pytest.approx(1)
-    table = tune_table(study)
-    assert "what the scores differ by:" in table
-    assert all(re.search(rf"^  {trial.number} +{trial.state}", table, re.M) for trial in study.trials)
-    assert f"next: bilstm-cls train -c {study.run / 'best.yaml'}" in table
-
-
-def test_the_test_split_is_not_there_to_be_judged_by(base: Config) -> None:
-    data = Prepared().of(base)
-    assert set(data.dataset.splits) == set(data.corpora) == {"train", "valid"}
+    assert f"bilstm-cls train -c {study.run / 'best.yaml'}" in study.as_table()
 
 
 def test_another_test_split_changes_nothing(base: Config, tmp_path: Path) -> None:
@@ -104,8 +90,7 @@ def test_another_test_split_changes_nothing(base: Config, tmp_path: Path) -> Non
     for name, label in (("one", "pos"), ("two", "neg")):
         path = tmp_path / f"{name}.csv"
         path.write_text(f"text,label\na good film,{label}\n", "utf-8")
-        data = base.data.model_copy(update={"test": str(path)})
-        results.append(search(base.model_copy(update={"data": data, "name": name})))
+        results.append(search(base.replace(**{"data.test": str(path), "name": name}), trials=2))
     assert outcomes(results[0]) == outcomes(results[1])
 
 
@@ -115,11 +100,11 @@ def test_data_are_prepared_once_for_each_setting_that_touches_them(
     seen: list[int] = []
     prepare = tuning.prepare
     monkeypatch.setattr(tuning, "prepare", lambda c, **only: seen.append(c.text.min_freq) or prepare(c, **only))
-    result = search(base, ["text.min_freq=1|2|3", "train.learning_rate=1e-3..1e-1:log"], trials=6)
+    result = search(base, ["text.min_freq=1|2", "train.learning_rate=1e-3..1e-1:log"])
     assert sorted(seen) == sorted({2, *(trial.values["text.min_freq"] for trial in result.trials)})
 
 
-def test_a_trial_that_diverges_or_finds_no_memory_has_failed_and_the_study_goes_on(
+def test_a_trial_that_diverges_or_runs_out_of_memory_has_failed_and_the_study_continues(
     base: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = Session.start
@@ -131,28 +116,40 @@ def test_a_trial_that_diverges_or_finds_no_memory_has_failed_and_the_study_goes_
 
     monkeypatch.setattr(Session, "start", starved)
     result = search(base, ["train.learning_rate=0.02|1e9", "model.pooling=mean|max"], trials=4)
-    reasons = {(trial.values["train.learning_rate"], trial.values["model.pooling"]): trial for trial in result.trials}
-    assert reasons.keys() == {(0.02, "mean"), (1e9, "mean"), (0.02, "max"), (1e9, "max")}
-    assert reasons[0.02, "mean"] == result.best
-    assert "training diverged at step" in reasons[1e9, "mean"].reason
-    assert reasons[0.02, "max"].reason == "out of memory"
+    found = {(trial.values["train.learning_rate"], trial.values["model.pooling"]): trial for trial in result.trials}
+    assert found[0.02, "mean"] == result.best
+    assert "diverged" in found[1e9, "mean"].reason
+    assert {found[0.02, "max"].reason, found[1e9, "max"].reason} == {"out of memory"}
 
 
-def test_our_own_mistake_ends_the_study(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_ends_the_study_and_the_trial_starts_again(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Session:
-        raise RuntimeError("a mistake")
+        raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Session, "start", broken)
-    with pytest.raises(RuntimeError, match="a mistake"):
-        search(base)
-
-
-def test_a_study_in_which_everything_fails_ends_soon(base: Config) -> None:
-    with pytest.raises(ConfigError, match=r"no trial was finished: the first 5 trials failed.*diverged"):
-        search(base, ["train.learning_rate=1e8..1e9"], trials=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "start", broken)
+        with pytest.raises(RuntimeError, match="a bug"):
+            search(base)
+    assert search(base, trials=1, resume=True).trials[0].values["model.hidden_size"] == 8
 
 
-def test_trials_start_from_an_encoder_of_the_studys_own(
+@pytest.mark.parametrize(
+    ("words", "limits", "reason"),
+    [
+        (["train.learning_rate=1e8..1e9"], {"trials": 100}, "first 5 trials failed"),
+        (SEARCH, {"max_bytes": 100}, "50 proposals in a row"),
+        (SEARCH, {"trials": None, "seconds": 0.02}, "time is over"),
+    ],
+    ids=["all fail", "none fits", "no time"],
+)
+def test_a_study_without_a_finished_trial_says_why(
+    words: list[str], limits: dict[str, Any], reason: str, base: Config
+) -> None:
+    with pytest.raises(ConfigError, match=f"no trial was finished: .*{reason}"):
+        search(base, words, **limits)
+
+
+def test_trials_start_from_a_pretrained_encoder(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
@@ -165,112 +162,84 @@ def test_trials_start_from_an_encoder_of_the_studys_own(
 def test_a_space_that_is_exhausted_ends_the_study(base: Config) -> None:
     result = search(base, ["model.hidden_size=4|8"], trials=100)
     assert [trial.state for trial in result.trials] == ["finished"] * 2
-    assert "proposals in a row" in result.reason
 
 
 def test_models_over_the_size_are_not_trained(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
     start = Session.start
     monkeypatch.setattr(Session, "start", lambda r, c, *m: trained.append(c.model.hidden_size) or start(r, c, *m))
-    result = search(base, ["model.hidden_size=4..64"], max_bytes=20_000, trials=5)
-    assert len(trained) == len(result.trials) == 5
+    result = search(base, ["model.hidden_size=4..64"], max_bytes=20_000, trials=4)
+    assert len(trained) == len(result.trials) == 4
     assert all(trial.num_bytes is not None and trial.num_bytes <= 20_000 for trial in result.trials)
-    assert max(trained) < 64
-
-
-def test_a_size_that_nothing_fits_in_is_said(base: Config) -> None:
-    with pytest.raises(ConfigError, match="no trial was finished: 50 proposals in a row were too large"):
-        search(base, max_bytes=100)
 
 
 def test_a_trial_that_falls_behind_is_pruned(base: Config) -> None:
     words = ["train.learning_rate=0.02|0.03|0.04|0.05|1e-7|2e-7|3e-7"]
-    config = base.model_copy(update={"train": base.train.model_copy(update={"epochs": 4})})
-    states = {t.values["train.learning_rate"]: t.state for t in search(config, words, trials=7).trials}
+    states = {
+        t.values["train.learning_rate"]: t.state
+        for t in search(base.replace(**{"train.epochs": 4}), words, trials=7).trials
+    }
     assert "pruned" in {state for rate, state in states.items() if rate < 1e-6}
     assert sum(state == "finished" for rate, state in states.items() if rate > 1e-6) >= 3
 
 
-def stop_in(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
-    """Sends Ctrl-C at the evaluation of that number."""
-    told = tuning._Study._told
-    left = iter(range(calls, 0, -1))
-
-    def told_and_stopped(*given: Any) -> int:
-        if next(left, 0) == 1:
-            signal.raise_signal(signal.SIGINT)
-        return told(*given)
-
-    monkeypatch.setattr(tuning._Study, "_told", told_and_stopped)
-
-
-@pytest.mark.parametrize("calls", [1, 4])
-def test_a_study_that_is_stopped_goes_on_to_the_same_trials(
-    calls: int, base: Config, study: TuneResult, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("evaluations", [1, 4])
+def test_a_study_that_is_stopped_continues_with_the_same_trials(
+    evaluations: int, base: Config, study: TuneResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import optuna
+
+    report, left = optuna.Trial.report, iter(range(evaluations, 0, -1))
+
+    def reported_and_stopped(self: Any, value: float, stage: int) -> None:
+        if stage in (5, 10) and next(left, 0) == 1:
+            signal.raise_signal(signal.SIGINT)
+        report(self, value, stage)
+
     with monkeypatch.context() as patch:
-        stop_in(patch, calls)
+        patch.setattr(optuna.Trial, "report", reported_and_stopped)
         stopped = search(base, trials=5)
     assert stopped.stopped is not None
     assert stopped.stopped.exit_code == 130
-    assert len(stopped.trials) == (calls - 1) // 2
     assert stopped.run.read_status()["status"] == "stopped"
+    assert len(stopped.trials) == (evaluations - 1) // 2
     assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
 
 
-def test_a_trial_is_gone_on_with_where_it_was_stopped(
-    base: Config, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_in(patch, 1)
-        search(base)
-    search(base, resume=True)
-    assert "resuming after step" in log.text
-
-
-def test_a_finished_study_goes_on_with_a_larger_budget(base: Config, study: TuneResult) -> None:
-    search(base, trials=3)
+def test_a_finished_study_continues_with_a_larger_budget(base: Config, study: TuneResult) -> None:
+    run = search(base, trials=3).run
+    with (run / "study.journal").open("ab") as journal:  # as a kill in the middle of a line leaves it
+        journal.write(b'{"op_code":5,"worker')
+    (run / "study.journal.lock").symlink_to("study.journal")
     assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
 
 
-def test_the_time_of_all_calls_together_is_limited(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_all_calls_together_is_limited(base: Config) -> None:
     search(base, trials=2)
     again = search(base, trials=None, seconds=1e-3, resume=True)
     assert again.reason == "the time is over"
     assert len(again.trials) == 2
 
 
-def test_a_trial_whose_time_is_over_is_left_to_be_gone_on_with(
-    base: Config, study: TuneResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ConfigError, match="no trial was finished: the time is over; add --resume"):
-        search(base, trials=None, seconds=1e-9 + 0.02)
-    assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
-
-
 @pytest.mark.parametrize(
-    ("change", "complaint", "error"),
-    [
-        ({"seed": 2}, r"seed: 1 -> 2", ConfigError),
-        ({"words": ["model.hidden_size=4..9"]}, "another search.*\n  train.learning_rate=0.001..0.1:log", ConfigError),
-        ({"resume": False}, "already holds a run that is finished; add --resume", ConfigError),
-    ],
+    ("change", "words", "resume"),
+    [({"seed": 2}, SEARCH, True), ({}, ["model.hidden_size=4..9"], True), ({}, SEARCH, False)],
+    ids=["another seed", "another search", "no --resume"],
 )
-def test_another_study_is_not_gone_on_with(change: dict[str, Any], complaint: str, error: type, base: Config) -> None:
+def test_another_study_is_not_resumed(change: dict[str, Any], words: list[str], resume: bool, base: Config) -> None:
     search(base, trials=1)
-    config = base.model_copy(update={"seed": change.get("seed", 1)})
-    with pytest.raises(error, match=complaint):
-        search(config, change.get("words", SEARCH), trials=2, resume=change.get("resume", True))
+    with pytest.raises(ConfigError):
+        search(base.replace(**change), words, trials=2, resume=resume)
 
 
 def test_changed_data_are_noticed(base: Config, reviews_csv: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.csv"
     rows = reviews_csv.read_text("utf-8").splitlines(keepends=True)
     copy.write_text("".join(rows), "utf-8")
-    config = base.model_copy(update={"data": base.data.model_copy(update={"train": str(copy)})})
+    config = base.replace(**{"data.train": str(copy)})
     search(config, trials=1)
     copy.write_text("".join(rows[:-40]), "utf-8")
-    with pytest.raises(DataError, match="the data are not those of this study"):
+    with pytest.raises(DataError):
         search(config, trials=2, resume=True)
 
 
@@ -279,19 +248,11 @@ def test_overwriting_starts_anew(base: Config, study: TuneResult) -> None:
     assert outcomes(search(base, trials=5, overwrite=True)) == outcomes(study)
 
 
-def test_half_a_line_of_the_journal_and_a_lock_that_a_kill_left_are_mended(base: Config, study: TuneResult) -> None:
-    run = search(base, trials=3).run
-    with (run / "study.journal").open("ab") as journal:
-        journal.write(b'{"op_code":5,"worker')
-    (run / "study.journal.lock").symlink_to("study.journal")
-    assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
-
-
 @pytest.mark.parametrize("damage", [b"no journal\n\n", b'{"op_code": 99}\n', b"[1]\n"])
 def test_a_damaged_journal_is_named(damage: bytes, base: Config) -> None:
     run = search(base, trials=1).run
     (run / "study.journal").write_bytes(damage)
-    with pytest.raises(CheckpointError, match=r"study.journal: damaged"):
+    with pytest.raises(CheckpointError, match=r"study\.journal"):
         search(base, trials=2, resume=True)
 
 
@@ -309,12 +270,10 @@ def test_torchrun_is_refused(base: Config, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_score_of_which_less_is_better_is_minimised(base: Config) -> None:
-    config = base.model_copy(update={"train": base.train.model_copy(update={"select_by": "valid/log_loss"})})
+    config = base.replace(**{"train.select_by": "valid/log_loss"})
     result = search(config, ["train.learning_rate=1e-6|0.02"], trials=2)
     assert result.best is not None
     assert result.best.values == {"train.learning_rate": 0.02}
-    scores = [trial.score for trial in result.trials if trial.score is not None]
-    assert result.best.score == min(scores)
 
 
 @pytest.fixture
@@ -334,7 +293,7 @@ def test_the_command_prints_the_table_or_json(config_file: Path) -> None:
     assert again.json["config"] == str(config_file.parent / "tiny-tune" / "best.yaml")
 
 
-def test_the_command_says_what_it_would_search(config_file: Path) -> None:
+def test_the_command_shows_what_it_would_search(config_file: Path) -> None:
     planned = run_cli("tune", "-c", config_file, "--time", "20m", "--max-size", "5MB", "--dry-run", "--json").json
     assert planned["budget"] == {"trials": None, "seconds": 1200, "max_bytes": 5_000_000}
     assert planned["search"]["train.learning_rate"] == "0.004..0.1:log"
@@ -342,34 +301,23 @@ def test_the_command_says_what_it_would_search(config_file: Path) -> None:
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGKILL"])
 def test_a_signal_to_the_command_leaves_what_was_found(number: str, config_file: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "bilstm_cls",
-        "tune",
-        "-c",
-        config_file,
-        "--trials",
-        "1000",
-        "--search",
-        *SEARCH[:1],
-    ]
+    words = ["tune", "-c", str(config_file), "--search", SEARCH[0]]
+    command = [sys.executable, "-m", "bilstm_cls", *words, "--trials", "1000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("trial 1 "):
                 break
         process.send_signal(signal.Signals[number])
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, _ = process.communicate(timeout=60)
     if number == "SIGKILL":
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 128 + signal.Signals[number]
-        assert "Traceback" not in stderr
+        assert process.returncode == 130
         assert "trials, best first:" in stdout
     folder = config_file.parent / "tiny-tune"
     assert yaml.safe_load((folder / "best.yaml").read_text("utf-8"))["name"] == "tiny-best"
-    again = run_cli("tune", "-c", config_file, "--trials", "3", "--search", *SEARCH[:1], "--resume", "--json")
-    assert len(again.json["trials"]) >= 3
+    assert len(run_cli(*words, "--trials", "3", "--resume", "--json").json["trials"]) >= 3

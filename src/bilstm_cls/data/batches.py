@@ -60,13 +60,11 @@ def collate(corpus: Corpus, indices: Indices) -> Batch:
 
 
 def pad(corpus: Corpus, indices: Indices) -> tuple[Indices, Indices]:
-    """Returns token ids `[B, T]`, zero past each text, and lengths `[B]`, both int64."""
-    starts = corpus.offsets[indices]
-    lengths = corpus.offsets[indices + 1] - starts
-    columns = np.arange(lengths.max())
-    is_token = columns < lengths[:, None]  # [B, T]
+    """Returns token ids `[B, T]`, zero past each text, and lengths `[B]`, both int64. Long texts are cut here."""
+    flat, lengths = corpus.read(indices)
+    is_token = np.arange(lengths.max()) < lengths[:, None]  # [B, T]
     token_ids = np.zeros(is_token.shape, dtype=np.int64)
-    token_ids[is_token] = corpus.token_ids[(starts[:, None] + columns)[is_token]]
+    token_ids[is_token] = flat
     return token_ids, lengths
 
 
@@ -119,6 +117,6 @@ def cut_by_tokens(order: Indices, lengths: npt.NDArray[np.int64], max_tokens: in
 
 
 def padding_share(batches: Sequence[Indices], lengths: npt.NDArray[np.int64]) -> float:
-    """Returns the share of padded places among all places of these batches, 0 to 1."""
+    """Returns the fraction of padded places among all places of these batches, 0 to 1."""
     places = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     return 1.0 - int(sum(int(lengths[batch].sum()) for batch in batches)) / max(places, 1)

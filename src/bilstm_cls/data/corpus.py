@@ -1,156 +1,221 @@
-"""An encoded split: all token ids in one flat array, with the place where each text begins."""
+"""An encoded split: all token ids in one flat array, with the place where each text begins.
+
+Texts are stored whole, so that one file serves every `max_length`; they are cut when they are read.
+"""
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.data.store import chunks, mapped_numbers, release
-from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
+from bilstm_cls.data.tokenizer import CHUNK, UNKNOWN_ID, TokenCounter, Tokenizer
 
 Ints = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.int32]
 
-CHUNK = 4096
-"""Texts that are handed to the tokenizer at once."""
+BLOCK_TOKENS = 2**16
+"""Tokens that are looked at together where all texts are read in order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
-    """N encoded texts.
+    """N encoded texts, cut to at most `max_length` tokens when they are read.
 
     Attributes:
-        token_ids: `[total]` int32, all texts one after the other, in memory or memory-mapped.
+        token_ids: `[total]` int32, all texts one after the other and whole, in memory or memory-mapped.
         offsets: `[N + 1]` int64, where each text begins.
         label_ids: `[N]` int64, or None where there are no labels.
-        num_tokens: `[N]` int64, tokens of each text before it was cut; 0 for an empty one, which is encoded as `<unk>`.
+        max_length: tokens of a text that are read; None for all.
+        truncate: which tokens of a longer text are read: the first (`head`), the last (`tail`), or the first and the
+            last half of `max_length` (`both`).
+        digest: of the texts and their encoding, where it is known.
     """
 
-    token_ids: npt.NDArray[np.int32]
+    token_ids: Tokens
     offsets: Ints
-    label_ids: Ints | None
-    num_tokens: Ints
+    label_ids: Ints | None = None
+    max_length: int | None = None
+    truncate: str = "both"
+    digest: str = ""
 
     def __len__(self) -> int:
-        return len(self.num_tokens)
+        return len(self.offsets) - 1
+
+    @property
+    def num_tokens(self) -> Ints:
+        """`[N]` tokens of each text before it is cut; 0 for an empty one, which is read as `<unk>`."""
+        num_tokens = self.offsets[1:] - self.offsets[:-1]
+        release(self.offsets)
+        return np.asarray(num_tokens)
 
     @functools.cached_property
     def lengths(self) -> Ints:
         """`[N]` tokens of each text as the model reads it, at least 1."""
-        lengths = self.offsets[1:] - self.offsets[:-1]
-        release(self.offsets)
-        return lengths
+        return self.num_tokens.clip(1, self.max_length)
+
+    def whole(self) -> "Corpus":
+        """Returns the same texts as a view that cuts none."""
+        return replace(self, max_length=None)
+
+    def read(self, indices: Ints) -> tuple[Tokens, Ints]:
+        """Returns the token ids of some texts as the model reads them, one after the other, and their lengths `[B]`."""
+        starts = self.offsets[indices]
+        sizes = self.offsets[indices + 1] - starts
+        lengths = sizes.clip(1, self.max_length)
+        skipped = sizes - lengths  # -1 for an empty text
+        # Where each text begins in the result, subtracted from where it begins in the file, for each of its tokens.
+        shift = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+        places = np.arange(len(shift)) + shift
+        if skipped.max(initial=0) > 0:
+            assert self.max_length is not None
+            kept = {"head": self.max_length, "tail": 0, "both": (self.max_length + 1) // 2}[self.truncate]
+            is_behind = places - np.repeat(starts, lengths) >= kept
+            places += np.where(is_behind, np.repeat(skipped.clip(0), lengths), 0)
+        if skipped.min(initial=0) == 0:
+            return np.asarray(self.token_ids[places]), lengths
+        is_empty = np.repeat(skipped < 0, lengths)
+        token_ids = np.full(len(places), UNKNOWN_ID, dtype=np.int32)
+        token_ids[~is_empty] = self.token_ids[places[~is_empty]]
+        return token_ids, lengths
+
+    def blocks(self, size: int = BLOCK_TOKENS) -> Iterator[tuple[Ints, Tokens, Ints]]:
+        """Yields all texts in order, about `size` tokens at a time: their indices, token ids and lengths, as `read`."""
+        starts = np.searchsorted(self.offsets, np.arange(0, len(self.token_ids), size))
+        bounds = np.unique(np.concatenate([starts, [0, len(self)]]))
+        for first, last in itertools.pairwise(bounds.tolist()):
+            indices = np.arange(first, last)
+            yield indices, *self.read(indices)
+            self.release()
 
     def release(self) -> None:
         """Gives back the memory of what was read of memory-mapped arrays."""
-        release(self.token_ids, self.offsets, self.label_ids, self.num_tokens)
+        release(self.token_ids, self.offsets, self.label_ids)
+
+    @functools.cached_property
+    def _statistics(self) -> dict[str, int]:
+        num_tokens = self.num_tokens
+        return {
+            "texts": len(self),
+            "tokens": int(self.lengths.sum()),
+            "truncated": int((num_tokens > self.lengths).sum()),
+            "empty": int((num_tokens == 0).sum()),
+            "unknown": sum(int((token_ids == UNKNOWN_ID).sum()) for _, token_ids, _ in self.blocks()),
+            "longest": int(num_tokens.max()),
+            "median_length": int(np.median(num_tokens)),
+        }
+
+
+def statistics(corpus: Corpus) -> dict[str, int]:
+    """Returns how many texts, tokens (as read), truncated texts, empty texts and unknown tokens there are."""
+    return dict(corpus._statistics)
+
+
+def kept_places(num_tokens: int, max_length: int | None, truncate: str) -> list[int]:
+    """Returns which tokens of a text of `num_tokens`, at least 1, are read."""
+    text = Corpus(np.arange(num_tokens, dtype=np.int32), np.array([0, num_tokens]), None, max_length, truncate)
+    kept: list[int] = text.read(np.array([0]))[0].tolist()
+    return kept
+
+
+class Encoder(Protocol):
+    """What gives texts ids: a `Tokenizer`, or a `TokenCounter` whose ids are provisional."""
+
+    def encode_batch(self, texts: Sequence[str], /) -> list[list[int]]:
+        """Returns the ids of every text."""
 
 
 def encode(
     texts: Sequence[str],
     tokenizer: Tokenizer,
     *,
-    max_length: int,
+    max_length: int | None,
     truncate: str = "both",
     label_ids: Ints | None = None,
 ) -> Corpus:
-    """Encodes texts in memory, each cut to `max_length` tokens.
+    """Encodes texts in memory.
 
     Args:
         texts: N raw texts, at least one.
         tokenizer: with its vocabulary.
-        max_length: tokens of a text that are kept.
-        truncate: a key of `TRUNCATIONS`.
-        label_ids: `[N]`, kept beside the texts.
+        max_length: tokens of a text that are read.
+        truncate: `head`, `tail` or `both`.
+        label_ids: `[N]`, kept next to the texts.
     """
-    parts = list(_encode_chunks(texts, tokenizer, max_length, truncate))
-    token_ids, lengths, num_tokens = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Corpus(token_ids, _offsets(lengths), label_ids, num_tokens)
+    token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, tokenizer), strict=True))
+    return Corpus(token_ids, _offsets(lengths), label_ids, max_length, truncate)
 
 
-def encode_to_files(
-    folder: Path, name: str, texts: Sequence[str], tokenizer: Tokenizer, *, max_length: int, truncate: str
-) -> None:
+def learn(
+    texts: Sequence[str],
+    counter: TokenCounter,
+    *,
+    min_freq: int,
+    max_vocab_size: int | None,
+    max_length: int | None,
+    truncate: str,
+    label_ids: Ints | None,
+) -> tuple[Tokenizer, Corpus]:
+    """Learns the vocabulary of texts in memory and encodes them, in one pass; arguments as for `encode`."""
+    token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, counter), strict=True))
+    tokenizer, table = counter.tokenizer(min_freq=min_freq, max_vocab_size=max_vocab_size)
+    return tokenizer, Corpus(table[token_ids], _offsets(lengths), label_ids, max_length, truncate)
+
+
+def encode_to_files(folder: Path, name: str, texts: Sequence[str], encoder: Encoder) -> None:
     """Like `encode`, chunk by chunk into files that `load_corpus` maps, so that memory does not grow with the texts."""
     with contextlib.ExitStack() as stack:
-        ids, ends, numbers = (
-            stack.enter_context((folder / f"{name}.{key}.bin").open("wb"))
-            for key in ("token_ids", "offsets", "num_tokens")
-        )
+        ids, ends = (stack.enter_context(_path(folder, name, key).open("wb")) for key in ("token_ids", "offsets"))
         offsets = _offsets(np.empty(0, dtype=np.int64))
         ends.write(offsets.data)
-        for token_ids, lengths, num_tokens in _encode_chunks(texts, tokenizer, max_length, truncate):
+        for token_ids, lengths in _encode_chunks(texts, encoder):
             offsets = offsets[-1] + np.cumsum(lengths)
             ids.write(token_ids.data)
             ends.write(offsets.data)
-            numbers.write(num_tokens.data)
 
 
-def load_corpus(folder: Path, name: str, label_ids: Ints | None) -> Corpus:
+def learn_to_files(
+    folder: Path, name: str, texts: Sequence[str], counter: TokenCounter, *, min_freq: int, max_vocab_size: int | None
+) -> Tokenizer:
+    """Like `learn`, into files: provisional ids first, which become those of the vocabulary when it is known."""
+    encode_to_files(folder, name, texts, counter)
+    tokenizer, table = counter.tokenizer(min_freq=min_freq, max_vocab_size=max_vocab_size)
+    path = _path(folder, name, "token_ids")
+    if path.stat().st_size:
+        token_ids = np.memmap(path, dtype=np.int32, mode="r+")
+        for start in range(0, len(token_ids), BLOCK_TOKENS):
+            part = slice(start, start + BLOCK_TOKENS)
+            token_ids[part] = table[token_ids[part]]
+            token_ids.flush()
+            release(token_ids)
+    return tokenizer
+
+
+def load_corpus(
+    folder: Path, name: str, label_ids: Ints | None, *, max_length: int | None, truncate: str, digest: str = ""
+) -> Corpus:
     """Memory-maps what `encode_to_files` wrote."""
-    token_ids = np.memmap(folder / f"{name}.token_ids.bin", dtype=np.int32, mode="r")
-    offsets, num_tokens = (mapped_numbers(folder / f"{name}.{key}.bin") for key in ("offsets", "num_tokens"))
-    return Corpus(token_ids, offsets, label_ids, num_tokens)
+    token_ids = mapped_numbers(_path(folder, name, "token_ids"), np.int32)
+    return Corpus(token_ids, mapped_numbers(_path(folder, name, "offsets")), label_ids, max_length, truncate, digest)
 
 
-def _encode_chunks(
-    texts: Sequence[str], tokenizer: Tokenizer, max_length: int, truncate: str
-) -> Iterator[tuple[npt.NDArray[np.int32], Ints, Ints]]:
-    """Yields flat token ids, and for each text its tokens as read and before it was cut."""
-    cut = TRUNCATIONS[truncate]
+def _path(folder: Path, name: str, key: str) -> Path:
+    return folder / f"{name}.{key}.bin"
+
+
+def _encode_chunks(texts: Sequence[str], encoder: Encoder) -> Iterator[tuple[Tokens, Ints]]:
+    """Yields flat token ids, and for each text how many are its."""
     for chunk in chunks(texts, CHUNK):
-        flat: list[int] = []
-        lengths, num_tokens = [], []
-        for ids in tokenizer.encode_batch(chunk):
-            kept = cut(ids, max_length) if len(ids) > max_length else ids or [UNKNOWN_ID]
-            flat += kept
-            lengths.append(len(kept))
-            num_tokens.append(len(ids))
-        yield np.array(flat, dtype=np.int32), np.array(lengths, dtype=np.int64), np.array(num_tokens, dtype=np.int64)
+        ids = encoder.encode_batch(chunk)
+        lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+        yield np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum())), lengths
 
 
 def _offsets(lengths: Ints) -> Ints:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def _head(ids: list[int], max_length: int) -> list[int]:
-    return ids[:max_length]
-
-
-def _tail(ids: list[int], max_length: int) -> list[int]:
-    return ids[-max_length:]
-
-
-def _both(ids: list[int], max_length: int) -> list[int]:
-    first = (max_length + 1) // 2
-    return ids[:first] + ids[len(ids) - (max_length - first) :]
-
-
-TRUNCATIONS = {"head": _head, "tail": _tail, "both": _both}
-"""Which tokens of a text that is too long are kept; `both`: the first and the last half of what fits."""
-
-
-def statistics(corpus: Corpus) -> dict[str, int]:
-    """Returns how many texts, tokens (as read), truncated texts, empty texts and unknown tokens there are."""
-    counts = {
-        "texts": len(corpus),
-        "tokens": int(corpus.lengths.sum()),
-        "truncated": int((corpus.num_tokens > corpus.lengths).sum()),
-        "empty": int((corpus.num_tokens == 0).sum()),
-        "unknown": _number_of_unknown(corpus.token_ids),
-        "longest": int(corpus.num_tokens.max()),
-        "median_length": int(np.median(corpus.num_tokens)),
-    }
-    corpus.release()
-    return counts
-
-
-def _number_of_unknown(token_ids: npt.NDArray[np.int32], size: int = 2**20) -> int:
-    number = 0
-    for start in range(0, len(token_ids), size):
-        number += int((token_ids[start : start + size] == UNKNOWN_ID).sum())
-        release(token_ids)
-    return number

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.config import DataConfig
+from bilstm_cls.data.columns import alike_labels
 from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.store import (
     NumberWriter,
@@ -38,8 +38,6 @@ IN_MEMORY = "(in memory)"
 MAX_TOLD = 5
 LABELLED = ("train", "valid", "test")
 _NO_LABEL = -1
-_UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}
-"""Unicode's categories of control and format characters, and of blanks."""
 
 _COLUMNS = ("label_ids", "path_ids", "lines", "fingerprints")
 
@@ -300,7 +298,7 @@ def _notes(bad_rows: list[BadRow], doubtful: list[BadRow], repeats: Mapping[str,
         num_files = len({row.path for row in bad_rows})
         notes.append(f"{len(bad_rows)} rows of {num_files} files could not be used: {_told(bad_rows)}.")
     if doubtful:
-        notes.append(f"{len(doubtful)} rows are doubtful: {_told(doubtful)}.")
+        notes.append(f"Remarks of the readers: {_told(doubtful)}.")
     overlap = repeats.get("test_in_train", 0)
     if overlap:
         stand = "text stands" if overlap == 1 else "texts stand"
@@ -309,16 +307,9 @@ def _notes(bad_rows: list[BadRow], doubtful: list[BadRow], repeats: Mapping[str,
 
 
 def _alike(labels: Sequence[str]) -> list[str]:
-    """Notes on labels that a reader takes for one: they differ in case, blanks, invisible or composed characters."""
-    groups: dict[str, list[str]] = {}
-    for label in labels:
-        characters = unicodedata.normalize("NFKC", label).casefold()
-        visible = (c for c in characters if unicodedata.category(c) not in _UNSEEN)
-        groups.setdefault("".join(visible), []).append(label)
     return [
-        f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}; if they are one, mend them."
-        for group in groups.values()
-        if len(group) > 1
+        f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}; if they are one, fix them."
+        for group in alike_labels(labels)
     ][:MAX_TOLD]
 
 

@@ -27,12 +27,11 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from bilstm_cls.errors import DataError
+from bilstm_cls.data.hub import OFFLINE_VARIABLE, DownloadError, UnreachableError
 from bilstm_cls.files import naming_disk_faults, replacing, sha256_of
 
 logger = logging.getLogger(__name__)
 
-OFFLINE_VARIABLE = "BILSTM_CLS_OFFLINE"
 MAX_REDIRECTS = 5
 MIN_RATE = 1024  # bytes a second; a server that drips more slowly counts as stalled
 _CHUNK = 1 << 16
@@ -41,14 +40,6 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _HTML = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
-
-
-class DownloadError(DataError):
-    """A file that could not be downloaded. Exit code 3."""
-
-
-class UnreachableError(DownloadError):
-    """No server answered: there is no network, or it is switched off. Other data may be used instead."""
 
 
 class _CutError(Exception):

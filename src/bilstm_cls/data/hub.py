@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bilstm_cls.config_file import parse_yaml
-from bilstm_cls.data.download import OFFLINE_VARIABLE, DownloadError, UnreachableError
 from bilstm_cls.errors import ConfigError, DataError
+
+OFFLINE_VARIABLE = "BILSTM_CLS_OFFLINE"
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -29,6 +30,14 @@ SPLITS = {
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 CONVERTED = "refs/convert/parquet"
 """Where the Hub itself keeps the Parquet files of a data set that has others."""
+
+
+class DownloadError(DataError):
+    """A file that could not be downloaded. Exit code 3."""
+
+
+class UnreachableError(DownloadError):
+    """No server answered: there is no network, or it is switched off. Other data may be used instead."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Texts as a language model reads them: rows of about the same length side by side, a chunk of all rows at a time.
+"""Texts as a language model reads them: rows of about the same length, a chunk of all rows at a time.
 
 Every row is one text, from its first token in both directions, as a classifier reads it. So no prediction crosses from
 one text into another, and no token that means the end of a text has to be invented.
@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.data.batches import POOL_BATCHES, Indices, cut_by_tokens
-from bilstm_cls.data.corpus import Corpus
-
-Tokens = npt.NDArray[np.int32]
+from bilstm_cls.data.corpus import Corpus, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +33,13 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Passages:
-    """The texts of several corpora under one numbering."""
+class LanguageModelTexts:
+    """The texts of several corpora under one numbering, whole."""
 
     corpora: Sequence[Corpus]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "corpora", [corpus.whole() for corpus in self.corpora])
 
     @property
     def lengths(self) -> Indices:
@@ -49,8 +50,8 @@ class Passages:
         """Returns how often each token occurs, `[V]`."""
         counts = np.zeros(vocab_size, dtype=np.int64)
         for corpus in self.corpora:
-            for start in range(0, len(corpus.token_ids), 2**22):
-                counts += np.bincount(corpus.token_ids[start : start + 2**22], minlength=vocab_size)
+            for _, token_ids, _ in corpus.blocks():
+                counts += np.bincount(token_ids, minlength=vocab_size)
         return counts
 
     def texts(self, indices: Indices) -> list[Tokens]:
@@ -61,7 +62,7 @@ class Passages:
                 if index < len(corpus):
                     break
                 index -= len(corpus)
-            found.append(np.asarray(corpus.token_ids[corpus.offsets[index] : corpus.offsets[index + 1]]))
+            found.append(corpus.read(np.array([index]))[0])
         return found
 
 
@@ -71,12 +72,12 @@ def passage_batches(
     """Shuffles texts, sorts them by length within large pools, cuts these into batches and shuffles the batches.
 
     A batch holds `batch_size` texts, or more where they are shorter than `bptt`, so that steps are about the same size.
-    Every text is in exactly one batch; within one they stand by rising length.
+    Every text is in exactly one batch; within one they are ordered by rising length.
 
     Args:
         indices: the texts to read.
         lengths: `[N]` tokens of every text there is.
-        batch_size: texts that are read side by side.
+        batch_size: texts that are read in parallel.
         bptt: tokens of each that are read at once.
         seed: of the order.
         epoch: counted from 0; each has its own order.
@@ -98,7 +99,7 @@ def number_of_chunks(longest: int, bptt: int) -> int:
 
 
 def chunks(texts: Sequence[Tokens], bptt: int) -> Iterator[Chunk]:
-    """Cuts texts, which stand by rising length, into chunks of one size, at most `bptt`; a text that ends drops out.
+    """Cuts texts, ordered by rising length, into chunks of one size, at most `bptt`; a text that ends drops out.
 
     Args:
         texts: B arrays of at least 2 token ids.

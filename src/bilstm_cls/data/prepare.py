@@ -9,18 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import Config, TextConfig
-from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, load_corpus, statistics
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.corpus import (
+    Corpus,
+    encode,
+    encode_to_files,
+    learn,
+    learn_to_files,
+    load_corpus,
+    statistics,
+)
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.encoder import tokenizer_of_encoder
-from bilstm_cls.data.store import cached
-from bilstm_cls.data.tokenizer import Tokenizer, splitters
+from bilstm_cls.data.store import cache_folder, cached
+from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
 from bilstm_cls.data.types import Dataset
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Part of every key of the cache: raise it when the same texts and config give other ids."""
+
+SHARED_KEYS = (
+    "text.tokenizer", "text.lowercase", "text.normalize", "text.strip_html", "embedding.dim", "model.cell",
+    "model.bidirectional", "model.hidden_size", "model.num_layers",
+)  # fmt: skip
+"""Keys that must be those that the encoder was made with."""
+
+WEIGHTS = "encoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,9 @@ class PreparedData:
 def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedData:
     """Reads the splits, learns the vocabulary from the train split alone, and encodes them.
 
-    With `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
+    A text is split into tokens once, whatever reads it afterwards: the files in the cache hold whole texts, for every
+    `text.max_length`. With `tokenizer: bpe` the train split is split twice, as its tokens are learned first. With
+    `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
 
     Args:
         config: what to read, and how.
@@ -69,15 +87,14 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
-    content = [FORMAT, splitters(config.text.tokenizer), dataset.digest, names, config.text.model_dump()]
-    if given is not None:
-        content.append(hashlib.sha256(given.to_json().encode()).hexdigest())
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-    folder = cached("corpus", key, lambda empty: _build(empty, dataset, names, config.text, given))
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    corpora = {name: load_corpus(folder, name, dataset.splits[name].label_ids) for name in names}
-    for name, corpus in corpora.items():
-        _log(name, corpus, config.text.max_length)
+    tokenizer, learned = (given, None) if given is not None else _learned(dataset, config.text)
+    corpora = {}
+    for name in names:
+        if name == "train" and learned is not None:
+            corpora[name] = _load(learned, dataset, name, config.text)
+        else:
+            corpora[name] = encode_split(dataset, name, tokenizer, config.text)
+        _log(name, corpora[name])
     return PreparedData(dataset, tokenizer, corpora)
 
 
@@ -89,45 +106,153 @@ def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
         ConfigError: `model.init_from` names no encoder, or one that does not fit.
     """
     text = config.text
-    tokenizer = tokenizer_of_encoder(config) or _learn_tokenizer(dataset, text)
-    corpora = {
-        name: encode(
-            split.texts, tokenizer, max_length=text.max_length, truncate=text.truncate, label_ids=split.label_ids
-        )
-        for name, split in dataset.splits.items()
-    }
-    return PreparedData(dataset, tokenizer, corpora)
+    cut: dict[str, Any] = {"max_length": text.max_length, "truncate": text.truncate}
+    tokenizer, corpora = tokenizer_of_encoder(config), {}
+    if tokenizer is None and text.tokenizer != "bpe":
+        train = dataset.splits["train"]
+        tokenizer, corpora["train"] = learn(
+            train.texts, _counter(text), min_freq=text.min_freq, max_vocab_size=text.max_vocab_size,
+            label_ids=train.label_ids, **cut,
+        )  # fmt: skip
+    elif tokenizer is None:
+        tokenizer = _train_bpe(dataset, text)
+    _check_vocabulary(tokenizer, text)
+    for name, split in dataset.splits.items():
+        if name not in corpora:
+            corpora[name] = encode(split.texts, tokenizer, label_ids=split.label_ids, **cut)
+    return PreparedData(dataset, tokenizer, {name: corpora[name] for name in dataset.splits})
 
 
-def _build(folder: Path, dataset: Dataset, names: list[str], text: TextConfig, given: Tokenizer | None) -> None:
-    logger.info("encoding the texts" if given is not None else "learning the vocabulary and encoding the texts")
-    tokenizer = given or _learn_tokenizer(dataset, text)
-    (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
-    for name in names:
-        texts = dataset.splits[name].texts
-        encode_to_files(folder, name, texts, tokenizer, max_length=text.max_length, truncate=text.truncate)
+def encode_split(dataset: Dataset, name: str, tokenizer: Tokenizer, text: TextConfig) -> Corpus:
+    """Encodes a split of `load_dataset` by a tokenizer, or finds in the cache what an earlier call made."""
+    content = [FORMAT, splitters(text.tokenizer), dataset.digest, name, _digest_of(tokenizer.to_json())]
+
+    def build(folder: Path) -> None:
+        logger.info(f"encoding the texts of {name}")
+        encode_to_files(folder, name, dataset.splits[name].texts, tokenizer)
+
+    return _load(cached("corpus", _digest_of(json.dumps(content))[:32], build), dataset, name, text)
 
 
-def _learn_tokenizer(dataset: Dataset, text: TextConfig) -> Tokenizer:
-    tokenizer = Tokenizer.train(
-        dataset.splits["train"].texts,
-        kind=text.tokenizer,
-        lowercase=text.lowercase,
-        min_freq=text.min_freq,
-        max_vocab_size=text.max_vocab_size,
+def _learned(dataset: Dataset, text: TextConfig) -> tuple[Tokenizer, Path]:
+    """Returns the tokenizer of the train split, and the folder of the cache that also has the encoded split."""
+    settings = text.model_dump(exclude={"max_length", "truncate"})
+    content = [FORMAT, splitters(text.tokenizer), dataset.digest, settings]
+
+    def build(folder: Path) -> None:
+        logger.info("learning the vocabulary and encoding the texts of train")
+        texts = dataset.splits["train"].texts
+        if text.tokenizer == "bpe":
+            tokenizer = _train_bpe(dataset, text)
+            encode_to_files(folder, "train", texts, tokenizer)
+        else:
+            tokenizer = learn_to_files(
+                folder, "train", texts, _counter(text), min_freq=text.min_freq, max_vocab_size=text.max_vocab_size
+            )
+        _check_vocabulary(tokenizer, text)
+        (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
+
+    folder = cached("corpus", _digest_of(json.dumps(content))[:32], build)
+    return Tokenizer.load(folder / "tokenizer.json"), folder
+
+
+def _load(folder: Path, dataset: Dataset, name: str, text: TextConfig) -> Corpus:
+    return load_corpus(
+        folder, name, dataset.splits[name].label_ids, max_length=text.max_length, truncate=text.truncate,
+        digest=folder.name,
+    )  # fmt: skip
+
+
+def _counter(text: TextConfig) -> TokenCounter:
+    return TokenCounter(
+        kind=text.tokenizer, lowercase=text.lowercase, normalize=text.normalize, strip_html=text.strip_html
     )
+
+
+def _train_bpe(dataset: Dataset, text: TextConfig) -> Tokenizer:
+    return Tokenizer.train(
+        dataset.splits["train"].texts, kind="bpe", lowercase=text.lowercase, normalize=text.normalize,
+        strip_html=text.strip_html, min_freq=text.min_freq, max_vocab_size=text.max_vocab_size,
+    )  # fmt: skip
+
+
+def _check_vocabulary(tokenizer: Tokenizer, text: TextConfig) -> None:
     if len(tokenizer) <= 2:
         raise DataError(
             f"no token of the train split occurs {text.min_freq} times, so there is no vocabulary; "
             f"lower text.min_freq or give more texts"
         )
-    return tokenizer
 
 
-def _log(name: str, corpus: Corpus, max_length: int) -> None:
+def _digest_of(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _log(name: str, corpus: Corpus) -> None:
     counts = statistics(corpus)
-    cut = f"{counts['truncated']:,} texts cut to {max_length} tokens, " if counts["truncated"] else ""
+    cut = f"{counts['truncated']:,} texts cut to {corpus.max_length} tokens, " if counts["truncated"] else ""
     logger.info(
         f"{name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {cut}"
         f"{counts['empty']:,} empty, {counts['unknown']:,} unknown tokens"
     )
+
+
+def encoder_folder(config: Config, data_digest: str) -> Path:
+    """Returns the folder of the encoder to start from: `model.init_from`, or with `pretrain.enabled` one in the cache.
+
+    Its name there is a digest of all that it depends on.
+    """
+    if config.model.init_from is not None:
+        return Path(config.model.init_from)
+    assert config.pretrain.enabled
+    text = config.text.model_dump(exclude={"max_length", "truncate"})
+    sizes = config.model.model_dump(include={"cell", "bidirectional", "hidden_size", "num_layers", "recurrent_dropout"})
+    splitting = splitters(config.text.tokenizer)  # another version may learn another vocabulary
+    content = [
+        config.seed,
+        data_digest,
+        text,
+        splitting,
+        config.embedding.model_dump(),
+        sizes,
+        config.pretrain.model_dump(),
+    ]
+    return cache_folder() / "encoders" / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
+    """Returns the tokenizer of the encoder that `model.init_from` names, or None where it names none.
+
+    That of an encoder that `train` pretrains itself is learned from the train split, as without an encoder.
+
+    Raises:
+        ConfigError: there is no encoder, or the config asks for other sizes or other vectors.
+        CheckpointError: a file of it is missing or damaged.
+    """
+    if config.model.init_from is None:
+        return None
+    folder = Path(config.model.init_from)
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(
+            f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain and the same config"
+        )
+    try:
+        made_with = load_config(folder / "config.yaml")
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} is not an encoder that can be read:\n{error}") from error
+    keys = list(SHARED_KEYS)
+    if config.embedding.init != "random":  # the encoder brings its vectors, so that nothing has to be said of them
+        keys.append("embedding.init")
+    wrong = [
+        f"{key} is {_value(made_with, key)!r} there and {_value(config, key)!r} here"
+        for key in keys
+        if _value(made_with, key) != _value(config, key)
+    ]
+    if wrong:
+        raise ConfigError(f"model.init_from: the encoder in {folder} does not fit: {', '.join(wrong)}; make them agree")
+    return Tokenizer.load(folder / "tokenizer.json")
+
+
+def _value(config: Config, key: str) -> object:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)

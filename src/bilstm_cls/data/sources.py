@@ -11,17 +11,19 @@ import importlib.metadata
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.archives import read_members
-from bilstm_cls.data.download import UnreachableError, fetch
-from bilstm_cls.data.hub import SUFFIXES, Address, fetch_dataset
-from bilstm_cls.data.label_names import name_labels, read_label_names
-from bilstm_cls.data.readers import ReadOptions, read
-from bilstm_cls.data.readers.encoding import require_rereadable
+from bilstm_cls.data.dialect import Dialect
+from bilstm_cls.data.download import fetch
+from bilstm_cls.data.encoding import require_rereadable
+from bilstm_cls.data.formats import data_files, find_splits
+from bilstm_cls.data.hub import SUFFIXES, Address, UnreachableError, fetch_dataset
+from bilstm_cls.data.readers import ReadOptions, name_labels, read, read_label_names
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
@@ -67,17 +69,26 @@ class Source:
 
 
 def _files(config: DataConfig) -> Source:
-    given = {"train": config.train, "valid": config.valid, "test": config.test, "unlabelled": config.unlabelled}
-    paths = {split: Path(value) for split, value in given.items() if isinstance(value, str)}
-    if "train" not in paths:
+    given: dict[str, Any] = {
+        "train": config.train, "valid": config.valid, "test": config.test, "unlabelled": config.unlabelled
+    }  # fmt: skip
+    if config.train is None:
         raise ConfigError("data.train: no data are given; name a config with -c FILE, or --set data.train=FILE")
+    # What a folder holds for a split takes the place of a fraction of train, but not of another file.
+    for split, found in (find_splits(Path(config.train)) if isinstance(config.train, str) else {}).items():
+        given[split] = found if split == "train" or not isinstance(given[split], str) else given[split]
+    paths = {split: data_files(value) for split, value in given.items() if isinstance(value, str | list)}
     source = Source(
-        origin=", ".join(f"{split} {path}" for split, path in paths.items()),
-        identity=[identity_of(path) for path in paths.values()],
-        read={split: functools.partial(_read_file, path, split, config) for split, path in paths.items()},
+        origin=", ".join(f"{split} {_short(files)}" for split, files in paths.items()),
+        identity=[identity_of(path) for files in paths.values() for path in files],
+        read={split: functools.partial(_read_files, files, split, config) for split, files in paths.items()},
         fractions={split: value for split, value in given.items() if isinstance(value, float)},
     )
     return source if config.label_names is None else _named(source, Path(config.label_names), config)
+
+
+def _short(files: Sequence[Path]) -> str:
+    return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
 def _named(source: Source, path: Path, config: DataConfig) -> Source:
@@ -95,6 +106,11 @@ def _named(source: Source, path: Path, config: DataConfig) -> Source:
     )
 
 
+def _read_files(paths: Sequence[Path], split: str, config: DataConfig, on_bad_row: OnBadRow) -> Iterator[Example]:
+    for path in paths:
+        yield from _read_file(path, split, config, on_bad_row)
+
+
 def _read_file(
     path: Path, split: str, config: DataConfig, on_bad_row: OnBadRow, *, format: str | None = None
 ) -> Iterator[Example]:
@@ -102,6 +118,7 @@ def _read_file(
         text_columns=tuple(config.text_columns),
         label_column=None if split == "unlabelled" else config.label_column,
         encoding=config.encoding,
+        csv=Dialect(**dict(config.csv)),
     )
     is_plain = split == "unlabelled" and path.suffix.lower() in {".txt", ".text"}
     return read(

@@ -1,14 +1,14 @@
-"""Raw texts in a file instead of in memory, and a cache of folders that are whole or not there.
+"""Raw texts and arrays in files instead of in memory, and a cache of folders that are complete or not there.
 
 What is made of a data set, its texts and later its token ids, lies in flat files under names derived from the content.
-Texts are read with `pread`; arrays are written block by block and memory-mapped, and pages that were read are released.
-So memory does not grow with the data, and neither does what `top` shows of it.
+Files are memory-mapped, and pages that were read are released. So memory does not grow with the data.
 """
 
 import array
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import logging
 import mmap
@@ -16,8 +16,8 @@ import os
 import shutil
 import tempfile
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -32,11 +32,16 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 BLOCK = 2**13
-"""Numbers that are held before they are written, or of which the places of texts are looked up together."""
+"""Numbers that are held before they are written, or texts whose positions are looked up together."""
 
+RELEASE_BYTES = 2**22
+"""Bytes of texts that are read before their pages are released."""
 
 ABANDONED_SECONDS = 3600.0
-"""After which a folder that nobody holds or adds to is taken for one that was never finished."""
+"""After which a folder that no process holds or adds to counts as one that was never finished."""
+
+UNSETTLED_SECONDS = 2.0
+"""A file that changed this recently may change again within the resolution of its modification time."""
 
 
 class Texts(Sequence[str]):
@@ -49,11 +54,11 @@ class Texts(Sequence[str]):
     """
 
     def __init__(self, path: Path, offsets: Array, order: Array | None = None) -> None:
-        self._offsets = offsets
-        self._order = order
-        self._path = path
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
+        self._path, self._offsets, self._order = path, offsets, order
+        self._unreleased = 0
+        with path.open("rb") as file:  # an empty file cannot be mapped
+            size = os.fstat(file.fileno()).st_size
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
 
     def __len__(self) -> int:
         return len(self._offsets) - 1 if self._order is None else len(self._order)
@@ -78,39 +83,16 @@ class Texts(Sequence[str]):
         starts, stops = self._offsets[places].tolist(), self._offsets[places + 1].tolist()
         release(self._offsets, self._order)
         for start, stop in zip(starts, stops, strict=True):
-            yield os.pread(self._descriptor, stop - start, start).decode("utf-8", "surrogatepass")
+            text = self._bytes[start:stop].decode("utf-8", "surrogatepass")
+            self._unreleased += stop - start + 16 * mmap.PAGESIZE  # the system maps neighbouring pages too
+            if self._unreleased > RELEASE_BYTES:
+                _release(self._bytes)
+                self._unreleased = 0
+            yield text
 
     def select(self, order: Array) -> "Texts":
         """Returns some of these texts, `[M]` places, as a view."""
         return Texts(self._path, self._offsets, order if self._order is None else self._order[order])
-
-
-class TextWriter:
-    """Appends texts to a file and remembers where each begins."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._offsets = NumberWriter(path.with_name("offsets.bin"))
-        self._offsets.append(0)
-        self._end = 0
-
-    def __enter__(self) -> "TextWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._file.close()
-        finally:  # a full disk may stop either
-            self._offsets.close()
-
-    def append(self, text: str) -> None:
-        """Adds one text; halves of characters are kept as they are."""
-        self._end += self._file.write(text.encode("utf-8", "surrogatepass"))
-        self._offsets.append(self._end)
-
-    def offsets(self) -> Array:
-        """Returns `[N + 1]` int64, when all texts are written: the file `offsets.bin` beside them, memory-mapped."""
-        return self._offsets.mapped()
 
 
 class NumberWriter:
@@ -143,6 +125,34 @@ class NumberWriter:
         del self._block[:]
 
 
+class TextWriter:
+    """Appends texts to a file and remembers where each begins."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._offsets = NumberWriter(path.with_name("offsets.bin"))
+        self._offsets.append(0)
+        self._end = 0
+
+    def __enter__(self) -> "TextWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._file.close()
+        finally:  # a full disk may stop either
+            self._offsets.close()
+
+    def append(self, text: str) -> None:
+        """Adds one text; lone surrogates are kept as they are."""
+        self._end += self._file.write(text.encode("utf-8", "surrogatepass"))
+        self._offsets.append(self._end)
+
+    def offsets(self) -> Array:
+        """Returns `[N + 1]` int64, when all texts are written: the file `offsets.bin` next to them, memory-mapped."""
+        return self._offsets.mapped()
+
+
 def cache_folder() -> Path:
     """Returns where downloads and prepared data are kept: `BILSTM_CLS_CACHE`, or the user's cache folder."""
     import platformdirs
@@ -164,7 +174,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """
     folder = cache_folder() / kind / key
     if folder.is_dir():
-        if _is_sound(folder):
+        if _is_intact(folder):
+            _touch(folder)
             return folder
         logger.warning(f"{folder}: damaged, it is made again")
     try:
@@ -182,8 +193,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     try:
         with _naming_full_disk(folder.parent), _held(fresh):
             build(fresh)
-            sums = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
-            write_atomic(fresh / _SUMS, json.dumps(sums))
+            _write_manifest(fresh)
         try:
             fresh.rename(folder)
         except OSError:
@@ -194,11 +204,84 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal, from an earlier call where the file has not changed since.
+
+    What was computed is kept in the cache by the file's path, size and times (the change time too, where a modification
+    time was copied).
+    """
+    status = path.stat()
+    known = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    record = cache_folder() / _DIGESTS / f"{name}.json"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found = json.loads(record.read_text("utf-8"))
+        if found.items() >= known.items():
+            return str(found["sha256"])
+    digest = sha256_of(path)
+    if time.time() - max(status.st_mtime, status.st_ctime) > UNSETTLED_SECONDS:
+        with contextlib.suppress(OSError):
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps({**known, "sha256": digest, "path": str(path)}), "utf-8")
+    return digest
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A folder or file of the cache.
+
+    Attributes:
+        kind: what it holds: `data`, `corpus`, `vectors`, `encoders`, `downloads`, ...
+        key: its name among those of its kind.
+        size: bytes on the disk.
+        last_used: seconds since 1970.
+        path: where it is.
+    """
+
+    kind: str
+    key: str
+    size: int
+    last_used: float
+    path: Path
+
+
+def cache_entries() -> list[CacheEntry]:
+    """Returns everything in the cache, that used last first; unfinished folders too, whose keys begin with a dot."""
+    entries = []
+    for path in cache_folder().glob("*/*"):
+        with contextlib.suppress(OSError):  # another process may remove it
+            files = [path, *path.rglob("*")] if path.is_dir() else [path]
+            size = sum(file.stat().st_size for file in files if file.is_file())
+            entries.append(CacheEntry(path.parent.name, path.name, size, path.stat().st_mtime, path))
+    return sorted(entries, key=lambda entry: (-entry.last_used, entry.kind, entry.key))
+
+
+def clear_cache(kind: str | None = None) -> list[CacheEntry]:
+    """Removes everything of one kind, or everything, and returns what was removed.
+
+    Unfinished folders that a running process holds stay. A run that reads a removed folder goes on where the system
+    keeps mapped files (not on Windows, where they cannot be removed and stay).
+    """
+    removed = []
+    for entry in cache_entries():
+        if kind is not None and entry.kind != kind:
+            continue
+        with _held(entry.path) if entry.key.startswith(".") else contextlib.nullcontext(True) as is_free:
+            if is_free and entry.path.is_dir():
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif is_free:
+                with contextlib.suppress(OSError):
+                    entry.path.unlink()
+        if not entry.path.exists():
+            removed.append(entry)
+    return removed
+
+
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[bool]:
-    """Locks a folder for as long as this process lives and the block lasts, and yields whether nobody else had it.
+    """Locks a folder for as long as this process lives and the block lasts, and yields whether no other one had it.
 
-    Where folders cannot be locked (Windows, some network disks), somebody else may have it.
+    Where folders cannot be locked (Windows, some network disks), another process may have it.
     """
     try:
         import fcntl
@@ -219,7 +302,7 @@ def _held(folder: Path) -> Iterator[bool]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Deletes what processes that were killed had begun to make: nobody holds it, nor has added to it for a while.
+    """Deletes what killed processes had begun to make: no process holds it, nor has added to it for a while.
 
     Some network disks only pretend to lock, so that both have to be true.
     """
@@ -238,7 +321,7 @@ def _naming_full_disk(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise ResourceError(
-            f"{folder}: no room left for prepared data ({error.strerror}); free some, "
+            f"{folder}: no room left for prepared data ({error.strerror}); free some (bilstm-cls cache --clear), "
             f"or set BILSTM_CLS_CACHE to a folder elsewhere"
         ) from error
 
@@ -255,9 +338,9 @@ def load_array(folder: Path, name: str) -> Array:
     return mapped
 
 
-def mapped_numbers(path: Path) -> npt.NDArray[np.int64]:
-    """Memory-maps a file of int64; an empty one is an empty array."""
-    return np.memmap(path, dtype=np.int64, mode="r") if path.stat().st_size else np.empty(0, dtype=np.int64)
+def mapped_numbers(path: Path, dtype: npt.DTypeLike = np.int64) -> Array:
+    """Memory-maps a file of numbers; an empty one is an empty array."""
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
 
 
 def release(*arrays: Array | None) -> None:
@@ -266,9 +349,12 @@ def release(*arrays: Array | None) -> None:
     The system takes such pages back by itself where memory is short, but until then they count as this process's.
     """
     for values in arrays:
-        mapped = getattr(values, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        _release(getattr(values, "_mmap", None))
+
+
+def _release(mapped: Any) -> None:
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def chunks(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -277,16 +363,46 @@ def chunks(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
         yield texts[start : start + size]
 
 
-_SUMS = "sha256.json"
+_MANIFEST = "files.json"
+_DIGESTS = "digests"
 _UNFINISHED = ".new-"
 
 
-def _is_sound(folder: Path) -> bool:
+def _write_manifest(folder: Path) -> None:
+    """Records what the files of a folder are, after they have reached the disk."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())  # sizes and times could survive a power cut that the content does not
+        status = path.stat()
+        files[path.name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
+    write_atomic(folder / _MANIFEST, json.dumps(files))
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether the files are those that were written: by size and time, or by content where only a time differs."""
     try:
-        sums = json.loads((folder / _SUMS).read_text("utf-8"))
-        return all(sha256_of(folder / name) == digest for name, digest in sums.items())
-    except (OSError, ValueError, AttributeError):
+        files = json.loads((folder / _MANIFEST).read_text("utf-8"))
+        has_moved = False
+        for name, recorded in files.items():
+            status = (folder / name).stat()
+            if status.st_size != recorded["size"]:
+                return False
+            if status.st_mtime_ns != recorded["mtime_ns"]:  # changed, or copied without its time
+                if sha256_of(folder / name) != recorded["sha256"]:
+                    return False
+                recorded["mtime_ns"], has_moved = status.st_mtime_ns, True
+        if has_moved:
+            with contextlib.suppress(OSError):
+                (folder / _MANIFEST).write_text(json.dumps(files), "utf-8")
+    except (OSError, ValueError, AttributeError, TypeError, LookupError):
         return False
+    return True
+
+
+def _touch(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # a cache that others own
+        os.utime(folder)
 
 
 @functools.cache

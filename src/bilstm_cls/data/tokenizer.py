@@ -1,11 +1,12 @@
 """Texts to token ids: how a text is split, and the vocabulary, both in one portable `tokenizer.json`.
 
-The splitting and counting run in the Rust library `tokenizers`, on all cores and without Python per token. What the
-JSON says is the whole truth: any program that reads `tokenizers` files gives the same ids from it, but for
-`chinese_words`, whose texts are cut beforehand.
+The splitting runs in the Rust library `tokenizers`, on all cores. What the JSON says is the whole truth: any program
+that reads `tokenizers` files gives the same ids from it, but for `chinese_words`, whose texts are cut beforehand.
 """
 
+import collections
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
-from bilstm_cls.data.chinese import CUT, import_rjieba, places_without_cuts, with_cuts
-from bilstm_cls.data.torchtext_tokenizer import PACKAGES, PREFIX, TorchtextEngine, is_from_torchtext
-from bilstm_cls.errors import CheckpointError, UserError
+from bilstm_cls.data.torchtext import PACKAGES, PREFIX, TorchtextEngine, is_from_torchtext
+from bilstm_cls.errors import CheckpointError, ConfigError, UserError
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 PADDING_ID, UNKNOWN_ID = 0, 1
@@ -27,6 +29,15 @@ DEFAULT_BPE_SIZE = 30000
 MAX_CHARACTERS = 2**20
 MAX_PIECE = 2**18
 """Characters that the library sees at once, and of one text. A word that is longer is several."""
+
+CHUNK = 4096
+"""Texts that are split at once."""
+
+CUT = "\x1f"
+"""The mark between words of Chinese, which is no part of any token."""
+
+_HAN = r"\u3005-\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_CUT_WITHOUT_HAN = re.compile(f"(?<![{_HAN}]){CUT}(?![{_HAN}])")
 
 Pipeline = tuple[list[Any], Any]
 """Normalizers in their order, and the pre-tokenizer that cuts the text into tokens."""
@@ -39,20 +50,28 @@ _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}々〆ー]"
 _NO_CJK = rf"(?:(?!{_CJK}){_LETTERS})"
 # str.lower() gives a capital sigma at the end of a word its own small form; the library's lower-casing does not.
 _FINAL_SIGMA = normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")
-_BLANK = re.compile(r"(?<=\w) (?=\w)")
+_SPACE = re.compile(r"(?<=\w) (?=\w)")
 _BREAK = normalizers.Replace(Regex(r"<br\s*/?>"), " ")
+
+_FORMS: dict[str, list[Any]] = {"none": [], "nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()]}
+_ENTITIES = {"&nbsp;": " ", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#0*39;|&apos;": "'", "&amp;": "&"}
+_HTML = [
+    normalizers.Replace(Regex(r"(?i)<(script|style)\b[^>]*>(?:(?!<\1\b)[\s\S])*?</\1\s*>"), " "),
+    normalizers.Replace(Regex(r"<[/!]?[A-Za-z-][^<>]*>"), " "),
+    *(normalizers.Replace(Regex(entity), character) for entity, character in _ENTITIES.items()),
+]
 
 
 def _basic_english() -> Pipeline:
-    """What torchtext's `basic_english` gives, token for token: quotes go, seven marks stand alone, `;:` are blanks."""
+    """What torchtext's `basic_english` gives, token for token: quotes go, seven marks stand alone, `;:` are spaces."""
     replaced = [
         normalizers.Replace('"', ""),
         normalizers.Replace("<br />", " "),
         normalizers.Replace(Regex("[;:]"), " "),
     ]
-    blanks = pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed")
+    spaces = pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed")
     marks = pre_tokenizers.Split(Regex("['.,()!?]"), "isolated")
-    return replaced, pre_tokenizers.Sequence([blanks, marks])
+    return replaced, pre_tokenizers.Sequence([spaces, marks])
 
 
 def _words() -> Pipeline:
@@ -112,10 +131,10 @@ def splitters(kind: str) -> dict[str, str]:
 class Tokenizer:
     """Splits texts and looks tokens up. `<pad>` has id 0 and `<unk>` id 1, and no text gives id 0."""
 
-    def __init__(self, engine: tokenizers.Tokenizer | TorchtextEngine, *, is_chinese: bool = False) -> None:
+    def __init__(self, engine: tokenizers.Tokenizer | TorchtextEngine) -> None:
         self._engine = engine
-        self._whole = _cut if is_chinese else without_surrogates
-        self._is_chinese = is_chinese
+        self._is_chinese = _is_chinese(engine)
+        self._prepared = with_cuts if self._is_chinese else without_surrogates
 
     @classmethod
     def train(
@@ -124,6 +143,8 @@ class Tokenizer:
         *,
         kind: str = "words",
         lowercase: bool = True,
+        normalize: str = "none",
+        strip_html: bool = False,
         min_freq: int = 1,
         max_vocab_size: int | None = None,
     ) -> "Tokenizer":
@@ -133,44 +154,21 @@ class Tokenizer:
             texts: of the train split only.
             kind: a key of `TOKENIZERS`, or `torchtext/` and a key of `PACKAGES`.
             lowercase: whether `A` and `a` are the same.
+            normalize: `none`, or the Unicode form that texts are brought to: `nfc` or `nfkc`.
+            strip_html: whether tags are left out and the commonest entities replaced.
             min_freq: times a token must occur.
             max_vocab_size: tokens kept, `<pad>` and `<unk>` included; None keeps all (30,000 for `bpe`).
 
         Raises:
-            ConfigError: the kind is torchtext's, and that cannot be used here, or rjieba is needed and not installed.
+            ConfigError: a package that this kind needs cannot be used here.
         """
-        if kind.startswith(PREFIX):
-            return cls(
-                TorchtextEngine.train(
-                    map(without_surrogates, texts),
-                    kind=kind,
-                    lowercase=lowercase,
-                    min_freq=min_freq,
-                    max_vocab_size=max_vocab_size,
-                    specials=(PADDING, UNKNOWN),
-                )
-            )
-        normalizer, pre_tokenizer = TOKENIZERS[kind]()
-        lower = [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
-        options: dict[str, Any] = {
-            "min_frequency": min_freq,
-            "special_tokens": [PADDING, UNKNOWN],
-            "show_progress": False,
-        }
         if kind == "bpe":
-            engine = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
-            alphabet = pre_tokenizers.ByteLevel.alphabet()
-            size = max_vocab_size or DEFAULT_BPE_SIZE
-            trainer: Any = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, **options)
-        else:
-            engine = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: UNKNOWN_ID}, unk_token=UNKNOWN))
-            trainer = trainers.WordLevelTrainer(vocab_size=max_vocab_size or 2**31, **options)
-        engine.normalizer = normalizers.Sequence([*lower, *normalizer])
-        engine.pre_tokenizer = pre_tokenizer
-        is_chinese = kind == "chinese_words"
-        engine.train_from_iterator(map(_cut if is_chinese else without_surrogates, texts), trainer)
-        trained = tokenizers.Tokenizer.from_str(_without_special_tokens(engine.to_str()))
-        return cls(trained, is_chinese=is_chinese)
+            return cls(_train_bpe(texts, _engine(kind, lowercase, normalize, strip_html), min_freq, max_vocab_size))
+        counter = TokenCounter(kind=kind, lowercase=lowercase, normalize=normalize, strip_html=strip_html)
+        remaining = iter(texts)
+        while chunk := list(itertools.islice(remaining, CHUNK)):
+            counter.encode_batch(chunk)
+        return counter.tokenizer(min_freq=min_freq, max_vocab_size=max_vocab_size)[0]
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
@@ -188,10 +186,10 @@ class Tokenizer:
             raise ValueError(f"not a tokenizer: {error}") from error
         if (engine.token_to_id(PADDING), engine.token_to_id(UNKNOWN)) != (PADDING_ID, UNKNOWN_ID):
             raise ValueError(f"{PADDING} must have id {PADDING_ID} and {UNKNOWN} id {UNKNOWN_ID}")
-        is_chinese = _is_chinese(engine)
-        if is_chinese:
+        tokenizer = cls(engine)
+        if tokenizer._is_chinese:
             import_rjieba()  # now and not at the first text
-        return cls(engine, is_chinese=is_chinese)
+        return tokenizer
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -226,40 +224,161 @@ class Tokenizer:
 
         The library holds some 300 bytes a token until it has answered, so it gets `MAX_CHARACTERS` at once and no more.
         """
-        ids: list[list[int]] = [[] for _ in texts]
-        for group in _groups(map(self._whole, texts)):
-            encodings: list[Any] = self._engine.encode_batch_fast([piece for _, piece in group])
-            for (place, _), encoding in zip(group, encodings, strict=True):
-                ids[place] += _without_padding(encoding.ids)
-        return ids
+
+        def encode(pieces: list[str]) -> Iterator[list[int]]:
+            return (_without_padding(encoding.ids) for encoding in self._engine.encode_batch_fast(pieces))
+
+        return _by_pieces(map(self._prepared, texts), encode)
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the ids of one text and, for each, where it begins and ends in the text's characters.
 
         Raises:
-            ConfigError: a tokenizer of torchtext gave a token that does not stand in the text as it is.
+            ConfigError: a tokenizer of torchtext gave a token that the text does not contain as it is.
         """
-        whole = self._whole(text)
-        encoding = self._engine.encode(whole)
+        prepared = self._prepared(text)
+        encoding = self._engine.encode(prepared)
         offsets: list[tuple[int, int]] = encoding.offsets
         if self._is_chinese:
-            places = places_without_cuts(whole)
+            places = places_without_cuts(prepared)
             offsets = [(places[start], places[stop]) for start, stop in offsets]
         return _without_padding(encoding.ids), offsets
 
 
+class TokenCounter:
+    """Splits texts and counts their tokens: texts are encoded before the vocabulary is known, in one pass.
+
+    Every distinct token gets a provisional id when it first occurs. Not for `bpe`, whose tokens are learned.
+
+    Args:
+        kind, lowercase, normalize, strip_html: as for `Tokenizer.train`.
+
+    Raises:
+        ConfigError: a package that this kind needs cannot be used here.
+    """
+
+    def __init__(self, *, kind: str, lowercase: bool, normalize: str, strip_html: bool) -> None:
+        self._engine = _engine(kind, lowercase, normalize, strip_html)
+        self._kind = kind
+        self._ids: collections.defaultdict[str, int] = collections.defaultdict(itertools.count().__next__)
+        self._counts = np.zeros(0, dtype=np.int64)
+        if not kind.startswith(PREFIX):
+            # WordLevel gives unknown words no string. To this one, whose vocabulary is a space, every word is unknown,
+            # and unknown characters in a row are one token.
+            self._engine.model = models.Unigram([(" ", 0.0)], 0, False)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns provisional ids of every text, and counts them."""
+        id_of = self._ids.__getitem__
+
+        def encode(pieces: list[str]) -> Iterator[list[int]]:
+            return (list(map(id_of, encoding.tokens)) for encoding in self._engine.encode_batch(pieces))
+
+        ids = _by_pieces(map(with_cuts if self._kind == "chinese_words" else without_surrogates, texts), encode)
+        flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
+        counts = np.bincount(flat, minlength=len(self._ids))
+        counts[: len(self._counts)] += self._counts
+        self._counts = counts
+        return ids
+
+    def tokenizer(self, *, min_freq: int, max_vocab_size: int | None) -> tuple[Tokenizer, npt.NDArray[np.int32]]:
+        """Returns the tokenizer of what was counted, and `[P]` the id that it gives each provisional one."""
+        tokens, counts = list(self._ids), self._counts.tolist()
+        frequent = np.flatnonzero(self._counts >= min_freq).tolist() if tokens else []
+        kept = sorted(
+            (i for i in frequent if tokens[i] not in (PADDING, UNKNOWN)), key=lambda i: (-counts[i], tokens[i])
+        )[: None if max_vocab_size is None else max_vocab_size - 2]
+        table = np.full(len(tokens), UNKNOWN_ID, dtype=np.int32)
+        table[kept] = np.arange(2, len(kept) + 2)
+        vocab = {token: i for i, token in enumerate([PADDING, UNKNOWN, *(tokens[i] for i in kept)])}
+        self._engine.model = models.WordLevel(vocab, unk_token=UNKNOWN)
+        return Tokenizer(self._engine), table
+
+
+def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> Any:
+    """Returns a tokenizer of the library, or what stands for one of torchtext, without a vocabulary."""
+    first = [*_FORMS[normalize], *(_HTML if strip_html else [])]
+    if kind.startswith(PREFIX):
+        lower = [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
+        return TorchtextEngine(kind, normalizers.Sequence([*first, *lower]))
+    changes, pre_tokenizer = TOKENIZERS[kind]()
+    lower = [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
+    engine = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: UNKNOWN_ID}, unk_token=UNKNOWN))
+    engine.normalizer = normalizers.Sequence([*first, *lower, *changes])
+    engine.pre_tokenizer = pre_tokenizer
+    return engine
+
+
+def _train_bpe(
+    texts: Iterable[str], engine: tokenizers.Tokenizer, min_freq: int, max_vocab_size: int | None
+) -> tokenizers.Tokenizer:
+    engine.model = models.BPE(unk_token=UNKNOWN)
+    trainer = trainers.BpeTrainer(
+        vocab_size=max_vocab_size or DEFAULT_BPE_SIZE,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=min_freq,
+        special_tokens=[PADDING, UNKNOWN],
+        show_progress=False,
+    )
+    engine.train_from_iterator(map(without_surrogates, texts), trainer)
+    content = json.loads(engine.to_str())
+    content["added_tokens"] = []  # or `<pad>` inside a text would stand for the token of that name
+    return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+
+
 def without_surrogates(text: str) -> str:
-    """Returns the text with every half of a character replaced by `?`: UTF-8 has no bytes for them."""
+    """Returns the text with every lone surrogate replaced by `?`: UTF-8 has no bytes for them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _cut(text: str) -> str:
-    return with_cuts(without_surrogates(text))
+def import_rjieba() -> Any:
+    """Returns the package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import rjieba
+    except ImportError as error:
+        raise ConfigError(
+            f"text.tokenizer: 'chinese_words' needs rjieba; run: pip install 'bilstm-cls[chinese]' ({error})"
+        ) from error
+    return rjieba
+
+
+def with_cuts(text: str) -> str:
+    """Returns the text with a mark wherever jieba cuts before or after a Han character.
+
+    jieba is a dictionary in the package rjieba, so a `tokenizer.json` only says that tokens end at the mark. Other
+    scripts, as in `don't` or `3.5%`, are left to the pattern of tokens. A mark that the text itself holds becomes a
+    space, so that every mark is one that was put in.
+
+    Raises:
+        ConfigError: rjieba is not installed.
+    """
+    words = import_rjieba().cut(without_surrogates(text).replace(CUT, " "))
+    return _CUT_WITHOUT_HAN.sub("", CUT.join(words))
+
+
+def places_without_cuts(text: str) -> list[int]:
+    """Returns where each character of what `with_cuts` gave is in the original text, and the place of its end."""
+    return list(itertools.accumulate((character != CUT for character in text), initial=0))
 
 
 def _is_chinese(engine: tokenizers.Tokenizer | TorchtextEngine) -> bool:
-    given, own = getattr(engine, "pre_tokenizer", None), _chinese_words()[1]
-    return given is not None and bool(given.__getstate__() == own.__getstate__())
+    given, expected = getattr(engine, "pre_tokenizer", None), _chinese_words()[1]
+    return given is not None and bool(given.__getstate__() == expected.__getstate__())
+
+
+def _by_pieces(texts: Iterable[str], encode: Callable[[list[str]], Iterable[list[int]]]) -> list[list[int]]:
+    """Encodes texts, of which the library sees a bounded number of characters at once."""
+    ids: list[list[int]] = []
+    for group in _groups(texts):
+        for (place, _), found in zip(group, encode([piece for _, piece in group]), strict=True):
+            while len(ids) <= place:
+                ids.append([])
+            ids[place] += found
+    return ids
 
 
 def _groups(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
@@ -278,13 +397,13 @@ def _groups(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cuts a very long text before blanks between words, which no token spans; anywhere where there is none."""
+    """Cuts a very long text before spaces between words, which no token spans; anywhere where there is none."""
     start = 0
     while len(text) - start > MAX_PIECE:
-        blank = stop = start + MAX_PIECE
-        while blank > start and not _BLANK.match(text, blank):
-            blank = max(start, text.rfind(" ", start, blank))
-        stop = blank if blank > start else stop
+        space = stop = start + MAX_PIECE
+        while space > start and not _SPACE.match(text, space):
+            space = max(start, text.rfind(" ", start, space))
+        stop = space if space > start else stop
         yield text[start:stop]
         start = stop
     yield text[start:]
@@ -298,16 +417,3 @@ def _without_padding(ids: list[int]) -> list[int]:
 def _matches(pattern: str) -> Any:
     """A pre-tokenizer whose tokens are the matches of a pattern; what lies between them is dropped."""
     return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
-
-
-def _without_special_tokens(text: str) -> str:
-    """Takes away the rule that `<pad>` or `<unk>` inside a text stands for the token of that name.
-
-    A text that spells them out also moves them from their places, where the vocabulary is counted: back they go.
-    """
-    content = json.loads(text)
-    content["added_tokens"] = []
-    ids: dict[str, int] = content["model"]["vocab"]
-    tokens = sorted(ids, key=lambda token: (token not in (PADDING, UNKNOWN), token == UNKNOWN, ids[token]))
-    content["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
-    return json.dumps(content, ensure_ascii=False)

@@ -1,6 +1,6 @@
 """The things data is made of: one example, one split, one data set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,3 +90,42 @@ class Dataset:
     counts: dict[str, int]
     notes: list[str] = field(default_factory=list)
     digest: str = ""
+
+
+def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """Returns several texts as a list of str, whatever they come in.
+
+    Args:
+        texts: a list, tuple, array, pandas or polars series, or generator of str.
+        name: of the argument, for the error.
+
+    Raises:
+        TypeError: it is one str, a mapping, a set or a table; or an item is no str, as in `texts[3] is nan, a float`.
+    """
+    return list(iterate_texts(texts, name))
+
+
+def iterate_texts(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
+    """Like `check_texts`, one text at a time; what is wrong with the whole is raised at once.
+
+    Raises:
+        TypeError: as in `check_texts`.
+    """
+    is_one_column = getattr(texts, "ndim", len(getattr(texts, "shape", (0,)))) == 1
+    if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable) or not is_one_column:
+        raise TypeError(f"{name} is {_described(texts)}; give a list, array or series of str")
+    return (_checked_text(text, f"{name}[{place}]") for place, text in enumerate(texts))
+
+
+def _checked_text(text: Any, place: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{place} is {_described(text)}; every text must be a str")
+    return text if type(text) is str else str(text)  # of numpy, whose subclass is slower
+
+
+def _described(value: Any) -> str:
+    kind = type(value).__name__
+    article = "an" if kind[:1].lower() in "aeiou" else "a"
+    shown = repr(value) if isinstance(value, str | bytes | float | int | None) else ""
+    short = shown if len(shown) <= 40 else f"{shown[:40]}..."
+    return f"{short}, {article} {kind}" if short else f"{article} {kind}"

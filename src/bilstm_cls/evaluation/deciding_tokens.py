@@ -13,9 +13,8 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.evaluation.metrics import Floats, Ints
 
-CHUNK = 4096
 PURE = 0.9
-"""Share of a token's texts that have the label, at the lower end of its 95 % interval."""
+"""Fraction of a token's texts that have the label, at the lower end of its 95 % interval."""
 
 LIFT = 9.0
 """Factor by which the odds of the label are greater than among all texts."""
@@ -64,15 +63,11 @@ def _texts_by_token(corpus: Corpus, num_tokens: int, num_labels: int) -> tuple[I
     counts = np.zeros(num_tokens * num_labels, dtype=np.int64)
     firsts = np.full(num_tokens, len(corpus), dtype=np.int64)
     assert corpus.label_ids is not None
-    for start in range(0, len(corpus), CHUNK):
-        lengths = corpus.lengths[start : start + CHUNK]
-        begin, end = corpus.offsets[start], corpus.offsets[start + len(lengths)]
-        own = np.repeat(np.arange(start, start + len(lengths)), lengths)
-        codes = np.unique(own * num_tokens + corpus.token_ids[begin:end])  # once a text
+    for indices, token_ids, lengths in corpus.blocks():
+        codes = np.unique(np.repeat(indices, lengths) * num_tokens + token_ids)  # once a text
         texts, tokens = codes // num_tokens, codes % num_tokens
         np.add.at(counts, tokens * num_labels + corpus.label_ids[texts], 1)
         np.minimum.at(firsts, tokens, texts)
-        corpus.release()
     return counts.reshape(num_tokens, num_labels), firsts
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilstm_cls.data.corpus import TRUNCATIONS
+from bilstm_cls.data.corpus import kept_places
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import ConfigError
@@ -172,7 +172,7 @@ def read_tokens(loaded: LoadedModel, text: str) -> Reading:
         places = [_without_blank(text, *place) for place in places]
     if len(ids) <= config.max_length:
         return Reading(ids, places)
-    kept = TRUNCATIONS[config.truncate](list(range(len(ids))), config.max_length)
+    kept = kept_places(len(ids), config.max_length, config.truncate)
     return Reading([ids[i] for i in kept], [places[i] for i in kept], _unread(places, kept))
 
 

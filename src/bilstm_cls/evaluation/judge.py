@@ -10,8 +10,7 @@ from bilstm_cls.classifier import answer
 from bilstm_cls.config import Config, DataConfig
 from bilstm_cls.data.corpus import encode, statistics
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.label_names import read_label_names
-from bilstm_cls.data.readers import ReadOptions, read
+from bilstm_cls.data.readers import ReadOptions, read, read_label_names
 from bilstm_cls.data.types import BadRow, Split
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import ConfigError, DataError

@@ -1,52 +1,53 @@
-"""From a run directory to a bundle that answers without PyTorch: built, tried against PyTorch, and only then there."""
+"""From a run directory to a bundle that needs no PyTorch: built, compared with PyTorch, then put in its place."""
 
 import contextlib
+import io
 import json
 import logging
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from bilstm_cls.classifier import predict_logits, softmax
+from bilstm_cls.classifier import answer
 from bilstm_cls.data.batches import pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.torchtext_tokenizer import PREFIX
+from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
 from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
-from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
-from bilstm_cls.runtime import FILES, FORMAT_VERSION, Runtime, sealed
+from bilstm_cls.runtime import FILES, FORMAT_VERSION, NGRAMS, Runtime, sealed
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""The greatest difference of a logit that is let through; a few times 1e-7 is usual."""
+"""The largest difference of a logit or probability that is accepted; a few times 1e-7 is usual."""
 
 NUM_TEXTS = 500
 MAX_CHECKED_LENGTH = 2000
-"""Tokens of the longest random text: a limit that a user set to a million would take hours to try."""
+"""Tokens of the longest random text: a `max_length` of a million would take hours to check."""
 
-MAX_OWN_TEXTS = 1000
+MAX_VALID_TEXTS = 1000
 MAX_BYTES = 2**31 - 2**20
-"""What one file in the format of ONNX can hold, less some room for the graph."""
+"""What one ONNX file can hold, less some room for the graph."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far 8-bit weights move the answers.
+    """How far 8-bit weights move the predictions.
 
     Attributes:
-        texts: how many were asked.
+        texts: how many were classified.
         origin: which texts.
-        labels: share of texts with the same label, 0 to 1.
+        labels: fraction of texts with the same label, 0 to 1.
         probability: the largest difference of a probability.
     """
 
@@ -64,7 +65,7 @@ class Bundle:
         path: its folder.
         bytes: of all files together.
         difference: the largest difference between a logit of onnxruntime and of PyTorch, before weights had 8 bits.
-        longest: tokens of the longest text that was tried.
+        longest: tokens of the longest text that was compared.
         int8: what 8-bit weights changed; None with 32 bits.
     """
 
@@ -93,14 +94,19 @@ class Bundle:
         }
 
 
-def export(path: Path, output: Path | None = None, *, int8: bool = False, overwrite: bool = False) -> Bundle:
-    """Writes the model of a run as a bundle, after onnxruntime has given PyTorch's logits for random texts.
+def export(
+    path: str | Path, output: str | Path | None = None, *, int8: bool = False, overwrite: bool = False
+) -> Bundle:
+    """Writes the model of a run, ensembles and n-gram models included, as a bundle.
+
+    Before it is put in its place onnxruntime has given PyTorch's logits for random tokens, and the whole bundle the
+    run's probabilities for texts.
 
     Args:
         path: the run directory.
-        output: the bundle's folder; beside the run and named after it if None.
-        int8: keep weights in 8 bits, and measure what that changes.
-        overwrite: replace a bundle that is there.
+        output: the bundle's folder; next to the run and named after it if None.
+        int8: keep the network's weights in 8 bits, and measure what that changes.
+        overwrite: replace an existing bundle.
 
     Raises:
         CheckpointError: the run is damaged, or onnxruntime does not agree with PyTorch within `TOLERANCE`.
@@ -109,28 +115,27 @@ def export(path: Path, output: Path | None = None, *, int8: bool = False, overwr
         ResourceError: the disk is full.
     """
     _need_onnx()
-    run = RunDirectory(path)
-    target = output or _beside(path, int8=int8)
+    run = RunDirectory(Path(path))
+    target = _default_target(run.path, int8=int8) if output is None else Path(output)
     _check_free(target, overwrite=overwrite)
     _check_tokenizer(run)
     loaded = run.load_model()
-    _check_alone(loaded)
-    _check_size(loaded.model)
+    _check_size(loaded)
     with _replacing_folder(target) as folder:
-        _write_model(folder / "model.onnx", loaded.model)
+        _write_model(folder / "model.onnx", loaded)
         _write_rest(folder, loaded, precision="float32")
         difference, longest = _compare(Runtime.load(folder), loaded)
         if not difference <= TOLERANCE:
             raise CheckpointError(
-                f"{path}: onnxruntime's logits differ from PyTorch's by {difference:.2g}, more than the {TOLERANCE:g} "
-                f"that is let through, so no bundle was written; please report it"
+                f"{path}: onnxruntime differs from PyTorch by {difference:.2g}, more than the accepted {TOLERANCE:g}, "
+                f"so no bundle was written; this is a bug in bilstm-cls, please report it"
             )
         agreement = None
         if int8:
             _quantize(folder / "model.onnx")
             _write_rest(folder, loaded, precision="int8")
             agreement = _agreement(Runtime.load(folder), run, loaded)
-    size = sum((target / name).stat().st_size for name in (*FILES, "config.json"))
+        size = sum(file.stat().st_size for file in folder.iterdir())
     return Bundle(target, size, difference, longest, agreement)
 
 
@@ -160,7 +165,7 @@ def _need_onnx() -> None:
         ) from error
 
 
-def _beside(path: Path, *, int8: bool) -> Path:
+def _default_target(path: Path, *, int8: bool) -> Path:
     path = path.resolve() if path.name in ("", "..") else path
     return path.with_name(f"{path.name}-onnx{'-int8' * int8}")
 
@@ -169,35 +174,23 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
     if not target.exists() and not target.is_symlink():
         return
     names = {entry.name for entry in target.iterdir()} if target.is_dir() and not target.is_symlink() else None
-    if names is None or names - {*FILES, "config.json"}:
-        raise ConfigError(f"{target}: is no bundle, so it is not replaced; choose another place with -o")
+    if names is None or names - {*FILES, NGRAMS, "config.json"}:
+        raise ConfigError(f"{target}: is not a bundle, so it is not replaced; choose another place with -o")
     if names and not overwrite:
-        raise ConfigError(f"{target}: is there already; add --overwrite to replace it, or choose another place with -o")
+        raise ConfigError(f"{target}: exists; add --overwrite to replace it, or choose another place with -o")
 
 
 def _check_tokenizer(run: RunDirectory) -> None:
     kind = run.load_config().text.tokenizer
     if kind.startswith(PREFIX):
         raise ConfigError(
-            f"{run.path}: its texts are split by {kind}, and a bundle has only our own tokenizers; train it with "
-            f"text.tokenizer {'basic_english, which gives the same tokens' if 'basic' in kind else 'words'}"
+            f"{run.path}: its texts are split by {kind}, which a bundle does not have; train it with text.tokenizer "
+            f"{'basic_english, which gives the same tokens' if 'basic' in kind else 'words'}"
         )
 
 
-def _check_alone(loaded: LoadedModel) -> None:
-    if loaded.others:
-        raise ConfigError(
-            "this run is an ensemble, and a bundle holds one network; export one of the runs that it was made of"
-        )
-    if loaded.ngrams is not None:
-        raise ConfigError(
-            "an n-gram model answers together with the network (model.ngrams), and a bundle holds the network alone; "
-            "train it without model.ngrams"
-        )
-
-
-def _check_size(model: BiLSTMClassifier) -> None:
-    size = sum(4 * parameter.numel() for parameter in model.parameters())
+def _check_size(loaded: LoadedModel) -> None:
+    size = sum(4 * parameter.numel() for member in loaded.members for parameter in member.parameters())
     if size > MAX_BYTES:
         raise ConfigError(
             f"the model has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2; lower text.max_vocab_size, "
@@ -207,7 +200,7 @@ def _check_size(model: BiLSTMClassifier) -> None:
 
 @contextlib.contextmanager
 def _replacing_folder(target: Path) -> Iterator[Path]:
-    """Gives a new folder that takes the place of `target` when the block ends well, and is removed when it does not."""
+    """Yields a new folder that takes the place of `target` when the block succeeds, and is removed when it does not."""
     with naming_disk_faults(target):
         make_folder(target.parent)
         fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -230,62 +223,85 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write_model(path: Path, model: BiLSTMClassifier) -> None:
+def _write_model(path: Path, loaded: LoadedModel) -> None:
     import onnx
 
     from bilstm_cls.serve.onnx_graph import build_graph
 
-    graph = build_graph(model)
+    graph = build_graph(loaded.members)
     onnx.checker.check_model(graph, full_check=True)
     write_atomic(path, graph.SerializeToString(deterministic=True))
 
 
 def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
-    """Writes all but the model, `config.json` with everyone's digest last."""
+    """Writes all but the networks, `config.json` with the digests of all files last."""
     write_atomic(folder / "tokenizer.json", loaded.tokenizer.to_json())
     write_atomic(folder / "labels.json", json.dumps(loaded.labels, ensure_ascii=False, indent=2) + "\n")
+    if loaded.ngrams is not None:
+        content = io.BytesIO()
+        np.savez(content, **loaded.ngrams.arrays())  # type: ignore[arg-type]
+        write_atomic(folder / NGRAMS, content.getvalue())
     text = loaded.config.text
+    names = [*FILES, *([] if loaded.ngrams is None else [NGRAMS])]
     config = {
         "format_version": FORMAT_VERSION,
         "name": loaded.config.name,
         "max_length": text.max_length,
         "truncate": text.truncate,
         "precision": precision,
-        "sha256": {name: sha256_of(folder / name) for name in FILES},
+        "sha256": {name: sha256_of(folder / name) for name in names},
     }
     write_atomic(folder / "config.json", json.dumps(sealed(config), ensure_ascii=False, indent=2) + "\n")
 
 
 def _compare(runtime: Runtime, loaded: LoadedModel) -> tuple[float, int]:
-    """Returns the largest difference of a logit, and the tokens of the longest text.
+    """Returns the largest difference of a logit or a probability, and the tokens of the longest text.
 
-    Short and long texts stand in one batch, with padding behind the longest of them too.
+    Logits are those of the networks for random tokens: short and long texts in one batch, with padding behind the
+    longest of them too. Probabilities are those of everything for texts.
     """
     corpus = _random_corpus(len(loaded.tokenizer), loaded.config.text.max_length)
-    largest = 0.0
+    largest = [0.0]
     size = max(2, 32768 // int(corpus.lengths.max()))
     for start in range(0, len(corpus), size):
         token_ids, lengths = pad(corpus, np.arange(start, min(start + size, len(corpus))))
         token_ids = np.pad(token_ids, ((0, 0), (0, 3)))
         with torch.inference_mode():
-            expected = loaded.model(torch.from_numpy(token_ids), torch.from_numpy(lengths)).numpy()
-        largest = max(largest, float(np.abs(runtime.run(token_ids, lengths) - expected).max()))
-    return largest, int(corpus.lengths.max())
+            batch = torch.from_numpy(token_ids), torch.from_numpy(lengths)
+            expected = np.sum([member(*batch).numpy() for member in loaded.members], axis=0)
+        largest.append(float(np.abs(runtime.run(token_ids, lengths) - expected).max()))
+    texts = _random_texts(loaded)
+    largest.append(float(np.abs(runtime.predict_proba(texts) - _probabilities(loaded, texts)).max()))
+    return float(np.max(largest)), int(corpus.lengths.max())  # unlike max, numpy's lets nothing hide a nan
+
+
+def _probabilities(loaded: LoadedModel, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+    text = loaded.config.text
+    return answer(loaded, texts, encode(texts, loaded.tokenizer, max_length=text.max_length, truncate=text.truncate))
+
+
+def _random_texts(loaded: LoadedModel, number: int = 100) -> list[str]:
+    """Returns texts of up to 50 tokens of the vocabulary; the first is empty."""
+    generator = np.random.Generator(np.random.PCG64(1))
+    tokens = loaded.tokenizer.tokens
+    lengths = [0, *generator.integers(1, 50, size=number - 1)]
+    joint = "" if loaded.ngrams is not None and not loaded.ngrams.is_spaced else " "
+    return [joint.join(tokens[i] for i in generator.integers(1, len(tokens), size=length)) for length in lengths]
 
 
 def _random_corpus(vocab_size: int, max_length: int) -> Corpus:
-    """Texts of random tokens; the first has one token, the last as many as are tried."""
+    """Returns texts of random tokens; the first has one token, the last as many as are compared."""
     generator = np.random.Generator(np.random.PCG64(0))
     longest = min(max_length, MAX_CHECKED_LENGTH)
     lengths = generator.integers(1, longest, size=NUM_TEXTS, endpoint=True)
     lengths[0], lengths[-1] = 1, longest
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     token_ids = generator.integers(1, vocab_size, size=int(offsets[-1]), dtype=np.int32)
-    return Corpus(token_ids, offsets, None, lengths)
+    return Corpus(token_ids, offsets)
 
 
 def _quantize(path: Path) -> None:
-    """Replaces the weights by 8-bit ones: of the embedding and of LSTM nodes; onnxruntime has no such GRU or RNN."""
+    """Replaces the weights of embeddings and LSTM nodes by 8-bit ones; onnxruntime has no such GRU or RNN."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantized = path.with_name("model.int8.onnx")
@@ -296,7 +312,7 @@ def _quantize(path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """onnxruntime advises what this graph does not need, and does so through the root logger."""
+    """onnxruntime gives advice that does not apply to this graph, and does so through the root logger."""
     root = logging.getLogger()
     handler = logging.NullHandler()  # without any, the first message would install one that prints
     root.addFilter(_drop)
@@ -313,19 +329,18 @@ def _drop(_: logging.LogRecord) -> bool:
 
 
 def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> Agreement:
-    corpus, origin = _own_corpus(run, loaded)
-    exact = softmax(predict_logits(loaded.model, corpus))
-    rounded = softmax(runtime.logits(corpus))
+    texts, origin = _valid_texts(run, loaded)
+    exact, rounded = _probabilities(loaded, texts), runtime.predict_proba(texts)
     return Agreement(
-        texts=len(corpus),
+        texts=len(texts),
         origin=origin,
         labels=float((exact.argmax(1) == rounded.argmax(1)).mean()),
         probability=float(np.abs(exact - rounded).max()),
     )
 
 
-def _own_corpus(run: RunDirectory, loaded: LoadedModel) -> tuple[Corpus, str]:
-    """Returns texts of the valid split, or random ones where the data are no longer here."""
+def _valid_texts(run: RunDirectory, loaded: LoadedModel) -> tuple[Sequence[str], str]:
+    """Returns texts of the valid split, or random ones where the data are no longer there."""
     try:
         dataset = load_dataset(loaded.config.data)
         is_same = dataset.digest == run.read_object("environment.json").get("data_digest")
@@ -333,10 +348,6 @@ def _own_corpus(run: RunDirectory, loaded: LoadedModel) -> tuple[Corpus, str]:
     except UserError as error:
         is_same, reason = False, str(error)
     if not is_same:
-        logger.info(f"8-bit weights are tried on random texts, the run's own are not there: {reason}")
-        return _random_corpus(len(loaded.tokenizer), loaded.config.text.max_length), "random texts"
-    text = loaded.config.text
-    texts = dataset.splits["valid"].texts[:MAX_OWN_TEXTS]
-    return encode(
-        texts, loaded.tokenizer, max_length=text.max_length, truncate=text.truncate
-    ), "texts of the valid split"
+        logger.info(f"8-bit weights are measured on random texts, because the run's data cannot be read: {reason}")
+        return _random_texts(loaded, NUM_TEXTS), "random texts"
+    return dataset.splits["valid"].texts[:MAX_VALID_TEXTS], "texts of the valid split"

@@ -1,9 +1,9 @@
-"""The network as an ONNX graph, built node by node from its weights: no tracing, so every length stays free.
+"""Networks as one ONNX graph, built node by node from their weights: no tracing, so every length stays free.
 
 Shapes: B texts, T tokens (padded), E embedding_dim, N directions, H hidden_size, D units of all directions, C labels.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,30 +26,27 @@ GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 Array = npt.NDArray[Any]
 
 
-def build_graph(model: BiLSTMClassifier) -> onnx.ModelProto:
-    """Returns a model with the inputs `token_ids` `[B, T]` and `lengths` `[B]`, both int64, and the output `logits`.
+def build_graph(models: Sequence[BiLSTMClassifier]) -> onnx.ModelProto:
+    """Returns a graph with the inputs `token_ids` `[B, T]` and `lengths` `[B]`, both int64, and the output `logits`.
 
     A length lies between 1 and T, and what stands past it is never read: the recurrent nodes get `sequence_lens`, every
     pooling a mask. Weights are inside, in 32 bits.
+
+    Args:
+        models: one network, or those of an ensemble, whose logits are summed.
     """
     graph = _Graph()
-    lengths = graph.node("Cast", "lengths", to=TensorProto.INT32)
-    is_token = _is_token(graph)
-    tokens = graph.node("Transpose", "token_ids", perm=[1, 0])
-    steps = graph.node("Gather", graph.weight("embedding", model.embedding.weight), tokens, axis=0)  # [T, B, E]
-    if model.bigrams is not None:
-        steps = graph.node("Add", steps, _bigrams(graph, model.bigrams, tokens, is_token))
-    outputs = final = ""
-    for depth in range(len(model.encoder.layers)):
-        if depth:
-            steps = _joined_steps(graph, outputs)
-        outputs, final = _recurrent_layer(graph, model, depth, steps, lengths)
-    read = _Read(graph.node("Where", is_token, outputs, graph.constant(0.0)), final, is_token)
-    pooled = [_POOLINGS[name](graph, model.pooling, read) for name in model.pooling.names]
-    joined = graph.node("Concat", *pooled, axis=1) if len(pooled) > 1 else pooled[0]
-    projection = graph.linear("project", model.project)
-    graph.node("Gemm", joined, *projection, transB=1, output="logits")
-    return graph.finished(num_labels=model.project.out_features)
+    inputs = _Inputs(
+        tokens=graph.node("Transpose", "token_ids", perm=[1, 0]),
+        lengths=graph.node("Cast", "lengths", to=TensorProto.INT32),
+        is_token=_is_token(graph),
+    )
+    logits = []
+    for number, model in enumerate(models):
+        graph.prefix = f"member_{number}." if number else ""
+        logits.append(_network(graph, model, inputs))
+    graph.node("Sum", *logits, output="logits")
+    return graph.finished(num_labels=models[0].project.out_features)
 
 
 class _Graph:
@@ -58,6 +55,8 @@ class _Graph:
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
+        self.prefix = ""
+        """Of the names of weights: what tells the members of an ensemble apart."""
 
     def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Adds a node and returns the name of its output."""
@@ -71,18 +70,21 @@ class _Graph:
 
     def weight(self, name: str, value: Tensor | Array) -> str:
         """Keeps an array in the file and returns its name."""
+        return self._keep(f"{self.prefix}{name}", value)
+
+    def _keep(self, name: str, value: Tensor | Array) -> str:
         array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
         self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
     def constant(self, value: float) -> str:
-        return self.weight(f"constant_{value}", np.array(value, dtype=np.float32))
+        return self._keep(f"constant_{value}", np.array(value, dtype=np.float32))
 
     def numbers(self, *values: int) -> str:
-        return self.weight("numbers_" + "_".join(map(str, values)), np.array(values, dtype=np.int64))
+        return self._keep("numbers_" + "_".join(map(str, values)), np.array(values, dtype=np.int64))
 
     def number(self, value: int) -> str:
-        return self.weight(f"number_{value}", np.array(value, dtype=np.int64))
+        return self._keep(f"number_{value}", np.array(value, dtype=np.int64))
 
     def linear(self, name: str, layer: nn.Linear) -> list[str]:
         """Keeps the weights `[out, in]` and `[out]` of a layer."""
@@ -99,18 +101,49 @@ class _Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="bilstm-cls")
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """Names of what all members read.
+
+    Attributes:
+        tokens: `[T, B]`.
+        lengths: `[B]` int32.
+        is_token: `[T, 1, B, 1]` bool, true where a text has a token.
+    """
+
+    tokens: str
+    lengths: str
+    is_token: str
+
+
+def _network(graph: _Graph, model: BiLSTMClassifier, inputs: _Inputs) -> str:
+    """Adds one network and returns the name of its logits `[B, C]`."""
+    steps = graph.node("Gather", graph.weight("embedding", model.embedding.weight), inputs.tokens, axis=0)  # [T, B, E]
+    if model.bigrams is not None:
+        steps = graph.node("Add", steps, _bigrams(graph, model.bigrams, inputs))
+    outputs = final = ""
+    for depth in range(len(model.encoder.layers)):
+        if depth:
+            steps = _joined_steps(graph, outputs)
+        outputs, final = _recurrent_layer(graph, model, depth, steps, inputs.lengths)
+    read = _Read(graph.node("Where", inputs.is_token, outputs, graph.constant(0.0)), final, inputs.is_token)
+    pooled = [_POOLINGS[name](graph, model.pooling, read) for name in model.pooling.names]
+    joined = graph.node("Concat", *pooled, axis=1) if len(pooled) > 1 else pooled[0]
+    return graph.node("Gemm", joined, *graph.linear("project", model.project), transB=1)
+
+
 def _is_token(graph: _Graph) -> str:
-    """`[T, 1, B, 1]` bool, true where a text has a token."""
+    """`[T, 1, B, 1]` bool."""
     num_steps = graph.node("Gather", graph.node("Shape", "token_ids"), graph.number(1), axis=0)
     steps = graph.node("Range", graph.number(0), num_steps, graph.number(1))
     steps = graph.node("Unsqueeze", steps, graph.numbers(1, 2, 3))  # [T, 1, 1, 1]
     return graph.node("Less", steps, graph.node("Unsqueeze", "lengths", graph.numbers(1)))  # with [B, 1]
 
 
-def _bigrams(graph: _Graph, table: nn.Embedding, tokens: str, is_token: str) -> str:
+def _bigrams(graph: _Graph, table: nn.Embedding, inputs: _Inputs) -> str:
     """`[T, B, E]` vectors of pairs of neighbouring tokens, found as in `bilstm_cls.model.classifier.bigram_ids`."""
-    is_read = graph.node("Squeeze", is_token, graph.numbers(1, 3))  # [T, B]
-    tokens = graph.node("Where", is_read, tokens, graph.number(PADDING_ID))
+    is_read = graph.node("Squeeze", inputs.is_token, graph.numbers(1, 3))  # [T, B]
+    tokens = graph.node("Where", is_read, inputs.tokens, graph.number(PADDING_ID))
     following = graph.node("Slice", tokens, graph.numbers(1), graph.numbers(2**62), graph.numbers(0))
     following = graph.node("Pad", following, graph.numbers(0, 0, 1, 0))  # one more step of zeros at the end
     products = [graph.node("Mul", ids, graph.number(factor)) for ids, factor in ((tokens, FIRST), (following, SECOND))]
@@ -125,7 +158,7 @@ def _recurrent_layer(graph: _Graph, model: BiLSTMClassifier, depth: int, steps: 
     directions = cast("Iterable[nn.RNNBase]", encoder.layers[depth])
     weights = [_recurrent_weights(rnn, GATES[encoder.cell]) for rnn in directions]
     names = [graph.weight(f"{name}_{depth}", np.stack(parts)) for name, *parts in zip("WRB", *weights, strict=True)]
-    outputs = [f"outputs_{depth}", f"state_{depth}"]
+    outputs = [f"{graph.prefix}outputs_{depth}", f"{graph.prefix}state_{depth}"]
     graph.node_of_many(
         encoder.cell.upper(),
         steps,
@@ -166,7 +199,7 @@ class _Read:
 
     Attributes:
         outputs: `[T, N, B, H]`, zero past each length.
-        final: `[N, B, H]`, the state of each direction after its own last step.
+        final: `[N, B, H]`, the state of each direction after its last step.
         is_token: `[T, 1, B, 1]`.
     """
 

@@ -1,36 +1,60 @@
-"""Predictions for whole files: one result per row, in order, with the row's own fields kept."""
+"""Predictions for whole files: one result per row, in order, with the row's fields kept."""
 
 import csv
 import io
+import itertools
 import json
 import logging
 import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from bilstm_cls.classifier import Classifier, Prediction
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.data.readers import ReadOptions, read
-from bilstm_cls.data.readers.columns import quoted
-from bilstm_cls.data.types import Example
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.data.types import BadRow, Example
+from bilstm_cls.errors import ConfigError, DataError, shown
 from bilstm_cls.files import replacing
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-_NO_CELL = re.compile("[\t\r\n]")
+BAD_ROWS = ("error", "skip", "empty")
+RESULTS = ("label", "probability", "probabilities", "tokens", "truncated", "unknown_tokens")
+ERROR = "error"
+"""The field that says why a row has no prediction."""
+
+_NOT_IN_TSV = re.compile("[\t\r\n]")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How a file is read and what is written of each prediction.
+
+    Attributes:
+        text_columns: columns with the text; the run's if None.
+        bad_rows: for a row that cannot be read: `error` stops there, `skip` leaves it out, `empty` writes it with no
+            prediction and the reason under `error`; the run's `data.bad_rows` if None.
+        top_k: write the probabilities of so many labels; of all if None.
+        min_probability: a label that is less probable is written as null.
+    """
+
+    text_columns: Sequence[str] | None = None
+    bad_rows: str | None = None
+    top_k: int | None = None
+    min_probability: float = 0.0
 
 
 def predict_file(
     classifier: Classifier,
-    source: Path,
-    target: Path | None,
+    source: str | Path,
+    target: str | Path | None,
+    options: PredictOptions = PredictOptions(),
     *,
-    text_columns: Sequence[str] | None = None,
     as_json: bool = False,
 ) -> None:
     """Classifies every row of a file and writes the results to a file or stdout.
@@ -39,118 +63,170 @@ def predict_file(
         classifier: a loaded run.
         source: csv, tsv, jsonl, parquet, or txt with one text a line.
         target: csv, tsv or jsonl, chosen by the ending; None for stdout.
-        text_columns: columns with the text; the run's own if None.
+        options: how to read the file and what to write.
         as_json: on stdout, JSON lines instead of csv.
 
     Raises:
-        DataError: a row cannot be read, or has a field for which a table has no column, or that a tsv cannot hold;
-            nothing is written to `target` then.
+        DataError: a row cannot be read and `bad_rows` is `error`, or a row has a field for which a table has no column,
+            or that a tsv cannot hold; nothing is written to `target` then.
         ConfigError: `target` has an unknown ending, or is `source`.
     """
+    source, target = Path(source), None if target is None else Path(target)
     kind = _kind_of(target, as_json=as_json)
     if target is not None and target.resolve() == source.resolve():
         raise ConfigError(f"{target}: is the input as well; choose another --output")
-    options = ReadOptions(
-        text_columns=tuple(text_columns or classifier.config.data.text_columns),
-        label_column=None,
-        encoding=classifier.config.data.encoding,
-        keep_record=True,
-    )
-    data_format = "lines" if source.suffix.lower() in {".txt", ".text"} else "auto"
-    examples = read(source, format=data_format, options=options, bad_rows="error")
-    rows = _rows(classifier, examples)
+    rows = _rows(classifier, source, options)
     if target is None:
-        WRITERS[kind](rows, sys.stdout)
+        WRITERS[kind](rows, classifier.labels, sys.stdout)
         return
     with replacing(target) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
-        WRITERS[kind](rows, text)
+        WRITERS[kind](rows, classifier.labels, text)
         text.flush()
         text.detach()
     logger.info(f"wrote {target}")
 
 
-def _rows(classifier: Classifier, examples: Iterable[Example]) -> Iterator[Row]:
-    """Yields each row's own fields followed by the prediction's."""
-    waiting: deque[Example] = deque()
+def _read(classifier: Classifier, source: Path, options: PredictOptions) -> Iterator[Example | BadRow]:
+    """Yields all rows in order; those that cannot be read only where they are to be written."""
+    data = classifier.config.data
+    bad_rows = options.bad_rows or data.bad_rows
+    read_options = ReadOptions(
+        text_columns=tuple(options.text_columns or data.text_columns),
+        label_column=None,
+        encoding=data.encoding,
+        keep_record=True,
+    )
+    unread: list[BadRow] = []
+    number = 0
+
+    def on_bad_row(bad: BadRow) -> None:
+        nonlocal number
+        if bad.is_read or bad_rows == "skip":
+            logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}")
+        else:
+            unread.append(bad)
+            number += 1
+
+    examples = read(
+        source,
+        format="lines" if source.suffix.lower() in {".txt", ".text"} else "auto",
+        options=read_options,
+        bad_rows="error" if bad_rows == "error" else "skip",
+        on_bad_row=on_bad_row,
+    )
+    for example in examples:
+        yield from unread
+        unread.clear()
+        yield example
+    yield from unread
+    if number:
+        logger.warning(f"{source}: {number} rows could not be read and have no prediction; see the field {ERROR!r}")
+
+
+def _rows(classifier: Classifier, source: Path, options: PredictOptions) -> Iterator[Row]:
+    """Yields each row's fields followed by its prediction, or by the reason why it has none."""
+    with_errors = (options.bad_rows or classifier.config.data.bad_rows) == "empty"
+    results = {*RESULTS, *map(_column_of, classifier.labels), *([ERROR] if with_errors else [])}
+    error: Row = {ERROR: None} if with_errors else {}
+    waiting: deque[Example | BadRow] = deque()
 
     def texts() -> Iterator[str]:
-        for example in examples:
-            waiting.append(example)
-            yield example.text
+        for row in _read(classifier, source, options):
+            waiting.append(row)
+            if isinstance(row, Example):
+                yield row.text
+
+    def bad_rows() -> Iterator[Row]:
+        while waiting and isinstance(bad := waiting[0], BadRow):
+            waiting.popleft()
+            yield {**dict.fromkeys(RESULTS), ERROR: str(bad)}
 
     for prediction in classifier.stream(texts()):
+        yield from bad_rows()
         example = waiting.popleft()
-        yield _joined(example.record or {"text": example.text}, prediction)
+        assert isinstance(example, Example)
+        fields = prediction.as_dict(top_k=options.top_k, min_probability=options.min_probability)
+        del fields["text"]
+        yield {**_renamed(example.record or {"text": example.text}, results), **fields, **error}
+    yield from bad_rows()
 
 
-def _joined(record: Mapping[str, Any], prediction: Prediction) -> Row:
-    """An own field that has the name of a result, in any kind of file, keeps its value under `input_` and that name."""
-    answer = prediction.as_dict()
-    del answer["text"]
-    taken = {*answer, *(_column_of(label) for label in prediction.probabilities)}
-    own: Row = {}
+def _renamed(record: Mapping[str, Any], results: set[str]) -> Row:
+    """A field with the name of a result, in any kind of file, keeps its value under `input_` and that name."""
+    taken = set(results)
+    renamed: Row = {}
     for name, value in record.items():
         while name in taken:
             name = f"input_{name}"
         taken.add(name)
-        own[name] = value
-    return {**own, **answer}
+        renamed[name] = value
+    return renamed
 
 
 def _column_of(label: str) -> str:
     return f"probability_{label}"
 
 
-def _write_jsonl(rows: Iterable[Row], file: IO[str]) -> None:
-    for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _write_csv(rows: Iterable[Row], file: IO[str]) -> None:
-    plain = csv.writer(file, lineterminator="\n")
-    careful = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    for values in _table(rows):
-        has_return = any("\r" in value for value in values if isinstance(value, str))
-        (careful if has_return else plain).writerow(values)  # plain would leave a lone carriage return bare
-
-
-def _write_tsv(rows: Iterable[Row], file: IO[str]) -> None:
-    """Writes what `read_tsv` reads back: quotes are characters like others, so no tab or line end fits into a field."""
-    for number, values in enumerate(_table(rows)):
-        cells = ["" if value is None else str(value) for value in values]
-        if cell := next((cell for cell in cells if _NO_CELL.search(cell)), None):
-            where = f"row {number}" if number else "the header"
-            raise DataError(
-                f"{where} has {quoted(cell)}, and a tab-separated file can hold no tab or line end in a field; "
-                f"choose an --output that ends in .csv or .jsonl"
-            )
-        file.write("\t".join(cells) + "\n")
-
-
-def _table(rows: Iterable[Row]) -> Iterator[list[Any]]:
-    """Yields the names of the columns, and then the values of each row."""
-    names: list[str] = []
-    for number, row in enumerate(rows, 1):
-        probabilities = row.pop("probabilities")
-        cells = {name: _cell(value) for name, value in row.items()}
-        cells |= {_column_of(label): value for label, value in probabilities.items()}
-        if not names:
-            names = list(cells)
-            yield list(names)
+def _table(rows: Iterable[Row], labels: Sequence[str]) -> Iterator[list[Any]]:
+    """Yields the names of the columns, those of the first row that could be read, and then the values of each row."""
+    remaining = iter(rows)
+    first = []
+    for row in remaining:
+        first.append(row)
+        if row["probabilities"] is not None:
+            break
+    if not first:
+        return
+    names = list(_cells(first[-1], labels))
+    yield list(names)
+    for number, row in enumerate(itertools.chain(first, remaining), 1):
+        cells = _cells(row, labels)
         for name in cells.keys() - set(names):
             raise DataError(
-                f"row {number} has the field {name!r}, which the first row lacks, so they make no table; "
-                f"choose an --output that ends in .jsonl"
+                f"row {number} has the field {name!r}, which the first row lacks, so they make no table; choose an "
+                f"--output that ends in .jsonl"
             )
         yield [cells.get(name) for name in names]
+
+
+def _cells(row: Row, labels: Sequence[str]) -> Row:
+    probabilities = row["probabilities"] or {}
+    cells = {name: _cell(value) for name, value in row.items() if name != "probabilities"}
+    return cells | {_column_of(label): probabilities.get(label) for label in labels}
 
 
 def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
-WRITERS: dict[str, Callable[[Iterable[Row], IO[str]], None]] = {
+def _write_jsonl(rows: Iterable[Row], _: Sequence[str], file: IO[str]) -> None:
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_csv(rows: Iterable[Row], labels: Sequence[str], file: IO[str]) -> None:
+    plain = csv.writer(file, lineterminator="\n")
+    careful = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    for values in _table(rows, labels):
+        has_return = any("\r" in value for value in values if isinstance(value, str))
+        (careful if has_return else plain).writerow(values)  # plain would leave a lone carriage return unquoted
+
+
+def _write_tsv(rows: Iterable[Row], labels: Sequence[str], file: IO[str]) -> None:
+    """Writes what `read_tsv` reads back: quotes are characters like others, so no tab or line end fits into a field."""
+    for number, values in enumerate(_table(rows, labels)):
+        cells = ["" if value is None else str(value) for value in values]
+        if cell := next((cell for cell in cells if _NOT_IN_TSV.search(cell)), None):
+            where = f"row {number}" if number else "the header"
+            raise DataError(
+                f"{where} has {shown(cell)}, and a tab-separated file can hold no tab or line end in a field; choose "
+                f"an --output that ends in .csv or .jsonl"
+            )
+        file.write("\t".join(cells) + "\n")
+
+
+WRITERS: dict[str, Callable[[Iterable[Row], Sequence[str], IO[str]], None]] = {
     ".csv": _write_csv,
     ".tsv": _write_tsv,
     ".jsonl": _write_jsonl,

@@ -10,9 +10,8 @@ import torch
 from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
-from bilstm_cls.data.passages import Passages
-from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.passages import LanguageModelTexts
+from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare
 from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -20,7 +19,7 @@ from bilstm_cls.files import replacing, write_atomic
 from bilstm_cls.model.language_model import LanguageModels
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
 from bilstm_cls.training.loop import Row, StepReport
-from bilstm_cls.training.pretrainer import WHOLE, Pretrainer, Progress
+from bilstm_cls.training.pretrainer import Pretrainer, Progress
 from bilstm_cls.training.record import (
     StopSignals,
     check_resumable,
@@ -92,7 +91,7 @@ def pretrain(
             logger.info(f"{folder} is finished already; --overwrite makes it again")
             return run.read_object("metrics.json")
         choose_device(config.train.device)
-        data = data or prepare(config.replace(**{"text.max_length": WHOLE}), only=READ)
+        data = data or prepare(config, only=READ)
         if overwrite:
             run.clear()
         run.remove_leftovers()
@@ -131,7 +130,7 @@ def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[Ste
     if config.train.precision == "fp16":  # language models are not for it, and 'auto' is as fast
         config = config.replace(**{"train.precision": "auto"})
     logger.info(f"pretraining an encoder in {folder}")
-    pretrain(config, folder, resume=True, wait=True, on_report=on_report)
+    pretrain(config, folder, data=data, resume=True, wait=True, on_report=on_report)
 
 
 def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
@@ -148,7 +147,7 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
         dropout=config.pretrain.dropout,
         recurrent_dropout=config.model.recurrent_dropout,
     ).to(choose_device(config.train.device))
-    texts = Passages([data.corpora[name] for name in READ if name in data.corpora])
+    texts = LanguageModelTexts([data.corpora[name] for name in READ if name in data.corpora])
     pretrainer = Pretrainer(model, texts, config.pretrain, seed=config.seed, precision=config.train.precision)
     loaded = load_newest(run.checkpoints)
     if loaded is None:

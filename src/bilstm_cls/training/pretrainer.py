@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bilstm_cls.config import PretrainConfig
 from bilstm_cls.data.batches import Indices, cut_by_tokens
-from bilstm_cls.data.passages import Chunk, Passages, chunks, number_of_chunks, passage_batches
+from bilstm_cls.data.passages import Chunk, LanguageModelTexts, chunks, number_of_chunks, passage_batches
 from bilstm_cls.device import Precision, allow_tf32
 from bilstm_cls.errors import DataError, DivergedError
 from bilstm_cls.model.language_model import LanguageModels, UnigramSampler
@@ -72,7 +72,13 @@ class Pretrainer:
     """
 
     def __init__(
-        self, model: LanguageModels, texts: Passages, config: PretrainConfig, *, seed: int, precision: str = "auto"
+        self,
+        model: LanguageModels,
+        texts: LanguageModelTexts,
+        config: PretrainConfig,
+        *,
+        seed: int,
+        precision: str = "auto",
     ) -> None:
         self.model = model
         self.texts = texts

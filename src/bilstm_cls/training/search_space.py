@@ -1,69 +1,101 @@
-"""What `tune` searches: for each key of the config a range or a few choices, all checked by the config's schema."""
+"""What `tune` searches, and what it may spend: each searched value is checked by the config's schema."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bilstm_cls.config import Config, config_keys
 from bilstm_cls.config_file import with_overrides
 from bilstm_cls.errors import ConfigError, cut
 
-DEFAULT = "default"
+if TYPE_CHECKING:
+    import optuna
+
+DEFAULT_TRIALS = 20
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+NUMBER = r"\d+(?:\.\d+)?"
+
 SECTIONS = ("text", "embedding", "model", "train")
-FIXED = {
-    "train.select_by": "trials are compared by it",
-    "train.device": "it decides where a model learns, not what",
-    "train.processes": "it decides where a model learns, not what",
-    "train.threads": "it decides where a model learns, not what",
-    "train.max_minutes": "it depends on the machine",
-    "train.checkpoint_seconds": "it changes no score",
-    "train.baselines": "it changes no score",
-    "train.loggers": "it changes no score",
-    "train.calibrate": "it comes after the score that trials are compared by",
-    "model.ngrams": "it comes after the score that trials are compared by",
-}
-"""Keys of those sections that are not searched, and why."""
+NOT_SEARCHED = (
+    "train.select_by", "train.device", "train.processes", "train.threads", "train.max_minutes",
+    "train.checkpoint_seconds", "train.baselines", "train.loggers", "train.calibrate", "model.ngrams",
+)  # fmt: skip
+"""Keys of these sections that change no score that trials are compared by, or the comparison itself."""
 
 OF_THE_ENCODER = ("text.min_freq", "text.max_vocab_size", "embedding.dim", "model.hidden_size")
 """Keys that the encoder of `pretrain.enabled` or `model.init_from` decides."""
 
 
 @dataclass(frozen=True)
-class Range:
-    """All numbers from `low` to `high`, both included: whole ones where both are, and evenly by ratio with `is_log`."""
+class Budget:
+    """The limits of a study, over all its calls together.
 
-    low: float
-    high: float
-    is_log: bool = False
+    Attributes:
+        trials: that are trained, finished or not; None where time alone is the limit.
+        seconds: of training; None for no limit.
+        max_bytes: of weights, tokenizer and labels; None for no limit.
+    """
 
-    @property
-    def is_whole(self) -> bool:
-        return isinstance(self.low, int) and isinstance(self.high, int)
+    trials: int | None = DEFAULT_TRIALS
+    seconds: float | None = None
+    max_bytes: int | None = None
 
-    def holds(self, value: Any) -> bool:
-        """Whether a value of the config is among them."""
-        return isinstance(value, int if self.is_whole else float) and self.low <= value <= self.high
+    @classmethod
+    def parse(cls, trials: int | None, duration: str | None, max_size: str | None) -> "Budget":
+        """Reads `--trials`, `--time` such as `1h30m` and `--max-size` such as `5MB`.
 
-    def __str__(self) -> str:
-        return f"{self.low:g}..{self.high:g}{':log' if self.is_log else ''}"
+        Raises:
+            ConfigError: a duration or size cannot be read, or is nothing.
+        """
+        seconds, max_bytes = None, None
+        if duration is not None:
+            text = duration.lower().replace(" ", "")
+            parts = re.findall(rf"({NUMBER})([smhd])", text)
+            seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
+            if not re.fullmatch(rf"(?:{NUMBER}[smhd])+", text) or seconds == 0:
+                raise ConfigError(f"--time: {duration!r} must be a duration with its unit, such as 90s, 20m or 1h30m")
+        if max_size is not None:
+            found = re.fullmatch(rf"({NUMBER})([a-z]+)", max_size.lower().replace(" ", ""))
+            max_bytes = int(float(found[1]) * BYTES.get(found[2], 0)) if found else 0
+            if max_bytes == 0:
+                raise ConfigError(f"--max-size: {max_size!r} must be a size with its unit, such as 500KB, 5MB or 5MiB")
+        return cls(DEFAULT_TRIALS if trials is None and duration is None else trials, seconds, max_bytes)
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Two or more values."""
+class Values:
+    """What a key is searched over, written as `low..high`, `low..high:log` or `a|b|c`.
 
+    Attributes:
+        words: as they are written.
+        values: the choices, or both ends of an interval, whole numbers where the key takes such.
+    """
+
+    words: str
     values: tuple[Any, ...]
+    is_interval: bool = False
 
-    def holds(self, value: Any) -> bool:
-        """Whether a value of the config is among them."""
-        return value in self.values
+    def suggest(self, trial: "optuna.Trial", key: str) -> Any:
+        """Returns a value for the config; of a real number, four digits."""
+        if not self.is_interval:
+            return json.loads(trial.suggest_categorical(key, [json.dumps(value) for value in self.values]))
+        (low, high), is_log = self.values, self.words.endswith(":log")
+        if isinstance(low, int):
+            return trial.suggest_int(key, low, high, log=is_log)
+        return min(max(float(f"{trial.suggest_float(key, low, high, log=is_log):.4g}"), low), high)
 
-    def __str__(self) -> str:
-        return "|".join(map(_as_yaml, self.values))
+    def parameter(self, value: Any) -> Any:
+        """Returns a value as Optuna keeps it, a choice as text since it may be a list; None where it is outside."""
+        if self.is_interval:
+            is_inside = isinstance(value, type(self.values[0])) and self.values[0] <= value <= self.values[1]
+            return value if is_inside else None
+        return json.dumps(value) if value in self.values else None
 
 
-Space = dict[str, Range | Choices]
+Space = dict[str, Values]
 
 
 def parse_space(searches: Sequence[str], config: Config, *, limits_size: bool = False) -> Space:
@@ -78,95 +110,74 @@ def parse_space(searches: Sequence[str], config: Config, *, limits_size: bool = 
     Raises:
         ConfigError: with all problems at once.
     """
+    defaults = default_space(config, limits_size=limits_size)
     space: Space = {}
     problems = []
-    for words in searches or [DEFAULT]:
+    for words in [w for given in searches or ["default"] for w in (defaults if given == "default" else [given])]:
+        key, _, text = (part.strip() for part in words.partition("="))
         try:
-            if words == DEFAULT:
-                space |= default_space(config, limits_size=limits_size)
-            else:
-                key, found = _parse(words, config)
-                space[key] = found
+            space[key] = _parse(key, text, config)
         except ConfigError as error:
-            problems.append(str(error))
+            problems.append(f"--search {cut(words)}: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
     return space
 
 
-def default_space(config: Config, *, limits_size: bool) -> Space:
-    """Returns what is worth searching around a config: of these keys, those that its other keys leave free."""
-    train, model, text = config.train, config.model, config.text
-    dim, vocab_size = config.embedding.dim, text.max_vocab_size or 30000
-    space: Space = {
-        "train.learning_rate": Range(_short(train.learning_rate / 5), _short(train.learning_rate * 5), is_log=True),
-        "train.epochs": Range(max(1, train.epochs // 2), 2 * train.epochs),
-        "model.hidden_size": Range(max(4, model.hidden_size // 4), 2 * model.hidden_size, is_log=True),
-        "embedding.dim": Range(max(4, dim // 4), 2 * dim, is_log=True),
-        "model.pooling": Choices(("mean", "max", "attention", "concat")),
-        "model.dropout": Range(0.0, 0.7),
-        "model.embedding_dropout": Range(0.0, 0.5),
-        "model.word_dropout": Range(0.0, 0.2),
-        "text.min_freq": Choices((1, 2, 3, 5)),
+def default_space(config: Config, *, limits_size: bool) -> list[str]:
+    """Returns, as words of `--search`, what is worth searching around a config and free to choose there."""
+    train, hidden_size, dim = config.train, config.model.hidden_size, config.embedding.dim
+    sizes = sorted({max(300, (config.text.max_vocab_size or 30000) // part) for part in (8, 4, 2, 1)})
+    space = {
+        "train.learning_rate": f"{train.learning_rate / 5:.3g}..{train.learning_rate * 5:.3g}:log",
+        "train.epochs": f"{max(1, train.epochs // 2)}..{2 * train.epochs}",
+        "model.hidden_size": f"{max(4, hidden_size // 4)}..{2 * hidden_size}:log",
+        "embedding.dim": f"{max(4, dim // 4)}..{2 * dim}:log",
+        "model.pooling": "mean|max|attention|concat",
+        "model.dropout": "0..0.7",
+        "model.embedding_dropout": "0..0.5",
+        "model.word_dropout": "0..0.2",
+        "text.min_freq": "1|2|3|5",
+        "text.max_vocab_size": "|".join(map(str, sizes)),
     }
-    if limits_size:
-        sizes = sorted({max(300, vocab_size // part) for part in (8, 4, 2, 1)})
-        space["text.max_vocab_size"] = Choices(tuple(sizes))
+    left_out = set() if limits_size and len(sizes) > 1 else {"text.max_vocab_size"}
     if config.embedding.init not in ("random", "ppmi"):
-        del space["embedding.dim"]  # the vectors have theirs
+        left_out.add("embedding.dim")  # the vectors have theirs
     if config.pretrain.enabled or config.model.init_from is not None:
-        space = {key: found for key, found in space.items() if key not in OF_THE_ENCODER}
-    return {key: found for key, found in space.items() if not isinstance(found, Choices) or len(found.values) > 1}
+        left_out.update(OF_THE_ENCODER)
+    return [f"{key}={words}" for key, words in space.items() if key not in left_out]
 
 
-def _parse(words: str, config: Config) -> tuple[str, Range | Choices]:
-    key, equals, text = (part.strip() for part in words.partition("="))
-    where = f"--search {cut(words)}"
+def _parse(key: str, text: str, config: Config) -> Values:
+    if not text:
+        raise ConfigError("must look like key.path=low..high, key.path=low..high:log or key.path=a|b|c")
     section = key.partition(".")[0]
-    if not equals or not text:
-        raise ConfigError(f"{where}: must look like key.path=low..high, key.path=low..high:log or key.path=a|b|c")
-    if section in config_keys()[""] and section not in SECTIONS:
-        raise ConfigError(f"{where}: is not searched, trials could not be compared; use --set to fix it")
-    if key in FIXED:
-        raise ConfigError(f"{where}: is not searched, {FIXED[key]}; use --set to fix it")
+    if key in NOT_SEARCHED or (section in config_keys()[""] and section not in SECTIONS):
+        raise ConfigError("is not searched, trials would not compare by it; use --set to fix it")
     interval = re.fullmatch(r"([^|]+?)\.\.([^|]+?)(:log)?", text)
-    values = [_parsed(part, key, where, config) for part in (interval.groups()[:2] if interval else text.split("|"))]
+    values = [_parsed(key, part.strip(), config) for part in (interval.groups()[:2] if interval else text.split("|"))]
     if not interval:
         if len(values) < 2 or any(value in values[:i] for i, value in enumerate(values)):
-            raise ConfigError(f"{where}: must name two values or more that differ; use --set to fix one")
-        return key, Choices(tuple(values))
+            raise ConfigError("must name two values or more that differ; use --set to fix one")
+        return Values(text, tuple(values))
     low, high = values
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        raise ConfigError(f"{where}: must have a number at both ends; choices are written a|b|c")
-    if low >= high:
-        raise ConfigError(f"{where}: must go from a lower number to a higher one")
-    if interval[3] and low <= 0:
-        raise ConfigError(f"{where}: must start above 0 with :log")
-    return key, Range(low, high, is_log=interval[3] is not None)
+        raise ConfigError("must have a number at both ends; choices are written a|b|c")
+    if low >= high or (interval[3] and low <= 0):
+        raise ConfigError("must go from a lower number to a higher one, and start above 0 with :log")
+    return Values(text, (low, high), is_interval=True)
 
 
-def _parsed(text: str, key: str, where: str, config: Config) -> Any:
+def _parsed(key: str, text: str, config: Config) -> Any:
     """Returns a value as the schema takes it in the place of a key."""
     try:
-        checked = with_overrides(config, [f"{key}={text.strip()}"])
+        return value_at(with_overrides(config, [f"{key}={text}"]), key)
     except ConfigError as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{where}: {re.sub(r'^--set [^:]*: ', f'{text.strip()}: ', reason)}") from None
-    return value_at(checked, key)
+        raise ConfigError(re.sub(r"^--set [^:]*: ", f"{text}: ", reason)) from None
 
 
 def value_at(config: Config, key: str) -> Any:
     """Returns the value of a key such as `train.epochs`."""
     section, _, name = key.partition(".")
     return getattr(getattr(config, section), name)
-
-
-def _as_yaml(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
-
-
-def _short(number: float) -> float:
-    """Returns a number of three digits, which is all that a reader can use."""
-    return float(f"{number:.3g}")

@@ -14,8 +14,7 @@ import torch
 from bilstm_cls.checkpoint import load_best, load_newest, load_tensors, save_checkpoint
 from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import Config
-from bilstm_cls.data.encoder import WEIGHTS, encoder_folder
-from bilstm_cls.data.prepare import PreparedData
+from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.device import choose_device, set_threads, threads_of_each

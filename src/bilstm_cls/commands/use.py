@@ -1,0 +1,367 @@
+"""Commands that use a trained run: to evaluate, to classify, to hand on."""
+
+import io
+import os
+import re
+import select
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from bilstm_cls.commands.options import (
+    DEFAULT_RUNS,
+    AsJson,
+    Device,
+    Overwrite,
+    Quiet,
+    RunDir,
+    RunsFolder,
+    TextColumns,
+    Verbose,
+    checked_device,
+    chosen_run,
+    print_json,
+    print_result,
+    start_logging,
+    suggest_predict,
+)
+from bilstm_cls.errors import CheckFailedError, ConfigError
+
+if TYPE_CHECKING:
+    from bilstm_cls.classifier import Classifier
+
+READ_BYTES = 2**20
+MAX_LINES = 2048
+"""Lines of stdin that are answered together where so many have come."""
+
+ESCAPED_BYTES = re.compile("[\udc80-\udcff]+")
+"""Bytes of an argument that are no characters of the locale, as Python hands them over."""
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="A labelled file or folder instead of the test split.", metavar="FILE"),
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help="Column with the label. [run: data.label_column]", metavar="NAME")
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.", metavar="FORMAT"
+    ),
+]
+SplitName = Annotated[str | None, typer.Option("--split", help="test, valid or train. [default: test]", metavar="NAME")]
+FailUnder = Annotated[
+    float | None,
+    typer.Option("--fail-under", min=0, max=1, help="Exit with 7 if the accuracy is lower.", metavar="ACCURACY"),
+]
+Texts = Annotated[
+    list[str] | None, typer.Argument(help="Texts to classify; - reads stdin, one text a line.", metavar="TEXT")
+]
+Source = Annotated[
+    Path | None, typer.Option("--input", help="Classify a csv, tsv, jsonl, parquet or txt file.", metavar="FILE")
+]
+Target = Annotated[
+    Path | None, typer.Option("--output", help="Write a csv, tsv or jsonl file instead of stdout.", metavar="FILE")
+]
+BadRows = Annotated[
+    str | None,
+    typer.Option(
+        "--bad-rows",
+        help="At a row of --input that cannot be read: stop, leave it out, or keep its place. [run: data.bad_rows]",
+        metavar="error|skip|empty",
+    ),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Show the K most probable labels only.", metavar="K")]
+MinProbability = Annotated[
+    float, typer.Option("--min-probability", min=0, max=1, help="Answer null below it.", metavar="P")
+]
+Explains = Annotated[bool, typer.Option("--explain", help="Colour each word by how much it moved the answer.")]
+Page = Annotated[Path | None, typer.Option("--html", help="Also write what --explain shows as a page.", metavar="FILE")]
+Gates = Annotated[
+    Path | None,
+    typer.Option("--gates", help="Draw the gates as they read one text, as .png or .html.", metavar="FILE"),
+]
+Bundle = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The bundle's folder. [default: RUN-onnx]", metavar="BUNDLE")
+]
+Int8 = Annotated[bool, typer.Option("--int8", help="Keep weights in 8 bits, and say what that changes.")]
+Host = Annotated[
+    str, typer.Option("--host", help="Address to listen on; other machines reach only another one.", metavar="HOST")
+]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.", metavar="PORT")]
+Repository = Annotated[
+    str, typer.Argument(help="user/name on the Hugging Face Hub, or user/name@BRANCH.", metavar="REPOSITORY")
+]
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository that only you may read.")]
+WithTexts = Annotated[
+    bool, typer.Option("--with-texts", help="Also upload report and predictions, which hold texts of your data.")
+]
+Pulled = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="The run directory to make. [default: runs/NAME]", metavar="RUN"),
+]
+
+
+def evaluate(
+    run: RunDir = None,
+    runs: RunsFolder = DEFAULT_RUNS,
+    data: Data = None,
+    text_columns: TextColumns = None,
+    label_column: LabelColumn = None,
+    data_format: Format = "auto",
+    split: SplitName = None,
+    fail_under: FailUnder = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Evaluate a run on its test split, or on another file."""
+    if data is not None and split is not None:
+        raise ConfigError("--split and --data exclude each other: a file is evaluated as a whole")
+    start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.evaluation import judge
+
+    name, metrics = judge.evaluate(
+        chosen_run(run, runs),
+        data=data,
+        split=split or "test",
+        text_columns=text_columns,
+        label_column=label_column,
+        data_format=data_format,
+        device=checked_device(device),
+    )
+    print_result(metrics.as_object(name), judge.metrics_table(metrics, name), as_json=as_json)
+    if fail_under is not None and metrics.accuracy < fail_under:
+        raise CheckFailedError(f"--fail-under {fail_under}: the accuracy is {metrics.accuracy:.4f}")
+
+
+def predict(
+    texts: Texts = None,
+    run: RunDir = None,
+    runs: RunsFolder = DEFAULT_RUNS,
+    source: Source = None,
+    target: Target = None,
+    text_columns: TextColumns = None,
+    bad_rows: BadRows = None,
+    top_k: TopK = None,
+    min_probability: MinProbability = 0.0,
+    explains: Explains = False,
+    page: Page = None,
+    gates: Gates = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Classify texts: one result per text, in order."""
+    explains = explains or page is not None
+    _check_combination(texts, source, target, bad_rows, explains=explains or gates is not None)
+    start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.classifier import Classifier
+
+    classifier = Classifier.load(chosen_run(run, runs), device=checked_device(device))
+    if source is not None:
+        from bilstm_cls.serve.predict_file import PredictOptions, predict_file
+
+        options = PredictOptions(text_columns, bad_rows, top_k, min_probability)
+        predict_file(classifier, source, target, options, as_json=as_json)
+        return
+    chunks = given_chunks(texts or [])
+    if gates is not None:
+        from bilstm_cls.serve.gates import write_gates
+
+        drawn = [text for chunk in chunks for text in chunk]
+        if len(drawn) != 1:
+            raise ConfigError(f"--gates: draws one text, not {len(drawn)}")
+        write_gates(classifier.loaded, drawn[0], gates)
+        chunks = iter([drawn])
+    if explains:
+        _print_explained(classifier, (text for chunk in chunks for text in chunk), page, as_json=as_json)
+        return
+    for chunk in chunks:
+        for prediction in classifier.stream(chunk):
+            fields = prediction.as_dict(top_k=top_k, min_probability=min_probability)
+            print_result(fields, _line_of(fields), as_json=as_json)
+        sys.stdout.flush()  # whoever writes the lines may wait for their answers
+
+
+def _check_combination(
+    texts: list[str] | None, source: Path | None, target: Path | None, bad_rows: str | None, *, explains: bool
+) -> None:
+    if not texts and source is None:
+        raise ConfigError(
+            'nothing to classify: give texts, - for stdin, or --input FILE, as in: predict "A fine film."'
+        )
+    if texts and source is not None:
+        raise ConfigError("--input and texts exclude each other; give one of them")
+    if target is not None and source is None:
+        raise ConfigError("--output goes with --input; otherwise redirect stdout")
+    if bad_rows not in (None, "error", "skip", "empty"):
+        raise ConfigError(f"--bad-rows: {bad_rows!r} is not one of error, skip, empty")
+    if bad_rows is not None and source is None:
+        raise ConfigError("--bad-rows goes with --input")
+    if source is not None and explains:
+        raise ConfigError("--explain, --html and --gates go with texts or -, not with --input")
+
+
+def given_chunks(arguments: list[str]) -> Iterator[list[str]]:
+    """Yields the texts in their order, as many at a time as are there; `-` stands for those of stdin."""
+    given: list[str] = []
+    for argument in arguments:
+        if argument == "-":
+            yield given
+            given = []
+            yield from _chunks_of_stdin()
+        else:  # bytes that are no characters are read as those of stdin and of files are
+            given.append(
+                ESCAPED_BYTES.sub(
+                    lambda m: m[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace"), argument
+                )
+            )
+    yield given
+
+
+def _chunks_of_stdin() -> Iterator[list[str]]:
+    """Yields one text a line, as a txt file is read: empty lines are texts, a byte order mark is not.
+
+    The lines that have come are answered together, and nothing waits for those that have not.
+    """
+    if sys.stdin is None:
+        raise ConfigError("-: there is no stdin to read; give texts or --input FILE")
+    stream = cast("io.BufferedReader", sys.stdin.buffer)
+    lines: list[bytes] = []
+    started: list[bytes] = []  # of a line whose end is still to come
+    is_first = True
+    while read := stream.read1(READ_BYTES):
+        if b"\n" in read:
+            *ended, rest = b"".join([*started, read]).split(b"\n")
+            lines += ended
+            started = [rest]
+        else:
+            started.append(read)
+        if lines and (len(lines) >= MAX_LINES or not _has_more(stream)):
+            yield _texts_of(lines, is_first=is_first)
+            lines, is_first = [], False
+    if last := b"".join(started):
+        lines.append(last)
+    yield _texts_of(lines, is_first=is_first)
+
+
+def _has_more(stream: IO[bytes]) -> bool:
+    try:
+        return bool(select.select([stream], [], [], 0)[0])
+    except io.UnsupportedOperation:
+        return True  # what lies in memory can always be read
+    except OSError:
+        return False  # Windows cannot wait for a pipe
+
+
+def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
+    texts = [line.decode("utf-8", errors="replace").removesuffix("\r") for line in lines]
+    return [texts[0].removeprefix("\ufeff"), *texts[1:]] if is_first and texts else texts
+
+
+def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, *, as_json: bool) -> None:
+    from bilstm_cls.evaluation.explain import explain
+    from bilstm_cls.serve.explain_view import explanation_lines, has_colours, write_explanations
+
+    is_coloured = has_colours(sys.stdout.isatty(), os.environ)
+    explained = []
+    for text in texts:
+        prediction, explanation = classifier.predict([text])[0], explain(classifier.loaded, text)
+        if as_json:
+            print_json({**prediction.as_dict(), "explanation": explanation.as_dict()})
+        else:
+            print("\n".join(explanation_lines(prediction, explanation, is_coloured=is_coloured)))
+        sys.stdout.flush()
+        if page is not None:
+            explained.append((prediction, explanation))
+    if page is not None:
+        write_explanations(page, f"{classifier.config.name}: what moved the answers", explained)
+
+
+def _line_of(fields: dict[str, Any]) -> str:
+    label = "null" if fields["label"] is None else _printable(fields["label"])
+    return f"{label}\t{fields['probability']:.4f}\t{_printable(fields['text'])}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def export(
+    run: RunDir = None,
+    runs: RunsFolder = DEFAULT_RUNS,
+    output: Bundle = None,
+    int8: Int8 = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a verified ONNX bundle, which needs no PyTorch."""
+    start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls.serve import export as exporting
+
+    bundle = exporting.export(chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
+    print_result(bundle.as_object(), exporting.export_table(bundle), as_json=as_json)
+
+
+def serve(
+    run: RunDir = None,
+    runs: RunsFolder = DEFAULT_RUNS,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    device: Device = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Answer over HTTP: /predict, /health, /metrics, a page."""
+    start_logging(quiet=quiet, verbose=verbose)
+    missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
+    from bilstm_cls.serve import server
+
+    server.serve(chosen_run(run, runs), host=host, port=port, device=checked_device(device))
+
+
+def push(
+    repository: Repository,
+    run: RunDir = None,
+    runs: RunsFolder = DEFAULT_RUNS,
+    private: Private = False,
+    with_texts: WithTexts = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Upload a run and its card to the Hugging Face Hub."""
+    start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls import hub
+
+    address = hub.push(chosen_run(run, runs), repository, is_private=private, with_texts=with_texts)
+    print_result({"address": address}, hub.pushed_lines(address), as_json=as_json)
+
+
+def pull(
+    repository: Repository,
+    output: Pulled = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fetch a run from the Hugging Face Hub, and verify it."""
+    start_logging(quiet=quiet, verbose=verbose)
+    from bilstm_cls import hub
+
+    run = hub.pull(repository, output, overwrite=overwrite)
+    print_result({"run": str(run)}, run, as_json=as_json)
+    suggest_predict(run)

@@ -1,0 +1,325 @@
+"""Bytes to lines of text: compressed files, encodings, and bytes that harm only the row they are in."""
+
+import bz2
+import codecs
+import gzip
+import itertools
+import logging
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bilstm_cls.errors import ConfigError, DataError, cut
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 2**18
+SAMPLE_BYTES = 2**16
+MAX_CHARACTERS = 16 * 2**20
+"""The longest line or field that is read; a longer one is a bad row."""
+MAX_LINES_CHECKED = 100_000
+"""Lines with non-ASCII bytes that decide whether a file with a wrong byte is UTF-8."""
+TOO_LONG = f"longer than {MAX_CHARACTERS // 2**20} MiB"
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+_BOMS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_LIKELY = {
+    "cp1252": "windows-1252", "gb18030": "gb18030", "big5": "big5", "cp932": "cp932", "euc_jp": "euc-jp",
+    "cp949": "cp949", "cp1251": "windows-1251", "koi8_r": "koi8-r", "cp1250": "windows-1250", "cp1253": "windows-1253",
+    "cp1254": "windows-1254", "cp1255": "windows-1255", "cp1256": "windows-1256", "cp1257": "windows-1257",
+    "mac_roman": "mac-roman",
+}  # fmt: skip
+"""Codecs that `auto` chooses among, by their usual spelling; of equally good ones the earlier."""
+_SCRIPTS = {
+    # Few other texts, read as windows-1252, give next to nothing but the letters and marks of Western Europe.
+    "windows-1252": ("[ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜàáâãäåæçèéêëìíîïñòóôõöøùúûüßœŒŸ“”‘’«»–—…•¡¿€£§°·´©®™\xa0]", 0.98),
+    "cp932": ("[\u3041-\u30ff]", 0.3),
+    "euc-jp": ("[\u3041-\u30ff]", 0.3),
+}
+"""Encodings that charset-normalizer confuses: characters of their languages, and their least share of non-ASCII."""
+_NOT_FOR_FILES = {"unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined"}
+_MARKING = "bilstm_cls.mark"
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    """Puts U+DC00 + byte for each byte that cannot be decoded; no well-formed text holds these."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_MARKING, _mark)
+
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+
+
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def _zst_blocks(path: Path) -> Iterator[bytes]:
+    try:
+        import zstandard
+    except ModuleNotFoundError:
+        raise DataError(f"{path}: .zst files need the package zstandard; pip install zstandard") from None
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES // 64):
+            while block:
+                decoder = zstandard.ZstdDecompressor().decompressobj() if decoder.eof else decoder
+                yield decoder.decompress(block)
+                block = decoder.unused_data
+    if not decoder.eof:  # which the package's stream passes over
+        raise EOFError("compressed file ended before the end of its last frame")
+
+
+def byte_blocks(path: Path) -> Iterator[bytes]:
+    """Yields a file's bytes in blocks, decompressed where its name ends so, and an empty block at the end.
+
+    Raises:
+        DataError: it cannot be opened, read or decompressed.
+    """
+    try:
+        suffix = path.suffix.lower()
+        if suffix == ".zst":
+            yield from filter(None, _zst_blocks(path))
+        else:
+            with _OPENERS.get(suffix, Path.open)(path, "rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    yield block
+    except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":  # of a package that need not be there
+            raise
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    yield b""
+
+
+def require_rereadable(path: Path) -> None:
+    """Raises a DataError if what is read from a path now is not there to be read again, as with pipes and devices."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is a pipe or device, and has to be read twice; write it to a file first")
+
+
+def _refuse_other_mark(path: Path, block: bytes, encoding: str) -> None:
+    mark = next((mark for mark in _BOMS if block.startswith(mark)), None)
+    if mark is not None and _BOMS[mark] != "utf-8" and codecs.lookup(encoding).name in ("utf-8", "ascii"):
+        raise DataError(f"{path}: begins with the byte order mark of {_BOMS[mark]}; set data.encoding: {_BOMS[mark]}")
+
+
+def resolve_encoding(path: Path, encoding: str) -> str:
+    """Returns the codec to read a file with: the given one, or the one found where it is `auto`.
+
+    Raises:
+        ConfigError: Python does not know the codec, or it is not one of text.
+        DataError: `auto` finds none.
+    """
+    if encoding == "auto":
+        found = find_encoding(path)
+        logger.info(f"{path}: reading as {found}")
+        return found
+    try:
+        "".encode(encoding)
+        name = codecs.lookup(encoding).name
+        if name in _NOT_FOR_FILES:
+            raise LookupError(name)
+    except (LookupError, ValueError):
+        raise ConfigError(
+            f"data.encoding: {encoding!r} is not a text codec that Python knows; 'utf-8', 'windows-1252' or 'auto' are"
+        ) from None
+    return encoding if name != "utf-8-sig" else "utf-8"
+
+
+def find_encoding(path: Path, *, max_bytes: int | None = None) -> str:
+    """Finds how a file is encoded: by its byte order mark, else UTF-8 where that fits, else what it looks like.
+
+    UTF-8 fits where at least half of the lines that are not ASCII are valid UTF-8: no other encoding has that by
+    accident, and a few bytes that came in from elsewhere are bad rows, not a reason to read all others wrongly.
+
+    Args:
+        path: the file, which is read to its end unless a byte that is not UTF-8 turns up.
+        max_bytes: look no further than this.
+
+    Raises:
+        DataError: nothing fits, or it is a pipe.
+    """
+    require_rereadable(path)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    for block in byte_blocks(path):
+        if offset == 0:
+            marked = next((encoding for mark, encoding in _BOMS.items() if block.startswith(mark)), None)
+            if marked or (b"\0" in block and (marked := _wide_encoding(block))):
+                return marked
+        offset += len(block)
+        is_cut = max_bytes is not None and offset >= max_bytes
+        try:
+            decoder.decode(block, not block and not is_cut)
+        except UnicodeDecodeError:
+            return _encoding_of_lines(path)
+        if is_cut:
+            break
+    return "utf-8"
+
+
+def _wide_encoding(block: bytes) -> str | None:
+    """Finds UTF-16 and UTF-32 without a mark by where the NULs of line feeds, spaces and digits are."""
+    sample = block[: len(block) // 4 * 4]
+    nulls = [sample[place::4].count(0) * 4 / max(1, len(sample)) for place in range(4)]
+    if min(nulls[2], nulls[3]) > 0.9:
+        return "utf-32-le"
+    if min(nulls[0], nulls[1]) > 0.9:
+        return "utf-32-be"
+    even, odd = nulls[0] + nulls[2], nulls[1] + nulls[3]
+    if max(even, odd) < 0.02 or min(even, odd) * 4 > max(even, odd):
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def _encoding_of_lines(path: Path) -> str:
+    """Decides by the lines of a file that hold bytes above 127."""
+    num_valid = num_wrong = 0
+    sample = tail = b""
+    for block in byte_blocks(path):
+        *lines, tail = (tail + block).split(b"\n") if block else [tail, b""]
+        for line in itertools.filterfalse(bytes.isascii, lines):
+            try:
+                line.decode("utf-8")
+                num_valid += 1
+            except UnicodeDecodeError:
+                num_wrong += 1
+                sample += line[: SAMPLE_BYTES // 4] + b"\n" if len(sample) < SAMPLE_BYTES else b""
+        if num_wrong and (num_valid + num_wrong > MAX_LINES_CHECKED or (not num_valid and len(sample) >= SAMPLE_BYTES)):
+            break
+    if num_valid >= num_wrong:
+        return "utf-8"
+    if (found := _best_match(sample)) is None:
+        raise DataError(f"{path}: cannot tell its encoding; set data.encoding, such as windows-1252 or gb18030")
+    return found
+
+
+def _best_match(sample: bytes) -> str | None:
+    import charset_normalizer
+
+    for encoding, (characters, least) in _SCRIPTS.items():
+        text = sample.decode(encoding, "replace")
+        if len(re.findall(characters, text)) >= least * sum(not character.isascii() for character in text):
+            return encoding
+    order = list(_LIKELY)
+    ranked = sorted(
+        (round(match.chaos, 2), -match.coherence, order.index(name))
+        for match in charset_normalizer.from_bytes(sample, cp_isolation=order)
+        for name in match.could_be_from_charset
+        if name in _LIKELY
+    )
+    return _LIKELY[order[ranked[0][2]]] if ranked else None
+
+
+class TextLines:
+    """Iterates over a file's lines without their line feeds, in the memory of one block and one line.
+
+    A byte order mark is dropped. A line ends at a line feed alone; a carriage return stays, also before the line feed.
+    A line of more than `MAX_CHARACTERS` is yielded cut, but longer than that, so that its length shows it.
+
+    Attributes:
+        encoding: the codec, never `auto`.
+        is_damaged: whether a line already yielded, or the next, may be cut or hold `SURROGATE`s in the place of bytes
+            that are not of the encoding; see `fault`.
+    """
+
+    def __init__(self, path: Path, encoding: str) -> None:
+        self.path = path
+        self.encoding = resolve_encoding(path, encoding)
+        self.is_damaged = codecs.lookup(self.encoding).name == "utf-7"  # which lets lone surrogates pass
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(self.blocks())
+
+    def blocks(self) -> Iterator[list[str]]:
+        """Yields the lines many at a time.
+
+        Raises:
+            DataError: the file is empty, or cannot be read as text at all.
+        """
+        tail = ""
+        is_empty = True
+        for text in self._decoded():
+            lines = text.split("\n")
+            lines[0] = tail + (lines[0].removeprefix("\ufeff") if is_empty else lines[0])
+            is_empty = False
+            tail = lines.pop()
+            if lines:
+                yield lines
+            if len(tail) > MAX_CHARACTERS:
+                tail = tail[: MAX_CHARACTERS + 1]
+                self.is_damaged = True
+        if is_empty:
+            raise DataError(f"{self.path}: is empty")
+        if tail:
+            yield [tail]
+
+    def _decoded(self) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder(self.encoding)()
+        for number, block in enumerate(byte_blocks(self.path)):
+            if number == 0:
+                _refuse_other_mark(self.path, block, self.encoding)
+            state = decoder.getstate()
+            try:
+                try:
+                    text = decoder.decode(block, not block)
+                except UnicodeDecodeError:
+                    # From here on wrong bytes are marked. Until one turns up, no line needs to be searched for marks.
+                    self.is_damaged = True
+                    decoder.errors = _MARKING
+                    decoder.setstate(state)
+                    text = decoder.decode(block, not block)
+            except UnicodeError as error:
+                raise DataError(_undecodable(self.path, self.encoding, error)) from error
+            if text:
+                yield text
+
+    def fault(self, lines: list[str]) -> str | None:
+        """Returns what is wrong with lines that are one record: too long, or which byte could not be decoded."""
+        if not self.is_damaged:
+            return None
+        if any(len(line) > MAX_CHARACTERS for line in lines):
+            return TOO_LONG
+        return decoding_fault("\n".join(line.removesuffix("\n") for line in lines), self.encoding)
+
+
+def decode(path: Path, content: bytes, encoding: str) -> str:
+    """Decodes a whole file; as in `TextLines`, a wrong byte becomes a surrogate and a byte order mark is dropped."""
+    _refuse_other_mark(path, content, encoding)
+    try:
+        return content.decode(encoding, _MARKING).removeprefix("\ufeff")
+    except UnicodeError as error:
+        raise DataError(_undecodable(path, encoding, error)) from error
+
+
+def _undecodable(path: Path, encoding: str, error: UnicodeError) -> str:
+    return f"{path}: cannot be read as {encoding} ({cut(str(error))}); set data.encoding, such as to auto"
+
+
+def decoding_fault(text: str, encoding: str) -> str | None:
+    """Returns which byte of a text could not be decoded, in words, or None."""
+    found = None if text.isascii() else SURROGATE.search(text)
+    if found is None:
+        return None
+    code = ord(found[0])
+    if not 0xDC00 <= code <= 0xDCFF:
+        return f"lone surrogate U+{code:04X}"
+    lines_before = text.count("\n", 0, found.start())
+    where = f" {lines_before} line{'s' * (lines_before > 1)} further down" if lines_before else ""
+    return (
+        f"byte 0x{code - 0xDC00:02x}{where} is not {encoding} (where all are another's, set data.encoding, as to auto)"
+    )

@@ -1,0 +1,227 @@
+"""Which files a user means, and what format each is: by its name, else by its first lines."""
+
+import difflib
+import glob
+import re
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from bilstm_cls.data.dialect import Dialect, find_dialect
+from bilstm_cls.data.encoding import (
+    BLOCK_BYTES,
+    COMPRESSIONS,
+    TextLines,
+    byte_blocks,
+    find_encoding,
+    require_rereadable,
+)
+from bilstm_cls.errors import DataError, cut
+
+SUFFIXES = {
+    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ft": "fasttext", ".fasttext": "fasttext",
+}  # fmt: skip
+_UNREADABLE = {
+    ".zip": "unpack it first", ".tar": "unpack it first", ".tgz": "unpack it first", ".7z": "unpack it first",
+    ".xlsx": "save it as CSV (UTF-8)", ".xls": "save it as CSV (UTF-8)", ".ods": "save it as CSV (UTF-8)",
+    ".arff": "convert it to CSV", ".pkl": "convert it to CSV or JSON lines",
+    ".pickle": "convert it to CSV or JSON lines", ".npz": "convert it to CSV or JSON lines",
+}  # fmt: skip
+_SPLITS = {"train": ("train", "training"), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
+
+LABEL_NAMES = (
+    "label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "y", "stars", "star_rating",
+    "rating", "score", "polarity", "emotion", "tag", "labelname", "label_name", "label_text", "class_name", "classname",
+    "airline_sentiment", "class_index", "klass", "genre", "language", "lang", "is_spam", "spam", "toxic", "output",
+)  # fmt: skip
+"""What label columns are usually called, the surest first."""
+BODY_NAMES = (
+    "text", "review", "review_text", "reviewtext", "review_body", "sentence", "content", "body", "comment",
+    "comment_text", "message", "tweet", "utterance", "description", "document", "article", "post", "question", "query",
+    "question_text", "abstract", "headline", "sms", "phrase", "news", "email", "input", "data",
+)  # fmt: skip
+"""What text columns are usually called, the surest first."""
+TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title", "question_title")
+"""What columns with the heading of a text are usually called."""
+
+MAX_BLOCKS = 128
+HALF = 100
+"""Lines looked at from the beginning of a block, and from its end."""
+MOST = 0.9
+"""The fraction of lines that decides a format; the others may be bad rows."""
+MAX_CLEAR_LABELS = 20
+"""Different words above which a column without a name is hardly one of labels."""
+_HEADER_WORDS = {*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES}
+
+
+def require_path(path: Path) -> None:
+    """Raises a DataError, with the names that come close, if there is nothing at a path."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file or folder{_neighbours(path)}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _neighbours(path: Path) -> str:
+    try:
+        entries = sorted(entry for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return f", nor the folder {path.parent}"
+    near = difflib.get_close_matches(path.name, [entry.name for entry in entries], n=3)
+    near = near or [entry.name for entry in entries if entry.suffix.lower() in {*SUFFIXES, ".txt"}][:8]
+    return f"; in {path.parent} there is {', '.join(near)}" if near else ""
+
+
+def data_files(given: str | Sequence[str]) -> list[Path]:
+    """Returns the files or folders of labelled texts that a path, a pattern such as `part-*.csv`, or a list names.
+
+    A folder that holds no folders but data files of one kind stands for these, in the order of their names.
+
+    Raises:
+        DataError: a path or pattern names nothing.
+    """
+    paths: list[Path] = []
+    for name in [given] if isinstance(given, str) else given:
+        found = [Path(name)]
+        if glob.has_magic(name) and not Path(name).exists():
+            found = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 - of any root
+            if not found:
+                raise DataError(f"{name}: matches no file")
+        for path in found:
+            require_path(path)
+            paths += _files_of_folder(path) or [path]
+    return paths
+
+
+def _files_of_folder(path: Path) -> list[Path]:
+    entries = [entry for entry in sorted(path.iterdir()) if entry.name[0] != "."] if path.is_dir() else []
+    formats = {format_of_name(entry) for entry in entries} - {None}
+    if len(formats) != 1 or any(entry.is_dir() or entry.name == "state.json" for entry in entries):
+        return []
+    return [entry for entry in entries if format_of_name(entry)]
+
+
+def find_splits(folder: Path) -> dict[str, list[str]]:
+    """Returns what a folder holds of `train`, `valid` and `test`; empty where there is no train.
+
+    They are folders, or data files such as `train.csv` and `train-00000-of-00002.parquet`.
+    """
+    entries = [entry for entry in sorted(folder.iterdir()) if entry.name[0] != "."] if folder.is_dir() else []
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        words = re.split(r"[^a-z]", entry.name.lower())
+        split = next((split for split, names in _SPLITS.items() if words[0] in names), None)
+        if split is None and entry.is_dir():
+            return {}  # folders of labels, one of which may be called train
+        if split is not None and (entry.is_dir() or format_of_name(entry)):
+            found.setdefault(split, []).append(str(entry))
+    return found if "train" in found else {}
+
+
+def format_of_name(path: Path) -> str | None:
+    """Returns the format that a file's ending says, before that of its compression; None where it says nothing."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return SUFFIXES.get(suffixes[-1]) if suffixes else None
+
+
+def detect_format(path: Path) -> str:
+    """Finds a data file's format by its ending, else by its first lines.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, or several formats or none fit.
+    """
+    require_path(path)
+    if path.is_dir():
+        return "arrow" if (path / "state.json").exists() else "folder"
+    if format := format_of_name(path):
+        return format
+    suffix = path.suffix.lower()
+    if suffix in _UNREADABLE:
+        raise DataError(f"{path}: {suffix} files are not read; {_UNREADABLE[suffix]}")
+    require_rereadable(path)
+    if next(byte_blocks(path)).startswith(b"PAR1"):
+        return "parquet"
+    blocks = TextLines(path, find_encoding(path, max_bytes=MAX_BLOCKS * BLOCK_BYTES)).blocks()
+    # From all over the file, since many a file has all texts of one label before those of the next.
+    sample = [line for block in islice(blocks, MAX_BLOCKS) for line in [*block[:HALF], *block[HALF:][-HALF:]]]
+    lines = [line.removesuffix("\r") for line in sample if line.strip()]
+    if not lines:
+        raise DataError(f"{path}: holds blank lines only")
+    format = _format_of_lines(lines)
+    if format is None:
+        raise DataError(f"{path}: cannot tell what format this is; set data.format. {_readings(lines)}")
+    return format
+
+
+def _format_of_lines(lines: Sequence[str]) -> str | None:
+    def fraction(of: Callable[[str], bool]) -> float:
+        return sum(map(of, lines)) / len(lines)
+
+    if lines[0].lstrip().startswith("[") or fraction(lambda line: line.lstrip().startswith("{")) > MOST:
+        return "jsonl"
+    if fraction(lambda line: "__label__" in line) > MOST:
+        return "fasttext"
+    if fraction(lambda line: "\t" in line) > MOST:
+        return _format_by_tabs([line.split("\t") for line in lines if "\t" in line])
+    if _is_table(lines):
+        return "csv"
+    readings = dict(zip(("label-text", "text-label"), _first_and_last(lines), strict=True))
+    # Where both readings have few labels, numbers are labels rather than words, and far fewer words than the others.
+    ranked = sorted(
+        (not all(map(str.isdecimal, words)), len(set(words)), name)
+        for name, words in readings.items()
+        if _are_labels(words, MAX_CLEAR_LABELS)
+    )
+    if len(ranked) == 2 and ranked[0][0] == ranked[1][0] and 2 * ranked[0][1] > ranked[1][1]:
+        return None
+    return ranked[0][2] if ranked else None
+
+
+def _first_and_last(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    parted = [line.strip() for line in lines if " " in line.strip()]
+    return [line.partition(" ")[0] for line in parted], [line.rpartition(" ")[2] for line in parted]
+
+
+def _readings(lines: Sequence[str]) -> str:
+    """Shows the first lines of a file and what the labels would be if they were the first or the last words."""
+    shown = "; ".join(cut(repr(line)) for line in lines[:3])
+    first, last = (list(dict.fromkeys(words)) for words in _first_and_last(lines))
+    if not first:
+        return f"Its first lines are {shown}"
+    parts = [
+        f"{name} (labels {', '.join(map(repr, words[:3]))}{f', ... {len(words)} of them' if len(words) > 3 else ''})"
+        for name, words in (("label-text", first), ("text-label", last))
+    ]
+    return f"Its first lines are {shown}; with spaces between text and label they are {' or '.join(parts)}"
+
+
+def _is_table(lines: Sequence[str]) -> bool:
+    """Whether nearly all lines have the same fields, named by a header or with a label among them."""
+    rows = find_dialect(lines, Dialect(), (), is_tsv=False)[1]
+    whole = [row for row in rows if len(row) == len(rows[0]) > 1]
+    if whole and any(cell.strip().casefold() in _HEADER_WORDS for cell in rows[0]):
+        return True
+    columns = zip(*whole, strict=True)
+    return len(whole) > MOST * len(rows) and any(_are_labels(column, MAX_CLEAR_LABELS) for column in columns)
+
+
+def _format_by_tabs(rows: Sequence[Sequence[str]]) -> str | None:
+    has_header = any(cell.strip().casefold() in _HEADER_WORDS for cell in rows[0])
+    if (has_header or len(rows[0]) > 2) and sum(len(row) == len(rows[0]) for row in rows) > MOST * len(rows):
+        return "tsv"
+    columns = {"label-text": [row[0] for row in rows], "text-label": [row[-1] for row in rows]}
+    fitting = [(sum(map(len, column)), name) for name, column in columns.items() if _are_labels(column, 200)]
+    return min(fitting)[1] if fitting else None
+
+
+def _are_labels(values: Sequence[str], max_labels: int) -> bool:
+    """Whether values are few, short words that come again and again."""
+    different = {value.strip() for value in values}
+    if not all(len(value) <= 60 and any(c.isalnum() for c in value) for value in different):
+        return False
+    return 2 <= len(different) < len(values) and len(different) <= max(2, min(0.3 * len(values), max_labels))

@@ -1,0 +1,179 @@
+import bz2
+import gzip
+import logging
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilstm_cls.data import encoding as encoding_module
+from bilstm_cls.data.encoding import find_encoding
+from bilstm_cls.data.readers import READERS, ReadOptions, read
+from bilstm_cls.data.types import BadRow
+from bilstm_cls.errors import ConfigError, DataError
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(name: str, content: str | bytes, encoding: str = "utf-8") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+        return path
+
+    return write
+
+
+def pairs(path: Path, **kwargs: Any) -> list[tuple[str, str | None]]:
+    return [(example.text, example.label) for example in read(path, **kwargs)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030", "shift_jis"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'text,label\r\n"映画、\n良い",pos\r\nひどい,neg\r\n'),
+        ("a.tsv", "text\tlabel\r\n映画、良い\tpos\r\nひどい\tneg\r\n"),
+        ("a.txt", "pos\t映画、良い\r\nneg\tひどい\r\n"),
+        ("a.jsonl", '{"text": "映画、良い", "label": "pos"}\r\n{"text": "ひどい", "label": "neg"}\r\n'),
+        ("a.json", '[{"text": "映画、良い", "label": "pos"},\r\n{"text": "ひどい", "label": "neg"}]\r\n'),
+    ],
+)
+def test_any_text_codec_is_read(write: Write, name: str, content: str, encoding: str) -> None:
+    path = write(name, content, encoding)
+    data_format = "label-text" if name == "a.txt" else "auto"
+    found = pairs(path, format=data_format, options=ReadOptions(encoding=encoding))
+    assert found == [("映画、\n良い" if name == "a.csv" else "映画、良い", "pos"), ("ひどい", "neg")]
+
+
+TEXTS = {
+    "utf-8": "très café, déjà vu à l’été",
+    "utf-8-sig": "très café, déjà vu à l’été",
+    "utf-16": "très café, déjà vu à l’été",
+    "utf-16-be": "très café, déjà vu à l’été",
+    "utf-32-le": "très café, déjà vu à l’été",
+    "windows-1252": "très café, déjà vu à l’été",
+    "gb18030": "这部电影非常好看，我们都很喜欢，演员的表演也很精彩",
+    "big5": "這部電影非常好看，我們都很喜歡，演員的表演也很精彩",
+    "cp932": "この映画はとても良かったです。俳優の演技も素晴らしい",
+    "euc-jp": "この映画はとても良かったです。俳優の演技も素晴らしい",
+    "cp949": "이 영화는 정말 재미있었습니다. 배우들의 연기도 훌륭했어요",
+    "windows-1251": "этот фильм мне очень понравился, актёры играли хорошо",
+    "koi8-r": "этот фильм мне очень понравился, актёры играли хорошо",
+}
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+def test_auto_finds_the_encoding_and_logs_it(write: Write, caplog: pytest.LogCaptureFixture, encoding: str) -> None:
+    path = write("a.csv", f'text,label\n"{TEXTS[encoding]}",pos\n', encoding)
+    with caplog.at_level(logging.INFO):
+        assert pairs(path, options=ReadOptions(encoding="auto")) == [(TEXTS[encoding], "pos")]
+    assert f"reading as {encoding.removesuffix('-sig')}" in caplog.text
+
+
+def test_auto_finds_a_byte_that_is_not_utf8_deep_in_a_file(write: Write) -> None:
+    content = b"text,label\n" + b"plain,pos\n" * 60_000 + "naïve café,neg\n".encode("windows-1252")
+    assert pairs(write("a.csv", content), options=ReadOptions(encoding="auto"))[-1] == ("naïve café", "neg")
+
+
+@pytest.mark.parametrize("place", [0, 7, 19])
+def test_a_line_of_another_encoding_in_a_utf8_file_is_a_bad_row_and_no_other_changes(write: Write, place: int) -> None:
+    rows = [f"café {i}" for i in range(20)]
+    lines = [f"{row},pos\n".encode("latin-1" if i == place else "utf-8") for i, row in enumerate(rows)]
+    path = write("a.csv", b"text,label\n" + b"".join(lines))
+    assert find_encoding(path) == "utf-8"
+    bad: list[BadRow] = []
+    options = ReadOptions(encoding="auto")
+    found = [text for text, _ in pairs(path, options=options, bad_rows="skip", on_bad_row=bad.append)]
+    assert found == rows[:place] + rows[place + 1 :]
+    assert [row.line for row in bad] == [place + 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "gb18030", "utf-16-le", "shift_jis", "iso2022_jp"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.jsonl", "a.ft"])
+def test_a_byte_that_cannot_be_decoded_is_named_deep_in_a_file(
+    write: Write, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str
+) -> None:
+    monkeypatch.setattr(encoding_module, "BLOCK_BYTES", 997)
+    header = {"a.csv": "text,label\n", "a.tsv": "text\tlabel\n"}.get(name, "")
+    text = "Q" if encoding == "ascii" else "Q中中中"  # which blocks of 997 bytes cut apart
+    row = {
+        "a.csv": f"{text},pos\n",
+        "a.tsv": f"{text}\tpos\n",
+        "a.txt": f"pos {text}\n",
+        "a.jsonl": f'{{"text": "{text}", "label": "pos"}}\n',
+        "a.ft": f"__label__pos {text}\n",
+    }[name].encode(encoding)
+    num_before = 1000
+    wrong = b"\x00\xdc" if encoding == "utf-16-le" else b"\xff"
+    harmed = row.replace("Q".encode(encoding), "Q".encode(encoding) + wrong)
+    path = write(name, header.encode(encoding) + row * num_before + harmed + row * 5)
+    kwargs: Any = {"options": ReadOptions(encoding=encoding), "format": "label-text" if name == "a.txt" else "auto"}
+    line = num_before + bool(header) + 1
+    with pytest.raises(DataError, match=rf":{line}: byte 0x{wrong[0]:02x} is not {encoding} "):
+        pairs(path, **kwargs)
+    bad: list[BadRow] = []
+    assert pairs(path, bad_rows="skip", on_bad_row=bad.append, **kwargs) == [(text, "pos")] * (num_before + 5)
+    assert [row.line for row in bad] == [line]
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "reason"),
+    [
+        (b"text,label\nx+2AA-,pos\ny,neg\n", "utf-7", "lone surrogate U+D800"),
+        (b'text,label\n"one\ntwo\nthr\xe9e",pos\nx,neg\n', "utf-8", "byte 0xe9 2 lines further down is not utf-8"),
+    ],
+)
+def test_what_is_wrong_with_the_bytes_of_a_row_is_named(
+    write: Write, content: bytes, encoding: str, reason: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        pairs(write("a.csv", content), options=ReadOptions(encoding=encoding))
+    assert f"a.csv:2: {reason}" in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-9", "rot13", "hex", "\0", "é", "idna", "unicode_escape"])
+def test_an_unknown_codec_is_a_config_error(write: Write, encoding: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.encoding: "):
+        pairs(write("a.csv", "text,label\nx,y\n"), options=ReadOptions(encoding=encoding))
+
+
+@pytest.mark.parametrize("encoding", ["utf-7", "cp037", "utf-32", "utf-16-be", "iso2022_jp"])
+@pytest.mark.parametrize("data_format", sorted({*READERS} - {"folder", "parquet", "arrow"}))
+@pytest.mark.parametrize("content", [b"text,label\n\xe9\\x,+2AA-\n", b"\x80" * 99, bytes(range(256)), b"xn--a\n"])
+def test_a_wrong_codec_gives_rows_or_one_message(write: Write, data_format: str, encoding: str, content: bytes) -> None:
+    options = ReadOptions(encoding=encoding)
+    message = ""
+    try:
+        for text, _ in pairs(write("a.bin", content), format=data_format, options=options, bad_rows="skip"):
+            text.encode()
+    except (DataError, ConfigError) as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+def zstd(content: bytes) -> bytes:
+    compressed: bytes = pytest.importorskip("zstandard").compress(content)
+    return compressed
+
+
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_compressed_files_are_read_and_damaged_ones_refused(write: Write, suffix: str) -> None:
+    content = "text,label\n" + "".join(f"naïve {i * 7919 % 1000},pos\n" for i in range(1000))
+    path = write(f"a.csv{suffix}", COMPRESS[suffix](content.encode()))
+    assert pairs(path, options=ReadOptions(encoding="auto"))[-1] == (f"naïve {999 * 7919 % 1000}", "pos")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"a\.csv\.\w+: cannot be read \("):
+        pairs(path)
+
+
+def test_without_zstandard_the_package_is_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
+    with pytest.raises(DataError, match="pip install zstandard"):
+        pairs(write("a.csv.zst", b"x"))

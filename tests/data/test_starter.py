@@ -1,0 +1,470 @@
+import csv
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data import starter
+from bilstm_cls.data.dialect import Dialect
+from bilstm_cls.data.formats import data_files, detect_format, find_splits
+from bilstm_cls.data.readers import ReadOptions, read
+from bilstm_cls.data.starter import DataProfile, profile_data, starter_config
+from bilstm_cls.errors import ConfigError, DataError
+
+Write = Callable[..., Path]
+RNG = random.Random(0)
+SENTENCES = [
+    " ".join(RNG.choices(["film", "plot", "a", "of", "very", "good", "dull", "story", "and"], k=RNG.randint(5, 14)))
+    for _ in range(60)
+]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(name: str, rows: Sequence[Sequence[Any]], encoding: str = "utf-8") -> Path:
+        path = tmp_path / name
+        with path.open("w", newline="", encoding=encoding) as file:
+            if path.suffix == ".jsonl":
+                file.writelines(json.dumps(dict(zip(rows[0], row, strict=True))) + "\n" for row in rows[1:])
+            else:
+                csv.writer(file, lineterminator="\n").writerows(rows)
+        return path
+
+    return write
+
+
+def reloaded(found: DataProfile, path: Path) -> Config:
+    config = path.parent / "config.yaml"
+    config.write_text(starter_config(found, path), "utf-8")
+    return load_config(config)
+
+
+def num_read(config: Config) -> int:
+    """Reads the file as a config says."""
+    data = config.data
+    options = ReadOptions(tuple(data.text_columns), data.label_column, data.encoding, csv=Dialect(**dict(data.csv)))
+    assert isinstance(data.train, str)
+    return sum(1 for _ in read(Path(data.train), format=data.format, options=options))
+
+
+TABLES: dict[str, tuple[list[str], Callable[[int], Sequence[Any]], tuple[str, ...], str]] = {
+    "usual names": (["id", "text", "label"], lambda i: (i, SENTENCES[i], "ab"[i % 2]), ("text",), "label"),
+    "other case": (["Review", "Sentiment"], lambda i: (SENTENCES[i], "ab"[i % 2]), ("Review",), "Sentiment"),
+    "title and body": (
+        ["title", "category", "body"],
+        lambda i: (SENTENCES[-i][:20], "abc"[i % 3], SENTENCES[i]),
+        ("title", "body"),
+        "category",
+    ),
+    "a pair": (
+        ["premise", "hypothesis", "label"],
+        lambda i: (SENTENCES[i], ["good", "dull", "long"][i % 3], i % 2),
+        ("premise", "hypothesis"),
+        "label",
+    ),
+    "names that say nothing": (
+        ["a", "b", "c", "d"],
+        lambda i: (i, f"user{i}", "xyz"[i % 3], SENTENCES[i]),
+        ("d",),
+        "c",
+    ),
+    "a topic that is a text": (
+        ["topic", "text", "grade"],
+        lambda i: (SENTENCES[-i], SENTENCES[i], "xyz"[i % 3]),
+        ("text",),
+        "grade",
+    ),
+    "part of a name": (["airline_label", "words"], lambda i: (i % 3, SENTENCES[i]), ("words",), "airline_label"),
+}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+@pytest.mark.parametrize("table", TABLES)
+def test_columns_are_guessed_and_the_config_reads_the_file(write: Write, table: str, name: str) -> None:
+    header, row, texts, label = TABLES[table]
+    path = write(name, [header, *map(row, range(60))])
+    found = profile_data(path)
+    assert (found.text_columns, found.label_column) == (texts, label)
+    config = reloaded(found, path)
+    assert (tuple(config.data.text_columns), config.data.label_column) == (texts, label)
+    assert num_read(config) == found.num_seen == found.num_rows == 60
+
+
+@pytest.mark.parametrize(
+    ("row", "texts", "label"),
+    [
+        (lambda i: (i % 4 + 1, f"{SENTENCES[-i][:25]}, {i}", SENTENCES[i]), ("#2", "#3"), "#1"),
+        (lambda i: ("pos" if i % 2 else "neg", SENTENCES[i]), ("#2",), "#1"),
+        (lambda i: (SENTENCES[i], "ny"[i % 2]), ("#1",), "#2"),
+    ],
+    ids=["class, title, description", "label first", "y as a label"],
+)
+def test_a_file_without_a_header_is_read_by_position(
+    write: Write, row: Callable[[int], Sequence[Any]], texts: tuple[str, ...], label: str
+) -> None:
+    path = write("a.csv", [row(i) for i in range(60)])
+    found = profile_data(path)
+    assert (found.text_columns, found.label_column, found.num_seen) == (texts, label, 60)
+    assert num_read(reloaded(found, path)) == 60
+
+
+def test_formats_without_columns_need_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.ft"
+    path.write_text("".join(f"__label__{'ab'[i % 2]} {SENTENCES[i]}\n" for i in range(40)))
+    found = profile_data(path)
+    assert (found.format, found.text_columns, found.label_column) == ("fasttext", (), None)
+    assert found.labels == {"a": 20, "b": 20}
+    assert num_read(reloaded(found, path)) == 40
+
+
+def test_folders_are_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starter, "MAX_FILES", 3)
+    for label, number in (("neg", 6), ("pos", 2)):
+        (tmp_path / "corpus" / label).mkdir(parents=True)
+        for i in range(number):
+            (tmp_path / "corpus" / label / f"{i}.txt").write_text("très bon film à voir", "windows-1252")
+    found = profile_data(tmp_path / "corpus")
+    assert (found.format, found.encoding, found.labels) == ("folder", "auto", {"neg": 6, "pos": 2})
+    assert (found.num_rows, found.is_whole) == (8, False)
+    assert num_read(reloaded(found, tmp_path / "corpus")) == 8
+
+
+def test_parquet_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(starter, "MAX_ROWS", 40)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"review": SENTENCES, "stars": [i % 5 for i in range(60)]}), path)
+    found = profile_data(path)
+    assert (found.text_columns, found.label_column, found.num_rows) == (("review",), "stars", 60)
+    assert num_read(reloaded(found, path)) == 60
+
+
+def test_the_encoding_is_found(write: Write) -> None:
+    path = write(
+        "a.csv",
+        [("text", "label"), *((f"{s}, café “déjà vu”", "ab"[i % 2]) for i, s in enumerate(SENTENCES))],
+        "cp1252",
+    )
+    found = profile_data(path)
+    assert found.encoding == "windows-1252"
+    assert num_read(reloaded(found, path)) == 60
+
+
+def test_bad_rows_are_counted_and_the_first_is_in_the_config(write: Write) -> None:
+    rows = [(SENTENCES[i], "ab"[i % 2]) for i in range(50)]
+    path = write("a.csv", [("text", "label"), *rows[:5], ("x", ""), ("x", "y", "z"), *rows[5:]])
+    found = profile_data(path)
+    assert found.num_seen == 50
+    assert [row.line for row in found.bad_rows] == [7, 8]
+    assert f"# {path}:7: the label is empty\n" in starter_config(found, path)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "kind"),
+    [
+        (["a", "b"], lambda i: (i, SENTENCES[i]), "label"),
+        (["text"], lambda i: (SENTENCES[i],), "label"),
+        (["label", "n"], lambda i: ("ab"[i % 2], i), "text"),
+    ],
+)
+def test_columns_that_cannot_be_guessed_are_asked_for(
+    write: Write, header: list[str], row: Callable[[int], Sequence[Any]], kind: str
+) -> None:
+    path = write("a.jsonl", [header, *map(row, range(60))])
+    with pytest.raises(
+        DataError, match=rf"cannot tell which column holds the {kind}; there are '.*--set data.{kind}_col"
+    ):
+        profile_data(path)
+
+
+def test_what_the_user_sets_is_not_guessed(write: Write) -> None:
+    path = write("a.csv", [("p", "q", "n"), *((SENTENCES[i], SENTENCES[-i], i) for i in range(60))])
+    found = profile_data(path, ["data.label_column=n", "data.text_columns=p", "data.encoding=latin-1"])
+    assert (found.text_columns, found.label_column, found.encoding) == (("p",), "n", "latin-1")
+    with pytest.raises(DataError, match="there is no column 'm'; there are 'p' "):
+        profile_data(path, ["data.label_column=m"])
+    with pytest.raises(ConfigError, match="unknown key"):
+        profile_data(path, ["data.lable=m"])
+
+
+SCRIPTS = {
+    "这部电影非常好看，演员也很好，值得一看再看": "cjk",
+    "この映画はとても良かったです。": "cjk",
+    "อาหารอร่อยมากที่กรุงเทพ ไปกับเพื่อน": "characters",
+    "ອາຫານແຊບຫຼາຍ ຢູ່ວຽງຈັນ": "characters",
+    "ភាពយន្តនេះល្អណាស់ ខ្ញុំចូលចិត្ត": "characters",
+    "ဒီရုပ်ရှင်က အရမ်းကောင်းတယ်": "characters",
+    "этот фильм мне очень понравился": "words",
+    "यह फिल्म बहुत अच्छी थी": "words",
+}
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_texts_without_spaces_get_a_tokenizer_of_characters(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"{text}{i}\t{i % 2}\n" for i in range(60)), "utf-8")
+    config = reloaded(profile_data(path), path)
+    assert (config.text.tokenizer, config.data.format) == (SCRIPTS[text], "text-label")
+
+
+@pytest.mark.parametrize(("num_words", "max_length"), [(5, 20), (33, 40), (150, 150), (3000, 400)])
+def test_the_length_follows_the_texts(write: Write, num_words: int, max_length: int) -> None:
+    path = write("a.csv", [("text", "label"), *(("word " * num_words, "ab"[i % 2]) for i in range(60))])
+    assert reloaded(profile_data(path), path).text.max_length == max_length
+
+
+def test_unequal_labels_are_weighted(write: Write, tmp_path: Path) -> None:
+    few, many = (
+        profile_data(
+            write(f"{n}.csv", [("text", "label"), *((s, "a" if i % n else "b") for i, s in enumerate(SENTENCES))])
+        )
+        for n in (6, 3)
+    )
+    assert reloaded(few, tmp_path / "x").train.class_weights == "balanced"
+    assert reloaded(many, tmp_path / "x").train.class_weights is None
+
+
+def test_settings_follow_the_size_of_the_whole_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starter, "MAX_ROWS", 50)
+    path = write("a.csv", [("text", "label"), *((SENTENCES[i % 60], "ab"[i % 2]) for i in range(9000))])
+    found = profile_data(path)
+    assert (found.num_seen, found.is_whole) == (50, False)
+    assert found.num_rows == pytest.approx(9000, rel=0.1)
+    config = reloaded(found, path)
+    assert (config.train.batch_size, config.text.min_freq, config.data.valid, config.data.test) == (64, 2, 0.1, 0.1)
+
+
+def test_few_texts_get_small_batches_and_keep_all_words(write: Write) -> None:
+    path = write("a.csv", [("text", "label"), *((SENTENCES[i], "ab"[i % 2]) for i in range(60))])
+    config = reloaded(profile_data(path), path)
+    assert (config.train.batch_size, config.text.min_freq, config.data.valid) == (8, 1, 0.2)
+
+
+ODD_NAMES = [
+    "it's: a #1 [file].csv",
+    "- yes.csv",
+    "null.csv",
+    "中文 데이터.csv",
+    "a\nb\u2028c\x07.csv",
+    "*x&y!.csv",
+    "…….csv",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_path_and_label_can_be_written_in_a_config(write: Write, name: str) -> None:
+    labels = ["no", "null", "a: b # c", "new\nline\u2028\x07"]
+    header = ["no: #", "yes, [no]"]
+    path = write(name, [header, *((SENTENCES[i], labels[i % 4]) for i in range(60))])
+    found = profile_data(path)
+    config = reloaded(found, path)
+    assert (config.data.train, config.data.label_column) == (str(path), "yes, [no]")
+    assert num_read(config) == 60
+
+
+def test_a_path_that_is_not_unicode_is_an_error(write: Write) -> None:
+    path = write("a.csv", [("text", "label"), *((SENTENCES[i], "ab"[i % 2]) for i in range(60))])
+    with pytest.raises(DataError, match="cannot be written in a config"):
+        starter_config(profile_data(path), Path("a\udcff.csv"))
+
+
+def test_a_config_for_one_label_says_that_it_cannot_be_learned(write: Write) -> None:
+    path = write("a.csv", [("text", "label"), *((sentence, "a") for sentence in SENTENCES)])
+    assert "one label alone cannot be learned" in starter_config(profile_data(path), path)
+
+
+@pytest.mark.parametrize("content", ["", "text,label\n", "text,label\nx,\n"])
+def test_a_file_without_rows_is_an_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"a\.csv"):
+        profile_data(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "texts", "label"),
+    [
+        ("v1,v2,,,", lambda i: f"{'ab'[i % 2]},{SENTENCES[i]},{'more' if i == 3 else ''},", ("v2",), "v1"),
+        ("text,label,,", lambda i: f"{SENTENCES[i]},{'ab'[i % 2]}", ("text",), "label"),
+        (",words,kind", lambda i: f"{i},{SENTENCES[i]},{'ab'[i % 2]}", ("words",), "kind"),
+        ("note,text,label,note", lambda i: f"x,{SENTENCES[i]},{'ab'[i % 2]},y", ("text",), "label"),
+        ("id,Class,text,grade", lambda i: f"{i},{i // 2},{SENTENCES[i]},{'ab'[i % 2]}", ("text",), "Class"),
+        ("text,score", lambda i: f"{SENTENCES[i]},{i % 2}.0", ("text",), "score"),
+    ],
+    ids=["empty header cells", "empty trailing columns", "row index", "column twice", "sure name", "whole floats"],
+)
+def test_columns_of_spreadsheets_are_found(
+    tmp_path: Path, header: str, row: Callable[[int], str], texts: tuple[str, ...], label: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([header, *map(row, range(60))]))
+    found = profile_data(path)
+    assert (found.text_columns, found.label_column, found.num_seen) == (texts, label, 60)
+    assert num_read(reloaded(found, path)) == 60
+
+
+def test_a_column_called_text_is_no_label(write: Write) -> None:
+    with pytest.raises(DataError, match="cannot tell which column holds the label"):
+        profile_data(write("a.csv", [("text", "id"), ("x", "1"), ("y", "2")]))
+
+
+def test_what_is_found_of_the_dialect_is_in_the_config(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = "".join(f'"{s} \\"so; so\\"";{"ab"[i % 2]}\n' for i, s in enumerate(SENTENCES))
+    path.write_text(f"sep=;\ntext;label\n# a comment\n\n{rows}")
+    found = profile_data(path)
+    config = reloaded(found, path)
+    assert dict(config.data.csv) == {
+        "delimiter": ";", "quotechar": None, "escapechar": "\\", "skip_lines": 1, "comment": "# "
+    }  # fmt: skip
+    assert num_read(config) == 60
+    assert f"# {path}:4: skipped 1 blank line\n" in starter_config(found, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "reason"),
+    [
+        ("a.csv", "hello, world,pos\n", "2: 3 fields, but the first row has 2"),
+        ("a.csv", '"a "b" c",pos\n', "2: a quote closes in the middle"),
+        ("a.jsonl", '{"text": "x", "label": NaN}\n', "1: not JSON: NaN"),
+    ],
+)
+def test_where_no_row_can_be_read_the_reason_is_named(tmp_path: Path, name: str, row: str, reason: str) -> None:
+    path = tmp_path / name
+    path.write_text(("text,label\n" if name == "a.csv" else "") + row * 30)
+    with pytest.raises(DataError) as caught:
+        profile_data(path)
+    assert str(caught.value).startswith(f"{path}:{reason}")
+
+
+def test_rare_and_alike_labels_are_remarked_on(write: Write) -> None:
+    labels = ["True", "true", "1", "01", *(f"rare {i}" for i in range(20))]
+    path = write("a.csv", [("text", "label"), *((SENTENCES[i % 60], labels[i % 24]) for i in range(48))])
+    text = starter_config(profile_data(path), path)
+    assert "# 24 labels have fewer than 10 texts" in text
+    assert "# The labels 'True', 'true' look alike" in text
+    assert "# The labels '1', '01' look alike" in text
+
+
+# formats and files
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.CSV", "", "csv"),
+        ("a.tab", "", "tsv"),
+        ("a.ndjson", "", "jsonl"),
+        ("a.pq", "", "parquet"),
+        ("a.ft", "", "fasttext"),
+        ("a.csv.gz", "", "csv"),
+        ("a.txt", '{"text": "x"}\n{"text": "y"}\n', "jsonl"),
+        ("a.train", "__label__a x\n__label__b y\n", "fasttext"),
+        ("a.data", "PAR1....", "parquet"),
+        ("a.txt", "pos\tx y\nneg\tz\npos\tw\n", "label-text"),
+        ("a.txt", "好看的电影\t0\n难看\t1\n还行\t0\n", "text-label"),
+        ("a.txt", "sentence\tlabel\nx\t1\ny\t0\n", "tsv"),
+        ("a.txt", "text,label\nx,1\ny,0\n", "csv"),
+        ("a.txt", "pos;x, y\nneg;z, w\npos;so\n", "csv"),
+        ("a.txt", "x y ::: pos\nz ::: neg\nw ::: pos\n", "csv"),
+        ("a.all", "0 dull .\n0 a mess .\n1 a gem .\n1 fine .\n", "label-text"),
+        ("noname", "great film pos\nawful neg\nso fine pos\n", "text-label"),
+        ("a.all", "0 something dull\n" * 30_000 + "1 something fine\n" * 30_000, "label-text"),
+        ("a.txt", "".join(f"the {i} a film {i % 2}\n" for i in range(99)), "text-label"),
+    ],
+)
+def test_a_format_is_found_by_name_or_first_lines(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    (tmp_path / name).write_text(content, "utf-8")
+    assert detect_format(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "one text\nanother line\nand more\n",
+        "".join(f"{SENTENCES[i % 60].split()[1]} {SENTENCES[i % 60]}\n" for i in range(99)),
+        "".join(f"w{i % 40} some words z{i % 35}\n" for i in range(99)),
+    ],
+    ids=["prose", "few words", "many rare labels"],
+)
+def test_a_guess_that_is_not_sure_is_none_and_both_readings_are_shown(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        detect_format(path)
+    assert repr(content.splitlines()[0])[:40] in str(caught.value)
+    assert "label-text" in str(caught.value)
+    assert "text-label" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.xlsx", b"PK"), ("a.zip", b"PK"), ("a.txt", b"\n\n"), ("a.txt", b"")])
+def test_a_file_of_no_readable_format_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        detect_format(tmp_path / name)
+
+
+def test_a_missing_file_is_reported_with_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").touch()
+    with pytest.raises(DataError, match=r"review\.csv: there is no such file or folder; in .* there is reviews\.csv$"):
+        read(tmp_path / "review.csv")
+    with pytest.raises(DataError, match="nor the folder"):
+        read(tmp_path / "missing" / "review.csv")
+
+
+def tree(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_files_are_named_by_path_pattern_list_and_folder(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        "b.csv",
+        "a.csv",
+        "[c].csv",
+        "d.txt",
+        "parts/1.jsonl",
+        "parts/0.jsonl",
+        "parts/README.md",
+        "l/pos/1.txt",
+    )
+    names = [f"{tmp_path}/?.csv", f"{tmp_path}/[c].csv", f"{tmp_path}/parts", f"{tmp_path}/l"]
+    found = [str(path.relative_to(tmp_path)) for path in data_files(names)]
+    assert found == ["a.csv", "b.csv", "[c].csv", "parts/0.jsonl", "parts/1.jsonl", "l"]
+    with pytest.raises(DataError, match="matches no file"):
+        data_files(f"{tmp_path}/x*.csv")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train/pos/1.txt", "test/pos/1.txt", "README.md"], {"train": ["train"], "test": ["test"]}),
+        (["train.csv", "dev.csv", "sample.csv"], {"train": ["train.csv"], "valid": ["dev.csv"]}),
+        (
+            ["train-0-of-2.parquet", "train-1-of-2.parquet", "validation-0-of-1.parquet"],
+            {"train": ["train-0-of-2.parquet", "train-1-of-2.parquet"], "valid": ["validation-0-of-1.parquet"]},
+        ),
+        (["train/1.txt", "plane/1.txt"], {}),
+        (["test.csv"], {}),
+    ],
+)
+def test_splits_of_a_folder_are_found(tmp_path: Path, names: list[str], expected: dict[str, list[str]]) -> None:
+    found = find_splits(tree(tmp_path, *names))
+    assert found == {split: [str(tmp_path / name) for name in files] for split, files in expected.items()}
+
+
+def test_a_look_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'tokenizers', 'sklearn', 'pyarrow', 'charset_normalizer'}"
+    code = f"import sys, bilstm_cls.data.starter; print({heavy} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "set()"

@@ -1,0 +1,61 @@
+"""Texts come in many containers; what is no text is named with its place."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilstm_cls.data.types import check_texts, iterate_texts
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["a", "b"], ("a", "b"), np.array(["a", "b"]), np.array(["a", "b"], dtype=object), iter(["a", "b"])],
+    ids=["list", "tuple", "array", "object array", "generator"],
+)
+def test_texts_may_come_in_any_ordered_container(texts: Any) -> None:
+    found = check_texts(texts)
+    assert found == ["a", "b"]
+    assert {type(text) for text in found} == {str}
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_texts_may_come_in_a_series(library: str) -> None:
+    module = pytest.importorskip(library)
+    assert check_texts(module.Series(["a", "b"])) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("a string", "texts is 'a string', a str"),
+        (b"bytes", "texts is b'bytes', a bytes"),
+        (None, "texts is None, a NoneType"),
+        (3.5, "texts is 3.5, a float"),
+        ({"a": 1}, "texts is a dict"),
+        ({"a"}, "texts is a set"),
+        (np.array([["a"], ["b"]]), "texts is a ndarray"),
+        (["a", "b", "c", float("nan")], r"texts\[3\] is nan, a float"),
+        (["a", None], r"texts\[1\] is None"),
+        ([["a"]], r"texts\[0\] is a list"),
+    ],
+)
+def test_what_is_no_text_is_named_with_its_place(texts: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        check_texts(texts)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_table_is_not_taken_for_the_names_of_its_columns(library: str) -> None:
+    module = pytest.importorskip(library)
+    with pytest.raises(TypeError, match="texts is a DataFrame"):
+        check_texts(module.DataFrame({"text": ["a"], "other": ["b"]}))
+
+
+def test_a_stream_is_checked_as_a_whole_at_once_and_item_by_item_later() -> None:
+    with pytest.raises(TypeError, match="give a list"):
+        iterate_texts("a string")
+    stream = iterate_texts(["a", 1])  # type: ignore[list-item]
+    assert next(stream) == "a"
+    with pytest.raises(TypeError, match=r"texts\[1\] is 1, an int"):
+        next(stream)

@@ -1,0 +1,369 @@
+"""What users get wrong: each ends with its exit code and one message that names key, file and line; nothing is lost."""
+
+import contextlib
+import json
+import resource
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from bilstm_cls.errors import is_out_of_memory
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.training.loop import Trainer
+from tests.command_line import Outcome, contents, run_cli, spawn_cli
+from tests.conftest import reviews
+
+BASE = """\
+name: new
+data: {train: reviews.csv, test: 0.2}
+text: {max_length: 20}
+embedding: {dim: 8}
+model: {hidden_size: 8}
+train: {epochs: 1, batch_size: 16, threads: 1}
+"""
+TABLE = "text,label\n" + "".join(f"{text},{label}\n" for text, label in reviews(60))
+DATA = "data: {train: reviews.csv}\n"
+
+CONFIGS: list[tuple[str | bytes, str]] = [
+    (DATA + "train: {epochss: 3}\n", "bad.yaml:2: 'epochss' 'epochs'"),
+    (DATA + "learning_rate: 3\n", "bad.yaml:2: 'learning_rate' train.learning_rate"),
+    (DATA + "train:\n  epochs: many\n", "bad.yaml:3: train.epochs 'many'"),
+    (DATA + "model: {dropout: 1.5}\n", "bad.yaml:2: model.dropout less than 1, 1.5"),
+    ("data: {train: [\n", "bad.yaml: YAML"),
+    ("seed: 1\nseed: 2\n", "bad.yaml:2: 'seed' line 1"),
+    ("# nothing yet\n", "bad.yaml:1: empty"),
+    (b"seed: 1\n# caf\xe9\n", "bad.yaml:2: 0xe9"),
+    ("seed: 1\n", "bad.yaml data.train"),
+]
+SETTINGS = [
+    ("train.epochs", "train.epochs key.path=value"),
+    ("train.epoch=3", "train.epoch=3 'epochs'"),
+    ("train=3", "train=3 section"),
+    ("name=../x", "name '../x'"),
+    ("data.encoding=utf-9", "data.encoding 'utf-9'"),
+    ("data.valid=0.9", "data.test 0.2"),
+    ("train.select_by=valid/acc", "train.select_by 'valid/acc' valid/accuracy"),
+    ("data.source=imdb", "data.train 'imdb'"),
+    ("embedding.init=glove-6b-50d", "base.yaml:4: embedding.dim 50"),
+]
+USAGE = [
+    ("train -c bse.yaml", "bse.yaml base.yaml"),
+    ("train -c runs", "runs folder config.yaml"),
+    ("train", "data.train -c FILE"),
+    ("train --dry-run", "data.train -c FILE"),
+    ("train -c base.yaml --seed -1", "--seed -1: 0"),
+    ("train -c base.yaml --device gpu", "--device gpu: 'cpu'"),
+    ("train -c base.yaml --device cuda:99", "'cuda:99' --device cpu"),
+    ("train -c base.yaml -o ''", "--output-dir '': text"),
+    (
+        "train -c base.yaml --processes 0 --seed=-1 --set train.device=gpu",
+        "3 --seed -1: --processes 0: train.device=gpu:",
+    ),
+    ("train -c base.yaml --resume --overwrite", "--resume --overwrite"),
+    ("train -c base.yaml --ensemble", "--ensemble --seeds"),
+    ("train -c base.yaml -o reviews.csv", "reviews.csv -o"),
+    ("train -c base.yaml -o reviews.csv/runs", "reviews.csv/runs -o"),
+    ("train -c base.yaml --set name=tiny", "runs/tiny --resume --overwrite"),
+    ("train -c runs/tiny/config.yaml -o runs --resume --set train.epochs=9", "runs/tiny train.epochs: 4 -> 9"),
+    ("train --epoch 3", "--epoch"),
+    ("fit", "'fit'"),
+    ("train reviews.csv", "reviews.csv"),
+    ("config check --set x=1", "x=1 'x'"),
+    ("cache --clear nonsense", "--clear nonsense"),
+    ("predict", "--input FILE"),
+    ("predict x --output-dir empty", "empty --run DIR"),
+    ("predict x --input reviews.csv", "--input texts"),
+    ("predict --input reviews.csv --explain", "--explain --input"),
+    ("predict a b --gates gates.png", "--gates one text 2"),
+    ("predict a --gates gates.txt", "gates.txt .png"),
+    ("predict x --output out.csv", "--output --input"),
+    ("predict --input reviews.csv --output out.xlsx", "out.xlsx .jsonl"),
+    ("predict --input reviews.csv --output ./reviews.csv", "reviews.csv --output"),
+    ("predict --input reviews.csv --output base.yaml/out.csv", "base.yaml/out.csv"),
+    ("predict x --device mps", "--device mps: 'cpu'"),
+    ("eval --device cuda:99", "'cuda:99'"),
+    ("eval --output-dir empty", "empty --run DIR"),
+    ("eval --split dev", "--split 'dev' train, valid, test"),
+    ("eval --split valid --data reviews.csv", "--split --data"),
+    ("eval --data reviews.csv --format cvs", "'cvs' 'csv'"),
+    ("eval --fail-under 90", "--fail-under"),
+    ("doctor --device gpu", "--device gpu: 'cpu'"),
+    ("baseline -c base.yaml --only svm", "--only 'svm' tfidf"),
+    ("inspect --run runs/tiny --data reviews.csv", "--data --run"),
+    ("inspect --run runs/tiny --set seed=3", "--run --set"),
+    ("report --html page.html", "--html two runs"),
+    ("init", "--data"),
+    ("init --data reviews.csv -o base.yaml", "base.yaml --overwrite"),
+    ("init --data reviews.csv -o reviews.csv/new.yaml", "reviews.csv/new.yaml"),
+]
+TABLES: list[tuple[str | bytes, str, str]] = [
+    ("review,label\nfine,pos\n", "", "t.csv:1: 'text' 'review'"),
+    ("text,label\n" + "fine,pos\n" * 20, "", "t.csv 'pos' two"),
+    ("", "", "t.csv empty"),
+    (TABLE.encode() + b"caf\xe9,pos\n", "", "t.csv:62: 0xe9 data.encoding"),
+    (TABLE + "a,b,c\n", "", "t.csv:62: 3 fields"),
+    (TABLE + "nice,\n", "", "t.csv:62: empty"),
+    ("text,label\na,\nb,\n", "data.bad_rows=skip", "t.csv t.csv:2:"),
+    ("text,label\na,pos\nb,neg\nc,pos\nd,neg\n", "", "data.test 0.2"),
+]
+"""Contents of t.csv, a setting, and what is named."""
+FILES = [
+    ("train -c base.yaml --set data.train=review.csv", "review.csv reviews.csv"),
+    ("train -c base.yaml --set data.train=no/reviews.csv", "no/reviews.csv folder"),
+    ("train -c base.yaml --set data.test=test.csv", "test.csv"),
+    ("train -c base.yaml --set data.unlabelled=more.txt", "more.txt"),
+    ("train -c base.yaml --set data.format=jsonl", "reviews.csv:1: JSON"),
+    ("train -c base.yaml --set text.min_freq=100000", "text.min_freq 100000"),
+    ("train -c base.yaml --set embedding.init=./v.txt", "v.txt embedding.init"),
+    ("train -c base.yaml --set 'train.class_weights={pos: 1, neg: 1, good: 2}'", "train.class_weights 'good' neg"),
+    ("train -c base.yaml --set 'train.class_weights={pos: 1}'", "train.class_weights 'neg'"),
+    ("predict --input review.csv", "review.csv reviews.csv"),
+    ("predict --input reviews.csv --text-column body", "reviews.csv:1: 'body'"),
+    ("eval --data review.csv", "review.csv reviews.csv"),
+    ("eval --data reviews.csv --label-column mood", "reviews.csv:1: 'mood'"),
+    ("inspect --data review.csv", "review.csv reviews.csv"),
+    ("init --data review.csv", "review.csv reviews.csv"),
+]
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def change(old: str, new: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+
+
+DAMAGES: list[tuple[str, str, Callable[[Path], object], str]] = [
+    ("predict x", "model.safetensors", flip_bit, "damaged"),
+    ("predict x", "model.safetensors", cut_off, "damaged"),
+    ("inspect --run runs/tiny", "model.safetensors", flip_bit, "damaged"),
+    ("doctor --run runs/tiny", "model.safetensors", flip_bit, "damaged"),
+    ("predict x", "tokenizer.json", cut_off, "damaged"),
+    ("predict x", "tokenizer.json", Path.unlink, "missing"),
+    ("predict x", "tokenizer.json", change("good", "gold"), ""),
+    ("predict x", "labels.json", change("]", ""), "damaged"),
+    ("predict x", "labels.json", change("pos", "positive"), ""),
+    ("predict x", "config.yaml", change("hidden_size", "hidden"), "'hidden'"),
+    ("predict x", "config.yaml", change("hidden_size: 8", "hidden_size: 9"), ""),
+    ("predict x", "config.yaml", Path.unlink, ""),
+    ("eval", "metrics.json", Path.unlink, "missing"),
+    ("eval", "environment.json", cut_off, "damaged"),
+]
+"""A command, a file of the newest run, what happens to the file, and what is said of it."""
+NO_RUNS = [
+    ("predict x --run runs/nope", "runs/nope"),
+    ("predict x --run runs", "runs model"),
+    ("predict x --run reviews.csv", "reviews.csv"),
+    ("export --run runs/nope", "runs/nope"),
+    *((f"{command} --run bundle", "bundle run") for command in ("predict x", "eval", "report", "export", "inspect")),
+]
+CASES: list[tuple[str, int, str, dict[str, str | bytes]]] = [
+    *(("train -c bad.yaml", 2, words, {"bad.yaml": text}) for text, words in CONFIGS),
+    *((f"train -c base.yaml --set {setting}", 2, words, {}) for setting, words in SETTINGS),
+    *((command, 2, words, {}) for command, words in USAGE),
+    *(
+        (
+            f"train -c base.yaml --set data.train=t.csv{f' --set {setting}' if setting else ''}",
+            3,
+            words,
+            {"t.csv": text},
+        )
+        for text, setting, words in TABLES
+    ),
+    ("train -c base.yaml --set data.test=t.csv", 3, "t.csv:2: 'hm' neg pos", {"t.csv": "text,label\nx,hm\n"}),
+    ("eval --data t.csv", 3, "t.csv:2: 'hm' neg pos", {"t.csv": "text,label\nx,hm\n"}),
+    ("predict --input t.csv --output out.csv", 3, "t.csv:62: 3 fields", {"t.csv": TABLE + "a,b,c\n"}),
+    *((command, 3, words, {}) for command, words in FILES),
+    *((command, 4, words, {"bundle/model.onnx": ""}) for command, words in NO_RUNS),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, reviews_csv: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: some reviews, a valid config, and a finished run."""
+    shutil.copy(reviews_csv, tmp_path / "reviews.csv")
+    (tmp_path / "base.yaml").write_text(BASE, "utf-8")
+    shutil.copytree(trained_run, tmp_path / "runs/tiny")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def check(outcome: Outcome, code: int, *names: str) -> None:
+    """Asserts that a command failed with one message that names what is wrong."""
+    assert outcome.code == code, outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert len(outcome.errors) == 1, outcome.stderr
+    message = outcome.stderr[outcome.stderr.index(outcome.errors[0]) :]
+    assert [name for name in names if name not in message] == [], message
+
+
+@pytest.mark.parametrize(("command", "code", "words", "files"), CASES)
+def test_an_error_has_its_exit_code_and_one_message_and_nothing_is_lost(
+    command: str, code: int, words: str, files: dict[str, str | bytes], folder: Path
+) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    before = contents(folder)
+    outcome = run_cli(*shlex.split(command))
+    check(outcome, code, *words.split())
+    assert outcome.stdout == ""
+    after = contents(folder)
+    assert {name: after.get(name) for name in before} == before
+    assert not (folder / "out.csv").exists()
+
+
+@pytest.mark.parametrize(("command", "name", "damage", "words"), DAMAGES)
+def test_a_damaged_run_is_named_with_the_file(
+    command: str, name: str, damage: Callable[[Path], object], words: str, folder: Path
+) -> None:
+    damage(folder / "runs/tiny" / name)
+    check(run_cli(*command.split()), 4, "runs/tiny", name, words)
+
+
+def test_data_that_have_changed_since_training_are_not_evaluated_as_the_test_split(folder: Path) -> None:
+    change('"data_digest": "', '"data_digest": "0')(folder / "runs/tiny/environment.json")
+    check(run_cli("eval"), 3, "runs/tiny", "changed", "--data")
+
+
+def test_all_problems_of_a_config_are_reported_at_once(folder: Path) -> None:
+    (folder / "bad.yaml").write_text("data: {trian: reviews.csv}\nmodel: {cell: lsmt}\ntrain: {epochs: 0}\n", "utf-8")
+    outcome = run_cli("config", "check", "-c", "bad.yaml", "--set", "seed=x")
+    places = "5 bad.yaml:1: 'trian' data.train bad.yaml:2: 'lstm' bad.yaml:3: train.epochs seed=x"
+    check(outcome, 2, *places.split())
+
+
+def test_checkpoints_that_are_all_damaged_are_reported_and_kept(folder: Path) -> None:
+    run = folder / "runs/tiny"
+    (run / "model.safetensors").unlink()
+    status = json.loads((run / "status.json").read_text("utf-8"))
+    (run / "status.json").write_text(json.dumps({**status, "status": "stopped"}), "utf-8")
+    for checkpoint in (run / "checkpoints").glob("*.json"):
+        flip_bit(checkpoint)
+    before = contents(run / "checkpoints")
+    outcome = run_cli("train", "-c", "runs/tiny/config.yaml", "-o", "runs", "--resume")
+    check(outcome, 4, "runs/tiny/checkpoints/last.json", "damaged", "--overwrite")
+    assert contents(run / "checkpoints") == before
+
+
+@pytest.mark.parametrize("setting", ["--set data.train=nope.csv", "--device cuda:99"])
+def test_an_earlier_run_is_not_deleted_before_the_new_one_can_start(setting: str, folder: Path) -> None:
+    before = contents(folder / "runs/tiny")
+    assert run_cli("train", "-c", "base.yaml", "--set", "name=tiny", "--overwrite", *setting.split()).code in (2, 3)
+    after = contents(folder / "runs/tiny")
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_a_run_that_could_not_start_is_not_in_the_way_of_the_fixed_one(folder: Path) -> None:
+    assert run_cli("train", "-c", "base.yaml", "--set", "data.train=review.csv").code == 3
+    assert run_cli("train", "-c", "base.yaml", "-q").code == 0
+    (folder / "runs/new/notes.txt").write_text("mine", "utf-8")
+    assert run_cli("train", "-c", "base.yaml", "--overwrite", "-q").code == 0
+    assert (folder / "runs/new/notes.txt").read_text("utf-8") == "mine"  # no file of a run
+
+
+@pytest.mark.parametrize(
+    ("command", "run"),
+    [("train -c base.yaml", "new"), ("train -c base.yaml --overwrite", "new"), ("baseline -c base.yaml", "new-tfidf")],
+)
+def test_a_run_directory_that_another_process_holds_is_refused(command: str, run: str, folder: Path) -> None:
+    (folder / "runs" / run).mkdir()
+    with FileLock(folder / "runs" / run / ".lock"):
+        check(run_cli(*command.split()), 2, f"runs/{run}", "another run")
+
+
+def test_training_that_diverges_ends_with_5_and_names_step_and_rate(folder: Path) -> None:
+    settings = ["train.learning_rate=1e6", "train.weight_decay=1e6", "train.max_grad_norm=null"]
+    outcome = run_cli("train", "-c", "base.yaml", *(word for setting in settings for word in ("--set", setting)))
+    check(outcome, 5, "step", "train.learning_rate")
+    assert json.loads((folder / "runs/new/status.json").read_text("utf-8"))["exit_code"] == 5
+
+
+@contextlib.contextmanager
+def small_disk() -> Iterator[None]:
+    """Lets no file grow beyond some kilobytes, which the system reports as it does a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_ends_with_6_and_names_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_cli("train", "-c", "base.yaml", "--dry-run").code == 0  # the data are in the cache now
+    (folder / "out.csv").write_text("old", "utf-8")
+    with small_disk():
+        check(run_cli("train", "-c", "base.yaml"), 6, "runs/new/checkpoints/", "no room left")
+        check(run_cli("predict", "--input", "reviews.csv", "--output", "out.csv"), 6, "out.csv", "no room left")
+        monkeypatch.setenv("BILSTM_CLS_CACHE", str(folder / "cache"))
+        outcome = run_cli("train", "-c", "base.yaml", "--set", "name=other")
+        check(outcome, 6, str(folder / "cache"), "BILSTM_CLS_CACHE")
+    assert not list(folder.rglob("*.tmp"))
+    assert (folder / "out.csv").read_text("utf-8") == "old"
+    assert [path for path in (folder / "cache").rglob("*") if path.is_file()] == []
+
+
+OUT_OF_MEMORY = [
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("could not execute a primitive"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["torch", "cuda", "onednn", "python"])
+@pytest.mark.parametrize(
+    ("command", "where"), [("train -c base.yaml", (Trainer, "step")), ("predict x", (BiLSTMClassifier, "forward"))]
+)
+def test_too_little_memory_ends_with_6_and_advice(
+    command: str, where: tuple[type, str], error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*where, fail)
+    check(run_cli(*command.split()), 6, "out of memory", "train.batch_size", "text.max_length")
+
+
+def test_what_onednn_cannot_calculate_is_not_a_lack_of_memory() -> None:
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor"))
+
+
+def test_a_bug_of_ours_ends_with_1_and_a_traceback_to_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(BiLSTMClassifier, "forward", fail)
+    outcome = run_cli("predict", "x")
+    assert outcome.code == 1
+    assert "Traceback" in outcome.stderr
+    last = outcome.stderr.splitlines()[-1]
+    assert last.startswith("internal error: this is a bug in bilstm-cls")
+    assert "ZeroDivisionError: division by zero" in last
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "name"),
+    [
+        ("train -c base.yaml --set train.epoch=3", 2, "'epochs'"),
+        ("train --epoch 3", 2, "--epoch"),
+        ("init --data nope.csv", 3, "nope.csv"),
+        ("predict x --run runs/nope", 4, "runs/nope"),
+        ("eval --fail-under 1 --run runs/tiny -q --json", 7, "--fail-under"),
+    ],
+)
+def test_a_process_ends_as_its_exit_code_says(command: str, code: int, name: str, folder: Path) -> None:
+    check(spawn_cli(*command.split(), cwd=folder), code, name)
