@@ -1,35 +1,35 @@
+"""scikit-learn's contracts, and that `fit` depends on nothing but its arguments, texts and labels."""
+
+import contextlib
 import inspect
 import json
 import pickle
 import pickletools
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from joblib import Parallel, delayed, parallel_config
 from sklearn.base import clone
-from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-import bilstm_cls
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.estimator import TextClassifier
-from bilstm_cls.estimator_input import SECTIONS, argument, texts_of
-from bilstm_cls.evaluation.judge import evaluate
+from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.estimator import ARGUMENTS, TextClassifier
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.serve.export import export
 from tests.command_line import run_cli
 from tests.conftest import reviews
 
@@ -37,16 +37,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "scikit-learn.md"
 
 TINY: dict[str, Any] = {
     "max_length": 20, "dim": 4, "hidden_size": 6, "epochs": 2, "batch_size": 16, "learning_rate": 2e-2,
-    "ema_decay": None, "patience": None, "threads": 1,
+    "patience": None, "threads": 1, "overrides": {"train.ema_decay": None},
 }  # fmt: skip
 TEXTS = [text for text, _ in reviews(60)]
 LABELS = [label for _, label in reviews(60)]
-
-NOT_ARGUMENTS = {"normalize", "strip_html",
-    "source", "path", "train", "test", "unlabelled", "format", "text_columns", "label_column", "label_names",
-    "encoding", "bad_rows", "processes", "checkpoint_seconds", "baselines", "loggers",
-}  # fmt: skip
-"""Keys of files, and of how a run goes about its work."""
 
 NOT_FOR_TEXT = {
     "check_array_api_input": "texts are no array of another library",
@@ -67,14 +61,14 @@ NOT_FOR_TEXT = {
     "check_positive_only_tag_during_fit": "texts are not negative",
     "check_readonly_memmap_input": "texts are no memory-mapped array of numbers",
 }
-"""scikit-learn's checks that make demands on arrays of numbers, and why a classifier of texts has nothing to show."""
+"""scikit-learn's checks that make demands on arrays of numbers, and why they say nothing about one of texts."""
 
 
 class OnNumbers(TextClassifier):
     """Reads each row of numbers as a text with a word for every cell.
 
-    scikit-learn's checks make such rows and skip an estimator of texts altogether. Behind this coat they see how ours
-    fits, forgets, refuses, clones, pickles and answers.
+    scikit-learn's checks make such rows and skip an estimator of texts altogether. Through this one they test fitting,
+    refusing, cloning, pickling and predicting.
     """
 
     def fit(self, X: Any, y: Any) -> "OnNumbers":  # noqa: N803 - scikit-learn's names
@@ -96,7 +90,8 @@ class OnNumbers(TextClassifier):
 
 
 def checks() -> dict[str, Any]:
-    quick = {"epochs": 3, "learning_rate": 0.2, "evaluate_every": 1000, "min_freq": 1, "valid": None}
+    overrides = {"train.ema_decay": None, "train.evaluate_every": 1000}
+    quick = {"epochs": 3, "learning_rate": 0.2, "min_freq": 1, "valid": None, "overrides": overrides}
     estimator = OnNumbers(**TINY | quick, dropout=0.0, embedding_dropout=0.0, word_dropout=0.0)
     found = {}
     for model, check in estimator_checks_generator(estimator):
@@ -149,17 +144,12 @@ def assert_same_model(one: TextClassifier, other: TextClassifier) -> None:
     assert one.classes_.dtype == other.classes_.dtype
 
 
-def test_arguments_are_the_configs_keys_with_their_defaults() -> None:
+def test_arguments_have_the_defaults_of_their_keys() -> None:
     defaults = {name: value.default for name, value in inspect.signature(TextClassifier).parameters.items()}
-    config = Config()
-    expected: dict[str, Any] = {"seed": config.seed}
-    for section in SECTIONS:
-        expected |= {argument(key): value for key, value in getattr(config, section) if key not in NOT_ARGUMENTS}
-    assert defaults == expected
-
-
-def test_it_is_a_public_name() -> None:
-    assert bilstm_cls.TextClassifier is TextClassifier
+    config = Config().model_dump()
+    flat = {f"{s}.{key}": value for s in config if isinstance(config[s], dict) for key, value in config[s].items()}
+    flat["seed"] = config["seed"]
+    assert defaults == {argument: flat[key] for argument, key in ARGUMENTS.items()} | {"overrides": None}
 
 
 def test_it_trains_the_very_model_that_the_command_line_trains(trained_run: Path) -> None:
@@ -181,17 +171,47 @@ def test_it_learns() -> None:
     assert model.score(texts[:40], labels[:40]) >= 0.8
 
 
-def test_the_seed_decides_the_bits_and_nothing_else_does(fitted: TextClassifier) -> None:
+@contextlib.contextmanager
+def default_type(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "ambient",
+    [
+        contextlib.nullcontext,
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: default_type(torch.float64),
+    ],
+    ids=["generator used", "no_grad", "inference_mode", "autocast", "default dtype"],
+)
+def test_fitting_does_not_depend_on_what_is_around_it(ambient: Callable[[], Any], fitted: TextClassifier) -> None:
     torch.manual_seed(99)
     np.random.seed(99)
-    assert_same_model(tiny().fit(TEXTS, LABELS), fitted)
-    other = tiny(seed=2).fit(TEXTS, LABELS)
-    assert not torch.equal(weights(other)["project.weight"], weights(fitted)["project.weight"])
+    with ambient():
+        model = tiny().fit(TEXTS, LABELS)
+        probabilities = model.predict_proba(TEXTS)
+    assert_same_model(model, fitted)
+    assert all(parameter.requires_grad and not parameter.is_inference() for parameter in weights_of(model))
+    np.testing.assert_allclose(probabilities, fitted.predict_proba(TEXTS), atol=1e-6)
 
 
-def test_fitting_again_forgets_everything(fitted: TextClassifier) -> None:
-    model = tiny().fit(["one two one two"] * 8 + ["three three"] * 8, [7] * 8 + [9] * 8)
-    assert_same_model(model.fit(TEXTS, LABELS), fitted)
+def weights_of(model: TextClassifier) -> list[torch.nn.Parameter]:
+    return list(model.classifier_.model.parameters())
+
+
+def test_fitting_in_threads_gives_the_same_models(fitted: TextClassifier) -> None:
+    models = Parallel(n_jobs=3, prefer="threads")(delayed(tiny(seed=s).fit)(TEXTS, LABELS) for s in (1, 2, 1, 2))
+    assert_same_model(models[0], fitted)
+    assert_same_model(models[2], fitted)
+    assert_same_model(models[1], models[3])
+    assert not torch.equal(weights(models[1])["project.weight"], weights(fitted)["project.weight"])
 
 
 def test_fitting_leaves_torch_the_cache_the_folder_and_the_terminal_alone(
@@ -200,12 +220,14 @@ def test_fitting_leaves_torch_the_cache_the_folder_and_the_terminal_alone(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before, threads, cached = torch.get_rng_state(), torch.get_num_threads(), sorted(cache.rglob("*"))
-    tiny(threads=threads + 1).fit(TEXTS, LABELS).predict(TEXTS)
+    texts, labels, given = list(TEXTS), list(LABELS), {"pos": 1.0, "neg": 2.0}
+    tiny(threads=threads + 1, class_weights=given, pooling=["mean", "max"]).fit(texts, labels).predict(texts)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
     assert sorted(cache.rglob("*")) == cached
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+    assert (texts, labels, given) == (TEXTS, LABELS, {"pos": 1.0, "neg": 2.0})
 
 
 def test_it_fits_outside_of_the_main_thread(fitted: TextClassifier) -> None:
@@ -216,10 +238,9 @@ def test_it_fits_outside_of_the_main_thread(fitted: TextClassifier) -> None:
     assert_same_model(model, fitted)
 
 
-def test_what_was_handed_over_is_not_changed() -> None:
-    texts, labels, weights_ = list(TEXTS), list(LABELS), {"pos": 1.0, "neg": 2.0}
-    tiny(class_weights=weights_, pooling=["mean", "max"]).fit(texts, labels).predict(texts)
-    assert (texts, labels, weights_) == (TEXTS, LABELS, {"pos": 1.0, "neg": 2.0})
+def test_fitting_again_forgets_everything(fitted: TextClassifier) -> None:
+    model = tiny().fit(["one two one two"] * 8 + ["three three"] * 8, [7] * 8 + [9] * 8)
+    assert_same_model(model.fit(TEXTS, LABELS), fitted)
 
 
 def column(kind: str, values: list[Any]) -> Any:
@@ -228,20 +249,22 @@ def column(kind: str, values: list[Any]) -> Any:
         "numpy": lambda: np.array(values),
         "numpy.object": lambda: np.array(values, dtype=object),
         "pandas": lambda: module.Series(values, index=range(100, 100 + len(values))),
-        "pandas.object": lambda: module.Series(values, dtype=object),
         "polars": lambda: module.Series(values),
         "builtins": lambda: tuple(values),
     }
     return makers[kind]()
 
 
-@pytest.mark.parametrize("kind", ["numpy", "numpy.object", "pandas", "pandas.object", "polars", "builtins"])
+@pytest.mark.parametrize("kind", ["numpy", "numpy.object", "pandas", "polars", "builtins"])
 def test_columns_of_every_kind_give_the_same_model(kind: str, fitted: TextClassifier) -> None:
-    texts = column(kind, TEXTS)
-    model = tiny().fit(texts, column(kind, LABELS))
+    model = tiny().fit(column(kind, TEXTS), column(kind, LABELS))
     torch.testing.assert_close(weights(model), weights(fitted), rtol=0, atol=0)
-    assert model.predict(texts).tolist() == fitted.predict(TEXTS).tolist()
-    np.testing.assert_array_equal(model.predict_proba(texts), fitted.predict_proba(TEXTS))
+    np.testing.assert_array_equal(model.predict_proba(column(kind, TEXTS)), fitted.predict_proba(TEXTS))
+
+
+def test_a_generator_is_taken(fitted: TextClassifier) -> None:
+    assert_same_model(tiny().fit((text for text in TEXTS), LABELS), fitted)
+    assert fitted.predict(text for text in TEXTS[:3]).tolist() == fitted.predict(TEXTS[:3]).tolist()
 
 
 @pytest.mark.parametrize(
@@ -264,9 +287,8 @@ def test_labels_come_back_as_they_were_given(negative: Any, positive: Any, dtype
 def test_labels_that_have_no_plain_spelling_are_learned_but_not_saved(tmp_path: Path) -> None:
     days = np.array(["2020-01-01", "2021-01-01"], dtype="datetime64[D]")
     model = tiny().fit(TEXTS, days[[int(label == "pos") for label in LABELS]])
-    assert model.classes_.dtype == days.dtype
     assert set(model.predict(TEXTS)) <= set(days)
-    with pytest.raises(ValueError, match="labels of type date cannot be saved; str, int, float, bool can"):
+    with pytest.raises(ValueError, match="labels of type date cannot be saved"):
         model.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -280,90 +302,65 @@ def test_class_weights_are_given_by_label(tmp_path: Path) -> None:
     assert TextClassifier.load(tmp_path / "model").get_params() == ones.get_params()
 
 
-def test_an_empty_text_is_answered(fitted: TextClassifier) -> None:
+def test_an_empty_text_and_no_text_are_answered(fitted: TextClassifier) -> None:
     np.testing.assert_allclose(fitted.predict_proba(["", "  ", "unheard"]).sum(1), 1)
-
-
-def test_no_text_gives_no_answer(fitted: TextClassifier) -> None:
     assert fitted.predict([]).shape == (0,)
     assert fitted.predict_proba([]).shape == (0, 2)
 
 
 @pytest.mark.parametrize(
-    ("texts", "error", "message"),
+    ("texts", "place"),
     [
-        ("a text", ValueError, r"X is one str; give a list of texts, as in \[text\]"),
-        (b"a text", ValueError, "X is one bytes"),
-        ({"text": "a"}, ValueError, "X is a dict; give a list"),
-        ({"a", "b"}, ValueError, "X is a set; give a list"),
-        (5, ValueError, "X is a int; give a list"),
-        (np.array([["a"], ["b"]]), ValueError, r"X has the shape \(2, 1\); give one column of texts"),
-        (["a", None], TypeError, r"X\[1\] is None, a NoneType; every text must be a str"),
-        (["a", "b", float("nan")], TypeError, r"X\[2\] is nan, a float; every text must be a str"),
-        ([b"a"], TypeError, r"X\[0\] is b'a', a bytes; every text must be a str"),
-        ([["a"]], TypeError, r"X\[0\] is \['a'\], a list; every text must be a str"),
+        ("a text", "X is 'a text', a str"),
+        ({"text": "a"}, "X is a dict"),
+        (np.array([["a"], ["b"]]), "X is a"),
+        (["a", None], r"X\[1\] is None"),
+        (["a", "b", float("nan")], r"X\[2\] is nan, a float"),
     ],
 )
-def test_texts_of_another_kind_are_refused(
-    texts: Any, error: type[Exception], message: str, fitted: TextClassifier
-) -> None:
-    with pytest.raises(error, match=message):
+def test_texts_of_another_kind_are_refused(texts: Any, place: str, fitted: TextClassifier) -> None:
+    with pytest.raises(TypeError, match=place):
         tiny().fit(texts, ["x", "y"])
-    with pytest.raises(error, match=message):
+    with pytest.raises(TypeError, match=place):
         fitted.predict(texts)
 
 
-@pytest.mark.parametrize("kind", ["pandas", "polars"])
-def test_a_frame_is_not_taken_for_its_column_names(kind: str) -> None:
-    frame = pytest.importorskip(kind).DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
-    with pytest.raises(ValueError, match=r"X has the shape \(2, 2\); give one column of texts, as in X\['text'\]"):
-        texts_of(frame)
-    assert texts_of(frame["text"]) == ["a", "b"]
-
-
 @pytest.mark.parametrize(
-    ("labels", "message"),
+    ("texts", "labels"),
     [
-        (None, "requires y to be passed, but the target y is None"),
-        (["x", "x", "x"], "y holds one class only, .*'x'.*; a classifier needs at least two"),
-        (["x", "y"], "inconsistent numbers of samples"),
-        (["x", None, "y"], "y holds labels that cannot be sorted"),
-        ([1.0, float("nan"), 2.0], "NaN"),
-        ([0.5, 1.5, 2.5], "Unknown label type: continuous"),
-        ([["x", "y"], ["y", "x"], ["x", "x"]], "y should be a 1d array"),
-        (np.array([1, "1", "2"], dtype=object), "y holds labels that cannot be sorted"),
+        ([], []),
+        (["a", "b", "c"], None),
+        (["a", "b", "c"], ["x", "x", "x"]),
+        (["a", "b", "c"], ["x", "y"]),
+        (["a", "b", "c"], ["x", None, "y"]),
+        (["a", "b", "c"], [1.0, float("nan"), 2.0]),
+        (["a", "b", "c"], [0.5, 1.5, 2.5]),
+        (["a", "b", "c"], [["x", "y"], ["y", "x"], ["x", "x"]]),
+        (["a", "b", "c"], np.array([1, "1", "2"], dtype=object)),
     ],
 )
-def test_labels_that_cannot_be_learned_are_refused(labels: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        tiny().fit(["a", "b", "c"], labels)
-
-
-def test_a_column_of_labels_is_taken_with_a_warning() -> None:
-    with pytest.warns(DataConversionWarning):
-        tiny().fit(TEXTS, np.array(LABELS)[:, None])
-
-
-def test_no_text_cannot_be_fitted() -> None:
-    with pytest.raises(ValueError, match="X holds no text"):
-        tiny().fit([], [])
+def test_labels_that_cannot_be_learned_are_refused(texts: list[str], labels: Any) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        tiny().fit(texts, labels)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "^epochs: must be at least 1, not 0$"),
-        ({"embedding": "glove"}, "^embedding: must be 'random', 'ppmi', .*, not 'glove'"),
-        ({"hidden_size": 2.5}, r"^hidden_size: must be an integer, not 2\.5$"),
-        ({"pooling": "means"}, "^pooling: must be .*did you mean 'mean'"),
-        ({"valid": 1.5}, r"^valid: must be .*not 1\.5"),
-        ({"dim": 8, "cell": "elman", "dropout": -1}, "(?s)cell: must be .*dropout: must be at least 0, not -1"),
-        ({"layer_dropout": 0.5}, "^layer_dropout: must be 0 with num_layers 1"),
-        ({"device": "tpu"}, "^device: must be 'auto', 'cpu', 'cuda' or 'cuda:N'"),
-        ({"device": "cuda:99"}, "^device: 'cuda:99' is not here"),
-        ({"min_freq": 10**6}, "^no token of the train split occurs 1000000 times.*lower min_freq"),
-        ({"valid": 0.001}, r"^valid: the share 0\.001 of 60 texts is less than one text of every label"),
-        ({"class_weights": {"good": 1.0}}, "^class_weights: 'good' is not in both the map and the labels"),
+        ({"epochs": 0}, "^epochs: .*not 0$"),
+        ({"embedding": "glove"}, "^embedding: .*not 'glove'"),
+        ({"pooling": "means"}, "^pooling: .*did you mean 'mean'"),
+        ({"valid": 1.5}, r"^valid: .*not 1\.5"),
+        ({"dim": 8.5, "dropout": -1}, "(?s)dim: .*dropout: .*not -1"),
+        ({"device": "cuda:99"}, "^device: 'cuda:99'"),
+        ({"min_freq": 10**6}, "lower min_freq"),
+        ({"valid": 0.001}, "^valid: "),
+        ({"class_weights": {"good": 1.0}}, "^class_weights: 'good'"),
+        ({"overrides": {"train.epochs": 3}}, "^overrides: .*argument"),
+        ({"overrides": {"data.train": "x.csv"}}, "^overrides: 'data.train'"),
+        ({"overrides": {"train.processes": 2}}, "^overrides: 'train.processes'"),
+        ({"overrides": {"model.num_layer": 2}}, "num_layers"),
+        ({"overrides": {"model.layer_dropout": 0.5}}, r"^model\.layer_dropout: "),
     ],
 )
 def test_a_wrong_argument_is_named_when_fitting(options: dict[str, Any], message: str) -> None:
@@ -371,25 +368,21 @@ def test_a_wrong_argument_is_named_when_fitting(options: dict[str, Any], message
         tiny(**options).fit(TEXTS, LABELS)
 
 
+def test_overrides_reach_the_network_and_come_back(tmp_path: Path) -> None:
+    overrides = {"model.cell": "gru", "train.ema_decay": None, "text.lowercase": False}
+    model = tiny(overrides=overrides).fit(TEXTS, LABELS)
+    assert model.classifier_.config.model.cell == "gru"
+    model.save(tmp_path / "model")
+    assert TextClassifier.load(tmp_path / "model").overrides == overrides
+
+
 def test_it_starts_from_an_encoder_and_its_vocabulary(encoder: Path) -> None:
-    sizes = {
-        "max_length": 20,
-        "dim": 8,
-        "hidden_size": 8,
-        "epochs": 1,
-        "learning_rate": 1e-9,
-        "threads": 1,
-        "ema_decay": None,
-    }
-    model = TextClassifier(init_from=str(encoder), **sizes).fit(TEXTS, LABELS)
+    overrides = {"model.init_from": str(encoder), "train.ema_decay": None}
+    sizes = {"max_length": 20, "dim": 8, "hidden_size": 8, "epochs": 1, "learning_rate": 1e-9, "threads": 1}
+    model = TextClassifier(overrides=overrides, **sizes).fit(TEXTS, LABELS)
     found = {name: tensor for name, tensor in weights(model).items() if name.startswith(("embedding.", "encoder."))}
     torch.testing.assert_close(found, load_tensors(encoder / "encoder.safetensors")[0], rtol=0, atol=1e-6)
     assert model.classifier_.tokenizer.to_json() == (encoder / "tokenizer.json").read_text("utf-8")
-
-
-def test_an_encoder_of_other_sizes_is_told_in_the_words_of_the_arguments(encoder: Path) -> None:
-    with pytest.raises(ValueError, match=r"^init_from: .*: hidden_size is 8 there and 6 here; make them agree"):
-        TextClassifier(init_from=str(encoder), dim=8, hidden_size=6).fit(TEXTS, LABELS)
 
 
 def test_without_valid_every_text_is_trained_on(tmp_path: Path) -> None:
@@ -399,19 +392,14 @@ def test_without_valid_every_text_is_trained_on(tmp_path: Path) -> None:
     assert TextClassifier.load(tmp_path / "model").valid is None
 
 
-@pytest.mark.parametrize("method", ["predict", "predict_proba"])
-def test_an_unfitted_one_says_so(method: str) -> None:
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "save"])
+def test_an_unfitted_one_is_refused(method: str) -> None:
     with pytest.raises(NotFittedError):
         getattr(tiny(), method)(TEXTS)
 
 
-def test_an_unfitted_one_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(NotFittedError):
-        tiny().save(tmp_path / "model")
-
-
 def test_it_works_in_a_pipeline_and_a_grid_of_numpys_numbers() -> None:
-    pipeline = make_pipeline(FunctionTransformer(_shout), tiny(lowercase=False))
+    pipeline = make_pipeline(FunctionTransformer(_shout), tiny(overrides={"text.lowercase": False}))
     grid = {
         "textclassifier__hidden_size": np.array([3, 5]),
         "textclassifier__learning_rate": np.logspace(-3, -2, 1),
@@ -419,7 +407,6 @@ def test_it_works_in_a_pipeline_and_a_grid_of_numpys_numbers() -> None:
     }
     search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(TEXTS, LABELS)
     assert search.best_params_["textclassifier__hidden_size"] in (3, 5)
-    assert search.predict(TEXTS).shape == (60,)
     assert "FILM" in search.best_estimator_[-1].classifier_.tokenizer.tokens
 
 
@@ -427,17 +414,18 @@ def _shout(texts: list[str]) -> list[str]:
     return [text.upper() for text in texts]
 
 
-def test_it_is_cross_validated_by_several_scores() -> None:
-    scores = cross_val_score(tiny(), np.array(TEXTS), LABELS, cv=2, scoring="roc_auc", error_score="raise")
-    assert scores.shape == (2,)
-    assert (scores > 0).all()
+def test_it_is_cross_validated_in_threads_with_the_same_scores_each_time() -> None:
+    options: dict[str, Any] = {"cv": 2, "scoring": "roc_auc", "error_score": "raise"}
+    one = cross_val_score(tiny(), np.array(TEXTS), LABELS, **options)
+    with parallel_config(backend="threading"):
+        other = cross_val_score(tiny(), np.array(TEXTS), LABELS, n_jobs=2, **options)
+    assert one.tolist() == other.tolist()
 
 
 def test_a_clone_is_new(fitted: TextClassifier) -> None:
     copy = clone(fitted)
     assert copy.get_params() == fitted.get_params()
     assert not hasattr(copy, "classes_")
-    assert copy.set_params(epochs=9).epochs == 9
 
 
 def test_a_pickle_holds_the_model_as_a_run_directory_and_no_code_but_the_class(fitted: TextClassifier) -> None:
@@ -453,21 +441,16 @@ def test_a_pickle_holds_the_model_as_a_run_directory_and_no_code_but_the_class(f
     assert_same_model(copy, fitted)
     assert copy.get_params() == fitted.get_params()
     assert copy.history_ == fitted.history_
-    np.testing.assert_array_equal(copy.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+    unfitted = tiny(pooling=("mean", "last"))
+    assert pickle.loads(pickle.dumps(unfitted)).get_params() == unfitted.get_params()
 
 
 def test_a_damaged_pickle_is_refused(fitted: TextClassifier) -> None:
     state = fitted.__getstate__()
-    place = state["fitted"].index(b"project.weight") + 2000
     damaged = bytearray(state["fitted"])
-    damaged[place] ^= 1
-    with pytest.raises(CheckpointError, match="the pickled TextClassifier is damaged"):
+    damaged[state["fitted"].index(b"project.weight") + 2000] ^= 1
+    with pytest.raises(CheckpointError):
         TextClassifier.__new__(TextClassifier).__setstate__(state | {"fitted": bytes(damaged)})
-
-
-def test_a_pickle_of_an_unfitted_one_keeps_the_arguments() -> None:
-    model = tiny(pooling=("mean", "last"))
-    assert pickle.loads(pickle.dumps(model)).get_params() == model.get_params()
 
 
 def test_saving_and_loading_gives_the_same_model_and_arguments(fitted: TextClassifier, saved: Path) -> None:
@@ -478,54 +461,22 @@ def test_saving_and_loading_gives_the_same_model_and_arguments(fitted: TextClass
     assert_same_model(clone(loaded).fit(TEXTS, LABELS), fitted)
 
 
-def test_what_is_saved_is_a_run_directory_for_the_command_line(
-    fitted: TextClassifier, saved: Path, tmp_path: Path
-) -> None:
+def test_what_is_saved_is_a_run_directory_for_the_command_line(fitted: TextClassifier, saved: Path) -> None:
     done = run_cli("predict", "--run", saved, "--json", "a good film")
     assert done.code == 0, done.stderr
     assert done.json["probabilities"]["pos"] == fitted.predict_proba(["a good film"])[0, 1]
-    assert RunDirectory(saved).read_status()["status"] == "finished"
     assert run_cli("inspect", "--run", saved).code == 0
-    export(saved, tmp_path / "bundle")
-    csv = tmp_path / "more.csv"
-    csv.write_text("text,label\na good film,pos\nan awful film,neg\n")
-    assert evaluate(saved, data=csv, device="cpu")[1].examples == 2
-
-
-def test_texts_that_were_in_memory_cannot_be_judged_again(saved: Path) -> None:
-    with pytest.raises(DataError, match="keeps no texts of its own"):
-        evaluate(saved, device="cpu")
+    assert run_cli("eval", "--run", saved).code == 3  # the texts were in memory
 
 
 def test_another_run_is_replaced_only_when_asked(fitted: TextClassifier, tmp_path: Path) -> None:
     fitted.save(tmp_path / "model")
-    with pytest.raises(ConfigError, match="holds a run already; give overwrite=True"):
+    with pytest.raises(ConfigError, match="overwrite=True"):
         fitted.save(tmp_path / "model")
     fitted.save(tmp_path / "model", overwrite=True)
-    assert_same_model(TextClassifier.load(tmp_path / "model"), fitted)
-
-
-def test_a_folder_of_other_files_is_never_written_into(fitted: TextClassifier, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(ConfigError, match="holds other files and no run"):
-        fitted.save(tmp_path, overwrite=True)
-
-
-def test_labels_of_another_type_than_noted_are_told(fitted: TextClassifier, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "model")
     (tmp_path / "model" / "metrics.json").write_text(json.dumps({"data/label_type": "int", "data/label_dtype": "<i8"}))
-    with pytest.raises(CheckpointError, match=r"the labels \['neg', 'pos'\] are not of the type 'int'"):
+    with pytest.raises(CheckpointError, match="of the type 'int'"):
         TextClassifier.load(tmp_path / "model")
-
-
-def test_a_run_of_the_command_line_is_loaded(trained_run: Path) -> None:
-    model = TextClassifier.load(trained_run, device="cpu")
-    assert model.classes_.tolist() == ["neg", "pos"]
-    assert (model.hidden_size, model.max_length, model.valid, model.embedding) == (8, 20, 0.1, "random")
-    assert (
-        model.predict_proba(["good"]).tolist()
-        == Classifier.load(trained_run, device="cpu").predict_proba(["good"]).tolist()
-    )
 
 
 def test_every_python_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,7 +486,3 @@ def test_every_python_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), namespace)
-
-
-def test_the_page_lists_the_checks_that_are_left_out() -> None:
-    assert dict(re.findall(r"^\| `(check_\w+)` \| (.*) \|$", PAGE.read_text("utf-8"), re.M)) == NOT_FOR_TEXT

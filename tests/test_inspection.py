@@ -1,16 +1,34 @@
 import csv
+import importlib.metadata
 import json
+import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import prepare
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.inspection import as_lines, inspect_data, inspect_file, inspect_run, plan, with_overrides
+from bilstm_cls.inspection import (
+    PACKAGES,
+    as_lines,
+    examine,
+    inspect_data,
+    inspect_file,
+    inspect_run,
+    missing_packages,
+    plan,
+    run_checks,
+    with_overrides,
+)
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.recurrent import CELLS
+from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import Trainer
 from tests.command_line import run_cli
 from tests.conftest import reviews
@@ -55,7 +73,7 @@ def test_overlaps_agree_with_the_counts_of_the_data_set(config: Config) -> None:
 
 @pytest.fixture(scope="module")
 def deep_findings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """What is found in 120 reviews of which one is wrongly labelled, two stand again in test, and all of one label have
+    """What is found in 120 reviews of which one is wrongly labelled, two occur again in test, and all of one label have
     a word that the others lack."""
     path = tmp_path_factory.mktemp("deep")
     rows = [[f"{text} zork" if label == "pos" else text, label] for text, label in reviews(120)]
@@ -95,15 +113,15 @@ def test_a_word_that_gives_the_label_away_is_found_without_looking_deep(
     deep_findings: tuple[Path, dict[str, Any]],
 ) -> None:
     path, findings = deep_findings
-    (first, *_) = findings["deciding_tokens"]["found"]
+    (first, *_) = findings["leaking_tokens"]["found"]
     assert (first["token"], first["label"]) == ("zork", "pos")
     assert first["place"].startswith(f"{path / 'train.csv'}:")
     plain = inspect_data(load_config(None, [f"data.train={path / 'train.csv'}"]))
-    assert plain["deciding_tokens"]["found"][0]["token"] == "zork"
+    assert plain["leaking_tokens"]["found"][0]["token"] == "zork"
     assert not {"near_duplicates", "likely_wrong_labels"} & set(plain)
 
 
-def test_lengths_are_told_by_label(config: Config) -> None:
+def test_lengths_are_listed_by_label(config: Config) -> None:
     train = inspect_data(config)["splits"]["train"]
     assert train["median_length_by_label"] == {"neg": 1, "pos": 1}
     assert train["lengths"]["50%"] == 1
@@ -133,7 +151,7 @@ def test_a_file_is_inspected_by_guessed_columns(tmp_path: Path) -> None:
     assert findings["rows"]["read"] == 40
 
 
-def test_a_file_of_another_encoding_and_a_name_with_blanks_is_inspected(tmp_path: Path) -> None:
+def test_a_file_of_another_encoding_and_a_name_with_spaces_is_inspected(tmp_path: Path) -> None:
     rows = "".join(f"Un café numéro {i} très cher,{'bon' if i % 2 else 'mauvais'}\n" for i in range(40))
     path = tmp_path / "mes avis: 'été'.csv"
     path.write_bytes(f"text,label\n{rows}".encode("cp1252"))
@@ -193,7 +211,7 @@ def test_overrides_go_into_the_text_of_a_config(tmp_path: Path, reviews_csv: Pat
     assert (config.seed, config.train.epochs, config.name) == (4, 7, "mine")
 
 
-def test_a_wrong_override_is_told(reviews_csv: Path) -> None:
+def test_a_wrong_override_is_an_error(reviews_csv: Path) -> None:
     with pytest.raises(ConfigError, match=r"--set train\.epochs=x: must be an integer"):
         with_overrides(f"data: {{train: {reviews_csv}}}\n", ["train.epochs=x"], name="mine")
 
@@ -207,13 +225,117 @@ def test_findings_are_shown_as_indented_lines() -> None:
     findings = {
         "sizes": {"train": 12345, "share": 0.123456},
         "labels": ["a", "b"],
-        "checks": [{"name": "one", "is_sound": True}, {"name": "two", "is_sound": False}],
+        "checks": [{"name": "one", "ok": True}, {"name": "two", "ok": False}],
         "found": [{"place": "a.csv:3", "labels": ["x", "y"], "text": "odd \x1b text"}],
         "none": None,
         "notes": [],
     }
     assert list(as_lines(findings)) == [
         "sizes:", "  train: 12,345", "  share: 0.1235", "labels: a, b",
-        "checks:", "  name one, is_sound yes", "  name two, is_sound no",
+        "checks:", "  name one, ok yes", "  name two, ok no",
         "found:", "  a.csv:3: labels x / y: odd \\x1b text", "none: none", "notes: ",
     ]  # fmt: skip
+
+
+def test_unlabelled_texts_are_described_without_labels(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text("text\nsame\nsame\nunseen words\n", "utf-8")
+    findings = inspect_data(config.replace(**{"data.unlabelled": str(tmp_path / "more.csv")}))
+    assert findings["splits"]["unlabelled"]["texts"] == 3
+    assert findings["splits"]["unlabelled"]["duplicates"] == 1
+    assert "labels" not in findings["splits"]["unlabelled"]
+    assert findings["splits"]["train"]["labels"] == {"neg": 2, "pos": 3}
+
+
+def test_inspecting_holds_no_texts(
+    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of texts that are read one after the other, never more than a few hundred are alive."""
+    from bilstm_cls.data import store
+
+    alive: set[int] = set()
+    most = 0
+
+    class Counted(str):
+        def __init__(self, *_: object) -> None:
+            nonlocal most
+            alive.add(id(self))
+            most = max(most, len(alive))
+
+        def __del__(self) -> None:
+            alive.discard(id(self))
+
+    (tmp_path / "many.csv").write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(9000)), "utf-8")
+    config = tiny_config(f"data.train={tmp_path / 'many.csv'}", "data.test=null")
+    prepare(config, only=["train", "valid", "test", "unlabelled"])
+    at = store.Texts._at
+    monkeypatch.setattr(store.Texts, "_at", lambda *args: map(Counted, at(*args)))
+    findings = inspect_data(config)
+    assert findings["splits"]["train"]["texts"] == 8100
+    assert 0 < most < 4200
+
+
+def test_all_members_of_an_ensemble_are_counted(trained_run: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    run = RunDirectory(Path(shutil.copytree(trained_run, tmp_path / "copy")))
+    loaded = run.load_model()
+    run.save_model(replace(loaded, others=(loaded.model, loaded.model)))
+    found = inspect_run(run.path)
+    assert found["members"] == 3
+    assert found["parameters"] == 3 * sum(parameter.numel() for parameter in loaded.model.parameters())
+
+
+# doctor
+
+
+def test_texts_do_not_depend_on_company_and_padding_for_any_cell() -> None:
+    before = torch.get_rng_state()
+    checks = run_checks("cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(checks) == 2 * len(CELLS)
+    assert all(check.ok for check in checks)
+
+
+def test_a_failed_check_is_named_in_a_table_and_ends_with_7(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = BiLSTMClassifier.forward
+
+    def careless(self: BiLSTMClassifier, token_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return forward(self, token_ids, torch.full_like(lengths, token_ids.shape[1]))
+
+    monkeypatch.setattr(BiLSTMClassifier, "forward", careless)
+    done = run_cli("doctor", "--device", "cpu")
+    assert done.code == 7
+    rows = [line.split() for line in done.stdout.splitlines() if "padding" in line]
+    assert [row[0] for row in rows] == ["FAILED"] * len(CELLS)
+    assert "is_sound" not in done.stdout
+
+
+def test_a_machine_without_faults_is_ok(cache: Path, trained_run: Path) -> None:
+    done = run_cli("doctor", "--device", "cpu", "--run", trained_run)
+    assert done.code == 0
+    assert sum(line.split()[0] == "ok" for line in done.stdout.splitlines()) == 2 * len(CELLS)
+    findings = examine("cpu")
+    assert set(findings["versions"]) == set(PACKAGES)
+    assert (findings["device"], findings["cache"], findings["ok"]) == ("cpu", str(cache), True)
+    project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
+    assert set(findings["extras"]) <= set(project["optional-dependencies"]) - {"dev"}
+
+
+def test_an_extra_is_there_if_all_its_packages_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [
+        "torch>=2", "Py.Test_x>1; extra == 'a'", "pytest>=8; extra == 'a'",
+        "numpy<2; (x == 'y') and extra == \"b\"", "ruff; extra == 'dev'",
+    ]  # fmt: skip
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: listed)
+    assert missing_packages() == {"a": ["Py.Test_x"], "b": []}
+
+
+def test_a_damaged_run_and_a_missing_device_are_errors(trained_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "copy"))
+    content = bytearray((run / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (run / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        examine("cpu", run)
+    with pytest.raises(ConfigError, match="'cuda:99'"):
+        examine("cuda:99")

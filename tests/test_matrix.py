@@ -96,9 +96,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "feature", [pytest.param(name, marks=pytest.mark.xfail) if "unlabelled" in name else name for name in FEATURES]
-)
+@pytest.mark.parametrize("feature", FEATURES)
 def test_every_command_works_with_the_feature_or_says_in_one_line_why_not(feature: str, folder: Path) -> None:
     keys = {"data.train": "texts.csv", "name": "run", **TINY, **FEATURES[feature]}
     sets = [f"--set={key}={json.dumps(value)}" for key, value in keys.items()]
@@ -116,7 +114,7 @@ def test_every_command_works_with_the_feature_or_says_in_one_line_why_not(featur
         "eval --data": lambda: run_cli("eval", "--run", run, "--data", keys["data.train"]),
         "predict": lambda: run_cli("predict", "--run", run, "a good film", ""),
         "predict --input": lambda: run_cli("predict", "--run", run, "--input", "texts.csv", "--output", "out.csv"),
-        "predict --explain": lambda: run_cli("predict", "--run", run, "--explain", "a good film"),
+        "predict --explain": lambda: run_cli("predict", "--run", run, "--explain", "occlusion", "a good film"),
         "export": lambda: run_cli("export", "--run", run),
         "report": lambda: run_cli("report", "--run", run),
         "inspect -c": lambda: run_cli("inspect", *sets),

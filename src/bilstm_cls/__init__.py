@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from bilstm_cls.classifier import Classifier
     from bilstm_cls.config_file import load_config
     from bilstm_cls.estimator import TextClassifier
+    from bilstm_cls.evaluation.evaluate import evaluate
     from bilstm_cls.evaluation.explain import explain
-    from bilstm_cls.evaluation.judge import evaluate
     from bilstm_cls.model.classifier import BiLSTMClassifier
     from bilstm_cls.model.recurrent import BidirectionalLSTM
     from bilstm_cls.training.run import train
@@ -30,7 +30,7 @@ _HOMES = {
     "Classifier": "bilstm_cls.classifier",
     "TextClassifier": "bilstm_cls.estimator",
     "explain": "bilstm_cls.evaluation.explain",
-    "evaluate": "bilstm_cls.evaluation.judge",
+    "evaluate": "bilstm_cls.evaluation.evaluate",
     "load_config": "bilstm_cls.config_file",
     "train": "bilstm_cls.training.run",
 }

@@ -122,7 +122,7 @@ def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, rank: int = 0, si
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), allow_tf32(False):
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False), allow_tf32(False):
             for indices in evaluation_batches(corpus.lengths, max_tokens=MAX_TOKENS[device.type])[rank::size]:
                 batch = collate(corpus, indices)
                 parts.append((indices, model(on_device(batch.token_ids, device), batch.lengths)))

@@ -100,14 +100,14 @@ class DataConfig(Section):
     train: Files | None = Field(
         None, description="With files: the file, folder, pattern of names (part-*.csv) or list of them to train on."
     )
-    valid: FileOrFraction = Field(
-        0.1, description="A file, or the fraction of train that chooses the best epoch; stratified by label."
+    valid: FileOrFraction = Field(0.1, description="A file, or a stratified fraction of train; chooses the best epoch.")
+    test: FileOrFraction | None = Field(None, description="A file, or a stratified fraction of train; evaluated once.")
+    valid_split: Literal["random", "blocks"] = Field(
+        "random", description="How a fraction for valid is cut; blocks, where neighbouring texts belong together."
     )
-    test: FileOrFraction | None = Field(
-        None, description="A file, or a stratified fraction of train, evaluated once at the end."
-    )
+    group_column: str | None = Field(None, description="Column of what texts share that must be in one split.")
     unlabelled: str | None = Field(
-        None, description="A file or folder of texts without labels, to make word vectors from; imdb brings such texts."
+        None, description="A file or folder of texts without labels; imdb brings such texts."
     )
     format: Literal[
         "auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet", "arrow"
@@ -146,6 +146,10 @@ class DataConfig(Section):
                 valid = given.get("valid")
                 if isinstance(valid, float) and valid + value >= 1:
                     return f"must be less than {1 - valid:g}; valid takes {valid:g} of train"
+            case "group_column" if value is not None and given.get("valid_split") == "blocks":
+                return "must be left out with valid_split 'blocks'; groups are kept together at random"
+            case "group_column" if value is not None and source in SOURCES and has_texts:
+                return f"must be left out; source {source!r} has no columns"
             case "encoding" if value != "auto" and not _is_text_codec(value):
                 return "must be a text codec that Python knows; 'auto', 'utf-8' or 'gb18030' are some"
         return None
@@ -222,8 +226,7 @@ class ModelConfig(Section):
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
     init_from: str | None = Field(
-        None,
-        description="Folder of an encoder that `pretrain` made: vectors, weights and vocabulary start as its own.",
+        None, description="Folder of an encoder that `pretrain` made; vectors, weights and vocabulary start as there."
     )
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean",
@@ -262,9 +265,7 @@ class TrainConfig(Section):
     adversarial_epsilon: Positive = Field(
         0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
     )
-    unlabelled_batch_size: Count | None = Field(
-        None, description="Texts without labels per step, where the objective reads such; null takes batch_size."
-    )
+    unlabelled_batch_size: Count | None = Field(None, description="Texts without labels per step; null: batch_size.")
     batch_size: Count = Field(64, description="Texts per step.")
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
@@ -283,9 +284,7 @@ class TrainConfig(Section):
     warmup: Fraction = Field(0.05, description="Fraction of all steps in which the learning rate rises.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decay of weight matrices per unit of rate.")
     max_grad_norm: Positive | None = Field(1.0, description="Gradients are scaled down to this norm; null leaves them.")
-    ema_decay: Fraction | None = Field(
-        0.999, description="Decay of the averaged weights that are evaluated and kept; null for none."
-    )
+    ema_decay: Fraction | None = Field(0.999, description="Decay of the averaged weights that are kept; null for none.")
     class_weights: Annotated[dict[str, Positive], Field(min_length=1)] | Literal["balanced"] | None = Field(
         None, description="Weight of each label in the loss: balanced, or a map of every label."
     )
@@ -308,9 +307,7 @@ class TrainConfig(Section):
         description="The score on the valid split that chooses the best weights; of equal ones, the log loss does.",
         json_schema_extra={"enum": [f"valid/{name}" for name in METRICS]},
     )
-    patience: Count | None = Field(
-        2, description="Evaluations without a better score before stopping; null never stops."
-    )
+    patience: Count | None = Field(2, description="Evaluations without a better score before stopping; null: never.")
     calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
     max_minutes: Positive | None = Field(None, description="Stop after so long.")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
@@ -388,11 +385,12 @@ class Config(Section):
         """
         values: dict[str, Any] = dict(self)
         for key, value in changes.items():
-            section, _, name = key.rpartition(".")
-            if section:
-                values[section] = {**dict(values.get(section, {})), name: value}
-            else:
-                values[name] = value
+            *sections, name = key.split(".")
+            node = values
+            for section in sections:
+                node[section] = dict(node.get(section, {}))
+                node = node[section]
+            node[name] = value
         return Config.of(values)
 
     @classmethod
@@ -407,11 +405,6 @@ class Config(Section):
         except ValidationError as error:
             problems = [problem for _, problem in problems_of(error, values, config_keys())]
             raise ConfigError("\n".join(problems)) from None
-
-
-def config_schema() -> dict[str, Any]:
-    """Returns the JSON schema of the config file, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
 
 
 def config_keys() -> dict[str, list[str]]:

@@ -87,6 +87,11 @@ def dump_config(config: Config) -> str:
     return dump_yaml(config.model_dump())
 
 
+def config_schema() -> dict[str, Any]:
+    """Returns the JSON schema of the config file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+
+
 def changed_keys(a: Config, b: Config) -> list[str]:
     """Returns what differs from `a` to `b`, such as `train.epochs: 5 -> 6`."""
     before, after = _flat(a), _flat(b)

@@ -51,7 +51,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
     A reader, or a machine that lost its power, sees the old file or the new one and never a part. When the block
     raises, the temporary file is removed and `path` stays as it was.
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"  # as RunDirectory.remove_leftovers knows it
     try:
         with naming_disk_faults(path):
             make_folder(path.parent)

@@ -1,7 +1,12 @@
-"""What is in a data set, in a file, or in a run."""
+"""What is in a data set or a run, what training would do, and whether this machine computes as it should."""
 
-from collections import Counter
+import importlib.metadata
+import platform
+import re
+import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,71 +17,114 @@ from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.data.batches import padding_share, training_batches
 from bilstm_cls.data.corpus import statistics
 from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split
-from bilstm_cls.evaluation.deciding_tokens import deciding_tokens
-from bilstm_cls.evaluation.label_errors import label_errors
-from bilstm_cls.evaluation.near_duplicates import Pair, clusters, near_duplicates
+from bilstm_cls.device import choose_device
+from bilstm_cls.evaluation.metrics import Ints
+from bilstm_cls.evaluation.pages import aligned, number, printable, shortened
+from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, leaking_tokens, near_duplicates
 from bilstm_cls.run_directory import RunDirectory, build_model
 
 LABELLED = ("train", "valid", "test")
-_LONG = ("/per_class/", "confusion", "length_histogram")
-_QUANTILES = (5, 25, 50, 75, 95)
-
-
 LIMIT = 20
 MAX_SHOWN = 160
 """Characters of a text that a finding shows."""
 
-MAX_JUDGED = 30_000
-"""Texts whose labels are judged: the memory of that grows with them."""
+MAX_CHECKED = 30_000
+"""Texts whose labels are checked: the memory of that grows with them."""
+
+TOLERANCE = 1e-6
+PACKAGES = ("bilstm-cls", "torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "typer")
+_LONG = ("/per_class/", "confusion", "length_histogram")
+_QUANTILES = (5, 25, 50, 75, 95)
 
 
 def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
-    """Returns sizes, label balance, lengths, truncation, coverage, duplicates, overlap and deciding tokens of data.
+    """Returns sizes, label balance, lengths, truncation, duplicates, overlap and label-leaking tokens of data.
 
     Args:
         config: what to read.
-        deep: also look for near duplicates and likely wrong labels, which takes half a minute for 25,000 reviews.
+        deep: also look for near duplicates and likely wrong labels, which takes a minute for 25,000 reviews.
         limit: findings of each kind that are listed; all are counted.
+
+    Raises:
+        ConfigError: near duplicates need a package that is not installed.
+        DataError: the data cannot be read.
     """
-    data = prepare(config)
-    splits = data.dataset.splits
-    findings = _describe_all(data) | _deciding_tokens(data, limit)
-    if deep:
-        labelled = _Labelled([splits[name] for name in LABELLED if name in splits])
-        pairs = near_duplicates(labelled)
-        findings |= _near_duplicates(labelled, pairs, data.dataset.labels, limit)
-        findings |= _label_errors(labelled, pairs, data.dataset.labels, limit)
-    return findings
-
-
-def _describe_all(data: PreparedData) -> dict[str, Any]:
-    splits = data.dataset.splits
-    return {
+    data = prepare(config, only=[*LABELLED, "unlabelled"])
+    splits, labels = data.dataset.splits, data.dataset.labels
+    digests = {name: _digests(split.texts) for name, split in splits.items()}
+    pairs = [(one, other) for one in ("valid", "test") for other in ("train", "valid") if one != other]
+    findings = {
         "origin": data.dataset.origin,
         "notes": list(data.dataset.notes),
         "rows": dict(data.dataset.counts),
-        "labels": data.dataset.labels,
+        "labels": labels,
         "vocabulary": len(data.tokenizer),
-        "splits": {name: _describe(data, split) for name, split in splits.items()},
-        "overlap": _overlaps(splits),
+        "splits": {name: _describe(data, split, digests[name]) for name, split in splits.items()},
+        "overlap": {
+            f"{one} in {other}": int(np.isin(digests[one], digests[other]).sum())
+            for one, other in pairs
+            if one in splits and other in splits
+        },
+        "leaking_tokens": _leaking_tokens(data, limit),
+    }
+    if deep:
+        texts = _Texts([splits[name] for name in LABELLED if name in splits])
+        found = near_duplicates(texts)
+        findings["near_duplicates"] = _near_duplicates(texts, found, labels, limit)
+        findings["likely_wrong_labels"] = _label_errors(texts, found, labels, limit)
+    return findings
+
+
+def _digests(texts: Sequence[str]) -> Ints:
+    """Returns eight bytes for each text, so that memory holds no text."""
+    import hashlib
+
+    def digest(text: str) -> int:
+        content = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(content, "little", signed=True)
+
+    return np.fromiter(map(digest, texts), np.int64, len(texts))
+
+
+def _describe(data: PreparedData, split: Split, digests: Ints) -> dict[str, Any]:
+    labels, corpus = data.dataset.labels, data.corpora[split.name]
+    num_tokens, facts = corpus.num_tokens, statistics(corpus)
+    found = {
+        **facts,
+        "known_tokens": round(1 - facts["unknown"] / max(1, facts["tokens"]), 4),
+        "lengths": {
+            f"{q}%": int(length) for q, length in zip(_QUANTILES, np.percentile(num_tokens, _QUANTILES), strict=True)
+        },
+        "duplicates": len(digests) - len(np.unique(digests)),
+    }
+    if split.name == "unlabelled":
+        return found
+    counts = np.bincount(split.label_ids, minlength=len(labels))
+    by_label = np.split(num_tokens[np.argsort(split.label_ids, kind="stable")], np.cumsum(counts)[:-1])
+    return {
+        **found,
+        "labels": dict(zip(labels, counts.tolist(), strict=True)),
+        "median_length_by_label": {
+            label: int(np.median(lengths)) for label, lengths in zip(labels, by_label, strict=True) if len(lengths)
+        },
     }
 
 
 def inspect_file(path: Path, overrides: Sequence[str], *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
     """Guesses a file's columns as `init` does, and inspects it."""
+    import json
+
     from bilstm_cls.data.starter import profile_data
 
     found = profile_data(path, overrides)
-    guessed = [
-        "data.source=files",
-        f"data.train={_quoted(str(path))}",
-        f"data.format={found.format}",
-        f"data.encoding={_quoted(found.encoding)}",
-        *([f"data.text_columns={_quoted(list(found.text_columns))}"] if found.text_columns else []),
-        *([f"data.label_column={_quoted(found.label_column)}"] if found.label_column else []),
-    ]
-    return inspect_data(load_config(None, [*guessed, *overrides]), deep=deep, limit=limit)
+    guessed = {
+        "train": str(path), "format": found.format, "encoding": found.encoding,
+        "text_columns": list(found.text_columns), "label_column": found.label_column,
+    }  # fmt: skip
+    settings = [f"data.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in guessed.items() if value]
+    return inspect_data(load_config(None, ["data.source=files", *settings, *overrides]), deep=deep, limit=limit)
 
 
 def inspect_run(path: Path) -> dict[str, Any]:
@@ -89,9 +137,10 @@ def inspect_run(path: Path) -> dict[str, Any]:
         "status": run.read_status(),
         "labels": loaded.labels,
         "vocabulary": len(loaded.tokenizer),
-        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "members": len(loaded.members),
+        "parameters": sum(p.numel() for member in loaded.members for p in member.parameters()),
         "environment": run.read_object("environment.json"),
-        "metrics": {k: v for k, v in metrics.items() if not any(word in k for word in _LONG)},
+        "metrics": {key: value for key, value in metrics.items() if not any(word in key for word in _LONG)},
     }
 
 
@@ -100,12 +149,9 @@ def plan(config: Config) -> dict[str, Any]:
     data = prepare(config)
     lengths = data.corpora["train"].lengths
     train = config.train
-    epochs = [
-        training_batches(
-            lengths, batch_size=train.batch_size, batch_tokens=train.batch_tokens, seed=config.seed, epoch=epoch
-        )
-        for epoch in range(train.epochs)
-    ]
+    batches = training_batches(
+        lengths, batch_size=train.batch_size, batch_tokens=train.batch_tokens, seed=config.seed, epoch=0
+    )
     model = build_model(config, len(data.tokenizer), len(data.dataset.labels))
     return {
         "run_directory": str(Path(config.output_dir) / config.name),
@@ -114,17 +160,15 @@ def plan(config: Config) -> dict[str, Any]:
         "texts": {name: len(split) for name, split in data.dataset.splits.items()},
         "vocabulary": len(data.tokenizer),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": sum(len(batches) for batches in epochs),
+        "steps": train.epochs * len(batches),
         "tokens_per_epoch": int(lengths.sum()),
-        "padding": round(padding_share(epochs[0], lengths), 4),
+        "padding": round(padding_share(batches, lengths), 4),
     }
 
 
 def with_overrides(text: str, overrides: Sequence[str], *, name: str) -> str:
     """Applies `--set` overrides to the text of a config, whose comments are lost."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
         path = Path(folder) / f"{name}.yaml"
         path.write_text(text, "utf-8")
         return dump_config(load_config(path, overrides))
@@ -133,7 +177,7 @@ def with_overrides(text: str, overrides: Sequence[str], *, name: str) -> str:
 def as_lines(findings: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
     """Yields nested findings as indented lines for a terminal."""
     for key, value in findings.items():
-        name = " " * indent + str(key)
+        name = f"{' ' * indent}{key}"
         if isinstance(value, Mapping):
             yield f"{name}:"
             yield from as_lines(value, indent + 2)
@@ -150,10 +194,16 @@ def _item(item: Mapping[str, Any]) -> str:
     """Shows one finding on a line: where it is first, the text last."""
     rest = ", ".join(f"{key} {_shown(value)}" for key, value in item.items() if key not in ("place", "text"))
     place = f"{item['place']}: " if "place" in item else ""
-    return f"{place}{rest}{': ' + _printable(item['text']) if 'text' in item else ''}"
+    return f"{place}{rest}{': ' + printable(item['text']) if 'text' in item else ''}"
 
 
-class _Labelled(Sequence[str]):
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " / ".join(map(_shown, value))
+    return "none" if value is None else number(value)
+
+
+class _Texts(Sequence[str]):
     """The texts of several splits, one after the other, each read when it is asked for."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
@@ -170,51 +220,40 @@ class _Labelled(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            begin, end, step = index.indices(len(self))
-            assert step == 1
-            starts = [0, *self.ends.tolist()]
-            parts = (
-                split.texts[max(0, begin - start) : max(0, end - start)]
-                for split, start in zip(self.splits, starts, strict=False)
-            )
-            return [text for part in parts for text in part]
-        split, own = self.locate(index)
-        return split.texts[own]
+            return [self[i] for i in range(*index.indices(len(self)))]
+        split, place = self.locate(index)
+        return split.texts[place]
 
     def locate(self, index: int) -> tuple[Split, int]:
         """Returns the split of a text and its number there."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        number = int(np.searchsorted(self.ends, index, side="right"))
-        return self.splits[number], index - (int(self.ends[number - 1]) if number else 0)
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        return self.splits[which], index - (int(self.ends[which - 1]) if which else 0)
 
     def place(self, index: int) -> str:
         """Returns file and line."""
-        split, own = self.locate(index)
-        return f"{split.paths[own]}:{split.lines[own]}"
+        split, place = self.locate(index)
+        return f"{split.paths[place]}:{split.lines[place]}"
 
 
-def _deciding_tokens(data: PreparedData, limit: int) -> dict[str, Any]:
+def _leaking_tokens(data: PreparedData, limit: int) -> dict[str, Any]:
     train, labels = data.dataset.splits["train"], data.dataset.labels
-    found = deciding_tokens(data.corpora["train"], data.tokenizer.tokens, len(labels))
-    return {
-        "deciding_tokens": {
-            "tokens": len(found),
-            "found": [
-                {
-                    "place": f"{train.paths[token.first]}:{train.lines[token.first]}",
-                    "token": token.token,
-                    "label": labels[token.label_id],
-                    "texts": token.texts,
-                    "share": round(token.with_label / token.texts, 4),
-                }
-                for token in found[:limit]
-            ],
+    found = leaking_tokens(data.corpora["train"], data.tokenizer.tokens, len(labels))
+    listed = [
+        {
+            "place": f"{train.paths[token.first]}:{train.lines[token.first]}",
+            "token": token.token,
+            "label": labels[token.label_id],
+            "texts": token.texts,
+            "fraction": round(token.with_label / token.texts, 4),
         }
-    }
+        for token in found[:limit]
+    ]
+    return {"tokens": len(found), "found": listed}
 
 
-def _near_duplicates(texts: _Labelled, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
+def _near_duplicates(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
     """Lists first the pairs of other labels, then those across splits, then by similarity."""
     kinds: Counter[str] = Counter()
     ranks = []
@@ -222,106 +261,143 @@ def _near_duplicates(texts: _Labelled, pairs: Sequence[Pair], labels: Sequence[s
         (split, _), (other, _) = texts.locate(pair.second), texts.locate(pair.first)
         kinds[f"{split.name} in {other.name}"] += 1
         ranks.append((texts.label_ids[pair.first] == texts.label_ids[pair.second], split is other, -pair.similarity))
-    shown = sorted(range(len(pairs)), key=ranks.__getitem__)[:limit]
-    return {
-        "near_duplicates": {
-            "texts": len(pairs),
-            "of another label": sum(not rank[0] for rank in ranks),
-            **kinds,
-            "found": [
-                {
-                    "place": texts.place(pairs[i].second),
-                    "of": texts.place(pairs[i].first),
-                    "similarity": round(pairs[i].similarity, 4),
-                    "splits": [texts.locate(place)[0].name for place in (pairs[i].second, pairs[i].first)],
-                    "labels": [labels[texts.label_ids[place]] for place in (pairs[i].second, pairs[i].first)],
-                    "text": _shortened(texts[pairs[i].second]),
-                }
-                for i in shown
-            ],
+    listed = [
+        {
+            "place": texts.place(pair.second),
+            "of": texts.place(pair.first),
+            "similarity": round(pair.similarity, 4),
+            "splits": [texts.locate(place)[0].name for place in (pair.second, pair.first)],
+            "labels": [labels[texts.label_ids[place]] for place in (pair.second, pair.first)],
+            "text": shortened(texts[pair.second], MAX_SHOWN),
         }
-    }
+        for pair in (pairs[i] for i in sorted(range(len(pairs)), key=ranks.__getitem__)[:limit])
+    ]
+    return {"texts": len(pairs), "of another label": sum(not rank[0] for rank in ranks), **kinds, "found": listed}
 
 
-def _label_errors(texts: _Labelled, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
-    groups = clusters(pairs, len(texts))
-    rows = np.arange(len(texts))
-    if len(texts) > MAX_JUDGED:
-        rows = np.sort(np.random.default_rng(0).permutation(len(texts))[:MAX_JUDGED])
+def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
+    groups, rows = clusters(pairs, len(texts)), np.arange(len(texts))
+    if len(texts) > MAX_CHECKED:
+        rows = np.sort(np.random.default_rng(0).permutation(len(texts))[:MAX_CHECKED])
     found = label_errors([texts[i] for i in rows.tolist()], texts.label_ids[rows], groups[rows], len(labels))
-    answers = found.probabilities.argmax(axis=1)
-    return {
-        "likely_wrong_labels": {
-            "texts": len(found.rows),
-            "of": len(rows),
-            "found": [
-                {
-                    "place": texts.place(int(rows[i])),
-                    "split": texts.locate(int(rows[i]))[0].name,
-                    "label": labels[texts.label_ids[rows[i]]],
-                    "likelier": labels[answers[i]],
-                    "probability": round(float(found.probabilities[i, answers[i]]), 4),
-                    "loss": round(float(found.losses[i]), 4),
-                    "text": _shortened(texts[int(rows[i])]),
-                }
-                for i in found.rows[:limit].tolist()
-            ],
+    predicted = found.probabilities.argmax(axis=1)
+    listed = [
+        {
+            "place": texts.place(int(rows[i])),
+            "split": texts.locate(int(rows[i]))[0].name,
+            "label": labels[texts.label_ids[rows[i]]],
+            "likelier": labels[predicted[i]],
+            "probability": round(float(found.probabilities[i, predicted[i]]), 4),
+            "loss": round(float(found.losses[i]), 4),
+            "text": shortened(texts[int(rows[i])], MAX_SHOWN),
         }
-    }
+        for i in found.rows[:limit].tolist()
+    ]
+    return {"texts": len(found.rows), "of": len(rows), "found": listed}
 
 
-def _shortened(text: str) -> str:
-    shown = " ".join(text.split())
-    return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 1] + "…"
+@dataclass(frozen=True)
+class Check:
+    """What must be equal on this machine: the largest difference that was found, and what is allowed."""
+
+    name: str
+    difference: float
+    limit: float
+    ok: bool
 
 
-def _describe(data: PreparedData, split: Split) -> dict[str, Any]:
-    labels = data.dataset.labels
-    counts = np.bincount(split.label_ids, minlength=len(labels)).tolist()
-    repeats = Counter(Counter(split.texts).values())
-    corpus = data.corpora[split.name]
-    quantiles = np.percentile(corpus.num_tokens, _QUANTILES)
-    facts = statistics(corpus)
+def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
+    """Returns versions, devices and extras, and the outcome of every check on `device`; `ok` where none failed.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        run: a run directory whose files are verified as well.
+
+    Raises:
+        CheckpointError: the run is damaged.
+        ConfigError: there is no such device.
+    """
+    import torch
+
+    chosen = choose_device(device)
+    checks = run_checks(str(chosen))
+    if run is not None:
+        RunDirectory(run).load_model()
     return {
-        **facts,
-        "known_tokens": round(1 - facts["unknown"] / max(1, int(corpus.lengths.sum())), 4),
-        "lengths": {f"{q}%": int(length) for q, length in zip(_QUANTILES, quantiles, strict=True)},
-        "labels": dict(zip(labels, counts, strict=True)),
-        "median_length_by_label": {
-            label: int(np.median(corpus.num_tokens[split.label_ids == i]))
-            for i, label in enumerate(labels)
-            if counts[i]
-        },
-        "duplicates": sum((times - 1) * number for times, number in repeats.items()),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "extras": {name: not missing for name, missing in missing_packages().items()},
+        "device": str(chosen),
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "cache": str(cache_folder()),
+        **({} if run is None else {"run": f"{run}: every digest is right"}),
+        "checks": [asdict(check) for check in checks],
+        "ok": all(check.ok for check in checks),
     }
 
 
-def _overlaps(splits: Mapping[str, Split]) -> dict[str, int]:
-    """Counts the texts of valid and test that stand in another split word for word."""
-    texts = {name: set(split.texts) for name, split in splits.items()}
-    pairs = [("valid", "train"), ("test", "train"), ("test", "valid")]
-    return {
-        f"{one} in {other}": sum(text in texts[other] for text in splits[one].texts)
-        for one, other in pairs
-        if one in splits and other in splits
-    }
+def doctor_lines(findings: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what `doctor` prints: versions, devices, extras, and the checks as a table."""
+    extras = findings["extras"]
+    for title, names in (("installed", [name for name in extras if extras[name]]),
+                         ("not installed", [name for name in extras if not extras[name]])):  # fmt: skip
+        extras = {**extras, title: ", ".join(names) or "none"}
+    shown = {key: value for key, value in findings.items() if key not in ("checks", "ok")}
+    yield from as_lines({**shown, "extras": {title: extras[title] for title in ("installed", "not installed")}})
+    rows = [
+        [
+            "ok" if check["ok"] else "FAILED",
+            check["name"],
+            f"{check['difference']:.1e}",
+            f"(at most {check['limit']:.0e})",
+        ]
+        for check in findings["checks"]
+    ]
+    yield from ("checks:", *(f"  {line}" for line in aligned(rows)))
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def missing_packages() -> dict[str, list[str]]:
+    """Returns the packages of each extra that are not installed, by extra, as this package's metadata list them."""
+    missing: dict[str, list[str]] = defaultdict(list)
+    installed = {re.sub(r"[-_.]+", "-", d.name).lower() for d in importlib.metadata.distributions() if d.name}
+    for requirement in importlib.metadata.requires("bilstm-cls") or []:
+        package = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if package and extra and extra[1] != "dev":
+            is_there = re.sub(r"[-_.]+", "-", package[0]).lower() in installed
+            missing[extra[1]] += [] if is_there else [package[0]]
+    return dict(missing)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " / ".join(map(_shown, value))
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def run_checks(device: str) -> list[Check]:
+    """Compares the probabilities of 64 random texts together, alone and with extra padding, for every cell."""
+    from bilstm_cls.model.recurrent import CELLS
+
+    checks = []
+    for cell in CELLS:
+        names = (f"{cell}: a text alone and in a batch of 64", f"{cell}: with and without extra padding")
+        for name, difference in zip(names, _differences(cell, device), strict=True):
+            checks.append(Check(name, difference, TOLERANCE, difference <= TOLERANCE))
+    return checks
 
 
-def _quoted(value: Any) -> str:
-    import json
+def _differences(cell: str, device: str) -> tuple[float, float]:
+    import torch
 
-    return json.dumps(value, ensure_ascii=False)
+    from bilstm_cls.model.classifier import BiLSTMClassifier
+    from bilstm_cls.model.pooling import POOLINGS
+
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 60, (64,), generator=generator)
+    token_ids = torch.randint(1, 1000, (64, 60), generator=generator) * (torch.arange(60) < lengths.unsqueeze(1))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = BiLSTMClassifier(1000, 3, cell=cell, num_layers=2, pooling=[*POOLINGS, "attention"], hidden_size=32)
+    model = model.to(device).eval()
+    with torch.inference_mode():
+        together = model(token_ids.to(device), lengths).double().softmax(1)
+        padded = model(torch.nn.functional.pad(token_ids, (0, 40)).to(device), lengths).double().softmax(1)
+        alone = torch.cat([model(t[None].to(device), n[None]) for t, n in zip(token_ids, lengths, strict=True)])
+    alone = alone.double().softmax(1)
+    return float((alone - together).abs().max()), float((padded - together).abs().max())

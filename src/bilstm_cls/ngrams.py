@@ -34,7 +34,7 @@ NEVER = -30.0
 CHUNK = 1024
 """Texts that are counted together: with more of them the memory that they take is slower."""
 
-_TOKEN = {True: re.compile(WORD), False: re.compile(r"\s+|\S")}
+TOKEN = {True: re.compile(WORD), False: re.compile(r"\s+|\S")}
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # of MurmurHash3's finalizer
 
@@ -99,7 +99,7 @@ class NgramModel:
 
     def terms(self, text: str) -> list[NgramTerm]:
         """Returns what each known n-gram of a text adds to its logits; `bias` and all terms add up to them."""
-        spans = [match.span() for match in _TOKEN[self.is_spaced].finditer(text)]
+        spans = [match.span() for match in TOKEN[self.is_spaced].finditer(text)]
         _, columns, firsts, sizes = _find([text], spaced=self.is_spaced, max_n=MAX_N)
         places: dict[int, list[tuple[int, int]]] = {}
         for column, first, size in np.stack([columns, firsts, sizes], axis=1).tolist():
@@ -191,7 +191,7 @@ class _Hashes(dict[str, int]):
 
 def _find(texts: Sequence[str], *, spaced: bool, max_n: int) -> tuple[Ints, Ints, Ints, Ints]:
     """Returns all n-grams: `[M]` their texts, columns, first tokens (of all texts in a row), and numbers of tokens."""
-    tokens = [_TOKEN[spaced].findall(text) for text in texts]
+    tokens = [TOKEN[spaced].findall(text) for text in texts]
     flat = map(_Hashes().__getitem__, itertools.chain.from_iterable(tokens))
     hashes = np.fromiter(flat, dtype=np.uint64)
     rows = np.repeat(np.arange(len(texts)), [len(several) for several in tokens])
@@ -237,17 +237,29 @@ def count(texts: Iterable[str], *, spaced: bool, max_n: int, is_binary: bool) ->
         max_n: words of the longest n-gram.
         is_binary: whether an n-gram counts once a text.
     """
+    return count_each(texts, spaced=spaced, kinds=[(max_n, is_binary)])[0]
+
+
+def count_each(texts: Iterable[str], *, spaced: bool, kinds: Sequence[tuple[int, bool]]) -> list[Counts]:
+    """Returns what `count` does for each of several `(max_n, is_binary)`, but splits the texts once."""
     from scipy.sparse import csr_matrix
 
-    indices, numbers, lengths = [np.empty(0, np.int32)], [np.empty(0)], [np.empty(0, np.int64)]
+    longest = max(max_n for max_n, _ in kinds) if spaced else MAX_N
+    indices = [[np.empty(0, np.int32)] for _ in kinds]
+    numbers, lengths = [[np.empty(0)] for _ in kinds], [[np.zeros(1, np.int64)] for _ in kinds]
     for chunk in _chunks(texts):
-        rows, columns, found = _distinct(*_find(chunk, spaced=spaced, max_n=max_n if spaced else MAX_N)[:2])
-        indices.append(columns.astype(np.int32))
-        numbers.append(np.ones(len(columns)) if is_binary else found.astype(np.float64))
-        lengths.append(np.bincount(rows, minlength=len(chunk)))
-    ends = np.cumsum(np.concatenate([[0], *lengths]))
-    shape = (len(ends) - 1, NUM_COLUMNS)
-    return csr_matrix((np.concatenate(numbers), np.concatenate(indices), ends), shape=shape)
+        rows, columns, _, sizes = _find(chunk, spaced=spaced, max_n=longest)
+        for i, (max_n, is_binary) in enumerate(kinds):
+            is_counted = sizes <= (max_n if spaced else MAX_N)
+            kept_rows, kept_columns, found = _distinct(rows[is_counted], columns[is_counted])
+            indices[i].append(kept_columns.astype(np.int32))
+            numbers[i].append(np.ones(len(found)) if is_binary else found.astype(np.float64))
+            lengths[i].append(np.bincount(kept_rows, minlength=len(chunk)))
+    ends = [np.cumsum(np.concatenate(parts)) for parts in lengths]
+    return [
+        csr_matrix((np.concatenate(values), np.concatenate(columns), end), shape=(len(end) - 1, NUM_COLUMNS))
+        for values, columns, end in zip(numbers, indices, ends, strict=True)
+    ]
 
 
 def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, Ints]:

@@ -1,9 +1,9 @@
 """What a model answers for a text: the same with PyTorch (`Classifier`) and without (`Runtime`)."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,13 +47,17 @@ class Prediction:
             top_k: keep the probabilities of so many labels, the most probable first; all in their order if None.
             min_probability: a label that is less probable becomes None.
         """
-        fields = asdict(self)
+        fields = {name: getattr(self, name) for name in self.__slots__}
         if top_k is not None:
-            ranked = sorted(self.probabilities.items(), key=lambda pair: -pair[1])
-            fields["probabilities"] = dict(ranked[:top_k])
+            fields["probabilities"] = most_probable(self.probabilities, top_k)
         if self.probability < min_probability:
             fields["label"] = None
         return fields
+
+
+def most_probable(probabilities: Mapping[str, float], number: int) -> dict[str, float]:
+    """Returns so many labels with their probabilities, the most probable first."""
+    return dict(sorted(probabilities.items(), key=lambda pair: -pair[1])[:number])
 
 
 def predictions(

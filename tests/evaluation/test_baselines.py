@@ -5,7 +5,8 @@ import pytest
 
 from bilstm_cls.data.types import Split
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.evaluation.baselines import BASELINES, _distribution, is_spaced, run_baseline
+from bilstm_cls.evaluation.baselines import BASELINES, Task, distribution, known_baselines, run_baseline
+from bilstm_cls.ngrams import is_spaced
 
 ENGLISH = {"neg": "dull awful boring", "pos": "bright lovely moving", "meh": "fine okay usual"}
 CHINESE = {"neg": "难看无聊失望", "pos": "好看感人精彩"}
@@ -26,11 +27,15 @@ def reviews(num_texts, labels, seed, name="train"):
     return split([" ".join([*rng.choice(common, 8), word, "!"]) for word in telling], label_ids, name)
 
 
+def run(name, train, test, labels):
+    return run_baseline(name, Task(train, test, len(labels)))
+
+
 @names
 @pytest.mark.parametrize("labels", [["neg", "pos"], ["meh", "neg", "pos"]])
 def test_a_baseline_learns_telling_words(name, labels):
     test = reviews(60, labels, seed=2, name="test")
-    probabilities, seconds = run_baseline(name, reviews(150, labels, seed=1), test, labels)
+    probabilities, seconds = run(name, reviews(150, labels, seed=1), test, labels)
     assert probabilities.shape == (60, len(labels))
     assert probabilities.dtype == np.float64
     assert (probabilities.argmax(axis=1) == test.label_ids).mean() > 0.95
@@ -38,13 +43,13 @@ def test_a_baseline_learns_telling_words(name, labels):
 
 
 @names
-def test_a_baseline_learns_text_without_blanks(name):
+def test_a_baseline_learns_text_without_spaces(name):
     rng = np.random.default_rng(0)
     label_ids = np.arange(80) % 2
     marks = [list(CHINESE["neg"]), list(CHINESE["pos"])]
     texts = ["这部电影" + "".join(rng.choice(marks[i], 4)) + "。" for i in label_ids]
     train, test = split(texts[:60], label_ids[:60]), split(texts[60:], label_ids[60:])
-    probabilities, _ = run_baseline(name, train, test, ["neg", "pos"])
+    probabilities, _ = run(name, train, test, ["neg", "pos"])
     assert (probabilities.argmax(axis=1) == test.label_ids).mean() > 0.9
 
 
@@ -52,25 +57,25 @@ def test_a_baseline_learns_text_without_blanks(name):
 def test_the_same_texts_give_the_same_bits(name):
     labels = ["meh", "neg", "pos"]
     train, test = reviews(90, labels, seed=1), reviews(30, labels, seed=2, name="test")
-    first, _ = run_baseline(name, train, test, labels)
+    first, _ = run(name, train, test, labels)
     np.random.seed(99)
-    again, _ = run_baseline(name, train, test, labels)
+    again, _ = run(name, train, test, labels)
     assert first.tobytes() == again.tobytes()
 
 
 @names
 def test_the_other_test_texts_do_not_change_a_probability(name):
     train, test = reviews(60, ["neg", "pos"], seed=1), reviews(20, ["neg", "pos"], seed=2)
-    whole, _ = run_baseline(name, train, test, ["neg", "pos"])
-    alone, _ = run_baseline(name, train, split(test.texts[3:4], [0]), ["neg", "pos"])
+    whole, _ = run(name, train, test, ["neg", "pos"])
+    alone, _ = run(name, train, split(test.texts[3:4], [0]), ["neg", "pos"])
     np.testing.assert_array_equal(alone, whole[3:4])
 
 
 @names
 @pytest.mark.parametrize("labels", [["neg", "pos"], ["meh", "neg", "pos"]])
-def test_odd_texts_get_a_distribution(name, labels):
+def test_odd_texts_get_adistribution(name, labels):
     texts = ["", " ", "🙂🙂", "never seen before", "a\ud800b", "x" * 10_000, "dull " * 3000]
-    probabilities, _ = run_baseline(name, reviews(60, labels, seed=1), split(texts, [0] * len(texts)), labels)
+    probabilities, _ = run(name, reviews(60, labels, seed=1), split(texts, [0] * len(texts)), labels)
     assert np.isfinite(probabilities).all()
     assert (probabilities >= 0).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
@@ -79,20 +84,20 @@ def test_odd_texts_get_a_distribution(name, labels):
 @names
 def test_a_label_that_train_lacks_has_probability_zero(name):
     train = reviews(60, ["neg", "pos"], seed=1)
-    probabilities, _ = run_baseline(name, train, train, ["neg", "pos", "unseen"])
+    probabilities, _ = run(name, train, train, ["neg", "pos", "unseen"])
     assert (probabilities[:, 2] == 0).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
 
-def test_log_odds_beyond_any_exponential_still_give_a_distribution():
-    probabilities = _distribution(np.array([[-2000.0, -3000.0, -np.inf], [900.0, -900.0, -np.inf]]))
+def test_log_odds_beyond_any_exponential_still_give_adistribution():
+    probabilities = distribution(np.array([[-2000.0, -3000.0, -np.inf], [900.0, -900.0, -np.inf]]))
     np.testing.assert_allclose(probabilities, [[0.5, 0.5, 0], [1, 0, 0]], atol=1e-300)
 
 
 @names
 def test_case_does_not_matter_and_marks_do(name):
     train = split(["GREAT day", "great night!", "Dull day?", "dULL night?"] * 3, [1, 1, 0, 0] * 3)
-    probabilities, _ = run_baseline(name, train, split(["great", "GREAT", "?", "!"], [0] * 4), ["neg", "pos"])
+    probabilities, _ = run(name, train, split(["great", "GREAT", "?", "!"], [0] * 4), ["neg", "pos"])
     assert probabilities[0, 1] == probabilities[1, 1] > 0.5
     assert probabilities[2, 1] < 0.5 < probabilities[3, 1]
 
@@ -102,11 +107,11 @@ def test_rare_words_of_a_larger_train_split_do_no_harm(name):
     labels = ["neg", "pos"]
     train, test = reviews(1200, labels, seed=1), reviews(60, labels, seed=2)
     noisy = split([f"{text} once{i}" for i, text in enumerate(train.texts)], train.label_ids)
-    probabilities, _ = run_baseline(name, noisy, test, labels)
+    probabilities, _ = run(name, noisy, test, labels)
     assert (probabilities.argmax(axis=1) == test.label_ids).all()
 
 
-@names
+@pytest.mark.parametrize("name", ["tfidf", "nbsvm"])
 @pytest.mark.parametrize(
     ("texts", "label_ids", "message"),
     [(["", ""], [0, 1], "no n-gram"), (["good", "fine"], [1, 1], "at least two labels, found 1")],
@@ -114,13 +119,31 @@ def test_rare_words_of_a_larger_train_split_do_no_harm(name):
 def test_a_split_to_learn_nothing_from_is_named(name, texts, label_ids, message):
     train = split(texts, label_ids)
     with pytest.raises(DataError, match=f"train split: .*{message}"):
-        run_baseline(name, train, train, ["neg", "pos"])
+        run(name, train, train, ["neg", "pos"])
 
 
 def test_an_unknown_baseline_lists_the_known_ones():
-    train = reviews(10, ["neg", "pos"], seed=1)
-    with pytest.raises(ConfigError, match="'svm' is not known; choose one of tfidf, nbsvm"):
-        run_baseline("svm", train, train, ["neg", "pos"])
+    with pytest.raises(ConfigError, match="'svm' is not known; choose one of tfidf, nbsvm, fasttext"):
+        known_baselines(["svm"])
+
+
+def test_a_baseline_that_is_not_installed_is_left_out_unless_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert known_baselines(None) == ["tfidf", "nbsvm"]
+    with pytest.raises(ConfigError, match="fasttext"):
+        known_baselines(["fasttext"])
+
+
+def test_n_grams_are_counted_once_for_all_baselines(monkeypatch):
+    from bilstm_cls.evaluation import baselines
+
+    calls = []
+    count_each = baselines.count_each
+    monkeypatch.setattr(baselines, "count_each", lambda *args, **more: calls.append(1) or count_each(*args, **more))
+    task = Task(reviews(60, ["neg", "pos"], seed=1), reviews(20, ["neg", "pos"], seed=2), 2)
+    for name in ("tfidf", "nbsvm"):
+        run_baseline(name, task)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
@@ -133,5 +156,5 @@ def test_an_unknown_baseline_lists_the_known_ones():
         ([""], False),
     ],
 )
-def test_writing_with_blanks_is_told_from_writing_without(texts, spaced):
+def test_writing_with_spaces_is_recognized(texts, spaced):
     assert is_spaced(texts) is spaced

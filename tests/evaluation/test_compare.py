@@ -1,4 +1,4 @@
-"""Runs beside each other: the figures of textbooks, and no comparison of what cannot be compared."""
+"""Runs compared: the figures of textbooks, and no comparison of what cannot be compared."""
 
 from html.parser import HTMLParser
 from math import comb
@@ -12,10 +12,9 @@ from sklearn.metrics import f1_score
 
 from bilstm_cls.data.types import Split
 from bilstm_cls.errors import CheckpointError, ConfigError
-from bilstm_cls.evaluation.compare import Comparison, compare
-from bilstm_cls.evaluation.compare_view import comparison_table, write_comparison
+from bilstm_cls.evaluation.compare import Comparison, compare, comparison_table, write_comparison
 from bilstm_cls.evaluation.metrics import compute_metrics
-from bilstm_cls.evaluation.predictions import Judged, write_predictions
+from bilstm_cls.evaluation.predictions import Evaluation, write_predictions
 from tests.command_line import run_cli
 
 LABELS = ["a", "b", "c"]
@@ -31,8 +30,8 @@ def write_run(folder: Path, answers, label_ids, *, texts=None, order=None, label
     probabilities[np.arange(number), answers] = confidence
     ids = np.asarray(label_ids)
     split = Split("test", [texts[i] for i in order], ids[order], ["a.csv"] * number, np.arange(number)[order] + 2)
-    judged = Judged(split, probabilities[order], compute_metrics(probabilities[order], ids[order], labels))
-    write_predictions(folder / "predictions_test.csv", judged, labels)
+    evaluation = Evaluation(split, probabilities[order], compute_metrics(probabilities[order], ids[order], labels))
+    write_predictions(folder / "predictions_test.csv", evaluation, labels)
     return folder
 
 
@@ -51,8 +50,8 @@ def test_scores_are_those_of_the_answers(two: Comparison) -> None:
     first, second = two.runs
     assert (first.scores["accuracy"], second.scores["accuracy"]) == (0.75, 0.85)
     for run in two.runs:
-        assert run.scores["macro_f1"] == pytest.approx(f1_score(two.label_ids, run.answers, average="macro"))
-        assert run.f1 == pytest.approx(f1_score(two.label_ids, run.answers, average=None))
+        assert run.scores["macro_f1"] == pytest.approx(f1_score(two.label_ids, run.predicted, average="macro"))
+        assert run.f1 == pytest.approx(f1_score(two.label_ids, run.predicted, average=None))
         assert run.interval[0] < run.scores["accuracy"] < run.interval[1]
     assert first.scores["ece"] == pytest.approx(0.05, abs=1e-6)
 
@@ -78,13 +77,13 @@ def test_the_interval_of_a_difference_is_that_of_paired_texts(two: Comparison) -
 @settings(max_examples=25, deadline=None)
 def test_the_bootstrap_of_counts_is_the_bootstrap_of_texts(rows: list[tuple[int, int, int]]) -> None:
     """Where all texts are drawn as they are, the difference is that of the scores; a run never differs from itself."""
-    from bilstm_cls.evaluation.compare import _contender, _difference
+    from bilstm_cls.evaluation.compare import _difference, _scores_of_run
     from bilstm_cls.evaluation.predictions import Predictions
 
     label_ids, one, two = np.array(rows).T
     number = len(rows)
     predictions = Predictions("test", [""] * number, [("", 0)] * number, [], [], np.full(number, 0.7), np.ones(number))
-    runs = [_contender(name, predictions, label_ids, ids, LABELS) for name, ids in (("one", one), ("two", two))]
+    runs = [_scores_of_run(name, predictions, ids, label_ids, 3) for name, ids in (("one", one), ("two", two))]
     found = _difference(runs[0], runs[1], label_ids, 3)
     for name in ("accuracy", "macro_f1"):
         expected = runs[1].scores[name] - runs[0].scores[name]
@@ -125,7 +124,9 @@ def test_texts_answered_differently_are_listed_by_their_difference_in_loss(tmp_p
 def test_runs_of_other_texts_are_refused(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", [0, 1], [0, 1], texts=["x", "y"])
     two = write_run(tmp_path / "two", [0, 1, 1], [0, 1, 1], texts=["x", "z", "z"])
-    with pytest.raises(ConfigError, match=r"not judged on the same texts: of 2 \(test\) and 3 \(test\) they share 1"):
+    with pytest.raises(
+        ConfigError, match=r"not evaluated on the same texts: of 2 \(test\) and 3 \(test\) they share 1"
+    ):
         compare([one, two])
 
 
@@ -141,7 +142,7 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
         compare([one, tmp_path / "." / "one"])
 
 
-def test_a_run_that_was_not_judged_is_named(tmp_path: Path) -> None:
+def test_a_run_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", [0, 1], [0, 1])
     with pytest.raises(CheckpointError, match=r"none: holds no predictions_test\.csv"):
         compare([one, tmp_path / "none"])
@@ -189,8 +190,8 @@ def test_the_page_shows_markup_as_text(tmp_path: Path) -> None:
 
 
 def test_the_command_compares_a_run_with_a_baseline(trained_run: Path, tmp_path: Path) -> None:
+    from bilstm_cls.evaluation.evaluate import write_baselines
     from bilstm_cls.run_directory import RunDirectory
-    from bilstm_cls.training.summary import write_baselines
 
     config = RunDirectory(trained_run).load_config().model_copy(update={"output_dir": str(tmp_path)})
     write_baselines(config, ["nbsvm"], overwrite=False)

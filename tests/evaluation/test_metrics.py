@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -12,17 +13,18 @@ from hypothesis import strategies as st
 
 from bilstm_cls.evaluation.metrics import (
     METRICS,
+    Confusion,
     Metrics,
-    accuracy_interval,
     calibration_bins,
     compute_metrics,
     example_losses,
+    wilson_interval,
 )
 
 LABELS = ["neg", "neutral", "pos"]
 
 
-def judged(num_examples: int, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def predicted(num_examples: int, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Random probabilities, better than chance, with every label present where that is possible."""
     rng = np.random.default_rng(seed)
     label_ids = np.concatenate([np.arange(num_labels), rng.integers(num_labels, size=num_examples)])[:num_examples]
@@ -31,7 +33,7 @@ def judged(num_examples: int, num_labels: int, seed: int) -> tuple[np.ndarray, n
     return powers / powers.sum(axis=1, keepdims=True), label_ids, [f"label {i}" for i in range(num_labels)]
 
 
-cases = st.builds(judged, st.integers(1, 60), st.integers(2, 6), st.integers(0, 10_000))
+cases = st.builds(predicted, st.integers(1, 60), st.integers(2, 6), st.integers(0, 10_000))
 
 
 @given(cases)
@@ -39,33 +41,24 @@ cases = st.builds(judged, st.integers(1, 60), st.integers(2, 6), st.integers(0, 
 def test_scores_equal_scikit_learn(case):
     probabilities, label_ids, labels = case
     metrics = compute_metrics(*case)
-    predicted, ids = probabilities.argmax(axis=1), list(range(len(labels)))
-    assert metrics.accuracy == pytest.approx(oracle.accuracy_score(label_ids, predicted))
-    assert metrics.micro_f1 == pytest.approx(oracle.f1_score(label_ids, predicted, average="micro"))
-    assert metrics.macro_f1 == pytest.approx(oracle.f1_score(label_ids, predicted, average="macro"))
-    assert metrics.weighted_f1 == pytest.approx(oracle.f1_score(label_ids, predicted, average="weighted"))
+    answers, ids = probabilities.argmax(axis=1), list(range(len(labels)))
+    assert metrics.accuracy == pytest.approx(oracle.accuracy_score(label_ids, answers))
+    assert metrics.micro_f1 == pytest.approx(oracle.f1_score(label_ids, answers, average="micro"))
+    assert metrics.macro_f1 == pytest.approx(oracle.f1_score(label_ids, answers, average="macro"))
+    assert metrics.weighted_f1 == pytest.approx(oracle.f1_score(label_ids, answers, average="weighted"))
     assert metrics.log_loss == pytest.approx(oracle.log_loss(label_ids, probabilities, labels=ids))
-    assert metrics.confusion_matrix == oracle.confusion_matrix(label_ids, predicted, labels=ids).tolist()
-    expected = oracle.precision_recall_fscore_support(label_ids, predicted, labels=ids, zero_division=0)
+    assert metrics.confusion_matrix == oracle.confusion_matrix(label_ids, answers, labels=ids).tolist()
+    expected = oracle.precision_recall_fscore_support(label_ids, answers, labels=ids, zero_division=0)
     rows = [(scores.precision, scores.recall, scores.f1, scores.support) for scores in metrics.per_class.values()]
     np.testing.assert_allclose(rows, np.array(expected).T)
 
 
 @pytest.mark.parametrize("num_labels", [2, 3, 7])
 def test_auroc_equals_scikit_learn(num_labels):
-    probabilities, label_ids, labels = judged(80, num_labels, seed=1)
+    probabilities, label_ids, labels = predicted(80, num_labels, seed=1)
     scores = probabilities[:, 1] if num_labels == 2 else probabilities
     expected = oracle.roc_auc_score(label_ids, scores, multi_class="ovr", average="macro")
     assert compute_metrics(probabilities, label_ids, labels).auroc == pytest.approx(expected)
-
-
-@given(cases, st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=50)
-def test_the_order_of_the_examples_does_not_change_a_bit(case, random):
-    probabilities, label_ids, labels = case
-    order = list(range(len(label_ids)))
-    random.shuffle(order)
-    assert compute_metrics(probabilities[order], label_ids[order], labels) == compute_metrics(*case)
 
 
 @given(cases, st.lists(st.integers(0, 60), max_size=4))
@@ -80,25 +73,42 @@ def test_scores_of_batches_add_up_to_the_scores_of_the_whole(case, cuts):
     assert np.sum([part.confusion_matrix for part in parts], axis=0).tolist() == whole.confusion_matrix
 
 
-@given(cases, st.integers(0, 1000))
+@given(cases)
 @settings(deadline=None, max_examples=50)
-def test_the_interval_contains_the_accuracy(case, seed):
-    metrics = compute_metrics(*case, seed=seed)
-    assert metrics.confidence_interval is not None
+def test_the_interval_contains_the_accuracy(case):
+    metrics = compute_metrics(*case)
     low, high = metrics.confidence_interval
     assert 0 <= low <= metrics.accuracy <= high <= 1
 
 
-def test_the_interval_is_that_of_resampled_answers():
-    is_correct = np.arange(500) < 430
-    rng = np.random.default_rng(7)
-    means = rng.choice(is_correct, size=(2000, 500)).mean(axis=1)
-    assert accuracy_interval(430, 500) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.005)
+@pytest.mark.parametrize(
+    ("hits", "total", "expected"),
+    [(30, 30, (0.8865, 1)), (0, 10, (0, 0.2775)), (43, 50, (0.7381, 0.9305)), (0, 0, (0, 1))],
+)
+def test_the_interval_is_wilsons(hits, total, expected):
+    assert wilson_interval(hits, total) == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_interval_repeats_with_the_same_seed_and_narrows_with_more_examples():
-    assert accuracy_interval(80, 100, seed=3) == accuracy_interval(80, 100, seed=3)
-    assert np.ptp(accuracy_interval(8000, 10_000)) < np.ptp(accuracy_interval(80, 100)) / 5
+@pytest.mark.parametrize(("num_labels", "texts_each"), [(201, 2), (3000, 2)])
+def test_many_labels_take_seconds_and_no_matrix(num_labels, texts_each):
+    label_ids = np.repeat(np.arange(num_labels), texts_each)
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((len(label_ids), num_labels), dtype=np.float32).astype(np.float64)
+    probabilities[np.arange(len(label_ids)), label_ids] += rng.integers(2, size=len(label_ids))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    started = time.process_time()
+    metrics = compute_metrics(probabilities, label_ids, [f"label {i}" for i in range(num_labels)])
+    assert time.process_time() - started < 20
+    assert metrics.confusion_matrix is None
+    assert len(metrics.confusions) == 50
+    assert len(json.dumps(metrics.flat("test"))) < 250 * num_labels
+    assert metrics.auroc == pytest.approx(0.75, abs=0.03)
+
+
+def test_the_most_frequent_confusions_come_first():
+    probabilities = np.eye(3)[[1, 1, 2, 0, 1, 2]]
+    found = compute_metrics(probabilities, np.array([0, 0, 0, 0, 1, 1]), LABELS).confusions
+    assert found == [Confusion("neg", "neutral", 2), Confusion("neg", "pos", 1), Confusion("neutral", "pos", 1)]
 
 
 def test_calibration_error_by_hand():
@@ -117,7 +127,7 @@ def test_calibration_bins_are_closed_on_the_right():
 def test_perfect_certainty_costs_nothing():
     metrics = compute_metrics(np.eye(3), np.arange(3), LABELS)
     assert (metrics.accuracy, metrics.macro_f1, metrics.auroc) == (1, 1, 1)
-    assert (metrics.log_loss, metrics.ece, metrics.confidence_interval) == (0, 0, (1, 1))
+    assert (metrics.log_loss, metrics.ece) == (0, 0)
     assert not np.signbit(example_losses(np.eye(3), np.arange(3))).any()
 
 
@@ -138,7 +148,7 @@ def test_a_label_that_does_not_occur_at_all_is_left_out_of_the_macro_mean():
     assert metrics.auroc is None
 
 
-def test_of_two_equally_probable_labels_the_first_is_the_answer():
+def test_of_two_equally_probable_labels_the_first_is_predicted():
     assert compute_metrics(np.full((1, 3), 1 / 3), np.array([0]), LABELS).accuracy == 1
 
 
@@ -165,7 +175,7 @@ def test_what_is_no_distribution_is_refused(probabilities):
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return compute_metrics(*judged(40, 3, seed=5), majority_label_id=0)
+    return compute_metrics(*predicted(40, 3, seed=5), majority_label_id=0)
 
 
 def test_flat_keys_carry_every_score_and_survive_json(metrics):

@@ -1,4 +1,4 @@
-"""What a judged split leaves behind: read back, it is what was written; damaged, it is named."""
+"""What evaluation leaves behind: read back, it is what was written; damaged, it is named."""
 
 import csv
 from pathlib import Path
@@ -9,23 +9,23 @@ import pytest
 from bilstm_cls.data.types import Split
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.metrics import compute_metrics, example_losses
-from bilstm_cls.evaluation.predictions import COLUMNS, Judged, read_predictions, write_predictions
+from bilstm_cls.evaluation.predictions import COLUMNS, Evaluation, read_predictions, write_predictions
 
 LABELS = ["neg", "pos"]
-TEXTS = ["fine", "two\nlines", 'a "quote", a comma', "cr\rhere", "half \ud800", ""]
+TEXTS = ["fine", "two\nlines", 'a "quote", a comma', "cr\rhere", "lone \ud800", ""]
 PROBABILITIES = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.99, 0.01], [0.5, 0.5], [0.6, 0.4]])
 LABEL_IDS = np.array([1, 1, 0, 1, 0, 0])
 
 
 @pytest.fixture
-def judged() -> Judged:
+def evaluation() -> Evaluation:
     split = Split("test", TEXTS, LABEL_IDS, ["a.csv"] * 3 + ["b.csv"] * 3, np.arange(2, 8))
-    return Judged(split, PROBABILITIES, compute_metrics(PROBABILITIES, LABEL_IDS, LABELS, majority_label_id=0))
+    return Evaluation(split, PROBABILITIES, compute_metrics(PROBABILITIES, LABEL_IDS, LABELS, majority_label_id=0))
 
 
 @pytest.fixture
-def rows(judged: Judged, tmp_path: Path) -> list[dict[str, str]]:
-    write_predictions(tmp_path / "predictions_test.csv", judged, LABELS)
+def rows(evaluation: Evaluation, tmp_path: Path) -> list[dict[str, str]]:
+    write_predictions(tmp_path / "predictions_test.csv", evaluation, LABELS)
     with (tmp_path / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, strict=True))
 
@@ -41,33 +41,33 @@ def test_predictions_have_the_worst_first(rows: list[dict[str, str]]) -> None:
     assert losses[0] == pytest.approx(-np.log(0.01), abs=1e-6)
 
 
-def test_a_prediction_names_its_row_label_and_answer(rows: list[dict[str, str]]) -> None:
+def test_a_prediction_names_its_row_label_and_prediction(rows: list[dict[str, str]]) -> None:
     worst = rows[0]
     assert (worst["path"], worst["line"], worst["label"], worst["prediction"], worst["probability"]) == (
         "b.csv", "5", "pos", "neg", "0.990000"
     )  # fmt: skip
 
 
-def test_what_was_written_is_read_back(judged: Judged, tmp_path: Path) -> None:
-    write_predictions(tmp_path / "predictions_test.csv", judged, LABELS)
+def test_what_was_written_is_read_back(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_predictions(tmp_path / "predictions_test.csv", evaluation, LABELS)
     found = read_predictions(tmp_path)
     split = found.as_split(LABELS)
     order = np.argsort(split.lines)
     assert (found.split, len(found)) == ("test", 6)
     assert [split.texts[i] for i in order] == [text.replace("\ud800", "?") for text in TEXTS]
-    assert [split.paths[i] for i in order] == judged.split.paths
+    assert [split.paths[i] for i in order] == evaluation.split.paths
     np.testing.assert_array_equal(split.label_ids[order], LABEL_IDS)
     np.testing.assert_allclose(found.losses[order], example_losses(PROBABILITIES, LABEL_IDS), atol=1e-6)
     np.testing.assert_allclose(found.probabilities[order], PROBABILITIES.max(1), atol=1e-6)
-    assert [found.answers[i] for i in order] == ["pos", "neg", "pos", "neg", "neg", "neg"]
+    assert [found.predictions[i] for i in order] == ["pos", "neg", "pos", "neg", "neg", "neg"]
 
 
 def test_a_very_long_text_is_read_back_and_the_limit_of_csv_files_is_left_alone(tmp_path: Path) -> None:
     text, limit = "word " * 100_000, csv.field_size_limit()
     split = Split("valid", [text], np.array([1]), ["a.csv"], np.array([2]))
     probabilities = np.array([[0.5, 0.5]])
-    judged = Judged(split, probabilities, compute_metrics(probabilities, split.label_ids, LABELS))
-    write_predictions(tmp_path / "predictions_valid.csv", judged, LABELS)
+    evaluation = Evaluation(split, probabilities, compute_metrics(probabilities, split.label_ids, LABELS))
+    write_predictions(tmp_path / "predictions_valid.csv", evaluation, LABELS)
     assert read_predictions(tmp_path).texts == [text]
     assert csv.field_size_limit() == limit
 
@@ -90,6 +90,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str) -
         read_predictions(tmp_path)
 
 
-def test_a_run_that_was_not_judged_is_named(tmp_path: Path) -> None:
+def test_a_run_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no predictions_test\.csv"):
         read_predictions(tmp_path)

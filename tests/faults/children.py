@@ -1,6 +1,6 @@
 """The command line in processes that are forked from one which has imported everything and computed nothing yet.
 
-A start costs some 50 ms in place of seconds, so that hundreds of deaths fit into a test.
+A start costs some 50 ms instead of seconds, so that a test can afford hundreds of deaths.
 """
 
 import json
@@ -29,7 +29,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "bilstm_cls.cli", "bilstm_cls.training.run", "bilstm_cls.classifier", "bilstm_cls.serve.predict_file",
-        "bilstm_cls.evaluation.judge", "bilstm_cls.evaluation.report", "torch._dynamo", "sklearn.metrics",
+        "bilstm_cls.evaluation.evaluate", "bilstm_cls.evaluation.report", "torch._dynamo", "sklearn.metrics",
         "matplotlib.backends.backend_agg", "tests.faults.failpoints", "tests.training.runs",
     ]
 )  # fmt: skip
@@ -62,7 +62,7 @@ class Child:
         return Outcome(code, stdout, stderr)
 
     def wait_until_held(self) -> None:
-        """Returns when a SIGSTOP has stopped it: it is the server's child, so the system can only be asked."""
+        """Returns when a SIGSTOP has stopped it. It is the server's child, so only the system can be asked."""
         deadline = time.monotonic() + SECONDS
         while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
             assert time.monotonic() < deadline, "never held"
@@ -78,7 +78,7 @@ class Child:
 def start(
     *args: object, faults: Sequence[str] = (), environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Child:
-    """Starts a command with the faults that are to meet it."""
+    """Starts a command with the faults that are to happen to it."""
     folder = tempfile.TemporaryDirectory(prefix="child-")
     for name in ("stdout", "stderr"):  # it may be killed before it opens them
         (Path(folder.name) / name).touch()
@@ -96,44 +96,30 @@ def run(*args: object, **options: Any) -> Outcome:
 
 
 def start_together(
-    *args: object,
-    faults: Mapping[int, Sequence[str]],
-    size: int = 2,
-    environment: Mapping[str, str] | None = None,
+    *args: object, faults: Mapping[int, Sequence[str]], environment: Mapping[str, str] | None = None
 ) -> list[Child]:
-    """Starts a command as `torchrun` would, in several processes that know each other."""
+    """Starts a command as `torchrun` would, in two processes that know each other."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "GLOO_SOCKET_IFNAME": "lo"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
     return [
         start(*args, faults=faults.get(rank, ()), environment={**shared, **(environment or {}), "RANK": str(rank)})
-        for rank in range(size)
+        for rank in range(2)
     ]
 
 
 def run_together(*args: object, seconds: float = SECONDS, **options: Any) -> list[Outcome]:
-    """Starts a command in several processes and returns how each ended."""
+    """Starts a command in two processes and returns how each ended."""
     return [child.wait(seconds) for child in start_together(*args, **options)]
 
 
-def places_of(*args: object, environment: Mapping[str, str] | None = None) -> dict[str, int]:
-    """Runs a command to its good end and returns how often it came to each failpoint."""
+def places_of(*args: object, size: int = 1, environment: Mapping[str, str] | None = None) -> list[dict[str, int]]:
+    """Runs a command to its good end and returns how often each of its processes came to each failpoint."""
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run(*args, environment={**(environment or {}), "COUNTS": folder})
-        assert outcome.code == 0, outcome.stderr
-        return _counts(folder)
-
-
-def places_together(*args: object) -> list[dict[str, int]]:
-    """Runs a command in two processes to its good end and returns how often each came to each failpoint."""
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes = run_together(*args, faults={}, environment={"COUNTS": folder})
-        assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
-        return [_counts(folder, rank) for rank in range(2)]
-
-
-def _counts(folder: str, rank: int = 0) -> dict[str, int]:
-    return dict(json.loads((Path(folder) / f"{rank}.json").read_text()))
+        given = {**(environment or {}), "COUNTS": folder}
+        outcomes = run_together(*args, faults={}, environment=given) if size > 1 else [run(*args, environment=given)]
+        assert [outcome.code for outcome in outcomes] == [0] * size, outcomes
+        return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(size)]
 
 
 def _live(words: list[str], faults: list[str], folder: str, environment: dict[str, str], cwd: str) -> None:
@@ -150,9 +136,11 @@ def _live(words: list[str], faults: list[str], folder: str, environment: dict[st
     for name in PICTURES:
         setattr(plots, name, draw_nothing)
     failpoints.arm(faults)
-    _limit(environment)
-    if "CHILD_WITHOUT_LOCKS" in environment:
-        failpoints.unlock()
+    if "CHILD_MEMORY_MB" in environment:
+        failpoints.leave_memory(int(environment["CHILD_MEMORY_MB"]))
+    if "CHILD_SECONDS" in environment:  # of a processor
+        seconds = int(environment["CHILD_SECONDS"])
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     sys.argv = ["bilstm-cls", *words]
     try:
         cli.main()
@@ -162,12 +150,3 @@ def _live(words: list[str], faults: list[str], folder: str, environment: dict[st
         if "COUNTS" in environment:
             counted = Path(environment["COUNTS"]) / f"{environment.get('RANK', 0)}.json"
             counted.write_text(json.dumps(failpoints.counts))
-
-
-def _limit(environment: Mapping[str, str]) -> None:
-    """Keeps this process to so much more memory and so many seconds of a processor."""
-    if "CHILD_MEMORY_MB" in environment:
-        failpoints.leave_memory(int(environment["CHILD_MEMORY_MB"]))
-    if "CHILD_SECONDS" in environment:
-        seconds = int(environment["CHILD_SECONDS"])
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 PLACES = (
-    "data.row", "data.index", "step.before", "step.after_backward", "step.after_opt", "eval.start", "eval.mid",
+    "data.row", "step.before", "step.after_backward", "step.after_opt", "eval.start",
     "save.before_open", "save.after_write_half", "save.after_write", "save.after_fsync", "save.after_rename",
-    "save.after_dirsync", "save.before_prune", "save.mid_prune",
+    "save.after_dirsync", "save.mid_prune",
 )  # fmt: skip
 
 counts: collections.Counter[str] = collections.Counter()
@@ -62,16 +62,17 @@ def _act(action: str) -> None:
 
 def leave_memory(megabytes: int) -> None:
     """Gives this process so much more memory and no more."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + megabytes * 2**20
+    limit = _memory("self")[0] + megabytes * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def unlock() -> None:
-    """Lets every lock be had by all who ask, as on some network disks."""
-    import fcntl
+def resident(pid: int | str = "self") -> int:
+    """The bytes of memory that a process has at the moment."""
+    return _memory(pid)[1]
 
-    fcntl.flock = lambda descriptor, operation: None
+
+def _memory(pid: int | str) -> list[int]:
+    return [int(pages) * resource.getpagesize() for pages in Path(f"/proc/{pid}/statm").read_text().split()]
 
 
 def _around(owner: Any, name: str, *, before: str | None = None, after: str | None = None) -> None:
@@ -89,25 +90,18 @@ def _around(owner: Any, name: str, *, before: str | None = None, after: str | No
 
 
 def _wrap() -> None:
-    from bilstm_cls import checkpoint
-    from bilstm_cls.data import dataset, preparation
-    from bilstm_cls.training import loop, session
+    import torch
+
+    from bilstm_cls import files
+    from bilstm_cls.data import dataset
+    from bilstm_cls.training import loop
 
     _around(dataset._Table, "add", before="data.row")
-    _around(preparation, "_build", before="data.index")
     _around(loop.Trainer, "step", before="step.before", after="step.after_opt")
     _around(loop, "clip_gradients", before="step.after_backward")
-    _around(session, "predict_logits", before="eval.start")
-    _around(session, "compute_metrics", before="eval.mid")
-    _around(checkpoint, "_remove_unused", before="save.before_prune")
-    _around(os, "replace", after="save.after_rename")
-    _wrap_files()
-
-
-def _wrap_files() -> None:
-    from bilstm_cls import files
-
+    _around(torch.nn.Module, "eval", before="eval.start")
     _around(files, "_create", before="save.before_open")
+    _around(os, "replace", after="save.after_rename")
     fsync, fdopen, unlink = os.fsync, os.fdopen, os.unlink
 
     def counted_fsync(descriptor: int) -> None:

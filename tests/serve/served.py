@@ -1,4 +1,4 @@
-"""Servers on this machine's loopback, in a thread or as a process of their own, and clients for them."""
+"""Servers on this machine's loopback, in a thread or as processes, and clients for them."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ class Address:
         return f"http://{self.host}:{self.port}"
 
     def ask(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
-        """Sends one request over a connection of its own: GET, or POST where there is a body."""
+        """Sends one request over a new connection: GET, or POST where there is a body."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=SECONDS)
         with contextlib.closing(connection):
             connection.request("GET" if body is None else "POST", path, body, JSON if headers is None else headers)
@@ -159,12 +159,14 @@ class Load:
         statuses: how often each came.
         wrong: texts whose answer was not the expected one.
         difference: the largest of a probability.
+        unanswered: requests over a kept connection that the server closed when it stopped, as HTTP allows.
     """
 
     seconds: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     difference: float = 0.0
+    unanswered: int = 0
 
     def quantile(self, share: float) -> float:
         return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
@@ -204,7 +206,11 @@ async def load(address: Address, requests: Iterable[Sequence[str]], expected: di
         async with connected(address) as (reader, writer):
             for texts in waiting:
                 started = time.perf_counter()
-                status, content, is_last = await exchange(reader, writer, json.dumps({"texts": texts}).encode())
+                try:
+                    status, content, is_last = await exchange(reader, writer, json.dumps({"texts": texts}).encode())
+                except (asyncio.IncompleteReadError, ConnectionError):
+                    found.unanswered += 1
+                    break
                 found.seconds.append(time.perf_counter() - started)
                 found.note(status, content, texts, expected)
                 if is_last:

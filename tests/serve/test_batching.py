@@ -39,7 +39,7 @@ class Model:
 
 
 def run(test: Callable[[Model, Batcher], Awaitable[None]]) -> Model:
-    """Runs a test beside a batcher, and checks that nothing is left in it."""
+    """Runs a test next to a batcher, and checks that nothing is left in it."""
     model = Model()
 
     async def both() -> None:
@@ -50,7 +50,7 @@ def run(test: Callable[[Model, Batcher], Awaitable[None]]) -> Model:
         finally:
             model.let(1000)
             running.cancel()
-        assert batcher.waiting == 0
+        assert batcher.queued == 0
 
     asyncio.run(both())
     return model
@@ -86,7 +86,7 @@ def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_than_may_wait_is_refused_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_WAITING", 3)
+    monkeypatch.setattr(batching, "MAX_QUEUED", 3)
 
     async def test(model: Model, batcher: Batcher) -> None:
         first = asked(batcher, "a", "b")
@@ -105,7 +105,7 @@ def test_more_than_may_wait_is_refused_until_there_is_room(monkeypatch: pytest.M
 
 
 def test_an_explanation_counts_as_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_WAITING", batching.EXPLANATION_COST)
+    monkeypatch.setattr(batching, "MAX_QUEUED", batching.EXPLANATION_COST)
 
     async def test(model: Model, batcher: Batcher) -> None:
         model.let(1000)

@@ -1,8 +1,7 @@
-"""The server under load, through many wrong questions, slow clients, and an end in the midst of it all."""
+"""The server under load, with many wrong questions, more than its queue holds, and a signal while it works."""
 
 import asyncio
 import itertools
-import json
 import random
 import signal
 import time
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.serve.protocol import DEADLINE
 from tests.conftest import reviews
 from tests.serve.served import Address, Process, connected, exchange, load, spawned
 
@@ -51,29 +49,29 @@ def show(capsys: pytest.CaptureFixture[str], line: str) -> None:
         print(f"\n  {line}")
 
 
-def test_64_clients_get_5000_right_answers(
+def test_64_clients_get_2000_right_answers(
     server: Address, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     alone = asyncio.run(load(server, some_requests(300), expected, clients=1))
-    asyncio.run(load(server, some_requests(1000), expected, clients=CLIENTS))  # whatever grows once has grown
+    asyncio.run(load(server, some_requests(500), expected, clients=CLIENTS))  # whatever grows once has grown
     before = server.metric("process_resident_memory_bytes")
     started = time.perf_counter()
-    found = asyncio.run(load(server, some_requests(5000), expected, clients=CLIENTS))
+    found = asyncio.run(load(server, some_requests(2000), expected, clients=CLIENTS))
     seconds = time.perf_counter() - started
     growth = (server.metric("process_resident_memory_bytes") - before) / MIB
     batches = server.metric("bilstm_cls_batch_texts_count")
     median, p99, one = (1000 * seconds for seconds in (found.quantile(0.5), found.quantile(0.99), alone.quantile(0.5)))
-    pace = 5000 / seconds
+    pace = 2000 / seconds
     show(
         capsys,
-        f"{CLIENTS} clients, 5,000 requests: {pace:,.0f} a second, median {median:.1f} ms, p99 {p99:.1f} ms;\n"
+        f"{CLIENTS} clients, 2,000 requests: {pace:,.0f} a second, median {median:.1f} ms, p99 {p99:.1f} ms;\n"
         f"  one client alone: median {one:.1f} ms, p99 is {p99 / one:.0f} times that; at that pace {CLIENTS} clients "
         f"wait {1000 * CLIENTS / pace:.0f} ms in the mean;\n"
-        f"  {6300 / batches:.1f} texts a batch; memory grew by {growth:.1f} MiB; "
+        f"  {2800 / batches:.1f} texts a batch; memory grew by {growth:.1f} MiB; "
         f"largest difference of a probability {found.difference:.1e}",
     )
     assert found.wrong == []
-    assert found.statuses == {200: 5000}
+    assert found.statuses == {200: 2000}
     assert p99 <= 2 * CLIENTS * one  # nobody waits much longer than for all others one after another
     assert growth <= 20
 
@@ -98,13 +96,13 @@ def malformed(number: int) -> Iterator[bytes]:
         yield bytes(body)
 
 
-def test_2000_malformed_bodies_are_refused_in_words(
+def test_500_malformed_bodies_are_refused_in_words(
     server: Address, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def ask() -> dict[int, int]:
         statuses: dict[int, int] = {}
         async with connected(server) as (reader, writer):
-            for body in malformed(2000):
+            for body in malformed(500):
                 status, content, is_last = await exchange(reader, writer, body)
                 statuses[status] = statuses.get(status, 0) + 1
                 assert list(content) == ["predictions" if status == 200 else "error"]
@@ -112,49 +110,11 @@ def test_2000_malformed_bodies_are_refused_in_words(
         return statuses
 
     statuses = asyncio.run(ask())
-    show(capsys, f"2,000 malformed bodies: {statuses}")
+    show(capsys, f"500 malformed bodies: {statuses}")
     assert set(statuses) <= {200, 400, 422}
-    assert statuses[400] + statuses[422] > 1500
+    assert statuses[400] + statuses[422] > 350
     found = asyncio.run(load(server, some_requests(100), expected, clients=4))
     assert (found.wrong, found.statuses) == ([], {200: 100})
-
-
-async def drip(address: Address, number: int) -> float:
-    """Sends a byte of a request every half second, and returns the seconds after which the server had enough."""
-    body = json.dumps({"text": TEXTS[0]}).encode()
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    at_once, slowly = (b"", head.encode()) if number % 2 else (head.encode(), body)
-    async with connected(address) as (reader, writer):
-        started = time.perf_counter()
-        writer.write(at_once)
-        answer = asyncio.ensure_future(reader.read(12))
-        for byte in slowly:
-            writer.write(bytes([byte]))
-            if (await asyncio.wait([answer], timeout=0.5))[0]:
-                assert await answer == b"HTTP/1.1 408"
-                return time.perf_counter() - started
-    raise AssertionError("a slow request was read to its end")
-
-
-def test_200_slow_connections_are_cut_off_and_slow_nobody_down(
-    server: Address, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def both() -> tuple[Any, Any, list[float]]:
-        alone = await load(server, some_requests(2000), expected, clients=1)
-        slow = [asyncio.ensure_future(drip(server, number)) for number in range(200)]
-        beside = await load(server, some_requests(2000), expected, clients=1)
-        assert not any(one.done() for one in slow), "the healthy client was too slow to be measured beside all of them"
-        return alone, beside, await asyncio.gather(*slow)
-
-    alone, beside, cut = asyncio.run(both())
-    show(
-        capsys,
-        f"200 slow connections, cut off after {min(cut):.1f} to {max(cut):.1f} s; a healthy client's p99 "
-        f"{1000 * beside.quantile(0.99):.1f} ms beside them, {1000 * alone.quantile(0.99):.1f} ms without",
-    )
-    assert max(cut) <= DEADLINE + 1
-    assert (beside.wrong, beside.statuses) == ([], {200: 2000})
-    assert beside.quantile(0.99) <= 2 * alone.quantile(0.99)
 
 
 def test_what_is_above_the_limit_is_refused_and_the_rest_is_right(
@@ -164,28 +124,29 @@ def test_what_is_above_the_limit_is_refused_and_the_rest_is_right(
     show(capsys, f"{CLIENTS} clients with 64 texts each time: {found.statuses}")
     assert set(found.statuses) == {200, 503}
     assert found.wrong == []
-    assert server.metric("bilstm_cls_waiting_texts") == 0
+    assert server.metric("bilstm_cls_queued_texts") == 0
 
 
-def test_sigterm_under_load_loses_no_request(
+def test_sigterm_under_load_lets_no_accepted_request_down(
     process: Process, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def stop() -> tuple[Any, float]:
         endless = ([TEXTS[i % len(TEXTS)]] for i in itertools.count())
         running = asyncio.ensure_future(load(process.address, endless, expected, clients=CLIENTS))
-        # A client of its own that has its answers shows that the others are at work.
+        # Another client that has its answers shows that the others are at work.
         await load(process.address, some_requests(50), expected, clients=1)
         started = time.perf_counter()
         process.process.send_signal(signal.SIGTERM)
         code, errors = await asyncio.to_thread(process.ended)
         assert (code, errors) == (143, "error: stopped by SIGTERM\n")
         seconds = time.perf_counter() - started
-        return await running, seconds  # an answer that never came raises
+        return await running, seconds
 
     found, seconds = asyncio.run(stop())
     show(
         capsys,
-        f"SIGTERM under load: {sum(found.statuses.values()):,} requests sent and answered, over in {seconds:.1f} s",
+        f"SIGTERM under load: {sum(found.statuses.values()):,} requests answered, {found.unanswered} connections "
+        f"closed before, over in {seconds:.1f} s",
     )
     assert found.wrong == []
     assert set(found.statuses) == {200}

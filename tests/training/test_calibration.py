@@ -12,8 +12,8 @@ from bilstm_cls.checkpoint import load_best
 from bilstm_cls.classifier import Classifier, softmax
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError
+from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.evaluation.judge import evaluate
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.calibration import fit_scales
 from bilstm_cls.training.run import train

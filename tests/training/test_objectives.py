@@ -129,7 +129,7 @@ def test_a_text_is_moved_whatever_its_company() -> None:
 
 
 def test_every_objective_is_a_choice_of_the_config() -> None:
-    from bilstm_cls.config import config_schema
+    from bilstm_cls.config_file import config_schema
 
     choices = config_schema()["$defs"]["TrainConfig"]["properties"]["objective"]["enum"]
     assert choices == list(OBJECTIVES)

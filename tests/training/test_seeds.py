@@ -104,7 +104,7 @@ def test_finished_runs_are_taken_as_they_are(result: SeedsResult, tiny_config: M
     assert again.summary() == result.summary()
 
 
-@pytest.mark.parametrize("place", ["RunDirectory.save_model", "seeds.write_summary"])
+@pytest.mark.parametrize("place", ["RunDirectory.save_model", "seeds.write_results"])
 def test_an_ensemble_that_was_killed_while_it_was_written_is_written_again(
     place: str, result: SeedsResult, tiny_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

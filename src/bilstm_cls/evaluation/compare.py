@@ -1,10 +1,10 @@
-"""Runs beside each other, judged on the same texts: how far apart, whether that may be chance, where they disagree.
+"""Runs compared on the same texts: how much they differ, whether that may be chance, and where.
 
 Shapes: N texts, C labels, R resamples.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,24 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.metrics import (
-    NUM_RESAMPLES,
-    Floats,
-    Ints,
-    accuracy_interval,
-    calibration_bins,
-    confusion_matrix,
-)
+from bilstm_cls.evaluation.metrics import Floats, Ints, accuracy_interval, calibration_bins
+from bilstm_cls.evaluation.pages import aligned, printable, render, shortened
 from bilstm_cls.evaluation.predictions import Predictions, read_predictions
+from bilstm_cls.files import write_atomic
+
+NUM_RESAMPLES, CHUNK = 2000, 100
+SIGNIFICANT = 0.05
+TERMINAL_TEXT = 100
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A run's answers, the texts in an order that all share.
+class RunScores:
+    """A run's predictions, the texts in an order that all share.
 
     Attributes:
         name: what the run is called, unlike the others.
-        answers: `[N]` label ids.
-        probabilities: `[N]` of the answers.
+        predicted: `[N]` label ids.
+        probabilities: `[N]` of the predictions.
         losses: `[N]` in nats.
         scores: `accuracy`, `macro_f1`, `log_loss`, `ece`.
         interval: 95 % interval of the accuracy.
@@ -38,7 +37,7 @@ class Contender:
     """
 
     name: str
-    answers: Ints
+    predicted: Ints
     probabilities: Floats
     losses: Floats
     scores: dict[str, float]
@@ -62,8 +61,8 @@ class Difference:
     Attributes:
         name: of the other run.
         scores: differences of `accuracy`, `macro_f1` and `log_loss`.
-        only_first: texts that the first run alone answers rightly.
-        only_other: texts that the other one alone answers rightly.
+        only_first: texts that the first run alone predicts rightly.
+        only_other: texts that the other one alone predicts rightly.
         p_value: McNemar's exact test, two-sided: how probable so uneven a share of those is where both err as often.
     """
 
@@ -76,17 +75,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs on the same texts.
+    """At least two runs on the same N texts of C labels, and how all but the first differ from it.
 
-    Attributes:
-        split: what they were judged on.
-        labels: C class names.
-        label_ids: `[N]`.
-        texts: N texts.
-        places: N of `path:line`.
-        runs: at least two, the first of which the others are compared with.
-        differences: of every other run from the first.
-        disagreements: the texts that not all runs give the same answer, the greatest difference in loss first.
+    `disagreements` are the texts for which not all runs predict the same label, the greatest difference in loss first.
     """
 
     split: str
@@ -94,50 +85,50 @@ class Comparison:
     label_ids: Ints
     texts: list[str]
     places: list[str]
-    runs: list[Contender]
+    runs: list[RunScores]
     differences: list[Difference]
     disagreements: Ints
 
     def as_object(self, limit: int) -> dict[str, Any]:
         """Returns what `report --json` prints, with at most `limit` disagreements."""
+        first = self.runs[0].name
+        runs = [
+            {
+                "run": run.name,
+                **run.scores,
+                "confidence_interval": run.interval,
+                "f1": dict(zip(self.labels, run.f1, strict=True)),
+            }
+            for run in self.runs
+        ]
+        differences = []
+        for found in self.differences:
+            scores = {
+                name: {"difference": score.value, "confidence_interval": [score.low, score.high]}
+                for name, score in found.scores.items()
+            }
+            alone = {first: found.only_first, found.name: found.only_other}
+            row = {"run": found.name, "against": first, **scores, "right_alone": alone, "mcnemar_p": found.p_value}
+            differences.append(row)
         return {
             "split": self.split,
             "examples": len(self.label_ids),
-            "runs": [
-                {
-                    "run": run.name,
-                    **run.scores,
-                    "confidence_interval": list(run.interval),
-                    "f1": dict(zip(self.labels, run.f1, strict=True)),
-                }
-                for run in self.runs
-            ],
-            "differences": [
-                {
-                    "run": found.name,
-                    "against": self.runs[0].name,
-                    **{
-                        name: {"difference": score.value, "confidence_interval": [score.low, score.high]}
-                        for name, score in found.scores.items()
-                    },
-                    "right_alone": {self.runs[0].name: found.only_first, found.name: found.only_other},
-                    "mcnemar_p": found.p_value,
-                }
-                for found in self.differences
-            ],
+            "runs": runs,
+            "differences": differences,
             "num_disagreements": len(self.disagreements),
-            "disagreements": [
-                {
-                    "place": self.places[i],
-                    "label": self.labels[self.label_ids[i]],
-                    "answers": {
-                        run.name: {"label": self.labels[run.answers[i]], "probability": float(run.probabilities[i])}
-                        for run in self.runs
-                    },
-                    "text": self.texts[i],
-                }
-                for i in self.disagreements[:limit].tolist()
-            ],
+            "disagreements": [self._disagreement(i) for i in self.disagreements[:limit].tolist()],
+        }
+
+    def _disagreement(self, i: int) -> dict[str, Any]:
+        answers = {
+            run.name: {"label": self.labels[run.predicted[i]], "probability": float(run.probabilities[i])}
+            for run in self.runs
+        }
+        return {
+            "place": self.places[i],
+            "label": self.labels[self.label_ids[i]],
+            "answers": answers,
+            "text": self.texts[i],
         }
 
 
@@ -148,8 +139,8 @@ def compare(paths: Sequence[Path]) -> Comparison:
         paths: at least two run directories, those of `bilstm-cls baseline` among them.
 
     Raises:
-        CheckpointError: a run was not judged, or its predictions are damaged.
-        ConfigError: a run is given twice, or they were not judged on the same texts.
+        CheckpointError: a run was not evaluated, or its predictions are damaged.
+        ConfigError: a run is given twice, or they were not evaluated on the same texts.
     """
     assert len(paths) > 1
     names = _names(paths)
@@ -157,16 +148,14 @@ def compare(paths: Sequence[Path]) -> Comparison:
     first = found[0]
     for path, other in zip(paths[1:], found[1:], strict=True):
         _check_same_texts(paths[0], first, path, other)
-    labels = sorted({label for predictions in found for label in (*predictions.labels, *predictions.answers)})
+    labels = sorted({label for predictions in found for label in (*predictions.labels, *predictions.predictions)})
     number_of = {label: i for i, label in enumerate(labels)}
     label_ids = np.array([number_of[label] for label in first.labels])
-    runs = [
-        _contender(name, predictions, label_ids, np.array([number_of[label] for label in predictions.answers]), labels)
-        for name, predictions in zip(names, found, strict=True)
-    ]
+    predicted = [np.array([number_of[label] for label in predictions.predictions]) for predictions in found]
+    runs = [_scores_of_run(*row, label_ids, len(labels)) for row in zip(names, found, predicted, strict=True)]
     differences = [_difference(runs[0], other, label_ids, len(labels)) for other in runs[1:]]
     gaps = np.max([np.abs(run.losses - runs[0].losses) for run in runs[1:]], axis=0)
-    apart = np.flatnonzero(np.any([run.answers != runs[0].answers for run in runs[1:]], axis=0))
+    differ = np.flatnonzero(np.any([run.predicted != runs[0].predicted for run in runs[1:]], axis=0))
     return Comparison(
         split=first.split,
         labels=labels,
@@ -175,7 +164,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
         places=[f"{path}:{line}" for path, line in first.places],
         runs=runs,
         differences=differences,
-        disagreements=apart[np.argsort(-gaps[apart], kind="stable")],
+        disagreements=differ[np.argsort(-gaps[differ], kind="stable")],
     )
 
 
@@ -190,42 +179,37 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _in_common_order(predictions: Predictions) -> Predictions:
-    """Sorts by text; where a text stands twice with one label, a run gives it the same answer twice."""
+    """Sorts by text; where a text occurs twice with one label, a run predicts the same for both."""
     keys = list(zip(predictions.texts, predictions.labels, predictions.places, strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    return Predictions(
-        split=predictions.split,
-        texts=[predictions.texts[i] for i in order],
-        places=[predictions.places[i] for i in order],
-        labels=[predictions.labels[i] for i in order],
-        answers=[predictions.answers[i] for i in order],
-        probabilities=predictions.probabilities[order],
-        losses=predictions.losses[order],
-    )
+    lists = (predictions.texts, predictions.places, predictions.labels, predictions.predictions)
+    columns: list[Any] = [[values[i] for i in order] for values in lists]
+    columns += [predictions.probabilities[order], predictions.losses[order]]
+    return Predictions(predictions.split, *columns)
 
 
 def _check_same_texts(path: Path, one: Predictions, other_path: Path, other: Predictions) -> None:
     if one.texts != other.texts:
         shared = (Counter(one.texts) & Counter(other.texts)).total()
         raise ConfigError(
-            f"{path} and {other_path} were not judged on the same texts: of {len(one):,} ({one.split}) and "
+            f"{path} and {other_path} were not evaluated on the same texts: of {len(one):,} ({one.split}) and "
             f"{len(other):,} ({other.split}) they share {shared:,}; compare runs of the same data and split"
         )
     for label, another, place in zip(one.labels, other.labels, one.places, strict=True):
         if label != another:
             raise ConfigError(
-                f"{path} and {other_path} were not judged by the same labels: the text at {place[0]}:{place[1]} is "
+                f"{path} and {other_path} have other labels for the same texts: the text at {place[0]}:{place[1]} is "
                 f"{label!r} in one and {another!r} in the other; compare runs of the same data and split"
             )
 
 
-def _contender(name: str, predictions: Predictions, label_ids: Ints, answers: Ints, labels: Sequence[str]) -> Contender:
-    is_correct = answers == label_ids
-    matrix = confusion_matrix(label_ids, answers, len(labels))
-    f1 = _f1(np.diag(matrix)[np.newaxis], matrix.sum(1)[np.newaxis], matrix.sum(0)[np.newaxis])[0]
-    return Contender(
+def _scores_of_run(name: str, predictions: Predictions, predicted: Ints, label_ids: Ints, num_labels: int) -> RunScores:
+    is_correct = predicted == label_ids
+    counts = (np.bincount(ids, minlength=num_labels) for ids in (label_ids[is_correct], label_ids, predicted))
+    f1 = _f1(*counts)
+    return RunScores(
         name=name,
-        answers=answers,
+        predicted=predicted,
         probabilities=predictions.probabilities,
         losses=predictions.losses,
         scores={
@@ -234,62 +218,152 @@ def _contender(name: str, predictions: Predictions, label_ids: Ints, answers: In
             "log_loss": float(predictions.losses.mean()),
             "ece": calibration_bins(predictions.probabilities, is_correct).error,
         },
-        interval=accuracy_interval(int(is_correct.sum()), len(is_correct)),
+        interval=accuracy_interval(float(is_correct.mean()), len(is_correct)),
         f1=np.nan_to_num(f1).tolist(),
     )
 
 
 def _f1(right: Any, support: Any, predicted: Any) -> Floats:
-    """Returns `[R, C]` F1 of counts of that shape; NaN where a label has no text and no answer."""
+    """Returns F1 of counts of any shape; NaN where a label has no text and no prediction."""
     total = support + predicted
     return np.asarray(np.where(total > 0, 2 * right / np.maximum(1, total), np.nan))
 
 
-def _difference(first: Contender, other: Contender, label_ids: Ints, num_labels: int) -> Difference:
-    """Resamples texts, each with both of its answers: what both runs find hard then widens no interval.
+def _difference(first: RunScores, other: RunScores, label_ids: Ints, num_labels: int) -> Difference:
+    """Resamples texts, each with both of its predictions: what both runs find hard then widens no interval.
 
-    Accuracy and F1 depend only on how many texts have which label and answers: a resample is one draw of those counts.
+    Accuracy and F1 depend only on how many texts have which label and predictions: a resample is one draw of those
+    counts.
     """
+    from scipy.sparse import csr_matrix
     from scipy.stats import binomtest
 
     generator = np.random.default_rng(0)
     number = len(label_ids)
-    cells = (label_ids * num_labels + first.answers) * num_labels + other.answers
-    kinds, counts = np.unique(cells, return_counts=True)
-    label, one, two = kinds // num_labels**2, kinds // num_labels % num_labels, kinds % num_labels
-    draws = generator.multinomial(number, counts / number, size=NUM_RESAMPLES)
+    kinds, counts = np.unique(np.stack([label_ids, first.predicted, other.predicted]), axis=1, return_counts=True)
+    label = kinds[0]
 
-    def accuracy(counted: Ints, answers: Ints) -> Floats:
-        return np.asarray(counted[:, label == answers].sum(axis=1) / number)
+    def indicator(ids: Ints, is_counted: Any = True) -> Any:
+        rows = (np.ones(len(ids), dtype=np.int64) * is_counted, (ids, np.arange(len(ids))))
+        return csr_matrix(rows, shape=(num_labels, len(ids)))  # [C, kinds]
 
-    def macro_f1(counted: Ints, answers: Ints) -> Floats:
-        ids = np.arange(num_labels)
-        has_label, has_answer = label[:, np.newaxis] == ids, answers[:, np.newaxis] == ids
-        f1 = _f1(counted @ (has_label & has_answer), counted @ has_label, counted @ has_answer)
-        return np.asarray(np.nanmean(f1, axis=1))
+    has_label = indicator(label)
 
-    def estimate(score: Callable[[Ints, Ints], Floats]) -> Estimate:
-        (value,) = score(counts[np.newaxis], two) - score(counts[np.newaxis], one)
-        return _estimate(value, score(draws, two) - score(draws, one))
+    def scores(counted: Ints, predicted: Ints) -> Floats:
+        """Returns accuracy and macro F1 `[2, R]` of `[R, kinds]` counts."""
+        right = indicator(label, label == predicted) @ counted.T  # [C, R]
+        f1 = _f1(right, has_label @ counted.T, indicator(predicted) @ counted.T)
+        return np.stack([right.sum(axis=0) / number, np.nanmean(f1, axis=0)])
 
+    def gain(counted: Ints) -> Floats:
+        return np.asarray(scores(counted, kinds[2]) - scores(counted, kinds[1]))
+
+    draws = [gain(generator.multinomial(number, counts / number, size=CHUNK)) for _ in range(NUM_RESAMPLES // CHUNK)]
+    accuracy, macro_f1 = (
+        _estimate(value, resampled)
+        for value, resampled in zip(gain(counts[np.newaxis])[:, 0], np.concatenate(draws, axis=1), strict=True)
+    )
     gaps = other.losses - first.losses
     means = np.array([gaps[generator.integers(number, size=number)].mean() for _ in range(NUM_RESAMPLES)])
-    is_right, is_right_too = first.answers == label_ids, other.answers == label_ids
+    is_right, is_right_too = first.predicted == label_ids, other.predicted == label_ids
     only_first, only_other = int((is_right & ~is_right_too).sum()), int((is_right_too & ~is_right).sum())
-    apart = only_first + only_other
+    discordant = only_first + only_other
     return Difference(
         name=other.name,
-        scores={
-            "accuracy": estimate(accuracy),
-            "macro_f1": estimate(macro_f1),
-            "log_loss": _estimate(gaps.mean(), means),
-        },
+        scores={"accuracy": accuracy, "macro_f1": macro_f1, "log_loss": _estimate(gaps.mean(), means)},
         only_first=only_first,
         only_other=only_other,
-        p_value=float(binomtest(only_other, apart).pvalue) if apart else 1.0,
+        p_value=float(binomtest(only_other, discordant).pvalue) if discordant else 1.0,
     )
 
 
 def _estimate(value: float, resampled: Floats) -> Estimate:
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Estimate(float(value), float(low), float(high))
+
+
+def comparison_table(comparison: Comparison, limit: int) -> str:
+    """Returns what `report` prints of several runs, with at most `limit` disagreements."""
+    lines = [f"{comparison.split} split, {len(comparison.label_ids):,} texts", ""]
+    lines += _lines(_score_rows(comparison))
+    lines += ["", *_lines(_difference_rows(comparison)), ""]
+    lines += [_verdict(comparison.runs[0].name, difference) for difference in comparison.differences]
+    number = len(comparison.disagreements)
+    lines.append(f"They predict {number:,} texts differently{_shown(number, limit)}")
+    for row in comparison.as_object(limit)["disagreements"]:
+        answers = (f"{name} {found['label']} {found['probability']:.3f}" for name, found in row["answers"].items())
+        lines.append(f"  {row['place']}: label {row['label']}; {', '.join(answers)}")
+        lines.append(f"    {printable(shortened(row['text'], TERMINAL_TEXT))}")
+    return "\n".join(lines)
+
+
+def write_comparison(path: Path, comparison: Comparison, limit: int) -> None:
+    """Writes one HTML file that loads nothing, with at most `limit` disagreements."""
+    counts = np.bincount(comparison.label_ids, minlength=len(comparison.labels)).tolist()
+    first = comparison.runs[0]
+    f1 = [
+        [label, *(f"{run.f1[i]:.4f}" for run in comparison.runs), counts[i]]
+        for i, label in enumerate(comparison.labels)
+    ]
+    page = render(
+        "comparison.html",
+        title=" and ".join(run.name for run in comparison.runs),
+        comparison=comparison,
+        accuracies=[(run.name, run.scores["accuracy"], run.interval, run is first) for run in comparison.runs],
+        scores=_score_rows(comparison),
+        differences=_difference_rows(comparison),
+        verdicts=[_verdict(first.name, difference) for difference in comparison.differences],
+        f1=(["label", *(run.name for run in comparison.runs), "texts"], f1),
+        disagreements=comparison.as_object(limit)["disagreements"],
+    )
+    write_atomic(path, page)
+
+
+def _score_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            run.name,
+            f"{run.scores['accuracy']:.4f}",
+            "{:.4f} to {:.4f}".format(*run.interval),
+            *(f"{run.scores[name]:.4f}" for name in ("macro_f1", "log_loss", "ece")),
+        ]
+        for run in comparison.runs
+    ]
+    return ["run", "accuracy", "95 % interval", "macro F1", "log loss", "ECE"], rows
+
+
+def _difference_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            found.name,
+            *(_signed(found.scores[name]) for name in ("accuracy", "macro_f1", "log_loss")),
+            f"{found.only_first:,} : {found.only_other:,}",
+            f"{found.p_value:.3g}",
+        ]
+        for found in comparison.differences
+    ]
+    head = [f"minus {comparison.runs[0].name}", "accuracy", "macro F1", "log loss", "right alone", "McNemar's p"]
+    return head, rows
+
+
+def _signed(score: Estimate) -> str:
+    return f"{score.value:+.4f} ({score.low:+.4f} to {score.high:+.4f})"
+
+
+def _verdict(first: str, found: Difference) -> str:
+    better = found.name if found.only_other > found.only_first else first
+    alone = f"{first} alone is right on {found.only_first:,} texts, {found.name} alone on {found.only_other:,}"
+    if found.p_value < SIGNIFICANT:
+        return f"{alone}: {better} is better, and chance rarely does that (p = {found.p_value:.3g})."
+    return f"{alone}: the difference may well be chance (p = {found.p_value:.3g})."
+
+
+def _shown(number: int, limit: int) -> str:
+    if number == 0 or limit == 0:
+        return "."
+    return f"; the {limit:,} that differ most in loss:" if number > limit else ", by their difference in loss:"
+
+
+def _lines(table: tuple[list[str], list[list[str]]]) -> list[str]:
+    head, rows = table
+    return aligned([head, *rows])

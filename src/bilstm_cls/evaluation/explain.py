@@ -1,12 +1,14 @@
-"""How much each token of a text moved the decision.
+"""How much each token of a text changes a prediction.
 
 What is explained is a label's logit minus the mean of the other labels' logits. For two labels that is the logarithm of
-the odds, `log(p / (1 - p))`. Where the pooling is linear in the outputs it is exactly a sum of one term per token and a
-bias; where it is not, the terms are integrated gradients, which add up to it but for the error of the integral.
+the odds, `log(p / (1 - p))`. Occlusion leaves a token out and reads the rest: the difference is easy to understand, and
+holds for any model. The exact method instead writes the logit as a sum of one term per token and a bias: exactly where
+the pooling is linear in the outputs, by integrated gradients where it is not.
 
 Shapes: T tokens, E embedding_dim, N directions, H hidden_size, D pooled size, C labels.
 """
 
+import bisect
 import copy
 import math
 import re
@@ -18,20 +20,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilstm_cls.data.corpus import kept_places
+from bilstm_cls.classifier import LoadedModel, predict_logits
+from bilstm_cls.data.corpus import Corpus, kept_places
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.run_directory import LoadedModel
+from bilstm_cls.ngrams import TOKEN, NgramModel
 
-EXACT, INTEGRATED = "exact", "integrated gradients"
+OCCLUSION, EXACT, INTEGRATED = "occlusion", "exact", "integrated gradients"
+METHODS = (OCCLUSION, EXACT)
 
 STEPS = 64
 """Points at which the integral over the path from zero to the embedding is evaluated."""
 
 MAX_TOKENS = 8192
 """Tokens whose gradients are held at once, in copies of the text at several points of the path."""
+
+MAX_VARIANTS = 512
+"""Of one text, each with something else left out: of longer texts, stretches of several tokens are left out."""
 
 # A few characters before are looked at, or a text of nothing but marks would take its length squared.
 _ENDS_IN_BREAK = re.compile(r"<br\s*/?>\Z", re.IGNORECASE)
@@ -62,16 +69,16 @@ class Term:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A logit as a sum: `logit = bias + sum of the terms`, within `error`.
+    """A value for each token; for all methods but occlusion, `logit = bias + sum of the terms`, within `error`.
 
     Attributes:
         text: as it was given.
         label: whose logit it is.
         prediction: the likeliest label.
-        method: `exact` or `integrated gradients`.
+        method: `occlusion`, `exact` or `integrated gradients`.
         logit: the label's, minus the mean of the others', as the model computes it.
-        bias: what no token adds: of the head, or for integrated gradients the logit of a text of zero vectors; and all
-            of what an n-gram model beside the network (`model.ngrams`) adds.
+        bias: what no token adds: of the head and the n-gram model, or for integrated gradients the logit of a text of
+            zero vectors; None for occlusion.
         terms: one per token that the model reads, in the order of the text.
         unread: where the part of a long text that was cut out begins and ends, in characters; None for nothing.
     """
@@ -81,20 +88,22 @@ class Explanation:
     prediction: str
     method: str
     logit: float
-    bias: float
+    bias: float | None
     terms: tuple[Term, ...]
     unread: tuple[int, int] | None = None
 
     @property
-    def error(self) -> float:
-        """How far bias and terms are from the logit."""
+    def error(self) -> float | None:
+        """How far bias and terms are from the logit; None for occlusion, whose terms do not add up."""
+        if self.bias is None:
+            return None
         return abs(math.fsum([self.bias, *(term.value for term in self.terms), -self.logit]))
 
     def as_dict(self) -> dict[str, Any]:
         """Returns what `--json` prints under `explanation`."""
-        numbers = {"bias": self.bias, "logit": self.logit, "error": self.error}
+        sum_of = {} if self.bias is None else {"bias": self.bias, "error": self.error}
         terms = [term.as_dict() for term in self.terms]
-        return {"label": self.label, "method": self.method, **numbers, "terms": terms}
+        return {"label": self.label, "method": self.method, "logit": self.logit, **sum_of, "terms": terms}
 
 
 @dataclass(frozen=True)
@@ -112,64 +121,151 @@ class Reading:
     unread: tuple[int, int] | None = None
 
 
-def explain(loaded: LoadedModel, text: str, *, label: str | None = None) -> Explanation:
-    """Divides a label's logit among the tokens of a text.
+def explain(
+    loaded: LoadedModel,
+    text: str,
+    *,
+    label: str | None = None,
+    method: str = OCCLUSION,
+    max_variants: int = MAX_VARIANTS,
+) -> Explanation:
+    """Says how much each token of a text changes a label's logit.
 
-    Poolings `mean`, `reduce_mean` and `max`, alone or joined, are divided exactly: the head weighs what a token's own
-    output, in both directions, puts into the pooled vector; of a maximum each unit goes to the token that has it. With
-    `last` or `attention` the terms are integrated gradients (Sundararajan et al. 2017) from zero vectors.
+    `occlusion` gives a token what the logit loses when it is left out. `exact` divides the logit. The n-gram model's
+    part is divided exactly. Of the network, poolings `mean`, `reduce_mean` and `max`, alone or joined, are divided
+    exactly: the head weighs what a token's output, in both directions, puts into the pooled vector; of a maximum each
+    unit goes to the token that has it. With `last` or `attention` the terms are integrated gradients (Sundararajan et
+    al. 2017) from zero vectors.
 
     Args:
         loaded: a run's model, in evaluation mode.
         text: any; an empty one is one unknown token.
         label: whose logit is explained; the predicted one if None.
+        method: one of `METHODS`.
+        max_variants: for occlusion, how often the text is read with something left out. Of a text with more tokens,
+            stretches of several are left out, whose value is divided among them.
 
     Raises:
-        ConfigError: the run does not know the label, or torchtext split the text into tokens that do not stand in it.
+        ConfigError: the run does not know the label, the method is not known, or torchtext split the text into tokens
+            that do not occur in it.
     """
-    model, labels = loaded.model, loaded.labels
-    assert not model.training
+    labels = loaded.labels
+    assert not loaded.model.training
     if label is not None and label not in labels:
         raise ConfigError(f"label {label!r} is not one that the run knows: {', '.join(labels[:20])}")
+    if method not in METHODS:
+        raise ConfigError(f"--explain: method {method!r} is not known; choose one of {', '.join(METHODS)}")
     reading = read_tokens(loaded, text)
-    token_ids, lengths = reading_tensors(reading, model)
-    with torch.inference_mode():
-        answers = [member(token_ids, lengths)[0].cpu().double() for member in loaded.members]
-        logits = torch.stack(answers).sum(0)  # [C]
-    beside = None if loaded.ngrams is None else torch.from_numpy(loaded.ngrams.logits([text])[0])
-    logits = logits if beside is None else logits + beside
-    best = int(logits.numpy().argmax())
+    logits = _logits(loaded, [reading.token_ids], [text])[0]
+    best = int(logits.argmax())
     contrast = _contrast(best if label is None else labels.index(label), len(labels))
-    is_exact = all(name in SHARES for name in model.pooling.names)
-    divide = _divide if is_exact else _integrate
-    parts = [divide(member, token_ids, lengths, contrast) for member in loaded.members]
-    values = torch.stack([terms for terms, _ in parts]).sum(0)
-    bias = math.fsum(part for _, part in parts)
-    if beside is not None:
-        bias += float(beside @ contrast)
+    logit = float(logits @ contrast.numpy())
+    if method == OCCLUSION:
+        bias, terms = None, _occlude(loaded, text, reading, contrast, logit, max_variants)
+    else:
+        is_exact = all(name in SHARES for name in loaded.model.pooling.names)
+        method = EXACT if is_exact else INTEGRATED
+        bias, terms = _divide_all(loaded, text, reading, contrast, _divide if is_exact else _integrate)
+    is_whole = loaded.ngrams is not None and method != OCCLUSION  # the n-gram model reads the whole text
     return Explanation(
         text=text,
         label=labels[best] if label is None else label,
         prediction=labels[best],
-        method=EXACT if is_exact else INTEGRATED,
-        logit=float(logits @ contrast),
+        method=method,
+        logit=logit,
         bias=bias,
-        terms=tuple(
-            Term(text[start:stop], start, stop, value, token_id != UNKNOWN_ID)
-            for token_id, (start, stop), value in zip(reading.token_ids, reading.places, values.tolist(), strict=True)
-        ),
-        unread=reading.unread,
+        terms=tuple(terms),
+        unread=None if is_whole else reading.unread,
     )
 
 
+def _logits(loaded: LoadedModel, rows: list[list[int]], texts: list[str]) -> Any:
+    """Returns the logits `[N, C]` of texts whose token ids are given."""
+    lengths = [len(row) for row in rows]
+    token_ids = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
+    corpus = Corpus(token_ids, np.cumsum([0, *lengths]))
+    logits = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
+    return logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts)
+
+
+def _occlude(
+    loaded: LoadedModel, text: str, reading: Reading, contrast: Tensor, logit: float, max_variants: int
+) -> list[Term]:
+    """Reads all variants of a text together, each with one token left out, or with a stretch of neighbouring ones."""
+    ids, places = reading.token_ids, reading.places
+    size = math.ceil(len(ids) / max_variants)
+    stretches = [slice(i, min(i + size, len(ids))) for i in range(0, len(ids), size)]
+    variants = [ids[: part.start] + ids[part.stop :] or [UNKNOWN_ID] for part in stretches]
+    texts = [text[: places[part.start][0]] + text[places[part.stop - 1][1] :] for part in stretches]
+    losses = logit - _logits(loaded, variants, texts) @ contrast.numpy()
+    values = np.concatenate(
+        [np.full(part.stop - part.start, loss) for part, loss in zip(stretches, losses, strict=True)]
+    )
+    sizes = np.concatenate([np.full(part.stop - part.start, part.stop - part.start) for part in stretches])
+    return _terms(text, reading, (values / sizes).tolist())
+
+
+def _divide_all(
+    loaded: LoadedModel,
+    text: str,
+    reading: Reading,
+    contrast: Tensor,
+    divide: Callable[[BiLSTMClassifier, Tensor, Tensor, Tensor], tuple[Tensor, float]],
+) -> tuple[float, list[Term]]:
+    """Divides the logit of networks and n-gram model; returns the bias and the terms."""
+    token_ids, lengths = reading_tensors(reading, loaded.model)
+    parts = [divide(member, token_ids, lengths, contrast) for member in loaded.members]
+    values = torch.stack([terms for terms, _ in parts]).sum(0).numpy()
+    bias = math.fsum(part for _, part in parts)
+    if loaded.ngrams is None:
+        return bias, _terms(text, reading, values.tolist())
+    shared, more = _ngram_terms(loaded.ngrams, text, reading.places, contrast)
+    bias += float(loaded.ngrams.bias @ contrast.numpy())
+    return bias, sorted([*_terms(text, reading, (values + shared).tolist()), *more], key=lambda term: term.start)
+
+
+def _terms(text: str, reading: Reading, values: list[float]) -> list[Term]:
+    return [
+        Term(text[start:stop], start, stop, value, token_id != UNKNOWN_ID)
+        for token_id, (start, stop), value in zip(reading.token_ids, reading.places, values, strict=True)
+    ]
+
+
+def _ngram_terms(
+    ngrams: NgramModel, text: str, places: list[tuple[int, int]], contrast: Tensor
+) -> tuple[Any, list[Term]]:
+    """Divides an n-gram's weight in equal parts among its tokens, and theirs among those of the network.
+
+    A token of the n-gram model is divided among those of the network with which it shares characters, by their number.
+
+    Returns:
+        `[T]` values to add to those of the network, and terms of what only the n-gram model reads.
+    """
+    found = [match.span() for match in TOKEN[ngrams.is_spaced].finditer(text)]
+    number_of, values = {start: i for i, (start, _) in enumerate(found)}, np.zeros(len(found))
+    for term in ngrams.terms(text):
+        for start, stop in term.places:
+            first, last = number_of[start], bisect.bisect_left(found, (stop, 0))
+            values[first:last] += float(term.weights @ contrast.numpy()) / len(term.places) / (last - first)
+    shared, more, stops = np.zeros(len(places)), list[Term](), [stop for _, stop in places]
+    for (start, stop), value in zip(found, values.tolist(), strict=True):
+        first, last = bisect.bisect_right(stops, start), bisect.bisect_left(places, (stop, 0))
+        common = np.array([min(stop, b) - max(start, a) for a, b in places[first:last]])
+        if len(common):
+            shared[first:last] += value * common / common.sum()
+        else:
+            more.append(Term(text[start:stop], start, stop, value, True))
+    return shared, more
+
+
 def read_tokens(loaded: LoadedModel, text: str) -> Reading:
-    """Encodes one text and cuts it as a prediction does. Of a byte-pair token the blank before it is left out."""
+    """Encodes one text and cuts it as a prediction does. Of a byte-pair token the space before it is left out."""
     ids, places = loaded.tokenizer.offsets(text)
     if not ids:
         return Reading([UNKNOWN_ID], [(0, 0)])
     config = loaded.config.text
     if config.tokenizer == "bpe":
-        places = [_without_blank(text, *place) for place in places]
+        places = [_without_space(text, *place) for place in places]
     if len(ids) <= config.max_length:
         return Reading(ids, places)
     kept = kept_places(len(ids), config.max_length, config.truncate)
@@ -191,11 +287,11 @@ def reading_tensors(reading: Reading, model: BiLSTMClassifier) -> tuple[Tensor, 
     return token_ids, torch.tensor([len(reading.token_ids)])
 
 
-def _without_blank(text: str, start: int, stop: int) -> tuple[int, int]:
-    """A blank may also be what stands for `<br />`: its place is then the last character of that."""
+def _without_space(text: str, start: int, stop: int) -> tuple[int, int]:
+    """A space may also be what `<br />` is read as: its place is then the last character of that."""
     before = text[max(0, start - 20) : start + 1]
-    is_blank = text[start] == " " or _ENDS_IN_BREAK.search(before)
-    return (start + 1, stop) if is_blank and stop - start > 1 else (start, stop)
+    is_space = text[start] == " " or _ENDS_IN_BREAK.search(before)
+    return (start + 1, stop) if is_space and stop - start > 1 else (start, stop)
 
 
 def _contrast(label_id: int, num_labels: int) -> Tensor:

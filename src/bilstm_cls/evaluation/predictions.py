@@ -1,4 +1,4 @@
-"""What a judged split leaves in a run directory: every text with its label, the answer, and how wrong it is."""
+"""What evaluation leaves in a run directory: every text with its label, the prediction, and how wrong it is."""
 
 import csv
 import io
@@ -19,25 +19,35 @@ COLUMNS = ("path", "line", "label", "prediction", "probability", "loss", "text")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A split, the probabilities `[N, C]` of its texts, and their scores."""
+class Evaluation:
+    """A model's answers for a split.
+
+    Attributes:
+        split: N texts.
+        probabilities: `[N, C]`.
+        metrics: their scores.
+        network: scores of the network alone, where an n-gram model is added to it.
+        ngram_logits: `[N, C]` of that n-gram model alone.
+    """
 
     split: Split
     probabilities: Floats
     metrics: Metrics
+    network: Metrics | None = None
+    ngram_logits: Floats | None = None
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The rows of a `predictions_*.csv`, in its order: the worst answer first.
+    """The rows of a `predictions_*.csv`, in its order: the worst prediction first.
 
     Attributes:
         split: `test`, or `valid` where a run has no test split.
         texts: N texts.
-        places: N of `path:line`, where each stands in the data.
+        places: N of `path:line`, where each is in the data.
         labels: N true labels.
-        answers: N predicted labels.
-        probabilities: `[N]` of the answers.
+        predictions: N predicted labels.
+        probabilities: `[N]` of the predictions.
         losses: `[N]` in nats.
     """
 
@@ -45,7 +55,7 @@ class Predictions:
     texts: list[str]
     places: list[tuple[str, int]]
     labels: list[str]
-    answers: list[str]
+    predictions: list[str]
     probabilities: Floats
     losses: Floats
 
@@ -53,31 +63,31 @@ class Predictions:
         return len(self.texts)
 
     def as_split(self, labels: Sequence[str]) -> Split:
-        """Returns the texts as they were judged, with label ids of the given labels."""
+        """Returns the texts as they were evaluated, with label ids of the given labels."""
         ids: Ints = np.array([labels.index(label) for label in self.labels], dtype=np.int64)
         lines = np.array([line for _, line in self.places], dtype=np.int64)
         return Split(self.split, self.texts, ids, [path for path, _ in self.places], lines)
 
 
-def write_predictions(path: Path, judged: Judged, labels: Sequence[str]) -> None:
-    """Writes a CSV with every text of the split, the worst answer first."""
-    losses = example_losses(judged.probabilities, judged.split.label_ids)
-    answers = judged.probabilities.argmax(1)
+def write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
+    """Writes a CSV with every text of the split, the worst prediction first."""
+    losses = example_losses(evaluation.probabilities, evaluation.split.label_ids)
+    predicted = evaluation.probabilities.argmax(1)
     with replacing(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
         plain = csv.writer(lines, lineterminator="\n")
         quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         plain.writerow(COLUMNS)
         for i in np.argsort(-losses, kind="stable").tolist():
-            text = without_surrogates(judged.split.texts[i])
+            text = without_surrogates(evaluation.split.texts[i])
             writer = quoted if "\r" in text else plain  # which would leave a lone carriage return bare
             writer.writerow(
                 [
-                    judged.split.paths[i],
-                    int(judged.split.lines[i]),
-                    labels[judged.split.label_ids[i]],
-                    labels[answers[i]],
-                    f"{judged.probabilities[i, answers[i]]:.6f}",
+                    evaluation.split.paths[i],
+                    int(evaluation.split.lines[i]),
+                    labels[evaluation.split.label_ids[i]],
+                    labels[predicted[i]],
+                    f"{evaluation.probabilities[i, predicted[i]]:.6f}",
                     f"{losses[i]:.6f}",
                     text,
                 ]
@@ -86,7 +96,7 @@ def write_predictions(path: Path, judged: Judged, labels: Sequence[str]) -> None
 
 
 def read_predictions(run: Path) -> Predictions:
-    """Reads what `write_predictions` wrote for the split that a run was judged on.
+    """Reads what `write_predictions` wrote for the split that a run was evaluated on.
 
     Args:
         run: the run directory.
@@ -97,7 +107,7 @@ def read_predictions(run: Path) -> Predictions:
     path = next((run / f"predictions_{name}.csv" for name in ("test", "valid")
                  if (run / f"predictions_{name}.csv").exists()), None)  # fmt: skip
     if path is None:
-        raise CheckpointError(f"{run}: holds no predictions_test.csv, so it is not a run that was judged")
+        raise CheckpointError(f"{run}: holds no predictions_test.csv, so it is not a run that was evaluated")
     rows: list[tuple[tuple[str, int], str, str, float, float, str]] = []
     limit = csv.field_size_limit(sys.maxsize)  # of the whole process; the default is less than a long text
     try:
@@ -107,8 +117,8 @@ def read_predictions(run: Path) -> Predictions:
                 raise CheckpointError(f"{path}: damaged, its first line is not {','.join(COLUMNS)}")
             for number, row in enumerate(reader, 2):
                 try:
-                    source, line, label, answer, probability, loss, text = row
-                    rows.append(((source, int(line)), label, answer, float(probability), float(loss), text))
+                    source, line, label, prediction, probability, loss, text = row
+                    rows.append(((source, int(line)), label, prediction, float(probability), float(loss), text))
                 except ValueError as error:
                     raise CheckpointError(f"{path}: damaged, its row {number} cannot be read ({error})") from error
     except (OSError, csv.Error, UnicodeDecodeError) as error:
@@ -117,13 +127,13 @@ def read_predictions(run: Path) -> Predictions:
         csv.field_size_limit(limit)
     if not rows:
         raise CheckpointError(f"{path}: damaged, it holds no text")
-    places, labels, answers, probabilities, losses, texts = zip(*rows, strict=True)
+    places, labels, predictions, probabilities, losses, texts = zip(*rows, strict=True)
     return Predictions(
         split=path.stem.removeprefix("predictions_"),
         texts=list(texts),
         places=list(places),
         labels=list(labels),
-        answers=list(answers),
+        predictions=list(predictions),
         probabilities=np.array(probabilities),
         losses=np.array(losses),
     )

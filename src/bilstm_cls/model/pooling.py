@@ -18,7 +18,8 @@ def is_token(lengths: Tensor, num_steps: int, device: torch.device) -> Tensor:
 
 def mean(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
     """Sum over a text's tokens divided by their number: `[T, B, H]` to `[B, H]`."""
-    weights = is_token(lengths, outputs.shape[0], outputs.device) / lengths.to(outputs.device, non_blocking=True)
+    tokens = is_token(lengths, outputs.shape[0], outputs.device).to(outputs.dtype)
+    weights = tokens / lengths.to(outputs.device, non_blocking=True)
     return _weighted_sum(outputs, weights)
 
 
@@ -28,7 +29,7 @@ def reduce_mean(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
     This is what TensorFlow's `reduce_mean(outputs, axis=1)` gives for a batch padded to `max_length`, whose outputs
     are zero past each text's end.
     """
-    weights = is_token(lengths, outputs.shape[0], outputs.device) / max_length
+    weights = is_token(lengths, outputs.shape[0], outputs.device).to(outputs.dtype) / max_length
     return _weighted_sum(outputs, weights)
 
 

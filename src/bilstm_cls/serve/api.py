@@ -1,7 +1,7 @@
 """A run that answers over HTTP, and a page to type into.
 
-Requests are bounded in every direction: bytes, texts, characters, seconds, and how many wait. What is above a bound is
-refused in words, and what was let in is answered, also after the order to stop.
+Requests are bounded: bytes, texts, characters, and how many are queued. What is above a bound is refused in words, and
+what was accepted is answered, also after the signal to stop.
 """
 
 import asyncio
@@ -9,6 +9,8 @@ import base64
 import contextlib
 import hashlib
 import json
+import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from html import escape
 from pathlib import Path
@@ -16,18 +18,19 @@ from string import Template
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_asgi_app
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.errors import UserError, dotted, shown
+from bilstm_cls.errors import UserError, dotted
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.evaluation.page import STYLE
-from bilstm_cls.serve.batching import MAX_WAITING, Answer, Batcher, FullError
-from bilstm_cls.serve.metrics import Counted, Metrics
-from bilstm_cls.serve.protocol import error_body
+from bilstm_cls.prediction import most_probable
+from bilstm_cls.serve.batching import MAX_QUEUED, Answer, Batcher, FullError
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 1_000_000
 """Of a request's body."""
@@ -37,6 +40,9 @@ MAX_EXPLAINED = 16
 MAX_CHARACTERS = 100_000
 """Of one text."""
 
+PATHS = ("/", "/predict", "/health", "/metrics", "/openapi.json")
+"""Each has its figures; all others are counted as one, or anybody could fill the memory."""
+
 EXAMPLE: JsonValue = {"texts": ["A wonderful film.", "A dull, badly acted mess."]}
 
 _Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
@@ -44,14 +50,14 @@ _WEB = Path(__file__).with_name("web")
 
 
 class Question(BaseModel):
-    """What is asked of `/predict`: one text, or several."""
+    """The body of `/predict`: one text, or several."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [EXAMPLE]})
 
     text: _Text | None = Field(None, description="One text.")
     texts: list[_Text] | None = Field(None, max_length=MAX_TEXTS, description="Several texts, instead of `text`.")
-    top_k: int | None = Field(None, ge=1, description="Keep the likeliest labels, likeliest first; all if left out.")
-    explain: bool = Field(False, description=f"What each word adds to the answer; of at most {MAX_EXPLAINED} texts.")
+    top_k: int | None = Field(None, ge=1, description="Keep so many labels, the most probable first; all if left out.")
+    explain: bool = Field(False, description=f"What each word adds to the logit; for at most {MAX_EXPLAINED} texts.")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "Question":
@@ -68,14 +74,15 @@ class Question(BaseModel):
 
 
 class PredictionObject(BaseModel):
-    """The answer for one text, with the keys of `bilstm-cls predict --json`."""
+    """The prediction for one text, with the keys of `bilstm-cls predict --json`."""
 
     text: str
-    label: str = Field(description="The likeliest label.")
+    label: str = Field(description="The most probable label.")
     probability: float = Field(description="Of that label.")
     probabilities: dict[str, float] = Field(description="Of every label in the run's order, or of the top_k.")
     tokens: int = Field(description="Of the text before it was cut.")
     truncated: bool = Field(description="Whether it was longer than the model reads.")
+    unknown_tokens: int = Field(description="How many of its tokens the vocabulary lacks.")
     explanation: dict[str, Any] | None = Field(None, description="With `explain`: the terms that add up to the logit.")
 
 
@@ -91,21 +98,23 @@ class Error(BaseModel):
     error: str
 
 
-def build_app(classifier: Classifier) -> FastAPI:
+def build_app(classifier: Classifier) -> ASGIApp:
     """Returns the application; its lifespan runs the model's thread."""
-    metrics = Metrics()
-    page, policy = _build_page(classifier)
+    registry = CollectorRegistry()
+    queued = Gauge("bilstm_cls_queued_texts", f"Accepted texts; at most {MAX_QUEUED:,}.", registry=registry)
+    sizes = [2**power for power in range(9)]
+    batch = Histogram("bilstm_cls_batch_texts", "Texts classified together.", buckets=sizes, registry=registry)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         batcher = Batcher(
             lambda texts: [prediction.as_dict() for prediction in classifier.predict(texts)],
             lambda text: explain(classifier.loaded, text).as_dict(),
-            on_batch=metrics.batch.observe,
+            on_batch=batch.observe,
         )
-        metrics.waiting.set_function(lambda: batcher.waiting)
+        queued.set_function(lambda: batcher.queued)
         running = asyncio.create_task(batcher.run())
-        yield {"batcher": batcher, "on_refused": metrics.refused}
+        yield {"batcher": batcher}
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
@@ -123,16 +132,21 @@ def build_app(classifier: Classifier) -> FastAPI:
             FullError: _on_full,
             ClientDisconnect: _on_gone,
             StarletteHTTPException: _on_http_error,
-            Exception: _on_mistake,
+            Exception: _on_bug,
         },
     )
-    app.add_middleware(Counted, metrics=metrics)
+    _add_routes(app, classifier)
+    return Metered(app, registry)
+
+
+def _add_routes(app: FastAPI, classifier: Classifier) -> None:
+    page, policy = _build_page(classifier)
 
     @app.post(
         "/predict",
         response_model=Predictions,
         response_model_exclude_none=True,
-        responses={status: {"model": Error} for status in (400, 408, 413, 415, 422, 503)},
+        responses={status: {"model": Error} for status in (400, 413, 415, 422, 503)},
         openapi_extra={
             "requestBody": {"required": True, "content": {"application/json": {"schema": Question.model_json_schema()}}}
         },
@@ -145,20 +159,44 @@ def build_app(classifier: Classifier) -> FastAPI:
         answers = await request.state.batcher.answer(question.all_texts, explains=question.explain)
         return _json({"predictions": [_top(answer, question.top_k) for answer in answers]})
 
-    @app.get("/health", summary="Whether the server answers, and with what")
+    @app.get("/health", summary="Whether the server answers, and with which run")
     async def health() -> dict[str, Any]:
         return {"status": "ok", "version": _version(), "run": classifier.config.name, "labels": classifier.labels}
-
-    @app.get("/metrics", summary="Figures for Prometheus", response_class=Response)
-    async def show_metrics() -> Response:
-        return Response(metrics.as_text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def show_page() -> Response:
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
         return Response(page, media_type="text/html", headers=headers)
 
-    return app
+
+class Metered:
+    """Counts and times the requests to an application, logs each with --verbose without its text, adds `/metrics`."""
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+        ProcessCollector(registry=registry)
+        self._app = app
+        self._metrics = make_asgi_app(registry)
+        self._requests = Counter("bilstm_cls_requests", "Responses.", ["path", "status"], registry=registry)
+        self._seconds = Histogram("bilstm_cls_request_seconds", "From head to response.", ["path"], registry=registry)
+        self._in_progress = Gauge("bilstm_cls_requests_in_progress", "Requests without a response.", registry=registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"] if scope["path"] in PATHS else "other"
+        started = time.perf_counter()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seconds = time.perf_counter() - started
+                self._requests.labels(path, str(message["status"])).inc()
+                self._seconds.labels(path).observe(seconds)
+                logger.debug(f"{scope['method']} {path} {message['status']} {1000 * seconds:.1f} ms")
+            await send(message)
+
+        with self._in_progress.track_inprogress():
+            await (self._metrics if path == "/metrics" else self._app)(scope, receive, counted)
 
 
 async def _read_body(request: Request) -> bytes:
@@ -177,8 +215,7 @@ async def _read_body(request: Request) -> bytes:
 def _top(answer: Answer, number: int | None) -> Answer:
     if number is None:
         return answer
-    likeliest = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])
-    return {**answer, "probabilities": dict(likeliest[:number])}
+    return {**answer, "probabilities": most_probable(answer["probabilities"], number)}
 
 
 def _json(content: Any) -> Response:
@@ -188,7 +225,7 @@ def _json(content: Any) -> Response:
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(error_body(message), status, headers, media_type="application/json")
+    return Response(json.dumps({"error": message}), status, headers, media_type="application/json")
 
 
 async def _on_wrong_question(_: Request, error: Exception) -> Response:
@@ -200,17 +237,8 @@ async def _on_wrong_question(_: Request, error: Exception) -> Response:
 
 
 def _words_of(problem: Any) -> str:
-    place = dotted(problem["loc"])
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown key; known are {', '.join(Question.model_fields)}"
-    if problem["type"] == "string_too_long":
-        return f"{place}: {len(problem['input']):,} characters; at most {MAX_CHARACTERS:,} are read"
-    if problem["type"] == "too_long":
-        return f"{place}: {problem['ctx']['actual_length']} texts; send at most {MAX_TEXTS} at a time"
-    wanted = problem["msg"].removeprefix("Input should be ")
-    return f"{place or 'the body'}: must be {wanted}, not {shown(problem['input'])}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{dotted(problem['loc'])}: {message}" if problem["loc"] else message
 
 
 async def _on_user_error(_: Request, error: Exception) -> Response:
@@ -218,7 +246,7 @@ async def _on_user_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_full(_: Request, __: Exception) -> Response:
-    return _error(503, f"{MAX_WAITING:,} texts are waiting already; try again", {"Retry-After": "1"})
+    return _error(503, f"{MAX_QUEUED:,} texts are queued; try again", {"Retry-After": "1"})
 
 
 async def _on_gone(_: Request, __: Exception) -> Response:
@@ -230,17 +258,17 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
     return _error(error.status_code, str(error.detail), error.headers)
 
 
-async def _on_mistake(_: Request, error: Exception) -> Response:
-    return _error(500, f"this is a mistake in bilstm-cls, please report it ({type(error).__name__})")
+async def _on_bug(_: Request, error: Exception) -> Response:
+    return _error(500, f"internal error: this is a bug in bilstm-cls, please report it ({type(error).__name__})")
 
 
 def _build_page(classifier: Classifier) -> tuple[bytes, str]:
-    """Returns the page and the policy that lets it run its own script, ask this server, and nothing else."""
+    """Returns the page and the policy that lets it run its script, ask this server, and nothing else."""
     script = (_WEB / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = Template((_WEB / "page.html").read_text("utf-8")).substitute(
         name=escape(classifier.config.name),
-        style=STYLE + (_WEB / "page.css").read_text("utf-8"),
+        style=(_WEB / "page.css").read_text("utf-8"),
         script=script,
         labels=len(classifier.labels),
         max_characters=MAX_CHARACTERS,

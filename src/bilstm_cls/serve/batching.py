@@ -1,6 +1,6 @@
-"""Texts of many requests answered together: what arrives while the model is busy makes the next batch.
+"""Texts of many requests classified together: what arrives while the model is busy makes the next batch.
 
-Nothing is delayed to fill a batch. An idle model answers at once; a busy one finds at its next turn all that waits.
+Nothing is delayed to fill a batch. An idle model answers at once; a busy one takes next all that is queued.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_BATCH = 256
-"""Texts of one turn: what arrives during it waits for no more than these."""
+"""Texts of one batch: what arrives while it is classified waits for no more than these."""
 
-MAX_WAITING = 1024
-"""Texts in the house; what would go above it is refused, so that neither memory nor the wait can grow."""
+MAX_QUEUED = 1024
+"""Queued texts; what would go above it is refused, so that neither memory nor the wait can grow."""
 
 EXPLANATION_COST = 16
-"""Texts that one explanation counts as: it is read alone, and with some poolings at many points of a path."""
+"""Texts that one explanation counts as: it is computed alone, and may need many passes of the model."""
 
 Answer = dict[str, Any]
 
@@ -33,12 +33,12 @@ class _Request:
 
 
 class Batcher:
-    """Calls the model for many requests, in one thread that is its own.
+    """Calls the model for many requests, in one thread.
 
     Args:
-        predict: answers texts, in order; an answer does not depend on the texts beside it.
-        explain: what moved the answer for one text.
-        on_batch: told the number of texts of each batch.
+        predict: returns one prediction per text, in order; none depends on the other texts.
+        explain: explains the prediction for one text.
+        on_batch: called with the number of texts of each batch.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Batcher:
         *,
         on_batch: Callable[[int], object] = lambda _: None,
     ) -> None:
-        self.waiting = 0
-        """Texts that were let in and have no answer yet."""
+        self.queued = 0
+        """Texts that were accepted and have no answer yet."""
         self._predict = predict
         self._explain = explain
         self._on_batch = on_batch
@@ -62,13 +62,13 @@ class Batcher:
         """Returns one answer per text, in order; with `explains` each has a key `explanation`.
 
         Raises:
-            FullError: too many texts wait.
+            FullError: too many texts are queued.
             Exception: what the model raised for these texts.
         """
         cost = len(texts) * (EXPLANATION_COST if explains else 1)
-        if self.waiting + cost > MAX_WAITING:
+        if self.queued + cost > MAX_QUEUED:
             raise FullError
-        self.waiting += cost
+        self.queued += cost
         try:
             answers = await self._ask(self._predictions, texts)
             if explains:
@@ -76,7 +76,7 @@ class Batcher:
                     (answer["explanation"],) = await self._ask(self._explanations, [answer["text"]])
             return answers
         finally:
-            self.waiting -= cost
+            self.queued -= cost
 
     async def run(self) -> None:
         """Answers until it is cancelled. Explanations take turns with batches, so that none waits for many of them."""

@@ -16,17 +16,22 @@ import uvicorn
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, StoppedError
 from bilstm_cls.serve.api import build_app
-from bilstm_cls.serve.protocol import Connection
 
 logger = logging.getLogger(__name__)
 
 DRAIN = 20
-"""Seconds that accepted requests get after the order to stop."""
+"""Seconds that accepted requests get after the signal to stop."""
+
+MAX_CONNECTIONS = 512
+"""Connections at one time; 1,024 files are what a process may open by default."""
+
+MAX_HEAD_BYTES = 2**16
+"""Of a request before its body."""
 
 BACKLOG = 2048
 
 
-def serve(run: Path, *, host: str, port: int, device: str) -> None:
+def serve(run: str | Path, *, host: str, port: int, device: str) -> None:
     """Answers requests until a signal comes, then those that were accepted.
 
     Prints the address on stdout as soon as requests are answered.
@@ -38,7 +43,7 @@ def serve(run: Path, *, host: str, port: int, device: str) -> None:
         device: as in `choose_device`.
 
     Raises:
-        ConfigError: the address cannot be had.
+        ConfigError: the address cannot be used.
         CheckpointError: the run is missing or damaged.
         StoppedError: a signal came, and everything accepted has been answered.
     """
@@ -46,14 +51,14 @@ def serve(run: Path, *, host: str, port: int, device: str) -> None:
         classifier = Classifier.load(run, device=device)
         logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
         if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
-            logger.warning(f"--host {host}: whoever reaches this address can ask; there are no passwords")
-        server = _TellingServer(build_config(classifier))
+            logger.warning(f"--host {host}: whoever reaches this address can use it; there are no passwords")
+        server = _AnnouncingServer(build_config(classifier))
         with _nothing_loaded_collected():
             server.run(sockets=[listener])
 
 
-class _TellingServer(uvicorn.Server):
-    """Prints its address once it answers, and no earlier: from then on it ends as it should at any signal."""
+class _AnnouncingServer(uvicorn.Server):
+    """Prints its address once it answers, and not before: from then on it ends as it should at any signal."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -63,19 +68,22 @@ class _TellingServer(uvicorn.Server):
 
 
 def build_config(classifier: Classifier) -> uvicorn.Config:
-    """Returns what a server needs. What its clients do wrong is counted, and told to them alone."""
+    """Returns what a server needs. What its clients do wrong is counted, and reported to them alone."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     return uvicorn.Config(
         build_app(classifier),
-        http=Connection,
+        http="h11",
         ws="none",
         loop="asyncio",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        backlog=BACKLOG,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=DRAIN,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
 
 
@@ -107,10 +115,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _nothing_loaded_collected() -> Iterator[None]:
-    """Has the garbage collector pass over what is there already, which stays until the end.
-
-    To go through all objects of the libraries takes tenths of a second, in which nobody is answered.
-    """
+    """Lets the garbage collector skip what is loaded already, which would take it tenths of a second each time."""
     gc.collect()
     gc.freeze()
     try:

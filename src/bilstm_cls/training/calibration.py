@@ -57,7 +57,7 @@ def calibrate(model: BiLSTMClassifier, data: PreparedData, config: Config) -> tu
     scale, weight = fit_scales(logits, valid.label_ids, other, keeps_first=not config.train.calibrate)
     scale_logits(model, scale)
     total = scale * logits + (0.0 if other is None else weight * other)
-    metrics = compute_metrics(softmax(total), valid.label_ids, data.dataset.labels, intervals=False)
+    metrics = compute_metrics(softmax(total), valid.label_ids, data.dataset.labels)
     facts = {"calibration/scale": scale, **metrics.scalars("calibrated/valid")}
     if ngrams is not None:
         facts["calibration/ngrams"] = weight

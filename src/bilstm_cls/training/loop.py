@@ -98,6 +98,15 @@ class Progress:
     evaluations_without_gain: int = 0
     history: list[Row] = field(default_factory=list)
 
+    def facts(self) -> Row:
+        """Returns what `metrics.json` says of it."""
+        return {
+            "train/steps": self.step,
+            "train/best_step": self.best_step,
+            "time/train_seconds": self.seconds,
+            "time/train_tokens_per_second": self.num_tokens / max(self.seconds, 1e-9),
+        }
+
 
 class Trainer:
     """A model in training: makes one step, records evaluations, and saves and restores its whole state.

@@ -15,6 +15,7 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import Precision, choose_device, freed_memory_kept, set_threads, threads_of_each, usable_cores
 from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.calibration import calibrate
@@ -37,7 +38,6 @@ from bilstm_cls.training.record import (
     remembered_log,
 )
 from bilstm_cls.training.session import Report, Session
-from bilstm_cls.training.summary import write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,9 @@ def _train(
         ngrams, facts = calibrate(model, data, config)
         loaded = LoadedModel(model, data.tokenizer, data.dataset.labels, config, ngrams)
         run.save_model(loaded)
-        metrics = write_summary(run, loaded, data, session.trainer.progress, session.facts | facts)
+        progress = session.trainer.progress
+        facts = progress.facts() | session.facts | facts
+        metrics = write_results(run, loaded, data, history=progress.history, facts=facts)
         run.write_status("finished", "trained and evaluated")
         loggers.finish(metrics)
     return metrics

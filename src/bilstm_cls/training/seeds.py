@@ -14,6 +14,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.ngrams import NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
 from bilstm_cls.training.calibration import fit_scales, scale_logits
@@ -22,7 +23,6 @@ from bilstm_cls.training.loop import Progress, Row
 from bilstm_cls.training.record import StopSignals
 from bilstm_cls.training.run import TrainResult, train
 from bilstm_cls.training.session import Report
-from bilstm_cls.training.summary import write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def _write_ensemble(config: Config, runs: Sequence[RunDirectory], *, resume: boo
         target.write_json("environment.json", environment(str(device), 1) | {"data_digest": data.dataset.digest})
         target.save_model(loaded)
         facts = {"ensemble/members": len(runs), "ensemble/runs": [str(run.path) for run in runs]}
-        metrics = write_summary(target, loaded, data, Progress(seconds=seconds), facts)
+        metrics = write_results(target, loaded, data, history=[], facts=Progress(seconds=seconds).facts() | facts)
         target.write_status("finished", "written and evaluated", kind=ENSEMBLE)
     return TrainResult(target, metrics)
 

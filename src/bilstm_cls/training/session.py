@@ -192,7 +192,7 @@ class Session:
         if not np.isfinite(logits).all():
             raise trainer.diverged(trainer.progress.step - 1, "the logits of valid are not finite")
         labels = self.data.dataset.labels
-        return compute_metrics(softmax(logits), corpus.label_ids, labels, intervals=False).scalars("valid")
+        return compute_metrics(softmax(logits), corpus.label_ids, labels).scalars("valid")
 
     def load_best_weights(self) -> BiLSTMClassifier:
         """Returns the model with the weights of the best evaluation.

@@ -1,6 +1,6 @@
 "use strict";
 
-// Milliseconds without a keystroke before the server is asked, and more of them before it is asked why.
+// Milliseconds without a keystroke before the server is asked, and more of them before an explanation is asked for.
 const PAUSE = 120;
 const LONGER_PAUSE = 250;
 const SHOWN_LABELS = 10;
@@ -17,14 +17,15 @@ let showsAll = false;
 let lastAnswer = null;
 
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-const percent = (share) => (share < 0.0005 ? "< 0.1" : share >= 0.9995 ? "> 99.9" : (100 * share).toFixed(1)) + " %";
+const percent = (probability) =>
+  (probability < 0.0005 ? "< 0.1" : probability >= 0.9995 ? "> 99.9" : (100 * probability).toFixed(1)) + " %";
 const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(3);
 
 function element(name, text, properties = {}) {
   return Object.assign(document.createElement(name), { textContent: text, ...properties });
 }
 
-async function ask(question, own) {
+async function ask(question, asked) {
   for (;;) {
     const response = await fetch("predict", {
       method: "POST",
@@ -36,23 +37,23 @@ async function ask(question, own) {
     if (response.ok) return answer.predictions[0];
     if (response.status !== 503) throw new Error(answer.error);
     await wait(1000 * Number(response.headers.get("Retry-After") || 1));
-    if (own !== turn) return null;
+    if (asked !== turn) return null;
   }
 }
 
-async function answerTurn(own) {
-  const text = field.value.replace(/\p{Surrogate}/gu, "\ufffd"); // half a character is none
+async function answerTurn(asked) {
+  const text = field.value.replace(/\p{Surrogate}/gu, "\ufffd"); // a lone surrogate is no character
   try {
     const started = performance.now();
-    const prediction = await ask({ text }, own);
-    if (own !== turn) return;
+    const prediction = await ask({ text }, asked);
+    if (asked !== turn) return;
     showPrediction(prediction, performance.now() - started);
     await wait(LONGER_PAUSE - PAUSE);
-    if (own !== turn) return;
-    const explained = await ask({ text, explain: true }, own);
-    if (own === turn) showExplanation(explained);
+    if (asked !== turn) return;
+    const explained = await ask({ text, explain: true }, asked);
+    if (asked === turn) showExplanation(explained);
   } catch (error) {
-    if (own !== turn) return;
+    if (asked !== turn) return;
     at("problem").textContent = error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message;
     at("problem").hidden = false;
   }
@@ -62,26 +63,27 @@ function showPrediction(prediction, milliseconds) {
   lastAnswer = prediction;
   at("problem").hidden = true;
   at("label").textContent = prediction.label;
-  at("probability").textContent = percent(prediction.probability) + " probable";
+  at("probability").textContent = `probability ${percent(prediction.probability)}`;
   at("spoken").textContent = `${prediction.label}, ${percent(prediction.probability)}`;
   const tokens = prediction.tokens.toLocaleString("en");
   const cut = prediction.truncated ? ", more than the model reads" : "";
-  at("facts").textContent = `${tokens} ${prediction.tokens === 1 ? "token" : "tokens"}${cut}, answered in ${milliseconds.toFixed(0)} ms`;
+  const unknown = prediction.unknown_tokens ? `, ${prediction.unknown_tokens.toLocaleString("en")} unknown` : "";
+  at("facts").textContent = `${tokens} ${prediction.tokens === 1 ? "token" : "tokens"}${unknown}${cut}, answered in ${milliseconds.toFixed(0)} ms`;
   showBars(prediction);
 }
 
 function showBars({ label, probabilities }) {
   const all = Object.entries(probabilities);
-  const few = all.length <= SHOWN_LABELS; // each keeps its place; of many, the likeliest come first
+  const few = all.length <= SHOWN_LABELS; // each keeps its place; of many, the most probable come first
   if (!few) all.sort(([, one], [, other]) => other - one);
   const shown = few || showsAll ? all : all.slice(0, SHOWN_LABELS);
-  const rows = shown.map(([name, share]) => {
+  const rows = shown.map(([name, probability]) => {
     const row = element("tr", "", { className: name === label ? "best" : "" });
     const bar = element("td", "", { className: "bar" });
     const length = element("span", "");
-    length.style.width = 100 * share + "%";
+    length.style.width = 100 * probability + "%";
     bar.append(length);
-    row.append(element("th", name, { scope: "row", dir: "auto" }), bar, element("td", percent(share)));
+    row.append(element("th", name, { scope: "row", dir: "auto" }), bar, element("td", percent(probability)));
     return row;
   });
   at("bars").tBodies[0].replaceChildren(...rows);

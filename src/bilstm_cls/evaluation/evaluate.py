@@ -1,0 +1,360 @@
+"""Evaluation of a trained model: on a split of its data, on another file, and at the end of a run."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilstm_cls.classifier import LoadedModel, predict_logits, softmax
+from bilstm_cls.config import Config, DataConfig
+from bilstm_cls.config_file import dump_config
+from bilstm_cls.data.corpus import Corpus, encode, statistics
+from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.prepare import PreparedData
+from bilstm_cls.data.readers import ReadOptions, read, read_label_names
+from bilstm_cls.data.types import BadRow, Dataset, Split
+from bilstm_cls.device import choose_device
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.evaluation.baselines import BASELINES, Task, known_baselines, run_baseline
+from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics
+from bilstm_cls.evaluation.predictions import Evaluation, read_predictions, write_predictions
+from bilstm_cls.evaluation.quality import length_histogram
+from bilstm_cls.evaluation.report import write_report
+from bilstm_cls.files import write_atomic
+from bilstm_cls.run_directory import RunDirectory, environment
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+def evaluate(
+    path: Path,
+    *,
+    data: Path | None = None,
+    split: str = "test",
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    data_format: str = "auto",
+    device: str = "auto",
+) -> tuple[str, Metrics]:
+    """Evaluates a run on a split of its data, or on another labelled file.
+
+    Args:
+        path: the run directory.
+        data: a labelled file or folder instead of the run's split.
+        split: `train`, `valid` or `test`, where `data` is None.
+        text_columns: of `data`; those of the run if None.
+        label_column: of `data`; that of the run if None.
+        data_format: of `data`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        The name of what was evaluated, and its scores.
+
+    Raises:
+        CheckpointError: the run is damaged or not finished.
+        ConfigError: there is no such split.
+        DataError: the data cannot be read, are not those the run was trained on, or have a label it does not know.
+    """
+    run = RunDirectory(path)
+    chosen = choose_device(device)
+    loaded = run.load_model()
+    if data is None:
+        found = _split_of_run(run, loaded.config, split)
+    else:
+        found = _read_split(data, loaded.config.data, loaded.labels, text_columns, label_column, data_format)
+    for member in loaded.members:
+        member.to(chosen)
+    corpus = _encoded(loaded, found)
+    counts = statistics(corpus)
+    logger.info(
+        f"{found.name}: {counts['texts']:,} texts, {counts['truncated']:,} cut to {loaded.config.text.max_length} "
+        f"tokens, {counts['empty']:,} empty, {counts['unknown']:,} of {counts['tokens']:,} tokens unknown"
+    )
+    majority = run.read_object("metrics.json").get("data/majority_label")
+    return found.name, _evaluate_split(loaded, found, corpus, majority).metrics
+
+
+def _split_of_run(run: RunDirectory, config: Config, name: str) -> Split:
+    digest = run.read_object("environment.json").get("data_digest")
+    if digest is None:
+        raise DataError(
+            f"{run.path}: has no data set (it was imported, or fitted in memory); evaluate a file with --data"
+        )
+    dataset = load_dataset(config.data)
+    if name not in dataset.splits or name == "unlabelled":
+        raise ConfigError(f"--split: the run has no {name!r} split; it has {', '.join(dataset.splits)}")
+    if digest != dataset.digest:
+        raise DataError(
+            f"{run.path}: its data have changed since it was trained; restore them, or evaluate a file with --data"
+        )
+    return dataset.splits[name]
+
+
+def _read_split(
+    path: Path,
+    config: DataConfig,
+    labels: list[str],
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    data_format: str,
+) -> Split:
+    options = ReadOptions(
+        text_columns=tuple(text_columns or config.text_columns),
+        label_column=label_column or config.label_column,
+        encoding=config.encoding,
+    )
+    bad: list[BadRow] = []
+    texts, label_ids, lines = [], [], []
+    known = {label: i for i, label in enumerate(labels)}
+    for example in read(path, format=data_format, options=options, bad_rows=config.bad_rows, on_bad_row=bad.append):
+        label = str(example.label)
+        if label not in known and config.label_names is not None:
+            names = read_label_names(Path(config.label_names), config.encoding)  # a number may stand for a label
+            known |= {number: labels.index(name) for number, name in names.items() if name in labels}
+        if label not in known:
+            raise DataError(
+                f"{example.path}:{example.line}: label {example.label!r} is not one that the run knows: "
+                f"{', '.join(labels[:20])}"
+            )
+        texts.append(example.text)
+        label_ids.append(known[label])
+        lines.append(example.line)
+    for row in (row for row in bad if row.is_read):
+        logger.warning(str(row))
+    skipped = [row for row in bad if not row.is_read]
+    if skipped:
+        logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
+    if not texts:
+        raise DataError(f"{path}: there is no text to evaluate")
+    return Split(str(path), texts, np.array(label_ids), [str(path)] * len(texts), np.array(lines))
+
+
+def _encoded(loaded: LoadedModel, split: Split) -> Corpus:
+    text = loaded.config.text
+    return encode(
+        split.texts, loaded.tokenizer, max_length=text.max_length, truncate=text.truncate, label_ids=split.label_ids
+    )
+
+
+def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, majority: str | None) -> Evaluation:
+    """Evaluates a model on encoded texts; with an n-gram model also what the network alone predicts."""
+
+    def score(logits: Floats) -> tuple[Floats, Metrics]:
+        probabilities = softmax(logits)
+        ids = loaded.labels.index(majority) if majority in loaded.labels else None
+        return probabilities, compute_metrics(probabilities, split.label_ids, loaded.labels, majority_label_id=ids)
+
+    network = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
+    if loaded.ngrams is None:
+        return Evaluation(split, *score(network))
+    ngrams = loaded.ngrams.logits(split.texts)
+    return Evaluation(split, *score(network + ngrams), network=score(network)[1], ngram_logits=ngrams)
+
+
+def evaluate_model(loaded: LoadedModel, data: PreparedData) -> Evaluation:
+    """Evaluates a model on the test split, or on valid where there is none."""
+    split = _scored_split(data.dataset)
+    return _evaluate_split(loaded, split, data.corpora[split.name], _majority(data.dataset))
+
+
+def _scored_split(dataset: Dataset) -> Split:
+    return dataset.splits["test" if "test" in dataset.splits else "valid"]
+
+
+def _majority(dataset: Dataset) -> str:
+    return dataset.labels[int(np.bincount(dataset.splits["train"].label_ids).argmax())]
+
+
+def write_results(
+    run: RunDirectory, loaded: LoadedModel, data: PreparedData, *, history: Sequence[Row], facts: Mapping[str, Any]
+) -> Row:
+    """Evaluates the chosen weights on the test split; writes metrics, predictions, plots, report and model card.
+
+    Args:
+        run: where to; its `environment.json` is there already.
+        loaded: the model.
+        data: that it was trained on.
+        history: rows of `history.jsonl`.
+        facts: what else `metrics.json` says of the run, such as `train/best_step`. Everything that is a time or depends
+            on the machine's load is under `time/`.
+
+    Returns:
+        What `metrics.json` holds.
+    """
+    config, split = loaded.config, _scored_split(data.dataset).name
+    for member in loaded.members:
+        member.eval()
+    evaluation = evaluate_model(loaded, data)
+    network = evaluation.network or evaluation.metrics
+    best = next((row for row in reversed(history) if row["step"] == facts.get("train/best_step")), {})
+    metrics: Row = {
+        **{key: value for key, value in best.items() if key.startswith("valid/")},
+        **evaluation.metrics.flat(split),  # without a test split valid again, of probabilities that are calibrated
+        f"network/{split}/accuracy": network.accuracy,
+        f"network/{split}/macro_f1": network.macro_f1,
+        "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
+        **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
+        **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else [], evaluation),
+        **_balance(data.dataset),
+        **_lengths(data.corpora["train"], config),
+        **data.facts(),
+        **facts,
+        "time/peak_memory_mb": peak_memory_mb(),
+    }
+    write_predictions(run / f"predictions_{split}.csv", evaluation, loaded.labels)
+    write_report(
+        run, config, loaded.labels, evaluation, metrics,
+        title=config.name, history=history, loaded=loaded, corpus=data.corpora[split],
+    )  # fmt: skip
+    run.write_json("metrics.json", metrics)  # last, so that a run that has it has everything
+    return metrics
+
+
+def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluation) -> Row:
+    """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
+    split = _scored_split(dataset)
+    task = Task(dataset.splits["train"], split, len(dataset.labels))
+    row: Row = {}
+    for name in names:
+        if name == "nbsvm" and evaluation.ngram_logits is not None and evaluation.ngram_logits.any():
+            probabilities = softmax(evaluation.ngram_logits)
+        else:
+            logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
+            probabilities, row[f"time/baseline_{name}_seconds"] = run_baseline(name, task)
+        scores = compute_metrics(probabilities, split.label_ids, dataset.labels)
+        row |= {f"baseline/{name}/accuracy": scores.accuracy, f"baseline/{name}/macro_f1": scores.macro_f1}
+    return row
+
+
+def _balance(dataset: Dataset) -> Row:
+    """Returns the most frequent label of train, and the texts of each label in each split."""
+    labels, row = dataset.labels, Row()
+    for name, split in dataset.splits.items():
+        if name != "unlabelled":
+            counts = np.bincount(split.label_ids, minlength=len(labels)).tolist()
+            row |= {f"data/labels/{name}/{label}": count for label, count in zip(labels, counts, strict=True)}
+    return {"data/majority_label": _majority(dataset), **row}
+
+
+def _lengths(corpus: Corpus, config: Config) -> Row:
+    counts, width = length_histogram(corpus.num_tokens, config.text.max_length)
+    return {"text/train/length_histogram": counts, "text/train/length_width": width}
+
+
+def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bool) -> dict[str, Row]:
+    """Evaluates linear models on the splits of a config, each in a run directory `NAME-BASELINE`.
+
+    Returns:
+        What each `metrics.json` holds, by baseline.
+
+    Raises:
+        ConfigError: a baseline is not known, or its directory is taken.
+        DataError: the data cannot be read.
+    """
+    names = known_baselines(only)
+    runs = {name: RunDirectory(Path(config.output_dir) / f"{config.name}-{name}") for name in names}
+    for run in runs.values():
+        if run.is_taken and not overwrite:
+            raise ConfigError(f"{run.path}: exists already; add --overwrite to replace it, or --set name=NAME")
+    dataset = load_dataset(config.data)
+    split = _scored_split(dataset)
+    task = Task(dataset.splits["train"], split, len(dataset.labels))
+    majority = dataset.labels.index(_majority(dataset))
+    results: dict[str, Row] = {}
+    for name, run in runs.items():
+        with run.locked():
+            run.clear()
+            run.remove_leftovers()
+            run.write_status("running", "evaluating")
+            logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
+            probabilities, seconds = run_baseline(name, task)
+            scores = compute_metrics(probabilities, split.label_ids, dataset.labels, majority_label_id=majority)
+            evaluation = Evaluation(split, probabilities, scores)
+            results[name] = {
+                **scores.flat(split.name),
+                **_balance(dataset),
+                "data/origin": dataset.origin,
+                "data/is_official": dataset.is_official,
+                "data/notes": list(dataset.notes),
+                **{f"data/{key}": count for key, count in dataset.counts.items()},
+                f"time/baseline_{name}_seconds": seconds,
+            }
+            write_atomic(run / "config.yaml", dump_config(config))
+            run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
+            write_predictions(run / f"predictions_{split.name}.csv", evaluation, dataset.labels)
+            write_report(run, config, dataset.labels, evaluation, results[name], title=f"{config.name}-{name}")
+            run.write_json("metrics.json", results[name])
+            run.write_status("finished", "evaluated")
+    return results
+
+
+def rebuild_report(path: Path, *, device: str = "auto") -> Path:
+    """Makes the pictures and the report of a finished run again, from what its directory holds.
+
+    The model reads the texts of `predictions_test.csv` again; the data it was trained on are not needed.
+
+    Args:
+        path: the run directory.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        The report.
+
+    Raises:
+        CheckpointError: the run is not finished, or damaged.
+        ConfigError: the device does not exist, or the directory cannot be written.
+    """
+    run = RunDirectory(path)
+    if run.read_status().get("status") == "finished" and not (run / "model.safetensors").exists():
+        raise CheckpointError(
+            f"{path}: holds no model (is it of `bilstm-cls baseline`?), so its report is made by that command alone; "
+            f"to compare it with another run give both: --run DIR --run {path}"
+        )
+    loaded = run.load_model()
+    predictions = read_predictions(path)
+    unknown = sorted(set(predictions.labels) - set(loaded.labels))
+    if unknown:
+        raise CheckpointError(
+            f"{path}: predictions_{predictions.split}.csv has the label {unknown[0]!r}, labels.json does not"
+        )
+    metrics = run.read_object("metrics.json")
+    chosen = choose_device(device)
+    for member in loaded.members:
+        member.to(chosen)
+    split = predictions.as_split(loaded.labels)
+    corpus = _encoded(loaded, split)
+    evaluation = _evaluate_split(loaded, split, corpus, metrics.get("data/majority_label"))
+    with run.locked():
+        write_report(
+            run, loaded.config, loaded.labels, evaluation, metrics,
+            title=loaded.config.name, history=_history(run), loaded=loaded, corpus=corpus,
+        )  # fmt: skip
+    return run / "report.html"
+
+
+def _history(run: RunDirectory) -> list[Row]:
+    path = run / "history.jsonl"
+    if not path.exists():  # as of an ensemble
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+
+
+def peak_memory_mb() -> float:
+    """Returns the most resident memory this process ever had, in megabytes of 2**20 bytes."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        import psutil
+
+        return float(getattr(psutil.Process().memory_info(), "peak_wset", 0)) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,294 @@
+"""What is wrong with data, and where a score comes from: texts by length, labels in doubt, leaking tokens, copies.
+
+Shapes: N texts, C labels, V vocabulary.
+"""
+
+import functools
+import math
+import re
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.data.store import chunks
+from bilstm_cls.data.tokenizer import UNKNOWN_ID
+from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, example_losses, wilson_interval
+from bilstm_cls.ngrams import count, is_spaced, kept
+
+MAX_GROUPS, NUM_BINS = 5, 40
+MIN_TEXTS = 20
+"""Texts of a group of similar length, where there are so many: of fewer an accuracy says little."""
+
+CHUNK = 4096
+PURE = 0.9
+"""Fraction of a token's texts that have the label, at the lower end of its 95 % interval."""
+
+LIFT = 9.0
+"""Factor by which the odds of the label are greater than among all texts."""
+
+NUM_FOLDS = 5
+NUM_HASHES, NUM_BANDS, BAND = 64, 16, 4
+"""Two texts are compared where four hashes next to each other agree: at a similarity of 0.7 in 99 of 100 cases, at 0.3
+in 12."""
+
+NEAR = 0.7
+RUN_LENGTH = {True: 3, False: 5}
+"""Words of a run, or characters where words are not separated by spaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Some of the evaluated texts: their name, number, accuracy, and its 95 % interval."""
+
+    name: str
+    texts: int
+    accuracy: float
+    interval: tuple[float, float]
+
+
+def group_of(name: str, is_correct: Bools) -> Group:
+    """Evaluates the texts of a group, of which there is at least one."""
+    accuracy, number = float(is_correct.mean()), len(is_correct)
+    return Group(name, number, accuracy, accuracy_interval(accuracy, number))
+
+
+def by_length(num_tokens: Ints, is_correct: Bools) -> list[Group]:
+    """Evaluates texts by length, in up to five groups of about the same size.
+
+    Args:
+        num_tokens: `[N]` tokens before truncation.
+        is_correct: `[N]` whether the prediction is right.
+    """
+    number = max(1, min(MAX_GROUPS, len(num_tokens) // MIN_TEXTS))
+    inner = np.unique(np.quantile(num_tokens, np.arange(1, number) / number, method="higher"))
+    groups = np.searchsorted(inner, num_tokens, side="left")
+    found = []
+    for i in np.unique(groups):
+        low, high = num_tokens[groups == i].min(), num_tokens[groups == i].max()
+        found.append(group_of(f"{low:,}" if low == high else f"{low:,}–{high:,}", is_correct[groups == i]))
+    return found
+
+
+def by_truncation(num_tokens: Ints, max_length: int, is_correct: Bools) -> list[Group]:
+    """Evaluates the texts that are read whole and those that are cut; nothing where all are of one kind."""
+    is_cut = num_tokens > max_length
+    if is_cut.all() or not is_cut.any():
+        return []
+    return [group_of("read whole", is_correct[~is_cut]), group_of(f"cut to {max_length:,}", is_correct[is_cut])]
+
+
+def length_histogram(num_tokens: Ints, max_length: int) -> tuple[list[int], int]:
+    """Returns how many texts there are by length, in `NUM_BINS` bins of which the last holds all longer ones.
+
+    Args:
+        num_tokens: `[N]` tokens before truncation, of at least one text.
+        max_length: tokens of a text that the model reads, which the bins show.
+
+    Returns:
+        The counts, and the tokens of a bin.
+    """
+    shown = max(1.1 * min(max_length, num_tokens.max()), float(np.percentile(num_tokens, 99)))
+    width = max(1, math.ceil(shown / NUM_BINS))
+    bins = np.minimum(np.maximum(0, num_tokens - 1) // width, NUM_BINS - 1)
+    return np.bincount(bins, minlength=NUM_BINS).tolist(), width
+
+
+def confident_disagreements(probabilities: Floats, label_ids: Ints) -> Ints:
+    """Returns the texts whose label is likely wrong, the likeliest first.
+
+    As in confident learning (Northcutt, Jiang & Chuang 2021), a prediction disagrees confidently with a label where it
+    is at least as probable as it is, on average, for the texts that have it as their label. The texts must not be those
+    the model learned from.
+
+    Args:
+        probabilities: `[N, C]`.
+        label_ids: `[N]`.
+    """
+    rows, num_labels = np.arange(len(label_ids)), probabilities.shape[1]
+    of_label = probabilities[rows, label_ids]
+    support = np.bincount(label_ids, minlength=num_labels)
+    thresholds = np.bincount(label_ids, weights=of_label, minlength=num_labels) / np.maximum(1, support)
+    thresholds[support == 0] = np.inf
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities[rows, predicted]
+    found = np.flatnonzero((predicted != label_ids) & (confidence >= thresholds[predicted]))
+    return found[np.argsort(of_label[found] - confidence[found], kind="stable")]
+
+
+@dataclass(frozen=True)
+class LabelErrors:
+    """What a linear model that was trained on the other texts predicts.
+
+    Attributes:
+        rows: texts whose label is likely wrong, the likeliest first.
+        probabilities: `[N, C]` of models that were not trained on the text.
+        losses: `[N]` of the labels, in nats.
+    """
+
+    rows: Ints
+    probabilities: Floats
+    losses: Floats
+
+
+def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels: int) -> LabelErrors:
+    """Checks every label by a logistic regression over TF-IDF of 1-2 grams that was trained on the other folds.
+
+    Args:
+        texts: N texts.
+        label_ids: `[N]`, of at least two labels.
+        groups: `[N]`: texts of one number are kept in one fold, as near duplicates have to be.
+        num_labels: C.
+    """
+    from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+
+    linear = LogisticRegression(C=10.0, solver="liblinear", dual=True, random_state=0, tol=1e-2)
+    model = make_pipeline(TfidfTransformer(sublinear_tf=True), OneVsRestClassifier(linear))
+    kinds, members = np.unique(groups, return_inverse=True)
+    folds = np.random.default_rng(0).permutation(np.arange(len(kinds)) % NUM_FOLDS)[members]
+    counts = count(texts, spaced=is_spaced(texts), max_n=2, is_binary=False)
+    is_shared = np.bincount(counts.indices, minlength=1).max() > 1
+    counts, _ = kept(counts, min_texts=2 if is_shared else 1)  # an n-gram of one text says nothing about another
+    with warnings.catch_warnings():  # about labels that a fold lacks, and the last digits of an optimum
+        warnings.simplefilter("ignore")
+        present, ids = np.unique(label_ids, return_inverse=True)
+        predicted = cross_val_predict(model, counts, ids, cv=PredefinedSplit(folds), method="predict_proba")
+    probabilities = np.zeros((len(texts), num_labels))
+    probabilities[:, present] = predicted
+    probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    rows = confident_disagreements(probabilities, label_ids)
+    return LabelErrors(rows, probabilities, example_losses(probabilities, label_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class LeakingToken:
+    """A token that gives the label away: nearly all its texts have one label.
+
+    Attributes:
+        token: of the vocabulary.
+        label_id: that label.
+        with_label: texts that have the token and the label.
+        texts: that have the token.
+        first: the first of them.
+    """
+
+    token: str
+    label_id: int
+    with_label: int
+    texts: int
+    first: int
+
+
+def leaking_tokens(corpus: Corpus, tokens: Sequence[str], num_labels: int) -> list[LeakingToken]:
+    """Returns the tokens that give the label away, the most frequent first.
+
+    A few are what a label is about. Others are leaks and habits of the collection, such as an address that only one
+    source has (Gardner et al. 2021).
+
+    Args:
+        corpus: the texts of train as the model reads them, with labels.
+        tokens: the vocabulary.
+        num_labels: C.
+    """
+    assert corpus.label_ids is not None
+    cells: list[Ints] = []  # token, label and number of texts, for those that occur
+    firsts = np.full(len(tokens), len(corpus), dtype=np.int64)
+    for rows, token_ids, lengths in corpus.blocks():
+        pairs = np.unique(np.repeat(rows, lengths) * len(tokens) + token_ids)  # a token counts once a text
+        texts, ids = pairs // len(tokens), pairs % len(tokens)
+        np.minimum.at(firsts, ids, texts)
+        found, numbers = np.unique(ids * num_labels + corpus.label_ids[texts], return_counts=True)
+        cells = [_added([*cells, np.stack([found, numbers])])]
+    codes, numbers = cells[0]
+    totals = np.bincount(codes // num_labels, weights=numbers, minlength=len(tokens)).astype(np.int64)
+    order = np.lexsort((codes, -numbers))
+    ids, places = np.unique(codes[order] // num_labels, return_index=True)  # the most frequent label of each token
+    labels, with_label, totals = codes[order][places] % num_labels, numbers[order][places], totals[ids]
+    fractions = np.bincount(corpus.label_ids, minlength=num_labels)[labels] / len(corpus)
+    low, _ = wilson_interval(with_label, totals)
+    is_leaking = (low >= PURE) & (low * (1 - fractions) >= LIFT * fractions * (1 - low)) & (ids > UNKNOWN_ID)
+    shown = np.flatnonzero(is_leaking)
+    shown = shown[np.argsort(-with_label[shown], kind="stable")]
+    found_rows = np.stack([ids, labels, with_label, totals, firsts[ids]], axis=1)[shown].tolist()
+    return [LeakingToken(tokens[i], *row) for i, *row in found_rows]
+
+
+def _added(parts: Sequence[Ints]) -> Ints:
+    """Adds up the numbers of equal codes: `[2, M]` each."""
+    codes, numbers = np.concatenate(parts, axis=1)
+    found, places = np.unique(codes, return_inverse=True)
+    return np.stack([found, np.bincount(places, weights=numbers).astype(np.int64)])
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts by number, the earlier one first, and the fraction of runs that they have in common, up to 1."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+def near_duplicates(texts: Sequence[str]) -> list[Pair]:
+    """Pairs every text that has a near duplicate before it with the most similar one that was found.
+
+    A text is the set of its runs of three words, or of five characters where words are not separated by spaces. Two
+    texts are near duplicates where these sets share at least 70 % of what is in either of them. They are found by
+    MinHash (Broder 1997) and locality-sensitive hashing. Texts without a word are left out.
+
+    Raises:
+        ConfigError: `datasketch` is not installed.
+    """
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError as error:
+        raise ConfigError("near duplicates need datasketch; run: pip install 'bilstm-cls[quality]'") from error
+    runs_of = functools.partial(_runs, spaced=is_spaced(texts))
+    index = MinHashLSH(num_perm=NUM_HASHES, params=(NUM_BANDS, BAND))
+    firsts: dict[bytes, int] = {}  # by signature: of many copies only the first is looked up
+    pairs: list[Pair] = []
+    for start, chunk in zip(range(0, len(texts), CHUNK), chunks(texts, CHUNK), strict=True):
+        for row, text in enumerate(chunk, start):
+            if not (runs := runs_of(text)):
+                continue
+            signature = MinHash(num_perm=NUM_HASHES, hashfunc=int)
+            signature.update_batch(runs)
+            key = signature.hashvalues.tobytes()
+            candidates = [firsts[key]] if key in firsts else sorted(index.query(signature))
+            found = [(_similarity(runs, runs_of(texts[other])), -other) for other in candidates]
+            if found and max(found)[0] >= NEAR:
+                similarity, other = max(found)
+                pairs.append(Pair(-other, row, similarity))
+            if key not in firsts:
+                firsts[key] = row
+                index.insert(row, signature)
+    return pairs
+
+
+def clusters(pairs: Sequence[Pair], number: int) -> Ints:
+    """Returns for each of `number` texts the first of those that pairs join it with: itself where there is none."""
+    leader = np.arange(number)
+    for pair in pairs:  # the first of a pair comes before the second, whose pair is the only one it is second in
+        leader[pair.second] = leader[pair.first]
+    return leader
+
+
+def _runs(text: str, *, spaced: bool) -> set[int]:
+    words = re.findall(r"\w+" if spaced else r"\S", text.casefold())
+    length = RUN_LENGTH[spaced]
+    if not any(word[0].isalnum() for word in words):
+        return set()
+    runs = (" ".join(words[i : i + length]) for i in range(max(1, len(words) - length + 1)))
+    return {zlib.crc32(run.encode("utf-8", "surrogatepass")) for run in runs}
+
+
+def _similarity(one: set[int], other: set[int]) -> float:
+    return len(one & other) / len(one | other)

@@ -1,0 +1,275 @@
+"""Files as people have them: `init` writes a config under which every row is read as it was meant.
+
+Each kind is written from the same rows by other means than ours (csv, json, pandas, pyarrow, datasets, or by hand), so
+that what is read can be compared with what was written.
+"""
+
+import csv
+import gzip
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.types import Dataset
+from tests.command_line import run_cli
+from tests.conftest import TINY, reviews
+
+Rows = list[tuple[str, str]]
+
+ROWS = [(f"{text}, “naïve” {number}", label) for number, (text, label) in enumerate(reviews(80))]
+PLAIN_ROWS = [(text.replace(",", "").replace("“naïve” ", ""), label) for text, label in ROWS]
+THAI = [("ไปกับเพื่อน" * (i % 3 + 1) + ("อร่อยมาก" if i % 2 else "ไม่ชอบเลย") + f" {i}", "ab"[i % 2]) for i in range(80)]
+LATIN = [(f"{text} costs £{number}", label) for number, (text, label) in enumerate(PLAIN_ROWS)]
+
+
+def as_csv(rows: Any, *header: str, **dialect: Any) -> str:
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n", **dialect).writerows([header, *rows] if header else rows)
+    return file.getvalue()
+
+
+def lines(rows: Rows, form: str) -> str:
+    return "".join(form.format(text=text, label=label) + "\n" for text, label in rows)
+
+
+def objects(rows: Rows) -> list[dict[str, str]]:
+    return [{"text": text, "label": label} for text, label in rows]
+
+
+def between(content: str, *places: int, line: str = "") -> str:
+    """Puts a line before each of some lines, counted from 0."""
+    parts = content.splitlines(keepends=True)
+    for place in sorted(places, reverse=True):
+        parts.insert(place, f"{line}\n")
+    return "".join(parts)
+
+
+NUMBERED = [(text, str(int(label == "pos"))) for text, label in ROWS]
+NUMBERED_PLAIN = [(text, str(int(label == "pos"))) for text, label in PLAIN_ROWS]
+SIGNED = [(f'{text} "so" she said', label) for text, label in ROWS]
+HEADED = [(f"{text[:9]}\n{text}", label) for text, label in ROWS]
+
+TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
+    "plain": ("a.csv", as_csv(ROWS, "text", "label"), ROWS),
+    "usual names": ("a.csv", as_csv(((i, *row) for i, row in enumerate(ROWS)), "id", "Review", "Sentiment"), ROWS),
+    "no header": ("a.csv", as_csv(((label, i, text) for i, (text, label) in enumerate(ROWS))), ROWS),
+    "row index": ("a.csv", as_csv(((i, *row) for i, row in enumerate(ROWS)), "", "text", "label"), ROWS),
+    "unnamed trailing columns": (
+        "a.csv",
+        as_csv(((y, x, "more" * (" 7" in x), "") for x, y in LATIN), "v1", "v2", "", "").encode("cp1252"),
+        LATIN,
+    ),
+    "trailing delimiters": ("a.csv", "text,label\n" + lines(PLAIN_ROWS, "{text},{label},,"), PLAIN_ROWS),
+    "column twice": ("a.csv", as_csv((("x", *row, "y") for row in ROWS), "note", "text", "label", "note"), ROWS),
+    "semicolons": ("a.csv", as_csv(ROWS, "text", "label", delimiter=";"), ROWS),
+    "Excel": ("a.csv", ("sep=;\n" + as_csv(ROWS, "text", "label", delimiter=";")).replace("\n", "\r\n"), ROWS),
+    "Excel's Unicode text": ("a.csv", as_csv(ROWS, "text", "label", delimiter="\t").encode("utf-16"), ROWS),
+    "backslash": ("a.csv", as_csv(SIGNED, "text", "label", escapechar="\\", doublequote=False), SIGNED),
+    "spaces after commas": ("a.csv", "text, label\n" + lines(ROWS, '"{text}", {label}'), ROWS),
+    "single quotes": ("a.csv", "'text','label'\n" + lines(ROWS, "'{text}','{label}'"), ROWS),
+    "comments": ("a.csv", between(as_csv(ROWS, "text", "label"), 0, 5, 9, line="# page"), ROWS),
+    "title above": ("a.csv", "Survey of March\n\n" + as_csv(ROWS, "text", "label"), ROWS),
+    "blank lines": ("a.csv", between(as_csv(ROWS, "text", "label"), 1, 4, 4, 50), ROWS),
+    "header repeated": ("a.csv", between(as_csv(ROWS, "text", "label"), 20, 60, line="text,label"), ROWS),
+    "whole floats": ("a.csv", as_csv(((t, f"{label}.0") for t, label in NUMBERED), "text", "score"), NUMBERED),
+    "several lines": ("a.csv", as_csv(HEADED, "text", "label"), HEADED),
+    "UTF-8 with a mark": ("a.csv", as_csv(ROWS, "text", "label").encode("utf-8-sig"), ROWS),
+    "gzip": ("a.csv.gz", gzip.compress(as_csv(ROWS, "text", "label").encode()), ROWS),
+    "tsv": ("a.tsv", "label\ttext\n" + lines(SIGNED, "{label}\t{text}"), SIGNED),
+    "tsv with quotes": ("a.tsv", as_csv(HEADED, "text", "label", delimiter="\t"), HEADED),
+    "table in a txt": ("a.txt", as_csv(ROWS, "text", "label", delimiter="|"), ROWS),
+    "space, label last": ("a.txt", lines(NUMBERED_PLAIN, "{text} {label}"), NUMBERED_PLAIN),
+    "space, label first": ("a.txt", lines(NUMBERED_PLAIN, "{label} {text}"), NUMBERED_PLAIN),
+    "tab": ("a.txt", lines(ROWS, "{label}\t{text}"), ROWS),
+    "colons": ("a.txt", lines(ROWS, "{text} ::: {label}"), ROWS),
+    "fastText": ("a.txt", lines(ROWS, "__label__{label} {text}"), ROWS),
+    "Thai": ("a.csv", as_csv(THAI, "text", "label"), THAI),
+    "JSON lines": ("a.jsonl", "".join(json.dumps(o) + "\n" for o in objects(ROWS)), ROWS),
+    "JSON blank lines": ("a.jsonl", "".join(json.dumps(o) + "\n\n" for o in objects(ROWS)), ROWS),
+    "JSON array": ("a.json", json.dumps(objects(ROWS)), ROWS),
+    "JSON array on many lines": ("a.json", json.dumps(objects(ROWS), indent=1), ROWS),
+    "JSON data": ("a.json", json.dumps({"version": "1.0", "data": objects(ROWS)}), ROWS),
+    "JSON floats": ("a.jsonl", "".join(json.dumps({"text": x, "y": float(y)}) + "\n" for x, y in NUMBERED), NUMBERED),
+}  # fmt: skip
+
+
+def pandas_json(orient: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        pandas = pytest.importorskip("pandas")
+        pandas.DataFrame(ROWS, columns=["text", "label"]).to_json(folder / "a.json", orient=orient)
+        return folder / "a.json"
+
+    return write
+
+
+def parquet(folder: Path) -> Path:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame(ROWS, columns=["text", "label"])
+    frame["label"] = frame["label"].astype("category")
+    frame.to_parquet(folder / "a.parquet")
+    return folder / "a.parquet"
+
+
+def hub_dataset() -> Any:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    columns = {"text": [t for t, _ in ROWS], "label": [int(label == "pos") for _, label in ROWS]}
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def class_label_parquet(folder: Path) -> Path:
+    hub_dataset().to_parquet(str(folder / "a.parquet"))
+    return folder / "a.parquet"
+
+
+def saved(folder: Path) -> Path:
+    hub_dataset().save_to_disk(str(folder / "saved"), num_shards=2)
+    return folder / "saved"
+
+
+def saved_splits(folder: Path) -> Path:
+    datasets = pytest.importorskip("datasets")
+    parts = hub_dataset().train_test_split(20, shuffle=False)
+    datasets.DatasetDict(parts).save_to_disk(str(folder / "saved"))
+    return folder / "saved"
+
+
+def parts(folder: Path) -> Path:
+    for number in range(4):
+        (folder / f"part-{number}.csv").write_text(as_csv(ROWS[number::4], "text", "label"), "utf-8")
+    return folder / "part-*.csv"
+
+
+def folder_of_parts(folder: Path) -> Path:
+    return parts(folder).parent
+
+
+def folders(folder: Path) -> Path:
+    for number, (text, label) in enumerate(ROWS):
+        path = folder / ("test" if number >= 60 else "train") / label / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return folder
+
+
+def split_files(folder: Path) -> Path:
+    for name, rows in {"train.csv": ROWS[:60], "dev.csv": ROWS[60:70], "test.csv": ROWS[70:]}.items():
+        (folder / name).write_text(as_csv(rows, "text", "label"), "utf-8")
+    return folder
+
+
+OTHERS: dict[str, Callable[[Path], Path]] = {
+    **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records", "index", "split", "table")},
+    "Parquet": parquet, "Parquet with class names": class_label_parquet, "saved": saved, "saved splits": saved_splits,
+    "pattern": parts, "folder of parts": folder_of_parts, "folders": folders, "files of splits": split_files,
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def written(folder: Path, kind: str) -> tuple[Path, Rows]:
+    """Writes a file of a kind; returns its path, and the rows that are in it."""
+    if kind in OTHERS:
+        return OTHERS[kind](folder), ROWS
+    name, content, rows = TEXT_FILES[kind]
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder / name, rows
+
+
+def config_of(path: Path, *overrides: str) -> Config:
+    """Returns the config that `init` writes."""
+    config = path.parent.parent / "config.yaml"
+    outcome = run_cli("init", "--data", path, "-o", config, "--overwrite")
+    assert outcome.code == 0, outcome.stderr
+    return load_config(config, overrides)
+
+
+def rows_of(dataset: Dataset) -> Counter[tuple[str, str]]:
+    return Counter(
+        (text, dataset.labels[label_id])
+        for split in dataset.splits.values()
+        for text, label_id in zip(split.texts, split.label_ids, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", [*TEXT_FILES, *OTHERS])
+def test_every_row_is_read_as_it_was_meant(kind: str, folder: Path) -> None:
+    path, rows = written(folder, kind)
+    dataset = load_dataset(config_of(path).data)
+    assert rows_of(dataset) == Counter(rows)
+    assert dataset.counts["skipped"] == 0
+    assert {"train", "valid", "test"} <= set(dataset.splits)
+
+
+@pytest.mark.parametrize("kind", ["folders", "saved splits", "files of splits"])
+def test_the_splits_of_a_folder_are_kept(kind: str, folder: Path) -> None:
+    path, rows = written(folder, kind)
+    by_init = load_dataset(config_of(path).data)
+    by_hand = load_dataset(load_config(None, [f"data.train={path}", "data.encoding=auto"]).data)
+    test = rows[70:] if kind == "files of splits" else rows[60:]
+    for dataset in (by_init, by_hand):
+        assert sorted(dataset.splits["test"].texts) == sorted(text for text, _ in test)
+
+
+def stray(content: str, row: int) -> bytes:
+    parts = content.encode().split(b"\n")
+    parts[row] = parts[row].decode().encode("cp1252")
+    return b"\n".join(parts)
+
+
+INCOMPLETE = [{"text": ROWS[0][0]}, *objects(ROWS[1:])]
+BAD: dict[str, tuple[str, bytes, int, Rows]] = {
+    "a byte of another encoding": ("a.csv", stray(as_csv(ROWS, "text", "label"), 31), 32, ROWS[:30] + ROWS[31:]),
+    "a key that the first object lacks": (
+        "a.jsonl", "".join(json.dumps(o) + "\n" for o in INCOMPLETE).encode(), 1, ROWS[1:]
+    ),
+    "a stray quote": (
+        "a.csv", between(as_csv(PLAIN_ROWS, "text", "label"), 40, line='"so" it "goes",pos').encode(), 41, PLAIN_ROWS
+    ),
+}  # fmt: skip
+"""Name, content, the line of the bad row, and the rows that can be read."""
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_row_is_in_the_config_and_skipped_alone(kind: str, folder: Path) -> None:
+    name, content, line, rows = BAD[kind]
+    path = folder / name
+    path.write_bytes(content)
+    assert f"{path}:{line}: " in run_cli("init", "--data", path).stdout
+    dataset = load_dataset(config_of(path, "data.bad_rows=skip").data)
+    assert rows_of(dataset) == Counter(rows)
+    assert dataset.counts["skipped"] == 1
+
+
+LONG_TAIL = [*ROWS, *((f"topic {i} {i}", f"rare {i // 2}") for i in range(60))]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", as_csv(THAI, "text", "label")),
+        ("a.csv", as_csv(LONG_TAIL, "text", "label")),
+        ("a.txt", lines(ROWS, "{text} ::: {label}")),
+    ],
+    ids=["Thai", "long tail", "colons"],
+)
+def test_a_starter_config_trains(name: str, content: str, folder: Path, tmp_path: Path) -> None:
+    (folder / name).write_text(content, "utf-8")
+    config_of(folder / name)
+    settings = [word for setting in [*TINY, "train.epochs=1", f"output_dir={tmp_path}"] for word in ("--set", setting)]
+    outcome = run_cli("train", "-c", tmp_path / "config.yaml", "--quiet", *settings)
+    assert outcome.code == 0, outcome.stderr
+    assert (tmp_path / "a" / "metrics.json").exists()

@@ -1,0 +1,66 @@
+"""What a browser would make of a page, and of a picture."""
+
+import re
+import struct
+from html.parser import HTMLParser
+from typing import Any
+
+VOID = {"meta", "img"}
+REFERENCES = {"src", "href", "srcset", "xlink:href", "data", "poster", "action"}
+
+
+class Page(HTMLParser):
+    """The elements of a page with their attributes, its text, its coloured texts and the title of each word in them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.coloured: list[str] = []
+        self.titles: dict[str, str] = {}
+        self.feed(source.replace("\r\n", "\n").replace("\r", "\n"))  # as browsers do
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if dict(attributes).get("class") == "words":
+            self.coloured.append("")
+
+    def handle_startendtag(self, tag: str, attributes: Any) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        tag, found = self.elements[-1] if self.elements else ("", {})
+        if self.open[-1:] != ["style"]:
+            self.text += data
+        if "p" in self.open and self.coloured and self.open[-1] in ("p", "span") and self._is_in_words():
+            self.coloured[-1] += data
+            if tag == "span" and found.get("title"):
+                self.titles[data] = found["title"] or ""
+
+    def _is_in_words(self) -> bool:
+        return next(found for tag, found in reversed(self.elements) if tag == "p").get("class") == "words"
+
+    def check_loads_nothing(self, source: str) -> None:
+        places = [value or "" for _, found in self.elements for name, value in found.items() if name in REFERENCES]
+        ids = {found["id"] for _, found in self.elements if "id" in found}
+        assert {place.removeprefix("#") for place in places if not place.startswith("data:image/png")} <= ids
+        assert set(re.findall(r"url\((.)", source)) <= {"#"}
+        assert {tag for tag, _ in self.elements}.isdisjoint({"script", "link", "iframe", "object", "base", "form"})
+        policy = [found.get("content") or "" for _, found in self.elements if "http-equiv" in found]
+        assert policy[0].startswith("default-src 'none'")
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    """Returns width and height of a PNG file that is whole."""
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert content.endswith(b"IEND\xaeB`\x82")
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height

@@ -1,0 +1,284 @@
+"""A run evaluated: on its splits, on other files, at its end, and again from its directory."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilstm_cls.classifier import Classifier
+from bilstm_cls.config import Config
+from bilstm_cls.data.prepare import prepare
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.evaluation.evaluate import evaluate, peak_memory_mb, rebuild_report, write_baselines
+from bilstm_cls.evaluation.metrics import compute_metrics
+from bilstm_cls.evaluation.report import baselines_table, metrics_table, score_table
+from bilstm_cls.training.run import TrainResult, train
+from tests.command_line import contents, run_cli
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def metrics(trained_run: Path) -> Row:
+    content: Row = json.loads((trained_run / "metrics.json").read_text("utf-8"))
+    return content
+
+
+@pytest.fixture(scope="module")
+def without_test(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A run without a test split, with an n-gram model, vectors of two words, and baselines."""
+    vectors = tmp_path_factory.mktemp("vectors") / "vectors.txt"
+    vectors.write_text("good 1 2 3 4 5 6 7 8\nbad 8 7 6 5 4 3 2 1\nzork 0 0 0 0 0 0 0 0\n", "utf-8")
+    overrides = ["name=without-test", "data.test=null", f"embedding.init={vectors}", "model.ngrams=nbsvm"]
+    return train(tiny_config(*overrides, "train.epochs=2", "train.baselines=true"))
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy to write into."""
+    return Path(shutil.copytree(trained_run, tmp_path / "copy"))
+
+
+def changed(run: Path, old: str, new: str) -> Path:
+    """Replaces something in a run's config."""
+    config = (run / "config.yaml").read_text("utf-8")
+    assert old in config
+    (run / "config.yaml").write_text(config.replace(old, new), "utf-8")
+    return run
+
+
+# evaluate
+
+
+def test_a_run_is_evaluated_as_its_metrics_say(trained_run: Path, metrics: Row) -> None:
+    name, found = evaluate(trained_run)
+    assert name == "test"
+    again = found.flat(name)
+    assert again == {key: metrics[key] for key in again}
+    _, valid = evaluate(trained_run, split="valid")
+    assert valid.accuracy == metrics["valid/accuracy"]
+    assert valid.log_loss == pytest.approx(metrics["calibrated/valid/log_loss"], abs=1e-6)
+
+
+def test_another_file_is_evaluated_with_the_labels_of_the_run(trained_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("text,label\ngood great,pos\nlovely fun,pos\n", "utf-8")
+    name, found = evaluate(trained_run, data=tmp_path / "one.csv")
+    assert (name, found.examples, found.accuracy) == (str(tmp_path / "one.csv"), 2, 1.0)
+    assert found.per_class["neg"].support == 0
+    assert found.auroc is None
+
+
+@pytest.mark.parametrize("labels", [("0", "1"), ("体育", "财经"), ("0", "财经")])
+def test_another_file_may_have_numbers_or_names_for_labels(
+    labels: tuple[str, str], chinese_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "more.txt").write_text(f"球队比赛冠军\t{labels[0]}\n股票基金银行\t{labels[1]}\n" * 2, "utf-8")
+    _, found = evaluate(chinese_run, data=tmp_path / "more.txt", data_format="text-label")
+    assert (found.accuracy, found.per_class["体育"].support) == (1.0, 2)
+
+
+@pytest.mark.parametrize("label", ["2", "科技"])
+def test_an_unknown_label_is_an_error_with_its_line(label: str, chinese_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text(f"text,label\n球队,0\n球队,{label}\n", "utf-8")
+    with pytest.raises(DataError, match=rf"more\.csv:3: label '{label}'"):
+        evaluate(chinese_run, data=tmp_path / "more.csv")
+
+
+def test_bad_rows_are_skipped_where_the_run_says_so(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed(run, "bad_rows: error", "bad_rows: skip")
+    (tmp_path / "some.csv").write_text("text,label\ngood,pos\nno label,\n", "utf-8")
+    assert evaluate(run, data=tmp_path / "some.csv")[1].examples == 1
+    assert "some.csv:3: " in caplog.text
+    (tmp_path / "none.csv").write_text("text,label\nno label,\n", "utf-8")
+    with pytest.raises(DataError, match=r"none\.csv"):
+        evaluate(run, data=tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [("  test: 0.2\n", "  test: null\n", ConfigError), ("split_seed: 0", "split_seed: 1", DataError)],
+)
+def test_a_split_that_is_not_that_of_the_run_is_refused(run: Path, old: str, new: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        evaluate(changed(run, old, new))
+
+
+def test_the_device_is_checked_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'cuda:99'"):
+        evaluate(tmp_path / "nowhere", device="cuda:99")
+
+
+def test_the_table_has_every_score_and_label_the_worst_of_many() -> None:
+    few = compute_metrics(np.eye(2)[[0, 1, 1]], np.array([0, 1, 0]), ["neg", "pos"], majority_label_id=0)
+    lines = metrics_table(few, "test").splitlines()
+    assert lines[0] == "test: 3 texts"
+    assert lines[1].startswith("accuracy     0.6667  (95 % interval ")
+    assert [line.split()[0] for line in lines[-2:]] == ["neg", "pos"]
+    many = compute_metrics(np.eye(300), np.arange(300), [f"label {i}" for i in range(300)])
+    assert len(metrics_table(many, "test").splitlines()) < 220
+
+
+# The end of a run
+
+
+def test_a_finished_run_has_every_file(trained_run: Path) -> None:
+    names = {str(path.relative_to(trained_run)) for path in trained_run.rglob("*") if path.is_file()}
+    assert {
+        "metrics.json", "predictions_test.csv", "report.html", "README.md", "plots/loss.png", "plots/scores.png",
+        "plots/learning_rate.png", "plots/confusion_matrix.png", "plots/calibration_before.png",
+        "plots/calibration.png", "plots/score_by_length.png", "plots/lengths.png",
+    } <= names  # fmt: skip
+
+
+def test_metrics_have_the_scores_of_the_test_split_and_what_they_depend_on(metrics: Row) -> None:
+    assert {
+        "test/examples", "test/accuracy", "test/macro_f1", "test/log_loss", "test/ece", "test/auroc", "test/majority",
+        "test/confidence_interval", "test/confusion_matrix", "test/confusions", "test/per_class/pos/f1",
+        "network/test/accuracy", "valid/accuracy", "train/steps", "train/best_step", "model/parameters",
+        "text/vocab_size", "data/read", "data/used", "data/skipped", "data/majority_label", "data/notes",
+        "text/train/tokens", "time/train_seconds", "time/peak_memory_mb",
+    } <= set(metrics)  # fmt: skip
+    assert [key for key in metrics if ("second" in key or "memory" in key) and not key.startswith("time/")] == []
+    assert metrics["network/test/accuracy"] == metrics["test/accuracy"]
+
+
+def test_metrics_say_how_the_best_weights_did_on_the_valid_split(metrics: Row, trained_run: Path) -> None:
+    history = [json.loads(line) for line in (trained_run / "history.jsonl").read_text("utf-8").splitlines()]
+    (best,) = (row for row in history if row["step"] == metrics["train/best_step"])
+    assert best["is_best"]
+    assert metrics["valid/log_loss"] == best["valid/log_loss"]
+    assert metrics["train/steps"] == history[-1]["step"] == 44
+
+
+def test_facts_of_the_data_are_those_of_the_preparation(metrics: Row, tiny_config: Callable[..., Config]) -> None:
+    facts = prepare(tiny_config()).facts()
+    assert {key: metrics[key] for key in facts} == facts
+
+
+def test_predictions_and_report_are_those_of_the_classifier(trained_run: Path, metrics: Row) -> None:
+    with (trained_run / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    predictions = Classifier.load(trained_run).predict([row["text"] for row in rows])
+    assert len(rows) == 48
+    assert [row["prediction"] for row in rows] == [prediction.label for prediction in predictions]
+    assert np.allclose([float(row["probability"]) for row in rows], [p.probability for p in predictions], atol=1e-5)
+    for name in ("report.html", "README.md"):
+        assert f"{100 * metrics['test/accuracy']:.2f}" in (trained_run / name).read_text("utf-8")
+
+
+def test_without_a_test_split_the_valid_one_is_evaluated_and_the_notes_say_so(without_test: TrainResult) -> None:
+    run = without_test.run
+    assert not any(key.startswith("test/") for key in without_test.metrics)
+    assert without_test.metrics["valid/examples"] == 24
+    assert (run / "predictions_valid.csv").exists()
+    for text in (
+        (run / "report.html").read_text("utf-8"),
+        (run / "README.md").read_text("utf-8"),
+        score_table(without_test.metrics, run.path),
+    ):
+        assert "There is no test split" in text
+
+
+def test_network_n_grams_and_baselines_are_scored(without_test: TrainResult, metrics: Row) -> None:
+    found = without_test.metrics
+    assert {"network/valid/accuracy", "baseline/tfidf/accuracy", "baseline/nbsvm/macro_f1"} <= set(found)
+    assert found["model/ngrams"] == "nbsvm"
+    assert not any(key.startswith("baseline/") for key in metrics)
+    assert "network alone" in (without_test.run / "report.html").read_text("utf-8")
+    assert found["embedding/coverage"] == 2 / found["text/vocab_size"]
+
+
+def test_the_n_gram_model_of_a_run_is_the_baseline_of_that_name(
+    without_test: TrainResult, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    alone = write_baselines(tiny_config("data.test=null", f"output_dir={tmp_path}"), ["nbsvm"], overwrite=False)
+    for name in ("accuracy", "macro_f1"):
+        assert without_test.metrics[f"baseline/nbsvm/{name}"] == alone["nbsvm"][f"valid/{name}"]
+    assert "time/baseline_nbsvm_seconds" not in without_test.metrics  # it was not trained a second time
+
+
+def test_baselines_have_run_directories(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny_config(f"output_dir={tmp_path}")
+    results = write_baselines(config, ["nbsvm", "nbsvm"], overwrite=False)
+    run = tmp_path / "tiny-nbsvm"
+    assert json.loads((run / "metrics.json").read_text("utf-8")) == results["nbsvm"]
+    assert json.loads((run / "status.json").read_text("utf-8"))["status"] == "finished"
+    assert {"report.html", "predictions_test.csv", "README.md", "config.yaml"} <= {path.name for path in run.iterdir()}
+    assert baselines_table(results).startswith("NB-SVM of 1-3 grams: accuracy ")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="tiny-nbsvm"):
+        write_baselines(config, None, overwrite=False)
+    assert contents(tmp_path) == before
+    again = write_baselines(config, ["nbsvm"], overwrite=True)
+    assert again["nbsvm"]["test/log_loss"] == results["nbsvm"]["test/log_loss"]
+
+
+def test_an_unknown_baseline_is_reported_before_anything_is_read(tiny_config: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="'svm'"):
+        write_baselines(tiny_config("data.train=nowhere.csv"), ["svm"], overwrite=False)
+
+
+def test_the_most_memory_is_in_megabytes() -> None:
+    assert 50 < peak_memory_mb() < 100_000
+
+
+# The report, made again
+
+
+def test_the_report_made_again_is_the_same_and_needs_no_data(trained_run: Path, run: Path) -> None:
+    (run / "report.html").unlink()
+    shutil.rmtree(run / "plots")
+    assert rebuild_report(run, device="cpu") == run / "report.html"
+    again = (run / "report.html").read_text("utf-8").replace(str(run), "RUN")
+    assert again == (trained_run / "report.html").read_text("utf-8").replace(str(trained_run), "RUN")
+    assert set(contents(run)) == set(contents(trained_run))
+
+
+def test_the_report_of_a_run_without_the_newer_facts_has_fewer_sections(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    kept = {key: value for key, value in metrics.items() if "labels/" not in key and "length_" not in key}
+    (run / "metrics.json").write_text(json.dumps(kept), "utf-8")
+    (run / "history.jsonl").unlink()
+    source = rebuild_report(run, device="cpu").read_text("utf-8")
+    assert "Lengths of the training texts" not in source
+    assert "<h2>Learning</h2>" not in source
+    assert "<h2>Calibration</h2>" in source
+
+
+def test_the_command_prints_where_the_report_is(run: Path) -> None:
+    done = run_cli("report", "--run", run, "-q")
+    assert (done.code, done.stdout) == (0, f"{run / 'report.html'}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", None),
+        ("history.jsonl", b"{"),
+        ("predictions_test.csv", b""),
+        ("labels.json", b'["bad", "good"]'),
+        ("metrics.json", b"[]"),
+        ("environment.json", b"{"),
+    ],
+)
+def test_a_damaged_file_is_named(run: Path, name: str, content: bytes | None) -> None:
+    if content is None:
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name.partition(".")[0].replace("model", "holds no model")):
+        rebuild_report(run, device="cpu")
+
+
+def test_predictions_of_an_unknown_label_are_named(run: Path) -> None:
+    path = run / "predictions_test.csv"
+    path.write_text(path.read_text("utf-8").replace(",pos,", ",good,"), "utf-8")
+    with pytest.raises(CheckpointError, match="'good'"):
+        rebuild_report(run, device="cpu")

@@ -1,0 +1,188 @@
+"""Explanations and pages for the eye: texts as they are, colours that mean what they say, whole in a browser."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilstm_cls.classifier import Classifier
+from bilstm_cls.evaluation.compare import compare, write_comparison
+from bilstm_cls.evaluation.explain import Explanation, Term, explain
+from bilstm_cls.evaluation.pages import excerpt, explanation_lines, has_colours, spans, write_explanations
+from tests.browser import DESKTOP, PHONE, needs_browser, visit
+from tests.command_line import run_cli
+from tests.evaluation.pages import Page
+from tests.serve.untrained import TEXT, untrained
+
+EVIL = '<script>alert("1")</script> \x1b[31mred & "quoted"\r\n  good \ud800 中文'
+CLASSIFIER = Classifier(untrained("model.pooling=[mean, max]"), "cpu")
+
+
+def explanation_of(text: str, *terms: Term, **more: Any) -> Explanation:
+    return Explanation(text, "pos", "pos", "exact", 0.5, 0.25, terms, **more)
+
+
+def test_tokens_that_share_a_character_are_one_span() -> None:
+    terms = [Term("İ", 0, 1, 0.5, True), Term("İ", 0, 1, 0.25, False), Term("x", 1, 2, -1.0, True)]
+    assert [(span.text, span.value) for span in spans(explanation_of("İx", *terms))] == [("İ", 0.75), ("x", -1.0)]
+
+
+def test_an_excerpt_is_the_stretch_with_the_strongest_words() -> None:
+    text = "plain " * 50 + "superb film " + "plain " * 50
+    terms = [Term("superb", 300, 306, 2.0, True), Term("film", 307, 311, -1.0, True), Term("plain", 0, 5, 0.01, True)]
+    explanation = explanation_of(text, *sorted(terms, key=lambda term: term.start))
+    parts = excerpt(explanation, 30)
+    assert "superb film" in "".join(part.text for part in parts)
+    assert (parts[0].text, parts[-1].text) == ("… ", " …")
+    assert sum(len(part.text) for part in parts) <= 30 + 4
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "environment", "expected"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"NO_COLOR": ""}, True),
+        (False, {"TERM": "xterm"}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+    ],
+)
+def test_only_a_terminal_that_wants_colours_gets_them(
+    is_terminal: bool, environment: dict[str, str], expected: bool
+) -> None:
+    assert has_colours(is_terminal, environment) is expected
+
+
+def lines_of(text: str, method: str, *, is_coloured: bool) -> list[str]:
+    explanation = explain(CLASSIFIER.loaded, text, method=method)
+    return list(explanation_lines(CLASSIFIER.predict([text])[0], explanation, is_coloured=is_coloured))
+
+
+@pytest.mark.parametrize("method", ["occlusion", "exact"])
+def test_a_terminal_shows_the_same_words_with_and_without_colours(method: str) -> None:
+    plain, coloured = lines_of(EVIL, method, is_coloured=False), lines_of(EVIL, method, is_coloured=True)
+    assert "\x1b[48;5;" in coloured[0]
+    assert re.sub(r"\x1b\[[\d;]*m", "", coloured[0]) == plain[0]
+    assert "\x1b" not in "".join(plain)
+    assert r"\x1b[31mred" in plain[0]
+    assert coloured[1] == plain[1]
+    assert method in plain[1]
+    sizes = [abs(float(line.split()[0])) for line in plain[2:]]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_page_shows_every_text_as_it_is_and_the_value_of_each_word(tmp_path: Path) -> None:
+    texts = [EVIL, TEXT, "good film " * 50, ""]
+    explained = [(CLASSIFIER.predict([text])[0], explain(CLASSIFIER.loaded, text, method="exact")) for text in texts]
+    write_explanations(tmp_path / "page.html", "a <title>", explained)
+    source = (tmp_path / "page.html").read_bytes().decode("utf-8")
+    page = Page(source)
+    assert page.coloured == [EVIL.replace("\ud800", "?"), *texts[1:]]
+    page.check_loads_nothing(source)
+    values = {term.token: f"{term.value:+.4f}" for term in explained[1][1].terms}
+    assert page.titles["The"] == values["The"]
+    assert page.titles["script"].endswith(", not in the vocabulary")
+
+
+# The command
+
+
+def test_the_command_adds_the_explanation_to_the_stable_keys(trained_run: Path) -> None:
+    text = "a good  film 😀"
+    options = ["predict", "--run", trained_run, "--device", "cpu", "--json"]
+    done = run_cli(*options, "--explain", "exact", text, "-", stdin=b"dull\n")
+    assert done.code == 0, done.stderr
+    first, second = map(json.loads, done.stdout.splitlines())
+    keys = list(run_cli(*options, text).json)
+    assert list(first) == list(second) == [*keys, "explanation"]
+    explanation = first["explanation"]
+    assert [list(term) for term in explanation["terms"]] == [["token", "start", "stop", "value"]] * 4
+    assert [text[term["start"] : term["stop"]] for term in explanation["terms"]] == ["a", "good", "film", "😀"]
+    total = explanation["bias"] + sum(term["value"] for term in explanation["terms"])
+    assert total == pytest.approx(explanation["logit"], abs=1e-5)
+    occluded = run_cli(*options, "--explain", "occlusion", text).json["explanation"]
+    assert occluded["method"] == "occlusion"
+    assert len(occluded["terms"]) == 4
+
+
+def test_the_command_prints_a_table_where_there_is_no_terminal(trained_run: Path) -> None:
+    plain = run_cli("predict", "--run", trained_run, "a dull film")
+    done = run_cli("predict", "--run", trained_run, "--explain", "occlusion", "a dull film")
+    assert done.stdout.splitlines()[0] == plain.stdout.splitlines()[0]
+    assert re.search(r"^  [+-]\d\.\d{4}  dull$", done.stdout, re.MULTILINE)
+
+
+def test_the_command_writes_one_page_of_all_texts(trained_run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    done = run_cli("predict", "--run", trained_run, "--html", target, "a good film", "", "so dull")
+    assert done.code == 0, done.stderr
+    page = Page(target.read_text("utf-8"))
+    assert page.coloured == ["a good film", "", "so dull"]
+    assert "occlusion" in page.text
+
+
+@pytest.mark.parametrize(
+    "options", [["--explain", "exact"], ["--html", "page.html"], ["--gates", "gates.png"], ["--explain", "a film"]]
+)
+def test_the_command_explains_texts_by_a_known_method(options: list[str]) -> None:
+    done = run_cli("predict", "--input", "texts.csv", *options)
+    assert (done.code, len(done.errors)) == (2, 1)
+
+
+# In a browser
+
+LUMINANCE = """name => {
+  const [r, g, b] = getComputedStyle(document.body)[name].match(/[0-9.]+/g).map(Number);
+  return (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255;
+}"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_the_report_is_whole_and_readable_in_a_browser(trained_run: Path, width: int) -> None:
+    path = trained_run / "report.html"
+    assert path.stat().st_size < 2 * 2**20
+    with visit(width) as found:
+        found.page.goto(path.as_uri())
+        assert not found.is_wider_than_the_screen()
+        assert found.page.locator("figure img").count() >= 6
+        for scheme, paper, ink in (("light", 1, 0), ("dark", 0, 1)):
+            found.page.emulate_media(color_scheme=scheme)
+            assert found.page.evaluate(LUMINANCE, "backgroundColor") == pytest.approx(paper, abs=0.2)
+            assert found.page.evaluate(LUMINANCE, "color") == pytest.approx(ink, abs=0.2)
+        found.page.emulate_media(media="print", color_scheme="dark")
+        assert found.page.evaluate(LUMINANCE, "backgroundColor") > 0.9
+        found.page.emulate_media(media="screen")
+        found.page.click("nav a:last-child")
+        assert found.page.evaluate("window.scrollY") > 0
+        assert found.complaints == []
+        assert found.requests == [path.as_uri()]
+
+
+@needs_browser
+def test_a_comparison_is_whole_on_a_phone(trained_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "copy"))
+    predictions = run / "predictions_test.csv"
+    predictions.write_text(predictions.read_text("utf-8").replace(",pos,pos,", ",pos,neg,"), "utf-8")
+    write_comparison(tmp_path / "page.html", compare([trained_run, run]), 10)
+    with visit(PHONE) as found:
+        found.page.goto((tmp_path / "page.html").as_uri())
+        assert found.page.locator("article").count() == 10
+        assert not found.is_wider_than_the_screen()
+        assert found.complaints == []
+        assert found.requests == [(tmp_path / "page.html").as_uri()]
+
+
+@needs_browser
+def test_the_browser_reports_what_a_page_loads_and_complains_of(tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text(
+        "<img src='missing.png'><script>undefined_name()</script><div style='width:3000px'>wide</div>", "utf-8"
+    )
+    with visit(PHONE) as found:
+        found.page.goto((tmp_path / "bad.html").as_uri())
+        assert found.is_wider_than_the_screen()
+        assert found.requests == [(tmp_path / name).as_uri() for name in ("bad.html", "missing.png")]
+        assert any("undefined_name" in complaint for complaint in found.complaints)

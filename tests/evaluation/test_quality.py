@@ -1,0 +1,266 @@
+"""Where a score comes from, labels in doubt, tokens that give a label away, and near duplicates."""
+
+import builtins
+import functools
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation.quality import (
+    NEAR,
+    NUM_BINS,
+    Pair,
+    by_length,
+    by_truncation,
+    clusters,
+    confident_disagreements,
+    label_errors,
+    leaking_tokens,
+    length_histogram,
+    near_duplicates,
+)
+from tests.conftest import reviews
+
+
+@pytest.mark.parametrize("number", [1, 19, 40, 97, 1000])
+@pytest.mark.parametrize("longest", [1, 3, 500])
+def test_every_text_is_in_one_group_of_its_length(number, longest):
+    lengths = np.random.default_rng(number).integers(0, longest, size=number)
+    is_correct = lengths % 2 == 0
+    groups = by_length(lengths, is_correct)
+    assert sum(group.texts for group in groups) == number
+    assert sum(round(group.accuracy * group.texts) for group in groups) == is_correct.sum()
+    assert 1 <= len(groups) <= min(5, max(1, number // 20), longest)
+    edges = [int(edge.replace(",", "")) for group in groups for edge in group.name.split("–")]
+    assert edges == sorted(edges)
+
+
+def test_groups_of_length_are_about_as_large_as_each_other():
+    groups = by_length(np.arange(1000), np.ones(1000, dtype=bool))
+    assert [group.texts for group in groups] == pytest.approx([200] * 5, abs=1)
+    assert groups[0].name == "0–200"
+
+
+def test_whole_and_cut_texts_are_evaluated_separately():
+    whole, cut = by_truncation(np.array([1, 400, 401, 900]), 400, np.array([True, True, True, False]))
+    assert (whole.name, whole.texts, whole.accuracy) == ("read whole", 2, 1.0)
+    assert (cut.name, cut.texts, cut.accuracy) == ("cut to 400", 2, 0.5)
+
+
+@pytest.mark.parametrize("lengths", [[1, 2], [500, 600]])
+def test_texts_of_one_kind_are_not_divided(lengths):
+    assert by_truncation(np.array(lengths), 400, np.array([True, False])) == []
+
+
+@pytest.mark.parametrize("lengths", [[0], [1], [7] * 30, [1, 10_000], list(range(500))])
+def test_a_histogram_holds_every_text_and_shows_where_texts_are_cut(lengths):
+    counts, width = length_histogram(np.array(lengths), 400)
+    assert sum(counts) == len(lengths)
+    assert len(counts) == NUM_BINS
+    assert NUM_BINS * width >= min(400, max(lengths))
+
+
+def test_a_bin_holds_the_lengths_up_to_its_edge():
+    counts, width = length_histogram(np.array([1, 12, 13, 400, 400]), 400)
+    assert width == 12
+    assert (counts[0], counts[1], counts[33]) == (2, 1, 2)
+
+
+def test_a_label_is_in_doubt_where_another_is_as_probable_as_it_is_for_its_texts():
+    pos, neg = [0.1, 0.9], [0.9, 0.1]
+    probabilities = np.array([pos, pos, [0.2, 0.8], [0.45, 0.55], neg, neg, [0.02, 0.98]])
+    label_ids = np.array([1, 1, 1, 0, 0, 0, 0])
+    # mean of pos where it is the label: 0.867; of neg: 0.571
+    assert confident_disagreements(probabilities, label_ids).tolist() == [6]
+
+
+def test_the_likeliest_wrong_label_comes_first():
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.05, 0.95], [0.01, 0.99]])
+    assert confident_disagreements(probabilities, np.array([0, 0, 0, 1])).tolist() == []
+    probabilities[3] = [0.2, 0.8]
+    assert confident_disagreements(probabilities, np.array([0, 0, 0, 1])).tolist() == [2, 1]
+
+
+def test_a_label_that_no_text_has_puts_none_in_doubt():
+    assert confident_disagreements(np.array([[0.0, 1.0], [0.3, 0.7]]), np.array([0, 0])).tolist() == []
+
+
+TOKENS = ["<pad>", "<unk>", "common", "leak", "rare", "mixed"]
+
+
+def corpus_of(texts: list[list[int]], label_ids: list[int]) -> Corpus:
+    lengths = np.array([len(text) for text in texts])
+    flat = np.array([token for text in texts for token in text], dtype=np.int32)
+    return Corpus(flat, np.concatenate([[0], np.cumsum(lengths)]), np.array(label_ids))
+
+
+@pytest.mark.parametrize("number", [200, 5000])
+def test_a_token_of_one_label_is_found_with_its_texts(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    label_ids = [i % 2 for i in range(number)]
+    texts = [[2, 1] + [3, 3] * (label and i >= 20) + [5] * (i % 3 > 0) for i, label in enumerate(label_ids)]
+    texts[21] = [2, 1, 4, 4]
+    monkeypatch.setattr(Corpus, "blocks", functools.partialmethod(Corpus.blocks, 1000))
+    (found,) = leaking_tokens(corpus_of(texts, label_ids), TOKENS, 2)
+    assert (found.token, found.label_id, found.first) == ("leak", 1, 23)
+    assert found.texts == found.with_label == sum(3 in text for text in texts)
+
+
+def test_an_exception_is_counted() -> None:
+    label_ids = [i % 2 for i in range(400)]
+    texts = [[2, 3] if label else [2] for label in label_ids]
+    texts[0] = [2, 3]
+    (found,) = leaking_tokens(corpus_of(texts, label_ids), TOKENS, 2)
+    assert (found.with_label, found.texts, found.first) == (200, 201, 0)
+
+
+def test_a_few_texts_are_no_evidence() -> None:
+    label_ids = [i % 2 for i in range(400)]
+    texts = [[2, 4] if i in (1, 3, 5, 7, 9) else [2] for i in range(400)]
+    assert leaking_tokens(corpus_of(texts, label_ids), TOKENS, 2) == []
+
+
+def test_where_one_label_is_nearly_everything_its_tokens_leak_nothing() -> None:
+    label_ids = [int(i % 25 > 0) for i in range(1000)]
+    texts = [[2, 3] if label else [2, 3] if i % 100 == 0 else [2] for i, label in enumerate(label_ids)]
+    assert leaking_tokens(corpus_of(texts, label_ids), TOKENS, 2) == []
+
+
+@pytest.mark.parametrize("num_labels", [2, 3])
+def test_labels_that_were_made_wrong_are_found(num_labels: int) -> None:
+    rows = reviews(300)
+    texts = [text for text, _ in rows]
+    label_ids = np.array([label == "pos" for _, label in rows], dtype=np.int64)
+    if num_labels == 3:
+        texts += [f"sober report number {i} about finance" for i in range(60)]
+        label_ids = np.concatenate([label_ids, np.full(60, 2)])
+    wrong = np.array([3, 50, 51, 120, 200])
+    label_ids[wrong] = 1 - label_ids[wrong]
+    found = label_errors(texts, label_ids, np.arange(len(texts)), num_labels)
+    assert len(set(wrong.tolist()) & set(found.rows[:6].tolist())) >= 4
+    np.testing.assert_allclose(found.probabilities.sum(1), 1)
+    answers = found.probabilities.argmax(1)
+    assert (answers != label_ids)[found.rows].all()
+    assert found.losses[wrong].mean() > found.losses.mean() + 1
+
+
+def test_copies_of_a_text_do_not_support_each_other() -> None:
+    rows = reviews(200)
+    texts = [text for text, _ in rows] + [rows[0][0]] * 10
+    label_ids = np.array([label == "pos" for _, label in rows] + [rows[0][1] == "neg"] * 10, dtype=np.int64)
+    separate = label_errors(texts, label_ids, np.arange(len(texts)), 2)
+    groups = np.concatenate([np.arange(200), np.zeros(10, dtype=np.int64)])
+    together = label_errors(texts, label_ids, groups, 2)
+    copies = set(range(200, 210))
+    assert copies <= set(together.rows.tolist())
+    assert not copies & set(separate.rows.tolist())
+
+
+def test_a_label_of_a_single_text_is_checked_too() -> None:
+    rows = reviews(60)
+    texts = ["quite another thing", *(text for text, _ in rows)]
+    label_ids = np.array([2, *(label == "pos" for _, label in rows)], dtype=np.int64)
+    found = label_errors(texts, label_ids, np.arange(61), 4)
+    assert found.probabilities.shape == (61, 4)
+    assert (found.probabilities[:, 3] == 0).all()
+    assert np.isfinite(found.losses).all()
+
+
+WORDS = [f"word{i}" for i in range(300)]
+
+
+def text_of(chooser: random.Random, number: int) -> list[str]:
+    return chooser.choices(WORDS, k=number)
+
+
+def shingles(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
+
+
+def similarity(one: str, other: str) -> float:
+    return len(shingles(one) & shingles(other)) / len(shingles(one) | shingles(other))
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """250 texts of 5 to 60 words, of which some are others with a few words changed."""
+    chooser = random.Random(0)
+    originals = [text_of(chooser, chooser.randint(5, 60)) for _ in range(200)]
+    changed = []
+    for words in chooser.sample(originals, 50):
+        copy = list(words)
+        for _ in range(chooser.choice([0, 1, 1, 2, 5])):
+            copy[chooser.randrange(len(copy))] = chooser.choice(WORDS)
+        changed.append(copy)
+    everything = [" ".join(words) for words in originals + changed]
+    chooser.shuffle(everything)
+    return everything
+
+
+def test_every_pair_that_is_found_is_near_and_nearly_every_near_text_is_found(texts: list[str]) -> None:
+    pairs = near_duplicates(texts)
+    assert all(pair.first < pair.second for pair in pairs)
+    for pair in pairs:
+        assert pair.similarity == pytest.approx(similarity(texts[pair.first], texts[pair.second]))
+        assert pair.similarity >= NEAR
+    expected = {
+        second for first, second in itertools.combinations(range(len(texts)), 2)
+        if similarity(texts[first], texts[second]) >= NEAR
+    }  # fmt: skip
+    found = {pair.second for pair in pairs}
+    assert found <= expected
+    assert len(found) >= 0.95 * len(expected) > 10
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("A fine film, really.", "a FINE film really"),
+        ("short", "Short!"),
+        ("two words", "two  words\n"),
+        ("\ud800 odd", "\ud800 odd"),
+    ],
+)
+def test_the_same_words_are_the_same_whatever_their_case_and_marks(one: str, other: str) -> None:
+    assert near_duplicates(["another text of some words here", one, other]) == [Pair(1, 2, 1.0)]
+
+
+def test_texts_without_words_are_left_out() -> None:
+    assert near_duplicates(["", "", "!!!", "..."]) == []
+
+
+def test_writing_without_spaces_is_compared_by_characters() -> None:
+    headline = "上海今日公布新的股票市场投资利率公告以及银行基金"
+    other = "球队赢得联赛冠军教练表示比赛非常精彩进球很多"
+    number = len(headline) - 4
+    pairs = near_duplicates([headline, other, f"{headline}！"])
+    assert pairs == [Pair(0, 2, pytest.approx(number / (number + 1)))]
+
+
+def test_many_copies_of_one_text_take_no_more_pairs_than_texts() -> None:
+    others = [f"the very same text of {i} words here" for i in range(9)]
+    pairs = near_duplicates(["the very same text of eight words here"] * 3000 + others)
+    assert len(pairs) == 2999
+    assert {pair.first for pair in pairs} == {0}
+
+
+def test_clusters_join_chains_of_pairs() -> None:
+    pairs = [Pair(0, 2, 0.8), Pair(2, 3, 0.9), Pair(1, 4, 0.7)]
+    np.testing.assert_array_equal(clusters(pairs, 6), [0, 1, 0, 0, 1, 5])
+
+
+def test_without_datasketch_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = builtins.__import__
+
+    def refuse(name: str, *args: object, **more: object) -> object:
+        if name == "datasketch":
+            raise ModuleNotFoundError(name)
+        return load(name, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ConfigError, match=r"bilstm-cls\[quality\]"):
+        near_duplicates(["one", "two"])
