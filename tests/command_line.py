@@ -33,7 +33,7 @@ class Outcome:
 
     @property
     def errors(self) -> list[str]:
-        """The lines of stderr that tell of an error."""
+        """The lines of stderr that report an error."""
         return [line for line in self.stderr.splitlines() if line.lower().startswith("error")]
 
 
@@ -67,7 +67,7 @@ def _same_process_state() -> Iterator[None]:
 
 
 def spawn_cli(*args: object, stdin: bytes = b"", cwd: Path | None = None, **environment: str) -> Outcome:
-    """Runs a command in a process of its own."""
+    """Runs a command in a new process."""
     done = subprocess.run(
         [sys.executable, "-m", "bilstm_cls", *map(str, args)],
         input=stdin,

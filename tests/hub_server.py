@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -38,6 +38,25 @@ def sha_of(files: Files) -> str:
     return hashlib.sha1(json.dumps({name: content.hex() for name, content in files.items()}).encode()).hexdigest()
 
 
+def facts_of(name: str, files: Files) -> dict[str, Any]:
+    return {"id": name, "sha": sha_of(files), "siblings": [{"rfilename": path} for path in files]}
+
+
+def listing_of(files: Files, folder: str, *, is_deep: bool) -> list[dict[str, Any]]:
+    """Returns what a folder holds; its subfolders as one entry each, or all that they hold."""
+    prefix = f"{folder}/" if folder else ""
+    inside = {path: content for path, content in files.items() if path.startswith(prefix)}
+    folders = sorted({prefix + path[len(prefix) :].partition("/")[0] for path in inside if "/" in path[len(prefix) :]})
+    return [
+        *({"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()} for path in folders),
+        *(
+            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for path, content in inside.items()
+            if is_deep or "/" not in path[len(prefix) :]
+        ),
+    ]
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: FakeHub
@@ -46,21 +65,26 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        url = urlsplit(self.path)
+        path = unquote(url.path)
         self.hub.asked.append(path)
         if self.hub.status is not None:
-            return self.answer(self.hub.status, {"error": "as told"})
-        if match := re.fullmatch(r"/api/(models|datasets)/(.+?)(?:/(revision|tree)/(.+?))?", path):
-            kind, name, what, revision = match.groups()
-            if (files := self.files(kind, name, revision or "main")) is None:
+            return self.answer(self.hub.status, {"error": "as configured"})
+        api = r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)"
+        if match := re.fullmatch(rf"{api}/(revision|tree|paths-info)/([^/]+)(?:/(.+))?", url.path):
+            kind, name, what, revision, folder = map(unquote, (group or "" for group in match.groups()))
+            if (files := self.files(kind, name, revision)) is None:
                 return None
-            listing = [
-                {"type": "file", "path": p, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
-                for p, c in files.items()
-            ]
-            return self.answer(200, listing if what == "tree" else {"id": name, "sha": sha_of(files), "siblings": []})
-        if match := re.fullmatch(r"/(?:(datasets)/)?([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)", path):
-            kind, name, revision, file = match.groups()
+            if what == "revision":
+                return self.answer(200, facts_of(name, files))
+            is_deep = "recursive=true" in url.query.lower()
+            return self.answer(200, listing_of(files, folder, is_deep=is_deep))
+        if match := re.fullmatch(api, path):
+            kind, name = match.groups()
+            files = self.files(kind, name, "main")
+            return None if files is None else self.answer(200, facts_of(name, files))
+        if match := re.fullmatch(r"/(?:(datasets)/)?([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)", url.path):
+            kind, name, revision, file = (unquote(group or "") for group in match.groups())
             if (files := self.files(kind or "models", name, revision)) is None:
                 return None
             if file not in files:
@@ -77,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(path)
         if self.hub.status is not None:
-            return self.answer(self.hub.status, {"error": "as told"})
+            return self.answer(self.hub.status, {"error": "as configured"})
         if path == "/api/repos/create":
             given = json.loads(body)
             name = "/".join(filter(None, [given.get("organization"), given["name"]]))
@@ -88,6 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(200 if is_new else 409, {"url": f"{self.hub.url}/{name}"})
         if path == "/api/validate-yaml":
             return self.answer(200, {"errors": [], "warnings": []})
+        if match := re.fullmatch(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)/paths-info/(.+)", path):
+            files = self.files(*match.groups())
+            wanted = parse_qs(body.decode())["paths"] if b"paths=" in body else json.loads(body)["paths"]
+            listing = [] if files is None else [e for e in listing_of(files, "", is_deep=True) if e["path"] in wanted]
+            return None if files is None else self.answer(200, listing)
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(branch|preupload|commit)/(.+)", path)
         assert match, path
         name, what, branch = match.groups()
@@ -140,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving_hub(cache: Path) -> Iterator[FakeHub]:
-    """Serves an empty Hub, and lets the library talk to it with a cache of its own."""
+    """Serves an empty Hub, and lets the library talk to it with a separate cache."""
     constants = pytest.importorskip("huggingface_hub.constants")
     hub = FakeHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
@@ -152,6 +181,14 @@ def serving_hub(cache: Path) -> Iterator[FakeHub]:
         patch.setenv("HF_TOKEN", "a-token")
         patch.delenv("BILSTM_CLS_OFFLINE")
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        # Both libraries read the address when they are imported.
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        with contextlib.suppress(ImportError):
+            import datasets
+
+            patch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+            patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
         yield hub
     server.shutdown()
     server.server_close()

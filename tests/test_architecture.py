@@ -26,6 +26,13 @@ def test_an_import_that_leads_upward_or_in_a_circle_is_found() -> None:
     assert [line.split()[0] for line in found] == ["cellar", "model.x", "a"]
 
 
+@pytest.mark.xfail(reason="the house is being made smaller", strict=False)
+@pytest.mark.parametrize("name", architecture.LIMITS)
+def test_no_figure_is_above_its_limit(name: str) -> None:
+    figure, what = architecture.figures()[name]
+    assert figure <= architecture.LIMITS[name], what
+
+
 def test_the_network_stands_on_torch_alone() -> None:
     modules = {name: path for name, path in architecture.FILES.items() if name.startswith("model.")}
     imported = {name for path in modules.values() for name in architecture.imports_of(path)}

@@ -139,7 +139,7 @@ def test_train_in_words_names_the_score_and_the_place_and_quiet_says_no_more(set
 def test_a_plan_counts_texts_and_steps_and_writes_nothing(sets: list[str], tmp_path: Path) -> None:
     options = [*sets, "--dry-run", "-o", tmp_path / "runs", "--set", "output_dir=other"]
     plan = answer("train", *options, "--json").json
-    assert plan["texts"] == {"train": 172, "valid": 20, "test": 48}
+    assert plan["texts"] == {"train": 168, "valid": 24, "test": 48}
     assert (plan["steps"], plan["run_directory"]) == (11, str(tmp_path / "runs/tiny"))
     assert "steps: 11\n" in answer("train", *options).stdout
     assert not (tmp_path / "runs").exists()
@@ -194,7 +194,7 @@ def test_verbose_and_quiet_change_stderr_alone(folder: Path) -> None:
     assert quiet.stderr == ""
 
 
-@pytest.mark.parametrize(("split", "examples"), [("train", 172), ("valid", 20), ("test", 48)])
+@pytest.mark.parametrize(("split", "examples"), [("train", 168), ("valid", 24), ("test", 48)])
 def test_eval_evaluates_every_split(split: str, examples: int, folder: Path) -> None:
     found = answer("eval", "--split", split, "--json").json
     assert (found["split"], found["examples"]) == (split, examples)

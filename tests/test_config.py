@@ -138,7 +138,7 @@ def test_replace_names_all_wrong_keys_and_values(load: Load) -> None:
     ]
 
 
-MISTAKES = [
+WRONG = [
     ("seed: -1", "seed: must be at least 0, not -1"),
     ("seed: true", "seed: must be an integer, not true"),
     ("name: .x", "name: must be a plain folder name, not '.x'; it may hold"),
@@ -204,14 +204,14 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("line", "words"), MISTAKES)
+@pytest.mark.parametrize(("line", "words"), WRONG)
 def test_a_wrong_line_is_named_with_its_number_and_a_fix(load: Load, tmp_path: Path, line: str, words: str) -> None:
     (found,) = problems(lambda: load(f"data:\n  train: a.csv\n{line}\n"), tmp_path)
     assert found.startswith("config.yaml:3: ")
     assert words in found
 
 
-DATA_MISTAKES = [
+WRONG_DATA = [
     ("valid: 0.1", "data.train: must be the file of labelled texts when source is 'files', not null", 1),
     ("source: imdb\n  train: a.csv", "data.train: must be left out, not 'a.csv'; source 'imdb'", 3),
     ("source: imdb\n  valid: a.csv", "data.valid: must be a fraction, not 'a.csv'", 3),
@@ -234,7 +234,7 @@ DATA_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("lines", "words", "line"), DATA_MISTAKES)
+@pytest.mark.parametrize(("lines", "words", "line"), WRONG_DATA)
 def test_what_data_must_have_or_not_is_named(load: Load, tmp_path: Path, lines: str, words: str, line: int) -> None:
     (found,) = problems(lambda: load(f"data:\n  {lines}\n"), tmp_path)
     assert found.startswith(f"config.yaml:{line}: {words}")

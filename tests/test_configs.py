@@ -1,4 +1,4 @@
-"""The shipped configs: each is sound and says in its head what it is, how to run it and what to expect."""
+"""The shipped configs: each is valid and says in its head what it is, how to run it and what to expect."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_there_are_configs() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_is_sound_and_named_after_its_file(path: Path) -> None:
+def test_a_config_is_valid_and_named_after_its_file(path: Path) -> None:
     assert load_config(path).name == path.stem
 
 

@@ -1,4 +1,4 @@
-"""From one's own CSV to a server: each command as it tells of the next, and no file is edited on the way."""
+"""From a table to a server, with nothing but an installed wheel: each command names the next, and no file is edited."""
 
 import csv
 import json
@@ -11,70 +11,90 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import Outcome, run_cli, serving
-from tests.conftest import reviews
+from tests.command_line import Outcome, serving, spawn_cli
+from tests.conftest import WORDS, reviews
+
+ROOT = Path(__file__).parent.parent
+MOODS = {"neg": "unhappy", "pos": "happy"}
+GOOD, BAD = (" ".join(WORDS[label] * 3) for label in ("pos", "neg"))
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a table as an office program of Western Europe exports it, and new texts."""
+    """The working folder: a table as an office program of Western Europe exports it, new texts, and the wheel."""
+    for package in ("hatchling", "onnx", "onnxruntime", "fastapi", "prometheus_client", "uvicorn"):
+        pytest.importorskip(package)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(tmp_path / "site"),
+    ]
+    subprocess.run([*install, *map(str, tmp_path.glob("*.whl"))], capture_output=True, check=True)
     with (tmp_path / "my comments.csv").open("w", encoding="cp1252", newline="") as file:
         writer = csv.writer(file, delimiter=";")
         writer.writerow(["Id", "Date", "Comment", "Mood"])
         for number, (text, label) in enumerate(reviews(300)):
-            writer.writerow([number, "2026-01-31", f"Café {number}: {text}", {"neg": "unhappy", "pos": "happy"}[label]])
-    (tmp_path / "new.csv").write_text("Comment\na wonderful film\na dull film\n", "utf-8")
+            writer.writerow([number, "2026-01-31", f"Café {number}: {text}", MOODS[label]])
+    (tmp_path / "new.csv").write_text(f"Comment\n{GOOD}\n{BAD}\n", "utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     return tmp_path
 
 
-def follow(hint: str) -> Outcome:
+def succeeding(*words: str) -> Outcome:
+    outcome = spawn_cli(*words)
+    assert outcome.code == 0, f"{words}: {outcome.stderr[-1000:]}"
+    return outcome
+
+
+def follow(text: str, mark: str) -> Outcome:
     """Runs what a command says to run next."""
+    (hint,) = re.findall(rf"{mark}: (.*)$", text, re.M)
     program, *words = shlex.split(hint)
     assert program == "bilstm-cls"
     return succeeding(*words)
 
 
-def succeeding(*words: str) -> Outcome:
-    outcome = run_cli(*words)
-    assert outcome.code == 0, f"{words}: {outcome.stderr[-1000:]}"
-    return outcome
-
-
-def hint_of(text: str, mark: str) -> str:
-    (hint,) = re.findall(rf"{mark}: (.*)$", text, re.M)
-    return str(hint)
-
-
 def test_a_new_user_comes_from_a_table_to_a_server(folder: Path) -> None:
-    for package in ("onnx", "onnxruntime", "fastapi", "prometheus_client", "uvicorn"):
-        pytest.importorskip(package)
+    where = [sys.executable, "-c", "import bilstm_cls; print(bilstm_cls.__file__)"]
+    assert str(folder / "site") in subprocess.run(where, capture_output=True, text=True, check=True).stdout
     made = succeeding("init", "--data", "my comments.csv", "-o", "my comments.yaml")
-    trained = follow(hint_of(made.stderr, "next"))
-    assert all(
-        line in trained.stdout for line in ("network alone", "TF-IDF", "NB-SVM", "open runs/my-comments/report.html")
-    )
+    trained = follow(made.stderr, "next")
+    report = "runs/my-comments/report.html"
+    assert all(words in trained.stdout for words in ("network alone", "TF-IDF", "NB-SVM", report))
     scores = succeeding("eval", "--json").json
     assert scores["examples"] == 30
     assert scores["accuracy"] > 0.9
-    assert follow(hint_of(trained.stderr, "next")).stdout.endswith("\ta text of yours\n")
+    assert follow(trained.stderr, "next").stdout.endswith("\ta text of yours\n")
     succeeding("predict", "--input", "new.csv", "--output", "answers.csv")
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["happy", "unhappy"]
-    assert Path(succeeding("report").stdout.strip()).read_text("utf-8").startswith("<!doctype html>")
-    exported = succeeding("export")
-    command = shlex.split(hint_of(exported.stdout, "try it").replace("TEXT", "'a wonderful film'"))
+    succeeding("predict", GOOD, "--explain", "--html", "explained.html")
+    succeeding("predict", GOOD, "--gates", "gates.html")
+    succeeding("train", "-c", "my comments.yaml", "-q", "--set", "name=second", "--set", "train.epochs=1")
+    succeeding("report", "--run", "runs/my-comments", "--run", "runs/second", "--html", "compared.html")
+    pages = ("explained.html", "gates.html", "compared.html", succeeding("report").stdout.strip(), report)
+    assert all(Path(page).read_text("utf-8").startswith("<!doctype html>") for page in pages)
+    exported = succeeding("export", "--run", "runs/my-comments")
+    (hint,) = re.findall(r"try it: (.*)$", exported.stdout, re.M)
+    command = shlex.split(hint.replace("TEXT", shlex.quote(GOOD)))
     answered = subprocess.run([sys.executable, *command[1:]], capture_output=True, check=True)
     assert json.loads(answered.stdout)["label"] == "happy"
-    with serving([]) as address:
-        body = json.dumps({"text": "a dull film"}).encode()
+    with serving(["--run", "runs/my-comments"]) as address:
+        body = json.dumps({"text": BAD}).encode()
         request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as response:
             (answer,) = json.load(response)["predictions"]
         assert answer["label"] == "unhappy"
-
-
-def test_the_list_of_commands_says_each_in_full() -> None:
-    help_text = succeeding("--help").stdout
-    assert "predict " in help_text
-    assert "..." not in help_text.partition("Commands:")[2]
+        with urllib.request.urlopen(address, timeout=60) as response:
+            assert b"</html>" in response.read()

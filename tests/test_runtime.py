@@ -174,9 +174,8 @@ def test_as_a_program_it_prints_json_lines(bundle: Path) -> None:
 def test_a_damaged_bundle_ends_the_program_with_one_line(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copy / "labels.json").unlink()
     assert main([str(copy), "good"]) == 4
-    assert capsys.readouterr().err.splitlines() == [
-        f"error: {copy / 'labels.json'}: missing, so {copy} is not a bundle; `bilstm-cls export` writes one"
-    ]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {copy / 'labels.json'}: missing")
 
 
 def test_a_reader_that_has_seen_enough_ends_the_program_quietly(bundle: Path) -> None:

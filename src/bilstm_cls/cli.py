@@ -105,7 +105,7 @@ def _root(
         raise typer.Exit
     try:
         Path.cwd()
-    except FileNotFoundError:  # which libraries report in words of their own
+    except FileNotFoundError:  # which libraries report unclearly
         raise ConfigError("the current folder was deleted; change to one that is there") from None
     if context.invoked_subcommand in COMMANDS:
         configure_process()

@@ -102,6 +102,10 @@ class DataConfig(Section):
     )
     valid: FileOrFraction = Field(0.1, description="A file, or a stratified fraction of train; chooses the best epoch.")
     test: FileOrFraction | None = Field(None, description="A file, or a stratified fraction of train; evaluated once.")
+    valid_split: Literal["random", "blocks"] = Field(
+        "random", description="How a fraction for valid is cut; blocks, where neighbouring texts belong together."
+    )
+    group_column: str | None = Field(None, description="Column of what texts share that must be in one split.")
     unlabelled: str | None = Field(
         None, description="A file or folder of texts without labels; imdb brings such texts."
     )
@@ -142,6 +146,10 @@ class DataConfig(Section):
                 valid = given.get("valid")
                 if isinstance(valid, float) and valid + value >= 1:
                     return f"must be less than {1 - valid:g}; valid takes {valid:g} of train"
+            case "group_column" if value is not None and given.get("valid_split") == "blocks":
+                return "must be left out with valid_split 'blocks'; groups are kept together at random"
+            case "group_column" if value is not None and source in SOURCES and has_texts:
+                return f"must be left out; source {source!r} has no columns"
             case "encoding" if value != "auto" and not _is_text_codec(value):
                 return "must be a text codec that Python knows; 'auto', 'utf-8' or 'gb18030' are some"
         return None

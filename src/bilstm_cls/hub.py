@@ -19,14 +19,14 @@ SCHEME = "hf://"
 MODEL_FILES = (
     "model.safetensors", "model-*.safetensors", "ngrams.safetensors", "tokenizer.json", "labels.json", "config.yaml",
 )  # fmt: skip
-"""All that an answer needs."""
+"""All that a prediction needs."""
 
 PUSHED = (*MODEL_FILES, "metrics.json", "history.jsonl", "environment.json", "plots/*.png", "README.md")
 WITH_TEXTS = ("report.html", "predictions_*.csv")
 """Files that hold texts of the data; they are pushed only when that is asked for."""
 
 
-def push(run: Path, repository: str, *, is_private: bool = False, with_texts: bool = False) -> str:
+def push(run: str | Path, repository: str, *, is_private: bool = False, with_texts: bool = False) -> str:
     """Uploads a finished run in one commit, with its model card, and returns its address.
 
     Args:
@@ -41,6 +41,7 @@ def push(run: Path, repository: str, *, is_private: bool = False, with_texts: bo
         DownloadError: the Hub cannot be reached.
     """
     address = _address(repository)
+    run = Path(run)
     source = RunDirectory(run)
     config = source.load_model().config
     patterns = (*PUSHED, *(WITH_TEXTS if with_texts else ()))
@@ -63,23 +64,23 @@ def push(run: Path, repository: str, *, is_private: bool = False, with_texts: bo
     return f"{SCHEME}{address}"
 
 
-def pull(repository: str, target: Path | None = None, *, overwrite: bool = False) -> Path:
-    """Downloads a run into a directory of its own, verified, and returns that.
+def pull(repository: str, target: str | Path | None = None, *, overwrite: bool = False) -> Path:
+    """Downloads a run into a new directory, verified, and returns its path.
 
     Args:
         repository: `user/name`, with `@REVISION` if it is not the newest.
         target: the directory; `runs/NAME` if left out.
-        overwrite: replace a run that is there.
+        overwrite: replace an existing run.
 
     Raises:
-        CheckpointError: what was downloaded is no sound run.
+        CheckpointError: what was downloaded is not a valid run.
         ConfigError: there is no such repository, or the directory is taken.
         DownloadError: the Hub cannot be reached.
     """
     address = _address(repository)
-    run = RunDirectory(Path("runs") / address.repository.rpartition("/")[2] if target is None else target)
+    run = RunDirectory(Path("runs") / address.repository.rpartition("/")[2] if target is None else Path(target))
     if run.is_taken and not overwrite:
-        raise ConfigError(f"{run.path}: holds a run already; add --overwrite, or choose another place with -o")
+        raise ConfigError(f"{run.path}: exists; add --overwrite, or choose another place with -o")
     folder = download(address, kind="model", patterns=PUSHED)
     RunDirectory(folder).load_model()
     with run.locked():
@@ -139,6 +140,6 @@ def _card(run: RunDirectory, config: Config) -> str:
 
 
 def pushed_lines(address: str) -> str:
-    """Returns what `push` prints: how others use what is there now."""
+    """Returns what `push` prints: how others use the run."""
     call = json.dumps(address)
     return f"{address}\nnext: bilstm-cls pull {address}, or in Python: Classifier.load({call})"

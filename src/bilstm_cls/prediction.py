@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class Prediction:
             top_k: keep the probabilities of so many labels, the most probable first; all in their order if None.
             min_probability: a label that is less probable becomes None.
         """
-        fields = asdict(self)
+        fields = {name: getattr(self, name) for name in self.__slots__}
         if top_k is not None:
             fields["probabilities"] = most_probable(self.probabilities, top_k)
         if self.probability < min_probability:

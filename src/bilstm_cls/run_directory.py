@@ -260,12 +260,13 @@ class RunDirectory:
         tokenizer = Tokenizer.load(self / "tokenizer.json")
         if metadata.get("text_digest") != text_digest(tokenizer, labels):
             raise CheckpointError(f"{self.path}: tokenizer.json or labels.json is not what the model was trained with")
-        for key, trained in _trained_keys(self / "model.safetensors", metadata).items():
+        keys, num_members = _read_metadata(self / "model.safetensors", metadata)
+        for key, trained in keys.items():
             value = _model_keys(config).get(key)
             if value != trained:
                 raise CheckpointError(f"{self / 'config.yaml'}: {key} is {value!r}, but the model has {trained!r}")
         members = [self._member("model.safetensors", tensors, config, tokenizer, labels)]
-        for number in range(2, _number_of_members(self / "model.safetensors", metadata) + 1):
+        for number in range(2, num_members + 1):
             name = _weights_name(number)
             tensors, others = load_tensors(self / name)
             if any(others.get(key) != metadata.get(key) for key in ("text_digest", "config")):
@@ -299,19 +300,12 @@ def _weights_name(number: int) -> str:
     return "model.safetensors" if number == 1 else f"model-{number}.safetensors"
 
 
-def _trained_keys(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the keys and values of the config that a model's metadata name."""
+def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], int]:
+    """Returns the keys of the config that a model was trained with, and its number of members."""
     try:
-        return dict(json.loads(metadata.get("config", "{}")))
+        return dict(json.loads(metadata.get("config", "{}"))), int(metadata.get("members", "1"))
     except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged, its metadata hold no config ({error})") from error
-
-
-def _number_of_members(path: Path, metadata: Mapping[str, str]) -> int:
-    members = metadata.get("members", "1")
-    if not (isinstance(members, str) and members.isascii() and members.isdigit() and len(members) < 5):
-        raise CheckpointError(f"{path}: damaged, it names {members!r} members")
-    return int(members)
+        raise CheckpointError(f"{path}: damaged, its metadata cannot be read ({error})") from error
 
 
 def _misfit(tensors: Mapping[str, Tensor], config: Config, vocab_size: int, num_labels: int) -> str | None:

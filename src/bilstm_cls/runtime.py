@@ -83,7 +83,7 @@ class Runtime:
         """
         path = Path(path)
         config = _read_config(path / "config.json")
-        content = {name: _verified(path / name, config["sha256"][name]) for name in config["sha256"]}
+        content = {name: _read(path / name, digest) for name, digest in config["sha256"].items()}
         try:
             tokenizer = Tokenizer.from_json(content["tokenizer.json"].decode())
         except ValueError as error:
@@ -168,33 +168,24 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
     if not isinstance(config, dict) or "format_version" not in config:
         raise CheckpointError(f"{path}: not the config of a bundle; `bilstm-cls export` writes one")
-    if config["format_version"] != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format {config['format_version']!r} is not {FORMAT_VERSION}; export it again")
-    digest = config.pop("digest", None)
-    if digest != _digest_of(config):
+    if (found := config["format_version"]) != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format {found!r} is not {FORMAT_VERSION}; export it again")
+    if config.pop("digest", None) != _digest_of(config):
         raise CheckpointError(f"{path}: damaged, its contents do not match the digest inside")
     return config
 
 
-def _verified(path: Path, digest: str) -> bytes:
-    """Returns the bytes whose digest was checked: the file is not read a second time."""
-    content = _read(path)
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise CheckpointError(
-            f"{path}: damaged or of another bundle, its contents do not match the digest in config.json"
-        )
-    return content
-
-
-def _read(path: Path) -> bytes:
+def _read(path: Path, digest: str | None = None) -> bytes:
+    """Returns a file's bytes, verified where a digest is given: they are not read a second time."""
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: missing, so {path.parent} is not a bundle; `bilstm-cls export` writes one"
-        ) from error
+        raise CheckpointError(f"{path}: missing, so {path.parent} is not a bundle that export wrote") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise CheckpointError(f"{path}: damaged or of another bundle, it does not match its digest in config.json")
+    return content
 
 
 def _read_ngrams(path: Path, content: bytes, num_labels: int) -> NgramModel:

@@ -1,19 +1,18 @@
 import csv
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bilstm_cls.config_file import load_config
+from bilstm_cls.data import sources, store
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.readers import read
 from bilstm_cls.data.types import Dataset, Split
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import ConfigError, DataError
 
 Rows = Sequence[tuple[str, str]]
 Load = Callable[..., Dataset]
@@ -33,7 +32,7 @@ def write(path: Path, rows: Rows) -> Path:
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Loads rows as train, and others as splits by name, with an own cache and `data.` keys."""
+    """Loads rows as train, and others as splits by name, in a separate cache, with `data.` keys."""
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
 
     def load(rows: Rows, *keys: str, **splits: Rows) -> Dataset:
@@ -59,17 +58,11 @@ def test_splits_are_disjoint_and_hold_every_text_once(load: Load) -> None:
     assert sorted(itertools.chain(*splits.values())) == sorted(text for text, _ in rows)
 
 
-def test_every_split_has_its_share_of_every_label(load: Load) -> None:
+def test_every_split_has_its_fraction_of_every_label(load: Load) -> None:
     dataset = load(rows_of(COUNTS), "valid=0.1", "test=0.25")
     counts = {name: Counter(labels_of(dataset, split)) for name, split in dataset.splits.items()}
     assert counts["test"] == {"neg": 25, "pos": 15, "rare": 2}
-    assert counts["valid"] == {"neg": 8, "pos": 4, "rare": 1}  # of what test leaves: 75, 45 and 6
-    assert counts["train"] == {"neg": 67, "pos": 41, "rare": 5}
-
-
-def test_a_label_with_one_text_stays_in_train(load: Load) -> None:
-    dataset = load([*rows_of({"a": 30, "b": 30}), ("lonely", "c")], "valid=0.2", "test=0.7")
-    assert "lonely" in texts_of(dataset)["train"]
+    assert counts["valid"] == {"neg": 10, "pos": 6, "rare": 1}  # of all texts, as test is
 
 
 def test_texts_keep_their_labels_lines_and_files(load: Load, tmp_path: Path) -> None:
@@ -102,18 +95,6 @@ def test_the_splits_are_those_of_every_seed_of_the_model(tiny_config: Callable[.
     assert one.digest == other.digest
 
 
-@settings(max_examples=30)
-@given(counts=st.lists(st.integers(5, 60), min_size=2, max_size=4), share=st.floats(0.15, 0.5))
-def test_shares_are_right_to_half_a_text(
-    tmp_path_factory: pytest.TempPathFactory, counts: list[int], share: float
-) -> None:
-    path = write(tmp_path_factory.mktemp("data") / "train.csv", rows_of({f"l{i}": n for i, n in enumerate(counts)}))
-    overrides = [f"data.train={path}", f"data.test={share}", "data.valid=0.3"]
-    dataset = load_dataset(load_config(None, overrides).data)
-    found = np.bincount(dataset.splits["test"].label_ids, minlength=len(counts))
-    assert (np.abs(found - share * np.array(counts)) <= 0.5).all()
-
-
 def test_given_files_are_splits_as_they_are(load: Load, tmp_path: Path) -> None:
     train, valid, test = rows_of({"b": 3, "a": 3}), [("v", "a")], [("t1", "b"), ("t2", "a")]
     dataset = load(train, valid=valid, test=test)
@@ -123,7 +104,7 @@ def test_given_files_are_splits_as_they_are(load: Load, tmp_path: Path) -> None:
     assert dataset.splits["test"].lines.tolist() == [2, 3]
 
 
-def test_unlabelled_texts_are_a_split_of_their_own(load: Load, tmp_path: Path) -> None:
+def test_unlabelled_texts_are_a_separate_split(load: Load, tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("one\n\ntwo\n", "utf-8")
     dataset = load(rows_of(COUNTS), f"unlabelled={tmp_path / 'more.txt'}")
     assert texts_of(dataset)["unlabelled"] == ["one", "", "two"]
@@ -178,31 +159,80 @@ def test_duplicates_and_overlaps_are_counted(load: Load) -> None:
         "duplicates_train": 2, "duplicates_valid": 0, "duplicates_test": 1,
         "valid_in_train": 1, "test_in_train": 2, "test_in_valid": 1,
     }  # fmt: skip
-    assert "2 test texts stand word for word in train." in dataset.notes
+    assert any("2 test texts" in note for note in dataset.notes)
 
 
-def test_labels_that_look_alike_are_told(load: Load) -> None:
+def test_empty_texts_are_no_duplicates_and_a_third_of_them_is_a_note(load: Load) -> None:
+    train = [("", "a"), (" ", "b"), ("", "b"), ("one", "a")]
+    dataset = load(train, valid=[("", "a"), ("new", "b")], test=[("", "b"), ("two", "a")])
+    assert {key: value for key, value in dataset.counts.items() if value} == {"read": 8, "used": 8}
+    assert dataset.notes == ["5 of 8 texts are empty."]
+    assert not load([("x", "a"), ("y", "b"), ("z", "b")], valid=[("", "a")], test=[("w", "b")]).notes
+
+
+def test_labels_without_a_text_in_a_split_are_counted_in_a_note(load: Load) -> None:
+    rows = rows_of({"a": 50, "b": 50, **{f"rare {i}": 1 for i in range(6)}})
+    notes = load(rows, "valid=0.1", "test=0.1").notes
+    assert notes == [f"6 of 8 labels, with 6 texts, have no text in {name}." for name in ("valid", "test")]
+
+
+def test_texts_between_blocks_are_left_out_and_counted(load: Load) -> None:
+    dataset = load(rows_of({"a": 2000, "b": 2000}), "valid=0.1", "valid_split=blocks")
+    sizes = {name: len(split) for name, split in dataset.splits.items()}
+    assert sizes["valid"] == 400
+    assert sizes["train"] + dataset.counts["left_out"] == 3600
+    assert dataset.counts["left_out"] > 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_texts_of_a_group_are_in_one_split(kind: str, tmp_path: Path, load: Load) -> None:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2], "user": f"user {i // 5}"} for i in range(100)]
+    path = tmp_path / f"grouped.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    else:
+        mark = {"csv": ",", "tsv": "\t"}[kind]
+        path.write_text("\n".join(mark.join(row) for row in [rows[0], *(r.values() for r in rows)]), "utf-8")
+    settings = [f"data.train={path}", "data.test=0.2", "data.valid=0.2", "data.group_column=user"]
+    dataset = load_dataset(load_config(None, settings).data)
+    groups = [{int(text.split()[1]) // 5 for text in split.texts} for split in dataset.splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 20
+    with pytest.raises(DataError, match=r":[12]: .*'who'.*data\.group_column"):
+        load_dataset(load_config(None, [*settings[:3], "data.group_column=who"]).data)
+
+
+def test_groups_that_given_files_share_are_a_note(load: Load, tmp_path: Path) -> None:
+    for name, users in (("train", "xxyy"), ("test", "yz")):
+        rows = [f"{name} {i},{'ab'[i % 2]},{user}" for i, user in enumerate(users)]
+        (tmp_path / f"g-{name}.csv").write_text("\n".join(["text,label,user", *rows]), "utf-8")
+    files = [f"data.{name}={tmp_path / f'g-{name}.csv'}" for name in ("train", "test")]
+    dataset = load_dataset(load_config(None, [*files, "data.valid=0.5", "data.group_column=user"]).data)
+    assert "1 groups of data.group_column are in train and in test." in dataset.notes
+
+
+def test_blocks_and_groups_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match=r"data\.group_column"):
+        load_config(None, ["data.train=x", "data.valid_split=blocks", "data.group_column=user"])
+
+
+def test_labels_that_look_alike_are_a_note(load: Load) -> None:
     rows = rows_of({"pos": 20, "Pos": 20, "neg": 20, "ne\u200bg": 20, "other": 20, "caf\u00e9": 20, "cafe\u0301": 20})
     dataset = load(rows)
     assert len(dataset.labels) == 7
-    told = " ".join(dataset.notes)
-    assert "'Pos', 'pos' look alike" in told
-    assert r"'neg', 'ne\u200bg' look alike" in told
-    assert r"'cafe\u0301', 'caf\xe9' look alike" in told
-    assert "other" not in told
+    notes = " ".join(dataset.notes)
+    assert all(pair in notes for pair in ("'Pos', 'pos'", r"'neg', 'ne\u200bg'", r"'cafe\u0301', 'caf\xe9'"))
+    assert "other" not in notes
 
 
-def test_what_can_be_read_only_once_is_told_instead_of_read_in_parts(load: Load, tmp_path: Path) -> None:
+def test_what_can_be_read_only_once_is_an_error(load: Load, tmp_path: Path) -> None:
     (tmp_path / "first.csv").symlink_to("/dev/zero")
     with pytest.raises(DataError, match="is a pipe or device"):
         load(rows_of(COUNTS), f"unlabelled={tmp_path / 'first.csv'}")
-    with pytest.raises(DataError, match="is a pipe or device"):
-        read(Path("/dev/zero"))
 
 
-def test_notes_are_told(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+def test_notes_are_logged(load: Load, caplog: pytest.LogCaptureFixture) -> None:
     load([("same", "a"), ("same", "b")], valid=[("v", "a")], test=[("same", "a")])
-    assert "1 test text stands word for word in train." in caplog.text
+    assert "1 test text is an exact duplicate" in caplog.text
 
 
 CHANGES: dict[str, tuple[Rows, tuple[str, ...]]] = {
@@ -210,7 +240,7 @@ CHANGES: dict[str, tuple[Rows, tuple[str, ...]]] = {
     "a label": ([*rows_of(COUNTS)[:-1], ("rare text 7", "pos")], ()),
     "a text more": ([*rows_of(COUNTS), ("more", "rare")], ()),
     "the order": (rows_of(COUNTS)[::-1], ()),
-    "the share of test": (rows_of(COUNTS), ("test=0.3",)),
+    "the fraction of test": (rows_of(COUNTS), ("test=0.3",)),
     "the seed of the splits": (rows_of(COUNTS), ("split_seed=1",)),
 }
 
@@ -221,19 +251,19 @@ def test_the_digest_changes_with(change: str, load: Load) -> None:
     assert load(rows, "test=0.2", *keys).digest != load(rows_of(COUNTS), "test=0.2").digest
 
 
-def test_the_digest_does_not_hang_on_where_a_text_begins(load: Load) -> None:
+def test_the_digest_does_not_depend_on_where_a_text_begins(load: Load) -> None:
     one = load([("ab", "a"), ("c", "b")], valid=[("v", "a")])
     other = load([("a", "a"), ("bc", "b")], valid=[("v", "a")])
     assert one.digest != other.digest
 
 
-def test_the_digest_hangs_on_which_text_has_which_label(load: Load) -> None:
+def test_the_digest_depends_on_which_text_has_which_label(load: Load) -> None:
     one = load([("x", "a"), ("y", "b")], valid=[("v", "a")])
     other = load([("x", "b"), ("y", "a")], valid=[("v", "a")])
     assert one.digest != other.digest
 
 
-def test_the_digest_does_not_hang_on_the_format_or_the_place(load: Load, tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_the_format_or_the_place(load: Load, tmp_path: Path) -> None:
     expected = load(rows_of(COUNTS), "test=0.2").digest
     (tmp_path / "same.tsv").write_text(
         "label\ttext\n" + "".join(f"{la}\t{te}\n" for te, la in rows_of(COUNTS)), "utf-8"
@@ -274,7 +304,18 @@ def test_a_damaged_cache_is_noticed_and_made_again(
     content[-1] ^= 1
     path.write_bytes(content)
     assert plain(load(rows_of(COUNTS), "test=0.2")) == fresh
-    assert "damaged, it is made again" in caplog.text
+    assert "damaged" in caplog.text
+
+
+def test_a_start_from_the_cache_hashes_no_bytes(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "UNSETTLED_SECONDS", -1.0)
+    settings = [f"data.train={write(tmp_path / 'data.csv', rows_of(COUNTS))}"]
+    fresh = load_dataset(load_config(None, settings).data).digest
+    hashed: list[Path] = []
+    for module in (store, sources):
+        monkeypatch.setattr(module, "sha256_of", lambda path: hashed.append(path) or "")
+    assert load_dataset(load_config(None, settings).data).digest == fresh
+    assert hashed == []
 
 
 def test_a_cache_that_cannot_be_written_changes_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,15 +338,15 @@ def test_an_odd_text_arrives_as_it_was(text: str, load: Load) -> None:
     ("rows", "keys", "complaint"),
     [
         ([("a", "pos")] * 9, (), "only the label 'pos' in train"),
-        ([("a", "pos"), ("b", "neg")], (), r"data\.valid: the share 0\.1 of 2 texts is less than one text"),
+        ([("a", "pos"), ("b", "neg")], (), r"data\.valid"),
         ([("a", ""), ("b", "")], ("bad_rows=skip",), r"no text to train on; 2 rows were skipped, the first: .*:2:"),
     ],
 )
-def test_too_little_to_train_on_is_told(rows: Rows, keys: tuple[str, ...], complaint: str, load: Load) -> None:
+def test_too_little_to_train_on_is_an_error(rows: Rows, keys: tuple[str, ...], complaint: str, load: Load) -> None:
     with pytest.raises(DataError, match=complaint):
         load(rows, *keys)
 
 
-def test_a_test_file_whose_rows_are_all_skipped_is_told(load: Load) -> None:
+def test_a_test_file_whose_rows_are_all_skipped_is_an_error(load: Load) -> None:
     with pytest.raises(DataError, match="there is no text in test"):
         load(rows_of({"a": 5, "b": 5}), "bad_rows=skip", "valid=0.2", test=[("odd", "c")])

@@ -1,20 +1,27 @@
+import errno
+import gzip
 import hashlib
+import http.server
 import importlib.metadata
 import io
 import os
 import tarfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data import sources
 from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.hub import DownloadError, UnreachableError
 from bilstm_cls.data.prepare import prepare
-from bilstm_cls.data.sources import identity_of, packaged
+from bilstm_cls.data.sources import fetch, identity_of, packaged
 from bilstm_cls.data.types import Dataset
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import DataError, ResourceError
 from bilstm_cls.files import sha256_of
 
 REVIEWS = {
@@ -91,19 +98,14 @@ def test_a_review_is_named_by_its_place_in_the_archive(archive: Path) -> None:
     assert load("imdb", f"path={archive}").splits["test"].paths[0] == f"{archive}/aclImdb/test/neg/0_2.txt"
 
 
-def test_reviews_that_are_not_the_official_ones_are_said_to_be_not(
-    archive: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_score_of_another_archive_is_not_official(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = load("imdb", f"path={archive}")
     assert not dataset.is_official
-    assert dataset.notes == [
-        f"The reviews are those of {archive} (not the official archive): the score is not the official one."
-    ]
+    assert len(dataset.notes) == 1
     monkeypatch.setattr(sources, "IMDB_SHA256", sha256_of(archive))
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(archive.parent / "another cache"))
     official = load("imdb", f"path={archive}")
-    assert official.is_official
-    assert official.notes == []
+    assert (official.is_official, official.notes) == (True, [])
 
 
 def test_an_archive_without_unlabelled_reviews_has_no_such_split(tmp_path: Path) -> None:
@@ -111,20 +113,15 @@ def test_an_archive_without_unlabelled_reviews_has_no_such_split(tmp_path: Path)
 
 
 @pytest.mark.parametrize("half", ["train", "test"])
-def test_an_archive_without_one_half_is_told(half: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_an_archive_or_folder_without_one_half_is_an_error(half: str, is_folder: bool, tmp_path: Path) -> None:
     files = {name: text for name, text in REVIEWS.items() if half not in name}
-    with pytest.raises(DataError, match=rf"holds no {half}/pos/\*\.txt"):
-        load("imdb", f"path={pack(tmp_path / 'half.tar.gz', files)}")
+    path = lay_out(tmp_path / "half", files) if is_folder else pack(tmp_path / "half.tar.gz", files)
+    with pytest.raises(DataError, match=rf"no {half}/pos/\*\.txt"):
+        load("imdb", f"path={path}")
 
 
-@pytest.mark.parametrize("half", ["train", "test"])
-def test_a_folder_without_one_half_is_told(half: str, tmp_path: Path) -> None:
-    files = {name: text for name, text in REVIEWS.items() if half not in name}
-    with pytest.raises(DataError, match=rf"holds no {half}/pos/\*\.txt"):
-        load("imdb", f"path={lay_out(tmp_path / 'half', files)}")
-
-
-def test_an_archive_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_an_archive_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.tar\.gz: there is no such archive or folder; set data\.path"):
         load("imdb", f"path={tmp_path / 'nowhere.tar.gz'}")
 
@@ -136,6 +133,145 @@ def test_a_review_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         load("imdb", f"path={folder}")
 
 
+def tar_of(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        for member, content in members:
+            archive.addfile(member, io.BytesIO(content))
+    return sink.getvalue()
+
+
+def member(name: str, size: int = 1, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = size, kind, "/etc/passwd"
+    return info
+
+
+NAME = "aclImdb/train/pos/0_9.txt"
+PLAIN = tar_of([(member(name, len(text.encode())), text.encode()) for name, text in REVIEWS.items()])
+HOSTILE = {
+    "a link": tar_of([(member(NAME, 0, tarfile.SYMTYPE), b"")]),
+    "a device": tar_of([(member(NAME, 0, tarfile.CHRTYPE), b"")]),
+    "a huge review": tar_of([(member(NAME, 2**20 + 1), b"x" * (2**20 + 1))]),
+    "one name twice": tar_of([(member(NAME), b"a"), (member(NAME), b"b")]),
+    "too many members": tar_of([(member(f"{i}"), b"a") for i in range(60)]),
+    "cut": PLAIN[: len(PLAIN) // 2],
+    "cut gzip": gzip.compress(PLAIN, mtime=0)[:-20],
+    "a wrong checksum": gzip.compress(PLAIN, mtime=0)[:-8] + bytes(8),
+    "a damaged header": PLAIN[:10240] + b"x" * 512 + PLAIN[10752:],
+    "no archive": b"<html>" * 200,
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_or_damaged_archive_is_an_error_that_names_it(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_MEMBERS", 50)
+    (tmp_path / "reviews.tar.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"reviews\.tar\.gz"):
+        load("imdb", f"path={tmp_path / 'reviews.tar.gz'}")
+
+
+def test_names_that_lead_outside_are_not_read_and_nothing_is_unpacked(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    path = folder / "reviews.tar"
+    path.write_bytes(tar_of([(member("../outside.txt"), b"a"), (member("/abs.txt"), b"a")])[:-10240] + PLAIN)
+    assert len(load("imdb", f"path={path}").splits["test"]) == 24
+    assert list(folder.iterdir()) == [path]
+
+
+CONTENT = b"some bytes " * 1000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Serves `CONTENT` in the ways that its path names."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        way = self.path.strip("/")
+        if way == "moved":
+            self.send_response(302)
+            self.send_header("Location", "/good")
+            self.end_headers()
+            return
+        self.send_response(int(way) if way.isdigit() else 200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        if way == "wrong":
+            self.wfile.write(b"x" * len(CONTENT))
+        elif way == "stalled":
+            self.wfile.write(CONTENT[:100])
+            self.wfile.flush()
+            self.server.stop.wait(20)  # type: ignore[attr-defined]
+        else:
+            self.wfile.write(CONTENT[:100] if way == "cut" else CONTENT)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server on this machine."""
+    monkeypatch.setenv("BILSTM_CLS_OFFLINE", "0")
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(sources, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(http.server.ThreadingHTTPServer, "daemon_threads", False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        server.stop = threading.Event()  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.stop.set()  # type: ignore[attr-defined]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("way", ["good", "moved"])
+def test_a_file_is_downloaded_once(way: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "folder" / "file.bin"
+    assert fetch(f"{server}/{way}", target, sha256=DIGEST).read_bytes() == CONTENT
+    monkeypatch.setenv("BILSTM_CLS_OFFLINE", "1")
+    assert fetch(f"{server}/{way}", target, sha256=DIGEST) == target
+
+
+@pytest.mark.parametrize("way", ["404", "503", "wrong", "cut", "stalled"])
+def test_what_is_not_the_wanted_file_leaves_no_file(way: str, server: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError) as caught:
+        fetch(f"{server}/{way}", tmp_path / "file.bin", sha256=DIGEST)
+    assert not isinstance(caught.value, UnreachableError)
+    assert list(tmp_path.glob("*.bin*")) == list(tmp_path.glob("tmp*")) == []
+
+
+def test_a_damaged_file_is_downloaded_again(server: str, tmp_path: Path) -> None:
+    (tmp_path / "file.bin").write_bytes(b"other")
+    assert fetch(f"{server}/good", tmp_path / "file.bin", sha256=DIGEST).read_bytes() == CONTENT
+
+
+def test_without_a_server_it_is_unreachable_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILSTM_CLS_OFFLINE", "0")
+    monkeypatch.setenv("NO_PROXY", "*")
+    started = time.monotonic()
+    with pytest.raises(UnreachableError):
+        fetch("http://127.0.0.1:9/file", tmp_path / "file.bin", sha256=DIGEST)
+    assert time.monotonic() - started < 5
+    monkeypatch.setenv("BILSTM_CLS_OFFLINE", "1")
+    with pytest.raises(UnreachableError, match="BILSTM_CLS_OFFLINE"):
+        fetch("http://127.0.0.1:9/file", tmp_path / "file.bin", sha256=DIGEST)
+
+
+def test_a_full_disk_is_named(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.move", fail)
+    with pytest.raises(ResourceError, match=r"file\.bin"):
+        fetch(f"{server}/good", tmp_path / "file.bin", sha256=DIGEST)
+
+
 def test_the_archive_of_an_earlier_download_is_used_without_a_network(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +279,6 @@ def test_the_archive_of_an_earlier_download_is_used_without_a_network(
     downloaded.parent.mkdir(parents=True)
     archive.rename(downloaded)
     monkeypatch.setattr(sources, "IMDB_SHA256", sha256_of(downloaded))
-    monkeypatch.setattr(sources, "IMDB_SIZE", downloaded.stat().st_size)
     dataset = load("imdb")
     assert dataset.is_official
     assert len(dataset.splits["test"]) == 24
@@ -189,14 +324,14 @@ def test_without_a_network_the_test_split_is_cut_from_the_packaged_half(
     assert (len(dataset.splits["test"]), dataset.is_official) == (num_test, False)
     assert all("imdb" in text for texts in texts_of(dataset).values() for text in texts)
     assert "the score is not the official one" in dataset.notes[0]
-    assert "cannot be downloaded" in caplog.text
+    assert "IMDB archive" in caplog.text
 
 
 @pytest.mark.usefixtures("reviews_package")
 def test_the_note_of_a_score_that_is_not_official_is_in_the_metrics() -> None:
     facts = prepare(load_config(None, ["data.source=imdb", "text.min_freq=1"])).facts()
     assert facts["data/is_official"] is False
-    assert "The official test half was not at hand" in facts["data/notes"][0]
+    assert "official test half" in facts["data/notes"][0]
 
 
 @pytest.mark.usefixtures("reviews_package")

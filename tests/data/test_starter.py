@@ -94,7 +94,7 @@ def test_columns_are_guessed_and_the_config_reads_the_file(write: Write, table: 
     assert (found.text_columns, found.label_column) == (texts, label)
     config = reloaded(found, path)
     assert (tuple(config.data.text_columns), config.data.label_column) == (texts, label)
-    assert num_read(config) == found.num_seen == found.num_rows == 60
+    assert num_read(config) == len(found.texts) == found.num_rows == 60
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_file_without_a_header_is_read_by_position(
 ) -> None:
     path = write("a.csv", [row(i) for i in range(60)])
     found = profile_data(path)
-    assert (found.text_columns, found.label_column, found.num_seen) == (texts, label, 60)
+    assert (found.text_columns, found.label_column, len(found.texts)) == (texts, label, 60)
     assert num_read(reloaded(found, path)) == 60
 
 
@@ -161,7 +161,7 @@ def test_bad_rows_are_counted_and_the_first_is_in_the_config(write: Write) -> No
     rows = [(SENTENCES[i], "ab"[i % 2]) for i in range(50)]
     path = write("a.csv", [("text", "label"), *rows[:5], ("x", ""), ("x", "y", "z"), *rows[5:]])
     found = profile_data(path)
-    assert found.num_seen == 50
+    assert len(found.texts) == 50
     assert [row.line for row in found.bad_rows] == [7, 8]
     assert f"# {path}:7: the label is empty\n" in starter_config(found, path)
 
@@ -235,7 +235,7 @@ def test_settings_follow_the_size_of_the_whole_file(write: Write, monkeypatch: p
     monkeypatch.setattr(starter, "MAX_ROWS", 50)
     path = write("a.csv", [("text", "label"), *((SENTENCES[i % 60], "ab"[i % 2]) for i in range(9000))])
     found = profile_data(path)
-    assert (found.num_seen, found.is_whole) == (50, False)
+    assert (len(found.texts), found.is_whole) == (50, False)
     assert found.num_rows == pytest.approx(9000, rel=0.1)
     config = reloaded(found, path)
     assert (config.train.batch_size, config.text.min_freq, config.data.valid, config.data.test) == (64, 2, 0.1, 0.1)
@@ -306,7 +306,7 @@ def test_columns_of_spreadsheets_are_found(
     path = tmp_path / "a.csv"
     path.write_text("\n".join([header, *map(row, range(60))]))
     found = profile_data(path)
-    assert (found.text_columns, found.label_column, found.num_seen) == (texts, label, 60)
+    assert (found.text_columns, found.label_column, len(found.texts)) == (texts, label, 60)
     assert num_read(reloaded(found, path)) == 60
 
 
@@ -391,8 +391,9 @@ def test_a_format_is_found_by_name_or_first_lines(tmp_path: Path, name: str, con
         "one text\nanother line\nand more\n",
         "".join(f"{SENTENCES[i % 60].split()[1]} {SENTENCES[i % 60]}\n" for i in range(99)),
         "".join(f"w{i % 40} some words z{i % 35}\n" for i in range(99)),
+        "".join(f"{SENTENCES[i % 60]} z{i % 35}\n" for i in range(99)),
     ],
-    ids=["prose", "few words", "many rare labels"],
+    ids=["prose", "few words", "many rare labels", "many rare labels after few words"],
 )
 def test_a_guess_that_is_not_sure_is_none_and_both_readings_are_shown(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.txt"

@@ -83,7 +83,7 @@ def test_the_bootstrap_of_counts_is_the_bootstrap_of_texts(rows: list[tuple[int,
     label_ids, one, two = np.array(rows).T
     number = len(rows)
     predictions = Predictions("test", [""] * number, [("", 0)] * number, [], [], np.full(number, 0.7), np.ones(number))
-    runs = [_scores_of_run(name, predictions, label_ids, ids, LABELS) for name, ids in (("one", one), ("two", two))]
+    runs = [_scores_of_run(name, predictions, ids, label_ids, 3) for name, ids in (("one", one), ("two", two))]
     found = _difference(runs[0], runs[1], label_ids, 3)
     for name in ("accuracy", "macro_f1"):
         expected = runs[1].scores[name] - runs[0].scores[name]

@@ -345,7 +345,7 @@ def test_the_command_prints_the_figure_and_the_place(trained_run: Path, tmp_path
     done = run_cli("export", "--run", trained_run, "-o", tmp_path / "bundle", "--int8")
     assert done.code == 0, done.stderr
     assert "in a logit, over 500 random texts of 1 to 20 tokens (allowed: 0.0001)" in done.stdout
-    assert "of 20 texts of the valid split keep their label" in done.stdout
+    assert "of 24 texts of the valid split keep their label" in done.stdout
     assert f"wrote {tmp_path / 'bundle'}" in done.stdout
 
 

@@ -62,7 +62,7 @@ def test_metrics_tell_of_every_epoch_in_both_directions(encoder: Path) -> None:
         metrics["held_out/forward_perplexity"],
         metrics["held_out/backward_perplexity"],
     ]
-    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 172
+    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 168
     assert metrics["time/tokens_per_second"] > 0
 
 
@@ -142,7 +142,7 @@ def test_texts_without_a_label_are_read_too(tiny_config: Make, tmp_path: Path) -
     (tmp_path / "more.txt").write_text("the film was good\n" * 28, "utf-8")
     config = tiny_config(*PRETRAINED, f"data.unlabelled={tmp_path / 'more.txt'}", "pretrain.epochs=1")
     metrics = pretrain(config, tmp_path / "encoder")
-    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 172 + 28
+    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 168 + 28
 
 
 def test_neither_valid_nor_test_is_encoded(tiny_config: Make) -> None:
@@ -363,3 +363,14 @@ def test_a_run_in_float16_pretrains_its_own_encoder_as_auto_does(
     (encoder,) = encoders.iterdir()
     assert load_config(encoder / "config.yaml").train.precision == "auto"
     assert (encoder / "encoder.safetensors").exists()
+
+
+def test_the_data_of_a_run_that_pretrains_are_prepared_once(
+    tiny_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"{'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'}" for i in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
+    (tmp_path / "test.csv").write_text("\n".join(["text,label", *rows[:4]]), "utf-8")
+    files = [f"data.{name}={tmp_path / name}.csv" for name in ("train", "test")]
+    train(tiny_config(*PRETRAINED, "pretrain.enabled=true", "train.epochs=1", "name=once", *files))
+    assert sum("exact duplicates of a training text" in record.message for record in caplog.records) == 1

@@ -92,7 +92,7 @@ def test_its_metrics_are_of_the_best_weights(trained_run: Path) -> None:
 def test_its_log_tells_what_happened(trained_run: Path) -> None:
     text = (trained_run / "train.log").read_text("utf-8")
     assert "epoch 4, step 44: train/loss" in text
-    assert "INFO train: 172 texts" in text
+    assert "INFO train: 168 texts" in text
 
 
 def test_its_environment_names_data_and_processes(trained_run: Path) -> None:

@@ -9,25 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bilstm_cls.commands.options import (
-    DEFAULT_RUNS,
-    AsJson,
-    ConfigFile,
-    Device,
-    Overrides,
-    Overwrite,
-    Quiet,
-    RunDir,
-    RunsFolder,
-    Verbose,
-    checked_device,
-    chosen_run,
-    print_findings,
-    print_json,
-    print_result,
-    resolve,
-    start_logging,
-)
+from bilstm_cls.commands import options as opt
 from bilstm_cls.errors import CheckFailedError, ConfigError
 
 LIMIT = 20
@@ -67,11 +49,11 @@ Clear = Annotated[
 def init(
     data: OwnData,
     output: ConfigTarget = None,
-    overrides: Overrides = None,
-    overwrite: Overwrite = False,
+    overrides: opt.Overrides = None,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """Look at your data and print a config for them."""
-    start_logging()
+    opt.start_logging()
     from bilstm_cls.data.starter import profile_data, starter_config
 
     text = starter_config(profile_data(data, overrides or []), data)
@@ -92,16 +74,16 @@ def init(
 
 
 def inspect(
-    config: ConfigFile = None,
+    config: opt.ConfigFile = None,
     data: Data = None,
-    run: RunDir = None,
-    runs: RunsFolder = DEFAULT_RUNS,
-    overrides: Overrides = None,
+    run: opt.RunDir = None,
+    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
+    overrides: opt.Overrides = None,
     deep: Deep = False,
     limit: FindingsLimit = LIMIT,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Show what is in a data set or in a run."""
     if sum(given is not None for given in (config, data, run)) > 1:
@@ -110,60 +92,62 @@ def inspect(
         raise ConfigError("--run and --set exclude each other: a run is shown as it is")
     if deep and data is None and config is None and not overrides:
         raise ConfigError("--deep goes with --config or --data: it looks at texts")
-    start_logging(quiet=quiet, verbose=verbose)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls import inspection
 
     if data is not None:
         findings = inspection.inspect_file(data, overrides or [], deep=deep, limit=limit)
     elif config is not None or overrides:
-        findings = inspection.inspect_data(resolve(config, overrides), deep=deep, limit=limit)
+        findings = inspection.inspect_data(opt.resolve(config, overrides), deep=deep, limit=limit)
     else:
-        findings = inspection.inspect_run(chosen_run(run, runs))
-    print_findings(findings, as_json=as_json)
+        findings = inspection.inspect_run(opt.chosen_run(run, runs))
+    opt.print_findings(findings, as_json=as_json)
 
 
 def report(
     compared: ReportRuns = None,
-    runs: RunsFolder = DEFAULT_RUNS,
+    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
     page: Page = None,
     limit: TextsLimit = None,
-    device: Device = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: opt.Device = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Make a run's report again, or compare runs."""
-    start_logging(quiet=quiet, verbose=verbose)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     if compared is None or len(compared) < 2:
         if page is not None or limit is not None:
             raise ConfigError("--html and --limit go with two runs or more; one run's page is its report.html")
         from bilstm_cls.evaluation.evaluate import rebuild_report
 
-        path = rebuild_report(chosen_run(compared[0] if compared else None, runs), device=checked_device(device))
-        print_result({"report": str(path)}, path, as_json=as_json)
+        path = rebuild_report(
+            opt.chosen_run(compared[0] if compared else None, runs), device=opt.checked_device(device)
+        )
+        opt.print_result({"report": str(path)}, path, as_json=as_json)
         return
     if device is not None:
         raise ConfigError("--device goes with one run: to compare runs no model is loaded")
     from bilstm_cls.evaluation.compare import compare, comparison_table, write_comparison
 
     comparison, shown = compare(compared), LIMIT if limit is None else limit
-    print_result(comparison.as_object(shown), comparison_table(comparison, shown), as_json=as_json)
+    opt.print_result(comparison.as_object(shown), comparison_table(comparison, shown), as_json=as_json)
     if page is not None:
         write_comparison(page, comparison, shown)
         print(f"wrote {page}", file=sys.stderr)
 
 
-def config_show(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def config_show(config: opt.ConfigFile = None, overrides: opt.Overrides = None, as_json: opt.AsJson = False) -> None:
     """Print the resolved config, defaults included."""
     from bilstm_cls.config_file import dump_config
 
-    resolved = resolve(config, overrides)
+    resolved = opt.resolve(config, overrides)
     print(resolved.model_dump_json() if as_json else dump_config(resolved), end="\n" if as_json else "")
 
 
-def config_check(config: ConfigFile = None, overrides: Overrides = None) -> None:
+def config_check(config: opt.ConfigFile = None, overrides: opt.Overrides = None) -> None:
     """Report all problems of a config at once."""
-    resolved = resolve(config, overrides)
+    resolved = opt.resolve(config, overrides)
     print(f"{config or 'defaults'}: valid (run {resolved.name!r})")
 
 
@@ -174,7 +158,7 @@ def config_schema() -> None:
     print(json.dumps(schema(), indent=2))
 
 
-def cache(clear: Clear = None, as_json: AsJson = False) -> None:
+def cache(clear: Clear = None, as_json: opt.AsJson = False) -> None:
     """List what the cache holds, or clear it."""
     from bilstm_cls.data.store import cache_entries, cache_folder, clear_cache
 
@@ -190,7 +174,7 @@ def cache(clear: Clear = None, as_json: AsJson = False) -> None:
             {"kind": e.kind, "key": e.key, "bytes": e.size, "last_used": _date(e.last_used), "path": str(e.path)}
             for e in entries
         ]
-        print_json({"cache": str(cache_folder()), "bytes": total, "removed" if clear else "entries": rows})
+        opt.print_json({"cache": str(cache_folder()), "bytes": total, "removed" if clear else "entries": rows})
         return
     for entry in entries:
         print(f"{entry.kind:<12} {_size(entry.size):>10}  {_date(entry.last_used)}  {entry.key}")
@@ -205,12 +189,12 @@ def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).isoformat(" ", "minutes")
 
 
-def doctor(run: VerifiedRun = None, device: Device = None, as_json: AsJson = False) -> None:
+def doctor(run: VerifiedRun = None, device: opt.Device = None, as_json: opt.AsJson = False) -> None:
     """Show versions and devices; check padding promises here."""
-    start_logging()
+    opt.start_logging()
     from bilstm_cls.inspection import doctor_lines, examine
 
-    findings = examine(checked_device(device), run)
-    print_result(findings, "\n".join(doctor_lines(findings)), as_json=as_json)
+    findings = examine(opt.checked_device(device), run)
+    opt.print_result(findings, "\n".join(doctor_lines(findings)), as_json=as_json)
     if not findings["ok"]:
         raise CheckFailedError("a check failed: results on this machine depend on padding or batch size")

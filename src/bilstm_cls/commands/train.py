@@ -7,25 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bilstm_cls.commands.options import (
-    AsJson,
-    ConfigFile,
-    Device,
-    DryRun,
-    OutputDir,
-    Overrides,
-    Overwrite,
-    Quiet,
-    Resume,
-    Seed,
-    Verbose,
-    complete_override,
-    print_findings,
-    print_result,
-    resolve,
-    start_logging,
-    suggest_predict,
-)
+from bilstm_cls.commands import options as opt
 from bilstm_cls.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,7 +46,7 @@ Searches = Annotated[
         help="What to search: KEY.PATH=LOW..HIGH, KEY.PATH=LOW..HIGH:log or KEY.PATH=A|B|C; repeatable. "
         "[default: the word `default`, which may be combined with others]",
         metavar="KEY.PATH=VALUES",
-        autocompletion=complete_override,
+        autocompletion=opt.complete_override,
     ),
 ]
 Trials = Annotated[
@@ -79,32 +61,32 @@ MaxSize = Annotated[
 
 
 def train(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    output_dir: OutputDir = None,
-    device: Device = None,
+    config: opt.ConfigFile = None,
+    overrides: opt.Overrides = None,
+    output_dir: opt.OutputDir = None,
+    device: opt.Device = None,
     processes: Processes = None,
-    seed: Seed = None,
+    seed: opt.Seed = None,
     seeds: Seeds = None,
     ensemble: Ensemble = False,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    resume: opt.Resume = False,
+    overwrite: opt.Overwrite = False,
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Train, evaluate on test once, and write a run directory."""
     _exclude("--resume", resume, "--overwrite", overwrite)
     if ensemble and seeds is None:
         raise ConfigError("--ensemble needs --seeds N: it joins the runs of several seeds")
     number = int(processes) if processes is not None and processes.isdecimal() else processes
-    resolved = resolve(config, overrides, output_dir=output_dir, device=device, seed=seed, processes=number)
-    start_logging(quiet=quiet, verbose=verbose)
+    resolved = opt.resolve(config, overrides, output_dir=output_dir, device=device, seed=seed, processes=number)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     if dry_run:
         from bilstm_cls.inspection import plan
 
-        print_findings(plan(resolved), as_json=as_json)
+        opt.print_findings(plan(resolved), as_json=as_json)
         return
     from bilstm_cls.evaluation.report import score_table
     from bilstm_cls.training.run import train as run_training
@@ -118,31 +100,31 @@ def train(
         else:
             result = run_training(resolved, resume=resume, overwrite=overwrite, on_report=bar.update)
     if seeds is not None:
-        print_result(runs.summary(), seeds_table(runs), as_json=as_json)
+        opt.print_result(runs.summary(), seeds_table(runs), as_json=as_json)
     elif result.metrics:  # which only one of several processes has
-        print_result(result.metrics, score_table(result.metrics, result.run.path), as_json=as_json)
+        opt.print_result(result.metrics, score_table(result.metrics, result.run.path), as_json=as_json)
         if not quiet:
-            suggest_predict(result.run.path)
+            opt.suggest_predict(result.run.path)
 
 
 def pretrain(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
+    config: opt.ConfigFile = None,
+    overrides: opt.Overrides = None,
     output: Encoder = None,
     vectors: Vectors = False,
-    device: Device = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: opt.Device = None,
+    seed: opt.Seed = None,
+    resume: opt.Resume = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Make an encoder, or word vectors, from texts alone."""
     _exclude("--resume", resume, "--overwrite", overwrite)
     _exclude("--resume", resume, "--vectors", vectors)
-    resolved = resolve(config, overrides, device=device, seed=seed)
-    start_logging(quiet=quiet, verbose=verbose)
+    resolved = opt.resolve(config, overrides, device=device, seed=seed)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.training import pretrain as pretraining
 
     folder = Path(resolved.output_dir)
@@ -150,67 +132,67 @@ def pretrain(
         path = output or folder / f"{resolved.name}-vectors.txt"
         number = pretraining.write_vectors(resolved, path, overwrite=overwrite)
         found = {"vectors": number, "dim": resolved.embedding.dim, "path": str(path)}
-        print_result(found, f"{number:,} vectors; use them with --set embedding.init={path}", as_json=as_json)
+        opt.print_result(found, f"{number:,} vectors; use them with --set embedding.init={path}", as_json=as_json)
         return
     path = output or Path(resolved.model.init_from or folder / f"{resolved.name}-encoder")
     with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
         metrics = pretraining.pretrain(resolved, path, resume=resume, overwrite=overwrite, on_report=bar.update)
-    print_result(metrics, pretraining.encoder_line(metrics, path), as_json=as_json)
+    opt.print_result(metrics, pretraining.encoder_line(metrics, path), as_json=as_json)
 
 
 def baseline(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    output_dir: OutputDir = None,
+    config: opt.ConfigFile = None,
+    overrides: opt.Overrides = None,
+    output_dir: opt.OutputDir = None,
     only: Only = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Evaluate TF-IDF and NB-SVM on exactly the same splits."""
-    resolved = resolve(config, overrides, output_dir=output_dir)
-    start_logging(quiet=quiet, verbose=verbose)
+    resolved = opt.resolve(config, overrides, output_dir=output_dir)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.evaluation.evaluate import write_baselines
     from bilstm_cls.evaluation.report import baselines_table
 
     metrics = write_baselines(resolved, only, overwrite=overwrite)
-    print_result(metrics, baselines_table(metrics), as_json=as_json)
+    opt.print_result(metrics, baselines_table(metrics), as_json=as_json)
 
 
 def tune(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
+    config: opt.ConfigFile = None,
+    overrides: opt.Overrides = None,
     searches: Searches = None,
     trials: Trials = None,
     duration: Duration = None,
     max_size: MaxSize = None,
-    output_dir: OutputDir = None,
-    device: Device = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    output_dir: opt.OutputDir = None,
+    device: opt.Device = None,
+    seed: opt.Seed = None,
+    resume: opt.Resume = False,
+    overwrite: opt.Overwrite = False,
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Search for a better config on valid, and write it."""
     _exclude("--resume", resume, "--overwrite", overwrite)
     from bilstm_cls.training.search_space import Budget, parse_space
 
-    resolved = resolve(config, overrides, output_dir=output_dir, device=device, seed=seed)
+    resolved = opt.resolve(config, overrides, output_dir=output_dir, device=device, seed=seed)
     budget = Budget.parse(trials, duration, max_size)
     space = parse_space(searches or [], resolved, limits_size=budget.max_bytes is not None)
-    start_logging(quiet=quiet, verbose=verbose)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     if dry_run:
         found = {"budget": vars(budget), "search": {key: values.words for key, values in space.items()}}
-        print_findings(found, as_json=as_json)
+        opt.print_findings(found, as_json=as_json)
         return
     from bilstm_cls.training.tune import tune as run_study
 
     result = run_study(resolved, space, budget, resume=resume, overwrite=overwrite)
-    print_result(result.as_object(), result.as_table(), as_json=as_json)
+    opt.print_result(result.as_object(), result.as_table(), as_json=as_json)
     if result.stopped is not None:
         raise result.stopped
 

@@ -12,23 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bilstm_cls.commands.options import (
-    DEFAULT_RUNS,
-    AsJson,
-    Device,
-    Overwrite,
-    Quiet,
-    RunDir,
-    RunsFolder,
-    TextColumns,
-    Verbose,
-    checked_device,
-    chosen_run,
-    print_json,
-    print_result,
-    start_logging,
-    suggest_predict,
-)
+from bilstm_cls.commands import options as opt
 from bilstm_cls.errors import CheckFailedError, ConfigError
 
 if TYPE_CHECKING:
@@ -116,67 +100,67 @@ Pulled = Annotated[
 
 
 def evaluate(
-    run: RunDir = None,
-    runs: RunsFolder = DEFAULT_RUNS,
+    run: opt.RunDir = None,
+    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
     data: Data = None,
-    text_columns: TextColumns = None,
+    text_columns: opt.TextColumns = None,
     label_column: LabelColumn = None,
     data_format: Format = "auto",
     split: SplitName = None,
     fail_under: FailUnder = None,
-    device: Device = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: opt.Device = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Evaluate a run on its test split, or on another file."""
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a file is evaluated as a whole")
-    start_logging(quiet=quiet, verbose=verbose)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.evaluation.evaluate import evaluate as evaluate_run
     from bilstm_cls.evaluation.report import metrics_table
 
     name, metrics = evaluate_run(
-        chosen_run(run, runs),
+        opt.chosen_run(run, runs),
         data=data,
         split=split or "test",
         text_columns=text_columns,
         label_column=label_column,
         data_format=data_format,
-        device=checked_device(device),
+        device=opt.checked_device(device),
     )
-    print_result(metrics.as_object(name), metrics_table(metrics, name), as_json=as_json)
+    opt.print_result(metrics.as_object(name), metrics_table(metrics, name), as_json=as_json)
     if fail_under is not None and metrics.accuracy < fail_under:
         raise CheckFailedError(f"--fail-under {fail_under}: the accuracy is {metrics.accuracy:.4f}")
 
 
 def predict(
     texts: Texts = None,
-    run: RunDir = None,
-    runs: RunsFolder = DEFAULT_RUNS,
+    run: opt.RunDir = None,
+    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
     source: Source = None,
     target: Target = None,
-    text_columns: TextColumns = None,
+    text_columns: opt.TextColumns = None,
     bad_rows: BadRows = None,
     top_k: TopK = None,
     min_probability: MinProbability = 0.0,
     explains: Explains = None,
     page: Page = None,
     gates: Gates = None,
-    device: Device = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: opt.Device = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Classify texts: one result per text, in order."""
     if explains not in (None, *METHODS):
         raise ConfigError(f"--explain {explains}: choose one of {', '.join(METHODS)}")
     method = explains or (METHODS[0] if page is not None else None)
     _check_combination(texts, source, target, bad_rows, explains=method is not None or gates is not None)
-    start_logging(quiet=quiet, verbose=verbose)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.classifier import Classifier
 
-    classifier = Classifier.load(chosen_run(run, runs), device=checked_device(device))
+    classifier = Classifier.load(opt.chosen_run(run, runs), device=opt.checked_device(device))
     if source is not None:
         from bilstm_cls.serve.predict_file import PredictOptions, predict_file
 
@@ -198,7 +182,7 @@ def predict(
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
             fields = prediction.as_dict(top_k=top_k, min_probability=min_probability)
-            print_result(fields, _line_of(fields), as_json=as_json)
+            opt.print_result(fields, _line_of(fields), as_json=as_json)
         sys.stdout.flush()  # whoever writes the lines may wait for their answers
 
 
@@ -289,7 +273,7 @@ def _print_explained(
     for text in texts:
         prediction, explanation = classifier.predict([text])[0], explain(classifier.loaded, text, method=method)
         if as_json:
-            print_json({**prediction.as_dict(), "explanation": explanation.as_dict()})
+            opt.print_json({**prediction.as_dict(), "explanation": explanation.as_dict()})
         else:
             print("\n".join(explanation_lines(prediction, explanation, is_coloured=is_coloured)))
         sys.stdout.flush()
@@ -309,72 +293,72 @@ def _printable(text: str) -> str:
 
 
 def export(
-    run: RunDir = None,
-    runs: RunsFolder = DEFAULT_RUNS,
+    run: opt.RunDir = None,
+    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
     output: Bundle = None,
     int8: Int8 = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Write a verified ONNX bundle, which needs no PyTorch."""
-    start_logging(quiet=quiet, verbose=verbose)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.serve import export as exporting
 
-    bundle = exporting.export(chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
-    print_result(bundle.as_object(), exporting.export_table(bundle), as_json=as_json)
+    bundle = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
+    opt.print_result(bundle.as_object(), exporting.export_table(bundle), as_json=as_json)
 
 
 def serve(
-    run: RunDir = None,
-    runs: RunsFolder = DEFAULT_RUNS,
+    run: opt.RunDir = None,
+    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    device: Device = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: opt.Device = None,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Answer over HTTP: /predict, /health, /metrics, a page."""
-    start_logging(quiet=quiet, verbose=verbose)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
     from bilstm_cls.serve import server
 
-    server.serve(chosen_run(run, runs), host=host, port=port, device=checked_device(device))
+    server.serve(opt.chosen_run(run, runs), host=host, port=port, device=opt.checked_device(device))
 
 
 def push(
     repository: Repository,
-    run: RunDir = None,
-    runs: RunsFolder = DEFAULT_RUNS,
+    run: opt.RunDir = None,
+    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
     private: Private = False,
     with_texts: WithTexts = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Upload a run and its card to the Hugging Face Hub."""
-    start_logging(quiet=quiet, verbose=verbose)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls import hub
 
-    address = hub.push(chosen_run(run, runs), repository, is_private=private, with_texts=with_texts)
-    print_result({"address": address}, hub.pushed_lines(address), as_json=as_json)
+    address = hub.push(opt.chosen_run(run, runs), repository, is_private=private, with_texts=with_texts)
+    opt.print_result({"address": address}, hub.pushed_lines(address), as_json=as_json)
 
 
 def pull(
     repository: Repository,
     output: Pulled = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Fetch a run from the Hugging Face Hub, and verify it."""
-    start_logging(quiet=quiet, verbose=verbose)
+    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls import hub
 
     run = hub.pull(repository, output, overwrite=overwrite)
-    print_result({"run": str(run)}, run, as_json=as_json)
-    suggest_predict(run)
+    opt.print_result({"run": str(run)}, run, as_json=as_json)
+    opt.suggest_predict(run)

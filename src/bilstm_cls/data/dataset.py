@@ -1,4 +1,4 @@
-"""From a source to a data set: every row accounted for, split, and laid down in files."""
+"""From a source to a data set: every row accounted for, split, and written to files."""
 
 import contextlib
 import hashlib
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.columns import alike_labels
 from bilstm_cls.data.sources import Source, source_of
+from bilstm_cls.data.splits import cut_splits
 from bilstm_cls.data.store import (
     NumberWriter,
     Texts,
@@ -29,17 +30,19 @@ from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 """Part of every key of the cache: raise it when what is read from the same files changes."""
 
 IN_MEMORY = "(in memory)"
-"""What stands in the place of a file's name where texts never were in a file."""
+"""The file name of texts that never were in a file."""
 
-MAX_TOLD = 5
+MAX_SHOWN = 5
 LABELLED = ("train", "valid", "test")
 _NO_LABEL = -1
 
-_COLUMNS = ("label_ids", "path_ids", "lines", "fingerprints")
+_COLUMNS = ("label_ids", "path_ids", "lines", "fingerprints", "groups")
+_EMPTY = 0
+"""The fingerprint of a text without a visible character, which is no duplicate of another."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -68,14 +71,14 @@ def dataset_in_memory(
         texts: N raw texts.
         label_ids: `[N]`, indices into `labels`.
         labels: class names, at least two of them with a text.
-        valid: the share of each label that chooses the best epoch; with None it is chosen on the texts of train.
+        valid: the fraction that chooses the best epoch; with None it is chosen on the texts of train.
         seed: of the split.
 
     Raises:
-        DataError: the share is less than one text of every label.
+        DataError: the fraction is less than one text.
     """
     everything = np.arange(len(texts))
-    orders = _split({"train": everything}, label_ids, {} if valid is None else {"valid": valid}, seed)
+    orders = cut_splits(everything, label_ids, {} if valid is None else {"valid": valid}, seed=seed).orders
     orders.setdefault("valid", everything)
     content = hashlib.sha256(json.dumps(labels).encode() + label_ids.tobytes())
     for text in texts:
@@ -129,57 +132,95 @@ class _Picked(Sequence[str]):
 class _Table:
     """All rows of a source as they are read, but for their texts: a file of numbers for each column."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, group_column: str | None) -> None:
+        self.group_column = group_column
         self.labels: dict[str, int] = {}
         self.paths: dict[str, int] = {}
         self.num_rows = 0
         self.content = hashlib.sha256()
-        self.label_ids, self.path_ids, self.lines, self.fingerprints = (
+        self.label_ids, self.path_ids, self.lines, self.fingerprints, self.groups = (
             NumberWriter(folder / f"{name}.bin") for name in _COLUMNS
         )
 
     def add(self, example: Example) -> None:
         self.num_rows += 1
-        coded = example.text.encode("utf-8", "surrogatepass")
-        self.content.update(coded)
-        self.content.update(b"\xff")  # a byte that no text holds
-        fingerprint = hashlib.blake2b(coded, digest_size=8).digest()
-        self.fingerprints.append(int.from_bytes(fingerprint, "little", signed=True))
+        digest = hashlib.blake2b(example.text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+        self.content.update(digest)
+        self.fingerprints.append(_number(digest) if example.text.strip() else _EMPTY)
         label = example.label
         self.label_ids.append(_NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels)))
         self.path_ids.append(self.paths.setdefault(example.path, len(self.paths)))
         self.lines.append(example.line)
+        if self.group_column is not None:
+            if example.record is None or self.group_column not in example.record:
+                where = f"{example.path}:{example.line}"
+                raise DataError(f"{where}: has no column {self.group_column!r} (data.group_column)")
+            group = str(example.record[self.group_column]).encode("utf-8", "surrogatepass")
+            self.groups.append(_number(hashlib.blake2b(group, digest_size=8).digest()))
 
     def __enter__(self) -> "_Table":
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.ExitStack() as stack:  # a full disk may stop any of them
-            for column in (self.label_ids, self.path_ids, self.lines, self.fingerprints):
+            for column in (self.label_ids, self.path_ids, self.lines, self.fingerprints, self.groups):
                 stack.callback(column.close)
+
+
+def _number(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def _build(folder: Path, source: Source, config: DataConfig) -> None:
     bad_rows: list[BadRow] = []
-    own: dict[str, Ints] = {}
-    with TextWriter(folder / "texts.bin") as writer, _Table(folder) as table:
+    given: dict[str, Ints] = {}
+    with TextWriter(folder / "texts.bin") as writer, _Table(folder, config.group_column) as table:
         for name, reader in source.read.items():
             start, known = table.num_rows, frozenset(table.labels)
             for example in reader(bad_rows.append):
-                if _is_strange(example, name, known, config, bad_rows):
+                if _has_new_label(example, name, known, config, bad_rows):
                     continue
                 writer.append(example.text)
                 table.add(example)
-            own[name] = np.arange(start, table.num_rows)
+            given[name] = np.arange(start, table.num_rows)
     label_ids, labels = _sorted_labels(table, source.labels)
-    if len(own["train"]) == 0:
+    if len(given["train"]) == 0:
         raise DataError(f"{source.origin}: there is no text to train on{_first_of(bad_rows)}")
-    orders = _split(own, label_ids, source.fractions, config.split_seed)
+    groups = None if config.group_column is None else table.groups.mapped()
+    splits = cut_splits(
+        given["train"], label_ids, source.fractions, seed=config.split_seed, valid_split=config.valid_split,
+        groups=groups,
+    )  # fmt: skip
+    orders = {**given, **splits.orders}
+    orders = {name: orders[name] for name in (*LABELLED, "unlabelled") if len(orders.get(name, ()))}
     _check(orders, label_ids, labels, source)
     doubtful = [row for row in bad_rows if row.is_read]
     bad_rows = [row for row in bad_rows if not row.is_read]
     counts = {"read": table.num_rows + len(bad_rows), "used": table.num_rows, "skipped": len(bad_rows)}
+    counts |= {"left_out": splits.num_left_out} if splits.num_left_out else {}
     repeats = _repeats(orders, table.fingerprints.mapped())
+    notes = [
+        *source.notes,
+        *_notes(bad_rows, doubtful, repeats),
+        *_notes_on_splits(orders, given, label_ids, table, groups),
+        *_alike(labels),
+    ]
+    _write(folder, table, orders, label_ids, labels)
+    meta = {
+        "labels": labels,
+        "paths": list(table.paths),
+        "origin": source.origin,
+        "is_official": source.is_official,
+        "counts": counts | repeats,
+        "notes": notes,
+        "digest": table.content.hexdigest(),
+        "splits": list(orders),
+    }
+    (folder / "dataset.json").write_text(json.dumps(meta, ensure_ascii=False), "utf-8")
+
+
+def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: Ints, labels: list[str]) -> None:
+    """Writes the columns of each split, and adds them to the table's digest."""
     table.content.update(json.dumps(labels).encode())
     table.content.update(label_ids.data)
     for name, order in orders.items():
@@ -190,20 +231,9 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
         save_arrays(folder, **{f"{name}.lines": table.lines.mapped()[order]})
     for name in _COLUMNS:
         (folder / f"{name}.bin").unlink()
-    meta = {
-        "labels": labels,
-        "paths": list(table.paths),
-        "origin": source.origin,
-        "is_official": source.is_official,
-        "counts": counts | repeats,
-        "notes": [*source.notes, *_notes(bad_rows, doubtful, repeats), *_alike(labels)],
-        "digest": table.content.hexdigest(),
-        "splits": list(orders),
-    }
-    (folder / "dataset.json").write_text(json.dumps(meta, ensure_ascii=False), "utf-8")
 
 
-def _is_strange(
+def _has_new_label(
     example: Example, split: str, known: frozenset[str], config: DataConfig, bad_rows: list[BadRow]
 ) -> bool:
     """Whether a row of valid or test has a label that no text of train has: never a new class, and never dropped
@@ -213,7 +243,7 @@ def _is_strange(
     reason = f"label {example.label!r} does not occur in train, whose labels are {', '.join(sorted(known)[:20])}"
     row = BadRow(example.path, example.line, reason)
     if config.bad_rows == "error":
-        raise DataError(f"{row}; mend it, or set data.bad_rows to skip")
+        raise DataError(f"{row}; fix it, or set data.bad_rows to skip")
     bad_rows.append(row)
     return True
 
@@ -226,37 +256,6 @@ def _sorted_labels(table: _Table, order: list[str]) -> tuple[Ints, list[str]]:
         labels = [label for label in order if label in table.labels]
     ranks = np.array([*(labels.index(label) for label in table.labels), _NO_LABEL], dtype=np.int64)
     return ranks[table.label_ids.mapped()], labels
-
-
-def _split(own: dict[str, Ints], label_ids: Ints, fractions: Mapping[str, float], seed: int) -> dict[str, Ints]:
-    """Cuts `test` and then `valid` out of train where they have no texts of their own, the same share of each label."""
-    orders = dict(own)
-    train = own["train"]
-    size = len(train)
-    for number, name in enumerate(("test", "valid")):
-        if name not in fractions:
-            continue
-        generator = np.random.Generator(np.random.PCG64([seed, number]))
-        own_ids = label_ids[train]
-        taken = [_sample(train[own_ids == i], fractions[name], generator) for i in np.flatnonzero(np.bincount(own_ids))]
-        chosen = np.sort(np.concatenate(taken)) if taken else np.empty(0, dtype=np.int64)
-        if len(chosen) == 0:
-            raise DataError(
-                f"data.{name}: the share {fractions[name]:g} of {size} texts is less than one text of every label; "
-                f"give more texts, a greater share, or a file"
-            )
-        orders[name] = chosen
-        is_left = np.ones(len(label_ids), dtype=bool)
-        is_left[chosen] = False
-        train = train[is_left[train]]
-    orders["train"] = train
-    return {name: orders[name] for name in (*LABELLED, "unlabelled") if name in orders and len(orders[name])}
-
-
-def _sample(places: Ints, fraction: float, generator: np.random.Generator) -> Ints:
-    """Some of one label's texts, never all of them."""
-    number = min(round(fraction * len(places)), len(places) - 1)
-    return generator.permutation(places)[:number].copy()  # a view would keep all of them
 
 
 def _first_of(bad_rows: list[BadRow]) -> str:
@@ -274,9 +273,10 @@ def _check(orders: Mapping[str, Ints], label_ids: Ints, labels: list[str], sourc
 
 
 def _repeats(orders: Mapping[str, Ints], fingerprints: Ints) -> dict[str, int]:
-    """Counts texts that stand in a split twice, and texts of one split that stand in another, word for word."""
+    """Counts exact duplicates within a split, and texts of one split that another has too; not empty ones."""
     prints = {name: fingerprints[orders[name]] for name in LABELLED if name in orders}
     release(fingerprints)
+    prints = {name: values[values != _EMPTY] for name, values in prints.items()}
     for values in prints.values():
         values.sort()
     counts = {f"duplicates_{name}": int((values[1:] == values[:-1]).sum()) for name, values in prints.items()}
@@ -287,7 +287,9 @@ def _repeats(orders: Mapping[str, Ints], fingerprints: Ints) -> dict[str, int]:
 
 
 def _number_in(values: Ints, known: Ints) -> int:
-    """Returns how many of some sorted numbers are among others, sorted too and at least one."""
+    """Returns how many of some sorted numbers are among others, sorted too."""
+    if not len(known):
+        return 0
     places = np.searchsorted(known, values)
     return int((known[np.minimum(places, len(known) - 1)] == values).sum())
 
@@ -296,13 +298,41 @@ def _notes(bad_rows: list[BadRow], doubtful: list[BadRow], repeats: Mapping[str,
     notes = []
     if bad_rows:
         num_files = len({row.path for row in bad_rows})
-        notes.append(f"{len(bad_rows)} rows of {num_files} files could not be used: {_told(bad_rows)}.")
+        notes.append(f"{len(bad_rows)} rows of {num_files} files could not be used: {_summary(bad_rows)}.")
     if doubtful:
-        notes.append(f"Remarks of the readers: {_told(doubtful)}.")
+        notes.append(f"Remarks of the readers: {_summary(doubtful)}.")
     overlap = repeats.get("test_in_train", 0)
     if overlap:
-        stand = "text stands" if overlap == 1 else "texts stand"
-        notes.append(f"{overlap} test {stand} word for word in train.")
+        what = "text is an exact duplicate" if overlap == 1 else "texts are exact duplicates"
+        notes.append(f"{overlap} test {what} of a training text.")
+    return notes
+
+
+def _notes_on_splits(
+    orders: Mapping[str, Ints], given: Mapping[str, Ints], label_ids: Ints, table: _Table, groups: Ints | None
+) -> list[str]:
+    notes = []
+    labelled = [orders[name] for name in LABELLED if name in orders]
+    num_texts = sum(map(len, labelled))
+    fingerprints = table.fingerprints.mapped()
+    num_empty = sum(int((fingerprints[order] == _EMPTY).sum()) for order in labelled)
+    if 3 * num_empty >= num_texts:
+        notes.append(f"{num_empty} of {num_texts} texts are empty.")
+    counts = np.bincount(label_ids[orders["train"]], minlength=len(table.labels))
+    for name in ("valid", "test"):
+        if name not in orders:
+            continue
+        if name not in given:
+            is_absent = (np.bincount(label_ids[orders[name]], minlength=len(counts)) == 0) & (counts > 0)
+            if is_absent.any():
+                notes.append(
+                    f"{int(is_absent.sum())} of {int((counts > 0).sum())} labels, with {int(counts[is_absent].sum())} "
+                    f"texts, have no text in {name}."
+                )
+        elif groups is not None:
+            shared = np.intersect1d(groups[orders[name]], groups[orders["train"]])
+            if len(shared):
+                notes.append(f"{len(shared)} groups of data.group_column are in train and in {name}.")
     return notes
 
 
@@ -310,9 +340,9 @@ def _alike(labels: Sequence[str]) -> list[str]:
     return [
         f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}; if they are one, fix them."
         for group in alike_labels(labels)
-    ][:MAX_TOLD]
+    ][:MAX_SHOWN]
 
 
-def _told(rows: list[BadRow]) -> str:
-    more = f" and {len(rows) - MAX_TOLD} more" if len(rows) > MAX_TOLD else ""
-    return "; ".join(map(str, rows[:MAX_TOLD])) + more
+def _summary(rows: list[BadRow]) -> str:
+    more = f" and {len(rows) - MAX_SHOWN} more" if len(rows) > MAX_SHOWN else ""
+    return "; ".join(map(str, rows[:MAX_SHOWN])) + more

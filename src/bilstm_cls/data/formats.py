@@ -16,7 +16,7 @@ from bilstm_cls.data.encoding import (
     find_encoding,
     require_rereadable,
 )
-from bilstm_cls.errors import DataError, cut
+from bilstm_cls.errors import DataError, cut, shown
 
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -123,10 +123,12 @@ def find_splits(folder: Path) -> dict[str, list[str]]:
 
 def format_of_name(path: Path) -> str | None:
     """Returns the format that a file's ending says, before that of its compression; None where it says nothing."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return SUFFIXES.get(suffixes[-1]) if suffixes else None
+    return SUFFIXES.get(_suffix(path))
+
+
+def _suffix(path: Path) -> str:
+    is_compressed = path.suffix.lower() in COMPRESSIONS
+    return (path.with_suffix("") if is_compressed else path).suffix.lower()
 
 
 def detect_format(path: Path) -> str:
@@ -140,8 +142,7 @@ def detect_format(path: Path) -> str:
         return "arrow" if (path / "state.json").exists() else "folder"
     if format := format_of_name(path):
         return format
-    suffix = path.suffix.lower()
-    if suffix in _UNREADABLE:
+    if (suffix := _suffix(path)) in _UNREADABLE:
         raise DataError(f"{path}: {suffix} files are not read; {_UNREADABLE[suffix]}")
     require_rereadable(path)
     if next(byte_blocks(path)).startswith(b"PAR1"):
@@ -154,7 +155,7 @@ def detect_format(path: Path) -> str:
         raise DataError(f"{path}: holds blank lines only")
     format = _format_of_lines(lines)
     if format is None:
-        raise DataError(f"{path}: cannot tell what format this is; set data.format. {_readings(lines)}")
+        raise DataError(f"{path}: cannot tell what format this is; set data.format. {_shown_readings(lines)}")
     return format
 
 
@@ -170,34 +171,42 @@ def _format_of_lines(lines: Sequence[str]) -> str | None:
         return _format_by_tabs([line.split("\t") for line in lines if "\t" in line])
     if _is_table(lines):
         return "csv"
-    readings = dict(zip(("label-text", "text-label"), _first_and_last(lines), strict=True))
-    # Where both readings have few labels, numbers are labels rather than words, and far fewer words than the others.
+    # Where both readings fit, numbers are labels rather than words, and far fewer words than the others.
     ranked = sorted(
         (not all(map(str.isdecimal, words)), len(set(words)), name)
-        for name, words in readings.items()
-        if _are_labels(words, MAX_CLEAR_LABELS)
+        for name, words, rests in _readings(lines)
+        if _are_labels(words, MAX_CLEAR_LABELS) and not _are_common(set(words), rests)
     )
     if len(ranked) == 2 and ranked[0][0] == ranked[1][0] and 2 * ranked[0][1] > ranked[1][1]:
         return None
     return ranked[0][2] if ranked else None
 
 
-def _first_and_last(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+def _readings(lines: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
+    """Returns the two formats with a space between text and label, and the labels and texts of the lines in each."""
     parted = [line.strip() for line in lines if " " in line.strip()]
-    return [line.partition(" ")[0] for line in parted], [line.rpartition(" ")[2] for line in parted]
-
-
-def _readings(lines: Sequence[str]) -> str:
-    """Shows the first lines of a file and what the labels would be if they were the first or the last words."""
-    shown = "; ".join(cut(repr(line)) for line in lines[:3])
-    first, last = (list(dict.fromkeys(words)) for words in _first_and_last(lines))
-    if not first:
-        return f"Its first lines are {shown}"
-    parts = [
-        f"{name} (labels {', '.join(map(repr, words[:3]))}{f', ... {len(words)} of them' if len(words) > 3 else ''})"
-        for name, words in (("label-text", first), ("text-label", last))
+    first = [line.partition(" ")[::2] for line in parted]
+    last = [line.rpartition(" ")[::2] for line in parted]
+    return [
+        ("label-text", [label for label, _ in first], [text for _, text in first]),
+        ("text-label", [label for _, label in last], [text for text, _ in last]),
     ]
-    return f"Its first lines are {shown}; with spaces between text and label they are {' or '.join(parts)}"
+
+
+def _are_common(labels: set[str], texts: Sequence[str]) -> bool:
+    """Whether half of the texts hold one of the labels, which are words like others then."""
+    return 2 * sum(not labels.isdisjoint(text.split()) for text in texts) >= len(texts)
+
+
+def _shown_readings(lines: Sequence[str]) -> str:
+    """Shows the first lines of a file, and what the labels would be if they were the first or the last words."""
+    first_lines = f"Its first lines are {'; '.join(cut(repr(line)) for line in lines[:3])}"
+    parts = []
+    for name, words, _ in _readings(lines):
+        labels = list(dict.fromkeys(words))
+        more = f", ... {len(labels)} of them" if len(labels) > 3 else ""
+        parts += [f"{name} (labels {', '.join(map(shown, labels[:3]))}{more})"] if labels else []
+    return first_lines + (f"; with a space between text and label they are {' or '.join(parts)}" if parts else "")
 
 
 def _is_table(lines: Sequence[str]) -> bool:

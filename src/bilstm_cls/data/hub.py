@@ -1,21 +1,28 @@
-"""The Hugging Face Hub: addresses, downloads into its own cache, and which files of a data set are which split.
+"""The Hugging Face Hub: addresses, snapshots of repositories, and data sets by way of the library `datasets`.
 
-Files are taken as they are and read by this project's readers: a repository's own code is never downloaded.
+`datasets` 4 and later execute no code of a repository; one that needs its own script is read from the Parquet files
+that the Hub has made of it.
 """
 
 import contextlib
-import fnmatch
+import hashlib
 import json
+import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from bilstm_cls.config_file import parse_yaml
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.config import DataConfig
+from bilstm_cls.data.store import cache_folder
+from bilstm_cls.data.types import BadRow, Example
+from bilstm_cls.errors import ConfigError, DataError, UserError
+from bilstm_cls.files import write_atomic
+
+logger = logging.getLogger(__name__)
 
 OFFLINE_VARIABLE = "BILSTM_CLS_OFFLINE"
 
@@ -27,7 +34,6 @@ SPLITS = {
 }  # fmt: skip
 """What data sets call their splits."""
 
-SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 CONVERTED = "refs/convert/parquet"
 """Where the Hub itself keeps the Parquet files of a data set that has others."""
 
@@ -75,15 +81,21 @@ class Address:
 
 @dataclass(frozen=True)
 class HubDataset:
-    """The files of a data set, in the cache of the Hub's library.
+    """A data set of the Hub, in the cache of the library `datasets`.
 
     Attributes:
-        files: by split: train, valid, test, unlabelled; each in order.
+        address: of the data set.
+        identity: equal ones mean equal rows.
+        splits: which of train, valid, test, unlabelled there are.
         label_names: of labels that are numbers, by number; empty where the data set has none.
+        rows: for each split a `datasets.Dataset`, whose rows are dicts; empty where the Hub could not be reached.
     """
 
-    files: dict[str, list[Path]]
+    address: Address
+    identity: list[str]
+    splits: list[str]
     label_names: list[str]
+    rows: dict[str, Any] = field(default_factory=dict)
 
 
 def hub() -> Any:
@@ -115,12 +127,12 @@ def is_offline() -> bool:
 
 @contextlib.contextmanager
 def naming_hub_faults(address: Address) -> Iterator[None]:
-    """Says in our words what goes wrong with a repository.
+    """Turns what goes wrong with a repository into an error that says what to do.
 
     Raises:
         ConfigError: there is no such repository, revision or permission.
         UnreachableError: the Hub does not answer, or may not be asked.
-        DownloadError: it answers with a fault of its own.
+        DownloadError: it answers with an error.
     """
     errors = hub().errors
     of_the_network = errors.HfHubHTTPError.__bases__  # of the HTTP library that it is built on
@@ -135,16 +147,26 @@ def naming_hub_faults(address: Address) -> Iterator[None]:
         ) from error
     except errors.HFValidationError as error:
         raise ConfigError(f"hf://{address}: is no name that the Hub takes") from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
+    except (OSError, errors.LocalEntryNotFoundError, errors.HfHubHTTPError, *of_the_network) as error:
+        status = _status_in(error)
         if status in (401, 403):
             raise ConfigError(f"hf://{address}: not allowed (status {status}); log in with `hf auth login`") from error
-        raise DownloadError(f"hf://{address}: the Hub answers with status {status}; try again later") from error
-    except (OSError, errors.LocalEntryNotFoundError, *of_the_network) as error:
+        if status is not None:
+            raise DownloadError(f"hf://{address}: the Hub answers with status {status}; try again later") from error
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # of this machine's disk
         reason = f"{OFFLINE_VARIABLE} is set" if is_offline() else "the Hub cannot be reached"
         raise UnreachableError(f"hf://{address}: not in the cache, and {reason}") from error
+
+
+def _status_in(error: BaseException | None) -> int | None:
+    """Returns the status of the Hub's answer that an error or its causes come from."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            return int(status)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def download(address: Address, *, kind: str, patterns: Sequence[str]) -> Path:
@@ -170,156 +192,143 @@ def download(address: Address, *, kind: str, patterns: Sequence[str]) -> Path:
     return Path(folder)
 
 
-def fetch_dataset(address: Address, label_column: str) -> HubDataset:
-    """Fetches a data set's files and says which split each belongs to.
+def find_hub_dataset(address: Address, label_column: str) -> HubDataset:
+    """Downloads a data set, or finds it in the cache of the library; without a connection it is what it was last time.
 
-    The card's `configs` decide; without them, the names of files and folders. Where there is no file that can be read
-    the Parquet files that the Hub has made are taken. A split whose labels are kept secret is left out.
+    A split whose labels are all -1, which stands for secret ones in a competition, is left out.
 
     Args:
         address: of the data set.
         label_column: whose numbers may have names.
 
     Raises:
-        ConfigError: there is no such data set, or its subset must be named.
-        DataError: nothing in it can be read.
+        ConfigError: there is no such data set or revision, it may not be read, or its subset must be named.
+        UnreachableError: the Hub does not answer, or may not be asked, and the data set is not known.
+        DataError: nothing in it can be read, or there is no split `train`.
     """
-    card = _card(download(address, kind="dataset", patterns=["README.md"]) / "README.md")
-    found = _fetch_splits(address, _globs(card, address))
-    if not found and address.revision is None:
-        converted = Address(address.repository, address.subset, CONVERTED)
-        with contextlib.suppress(ConfigError):  # there is no such branch where the Hub could not convert
-            found = _fetch_splits(converted, {"": [f"{address.subset or '*'}/*/*.parquet"]})
-    if "train" not in found:
-        raise DataError(
-            f"hf://{address}: has no files of a split 'train' that can be read ({', '.join(SUFFIXES)}); download what "
-            f"you need and name it with data.train"
-        )
-    kept: dict[str, list[Path]] = {
-        name: found[name]
-        for name in ("train", "valid", "test", "unlabelled")
-        if name in found and (name == "unlabelled" or _has_labels(found[name], label_column))
-    }
-    return HubDataset(kept, _names_in_file(found["train"][0], label_column) or _names_in_card(card, label_column))
-
-
-def _fetch_splits(address: Address, globs: dict[str, list[str]]) -> dict[str, list[Path]]:
-    """Downloads what matches, and sorts it by split: that of the glob, or where that is empty by the path's words."""
-    folder = download(address, kind="dataset", patterns=[glob for several in globs.values() for glob in several])
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    found: dict[str, list[Path]] = {}
-    subsets: set[str] = set()
-    for split, several in globs.items():
-        for name in names:
-            if PurePosixPath(name).suffix in SUFFIXES and any(fnmatch.fnmatchcase(name, glob) for glob in several):
-                home = PurePosixPath(name).parts[0] if "/" in name else ""
-                if home != "data" and not split and _split_in(home) is None:
-                    subsets.add(home)
-                if of_file := split or _split_of(name):
-                    found.setdefault(of_file, []).append(folder / name)
-    if address.subset is None and len(subsets) > 1:
-        raise ConfigError(_subsets(address, sorted(subsets)))
+    digest = hashlib.sha256(json.dumps([str(address), label_column]).encode()).hexdigest()[:32]
+    record = cache_folder() / "hub" / f"{digest}.json"
+    try:
+        found = _load(address, label_column)
+    except UnreachableError as error:
+        if not record.is_file():
+            raise
+        logger.warning(f"{error}; using what was read last")
+        return HubDataset(address, **json.loads(record.read_text("utf-8")))
+    known = {"identity": found.identity, "splits": found.splits, "label_names": found.label_names}
+    with contextlib.suppress(UserError):  # a cache that cannot be written
+        write_atomic(record, json.dumps(known))
     return found
 
 
-def _split_of(name: str) -> str | None:
-    """Returns the split that a path speaks of: its last part that names one."""
-    return next(filter(None, map(_split_in, reversed(PurePosixPath(name).parts))), None)
-
-
-def _split_in(part: str) -> str | None:
-    return next((SPLITS[word] for word in re.split(r"[^a-z]+", part.lower()) if word in SPLITS), None)
-
-
-def _subsets(address: Address, names: Sequence[str]) -> str:
-    example = Address(address.repository, names[0], address.revision)
-    return f"hf://{address}: has the subsets {', '.join(names)}; name one, as in hf/{example}"
-
-
-def _globs(card: dict[str, Any], address: Address) -> dict[str, list[str]]:
-    """Returns the patterns of each split as the card gives them, or of all readable files under the empty name."""
-    configs = {str(item.get("config_name")): item for item in _mappings(card.get("configs"))}
-    if not configs:
-        folder = f"{address.subset}/" if address.subset else ""
-        return {"": [f"{folder}*{suffix}" for suffix in SUFFIXES]}
-    default = [name for name, item in configs.items() if item.get("default") is True or name == "default"]
-    names = [address.subset] if address.subset else default[:1] or list(configs)
-    if len(names) > 1 or names[0] not in configs:
-        raise ConfigError(_subsets(address, list(configs)))
-    entries = configs[names[0]].get("data_files")
-    globs: dict[str, list[str]] = {}
-    for entry in entries if isinstance(entries, list) else [entries]:
-        if isinstance(entry, dict):
-            paths, split = entry.get("path"), SPLITS.get(str(entry.get("split")).lower())
-            if split is None:
-                continue
-        else:
-            paths, split = entry, ""
-        globs.setdefault(split, []).extend(str(path) for path in (paths if isinstance(paths, list) else [paths]))
-    return globs
-
-
-def _card(path: Path) -> dict[str, Any]:
-    """Returns the YAML in front of a card; empty where there is none that can be read."""
-    if not path.exists():
-        return {}
-    match = re.match(r"---\r?\n(.*?)\r?\n---", path.read_text("utf-8", errors="replace"), re.DOTALL)
-    value = parse_yaml(match[1]).value if match else None
-    return value if isinstance(value, dict) else {}
-
-
-def _names_in_file(path: Path, column: str) -> list[str]:
-    """Returns the names of a column's numbers, which the library `datasets` writes into Parquet files."""
-    if path.suffix != ".parquet":
-        return []
+def _load(address: Address, label_column: str) -> HubDataset:
     try:
-        metadata = _parquet(path).schema_arrow.metadata
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
-        return _checked_names(feature["names"])
-    except (LookupError, TypeError, ValueError):
-        return []
-
-
-def _names_in_card(card: dict[str, Any], column: str) -> list[str]:
-    for facts in _mappings(card.get("dataset_info")):
-        for feature in _mappings(facts.get("features")):
-            kind = feature.get("dtype")
-            if feature.get("name") == column and isinstance(kind, dict) and isinstance(kind.get("class_label"), dict):
-                names = kind["class_label"].get("names")
-                return _checked_names(list(names.values()) if isinstance(names, dict) else names)
-    return []
-
-
-def _checked_names(names: Any) -> list[str]:
-    is_sound = isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)
-    return names if is_sound and len(set(names)) == len(names) else []
-
-
-def _has_labels(files: Sequence[Path], column: str) -> bool:
-    """Whether a label is not -1, which stands for a secret one in the test split of a competition."""
-    for path in files:
-        if path.suffix != ".parquet":
-            return True
-        table = _parquet(path)
-        if column not in table.schema_arrow.names or not str(table.schema_arrow.field(column).type).startswith("int"):
-            return True
-        labels = table.read(columns=[column]).column(column).unique().to_pylist()
-        if any(label is None or label >= 0 for label in labels):
-            return True
-    return False
-
-
-def _parquet(path: Path) -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import datasets
     except ImportError as error:
-        raise ConfigError(f"the Hub's data need pyarrow; run: pip install 'bilstm-cls[hub]' ({error})") from error
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"data of the Hub need datasets; run: pip install 'bilstm-cls[hub]' ({error})") from error
+    if is_offline():
+        raise UnreachableError(f"hf://{address}: not in the cache, and {OFFLINE_VARIABLE} is set")
+    if Path(address.repository).is_dir():  # which the library would read instead
+        raise ConfigError(f"hf://{address}: there is a folder {address.repository} here; run in another directory")
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    with naming_hub_faults(address):
+        try:
+            loaded = datasets.load_dataset(address.repository, address.subset, revision=address.revision)
+        except RuntimeError as error:
+            if "scripts are no longer supported" not in str(error) or address.revision is not None:
+                raise DataError(f"hf://{address}: needs a script of its repository, which is not run") from error
+            subset = address.subset or _converted_subset(address)
+            loaded = datasets.load_dataset(address.repository, data_dir=subset, revision=CONVERTED)
+        except datasets.exceptions.DatasetNotFoundError as error:
+            raise ConfigError(f"hf://{address}: {error} Check the name, or log in with `hf auth login`.") from error
+        except (ValueError, datasets.exceptions.DatasetBuildError, datasets.exceptions.DataFilesNotFoundError) as error:
+            if "BuilderConfig" in str(error) or "Config name" in str(error):
+                raise ConfigError(_without_subset(address, str(error))) from error
+            raise DataError(f"hf://{address}: cannot be read ({str(error.__cause__ or error)[:300]})") from error
+    splits = {SPLITS[name.lower()]: split for name, split in loaded.items() if name.lower() in SPLITS and len(split)}
+    if "train" not in splits:
+        raise DataError(
+            f"hf://{address}: has no split 'train' (its splits: {', '.join(loaded)}); download what you need and name "
+            f"it with data.train"
+        )
+    feature = splits["train"].features.get(label_column)
+    secret = [name for name, split in splits.items() if name != "unlabelled" and _is_secret(split, label_column)]
+    order = ["train", "valid", "test", "unlabelled"]
+    names = [name for name in order if name in splits and name not in secret]
+    label_names = list(getattr(feature, "names", None) or [])
+    identity = [*label_names, *(f"{name} {splits[name]._fingerprint}" for name in names)]
+    return HubDataset(address, identity, names, label_names, {name: splits[name] for name in names})
 
 
-def _mappings(value: Any) -> list[dict[str, Any]]:
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
+def _converted_subset(address: Address) -> str:
+    """Returns the only subset among the converted files.
+
+    Raises:
+        ConfigError: there are several, or the Hub has converted none.
+    """
+    files = hub().HfApi(endpoint=endpoint()).list_repo_files(
+        address.repository, repo_type="dataset", revision=CONVERTED
+    )  # fmt: skip
+    subsets: list[str] = sorted({name.partition("/")[0] for name in files if name.endswith(".parquet")})
+    if len(subsets) != 1:
+        raise ConfigError(_without_subset(address, f"it has the subsets {', '.join(subsets)}"))
+    return subsets[0]
+
+
+def _without_subset(address: Address, reason: str) -> str:
+    example = Address(address.repository, "SUBSET", address.revision)
+    return f"hf://{address}: {' '.join(reason.split())[:300]}; name a subset that it has, as in hf/{example}"
+
+
+def _is_secret(split: Any, label_column: str) -> bool:
+    if label_column not in split.column_names or not str(split.features[label_column].dtype).startswith("int"):
+        return False
+    return all(label is not None and label < 0 for label in split.unique(label_column))
+
+
+def hub_examples(
+    dataset: HubDataset, split: str, config: DataConfig, on_bad_row: Callable[[BadRow], None]
+) -> Iterator[Example]:
+    """Yields the rows of a split as examples.
+
+    Args:
+        dataset: what `find_hub_dataset` gave.
+        split: its name; the labels of `unlabelled` are not read.
+        config: which columns to read, and what to do with bad rows.
+        on_bad_row: called with every skipped row.
+
+    Raises:
+        UnreachableError: the rows are not here, and the Hub cannot be reached.
+        DataError: a column is missing, or a row is bad and `data.bad_rows` is `error`.
+    """
+    path, names = f"hf://{dataset.address}/{split}", dataset.label_names
+    if split not in dataset.rows:
+        raise UnreachableError(f"{path}: not in the cache, and the Hub cannot be reached")
+    rows = dataset.rows[split]
+    wanted = [*config.text_columns, *([config.group_column] if config.group_column else [])]
+    wanted += [config.label_column] if split != "unlabelled" else []
+    for column in wanted:
+        if column not in rows.column_names:
+            raise DataError(f"{path}: no column {column!r} among {', '.join(map(repr, rows.column_names))}")
+    number = 0
+    for batch in rows.select_columns(list(dict.fromkeys(wanted))).iter(batch_size=1000):
+        for values in zip(*batch.values(), strict=True):
+            number += 1
+            row = dict(zip(batch, values, strict=True))
+            texts, label = [row[column] for column in config.text_columns], row.get(config.label_column)
+            if split == "unlabelled":
+                label = None
+            elif names and isinstance(label, int):
+                label = names[label] if 0 <= label < len(names) else ""
+            if not all(isinstance(text, str) for text in texts):
+                reason = f"a text must be a string, not {texts!r:.100}"
+            elif split != "unlabelled" and (label is None or not str(label).strip()):
+                reason = "the label is empty"
+            else:
+                yield Example("\n".join(texts), None if label is None else str(label).strip(), path, number, row)
+                continue
+            bad = BadRow(path, number, reason)
+            if config.bad_rows == "error":
+                raise DataError(f"{bad}; set data.bad_rows to skip")
+            on_bad_row(bad)

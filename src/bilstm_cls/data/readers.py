@@ -34,6 +34,10 @@ TEXT_SUFFIXES = (".txt", ".text")
 BLANK_LINE = "blank line"
 _MAX_SUSPECTS = 1000
 """Records that are kept until the labels of the whole file are known."""
+_NO_MARK = {
+    "\t": "has no tab between label and text, as the first line has",
+    " ": "has no space between label and text",
+}
 _FASTTEXT_LABEL = re.compile(r"(?<!\S)__label__(\S+)(?:\s|$)")
 
 Rows = Iterator[Example | BadRow]
@@ -114,13 +118,13 @@ def _read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     if isinstance(first, str):
         raise DataError(f"{name}:{number}: {first}, in the {'first row' if options.is_headerless else 'header'}")
     columns = Columns.of(first, options, f"{name}:{number}")
-    width, label_at = len(columns.names), columns.label
+    width, label_at, has_header = len(columns.names), columns.label, not options.is_headerless
     label = None
     labels: dict[str, str] = {}  # clean, by what is written
     suspects: list[tuple[int, list[list[str]]]] = []
     is_empty, is_bad = True, False
-    for line, row in chain([(number, first)] if options.is_headerless else [], body):
-        if row == first and not options.is_headerless:
+    for line, row in chain([] if has_header else [(number, first)], body):
+        if row == first and has_header and width > 1:
             skipped.add("repeated header", line)
             continue
         if isinstance(row, list) and len(row) != width:
@@ -183,69 +187,46 @@ def read_lines(path: Path, options: ReadOptions) -> Rows:
             yield Example(text, None, str(path), number, {"text": text} if options.keep_record else None)
 
 
-def read_fasttext(path: Path, options: ReadOptions) -> Rows:
-    """Reads fastText's lines, `__label__NAME text`, with one label each."""
-    return _read_labelled_lines(path, options, lambda first: _fasttext_parts)
+def _read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[str, str], Parts]) -> Rows:
+    """Reads a label and a text a line, with a tab between them, or a space where the first line has no tab.
 
-
-def read_label_text(path: Path, options: ReadOptions) -> Rows:
-    """Reads a label and a text a line, with a tab between them, or a space where the first line has no tab."""
-
-    def split(line: str, mark: str) -> Parts:
-        label, found, text = line.partition(mark)
-        return (label, text) if found else _no_mark(mark)
-
-    return _read_labelled_lines(path, options, lambda first: functools.partial(split, mark=_mark_of(first)))
-
-
-def read_text_label(path: Path, options: ReadOptions) -> Rows:
-    """Reads a text and a label a line, with a tab between them, or a space where the first line has no tab."""
-
-    def split(line: str, mark: str) -> Parts:
-        text, found, label = (line if mark == "\t" else line.rstrip()).rpartition(mark)
-        return (label, text) if found else _no_mark(mark)
-
-    return _read_labelled_lines(path, options, lambda first: functools.partial(split, mark=_mark_of(first)))
-
-
-def _mark_of(first: str) -> str:
-    return "\t" if "\t" in first else " "
-
-
-def _no_mark(mark: str) -> str:
-    return (
-        "has no tab between label and text, as the first line has"
-        if mark == "\t"
-        else "has no space between label and text"
-    )
-
-
-def _fasttext_parts(line: str) -> Parts:
-    labels = list(_FASTTEXT_LABEL.finditer(line))
-    if len(labels) != 1:
-        return f"has {len(labels)} labels, but each text takes one" if labels else "has no label (__label__NAME)"
-    return labels[0][1], line[: labels[0].start()] + line[labels[0].end() :]
-
-
-def _read_labelled_lines(path: Path, options: ReadOptions, choose: Callable[[str], Callable[[str], Parts]]) -> Rows:
-    """Splits all lines by what is chosen for the first, so that a tab in a later text does not make a label."""
+    Args:
+        path: the file.
+        options: the encoding, and whether labels are wanted.
+        split: parts a line without its end; the second argument is the tab or space.
+    """
     skipped = SkippedLines(path)
-    split = None
-    is_empty = True
+    mark = ""
     for number, line, fault in _numbered(TextLines(path, options.encoding)):
         if not line.strip() and not fault:
             skipped.add(BLANK_LINE, number)
             continue
-        is_empty = False
-        split = split or (None if fault else choose(line))
-        parts = fault or (split(line) if split else "")
+        mark = mark or ("\t" if "\t" in line else " ")
+        parts = fault or split(line, mark)
         if isinstance(parts, str):
             yield BadRow(str(path), number, parts)
         else:
             yield _labelled(clean_label(parts[0]), parts[1], path, number, options)
-    if is_empty:
+    if not mark:
         raise DataError(f"{path}: holds blank lines only")
     yield from skipped.remarks()
+
+
+def _label_first(line: str, mark: str) -> Parts:
+    label, found, text = line.partition(mark)
+    return (label, text) if found else _NO_MARK[mark]
+
+
+def _label_last(line: str, mark: str) -> Parts:
+    text, found, label = (line if mark == "\t" else line.rstrip()).rpartition(mark)
+    return (label, text) if found else _NO_MARK[mark]
+
+
+def _fasttext(line: str, _: str) -> Parts:
+    labels = list(_FASTTEXT_LABEL.finditer(line))
+    if len(labels) != 1:
+        return f"has {len(labels)} labels, but each text takes one" if labels else "has no label (__label__NAME)"
+    return labels[0][1], line[: labels[0].start()] + line[labels[0].end() :]
 
 
 def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
@@ -318,9 +299,9 @@ READERS: dict[str, Reader] = {
     "tsv": functools.partial(_read_table, is_tsv=True),
     "jsonl": read_jsonl,
     "folder": read_folder,
-    "fasttext": read_fasttext,
-    "label-text": read_label_text,
-    "text-label": read_text_label,
+    "fasttext": functools.partial(_read_labelled_lines, split=_fasttext),
+    "label-text": functools.partial(_read_labelled_lines, split=_label_first),
+    "text-label": functools.partial(_read_labelled_lines, split=_label_last),
     "parquet": read_arrow,
     "arrow": read_arrow,
     "lines": read_lines,
@@ -388,10 +369,8 @@ def name_labels(
             yield replace(example, label=known[example.label])
         else:
             first, last = next(iter(names)), next(reversed(names))  # in their order
-            reason = (
-                f"label {shown(example.label)} has no name in {path} (data.label_names), which names {first} to {last}"
-            )
-            row = BadRow(example.path, example.line, reason)
+            which = f"in {path} (data.label_names), which names {first} to {last}"
+            row = BadRow(example.path, example.line, f"label {shown(example.label)} has no name {which}")
             if bad_rows == "error":
                 raise DataError(f"{row}; fix the row or that file, or set data.bad_rows to skip")
             on_bad_row(row)

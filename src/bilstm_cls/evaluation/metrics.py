@@ -45,11 +45,9 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Scores of a model on one split.
+    """Scores of a model on N texts of one split.
 
     Attributes:
-        examples: N.
-        accuracy: fraction of texts whose most probable label is right.
         macro_f1: mean F1 over the labels that occur among the true or the predicted ones.
         micro_f1: F1 over all decisions; with one label a text it equals accuracy.
         weighted_f1: mean F1, each label weighted by its texts.
@@ -89,20 +87,15 @@ class Metrics:
         row[f"{prefix}/confidence_interval"] = list(self.confidence_interval)
         for label, scores in self.per_class.items():
             row |= {f"{prefix}/per_class/{label}/{name}": value for name, value in asdict(scores).items()}
-        row[f"{prefix}/confusions"] = [[found.label, found.prediction, found.texts] for found in self.confusions]
-        if self.confusion_matrix is not None:
-            row[f"{prefix}/confusion_matrix"] = self.confusion_matrix
-        return row
+        row[f"{prefix}/confusions"] = [list(asdict(found).values()) for found in self.confusions]
+        return row if self.confusion_matrix is None else row | {f"{prefix}/confusion_matrix": self.confusion_matrix}
 
     def as_object(self, split: str) -> dict[str, Any]:
         """Returns what `eval --json` prints."""
-        names = ("examples", "accuracy", "macro_f1", "log_loss", "ece")
-        return {
-            "split": split,
-            **{"loss" if name == "log_loss" else name: getattr(self, name) for name in names},
-            "confidence_interval": list(self.confidence_interval),
-            "per_class": {label: asdict(scores) for label, scores in self.per_class.items()},
-        }
+        names = {name: name for name in ("examples", "accuracy", "macro_f1")} | {"loss": "log_loss", "ece": "ece"}
+        scores = {shown: getattr(self, name) for shown, name in names.items()}
+        per_class = {label: asdict(found) for label, found in self.per_class.items()}
+        return {"split": split, **scores, "confidence_interval": list(self.confidence_interval), "per_class": per_class}
 
 
 def compute_metrics(
@@ -126,25 +119,22 @@ def compute_metrics(
         scores = precision_recall_fscore_support(label_ids, predicted, labels=range(len(labels)), zero_division=0)
     f1, support = scores[2], scores[3]
     has_occurred = (support > 0) | (np.bincount(predicted, minlength=len(labels)) > 0)
-    num_correct, number = int(is_correct.sum()), len(label_ids)
-    low, high = wilson_interval(num_correct, number)
     rows = zip(*(column.tolist() for column in scores), strict=True)
+    number, accuracy, is_small = len(label_ids), float(is_correct.mean()), len(labels) <= MAX_MATRIX
     return Metrics(
         examples=number,
-        accuracy=num_correct / number,
+        accuracy=accuracy,
         macro_f1=float(f1[has_occurred].mean()),
-        micro_f1=num_correct / number,
+        micro_f1=accuracy,
         weighted_f1=float(f1 @ support) / number,
         auroc=_auroc(probabilities, label_ids),
         log_loss=float(example_losses(probabilities, label_ids).mean()),
         ece=calibration_bins(probabilities.max(axis=1), is_correct).error,
         majority=None if majority_label_id is None else int(support[majority_label_id]) / number,
-        confidence_interval=(float(low), float(high)),
+        confidence_interval=accuracy_interval(accuracy, number),
         per_class={label: ClassMetrics(*row) for label, row in zip(labels, rows, strict=True)},
         confusions=_confusions(label_ids, predicted, labels),
-        confusion_matrix=confusion_matrix(label_ids, predicted, len(labels)).tolist()
-        if len(labels) <= MAX_MATRIX
-        else None,
+        confusion_matrix=_confusion_matrix(label_ids, predicted, len(labels)).tolist() if is_small else None,
     )
 
 
@@ -154,8 +144,7 @@ def example_losses(probabilities: Floats, label_ids: Ints) -> Floats:
     return np.abs(np.log(np.clip(likelihoods, _SMALLEST, 1.0)))  # abs: -log(1) would be -0.0
 
 
-def confusion_matrix(label_ids: Ints, predicted: Ints, num_labels: int) -> Ints:
-    """Returns `[C, C]` counts, rows true, columns predicted."""
+def _confusion_matrix(label_ids: Ints, predicted: Ints, num_labels: int) -> Ints:
     cells = np.bincount(label_ids * num_labels + predicted, minlength=num_labels * num_labels)
     return cells.reshape(num_labels, num_labels).astype(np.int64)
 
@@ -170,7 +159,7 @@ def _confusions(label_ids: Ints, predicted: Ints, labels: Sequence[str]) -> list
 def wilson_interval(hits: npt.ArrayLike, totals: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Returns both ends of the 95 % interval of `hits / totals` by Wilson (1927); 0 and 1 where `totals` is 0.
 
-    Unlike the bootstrap's it has a width where all of few answers are right: for 30 of 30 it is 0.886 to 1.
+    Unlike the bootstrap's it has a width where all of few predictions are right: for 30 of 30 it is 0.886 to 1.
     """
     deviations, (hit, total) = 1.959964, (np.asarray(values, np.float64) for values in (hits, totals))
     spread = deviations**2 / np.maximum(total, _SMALLEST)
@@ -180,14 +169,17 @@ def wilson_interval(hits: npt.ArrayLike, totals: npt.ArrayLike) -> tuple[Floats,
     return np.maximum(centre - width, 0.0), np.minimum(centre + width, 1.0)
 
 
+def accuracy_interval(accuracy: float, number: int) -> tuple[float, float]:
+    """Returns the 95 % interval of the accuracy on so many texts."""
+    low, high = wilson_interval(round(accuracy * number), number)
+    return float(low), float(high)
+
+
 @dataclass(frozen=True)
 class CalibrationBins:
     """Texts by their top probability, in 15 bins that are open to the left: (0, 1/15], (1/15, 2/15], ...
 
-    Attributes:
-        counts: `[15]` texts.
-        num_correct: `[15]` texts whose prediction is right.
-        confidence: `[15]` sums of the top probability.
+    Attributes `[15]`: texts, texts whose prediction is right, and sums of the top probability.
     """
 
     counts: Ints
@@ -201,12 +193,7 @@ class CalibrationBins:
 
 
 def calibration_bins(confidence: Floats, is_correct: Bools) -> CalibrationBins:
-    """Sorts texts into bins of their top probability.
-
-    Args:
-        confidence: `[N]` top probabilities.
-        is_correct: `[N]` whether the most probable label is the true one.
-    """
+    """Sorts texts into bins of their top probability `[N]`, given whether their prediction is right, `[N]`."""
     bins = np.digitize(confidence, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
     counts, num_correct = (
         np.bincount(found, minlength=NUM_BINS).astype(np.int64) for found in (bins, bins[is_correct])

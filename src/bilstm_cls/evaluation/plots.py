@@ -55,7 +55,7 @@ def learning_curves(
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(4.4, 3.0)
+    figure = new_figure(3.6, 2.7)
     axes = figure.subplots()
     for key, (colour, name) in series.items():
         rows = [row for row in history if row.get(key) is not None]

@@ -17,7 +17,7 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.store import chunks
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, example_losses, wilson_interval
+from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, example_losses, wilson_interval
 from bilstm_cls.ngrams import count, is_spaced, kept
 
 MAX_GROUPS, NUM_BINS = 5, 40
@@ -53,9 +53,8 @@ class Group:
 
 def group_of(name: str, is_correct: Bools) -> Group:
     """Evaluates the texts of a group, of which there is at least one."""
-    num_correct, number = int(is_correct.sum()), len(is_correct)
-    low, high = wilson_interval(num_correct, number)
-    return Group(name, number, num_correct / number, (float(low), float(high)))
+    accuracy, number = float(is_correct.mean()), len(is_correct)
+    return Group(name, number, accuracy, accuracy_interval(accuracy, number))
 
 
 def by_length(num_tokens: Ints, is_correct: Bools) -> list[Group]:

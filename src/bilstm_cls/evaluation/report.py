@@ -15,7 +15,7 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES
 from bilstm_cls.evaluation.explain import EXACT, OCCLUSION, SHARES, explain
-from bilstm_cls.evaluation.metrics import Floats, Ints, Metrics, compute_metrics, example_losses, wilson_interval
+from bilstm_cls.evaluation.metrics import Floats, Ints, Metrics, accuracy_interval, compute_metrics, example_losses
 from bilstm_cls.evaluation.pages import Part, aligned, excerpt, render
 from bilstm_cls.evaluation.predictions import Evaluation
 from bilstm_cls.evaluation.quality import Group, by_length, by_truncation, confident_disagreements
@@ -47,6 +47,13 @@ _DATA_FACTS = {
     **{f"texts of {one} with an exact duplicate in {other}": f"data/{one}_in_{other}"
        for one, other in (("valid", "train"), ("test", "train"), ("test", "valid"))},
 }  # fmt: skip
+
+_SPLIT_FACTS = (
+    ("texts", "texts", None), ("tokens", "tokens read", None), ("median_length", "median length", None),
+    ("longest", "longest", None), ("truncated", "cut to text.max_length", "texts"), ("empty", "empty", None),
+    ("unknown", "unknown tokens", "tokens"),
+)  # fmt: skip
+"""Key, title, and the key of what it is a fraction of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +102,7 @@ def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
     total = metrics[f"{split}/examples"]
 
     def score(name: str, accuracy: float, *, is_this: bool = False) -> Score:
-        low, high = wilson_interval(round(accuracy * total), total)
-        return Score(name, accuracy, (float(low), float(high)), is_this)
+        return Score(name, accuracy, accuracy_interval(accuracy, total), is_this)
 
     accuracy = metrics[f"{split}/accuracy"]
     if "model/ngrams" in metrics:
@@ -303,31 +309,21 @@ def _facts(metrics: Row, names: Mapping[str, str]) -> Row:
 def _facts_by_split(metrics: Row) -> tuple[list[str], list[list[Any]]]:
     """Returns a table with a column for each split."""
     names = [name for name in SPLITS if f"text/{name}/texts" in metrics]
-
-    def of(name: str) -> list[Any]:
-        found = {key: metrics[f"text/{name}/{key}"] for key in ("texts", "tokens", "truncated", "empty", "unknown")}
-        texts, tokens = max(1, found["texts"]), max(1, found["tokens"])
-        return [
-            found["texts"], found["tokens"], metrics[f"text/{name}/median_length"], metrics[f"text/{name}/longest"],
-            f"{found['truncated']:,} ({found['truncated'] / texts:.1%})", found["empty"],
-            f"{found['unknown']:,} ({found['unknown'] / tokens:.1%})",
-        ]  # fmt: skip
-
-    heads = ["texts", "tokens read", "median length", "longest", "cut to text.max_length", "empty", "unknown tokens"]
-    return ["", *names], [list(row) for row in zip(heads, *map(of, names), strict=True)] if names else []
+    rows = []
+    for key, title, whole in _SPLIT_FACTS:
+        counts = [(metrics[f"text/{name}/{key}"], whole and metrics[f"text/{name}/{whole}"]) for name in names]
+        shown = [f"{count:,} ({count / max(1, total):.1%})" if total is not None else count for count, total in counts]
+        rows.append([title, *shown])
+    return ["", *names], rows if names else []
 
 
 def _balance(metrics: Row, labels: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
     """Returns a table of the texts of each label in each split."""
     names = [name for name in SPLITS if f"data/labels/{name}/{labels[0]}" in metrics]
-    totals = {name: max(1, metrics[f"text/{name}/texts"]) for name in names if f"text/{name}/texts" in metrics}
     rows = []
     for label in labels:
-        counts = {name: metrics[f"data/labels/{name}/{label}"] for name in names}
-        shown = (
-            f"{count:,} ({count / totals[name]:.1%})" if name in totals else count for name, count in counts.items()
-        )
-        rows.append([label, *shown])
+        counts = ((metrics[f"data/labels/{name}/{label}"], metrics.get(f"text/{name}/texts")) for name in names)
+        rows.append([label, *(f"{count:,} ({count / total:.1%})" if total else count for count, total in counts)])
     return ["label", *names], rows if names else []
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was written.
+    """A bundle that was written, and what `export --json` prints of it.
 
     Attributes:
         path: its folder.
@@ -76,22 +77,13 @@ class Bundle:
     int8: Agreement | None
 
     def as_object(self) -> dict[str, Any]:
-        """Returns what `export --json` prints."""
-        facts = {
-            "path": str(self.path),
-            "bytes": self.bytes,
-            "checked_texts": NUM_TEXTS,
-            "checked_longest": self.longest,
-            "largest_logit_difference": self.difference,
-        }
-        if self.int8 is None:
-            return facts
-        return facts | {
-            "int8_texts": self.int8.texts,
-            "int8_texts_from": self.int8.origin,
-            "int8_label_agreement": self.int8.labels,
-            "int8_largest_probability_difference": self.int8.probability,
-        }
+        facts = {"path": str(self.path), "bytes": self.bytes, "checked_texts": NUM_TEXTS}
+        facts |= {"checked_longest": self.longest, "largest_logit_difference": self.difference}
+        if self.int8 is not None:
+            facts |= {"int8_texts": self.int8.texts, "int8_texts_from": self.int8.origin}
+            facts |= {"int8_label_agreement": self.int8.labels}
+            facts |= {"int8_largest_probability_difference": self.int8.probability}
+        return facts
 
 
 def export(
@@ -200,7 +192,7 @@ def _check_size(loaded: LoadedModel) -> None:
 
 @contextlib.contextmanager
 def _replacing_folder(target: Path) -> Iterator[Path]:
-    """Yields a new folder that takes the place of `target` when the block succeeds, and is removed when it does not."""
+    """Yields a new folder that takes the place of `target` when the block succeeds, and is removed when it fails."""
     with naming_disk_faults(target):
         make_folder(target.parent)
         fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -305,27 +297,10 @@ def _quantize(path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantized = path.with_name("model.int8.onnx")
-    with _quiet_root_logger(), naming_disk_faults(path):
+    # It gives advice that does not apply to this graph, and does so through the root logger.
+    with mock.patch.multiple(logging, warning=mock.DEFAULT, info=mock.DEFAULT), naming_disk_faults(path):
         quantize_dynamic(path, quantized, weight_type=QuantType.QInt8)
         quantized.replace(path)
-
-
-@contextlib.contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """onnxruntime gives advice that does not apply to this graph, and does so through the root logger."""
-    root = logging.getLogger()
-    handler = logging.NullHandler()  # without any, the first message would install one that prints
-    root.addFilter(_drop)
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.removeFilter(_drop)
-
-
-def _drop(_: logging.LogRecord) -> bool:
-    return False
 
 
 def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> Agreement:

@@ -1,0 +1,153 @@
+"""Cutting `test` and `valid` out of train: stratified by label, in blocks of neighbours, or by whole groups."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bilstm_cls.errors import DataError
+
+Ints = npt.NDArray[np.int64]
+
+NUM_BLOCKS = 10
+"""Contiguous blocks of each label that `valid_split: blocks` cuts out, where there are as many texts."""
+
+MAX_GAP = 30
+"""Texts on either side of a block that are in neither split, at most a quarter of those that are left."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which texts are in which split.
+
+    Attributes:
+        orders: for each split the places of its texts, in the order they were read.
+        num_left_out: texts between blocks, which are in no split.
+    """
+
+    orders: dict[str, Ints]
+    num_left_out: int
+
+
+def cut_splits(
+    train: Ints,
+    label_ids: Ints,
+    fractions: Mapping[str, float],
+    *,
+    seed: int,
+    valid_split: str = "random",
+    groups: Ints | None = None,
+) -> Splits:
+    """Cuts fractions out of the texts of train.
+
+    A split has the size that was asked for (with groups, about that), and of every label as near to the same fraction
+    as whole texts allow (the method of largest remainders). The last text of a label stays in train.
+
+    Args:
+        train: `[n]`, places of the texts, in the order they were read.
+        label_ids: `[N]`, of all texts.
+        fractions: for `test`, `valid` or both, of the n texts.
+        seed: of the splits.
+        valid_split: `random`, or `blocks`: valid is made of blocks of neighbours of one label.
+        groups: `[N]`, a number for each text; texts with the same one are in the same split.
+
+    Raises:
+        DataError: a fraction is less than one text that train can do without.
+    """
+    orders = {}
+    num_left_out, size = 0, len(train)
+    counts = np.bincount(label_ids[train])
+    room = (counts - 1).clip(0)
+    for number, name in enumerate(("test", "valid")):
+        if name not in fractions:
+            continue
+        ties, generator = (np.random.Generator(np.random.PCG64([seed, number, *more])) for more in ([1], []))
+        quotas = _quotas(counts, room, round(fractions[name] * size), ties)
+        is_gap = np.zeros(len(train), dtype=bool)
+        if groups is not None:
+            is_chosen = _whole_groups(groups[train], label_ids[train], quotas, room, generator)
+        elif name == "valid" and valid_split == "blocks":
+            is_chosen, is_gap = _blocks(label_ids[train], quotas, generator)
+        else:
+            is_chosen = _random(label_ids[train], quotas, generator)
+        if not is_chosen.any():
+            raise DataError(
+                f"data.{name}: the fraction {fractions[name]:g} of {size} texts is less than one text (or group) that "
+                f"train can do without; give more texts, a greater fraction, or a file"
+            )
+        orders[name] = train[is_chosen]
+        room = room - np.bincount(label_ids[orders[name]], minlength=len(room))
+        num_left_out += int(is_gap.sum())
+        train = train[~(is_chosen | is_gap)]
+    return Splits({"train": train, **orders}, num_left_out)
+
+
+def _quotas(counts: Ints, room: Ints, wanted: int, generator: np.random.Generator) -> Ints:
+    """Returns how many texts of each label to take: `wanted` together, at most `room`, in proportion to `counts`."""
+    quotas = np.zeros_like(counts)
+    missing = min(wanted, int(room.sum()))
+    while missing > 0:
+        left = room - quotas
+        weights = counts * (left > 0)
+        exact = missing * weights / weights.sum()
+        quotas += np.minimum(exact.astype(np.int64), left)
+        missing = min(wanted, int(room.sum())) - int(quotas.sum())
+        by_remainder = np.lexsort((generator.random(len(counts)), -(exact % 1)))
+        able = by_remainder[(room - quotas)[by_remainder] > 0][:missing]
+        quotas[able] += 1
+        missing -= len(able)
+    return quotas
+
+
+def _places_of_labels(label_ids: Ints, quotas: Ints) -> list[tuple[Ints, int]]:
+    """Returns the places of each label that is there, and how many of them to take."""
+    by_label = np.argsort(label_ids, kind="stable")
+    bounds = np.searchsorted(label_ids[by_label], np.arange(len(quotas) + 1))
+    places = [by_label[start:stop] for start, stop in itertools.pairwise(bounds)]
+    return [(several, int(quota)) for several, quota in zip(places, quotas, strict=True) if len(several)]
+
+
+def _random(label_ids: Ints, quotas: Ints, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+    is_chosen = np.zeros(len(label_ids), dtype=bool)
+    for places, quota in _places_of_labels(label_ids, quotas):
+        is_chosen[generator.permutation(places)[:quota]] = True
+    return is_chosen
+
+
+def _blocks(
+    label_ids: Ints, quotas: Ints, generator: np.random.Generator
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Returns which texts are in blocks, and which in the gaps around them."""
+    is_chosen, is_gap = np.zeros((2, len(label_ids)), dtype=bool)
+    for places, quota in _places_of_labels(label_ids, quotas):
+        number, free = min(NUM_BLOCKS, quota), len(places) - quota
+        shares = np.arange(number + 1)
+        sizes, spaces = (np.diff(total * shares // max(number, 1)) for total in (quota, free))
+        gap = min(MAX_GAP, free // (4 * max(number, 1)))
+        begin = 0  # of a stretch that has one block and its share of the other texts
+        for size, space in zip(sizes.tolist(), spaces.tolist(), strict=True):
+            start = begin + int(generator.integers(0, space + 1))
+            is_chosen[places[start : start + size]] = True
+            is_gap[places[max(0, start - gap) : start + size + gap]] = True
+            begin += size + space
+    return is_chosen, is_gap & ~is_chosen
+
+
+def _whole_groups(
+    groups: Ints, label_ids: Ints, quotas: Ints, room: Ints, generator: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """Takes groups in random order, each that brings the labels nearer to their quotas."""
+    is_chosen = np.zeros(len(groups), dtype=bool)
+    by_group = np.argsort(groups, kind="stable")
+    members = np.split(by_group, np.flatnonzero(np.diff(groups[by_group])) + 1)
+    missing, left = quotas.copy(), room.copy()
+    for i in generator.permutation(len(members)):
+        labels, counts = np.unique(label_ids[members[i]], return_counts=True)
+        is_nearer = np.abs(missing[labels] - counts).sum() < np.abs(missing[labels]).sum()
+        if is_nearer and (counts <= left[labels]).all():
+            is_chosen[members[i]] = True
+            missing[labels] -= counts
+            left[labels] -= counts
+    return is_chosen

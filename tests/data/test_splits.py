@@ -1,0 +1,117 @@
+"""Splits cut out of train: of the asked size, true to the labels, and never of a whole label."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bilstm_cls.data.splits import MAX_GAP, NUM_BLOCKS, cut_splits
+from bilstm_cls.errors import DataError
+
+COUNTS = st.lists(st.integers(1, 60), min_size=2, max_size=8)
+FRACTIONS = st.fixed_dictionaries({}, optional={"test": st.floats(0.05, 0.45), "valid": st.floats(0.05, 0.45)})
+
+
+def labels_of(counts: list[int]) -> Any:
+    return np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+
+
+@settings(deadline=None)
+@given(COUNTS, FRACTIONS, st.sampled_from(["random", "blocks"]), st.integers(0, 9))
+def test_splits_have_the_asked_size_and_leave_a_text_of_every_label_in_train(
+    counts: list[int], fractions: dict[str, float], valid_split: str, seed: int
+) -> None:
+    label_ids = labels_of(counts)
+    everything = np.arange(len(label_ids))
+    try:
+        found = cut_splits(everything, label_ids, fractions, seed=seed, valid_split=valid_split)
+    except DataError:
+        room = len(label_ids) - len(counts)
+        assert min(round(fraction * len(label_ids)) for fraction in fractions.values()) == 0 or room < 2
+        return
+    size, room = len(label_ids), len(label_ids) - len(counts)
+    for name in fractions:
+        wanted = round(fractions[name] * size)
+        assert len(found.orders[name]) == min(wanted, room)
+        room -= wanted
+    assert set(label_ids[found.orders["train"]]) == set(range(len(counts)))
+    together = np.concatenate(list(found.orders.values()))
+    assert len(set(together.tolist())) == len(together) == size - found.num_left_out
+    assert all((np.diff(order) > 0).all() for order in found.orders.values())
+    if valid_split == "random":
+        assert found.num_left_out == 0
+
+
+@given(st.lists(st.integers(10, 60), min_size=2, max_size=6), st.floats(0.05, 0.4))
+def test_every_label_has_its_fraction_to_less_than_one_text(counts: list[int], fraction: float) -> None:
+    label_ids = labels_of(counts)
+    found = cut_splits(np.arange(len(label_ids)), label_ids, {"valid": fraction}, seed=0).orders["valid"]
+    exact = round(fraction * len(label_ids)) * np.array(counts) / len(label_ids)
+    assert (np.abs(np.bincount(label_ids[found], minlength=len(counts)) - exact) < 1).all()
+
+
+def test_hundreds_of_rare_labels_are_represented_together() -> None:
+    counts = [*[4] * 300, 400]
+    label_ids = labels_of(counts)
+    splits = cut_splits(np.arange(1600), label_ids, {"test": 0.1, "valid": 0.1}, seed=0).orders
+    for name in ("test", "valid"):
+        found = np.bincount(label_ids[splits[name]], minlength=301)
+        assert (found.sum(), found[-1]) == (160, 40)
+        assert found[:300].max() == 1
+
+
+def test_valid_is_a_fraction_of_all_texts_and_not_of_what_test_leaves() -> None:
+    label_ids = labels_of([500, 500])
+    splits = cut_splits(np.arange(1000), label_ids, {"test": 0.5, "valid": 0.2}, seed=0).orders
+    assert {name: len(order) for name, order in splits.items()} == {"train": 300, "test": 500, "valid": 200}
+
+
+def test_a_fraction_of_less_than_a_text_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"data\.valid"):
+        cut_splits(np.arange(4), np.array([0, 0, 1, 1]), {"valid": 0.1}, seed=0)
+    with pytest.raises(DataError, match=r"data\.test"):
+        cut_splits(np.arange(2), np.array([0, 1]), {"test": 0.5}, seed=0)
+
+
+def test_blocks_are_contiguous_and_have_gaps_around_them() -> None:
+    label_ids = np.repeat([0, 1], 10_000)
+    splits = cut_splits(np.arange(20_000), label_ids, {"valid": 0.1}, seed=0, valid_split="blocks")
+    valid = splits.orders["valid"]
+    for label in (0, 1):
+        places = valid[label_ids[valid] == label]
+        blocks = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+        assert len(places) == 1000
+        assert 1 < len(blocks) <= NUM_BLOCKS
+    distance = np.abs(splits.orders["train"][:, None] - valid[None, :]).min(axis=1)
+    is_same_label = label_ids[splits.orders["train"]] == label_ids[valid[0]]
+    assert distance[is_same_label & (splits.orders["train"] < 9_000)].min() > MAX_GAP
+    assert 0 < splits.num_left_out <= 2 * MAX_GAP * NUM_BLOCKS * 2
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), min_size=30, max_size=120),
+    st.floats(0.1, 0.3), st.integers(0, 5),
+)  # fmt: skip
+def test_a_group_is_never_in_two_splits(rows: list[tuple[int, int]], fraction: float, seed: int) -> None:
+    label_ids, groups = (np.array(column) for column in zip(*rows, strict=True))
+    try:
+        splits = cut_splits(
+            np.arange(len(rows)), label_ids, {"test": fraction, "valid": fraction}, seed=seed, groups=groups
+        ).orders
+    except DataError:
+        return
+    sets = [set(groups[order].tolist()) for order in splits.values()]
+    assert sum(map(len, sets)) == len(set.union(*sets))
+    assert set(label_ids[splits["train"]]) == set(label_ids)
+
+
+def test_groups_make_splits_of_about_the_asked_size_and_labels() -> None:
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(500), 4)
+    label_ids = np.repeat(generator.integers(0, 2, 500), 4)
+    valid = cut_splits(np.arange(2000), label_ids, {"valid": 0.2}, seed=0, groups=groups).orders["valid"]
+    assert abs(len(valid) - 400) <= 8
+    assert np.abs(np.bincount(label_ids[valid]) - 0.2 * np.bincount(label_ids)).max() <= 4
