@@ -1,11 +1,9 @@
-"""torchtext's tokenizers, vocabulary and vectors: the same ids as ours where it can be imported, one line elsewhere.
+"""torchtext's tokenizers, vocabulary and vectors: the same ids where it can be imported, one line elsewhere.
 
 What follows from torchtext's answers alone is tried everywhere, without it on a stand-in with the same names.
 """
 
-import collections
 import importlib.util
-import itertools
 import json
 import ssl
 import sys
@@ -30,7 +28,6 @@ from bilstm_cls.data.torchtext import PACKAGES, PREFIX, import_torchtext
 from bilstm_cls.data.vectors import load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.explain import read_tokens
-from bilstm_cls.serve.export import export
 from tests.command_line import run_cli
 from tests.data.test_tokenizer import ODD, basic_english
 from tests.serve.untrained import untrained
@@ -41,49 +38,6 @@ try:
 except ConfigError as error:
     REAL, REASON = None, str(error)
 needs_torchtext = pytest.mark.skipif(REAL is None, reason=REASON)
-
-
-class StandInVocab:
-    """What we ask of `torchtext.vocab.Vocab`."""
-
-    def __init__(self, tokens: Iterable[str]) -> None:
-        self._tokens = list(tokens)
-        self._default: int | None = None
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def __contains__(self, token: str) -> bool:
-        return token in self._tokens
-
-    def __getitem__(self, token: str) -> int:
-        found = self._tokens.index(token) if token in self._tokens else self._default
-        assert found is not None
-        return found
-
-    def set_default_index(self, index: int) -> None:
-        self._default = index
-
-    def get_default_index(self) -> int | None:
-        return self._default
-
-    def get_itos(self) -> list[str]:
-        return self._tokens
-
-    def get_stoi(self) -> dict[str, int]:
-        return {token: i for i, token in enumerate(self._tokens)}
-
-    def lookup_indices(self, tokens: list[str]) -> list[int]:
-        return [self[token] for token in tokens]
-
-
-def stand_in_build(
-    iterator: Iterable[list[str]], min_freq: int, specials: list[str], max_tokens: int | None
-) -> StandInVocab:
-    counts = collections.Counter(itertools.chain.from_iterable(iterator))
-    ordered = sorted(counts, key=lambda token: (-counts[token], token))
-    kept = ordered[: None if max_tokens is None else max_tokens - len(specials)]
-    return StandInVocab(specials + [t for t in kept if counts[t] >= min_freq and t not in specials])
 
 
 def stand_in_tokenizer(name: str | None) -> Callable[[str], list[str]]:
@@ -107,7 +61,7 @@ def torchtext() -> Iterator[Any]:
     package.__dict__.update(data=data, vocab=vocab, disable_torchtext_deprecation_warning=lambda: None)
     data.__dict__.update(utils=utils)
     utils.__dict__.update(get_tokenizer=stand_in_tokenizer)
-    vocab.__dict__.update(build_vocab_from_iterator=stand_in_build, vocab=StandInVocab, GloVe=dict, vectors=vectors)
+    vocab.__dict__.update(GloVe=dict, vectors=vectors)
     with pytest.MonkeyPatch.context() as patch:
         for module in (package, vocab, vectors, data, utils):
             patch.setitem(sys.modules, module.__name__, module)
@@ -149,18 +103,11 @@ def test_the_config_names_every_tokenizer_that_torchtext_has() -> None:
         ("text: {tokenizer: torchtext/basic_english, lowercase: false}", "with tokenizer 'torchtext/basic_english'"),
     ],
 )
-def test_a_wrong_name_or_width_is_told_with_the_right_one(tmp_path: Path, line: str, message: str) -> None:
+def test_a_wrong_name_or_width_is_answered_with_the_right_one(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(f"data: {{source: imdb}}\n{line}\n")
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "c.yaml")
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["glove.6B.100d", "glove.twitter.27B.25d", "glove.840B.300d", "fasttext.zh.300d"])
-def test_every_right_name_and_width_is_taken(name: str) -> None:
-    dim = name.rpartition(".")[2].removesuffix("d")
-    config = load_config(None, ["data.source=imdb", f"embedding.init=torchtext/{name}", f"embedding.dim={dim}"])
-    assert config.embedding.init == f"torchtext/{name}"
 
 
 INSTALL = r"make a virtual environment .* pip install 'bilstm-cls\[torchtext\]'$"
@@ -192,7 +139,7 @@ def test_a_tokenizer_whose_package_is_missing_names_it(monkeypatch: pytest.Monke
 PIECES = st.one_of(ODD, st.sampled_from(["<pad>", "<unk>", " ", "ab", "good film"]))
 
 
-@settings(deadline=None)  # torchtext's vocabulary begins with a table of 120 MB
+@settings(deadline=None)
 @given(st.lists(st.lists(PIECES).map("".join), min_size=1), st.integers(1, 2), st.none() | st.integers(3, 9))
 @example(["<unk> <unk> b b a <pad>"], 1, 4)
 def test_basic_english_has_the_vocabulary_and_ids_of_ours(texts: list[str], min_freq: int, size: int | None) -> None:
@@ -267,12 +214,6 @@ def test_where_torchtext_is_missing_a_run_says_so(run: Path, command: str) -> No
     assert len(done.errors) == 1
     assert "torchtext/split needs torchtext 0.18.0, which is not installed" in done.errors[0]
     assert "Traceback" not in done.stderr
-
-
-def test_export_refuses_such_a_run(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"split by torchtext/split, and a bundle has only our own tokenizers; train"):
-        export(run, tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
 
 
 def test_vectors_are_not_downloaded_where_that_is_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

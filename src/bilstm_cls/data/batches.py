@@ -80,7 +80,7 @@ def training_batches(
         batch_size: texts in a batch.
         batch_tokens: padded tokens in a batch, instead of `batch_size`, or None. A longer text is alone in its batch.
         seed: of the order.
-        epoch: counted from 0; each has its own order.
+        epoch: counted from 0; each has another order.
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = generator.permutation(len(lengths))

@@ -117,7 +117,7 @@ def _open(folder: Path) -> Dataset:
 
 
 class _Picked(Sequence[str]):
-    """Names by number, so that a name that many texts share is held once."""
+    """Names by number, so that a name of many texts is held once."""
 
     def __init__(self, names: list[str], ids: npt.NDArray[Any]) -> None:
         self._names, self._ids = names, ids

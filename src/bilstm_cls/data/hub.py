@@ -1,6 +1,6 @@
 """The Hugging Face Hub: addresses, snapshots of repositories, and data sets by way of the library `datasets`.
 
-`datasets` 4 and later execute no code of a repository; one that needs its own script is read from the Parquet files
+`datasets` 4 and later execute no code of a repository; one that needs a script is read from the Parquet files
 that the Hub has made of it.
 """
 
@@ -140,7 +140,7 @@ def naming_hub_faults(address: Address) -> Iterator[None]:
         yield
     except errors.RevisionNotFoundError as error:
         raise ConfigError(f"hf://{address}: there is no such revision") from error
-    except errors.RepositoryNotFoundError as error:  # the Hub does not tell a private one from none
+    except errors.RepositoryNotFoundError as error:  # a private one gives the same answer as none
         raise ConfigError(
             f"hf://{address}: there is no such repository, or you may not read it; check the name, or log in with "
             f"`hf auth login`"
@@ -195,7 +195,7 @@ def download(address: Address, *, kind: str, patterns: Sequence[str]) -> Path:
 def find_hub_dataset(address: Address, label_column: str) -> HubDataset:
     """Downloads a data set, or finds it in the cache of the library; without a connection it is what it was last time.
 
-    A split whose labels are all -1, which stands for secret ones in a competition, is left out.
+    A split whose labels are all -1, which marks secret ones in a competition, is left out.
 
     Args:
         address: of the data set.

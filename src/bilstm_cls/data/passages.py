@@ -80,7 +80,7 @@ def passage_batches(
         batch_size: texts that are read in parallel.
         bptt: tokens of each that are read at once.
         seed: of the order.
-        epoch: counted from 0; each has its own order.
+        epoch: counted from 0; each has another order.
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = generator.permutation(indices)

@@ -1,4 +1,4 @@
-"""Where texts come from: the user's own files, and the built-in corpora.
+"""Where texts come from: the user's files, and the built-in corpora.
 
 A source only says which examples there are and what identifies them; `dataset.py` reads and splits them. To add one,
 write a function from the `data` section to a `Source` and a line in `SOURCES`.
@@ -51,7 +51,7 @@ REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b61367
 BBC_SHA256 = "de12ee729bf24bf20312dcd7d15beef23886d3e887d670fe1c4330bf0a02464c"
 SIGNS = {"0": "neg", "1": "pos"}
 TEST_FRACTION = 0.2
-"""Of the reviews, where the archive with its own test split cannot be had."""
+"""Of the reviews, where the archive, which has a test split, cannot be had."""
 
 MAX_MEMBERS, MAX_MEMBER_BYTES, MAX_TOTAL_BYTES = 250_000, 2**20, 2**31
 """Of an IMDB archive."""
@@ -214,7 +214,7 @@ def _members_of(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with path.open("rb") as file:
             is_gzip = file.read(2) == b"\x1f\x8b"
-        # GzipFile verifies the checksum, which tarfile's own reading of tar.gz does not.
+        # GzipFile verifies the checksum, which tarfile itself does not.
         with (
             gzip.open(path) if is_gzip else path.open("rb") as stream,
             tarfile.open(fileobj=stream, mode="r|") as archive,
@@ -303,7 +303,7 @@ def _bbc_news(config: DataConfig) -> Source:
 
 
 def _hub(config: DataConfig) -> Source:
-    """A data set of the Hugging Face Hub: its own splits, and for those that it lacks the config's fractions."""
+    """A data set of the Hugging Face Hub: its splits, and for those that it lacks the config's fractions."""
     address = Address.parse(config.source)
     dataset = find_hub_dataset(address, config.label_column)
     given = {"valid": config.valid, "test": config.test}

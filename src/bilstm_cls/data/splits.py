@@ -126,7 +126,7 @@ def _blocks(
         shares = np.arange(number + 1)
         sizes, spaces = (np.diff(total * shares // max(number, 1)) for total in (quota, free))
         gap = min(MAX_GAP, free // (4 * max(number, 1)))
-        begin = 0  # of a stretch that has one block and its share of the other texts
+        begin = 0  # of a stretch that has one block and some of the other texts
         for size, space in zip(sizes.tolist(), spaces.tolist(), strict=True):
             start = begin + int(generator.integers(0, space + 1))
             is_chosen[places[start : start + size]] = True

@@ -321,7 +321,7 @@ def _naming_full_disk(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise ResourceError(
-            f"{folder}: no room left for prepared data ({error.strerror}); free some (bilstm-cls cache --clear), "
+            f"{folder}: no room left for prepared data ({error.strerror}); free some (bilstm-cls cache --clear all), "
             f"or set BILSTM_CLS_CACHE to a folder elsewhere"
         ) from error
 
@@ -401,7 +401,7 @@ def _is_intact(folder: Path) -> bool:
 
 
 def _touch(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # a cache that others own
+    with contextlib.suppress(OSError):  # a cache of another user
         os.utime(folder)
 
 

@@ -48,7 +48,7 @@ _NUMBER = r"\p{N}+(?:[.,:]\p{N}+)+"  # 3.5, 1,000, 9:30
 _MARK = r"([^\s\p{L}\p{M}\p{N}_])\1*"  # !!!, ..., one emoji
 _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}々〆ー]"
 _NO_CJK = rf"(?:(?!{_CJK}){_LETTERS})"
-# str.lower() gives a capital sigma at the end of a word its own small form; the library's lower-casing does not.
+# str.lower() gives a capital sigma at the end of a word another small form; the library's lower-casing does not.
 _FINAL_SIGMA = normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")
 _SPACE = re.compile(r"(?<=\w) (?=\w)")
 _BREAK = normalizers.Replace(Regex(r"<br\s*/?>"), " ")
@@ -63,7 +63,7 @@ _HTML = [
 
 
 def _basic_english() -> Pipeline:
-    """What torchtext's `basic_english` gives, token for token: quotes go, seven marks stand alone, `;:` are spaces."""
+    """What torchtext's `basic_english` gives, token for token: quotes go, seven marks are separate, `;:` are spaces."""
     replaced = [
         normalizers.Replace('"', ""),
         normalizers.Replace("<br />", " "),
@@ -296,7 +296,7 @@ class TokenCounter:
 
 
 def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> Any:
-    """Returns a tokenizer of the library, or what stands for one of torchtext, without a vocabulary."""
+    """Returns a tokenizer of the library, or what takes its place for torchtext, without a vocabulary."""
     first = [*_FORMS[normalize], *(_HTML if strip_html else [])]
     if kind.startswith(PREFIX):
         lower = [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
@@ -322,7 +322,7 @@ def _train_bpe(
     )
     engine.train_from_iterator(map(without_surrogates, texts), trainer)
     content = json.loads(engine.to_str())
-    content["added_tokens"] = []  # or `<pad>` inside a text would stand for the token of that name
+    content["added_tokens"] = []  # or `<pad>` inside a text would be the token of that name
     return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
 
 
