@@ -10,6 +10,7 @@ from bilstm_cls import prediction as module
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.serve.predict_file import RESULTS, PredictOptions, predict_file
+from tests.command_line import run_cli
 
 Answer = Callable[[str], list[dict[str, object]]]
 
@@ -179,3 +180,16 @@ def test_of_the_most_probable_labels_the_others_are_empty_in_a_table(classifier:
     assert (row["label"], row["probability_neg"], row["probability_pos"]) == ("pos", "", row["probability"])
     (row,) = predicted(classifier, "text\ngood great\n", tmp_path / "out.jsonl", top_k=1, min_probability=0.999999)
     assert (row["label"], list(row["probabilities"])) == (None, ["pos"])
+
+
+def test_the_command_keeps_the_place_of_a_bad_row_and_answers_null(trained_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(BAD, "utf-8")
+    command = ["predict", "--run", trained_run, "--input", tmp_path / "in.csv", "--json"]
+    done = run_cli(*command, "--bad-rows", "empty", "--top-k", 1, "--min-probability", 1)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["label"] for row in rows] == [None, None, None]
+    assert [len(row["probabilities"] or ()) for row in rows] == [1, 0, 1]
+    assert any("1 rows could not be read" in line for line in done.stderr.splitlines())
+    assert run_cli(*command).code == 3
+    assert run_cli(*command, "--bad-rows", "maybe").code == 2
+    assert run_cli("predict", "--run", trained_run, "--min-probability", 1, "good").stdout.startswith("null\t")

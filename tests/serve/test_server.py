@@ -22,7 +22,6 @@ from bilstm_cls.serve.server import DRAIN, MAX_CONNECTIONS, MAX_HEAD_BYTES, list
 from tests.command_line import run_cli
 from tests.conftest import reviews
 from tests.serve.served import Address, load, read_reply, serving, spawned
-from tests.serve.untrained import untrained
 
 TEXTS = ["a good film", "", "two\nlines, <b>", 'she said "bad"', "good 😀 中文", " ", "the plot was dull " * 20, "\x00"]
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -317,13 +316,3 @@ def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch,
     outcome = run_cli("serve", "--run", trained_run)
     assert outcome.code == 2
     assert outcome.errors == ["error: serve needs uvicorn; run: pip install 'bilstm-cls[serve]'"]
-
-
-def test_many_labels_are_served_like_two() -> None:
-    labels = [f"label {i}" for i in range(40)]
-    classifier = Classifier(untrained(labels=labels, texts=["one two three"]), device="cpu")
-    with serving(classifier) as server:
-        answers = server.predict(texts=["one", "two three"]).json["predictions"]
-        top = server.predict(text="one", top_k=3).json["predictions"][0]["probabilities"]
-    assert answers == [near(answer.as_dict()) for answer in classifier.predict(["one", "two three"])]
-    assert list(top.values()) == pytest.approx(sorted(answers[0]["probabilities"].values(), reverse=True)[:3])

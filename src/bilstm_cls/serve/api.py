@@ -57,7 +57,7 @@ class Question(BaseModel):
     text: _Text | None = Field(None, description="One text.")
     texts: list[_Text] | None = Field(None, max_length=MAX_TEXTS, description="Several texts, instead of `text`.")
     top_k: int | None = Field(None, ge=1, description="Keep so many labels, the most probable first; all if left out.")
-    explain: bool = Field(False, description=f"What each word adds to the logit; for at most {MAX_EXPLAINED} texts.")
+    explain: bool = Field(False, description=f"What each word changes; for at most {MAX_EXPLAINED} texts.")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "Question":
@@ -83,7 +83,7 @@ class PredictionObject(BaseModel):
     tokens: int = Field(description="Of the text before it was cut.")
     truncated: bool = Field(description="Whether it was longer than the model reads.")
     unknown_tokens: int = Field(description="How many of its tokens the vocabulary lacks.")
-    explanation: dict[str, Any] | None = Field(None, description="With `explain`: the terms that add up to the logit.")
+    explanation: dict[str, Any] | None = Field(None, description="With `explain`: what each token changes.")
 
 
 class Predictions(BaseModel):

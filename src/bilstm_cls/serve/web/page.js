@@ -133,7 +133,7 @@ function showExplanation(prediction) {
       return span;
     }),
   );
-  const legend = [colour(element("span", `speaks for ${label}`), 1), " ", colour(element("span", "speaks against it"), -1)];
+  const legend = [colour(element("span", `for ${label}`), 1), " ", colour(element("span", "against it"), -1)];
   if (spans.some((span) => span.unread)) legend.push(" ", element("span", "not read", { className: "unread" }));
   at("legend").replaceChildren(...legend);
   valued.sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
@@ -172,7 +172,7 @@ at("more").addEventListener("click", () => {
 for (const kind of ["pointerover", "click"]) {
   at("words").addEventListener(kind, ({ target }) => {
     const { value } = target.dataset;
-    if (value) at("pointed").textContent = `${target.textContent}: ${value} to the logit`;
+    if (value) at("pointed").textContent = `${target.textContent}: changes the logit by ${value}`;
   });
 }
 
