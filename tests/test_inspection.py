@@ -13,7 +13,7 @@ import torch
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import prepare
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.inspection import (
     PACKAGES,
     as_lines,
@@ -121,12 +121,6 @@ def test_a_word_that_gives_the_label_away_is_found_without_looking_deep(
     assert not {"near_duplicates", "likely_wrong_labels"} & set(plain)
 
 
-def test_lengths_are_listed_by_label(config: Config) -> None:
-    train = inspect_data(config)["splits"]["train"]
-    assert train["median_length_by_label"] == {"neg": 1, "pos": 1}
-    assert train["lengths"]["50%"] == 1
-
-
 def test_the_command_lists_findings_by_row(deep_findings: tuple[Path, dict[str, Any]]) -> None:
     path, _ = deep_findings
     options = ["--data", path / "train.csv", "--set", f"data.test={path / 'test.csv'}", "--deep", "-q"]
@@ -158,18 +152,6 @@ def test_a_file_of_another_encoding_and_a_name_with_spaces_is_inspected(tmp_path
     assert inspect_file(path, [])["labels"] == ["bon", "mauvais"]
 
 
-def test_a_file_is_inspected_with_overrides(tmp_path: Path, reviews_csv: Path) -> None:
-    assert set(inspect_file(reviews_csv, ["data.test=0.5"])["splits"]) == {"train", "valid", "test"}
-
-
-def test_a_folder_of_texts_is_inspected(tmp_path: Path) -> None:
-    for i in range(40):
-        file = tmp_path / "texts" / ("a", "b")[i % 2] / f"{i}.txt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"Text number {i} is here", "utf-8")
-    assert inspect_file(tmp_path / "texts", [])["rows"]["used"] == 40
-
-
 def test_a_run_is_shown_with_its_state_and_scores(trained_run: Path) -> None:
     findings = inspect_run(trained_run)
     metrics = json.loads((trained_run / "metrics.json").read_text("utf-8"))
@@ -177,11 +159,6 @@ def test_a_run_is_shown_with_its_state_and_scores(trained_run: Path) -> None:
     assert findings["parameters"] == metrics["model/parameters"]
     assert findings["metrics"]["test/accuracy"] == metrics["test/accuracy"]
     assert not any("confusion" in key or "per_class" in key for key in findings["metrics"])
-
-
-def test_a_run_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no finished model"):
-        inspect_run(tmp_path / "none")
 
 
 def test_a_plan_is_what_training_would_do(tiny_config: Callable[..., Config]) -> None:
@@ -199,26 +176,11 @@ def test_a_plan_is_what_training_would_do(tiny_config: Callable[..., Config]) ->
     assert not (Path(config.output_dir) / "planned").exists()
 
 
-def test_a_plan_needs_data() -> None:
-    with pytest.raises(ConfigError, match=r"data\.train: no data are given"):
-        plan(load_config(None))
-
-
 def test_overrides_go_into_the_text_of_a_config(tmp_path: Path, reviews_csv: Path) -> None:
     text = with_overrides(f"seed: 3\ndata: {{train: {reviews_csv}}}\n", ["train.epochs=7", "seed=4"], name="mine")
     (tmp_path / "out.yaml").write_text(text, "utf-8")
     config = load_config(tmp_path / "out.yaml")
     assert (config.seed, config.train.epochs, config.name) == (4, 7, "mine")
-
-
-def test_a_wrong_override_is_an_error(reviews_csv: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--set train\.epochs=x: must be an integer"):
-        with_overrides(f"data: {{train: {reviews_csv}}}\n", ["train.epochs=x"], name="mine")
-
-
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such file"):
-        inspect_file(tmp_path / "none.csv", [])
 
 
 def test_findings_are_shown_as_indented_lines() -> None:

@@ -1,6 +1,5 @@
 """Every command with every feature: it works, or one line says why not. Faults hide in pairs that nobody tried."""
 
-import asyncio
 import csv
 import json
 from collections.abc import Callable
@@ -36,48 +35,29 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 
 REFUSED = {
-    ("an n-gram model", "export"): 2,
-    ("an ensemble", "export"): 2,
     ("no test split", "eval"): 2,
 }
 """Cells that cannot work, and the exit code of the line that says so."""
 
 
-def ask(app: Any, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-    """Sends one request to an ASGI application without a server; returns status and answer."""
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    async def exchange() -> None:
-        headers = [(b"content-type", b"application/json")]
-        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
-        async with app.router.lifespan_context(app) as state:
-            await app({**scope, "headers": headers, "http_version": "1.1", "state": dict(state)}, receive, send)
-
-    asyncio.run(exchange())
-    return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
-
-
 def serve(run: Path) -> Outcome:
-    pytest.importorskip("fastapi")
-    from bilstm_cls.serve.api import build_app
+    pytest.importorskip("uvicorn")
+    from tests.serve.served import serving
 
-    app = build_app(Classifier.load(run, device="cpu"))
-    status, answer = ask(app, "/predict", {"text": "a good film", "explain": True})
-    assert status == 200, answer
+    with serving(Classifier.load(run, device="cpu")) as address:
+        reply = address.predict(text="a good film", explain=True)
+        assert reply.status == 200, reply.body
     return Outcome(0, "", "")
 
 
 def fit(keys: dict[str, Any]) -> Outcome:
-    names = {key.rpartition(".")[2]: value for key, value in keys.items() if not key.startswith("data.")}
-    known = {name: value for name, value in names.items() if name in TextClassifier().get_params()}
+    leaves = {key: key.rpartition(".")[2] for key in keys if key.partition(".")[0] in ("text", "embedding", "model")}
+    known = TextClassifier().get_params()
+    named = {leaf: keys[key] for key, leaf in leaves.items() if leaf in known}
+    others = {key: keys[key] for key, leaf in leaves.items() if leaf not in known}
     texts, labels = zip(*reviews(60), strict=True)
-    assert TextClassifier(**known, valid=0.2).fit(texts, labels).predict(["good"]).shape == (1,)
+    model = TextClassifier(**named, epochs=1, threads=1, valid=0.2, overrides=others).fit(texts, labels)
+    assert model.predict(["good"]).shape == (1,)
     return Outcome(0, "", "")
 
 

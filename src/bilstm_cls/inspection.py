@@ -21,7 +21,7 @@ from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split
 from bilstm_cls.device import choose_device
 from bilstm_cls.evaluation.metrics import Ints
-from bilstm_cls.evaluation.pages import aligned, number, printable, shortened
+from bilstm_cls.evaluation.pages import number, printable, shortened
 from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, leaking_tokens, near_duplicates
 from bilstm_cls.run_directory import RunDirectory, build_model
 
@@ -339,22 +339,15 @@ def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
 
 def doctor_lines(findings: Mapping[str, Any]) -> Iterator[str]:
     """Yields what `doctor` prints: versions, devices, extras, and the checks as a table."""
-    extras = findings["extras"]
-    for title, names in (("installed", [name for name in extras if extras[name]]),
-                         ("not installed", [name for name in extras if not extras[name]])):  # fmt: skip
-        extras = {**extras, title: ", ".join(names) or "none"}
+    extras: dict[str, list[str]] = {"installed": [], "not installed": []}
+    for name, is_installed in findings["extras"].items():
+        extras["installed" if is_installed else "not installed"].append(name)
     shown = {key: value for key, value in findings.items() if key not in ("checks", "ok")}
-    yield from as_lines({**shown, "extras": {title: extras[title] for title in ("installed", "not installed")}})
-    rows = [
-        [
-            "ok" if check["ok"] else "FAILED",
-            check["name"],
-            f"{check['difference']:.1e}",
-            f"(at most {check['limit']:.0e})",
-        ]
-        for check in findings["checks"]
-    ]
-    yield from ("checks:", *(f"  {line}" for line in aligned(rows)))
+    yield from as_lines({**shown, "extras": extras})
+    yield "checks:"
+    for check in findings["checks"]:
+        outcome, difference = "ok" if check["ok"] else "FAILED", f"{check['difference']:.1e}"
+        yield f"  {outcome:<6}  {check['name']:<45}  {difference} (at most {check['limit']:.0e})"
 
 
 def missing_packages() -> dict[str, list[str]]:

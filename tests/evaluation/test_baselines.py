@@ -64,14 +64,6 @@ def test_the_same_texts_give_the_same_bits(name):
 
 
 @names
-def test_the_other_test_texts_do_not_change_a_probability(name):
-    train, test = reviews(60, ["neg", "pos"], seed=1), reviews(20, ["neg", "pos"], seed=2)
-    whole, _ = run(name, train, test, ["neg", "pos"])
-    alone, _ = run(name, train, split(test.texts[3:4], [0]), ["neg", "pos"])
-    np.testing.assert_array_equal(alone, whole[3:4])
-
-
-@names
 @pytest.mark.parametrize("labels", [["neg", "pos"], ["meh", "neg", "pos"]])
 def test_odd_texts_get_adistribution(name, labels):
     texts = ["", " ", "🙂🙂", "never seen before", "a\ud800b", "x" * 10_000, "dull " * 3000]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from bilstm_cls.data.types import Split
-from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.compare import Comparison, compare, comparison_table, write_comparison
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.evaluation.predictions import Evaluation, write_predictions
@@ -140,20 +140,6 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", [0, 1], [0, 1])
     with pytest.raises(ConfigError, match="is given 2 times"):
         compare([one, tmp_path / "." / "one"])
-
-
-def test_a_run_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
-    one = write_run(tmp_path / "one", [0, 1], [0, 1])
-    with pytest.raises(CheckpointError, match=r"none: holds no predictions_test\.csv"):
-        compare([one, tmp_path / "none"])
-
-
-def test_runs_of_one_name_are_called_by_their_paths(tmp_path: Path) -> None:
-    for name in ("x", "y"):
-        (tmp_path / name).mkdir()
-        write_run(tmp_path / name / "run", [0, 1], [0, 1])
-    found = compare([tmp_path / name / "run" for name in ("x", "y")])
-    assert [run.name for run in found.runs] == [str(tmp_path / name / "run") for name in ("x", "y")]
 
 
 def test_the_table_says_whether_a_difference_may_be_chance(two: Comparison) -> None:

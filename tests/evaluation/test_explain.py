@@ -3,7 +3,6 @@
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,12 +72,6 @@ def test_exact_terms_and_the_bias_add_up_to_the_logit(overrides: tuple[str, ...]
     assert explanation.error == pytest.approx(abs(total - explanation.logit), abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from([*TEXT.split(), "zork", "  ", "\n"]), max_size=40).map(" ".join), st.text(ALPHABET))
-def test_exact_terms_add_up_on_any_text(known: str, other: str) -> None:
-    assert exact(UNTRAINED, known + other).error < 1e-5
-
-
 UNTRAINED = untrained("model.pooling=[mean, max]")
 
 
@@ -141,31 +134,6 @@ def test_integrated_gradients_are_the_integral_of_the_gradients() -> None:
     np.testing.assert_allclose([term.value for term in found.terms], (slopes * embedded).sum(2).mean(0), atol=1e-4)
 
 
-def test_chinese_words_are_shown_byte_for_byte(chinese_run: Path) -> None:
-    text = "中国球队夺得2010年冠军！ A股\x1fthe\ud800 end"
-    explanation = exact(Classifier.load(chinese_run, device="cpu").loaded, text)
-    words = ["中国", "球队", "夺得", "2010", "年", "冠军", "！", "A股", "the", "\ud800", "end"]
-    assert [term.token for term in explanation.terms] == words
-    assert "".join(span.text for span in spans(explanation)) == text
-    assert explanation.error < 1e-5
-
-
-def test_of_two_labels_the_logit_is_the_logarithm_of_the_odds() -> None:
-    classifier = Classifier(untrained(), "cpu")
-    explanation, prediction = exact(classifier.loaded, TEXT), classifier.predict([TEXT])[0]
-    assert explanation.label == explanation.prediction == prediction.label
-    odds = prediction.probability / (1 - prediction.probability)
-    assert explanation.logit == pytest.approx(math.log(odds), abs=1e-6)
-
-
-def test_the_other_of_two_labels_has_the_opposite_terms() -> None:
-    loaded = untrained()
-    pos, neg = exact(loaded, TEXT, label="pos"), exact(loaded, TEXT, label="neg")
-    assert pos.prediction == neg.prediction
-    assert neg.logit == -pos.logit
-    assert [term.value for term in neg.terms] == pytest.approx([-term.value for term in pos.terms])
-
-
 @pytest.mark.parametrize("label", ["a", "b", "c"])
 def test_of_several_labels_the_logit_is_taken_over_the_mean_of_the_others(label: str) -> None:
     loaded = untrained(labels="abc")
@@ -181,13 +149,6 @@ def test_of_several_labels_the_logit_is_taken_over_the_mean_of_the_others(label:
 def test_an_unknown_label_is_refused() -> None:
     with pytest.raises(ConfigError, match="label 'great' is not one that the run knows: neg, pos"):
         exact(untrained(), TEXT, label="great")
-
-
-def test_what_a_prediction_says_does_not_change_by_explaining_it(trained_run: Path) -> None:
-    classifier = Classifier.load(trained_run, device="cpu")
-    before = classifier.predict_proba([TEXT])
-    exact(classifier.loaded, TEXT)
-    np.testing.assert_array_equal(classifier.predict_proba([TEXT]), before)
 
 
 # Words.
@@ -260,10 +221,6 @@ def test_a_text_without_tokens_is_one_unknown_token(text: str) -> None:
     assert read_tokens(UNTRAINED, text).token_ids == [UNKNOWN_ID]
     (term,) = exact(UNTRAINED, text).terms
     assert (term.token, term.start, term.stop, term.is_known) == ("", 0, 0, False)
-
-
-def test_unknown_words_are_marked() -> None:
-    assert [term.is_known for term in exact(UNTRAINED, "good zork film").terms] == [True, False, True]
 
 
 # n-grams and ensembles

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,18 +58,6 @@ def test_auroc_equals_scikit_learn(num_labels):
     scores = probabilities[:, 1] if num_labels == 2 else probabilities
     expected = oracle.roc_auc_score(label_ids, scores, multi_class="ovr", average="macro")
     assert compute_metrics(probabilities, label_ids, labels).auroc == pytest.approx(expected)
-
-
-@given(cases, st.lists(st.integers(0, 60), max_size=4))
-@settings(deadline=None, max_examples=50)
-def test_scores_of_batches_add_up_to_the_scores_of_the_whole(case, cuts):
-    probabilities, label_ids, labels = case
-    whole = compute_metrics(*case)
-    edges = sorted({0, len(label_ids), *(cut for cut in cuts if cut < len(label_ids))})
-    parts = [compute_metrics(probabilities[i:j], label_ids[i:j], labels) for i, j in pairwise(edges)]
-    assert sum(part.examples for part in parts) == whole.examples
-    assert sum(part.log_loss * part.examples for part in parts) / whole.examples == pytest.approx(whole.log_loss)
-    assert np.sum([part.confusion_matrix for part in parts], axis=0).tolist() == whole.confusion_matrix
 
 
 @given(cases)
@@ -136,12 +123,6 @@ def test_certainty_in_a_wrong_answer_has_a_finite_loss():
     assert metrics.log_loss == pytest.approx(-math.log(np.finfo(np.float64).eps))
 
 
-def test_a_label_never_predicted_has_precision_zero():
-    probabilities = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
-    scores = compute_metrics(probabilities, np.array([0, 1, 2]), LABELS).per_class["neutral"]
-    assert (scores.precision, scores.recall, scores.f1, scores.support) == (0, 0, 0, 1)
-
-
 def test_a_label_that_does_not_occur_at_all_is_left_out_of_the_macro_mean():
     metrics = compute_metrics(np.array([[0.8, 0.0, 0.2], [0.3, 0.0, 0.7]]), np.array([0, 2]), LABELS)
     assert metrics.macro_f1 == 1
@@ -192,7 +173,3 @@ def test_the_object_has_the_promised_keys(metrics):
     ]  # fmt: skip
     assert content["loss"] == metrics.log_loss
     assert json.loads(json.dumps(content, allow_nan=False)) == content
-
-
-def test_a_history_row_has_the_scalars_alone(metrics):
-    assert set(metrics.scalars("valid")) == {f"valid/{name}" for name in METRICS}

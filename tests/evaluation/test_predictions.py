@@ -41,13 +41,6 @@ def test_predictions_have_the_worst_first(rows: list[dict[str, str]]) -> None:
     assert losses[0] == pytest.approx(-np.log(0.01), abs=1e-6)
 
 
-def test_a_prediction_names_its_row_label_and_prediction(rows: list[dict[str, str]]) -> None:
-    worst = rows[0]
-    assert (worst["path"], worst["line"], worst["label"], worst["prediction"], worst["probability"]) == (
-        "b.csv", "5", "pos", "neg", "0.990000"
-    )  # fmt: skip
-
-
 def test_what_was_written_is_read_back(evaluation: Evaluation, tmp_path: Path) -> None:
     write_predictions(tmp_path / "predictions_test.csv", evaluation, LABELS)
     found = read_predictions(tmp_path)

@@ -51,23 +51,12 @@ def test_whole_and_cut_texts_are_evaluated_separately():
     assert (cut.name, cut.texts, cut.accuracy) == ("cut to 400", 2, 0.5)
 
 
-@pytest.mark.parametrize("lengths", [[1, 2], [500, 600]])
-def test_texts_of_one_kind_are_not_divided(lengths):
-    assert by_truncation(np.array(lengths), 400, np.array([True, False])) == []
-
-
 @pytest.mark.parametrize("lengths", [[0], [1], [7] * 30, [1, 10_000], list(range(500))])
 def test_a_histogram_holds_every_text_and_shows_where_texts_are_cut(lengths):
     counts, width = length_histogram(np.array(lengths), 400)
     assert sum(counts) == len(lengths)
     assert len(counts) == NUM_BINS
     assert NUM_BINS * width >= min(400, max(lengths))
-
-
-def test_a_bin_holds_the_lengths_up_to_its_edge():
-    counts, width = length_histogram(np.array([1, 12, 13, 400, 400]), 400)
-    assert width == 12
-    assert (counts[0], counts[1], counts[33]) == (2, 1, 2)
 
 
 def test_a_label_is_in_doubt_where_another_is_as_probable_as_it_is_for_its_texts():
@@ -107,14 +96,6 @@ def test_a_token_of_one_label_is_found_with_its_texts(number: int, monkeypatch: 
     (found,) = leaking_tokens(corpus_of(texts, label_ids), TOKENS, 2)
     assert (found.token, found.label_id, found.first) == ("leak", 1, 23)
     assert found.texts == found.with_label == sum(3 in text for text in texts)
-
-
-def test_an_exception_is_counted() -> None:
-    label_ids = [i % 2 for i in range(400)]
-    texts = [[2, 3] if label else [2] for label in label_ids]
-    texts[0] = [2, 3]
-    (found,) = leaking_tokens(corpus_of(texts, label_ids), TOKENS, 2)
-    assert (found.with_label, found.texts, found.first) == (200, 201, 0)
 
 
 def test_a_few_texts_are_no_evidence() -> None:
@@ -157,16 +138,6 @@ def test_copies_of_a_text_do_not_support_each_other() -> None:
     copies = set(range(200, 210))
     assert copies <= set(together.rows.tolist())
     assert not copies & set(separate.rows.tolist())
-
-
-def test_a_label_of_a_single_text_is_checked_too() -> None:
-    rows = reviews(60)
-    texts = ["quite another thing", *(text for text, _ in rows)]
-    label_ids = np.array([2, *(label == "pos" for _, label in rows)], dtype=np.int64)
-    found = label_errors(texts, label_ids, np.arange(61), 4)
-    assert found.probabilities.shape == (61, 4)
-    assert (found.probabilities[:, 3] == 0).all()
-    assert np.isfinite(found.losses).all()
 
 
 WORDS = [f"word{i}" for i in range(300)]

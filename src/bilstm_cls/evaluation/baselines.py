@@ -29,8 +29,8 @@ from bilstm_cls.ngrams import (
     nbsvm,
 )
 
-TFIDF, NBSVM = (2, False), (MAX_N, True)
-"""The longest n-gram, and whether it counts once a text."""
+KINDS = {"tfidf": (2, False), "nbsvm": (MAX_N, True)}
+"""The longest n-gram of a baseline, and whether it counts once a text."""
 
 _TINY = float(np.finfo(np.float64).tiny)
 FEW_LABELS = 100
@@ -45,24 +45,23 @@ class Task:
         train: texts with label ids; at least two labels must occur.
         test: texts; its label ids are not read.
         num_labels: C; a label that `train` lacks gets probability 0.
+        names: of the baselines that will be run, so that nothing else is counted.
     """
 
     train: Split
     test: Split
     num_labels: int
+    names: Sequence[str] = ("tfidf", "nbsvm")
 
     @functools.cached_property
     def _counted(self) -> dict[tuple[int, bool], tuple[Counts, Counts]]:
-        kinds = [TFIDF, NBSVM]
-        train, test = (
-            count_each(split.texts, spaced=is_spaced(self.train.texts), kinds=kinds)
-            for split in (self.train, self.test)
-        )
+        kinds, spaced = [KINDS[name] for name in self.names if name in KINDS], is_spaced(self.train.texts)
+        train, test = (count_each(split.texts, spaced=spaced, kinds=kinds) for split in (self.train, self.test))
         return dict(zip(kinds, zip(train, test, strict=True), strict=True))
 
-    def counts(self, kind: tuple[int, bool], *, is_rare_kept: bool) -> tuple[Counts, Counts]:
+    def counts(self, name: str, *, is_rare_kept: bool) -> tuple[Counts, Counts]:
         """Returns n-gram counts of both splits, in the columns that are frequent enough in train."""
-        train, test = self._counted[kind]
+        train, test = self._counted[KINDS[name]]
         min_texts = 1 if is_rare_kept or len(self.train) < SMALL_TRAIN else 2
         found, columns = kept(train, min_texts=min_texts)
         return found, test[:, columns]
@@ -140,13 +139,13 @@ def distribution(scores: Floats) -> Floats:
 def _tfidf(task: Task) -> Floats:
     from sklearn.feature_extraction.text import TfidfTransformer
 
-    train, test = task.counts(TFIDF, is_rare_kept=False)
+    train, test = task.counts("tfidf", is_rare_kept=False)
     weights = TfidfTransformer(sublinear_tf=True).fit(train)
     return task.one_against_rest(weights.transform(train), weights.transform(test), logistic)
 
 
 def _nbsvm(task: Task) -> Floats:
-    train, test = task.counts(NBSVM, is_rare_kept=True)
+    train, test = task.counts("nbsvm", is_rare_kept=True)
     return task.one_against_rest(train, test, nbsvm)
 
 

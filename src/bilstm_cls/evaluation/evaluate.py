@@ -218,12 +218,15 @@ def write_results(
 
 def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluation) -> Row:
     """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
-    split = _scored_split(dataset)
-    task = Task(dataset.splits["train"], split, len(dataset.labels))
+    split, ngrams = _scored_split(dataset), evaluation.ngram_logits
+    is_known = ngrams is not None and bool(ngrams.any())  # else its weight is 0
+    new = [name for name in names if not (name == "nbsvm" and is_known)]
+    task = Task(dataset.splits["train"], split, len(dataset.labels), new)
     row: Row = {}
     for name in names:
-        if name == "nbsvm" and evaluation.ngram_logits is not None and evaluation.ngram_logits.any():
-            probabilities = softmax(evaluation.ngram_logits)
+        if name not in new:
+            assert ngrams is not None
+            probabilities = softmax(ngrams)
         else:
             logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
             probabilities, row[f"time/baseline_{name}_seconds"] = run_baseline(name, task)
@@ -264,7 +267,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             raise ConfigError(f"{run.path}: exists already; add --overwrite to replace it, or --set name=NAME")
     dataset = load_dataset(config.data)
     split = _scored_split(dataset)
-    task = Task(dataset.splits["train"], split, len(dataset.labels))
+    task = Task(dataset.splits["train"], split, len(dataset.labels), names)
     majority = dataset.labels.index(_majority(dataset))
     results: dict[str, Row] = {}
     for name, run in runs.items():

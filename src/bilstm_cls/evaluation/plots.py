@@ -73,6 +73,8 @@ def learning_curves(
 
 def confusions(metrics: Metrics, path: Path) -> None:
     """Draws the confusion matrix of few labels, shaded by the fraction of the true label, or the worst confusions."""
+    from matplotlib.ticker import MaxNLocator
+
     labels = list(metrics.per_class)
     if metrics.confusion_matrix is not None and len(labels) <= MAX_CELLS:
         _matrix(np.asarray(metrics.confusion_matrix, dtype=np.int64), labels, path)
@@ -89,6 +91,7 @@ def confusions(metrics: Metrics, path: Path) -> None:
     axes.bar_label(bars, [f"{pair.texts:,}" for pair in shown], padding=3, color=INK, fontsize=9)
     axes.set_yticks(range(len(names)), names, parse_math=False, fontfamily=font_families(), fontsize=9)
     axes.set(xlabel="texts", ylim=(max(1, len(shown)) - 0.4, -0.6))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.12)
     save_figure(figure, path)
 
