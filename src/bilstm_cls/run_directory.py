@@ -37,7 +37,7 @@ FORMAT_VERSION = 2
 RUN_FILES = (
     "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "study.journal",
     "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors", "tokenizer.json",
-    "labels.json", "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "plots/*.svg", "report.html",
+    "labels.json", "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "report.html",
     "environment.json", "train.log", "loggers.json", "tensorboard/events.out.tfevents.*", "README.md",
     "config.yaml", "status.json",
 )  # fmt: skip

@@ -19,6 +19,7 @@ from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.data.prepare import prepare
+from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
 from bilstm_cls.evaluation.evaluate import evaluate
@@ -408,3 +409,17 @@ def test_the_data_of_a_run_that_pretrains_are_prepared_once(
     files = [f"data.{name}={tmp_path / name}.csv" for name in ("train", "test")]
     train(tiny_config(*PRETRAINED, "pretrain.enabled=true", "train.epochs=1", "name=once", *files))
     assert sum("exact duplicates of a training text" in record.message for record in caplog.records) == 1
+
+
+def test_a_text_is_split_into_tokens_once_between_its_file_and_the_metrics(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+    split: list[str] = []
+    for part in (Tokenizer, TokenCounter):
+        original = part.encode_batch
+        monkeypatch.setattr(
+            part, "encode_batch", lambda self, texts, to=original: split.extend(texts) or to(self, texts)
+        )
+    train(tiny_config(*PRETRAINED, "pretrain.enabled=true", "train.epochs=1", "name=split-once"))
+    assert len(split) == len(set(split)) == 240

@@ -37,7 +37,8 @@ Encoder = Annotated[
 ]
 Vectors = Annotated[bool, typer.Option("--vectors", help="Write word vectors alone, as a text file.")]
 Only = Annotated[
-    list[str] | None, typer.Option("--only", help="tfidf or nbsvm; repeatable. Both if left out.", metavar="NAME")
+    list[str] | None,
+    typer.Option("--only", help="tfidf, nbsvm or fasttext; repeatable. All if left out.", metavar="NAME"),
 ]
 Searches = Annotated[
     list[str] | None,
