@@ -233,24 +233,6 @@ def test_a_hostile_model_is_refused_and_runs_nothing(trained_run: Path, tmp_path
     tally([*files, *FORGED, *OTHER_FILES], survives)
 
 
-def test_a_hostile_checkpoint_is_refused_and_runs_nothing(
-    stopped: Path, settings: Settings, tmp_path: Path, tally: Tally
-) -> None:
-    canary, output = tmp_path / "canary", tmp_path / "output"
-    files = hostile_bytes(canary)
-
-    def survives(name: str) -> None:
-        shutil.rmtree(output, ignore_errors=True)
-        command = [*settings(output), "--resume"]
-        shutil.copytree(stopped, output / "tiny")
-        (output / "tiny/config.yaml").write_text((output / "config.yaml").read_text("utf-8"), "utf-8")
-        for path in (output / "tiny/checkpoints").glob("*.safetensors"):
-            path.write_bytes(files[name])
-        is_refused(run(*command, environment=LIMITS), canary)
-
-    tally(files, survives)
-
-
 def test_an_intact_model_loads_within_the_same_limits(trained_run: Path) -> None:
     outcome = run("predict", "good", "--run", trained_run, "--device", "cpu", "--json", environment=LIMITS)
     assert outcome.code == 0, outcome
