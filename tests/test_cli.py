@@ -156,7 +156,7 @@ def test_the_progress_bar_of_a_second_seed_begins_anew(capsys: pytest.CaptureFix
 
 def test_baselines_are_evaluated_on_the_splits_of_the_model(sets: list[str], folder: Path) -> None:
     outcome = answer("baseline", *sets, "--json", "-o", "runs")
-    assert set(outcome.json) == {"tfidf", "nbsvm"}
+    assert {"tfidf", "nbsvm"} <= set(outcome.json)
     assert outcome.json["nbsvm"] == json_of(folder / "runs/tiny-nbsvm/metrics.json")
     names = ("tiny", "tiny-tfidf", "tiny-nbsvm")
     assert len({json_of(folder / "runs" / name / "environment.json")["data_digest"] for name in names}) == 1

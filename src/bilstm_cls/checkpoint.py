@@ -25,15 +25,15 @@ from bilstm_cls.errors import CheckpointError
 from bilstm_cls.files import write_atomic
 
 ROLES = ("best", "last")
-"""In the order in which they are written: a run that is killed in between goes on from the new best one, and never from
-a last one whose best weights are not under that name yet."""
+"""In the order in which they are written: a run that is killed in between is resumed from the new best one, and never
+from a last one whose best weights are not under that name yet."""
 
 MAX_HEADER_BYTES = 10_000_000
 """Of a file's names, shapes and metadata; a forged header of the 100 MB that safetensors allows fills the memory."""
 
 _DIGEST = "sha256"
 _KEY = "bilstm_cls"
-"""Everything of ours is one JSON text under this key: safetensors writes several keys in a random order, and the same
+"""All metadata are one JSON text under this key: safetensors writes several keys in a random order, and the same
 run has to give the same bytes."""
 
 logger = logging.getLogger(__name__)
@@ -119,28 +119,28 @@ def load_checkpoint(folder: Path, role: str) -> tuple[dict[str, Tensor], dict[st
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Returns the newest checkpoint that is sound, or None where none was written yet.
+    """Returns the newest checkpoint that is intact, or None where none was written yet.
 
-    All are verified, so that damage is told now and not when a checkpoint is needed at the end of the run.
+    All are verified, so that damage is reported now and not when a checkpoint is needed at the end of the run.
 
     Raises:
         CheckpointError: there are checkpoints, and all of them are damaged.
     """
-    sound, problems = [], []
+    intact, problems = [], []
     for role in ROLES:
         if not (folder / f"{role}.json").exists():
             continue
         try:
-            sound.append(load_checkpoint(folder, role))
+            intact.append(load_checkpoint(folder, role))
         except CheckpointError as error:
             problems.append(str(error))
-    if problems and not sound:
-        raise CheckpointError("\n".join([*problems, "no sound checkpoint is left; start again with --overwrite"]))
-    newest = max(sound, key=lambda checkpoint: checkpoint[1]["step"], default=None)
+    if problems and not intact:
+        raise CheckpointError("\n".join([*problems, "no intact checkpoint is left; start again with --overwrite"]))
+    newest = max(intact, key=lambda checkpoint: checkpoint[1]["step"], default=None)
     for problem in problems:
         logger.warning(problem)
     if problems and newest is not None:
-        logger.warning(f"going on from step {newest[1]['step']:,} instead")
+        logger.warning(f"continuing from step {newest[1]['step']:,} instead")
     return newest
 
 
@@ -163,12 +163,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes().decode()
         content = json.loads(text)["checkpoint"]
-        is_sound = text == _seal(content)
+        is_intact = text == _seal(content)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: file is missing") from error
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
-    if not is_sound:
+    if not is_intact:
         raise CheckpointError(f"{path}: damaged, its contents do not match the digest inside")
     is_known = isinstance(content, dict) and isinstance(content.get("step"), int)
     if not is_known or not re.fullmatch(r"step-\d+\.safetensors", str(content.get("tensors"))):

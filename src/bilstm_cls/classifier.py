@@ -13,7 +13,7 @@ import torch
 from bilstm_cls.data.batches import collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.types import check_texts, iterate_texts
-from bilstm_cls.device import choose_device, on_device
+from bilstm_cls.device import allow_tf32, choose_device, on_device
 from bilstm_cls.hub import fetched_run
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.prediction import Prediction, in_chunks, predictions, softmax
@@ -122,7 +122,7 @@ def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, rank: int = 0, si
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False), allow_tf32(False):
             for indices in evaluation_batches(corpus.lengths, max_tokens=MAX_TOKENS[device.type])[rank::size]:
                 batch = collate(corpus, indices)
                 parts.append((indices, model(on_device(batch.token_ids, device), batch.lengths)))

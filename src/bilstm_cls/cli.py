@@ -151,6 +151,11 @@ def _flush_stdout() -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
+    if "BILSTM_CLS_LAUNCHED" in os.environ:  # one of several processes
+        from bilstm_cls.training.distributed import pass_to_launcher
+
+        if pass_to_launcher(message, exit_code):
+            sys.exit(exit_code)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(exit_code)
 

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 PROCESS_GROUPS = Path("/proc/self/cgroup")
+MIN_CUDNN_OF_BF16 = 91300
+"""The first cuDNN whose recurrent layers take bfloat16, as `torch.backends.cudnn.version()` counts."""
 
 
 def configure_process() -> None:
@@ -115,6 +118,53 @@ def allow_tf32(is_allowed: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Arithmetic of training.
+
+    Attributes:
+        dtype: that the factors of matrix products are cast to.
+        allows_tf32: whether cuDNN may use TF32 for factors of 32 bits. It is as fast as 16-bit floats with 128 units;
+            float16 loses the gradient of a mean over a long text, as each step's part is below its smallest number, and
+            cuDNN is slow in bfloat16 but for many units.
+    """
+
+    dtype: "torch.dtype"
+    allows_tf32: bool
+
+    @classmethod
+    def named(cls, name: str, device: "torch.device") -> "Precision":
+        """Returns what a value of `train.precision` stands for on a device.
+
+        Raises:
+            ConfigError: the device's recurrent layers do not have the type that is asked for.
+        """
+        import torch
+
+        is_cuda = device.type == "cuda"
+        if name in ("tf32", "fp16") and not is_cuda:
+            raise ConfigError(f"train.precision: {name!r} is for CUDA; on a CPU use 'bf16' or 'fp32'")
+        if name == "bf16" and not is_cuda and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise ConfigError("train.precision: 'bf16' needs a CPU with AVX-512 or AMX; use 'fp32'")
+        cudnn = torch.backends.cudnn.version() or 0 if is_cuda else 0  # type: ignore[no-untyped-call]
+        if name == "bf16" and is_cuda and not (torch.cuda.is_bf16_supported() and cudnn >= MIN_CUDNN_OF_BF16):
+            raise ConfigError(
+                f"train.precision: 'bf16' needs a GPU that has it and cuDNN {MIN_CUDNN_OF_BF16} or later, here is "
+                f"cuDNN {cudnn}; use 'tf32' or 'fp16'"
+            )
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
+        return cls(dtype, is_cuda and name in ("auto", "tf32"))
+
+    @contextlib.contextmanager
+    def applied(self, device: "torch.device") -> Iterator[None]:
+        """Computes in this precision in a `with` block."""
+        import torch
+
+        is_cast = self.dtype != torch.float32
+        with allow_tf32(self.allows_tf32), torch.autocast(device.type, self.dtype, enabled=is_cast):
+            yield
 
 
 def on_device(tensor: "Tensor", device: "torch.device") -> "Tensor":

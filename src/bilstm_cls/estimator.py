@@ -30,8 +30,8 @@ from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment, flat_json
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.distributed import ALONE
-from bilstm_cls.training.run import Session
-from bilstm_cls.training.signals import StopSignals
+from bilstm_cls.training.record import StopSignals
+from bilstm_cls.training.session import Session
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]

@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shlex
@@ -30,11 +31,13 @@ from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.ngrams import NgramModel
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 2
 RUN_FILES = (
     "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "study.journal",
     "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors", "tokenizer.json",
-    "labels.json", "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "plots/*.svg", "report.html",
+    "labels.json", "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "report.html",
     "environment.json", "train.log", "loggers.json", "tensorboard/events.out.tfevents.*", "README.md",
     "config.yaml", "status.json",
 )  # fmt: skip
@@ -104,8 +107,11 @@ class RunDirectory:
         return True
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Holds the directory for one writer.
+
+        Args:
+            wait: until another process that holds it has ended.
 
         Raises:
             ConfigError: another process holds it, or it cannot be written.
@@ -119,7 +125,12 @@ class RunDirectory:
                 holder = self.read_status()
                 is_known = holder.get("status") == "running"  # else it is of an earlier run
                 who = f"process {holder['pid']} on {holder['host']} since {holder['started']}" if is_known else "new"
-                raise ConfigError(f"{self.path}: another run is writing here ({who}); use another -o or name") from None
+                if not wait:
+                    raise ConfigError(
+                        f"{self.path}: another run is writing here ({who}); use another -o or name"
+                    ) from None
+                logger.info(f"{self.path}: waiting for another run, which is writing here ({who})")
+                lock.acquire(timeout=-1)
         try:
             yield
         finally:

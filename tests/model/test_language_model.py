@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from bilstm_cls.model import language_model
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.model.language_model import LanguageModels, Noise
+from bilstm_cls.model.language_model import LanguageModels, UnigramSampler
 
 VOCAB_SIZE, STEPS, TEXTS = 11, 6, 4
 
@@ -27,7 +27,7 @@ def everything_predicted() -> Tensor:
     return torch.ones(STEPS, TEXTS, dtype=torch.bool)
 
 
-class EveryToken(Noise):
+class EveryToken(UnigramSampler):
     """A sample that is the whole vocabulary, for certain."""
 
     def draw(self) -> Tensor:
@@ -77,7 +77,7 @@ def test_log_likelihoods_are_those_of_the_whole_softmax() -> None:
 
 def test_a_large_sample_is_the_whole_vocabulary() -> None:
     counts = torch.arange(VOCAB_SIZE) ** 2 + 1
-    noise = Noise.of(counts, 100_000)
+    noise = UnigramSampler.of(counts, 100_000)
     model = models()
     own, is_predicted = tokens(model), everything_predicted()
     sampled, _ = model.sampled_loss(own, is_predicted, [None, None], noise)
@@ -94,7 +94,7 @@ def test_scores_that_are_right_for_the_vocabulary_are_best_for_any_sample() -> N
     model.bias.weight.data = shares.log().clamp_min(-20).unsqueeze(1)
     own = [torch.multinomial(shares, 21 * 50, replacement=True).view(21, 50)]
     is_predicted = torch.ones(20, 50, dtype=torch.bool)
-    noise, total = Noise.of(counts, 3), torch.zeros(VOCAB_SIZE)
+    noise, total = UnigramSampler.of(counts, 3), torch.zeros(VOCAB_SIZE)
     for _ in range(150):
         loss, _ = model.sampled_loss(own, is_predicted, [None], noise)
         total += gradients(model, loss / is_predicted.sum())["bias.weight"][:, 0] / 150
@@ -103,7 +103,7 @@ def test_scores_that_are_right_for_the_vocabulary_are_best_for_any_sample() -> N
 
 def test_tokens_are_drawn_with_the_probability_that_scores_are_lowered_by() -> None:
     torch.manual_seed(0)
-    noise = Noise.of(torch.tensor([0, 0, 1, 3, 0, 6, 0]), 2)
+    noise = UnigramSampler.of(torch.tensor([0, 0, 1, 3, 0, 6, 0]), 2)
     times = sum(F.one_hot(noise.draw(), 7).sum(0) for _ in range(4000))
     assert (times / 4000).tolist() == pytest.approx(noise.log_included.exp().tolist(), abs=0.03)
 
@@ -140,7 +140,7 @@ def test_a_place_that_predicts_nothing_changes_neither_loss_nor_gradients() -> N
 
 def test_every_weight_learns_and_the_padding_stays_zero() -> None:
     model = models(dropout=0.3, embedding_dropout=0.3, recurrent_dropout=0.2).train()
-    noise = Noise.of((torch.arange(VOCAB_SIZE) > 0).long(), 20)
+    noise = UnigramSampler.of((torch.arange(VOCAB_SIZE) > 0).long(), 20)
     loss, _ = model.sampled_loss(tokens(model), everything_predicted(), [None, None], noise)
     found = gradients(model, loss)
     assert {name for name, gradient in found.items() if gradient.any()} == dict(model.named_parameters()).keys()

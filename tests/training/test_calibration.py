@@ -89,6 +89,15 @@ def test_without_calibration_the_weights_are_those_that_were_chosen(tiny_config:
     )
 
 
+def test_without_calibration_an_n_gram_model_alone_is_weighted(tiny_config: Make) -> None:
+    run = train(tiny_config("name=wide-plain", "train.calibrate=false", "model.ngrams=nbsvm", "train.epochs=1")).run
+    metrics = run.read_object("metrics.json")
+    best = load_best(run.checkpoints, metrics["train/best_step"])
+    weight = best.get("average.project.weight", best["model.project.weight"])
+    assert torch.equal(run.load_model().model.project.weight, weight)
+    assert (metrics["calibration/scale"], metrics["calibration/ngrams"] > 0) == (1.0, True)
+
+
 def test_every_answer_of_a_wide_run_is_of_both_models(wide_run: Path) -> None:
     classifier = Classifier.load(wide_run)
     texts = ["a good film", "a bad film"]
@@ -137,5 +146,5 @@ def test_the_estimator_joins_both_and_keeps_them(tmp_path: Path) -> None:
     estimator = TextClassifier(**options, valid=0.2).fit(texts, labels)
     estimator.save(tmp_path / "run")
     assert_allclose(TextClassifier.load(tmp_path / "run").predict_proba(texts), estimator.predict_proba(texts))
-    with pytest.raises(ValueError, match="weighed on texts that train lacks"):
+    with pytest.raises(ValueError, match="weighted on texts that train lacks"):
         TextClassifier(**options, valid=None).fit(texts, labels)

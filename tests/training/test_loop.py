@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,12 @@ from bilstm_cls.classifier import predict_logits, softmax
 from bilstm_cls.config import METRICS, TrainConfig
 from bilstm_cls.data.batches import training_batches
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.device import Precision
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training import loop
-from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
+from bilstm_cls.training.distributed import Group
+from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, step_seed, training
 
 NUM_TEXTS, NUM_LABELS, VOCAB_SIZE = 22, 3, 12
 DROPOUTS = {"dropout": 0.3, "embedding_dropout": 0.2, "word_dropout": 0.1, "recurrent_dropout": 0.1}
@@ -343,11 +345,18 @@ def moved_parts(trainer: Trainer) -> dict[str, float]:
     return moved
 
 
-def test_gradual_unfreezing_lets_one_more_part_learn_in_each_epoch() -> None:
-    trainer = make_trainer(unfreeze="gradual", epochs=4)
-    learning = [{part for part, way in moved_parts(trainer).items() if way} for _ in range(20)]
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_gradual_unfreezing_lets_one_more_part_learn_in_each_epoch(optimizer: str) -> None:
+    trainer = make_trainer(unfreeze="gradual", epochs=4, optimizer=optimizer)
+    part_of = {id(p): name.partition(".")[0] for name, p in trainer.model.named_parameters()}
     expected = [{"project"}, {"project", "encoder"}, *[{"project", "encoder", "embedding"}] * 2]
-    assert learning == [parts for parts in expected for _ in range(5)]
+    for parts in expected:
+        for _ in range(5):
+            moved = moved_parts(trainer)
+            assert {part for part, distance in moved.items() if distance} == parts
+            assert {part_of[id(p)] for p in trainer.model.parameters() if p.grad is not None} == parts
+        if optimizer == "adamw":
+            assert {part_of[id(p)] for each in trainer.optimizers for p in each.state} == parts
 
 
 def test_parts_far_from_the_answer_learn_slower_by_the_layer_lr_decay() -> None:
@@ -394,7 +403,9 @@ def test_what_the_caller_drew_before_changes_no_weight() -> None:
     assert bits(one) == bits(other)
 
 
-OPTIONS: list[dict[str, Any]] = [
+HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+OPTIONS: list[Any] = [
     {},
     {"ema_decay": None},
     {"optimizer": "sgd"},
@@ -402,7 +413,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"freeze_embedding": True},
     {"batch_tokens": 30},
     {"unfreeze": "gradual", "layer_lr_decay": 0.385},
-    {"precision": "bf16"},
+    pytest.param({"precision": "bf16"}, marks=pytest.mark.skipif(not HAS_BF16, reason="the CPU lacks it")),
     {"schedule": "constant", "weight_decay": 0.1, "label_smoothing": 0.1},
 ]
 
@@ -481,16 +492,16 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
     ],
 )  # fmt: skip
 def test_precision_names_the_type_of_matrix_products(
-    precision: str, device: torch.device, expected: torch.dtype, is_short: bool
+    precision: str, device: torch.device, expected: torch.dtype, is_short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert loop.autocast_type(precision, device) == expected
-    assert loop.allows_tf32(precision, device) == is_short
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert Precision.named(precision, device) == Precision(expected, is_short)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
 def test_what_only_cuda_has_is_refused_on_a_cpu(precision: str) -> None:
     with pytest.raises(ConfigError, match=f"'{precision}' is for CUDA; on a CPU use 'bf16' or 'fp32'"):
-        loop.autocast_type(precision, CPU)
+        Precision.named(precision, CPU)
 
 
 @pytest.mark.parametrize(("cudnn", "is_taken"), [(91300, True), (91200, False), (None, False)])
@@ -500,13 +511,79 @@ def test_a_gpu_takes_bfloat16_only_with_a_cudnn_that_has_it(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
     if is_taken:
-        assert loop.autocast_type("bf16", CUDA) == torch.bfloat16
+        assert Precision.named("bf16", CUDA).dtype == torch.bfloat16
         return
     with pytest.raises(ConfigError, match=f"here is cuDNN {cudnn or 0}; use 'tf32'"):
-        loop.autocast_type("bf16", CUDA)
+        Precision.named("bf16", CUDA)
 
 
 def test_a_model_learns_what_can_be_learnt() -> None:
     trainer = make_trainer(dropouts={}, epochs=20, learning_rate=0.1)
     reports = steps(run(trainer))
     assert reports[-1].loss < 0.5 * reports[0].loss
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 2**31), (1, 1 + 2**32), (5, 6)])
+def test_seeds_share_no_dropout_masks(one: int, other: int) -> None:
+    masks = []
+    for seed in (one, other):
+        torch.manual_seed(step_seed(seed, 3))
+        masks.append(torch.rand(8))
+    assert not torch.equal(*masks)
+    assert len({step_seed(one, step, rank) for step in range(50) for rank in range(3)}) == 150
+
+
+def test_planning_only_one_epoch_counts_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[int] = []
+    plan = loop.training_batches
+
+    def recording(*args: Any, epoch: int, **options: Any) -> Any:
+        planned.append(epoch)
+        return plan(*args, epoch=epoch, **options)
+
+    monkeypatch.setattr(loop, "training_batches", recording)
+    assert make_trainer(epochs=1000).total_steps == 5000
+    assert planned == [0]
+
+
+class OneOfTwo(Group):
+    """A process whose peer has no texts, and which counts how often they meet."""
+
+    meetings: ClassVar[list[object]] = []
+
+    def sum(self, value: float) -> float:
+        self.meetings.append(value)
+        return value
+
+    def sum_gradients(self, dense: Any, tables: Any) -> None:
+        pass
+
+
+def test_the_time_is_compared_once_a_step_and_by_no_property() -> None:
+    trainer = make_trainer(max_minutes=100.0)
+    trainer.group = OneOfTwo(0, 2)
+    OneOfTwo.meetings.clear()
+    trainer.step()
+    assert len(OneOfTwo.meetings) == 2  # the loss and the time
+    assert not any([trainer.is_out_of_time, trainer.is_finished, trainer.is_evaluation_due])
+    assert len(OneOfTwo.meetings) == 2
+
+
+@pytest.mark.parametrize(("rank", "learns"), [(0, True), (1, False)])
+def test_a_process_without_unlabelled_texts_adds_no_loss_of_its_labelled_ones(rank: int, learns: bool) -> None:
+    trainer = make_trainer(objective="virtual_adversarial", unlabelled_batch_size=1, batch_size=2, dropouts={})
+    plain = make_trainer(batch_size=2, dropouts={})
+    for each in (trainer, plain):
+        each.group = OneOfTwo(rank, 2)
+        each.step()
+    gradients = [{n: p.grad for n, p in t.model.named_parameters()} for t in (trainer, plain)]
+    is_same = torch.equal(gradients[0]["project.weight"], gradients[1]["project.weight"])  # type: ignore[arg-type]
+    assert is_same != learns
+
+
+def test_a_process_without_labelled_texts_learns_from_its_unlabelled_ones() -> None:
+    trainer = make_trainer(objective="virtual_adversarial", unlabelled_batch_size=2, batch_size=1, dropouts={})
+    trainer.group = OneOfTwo(1, 2)
+    trainer.model.train()
+    assert trainer._gradients(trainer.batches[0]) == 0.0
+    assert trainer.model.project.weight.grad is not None

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.training.objectives import OBJECTIVES, Inputs, Task, divergence, entropy, scaled_move
+from bilstm_cls.training.objectives import OBJECTIVES, Inputs, StepContext, entropy, kl_divergence, scale_perturbation
 
 TOKEN_IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0], [9, 0, 0, 0]])
 LENGTHS = torch.tensor([4, 2, 1])
@@ -21,7 +21,7 @@ def make_model(**options: float) -> BiLSTMClassifier:
     return BiLSTMClassifier(12, 2, embedding_dim=5, hidden_size=4, **options)  # type: ignore[arg-type]
 
 
-def loss_of(logits: Tensor) -> Tensor:
+def loss_of(logits: Tensor, inputs: Inputs | None = None) -> Tensor:
     return F.cross_entropy(logits, LABELS)
 
 
@@ -42,8 +42,12 @@ def run(
         loss.backward()
 
     torch.manual_seed(5)
-    labelled = Inputs(TOKEN_IDS, LENGTHS, 1 / 3)
-    return OBJECTIVES[name](Task(model, labelled, unlabelled, loss_of, backward, scaled, size)), losses
+    context = StepContext(model, loss_of, backward, scaled, size)
+    objective = OBJECTIVES[name]
+    loss = objective.labelled(context, Inputs(TOKEN_IDS, LENGTHS, 1 / 3))
+    if objective.unlabelled is not None:
+        objective.unlabelled(context, unlabelled)
+    return loss, losses
 
 
 def test_the_plain_objective_is_the_loss() -> None:
@@ -111,7 +115,7 @@ def test_a_move_is_a_share_of_the_texts_own_norm() -> None:
     generator = torch.Generator().manual_seed(0)
     embedded = torch.randn(4, 3, 5, generator=generator)
     direction = torch.randn(4, 3, 5, generator=generator) * torch.tensor([1.0, 1e-25, 0.0]).view(1, 3, 1)
-    move = scaled_move(direction, embedded, 0.1)
+    move = scale_perturbation(direction, embedded, 0.1)
     norms = move.square().sum((0, 2)).sqrt() / embedded.square().sum((0, 2)).sqrt()
     assert torch.allclose(norms, torch.tensor([0.1, 0.1, 0.0]), atol=1e-6)
     assert torch.isfinite(move).all()
@@ -119,8 +123,8 @@ def test_a_move_is_a_share_of_the_texts_own_norm() -> None:
 
 def test_a_text_is_moved_whatever_its_company() -> None:
     embedded, direction = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(1))
-    together = scaled_move(direction, embedded, 0.2)
-    alone = scaled_move(direction[:, 1:2], embedded[:, 1:2], 0.2)
+    together = scale_perturbation(direction, embedded, 0.2)
+    alone = scale_perturbation(direction[:, 1:2], embedded[:, 1:2], 0.2)
     assert torch.allclose(together[:, 1:2], alone, atol=1e-6)
 
 
@@ -153,8 +157,8 @@ def test_the_virtual_adversarial_move_changes_the_answer_more_than_random_ones()
         for _ in range(50):
             noise = torch.randn(embedded.shape, generator=generator)
             noise[2, 1] = 0
-            moved = model.classify(embedded + scaled_move(noise, embedded, 0.05), UNLABELLED.lengths)
-            assert divergence(answers, moved).mean() < found
+            moved = model.classify(embedded + scale_perturbation(noise, embedded, 0.05), UNLABELLED.lengths)
+            assert kl_divergence(answers, moved).mean() < found
 
 
 def test_passes_over_the_same_unlabelled_texts_drop_the_same() -> None:
@@ -195,7 +199,7 @@ def test_two_passes_of_r_drop_drop_different_things_and_are_drawn_together() -> 
 def test_divergence_and_entropy_are_those_of_the_definition() -> None:
     one, other = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p, q = one.softmax(1), other.softmax(1)
-    assert torch.allclose(divergence(one, other), (p * (p / q).log()).sum(1))
+    assert torch.allclose(kl_divergence(one, other), (p * (p / q).log()).sum(1))
     assert torch.allclose(entropy(one), -(p * p.log()).sum(1))
-    assert torch.isfinite(divergence(torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]]))).all()
+    assert torch.isfinite(kl_divergence(torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]]))).all()
     assert torch.isfinite(entropy(torch.tensor([[1e4, -1e4]]))).all()

@@ -15,8 +15,8 @@ from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.errors import StoppedError
 from bilstm_cls.training.loop import EvaluationReport
+from bilstm_cls.training.record import SIGNALS
 from bilstm_cls.training.run import train
-from bilstm_cls.training.signals import SIGNALS
 from tests.training.runs import StoppedHereError, result, stop_at
 
 Make = Callable[..., Config]

@@ -71,7 +71,7 @@ def test_its_config_is_the_resolved_one(trained_run: Path, tiny_config: Make) ->
 
 def test_its_status_is_finished(trained_run: Path) -> None:
     status = RunDirectory(trained_run).read_status()
-    assert (status["status"], status["reason"]) == ("finished", "trained and judged")
+    assert (status["status"], status["reason"]) == ("finished", "trained and evaluated")
 
 
 def test_its_history_has_a_row_for_each_evaluation(trained_run: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_directory_with_other_files_is_refused_whatever_is_said(
     for name in ("README.md", "config.yaml", "plots/mine.png", ".hidden.tmp"):
         (tmp_path / "tiny" / name).write_text("the user's own")
     before = everything(tmp_path / "tiny")
-    with pytest.raises(ConfigError, match="holds other files and no run of this program"):
+    with pytest.raises(ConfigError, match="holds other files and no run"):
         train(short_config(f"output_dir={tmp_path}"), **options)
     assert everything(tmp_path / "tiny") == before | {".lock": sha256_of(tmp_path / "tiny" / ".lock")}
 
@@ -302,7 +302,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_best_one_and_the_result_is_t
     flip(stopped.checkpoints / "last.json" if what == "json" else tensors_of(stopped, "last"))
     run = resume(stopped, short_config)
     assert "damaged" in log.text
-    assert "going on from step 11 instead" in log.text
+    assert "continuing from step 11" in log.text
     assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
 
 
@@ -337,7 +337,7 @@ def test_where_both_checkpoints_are_of_one_step_each_stands_in_for_the_other(
 def test_nothing_is_trained_when_all_checkpoints_are_damaged(stopped: RunDirectory, short_config: Make) -> None:
     for role in ("last", "best"):
         flip(stopped.checkpoints / f"{role}.json")
-    with pytest.raises(CheckpointError, match="no sound checkpoint is left; start again with --overwrite"):
+    with pytest.raises(CheckpointError, match="no intact checkpoint is left; start again with --overwrite"):
         resume(stopped, short_config)
     assert stopped.read_status()["status"] == "failed"
     assert stopped.read_status()["exit_code"] == 4
@@ -348,7 +348,7 @@ def test_a_checkpoint_of_another_version_is_refused(
 ) -> None:
     tensors, numbers = load_newest(stopped.checkpoints)  # type: ignore[misc]
     del numbers["trainer"]["optimizers"][1]
-    monkeypatch.setattr("bilstm_cls.training.run.load_newest", lambda folder: (tensors, numbers))
+    monkeypatch.setattr("bilstm_cls.training.session.load_newest", lambda folder: (tensors, numbers))
     with pytest.raises(CheckpointError, match=r"does not fit this version or config .* --overwrite"):
         resume(stopped, short_config)
 
@@ -356,7 +356,7 @@ def test_a_checkpoint_of_another_version_is_refused(
 def test_resuming_with_other_threads_is_told_and_noted(
     stopped: RunDirectory, short_config: Make, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilstm_cls.training.run.set_threads", lambda threads: threads)
+    monkeypatch.setattr("bilstm_cls.training.session.set_threads", lambda threads: threads)
     result = train(short_config(f"output_dir={stopped.path.parent}", "train.threads=2"), resume=True)
     assert "resuming elsewhere (threads " in log.text
     assert result.metrics["run/bitwise"] is False
@@ -385,11 +385,11 @@ def test_a_run_that_diverges_says_where_and_keeps_no_model(short_config: Make, t
     ("step", "seconds", "found"),
     [
         (5, 0, "a weight is not finite"),
-        (11, 99, "the answers on valid are not finite"),
-        (22, 99, "the answers on valid"),
+        (11, 99, "the logits of valid are not finite"),
+        (22, 99, "the logits of valid"),
     ],
 )
-def test_weights_that_are_not_finite_are_neither_judged_nor_saved(
+def test_weights_that_are_not_finite_are_neither_evaluated_nor_saved(
     short_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, seconds: int, found: str
 ) -> None:
     take_step = Trainer.step

@@ -1,7 +1,9 @@
 import json
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.training import seeds
 from bilstm_cls.training.run import train
 from bilstm_cls.training.seeds import SeedsResult, seeds_table, train_seeds
 from tests.command_line import run_cli
@@ -81,8 +84,6 @@ def test_the_ensemble_is_a_run_like_any_other(result: SeedsResult) -> None:
 
 
 def test_an_ensemble_without_one_of_its_members_is_no_run(result: SeedsResult, tmp_path: Path) -> None:
-    import shutil
-
     assert result.ensemble is not None
     copy = shutil.copytree(result.ensemble.run.path, tmp_path / "copy")
     shutil.copy(result.runs[0].run / "model.safetensors", copy / "model-2.safetensors")
@@ -101,6 +102,27 @@ def test_finished_runs_are_taken_as_they_are(result: SeedsResult, tiny_config: M
     again = train_seeds(config, 3, keep_ensemble=True, resume=True)
     assert [(item.run / "model.safetensors").stat().st_mtime_ns for item in again.runs] == written
     assert again.summary() == result.summary()
+
+
+@pytest.mark.parametrize("place", ["RunDirectory.save_model", "seeds.write_results"])
+def test_an_ensemble_that_was_killed_while_it_was_written_is_written_again(
+    place: str, result: SeedsResult, tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert result.ensemble is not None
+    config = tiny_config("name=many", "train.epochs=2", "model.ngrams=nbsvm")
+    target, before = result.ensemble.run.path, result.summary()
+    shutil.rmtree(target)
+
+    def die(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        owner, _, name = place.partition(".")
+        patch.setattr({"RunDirectory": RunDirectory, "seeds": seeds}[owner], name, die)
+        with pytest.raises(KeyboardInterrupt):
+            train_seeds(config, 3, keep_ensemble=True, resume=True)
+    assert not (target / "metrics.json").exists()
+    assert train_seeds(config, 3, keep_ensemble=True, resume=True).summary() == before
 
 
 def test_a_run_that_is_no_ensemble_is_never_made_room_of_by_resuming(tiny_config: Make) -> None:

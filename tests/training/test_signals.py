@@ -9,7 +9,7 @@ from types import FrameType
 import pytest
 
 from bilstm_cls.errors import StoppedError
-from bilstm_cls.training.signals import SIGNALS, StopSignals
+from bilstm_cls.training.record import SIGNALS, StopSignals
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 

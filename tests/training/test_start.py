@@ -18,7 +18,7 @@ from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import build_model
 from bilstm_cls.training.loop import Trainer
-from bilstm_cls.training.start import class_weights, initialize_weights
+from bilstm_cls.training.session import class_weights, initialize_weights
 
 LABEL_IDS = np.array([0, 0, 0, 0, 1, 1, 2, 0])
 LABELS = ["a", "b", "c"]

@@ -16,8 +16,9 @@ from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import tune as tuning
-from bilstm_cls.training.run import Session, train
+from bilstm_cls.training.run import train
 from bilstm_cls.training.search_space import Budget, parse_space
+from bilstm_cls.training.session import Session
 from bilstm_cls.training.tune import TuneResult, tune
 from tests.command_line import run_cli
 from tests.conftest import PRETRAINED

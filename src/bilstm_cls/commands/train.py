@@ -37,7 +37,8 @@ Encoder = Annotated[
 ]
 Vectors = Annotated[bool, typer.Option("--vectors", help="Write word vectors alone, as a text file.")]
 Only = Annotated[
-    list[str] | None, typer.Option("--only", help="tfidf or nbsvm; repeatable. Both if left out.", metavar="NAME")
+    list[str] | None,
+    typer.Option("--only", help="tfidf, nbsvm or fasttext; repeatable. All if left out.", metavar="NAME"),
 ]
 Searches = Annotated[
     list[str] | None,
@@ -89,19 +90,27 @@ def train(
         opt.print_findings(plan(resolved), as_json=as_json)
         return
     from bilstm_cls.evaluation.report import score_table
+    from bilstm_cls.training.distributed import SeveralProcessesError, launch, rank_by_torchrun
     from bilstm_cls.training.run import train as run_training
     from bilstm_cls.training.seeds import seeds_table, train_seeds
 
-    with ProgressBar(is_shown=sys.stderr.isatty() and not quiet) as bar:
-        if seeds is not None:
-            runs = train_seeds(
-                resolved, seeds, keep_ensemble=ensemble, resume=resume, overwrite=overwrite, on_report=bar.update
-            )
-        else:
-            result = run_training(resolved, resume=resume, overwrite=overwrite, on_report=bar.update)
+    is_first = rank_by_torchrun() == 0  # of several processes: the one that writes and prints
+    bar = ProgressBar(is_shown=sys.stderr.isatty() and not quiet and is_first)
+    options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "on_report": bar.update, "can_launch": True}
+    try:
+        with bar:
+            if seeds is not None:
+                runs = train_seeds(resolved, seeds, keep_ensemble=ensemble, **options)
+            else:
+                result = run_training(resolved, **options)
+    except SeveralProcessesError as error:
+        launch(sys.argv[1:], error.size)
+        return
+    if not is_first:
+        return
     if seeds is not None:
         opt.print_result(runs.summary(), seeds_table(runs), as_json=as_json)
-    elif result.metrics:  # which only one of several processes has
+    else:
         opt.print_result(result.metrics, score_table(result.metrics, result.run.path), as_json=as_json)
         if not quiet:
             opt.suggest_predict(result.run.path)

@@ -153,10 +153,6 @@ def write_report(
         groups["tokens of a text"] = by_length(corpus.num_tokens, is_correct)
         groups["truncation"] = by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
     before = _before_scaling(evaluation.probabilities, metrics)
-    losses = example_losses(evaluation.probabilities, evaluation.split.label_ids)
-    doubtful = confident_disagreements(evaluation.probabilities, evaluation.split.label_ids)
-    others = np.setdiff1d(np.flatnonzero(~is_correct), doubtful[:MAX_DOUBTFUL])
-    worst = others[np.argsort(-losses[others], kind="stable")][:MAX_WORST]
     scores = scores_of(metrics)
     by_f1 = sorted(evaluation.metrics.per_class.items(), key=lambda row: row[1].f1)
     is_long = len(labels) > MAX_LABELS
@@ -173,9 +169,7 @@ def write_report(
         "label_ids": {label: i for i, label in enumerate(labels)},
         "calibration": _calibration(evaluation, labels, metrics, before),
         "groups": {name: found for name, found in groups.items() if found},
-        "doubtful": list(_wrong_predictions(evaluation, labels, losses, doubtful[:MAX_DOUBTFUL], loaded)),
-        "num_doubtful": len(doubtful),
-        "worst": list(_wrong_predictions(evaluation, labels, losses, worst, loaded)),
+        **_errors(evaluation, labels, loaded),
         "facts": _facts(metrics, _FACTS),
         "data_facts": _facts(metrics, _DATA_FACTS),
         "split_facts": _facts_by_split(metrics),
@@ -272,6 +266,20 @@ def _draw(
         path = file("data", "lengths", "Lengths of the training texts")
         plots.length_histogram(counts, width, config.text.max_length, path)
     return drawn
+
+
+def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel | None) -> Row:
+    """Returns the wrong predictions that are shown: where the label is likely wrong, and the worst others."""
+    probabilities, label_ids = evaluation.probabilities, evaluation.split.label_ids
+    losses, doubtful = example_losses(probabilities, label_ids), confident_disagreements(probabilities, label_ids)
+    shown = doubtful[:MAX_DOUBTFUL]
+    others = np.setdiff1d(np.flatnonzero(probabilities.argmax(axis=1) != label_ids), shown)
+    worst = others[np.argsort(-losses[others], kind="stable")][:MAX_WORST]
+    return {
+        "doubtful": list(_wrong_predictions(evaluation, labels, losses, shown, loaded)),
+        "num_doubtful": len(doubtful),
+        "worst": list(_wrong_predictions(evaluation, labels, losses, worst, loaded)),
+    }
 
 
 def _wrong_predictions(

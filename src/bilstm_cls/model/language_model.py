@@ -5,7 +5,7 @@ every text reversed. Scores come from the embedding itself, which the hidden sta
 and in training from a sample of it (Jean et al. 2015).
 
 Shapes: B texts, T tokens, E embedding_dim, H hidden_size, V vocabulary, N predictions, R rows of the embedding that a
-step reads, S different tokens that are drawn against the right one.
+step reads, S different tokens that are drawn in addition to the right one.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ BLOCK = {"cpu": 2**9, "cuda": 2**16}
 
 
 @dataclass(frozen=True)
-class Noise:
-    """What tokens are drawn from: how often each occurs.
+class UnigramSampler:
+    """Draws tokens with the probability by which they occur.
 
     Attributes:
-        cumulative: `[V]`, shares of all tokens up to each id.
+        cumulative: `[V]`, probability of all ids up to each.
         log_included: `[V]`, log of the probability that each is among those drawn.
         num_samples: tokens drawn, with replacement.
     """
@@ -38,11 +38,11 @@ class Noise:
     num_samples: int
 
     @classmethod
-    def of(cls, counts: Tensor, num_samples: int) -> "Noise":
+    def of(cls, counts: Tensor, num_samples: int) -> "UnigramSampler":
         """Takes the number of times `[V]` that each token occurs; at least one does."""
-        shares = counts.double() / counts.sum()
-        included = -torch.expm1(num_samples * torch.log1p(-shares))
-        return cls(shares.cumsum(0), included.log().float(), num_samples)
+        probabilities = counts.double() / counts.sum()
+        included = -torch.expm1(num_samples * torch.log1p(-probabilities))
+        return cls(probabilities.cumsum(0), included.log().float(), num_samples)
 
     def draw(self) -> Tensor:
         """Returns the different ids that are drawn, `[S]`."""
@@ -96,12 +96,17 @@ class LanguageModels(nn.Module):
             self.embedding.weight.copy_(matrix)
             self.embedding.weight[PADDING_ID].zero_()
 
+    def set_unigram_bias(self, counts: Tensor) -> None:
+        """Makes the first guess of every prediction how often tokens occur: log probabilities of counts `[V]`."""
+        with torch.no_grad():
+            self.bias.weight.copy_((counts / counts.sum()).log().clamp_min(-20.0).unsqueeze(1))
+
     def sampled_loss(
         self,
         tokens: Sequence[Tensor],
         is_predicted: Tensor,
         states: Sequence[State | None],
-        noise: Noise,
+        sampler: UnigramSampler,
         *,
         precision: torch.dtype = torch.float32,
     ) -> tuple[Tensor, list[State]]:
@@ -115,27 +120,27 @@ class LanguageModels(nn.Module):
             tokens: per direction, in its order of reading, `[T + 1, B]` int64: each predicts the one after it.
             is_predicted: `[T, B]`, which of these predictions count, the same in both directions.
             states: per direction that of the chunk before, each part `[B, H]`; None at the beginning of the texts.
-            noise: what to draw from; every token that is predicted occurs in it.
+            sampler: what to draw from; every token that is predicted occurs in it.
             precision: of the encoder; everything else is in 32 bits.
         """
-        drawn = noise.draw()
+        drawn = sampler.draw()
         ids, places = torch.unique(torch.cat([*(t.flatten() for t in tokens), drawn]), return_inverse=True)  # [R]
         table = F.embedding(ids, self.embedding.weight, sparse=True)  # [R, E]: one gradient for all its uses
-        bias = F.embedding(ids, self.bias.weight, sparse=True).squeeze(1) - noise.log_included[ids]  # [R]
+        bias = F.embedding(ids, self.bias.weight, sparse=True).squeeze(1) - sampler.log_included[ids]  # [R]
         *by_direction, sample = places.split([*(t.numel() for t in tokens), len(drawn)])
         column = torch.full_like(ids, -1).index_copy_(0, sample, torch.arange(len(sample), device=ids.device))
         sample_rows, sample_bias = F.embedding(sample, table), bias[sample]
         predicted = is_predicted.flatten().nonzero().squeeze(1)  # [N]
         losses, finals = [], []
-        for direction, (own, state) in enumerate(zip(by_direction, states, strict=True)):
-            own = own.view_as(tokens[direction])
-            embedded = self._dropped(F.embedding(own[:-1], table), self.embedding_dropout)
+        for direction, (rows, state) in enumerate(zip(by_direction, states, strict=True)):
+            rows = rows.view_as(tokens[direction])  # [T + 1, B]
+            embedded = self._dropped(F.embedding(rows[:-1], table), self.embedding_dropout)
             with torch.autocast(embedded.device.type, precision, enabled=precision != torch.float32):
                 outputs, final = self.encoder.read(direction, embedded, state)
             hidden = self._projected(
                 direction, _rows(self._dropped(outputs.to(embedded.dtype), self.dropout), predicted)
             )
-            right = own[1:].flatten()[predicted]
+            right = rows[1:].flatten()[predicted]  # [N]
             losses.append(
                 _SampledLoss.apply(  # type: ignore[no-untyped-call]
                     hidden, F.embedding(right, table), bias[right], sample_rows, sample_bias, column[right]
@@ -154,10 +159,10 @@ class LanguageModels(nn.Module):
         """
         predicted = is_predicted.flatten().nonzero().squeeze(1)
         sums = []
-        for direction, own in enumerate(tokens):
-            outputs, _ = self.encoder.read(direction, self.embedding(own[:-1]))
+        for direction, ids in enumerate(tokens):
+            outputs, _ = self.encoder.read(direction, self.embedding(ids[:-1]))
             hidden = self._projected(direction, _rows(outputs, predicted))
-            right = own[1:].flatten()[predicted]
+            right = ids[1:].flatten()[predicted]
             total = 0.0
             for some, targets in zip(torch.split(hidden, BLOCK["cpu"]), torch.split(right, BLOCK["cpu"]), strict=True):
                 scores = torch.addmm(self.bias.weight.squeeze(1), some, self.embedding.weight.t())
@@ -165,9 +170,9 @@ class LanguageModels(nn.Module):
             sums.append(total)
         return sums
 
-    def _dropped(self, steps: Tensor, share: float) -> Tensor:
+    def _dropped(self, steps: Tensor, probability: float) -> Tensor:
         """Drops the same dimensions of `[T, B, E]` at all steps of a text."""
-        return steps * F.dropout(torch.ones_like(steps[:1]), share) if self.training and share else steps
+        return steps * F.dropout(torch.ones_like(steps[:1]), probability) if self.training and probability else steps
 
     def _projected(self, direction: int, hidden: Tensor) -> Tensor:
         projected: Tensor = self.project[direction](hidden)
@@ -197,7 +202,7 @@ class _SampledLoss(torch.autograd.Function):
         sample_bias: Tensor,
         column: Tensor,
     ) -> Tensor:
-        """Takes `[N, E]`, `[N, E]`, `[N]`, `[S, E]`, `[S]`, and for each N its own token's place in S or -1."""
+        """Takes `[N, E]`, `[N, E]`, `[N]`, `[S, E]`, `[S]`, and for each N the place of its token in S, or -1."""
         right = (hidden * right_rows).sum(1) + right_bias  # [N]
         losses, wrong = torch.empty_like(right), torch.empty_like(right)
         for_hidden = torch.empty_like(hidden)
@@ -206,9 +211,9 @@ class _SampledLoss(torch.autograd.Function):
         for start in range(0, len(hidden), block):
             part = slice(start, start + block)
             scores = torch.addmm(sample_bias, hidden[part], sample_rows.t())  # [BLOCK, S]
-            own = column[part]
-            drawn_too = (own >= 0).nonzero().squeeze(1)
-            scores[drawn_too, own[drawn_too]] = -torch.inf
+            places = column[part]
+            drawn_too = (places >= 0).nonzero().squeeze(1)
+            scores[drawn_too, places[drawn_too]] = -torch.inf
             top = torch.maximum(scores.amax(1), right[part])
             odds = scores.sub_(top.unsqueeze(1)).exp_()
             against = odds.sum(1)
@@ -225,4 +230,4 @@ class _SampledLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return *(gradient * own for own in ctx.saved_tensors), None
+        return *(gradient * saved for saved in ctx.saved_tensors), None

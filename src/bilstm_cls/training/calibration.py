@@ -1,4 +1,4 @@
-"""The last step of a run: how sure the answers are made, and what answers beside the network, fitted on valid."""
+"""The last step of a run, on the valid split: how certain the answers are, and how much an n-gram model counts."""
 
 import logging
 from typing import Any
@@ -18,7 +18,7 @@ from bilstm_cls.ngrams import NgramModel
 logger = logging.getLogger(__name__)
 
 LIMIT = 20.0
-"""Logits are never made so many times larger or smaller."""
+"""Logits are never made more times larger or smaller."""
 
 SPREAD = 0.3
 
@@ -30,7 +30,7 @@ def calibrate(model: BiLSTMClassifier, data: PreparedData, config: Config) -> tu
     into the weights, so that whatever reads them needs to know nothing of it.
 
     Args:
-        model: its last layer is changed.
+        model: its last layer is changed, unless `train.calibrate` is false.
         data: the n-gram model learns from train, the scales from valid.
         config: `model.ngrams` and `train.calibrate`.
 
@@ -38,31 +38,32 @@ def calibrate(model: BiLSTMClassifier, data: PreparedData, config: Config) -> tu
         The n-gram model, where there is one, and facts for `metrics.json`.
 
     Raises:
-        ConfigError: an n-gram model is to be weighed, and valid is train.
+        ConfigError: an n-gram model is to be weighted, and valid is train.
     """
+    has_ngrams = config.model.ngrams is not None
     if config.data.valid == IN_MEMORY:  # the texts of train
-        if config.model.ngrams is not None:
-            raise ConfigError("model.ngrams: is weighed on texts that train lacks; give valid a share of the texts")
+        if has_ngrams:
+            raise ConfigError("model.ngrams: is weighted on texts that train lacks; give valid a fraction of the texts")
         return None, {}
-    if not config.train.calibrate and config.model.ngrams is None:
+    if not config.train.calibrate and not has_ngrams:
         return None, {}
     train, valid = data.dataset.splits["train"], data.dataset.splits["valid"]
-    ngrams, beside = None, None
-    if config.model.ngrams is not None:
+    ngrams, other = None, None
+    if has_ngrams:
         logger.info("learning the n-gram model")
         ngrams = NgramModel.train(train.texts, train.label_ids, len(data.dataset.labels))
-        beside = ngrams.logits(valid.texts)
-    logits = predict_logits(model, data.corpora["valid"]).astype(np.float64)
-    scale, share = fit_scales(logits, valid.label_ids, beside)
+        other = ngrams.logits(valid.texts)  # [N, C]
+    logits = predict_logits(model, data.corpora["valid"]).astype(np.float64)  # [N, C]
+    scale, weight = fit_scales(logits, valid.label_ids, other, keeps_first=not config.train.calibrate)
     scale_logits(model, scale)
-    joined = scale * logits + (0.0 if beside is None else share * beside)
-    metrics = compute_metrics(softmax(joined), valid.label_ids, data.dataset.labels)
+    total = scale * logits + (0.0 if other is None else weight * other)
+    metrics = compute_metrics(softmax(total), valid.label_ids, data.dataset.labels)
     facts = {"calibration/scale": scale, **metrics.scalars("calibrated/valid")}
     if ngrams is not None:
-        facts["calibration/ngrams"] = share
-        ngrams = ngrams.scaled(share)
+        facts["calibration/ngrams"] = weight
+        ngrams = ngrams.scaled(weight)
     logger.info(
-        f"calibrated: logits times {scale:.3g}{'' if beside is None else f', n-grams times {share:.3g}'}; "
+        f"calibrated: logits times {scale:.3g}{'' if other is None else f', n-grams times {weight:.3g}'}; "
         f"valid/accuracy {metrics.accuracy:.4f}, valid/log_loss {metrics.log_loss:.4f}, valid/ece {metrics.ece:.4f}"
     )
     return ngrams, facts
@@ -75,7 +76,9 @@ def scale_logits(model: BiLSTMClassifier, factor: float) -> None:
         model.project.bias.mul_(factor)
 
 
-def fit_scales(logits: Floats, label_ids: Ints, beside: Floats | None = None) -> tuple[float, float]:
+def fit_scales(
+    logits: Floats, label_ids: Ints, other: Floats | None = None, *, keeps_first: bool = False
+) -> tuple[float, float]:
     """Returns the factors of two models' logits whose sum makes the labels most probable; the second is 0 without one.
 
     A few texts cannot pull far, even if all are answered well: the logarithm of the first has a normal prior with the
@@ -84,23 +87,25 @@ def fit_scales(logits: Floats, label_ids: Ints, beside: Floats | None = None) ->
     Args:
         logits: `[N, C]`.
         label_ids: `[N]`.
-        beside: `[N, C]` of another model, or None.
+        other: `[N, C]` of another model, or None.
+        keeps_first: whether the first factor is 1.
     """
     from scipy.optimize import minimize
 
     rows = np.arange(len(logits))
-    other = np.zeros_like(logits) if beside is None else beside
+    second = np.zeros_like(logits) if other is None else other
 
     def loss(point: Floats) -> tuple[float, Floats]:
-        scale, share = float(np.exp(point[0])), float(point[1])
-        probabilities = softmax(scale * logits + share * other)
+        scale, weight = float(np.exp(point[0])), float(point[1])
+        probabilities = softmax(scale * logits + weight * second)
         surprise = -np.log(probabilities[rows, label_ids].clip(1e-300))
-        wrong = probabilities
-        wrong[rows, label_ids] -= 1.0
-        slopes = np.array([scale * float((wrong * logits).sum()), float((wrong * other).sum())])
+        residuals = probabilities
+        residuals[rows, label_ids] -= 1.0
+        slopes = np.array([scale * float((residuals * logits).sum()), float((residuals * second).sum())])
         pull = point / np.array([SPREAD**2, 1.0])
         return float(surprise.sum()) + float(point @ pull) / 2, slopes + pull
 
-    bounds = [(-np.log(LIMIT), np.log(LIMIT)), (0.0, 0.0 if beside is None else LIMIT)]
+    limit = 0.0 if keeps_first else np.log(LIMIT)
+    bounds = [(-limit, limit), (0.0, 0.0 if other is None else LIMIT)]
     found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds)
     return float(np.exp(found.x[0])), float(found.x[1])

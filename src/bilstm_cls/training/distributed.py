@@ -1,33 +1,47 @@
-"""Several processes that train one model together, each on its share of every batch.
+"""Several processes that train one model together, each on its part of every batch.
 
-All hold the same weights and make the same update: gradients are added up, those of an embedding row by row. Started
-here, one process per core, or by `torchrun` on several GPUs or machines; the rest of the program sees only a `Group`.
+All hold the same weights and make the same update: gradients are added up, those of an embedding row by row. They are
+started by PyTorch's launcher, on this machine by `--processes N` and on several by `torchrun`; the rest of the program
+sees only a `Group`.
 """
 
 import contextlib
 import datetime
+import functools
+import itertools
+import json
+import logging
 import os
 import re
-import subprocess
+import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
-from bilstm_cls.errors import ConfigError, ResourceError
+from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError
 
 TIMEOUT_SECONDS = 600.0
 """How long a process waits for the others; `BILSTM_CLS_TIMEOUT` sets another time."""
-
-WORKER_MODULE = "bilstm_cls.training.worker"
+MEETING_SECONDS = 7 * 86400.0
+"""How long it waits for them to be ready where a launcher would end it if one of them had failed."""
+SAVING_SECONDS = 600
+"""How long the launcher waits for processes that it has asked to stop."""
+LAUNCHED = "BILSTM_CLS_LAUNCHED"
+"""Variable of the environment that is set in the processes that `launch` starts."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +59,8 @@ class Group:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any of the processes: all get the same answer."""
-        if self.size == 1:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        with self._naming_losses():
-            dist.all_reduce(value)
-        return bool(value.item() > 0)
+        """Whether the flag is set in any of the processes: all get the same answer, once all have asked."""
+        return self.sum(float(flag)) > 0
 
     def wait(self) -> None:
         """Returns when all processes have come here."""
@@ -62,7 +71,7 @@ class Group:
         if self.size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        with self._naming_losses():
+        with self._naming_lost_peers():
             dist.all_reduce(total)
         return float(total.item())
 
@@ -71,14 +80,14 @@ class Group:
         if self.size == 1:
             return array
         total = torch.from_numpy(array).to(self.device)
-        with self._naming_losses():
+        with self._naming_lost_peers():
             dist.all_reduce(total)
         return np.asarray(total.cpu().numpy())
 
     def sum_gradients(self, dense: Sequence[Tensor], tables: Sequence[Tensor]) -> None:
         """Replaces every gradient by its sum over all processes, with the same bits in each.
 
-        A process without a text of its own has no gradients and takes the others'. Dense gradients travel as one flat
+        A process that has no text of a batch has no gradients and takes the others'. Dense gradients travel as one flat
         tensor. Of an embedding's row-sparse gradient only the rows travel: some 2 MB of a 12 MB table.
 
         Args:
@@ -87,7 +96,7 @@ class Group:
         """
         if self.size == 1:
             return
-        with torch.no_grad(), self._naming_losses():
+        with torch.no_grad(), self._naming_lost_peers():
             flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in dense])
             dist.all_reduce(flat)
             for parameter, total in zip(dense, torch.split(flat, [p.numel() for p in dense]), strict=True):
@@ -118,13 +127,14 @@ class Group:
         return torch.sparse_coo_tensor(indices, joined, parameter.shape, check_invariants=False).coalesce()
 
     @contextlib.contextmanager
-    def _naming_losses(self) -> Iterator[None]:
+    def _naming_lost_peers(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
             raise ResourceError(
-                f"process {self.rank} of {self.size} lost the others: one of them died or hangs, out of memory "
-                f"perhaps; the last checkpoint is sound, go on with --resume ({str(error).splitlines()[0][:120]})"
+                f"process {self.rank} of {self.size} lost connection to its peers: one of them died or hangs, perhaps "
+                f"out of memory; the last checkpoint is intact, continue with --resume "
+                f"({str(error).splitlines()[0][:120]})"
             ) from error
 
 
@@ -132,57 +142,62 @@ ALONE = Group()
 
 
 def is_started_by_torchrun() -> bool:
-    """Whether `torchrun` started this process as one of several."""
-    return "RANK" in os.environ and _told_by_torchrun("WORLD_SIZE", "1") > 1
+    """Whether a launcher started this process as one of several."""
+    return "RANK" in os.environ and _number_of("WORLD_SIZE", "1") > 1
 
 
 def rank_by_torchrun() -> int:
-    """Returns the number of this process among those that `torchrun` started, from 0, or 0 where it is alone."""
-    return _told_by_torchrun("RANK") if is_started_by_torchrun() else 0
+    """Returns the number of this process among those of a launcher, from 0, or 0 where it is alone."""
+    return _number_of("RANK") if is_started_by_torchrun() else 0
 
 
-def _told_by_torchrun(name: str, default: str = "") -> int:
+def processes_here(size: int) -> int:
+    """Returns how many of a group's processes share the cores of this machine."""
+    return _number_of("LOCAL_WORLD_SIZE", str(size))
+
+
+def _number_of(name: str, default: str = "") -> int:
     value = os.environ.get(name, default)
     if not re.fullmatch(r"\d{1,9}", value):
-        raise ConfigError(f"{name}: {value!r} in the environment is no number; start several processes by torchrun")
+        raise ConfigError(f"{name}: {value!r} in the environment is not a number; start several processes by torchrun")
     return int(value)
 
 
 @contextlib.contextmanager
-def joined(device: torch.device, *, rank: int, size: int, meeting: str) -> Iterator[Group]:
-    """Makes this process one of a group for a `with` block.
+def joined(device: torch.device, *, rank: int, size: int, init_method: str) -> Iterator[Group]:
+    """Makes this process one of a group for a `with` block; a process may join one group after another.
 
     Args:
-        device: where this process computes; CUDA devices talk through NCCL, others through Gloo.
+        device: where this process computes; CUDA devices communicate by NCCL, others by Gloo.
         rank: of this process.
         size: number of processes.
-        meeting: where they find each other: `env://` under torchrun, or `file://PATH`.
+        init_method: where they find each other: `env://` under a launcher, or `file://PATH`.
 
     Raises:
         ResourceError: they did not find each other in time.
-        ConfigError: `BILSTM_CLS_TIMEOUT` is no number of seconds, or torchrun's own variables are not all there.
+        ConfigError: `BILSTM_CLS_TIMEOUT` is not a number of seconds, or variables of the launcher are missing.
     """
-    seconds = _patience()
+    seconds = _timeout()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    timeout = datetime.timedelta(seconds=seconds)
     try:
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=meeting,
-            rank=rank,
-            world_size=size,
-            timeout=datetime.timedelta(seconds=seconds),
-        )
+        store = PrefixStore(f"meeting-{next(_meetings)}", _store(init_method, rank, size, timeout))
+        store.set(str(rank), "ready")  # one that still prepares its data is waited for without a connection to lose
+        patience = MEETING_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else seconds
+        store.wait([str(other) for other in range(size)], datetime.timedelta(seconds=patience))
+        backend_name = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend_name, store=store, rank=rank, world_size=size, timeout=timeout)
     except ValueError as error:
         raise ConfigError(f"{error}; start several processes by torchrun, or with --processes") from error
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise ResourceError(
             f"the {size} processes did not find each other within {seconds:g} seconds, one of them may have ended "
-            f"({reason}); look at what the others say, and start again with --resume"
+            f"({reason}); see the messages of the others, and start again with --resume"
         ) from error
-    # torch 2.3 frees a group under Python's lock, and joins threads there that wait for the lock to let a tensor go;
-    # the backend, dropped last and by itself, is freed without it.
+    # torch 2.3 frees a group under Python's lock, and joins threads there that wait for the lock to free a tensor; the
+    # backend, dropped last and by itself, is freed without it.
     backend = dist.distributed_c10d._get_default_group()._get_backend(device)
     try:
         yield Group(rank, size, device)
@@ -191,53 +206,123 @@ def joined(device: torch.device, *, rank: int, size: int, meeting: str) -> Itera
         del backend
 
 
-def _patience() -> float:
+_meetings = itertools.count()
+
+
+@functools.cache
+def _store(init_method: str, rank: int, size: int, timeout: datetime.timedelta) -> Store:
+    """Returns the table that processes find each other by, which lives as long as they do."""
+    store: Store = next(rendezvous(init_method, rank, size, timeout=timeout))[0]
+    return store
+
+
+def _timeout() -> float:
     given = os.environ.get("BILSTM_CLS_TIMEOUT", str(TIMEOUT_SECONDS))
     if not re.fullmatch(r"\d{1,7}(\.\d+)?", given) or float(given) == 0:
-        raise ConfigError(f"BILSTM_CLS_TIMEOUT: {given!r} is no number of seconds above 0")
+        raise ConfigError(f"BILSTM_CLS_TIMEOUT: {given!r} is not a number of seconds above 0")
     return float(given)
 
 
-def joined_by_torchrun(device: torch.device) -> contextlib.AbstractContextManager[Group]:
-    """Like `joined`, with what `torchrun` says in the environment; each process of a machine takes its own GPU."""
-    if device.type == "cuda":
-        device = torch.device("cuda", _told_by_torchrun("LOCAL_RANK"))
-    return joined(device, rank=_told_by_torchrun("RANK"), size=_told_by_torchrun("WORLD_SIZE"), meeting="env://")
+def joined_by_launcher(device: torch.device) -> contextlib.AbstractContextManager[Group]:
+    """Like `joined`, by the launcher's variables; each process of a machine takes a GPU of its own.
 
-
-@contextlib.contextmanager
-def started(run: Path, size: int, device: torch.device) -> Iterator[Group]:
-    """Starts `size - 1` more processes for the run in a directory and is the first of the group for a `with` block.
-
-    However the block ends, none of them is left over.
+    A process that no launcher started is a group of one.
     """
-    if size == 1:
-        yield ALONE
-        return
+    if not is_started_by_torchrun():
+        return contextlib.nullcontext(ALONE)
+    if device.type == "cuda":
+        device = torch.device("cuda", _number_of("LOCAL_RANK"))
+    return joined(device, rank=_number_of("RANK"), size=_number_of("WORLD_SIZE"), init_method="env://")
+
+
+class SeveralProcessesError(Exception):
+    """This command is to be run by several processes: `launch` starts them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} processes are to be started")
+        self.size = size
+
+
+def launch(arguments: Sequence[str], size: int) -> None:
+    """Runs the command line in `size` processes of this machine by PyTorch's launcher, and waits for their end.
+
+    Args:
+        arguments: of the command line.
+        size: number of processes.
+
+    Raises:
+        UserError: with the message and the exit code of the process that failed first.
+        StoppedError: a signal came; the processes have saved their state.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").addHandler(logging.NullHandler())
+    logging.getLogger("torch.distributed.elastic").propagate = False  # what is to be said is said below
+    os.environ |= {LAUNCHED: "1", "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback())}
+    heeded = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if _is_heeded(name)]
+    newer: dict[str, Any] = {"signals_to_handle": ",".join(heeded), "shutdown_timeout": SAVING_SECONDS}
     with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-        meeting = f"file://{folder}/meeting"
-        environment = os.environ | {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback())}
-        os.environ["GLOO_SOCKET_IFNAME"] = environment["GLOO_SOCKET_IFNAME"]
-        workers = [
-            subprocess.Popen(  # noqa: S603 - this program
-                [sys.executable, "-m", WORKER_MODULE, str(run), str(rank), str(size), meeting],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-            for rank in range(1, size)
-        ]
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=size, run_id=Path(folder).name, max_restarts=0,
+            rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            **{key.name: newer[key.name] for key in fields(LaunchConfig) if key.name in newer},
+        )  # fmt: skip
         try:
-            with joined(device, rank=0, size=size, meeting=meeting) as group:
-                yield group
-            for worker in workers:
-                worker.wait(timeout=60)
-        finally:
-            for worker in workers:
-                worker.kill()
-                worker.wait()
+            elastic_launch(config, sys.executable)("-m", "bilstm_cls", *arguments)
+        except ChildFailedError as error:
+            raise _first_failure(error.failures, size) from None
+        except SignalException as error:
+            name = signal.Signals(error.sigval).name
+            raise StoppedError(f"stopped by {name}", signal_number=int(error.sigval)) from None
+
+
+def _is_heeded(name: str) -> bool:
+    return hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN
+
+
+def _first_failure(failures: dict[int, Any], size: int) -> UserError:
+    """Returns what the user reads: the message of the first process to fail, the others ended as a consequence."""
+    for rank, failure in failures.items():
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+            return ResourceError(
+                f"process {rank} of {size} was ended by {signal.Signals(-failure.exitcode).name}, perhaps because "
+                f"memory ran out; the last checkpoint is intact, continue with --resume"
+            )
+    messages = [f.error_file_data for f in failures.values() if "seconds" in f.error_file_data]
+    first = min(messages, key=lambda data: data["seconds"], default=None)
+    error = UserError("a process failed without a message" if first is None else first["message"])
+    error.exit_code = 1 if first is None else first["exit_code"]
+    return error
 
 
 def loopback() -> str:
-    """Returns the name of the network interface that processes of one machine talk through."""
+    """Returns the name of the network interface that processes of one machine communicate through."""
     return "lo0" if sys.platform == "darwin" else "lo"
+
+
+def pass_to_launcher(message: str, exit_code: int) -> bool:
+    """Hands the message that a process ends with to `launch`, which prints one; False where that did not start it."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if LAUNCHED not in os.environ or path is None:
+        return False
+    now = time.time()
+    content = {"message": message, "timestamp": int(now), "seconds": now, "exit_code": exit_code}
+    Path(path).write_text(json.dumps(content), "utf-8")
+    return True
+
+
+@functools.cache
+def end_with_launcher() -> None:
+    """Ends this process as soon as the launcher that started it is gone, even if that was killed."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher and psutil.pid_exists(launcher):
+            time.sleep(0.1)
+        os._exit(1)
+
+    if LAUNCHED in os.environ:
+        threading.Thread(target=watch, daemon=True).start()

@@ -3,44 +3,48 @@
 All randomness is a function of (seed, step) or (seed, epoch): dropout masks are drawn from a generator seeded anew for
 every step, batches from one seeded for every epoch. So a position and the tensors are all there is to save, and how
 often a run is evaluated, logged, saved or resumed cannot change its result.
+
+Shapes: B texts of a batch, T tokens (padded), C labels.
 """
 
 import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from bilstm_cls.config import TrainConfig
-from bilstm_cls.data.batches import Batch, Indices, collate, training_batches
+from bilstm_cls.data.batches import Indices, collate, training_batches
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import allow_tf32, on_device
+from bilstm_cls.device import Precision, on_device
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training.distributed import ALONE, Group
-from bilstm_cls.training.objectives import OBJECTIVES, Inputs, Task
+from bilstm_cls.training.objectives import OBJECTIVES, Inputs, StepContext
 from bilstm_cls.training.optimizer import (
     WeightAverage,
     build_optimizers,
     clip_gradients,
+    freeze_below,
     learning_rate_at,
     load_optimizer_state,
     optimizer_state,
+    set_learning_rate,
+    strip_prefix,
     trainable_parameters,
-    within,
 )
 
 LOWER_IS_BETTER = {"log_loss", "ece"}
 MAX_LOSS = 1e4
 """Nats per text beyond which a run is lost: a network that is merely bad stays far below, and saturated gates can go on
 for ever with numbers that are huge but finite."""
-MIN_CUDNN_OF_BF16 = 91300
-"""The first cuDNN whose recurrent layers take bfloat16, as `torch.backends.cudnn.version()` counts."""
+
 Row = dict[str, Any]
 
 
@@ -50,7 +54,7 @@ class StepReport:
 
     Attributes:
         step: updates so far, this one included.
-        total_steps: updates of the whole run if nothing ends it early.
+        total_steps: updates of the whole run if nothing ends it early; where batches are cut by tokens, about so many.
         epoch: counted from 1.
         loss: mean over the batch.
         num_texts: texts in the batch.
@@ -105,7 +109,7 @@ class Progress:
 
 
 class Trainer:
-    """A model in training: makes one step, and gives and takes its whole state.
+    """A model in training: makes one step, records evaluations, and saves and restores its whole state.
 
     Args:
         model: on its device.
@@ -113,7 +117,7 @@ class Trainer:
         config: the `train` section.
         seed: of dropout and of the order of batches.
         class_weights: one per label, or None where all weigh 1.
-        unlabelled: the encoded texts without labels, for an objective that reads such; train where there are none.
+        unlabelled: the encoded texts without labels, for an objective that reads them; train where there are none.
         group: the processes that share every batch; all must be given the same of everything else.
     """
 
@@ -140,44 +144,30 @@ class Trainer:
             model, name=config.optimizer, weight_decay=config.weight_decay, momentum=config.momentum
         )
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
-        self.precision = autocast_type(config.precision, self.device)
-        self.allows_tf32 = allows_tf32(config.precision, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.precision = Precision.named(config.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.dtype == torch.float16)
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
-        self.total_steps = sum(len(self._plan(epoch)) for epoch in range(config.epochs))
-        self.batches = self._plan(0)
         self.unlabelled = unlabelled or corpus
         self.unlabelled_batches: tuple[int, list[Indices]] = (-1, [])
+        self.context = StepContext(model, self._loss_of, self._backward, self.scaler.scale, config.adversarial_epsilon)
+        self.is_out_of_time = False
+        self._start_epoch()
+        self.total_steps = config.epochs * len(self.batches)
 
-    def _plan(self, epoch: int) -> list[Indices]:
-        return training_batches(
-            self.corpus.lengths,
-            batch_size=self.config.batch_size,
-            batch_tokens=self.config.batch_tokens,
-            seed=self.seed,
-            epoch=epoch,
+    def _start_epoch(self) -> None:
+        """Plans the batches of the epoch in progress, and unfreezes what learns from it on."""
+        size, tokens, epoch = self.config.batch_size, self.config.batch_tokens, self.progress.epoch
+        self.batches = training_batches(
+            self.corpus.lengths, batch_size=size, batch_tokens=tokens, seed=self.seed, epoch=epoch
         )
-
-    def _next_unlabelled(self) -> Indices:
-        """Returns the texts without labels that this step reads: a function of the step alone."""
-        size = self.config.unlabelled_batch_size or self.config.batch_size
-        epoch, position = divmod(self.progress.step, math.ceil(len(self.unlabelled) / size))
-        if self.unlabelled_batches[0] != epoch:
-            plan = training_batches(
-                self.unlabelled.lengths, batch_size=size, batch_tokens=None, seed=self.seed + 1, epoch=epoch
-            )
-            self.unlabelled_batches = epoch, plan
-        return self.unlabelled_batches[1][position]
+        if self.config.unfreeze == "gradual":
+            freeze_below(self.optimizers, epoch)
 
     def learning_rate(self, step: int) -> float:
         """Returns the learning rate of the update after `step` updates."""
         train = self.config
         return learning_rate_at(
-            step,
-            total_steps=self.total_steps,
-            peak=train.learning_rate,
-            schedule=train.schedule,
-            warmup=train.warmup,
+            step, total_steps=self.total_steps, peak=train.learning_rate, schedule=train.schedule, warmup=train.warmup
         )
 
     def step(self) -> StepReport:
@@ -189,110 +179,128 @@ class Trainer:
         """
         started = time.monotonic()
         progress = self.progress
-        indices = self.batches[progress.batch]
-        num_tokens = int(self.corpus.lengths[indices].sum())
-        learning_rate = self.learning_rate(progress.step)
-        loss, norm = self._update(indices, learning_rate)
+        indices = self.batches[progress.batch]  # [B] places in the corpus
+        report = self._update(indices, self.learning_rate(progress.step))
         progress.step += 1
-        progress.loss_sum += loss * len(indices)
+        progress.loss_sum += report.loss * len(indices)
         progress.num_texts += len(indices)
-        progress.num_tokens += num_tokens
+        progress.num_tokens += report.num_tokens
         progress.batch += 1
-        epoch = progress.epoch + 1
         if progress.batch == len(self.batches):
             progress.epoch += 1
             progress.batch = 0
-            if progress.epoch < self.config.epochs:
-                self.batches = self._plan(progress.epoch)
+            if not self.is_out_of_epochs:
+                self._start_epoch()
         progress.seconds += time.monotonic() - started
-        return StepReport(
-            step=progress.step,
-            total_steps=self.total_steps,
-            epoch=epoch,
-            loss=loss,
-            num_texts=len(indices),
-            num_tokens=num_tokens,
-            learning_rate=learning_rate,
-            grad_norm=norm,
-        )
+        self._check_time()
+        return report
 
-    def _gradients(self, batch: Batch, num_texts: int, total_weight: float) -> float:
-        """Adds the gradients of these texts of `num_texts`, and returns their part of the whole batch's mean loss."""
-        assert batch.label_ids is not None
-        label_ids = batch.label_ids.to(self.device, non_blocking=True)
-
-        def loss_of(logits: Tensor) -> Tensor:
-            smoothing = self.config.label_smoothing
-            loss = F.cross_entropy(
-                logits, label_ids, weight=self.class_weights, label_smoothing=smoothing, reduction="sum"
-            )
-            return loss / total_weight
-
-        def backward(loss: Tensor) -> None:
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-
-        labelled = self._inputs(batch, num_texts)
-        unlabelled = labelled
-        if self.config.reads_unlabelled:
-            indices = self._next_unlabelled()
-            own = indices[self.group.rank :: self.group.size]
-            if len(own):
-                unlabelled = self._inputs(collate(self.unlabelled, own), len(indices))
-        task = Task(
-            self.model, labelled, unlabelled, loss_of, backward, self.scaler.scale, self.config.adversarial_epsilon
-        )
-        autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
-        with allow_tf32(self.allows_tf32), autocast:
-            return OBJECTIVES[self.config.objective](task).item()
-
-    def _inputs(self, batch: Batch, num_texts: int) -> Inputs:
-        return Inputs(on_device(batch.token_ids, self.device), batch.lengths, 1 / num_texts)
-
-    def _weight_of(self, indices: Indices) -> float:
-        """The sum of the weights of the texts of a batch, which its loss is divided by."""
-        if self.class_weights is None:
-            return float(len(indices))
-        assert self.corpus.label_ids is not None
-        return float(self.class_weights[torch.from_numpy(self.corpus.label_ids[indices])].sum())
-
-    def _update(self, indices: Indices, learning_rate: float) -> tuple[float, float]:
+    def _update(self, indices: Indices, learning_rate: float) -> StepReport:
         """Makes the update of a batch, of which this process computes every `group.size`-th text."""
         self.model.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        torch.manual_seed(((self.seed << 32) + self.progress.step * self.group.size + self.group.rank) % 2**63)
-        own = indices[self.group.rank :: self.group.size]
-        value = 0.0
-        if len(own):
-            value = self._gradients(collate(self.corpus, own), len(indices), self._weight_of(indices))
-        value = self.group.sum(value)
+        torch.manual_seed(step_seed(self.seed, self.progress.step, self.group.rank))
+        loss = self.group.sum(self._gradients(indices))
         self.group.sum_gradients(*trainable_parameters(self.model))
-        for optimizer in self.optimizers:
+        active = [optimizer for optimizer in self.optimizers if _has_gradient(optimizer)]
+        for optimizer in active:
             self.scaler.unscale_(optimizer)
         norm = clip_gradients(self.model.parameters(), self.config.max_grad_norm)
         is_scaled = self.scaler.is_enabled()  # a scaled gradient may overflow now and then: the scaler skips that step
-        if not value <= MAX_LOSS or not (math.isfinite(norm) or is_scaled):
-            raise self.diverged(self.progress.step, f"loss {value:g}, gradient norm {norm:g}")
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * self._share_of_rate(group["depth"])
+        if not loss <= MAX_LOSS or not (math.isfinite(norm) or is_scaled):
+            raise self.diverged(self.progress.step, f"loss {loss:g}, gradient norm {norm:g}")
+        set_learning_rate(active, learning_rate, layer_lr_decay=self.config.layer_lr_decay)
+        for optimizer in active:
             self.scaler.step(optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.model)
-        return value, norm
+        return StepReport(
+            step=self.progress.step + 1,
+            total_steps=self.total_steps,
+            epoch=self.progress.epoch + 1,
+            loss=loss,
+            num_texts=len(indices),
+            num_tokens=int(self.corpus.lengths[indices].sum()),
+            learning_rate=learning_rate,
+            grad_norm=norm,
+        )
 
-    def _share_of_rate(self, depth: int) -> float:
-        is_frozen = self.config.unfreeze == "gradual" and self.progress.epoch < depth
-        return 0.0 if is_frozen else self.config.layer_lr_decay**depth
+    def _gradients(self, indices: Indices) -> float:
+        """Adds the gradients of this process's texts, and returns their part of the whole batch's mean loss."""
+        objective = OBJECTIVES[self.config.objective]
+        loss = 0.0
+        with self.precision.applied(self.device):
+            if inputs := self._inputs(self.corpus, indices):
+                loss = objective.labelled(self.context, inputs).item()
+            if objective.unlabelled and (inputs := self._inputs(self.unlabelled, self._next_unlabelled())):
+                objective.unlabelled(self.context, inputs)
+        return loss
+
+    def _inputs(self, corpus: Corpus, indices: Indices) -> Inputs | None:
+        """Returns this process's texts of a batch, or None where the batch has fewer texts than there are processes."""
+        part = indices[self.group.rank :: self.group.size]
+        if not len(part):
+            return None
+        batch = collate(corpus, part)
+        inputs = Inputs(on_device(batch.token_ids, self.device), batch.lengths, 1 / len(indices))
+        if batch.label_ids is None or corpus.label_ids is None:
+            return inputs
+        weights = self.class_weights
+        total = len(indices) if weights is None else float(weights[torch.from_numpy(corpus.label_ids[indices])].sum())
+        return replace(inputs, label_ids=on_device(batch.label_ids, self.device), label_weight=1 / total)
+
+    def _loss_of(self, logits: Tensor, inputs: Inputs) -> Tensor:
+        """Returns the part of the batch's mean loss that texts with logits `[B, C]` have."""
+        assert inputs.label_ids is not None
+        smoothing = self.config.label_smoothing
+        loss = F.cross_entropy(logits, inputs.label_ids, self.class_weights, label_smoothing=smoothing, reduction="sum")
+        return loss * inputs.label_weight
+
+    def _backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def _next_unlabelled(self) -> Indices:
+        """Returns the texts without labels that this step reads: a function of the step alone."""
+        size = self.config.unlabelled_batch_size or self.config.batch_size
+        epoch, position = divmod(self.progress.step, math.ceil(len(self.unlabelled) / size))
+        if self.unlabelled_batches[0] != epoch:
+            batches = training_batches(
+                self.unlabelled.lengths, batch_size=size, batch_tokens=None, seed=self.seed + 1, epoch=epoch
+            )
+            self.unlabelled_batches = epoch, batches
+        return self.unlabelled_batches[1][position]
 
     def diverged(self, steps_before: int, found: str) -> DivergedError:
-        """Returns the error that says in which update, after `steps_before` others, training went astray."""
+        """Returns the error that says in which update, after `steps_before` others, training diverged."""
         rate = self.learning_rate(steps_before)
         return DivergedError(
             f"training diverged at step {steps_before + 1}: {found}, learning rate {rate:g}; "
             f"lower train.learning_rate or train.max_grad_norm and start again"
         )
+
+    def _check_time(self) -> None:
+        """Sets `is_out_of_time`, to the same value in all processes, which come here together."""
+        if self.config.max_minutes is not None:
+            self.is_out_of_time = self.group.any(self._has_used_its_time())
+
+    def _has_used_its_time(self) -> bool:
+        return self.progress.seconds >= 60 * (self.config.max_minutes or math.inf)
+
+    @property
+    def is_out_of_epochs(self) -> bool:
+        return self.progress.epoch >= self.config.epochs
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.progress.evaluations_without_gain >= patience
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no step is to follow."""
+        return self.is_out_of_epochs or self.is_out_of_time or self.is_out_of_patience
 
     @property
     def is_evaluation_due(self) -> bool:
@@ -300,29 +308,19 @@ class Trainer:
         progress, every = self.progress, self.config.evaluate_every
         if progress.step == progress.evaluated_step:
             return False
-        if every == "epoch":
-            return progress.batch == 0
-        return progress.step % int(every) == 0 or self.is_out_of_epochs
+        if self.is_out_of_time or self.is_out_of_epochs:
+            return True
+        return progress.batch == 0 if every == "epoch" else progress.step % int(every) == 0
 
-    @property
-    def is_out_of_epochs(self) -> bool:
-        return self.progress.epoch >= self.config.epochs
-
-    @property
-    def is_out_of_time(self) -> bool:
-        limit = self.config.max_minutes
-        return limit is not None and self.group.any(self.progress.seconds >= limit * 60)
-
-    @property
-    def is_out_of_patience(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.progress.evaluations_without_gain >= patience
-
-    def record(self, metrics: Row) -> EvaluationReport:
-        """Notes an evaluation of the present weights, and whether it is the best so far.
+    def record(self, metrics: Row, seconds: float = 0.0) -> EvaluationReport:
+        """Records an evaluation of the present weights, and whether it is the best so far.
 
         Args:
             metrics: flat keys such as `valid/accuracy`; `train.select_by` must be among them.
+            seconds: that the evaluation took.
+
+        Raises:
+            ConfigError: the score of `train.select_by` is undefined.
         """
         progress = self.progress
         selected = metrics[self.config.select_by]
@@ -331,6 +329,7 @@ class Trainer:
                 f"train.select_by: {self.config.select_by!r} is undefined here because a label has no valid example; "
                 f"choose another metric"
             )
+        progress.seconds += seconds
         best = next((row for row in reversed(progress.history) if row["is_best"]), None)
         is_best = best is None or self._rank(metrics) > self._rank(best)
         has_gained = best is None or self._rank(metrics)[0] > self._rank(best)[0]
@@ -349,10 +348,11 @@ class Trainer:
         progress.evaluated_step = progress.step
         progress.loss_sum, progress.num_texts = 0.0, 0
         progress.history.append(row)
+        self._check_time()
         return EvaluationReport(row=row, is_best=is_best)
 
     def _rank(self, metrics: Row) -> tuple[float, float]:
-        """Returns what is the greater, the better an evaluation is: of equal scores, as few texts have, the surer."""
+        """Returns a key that is the greater, the better an evaluation is: of equal scores, the lower log loss wins."""
         selected = float(metrics[self.config.select_by])
         is_lower_better = self.config.select_by.rpartition("/")[2] in LOWER_IS_BETTER
         return -selected if is_lower_better else selected, -float(metrics["valid/log_loss"])
@@ -362,8 +362,8 @@ class Trainer:
         return contextlib.nullcontext() if self.average is None else self.average.applied_to(self.model)
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
-        """Takes from a state the weights that were judged: the averaged ones where an average is kept."""
-        self.model.load_state_dict(within(tensors, "model.") | within(tensors, "average."))
+        """Takes from a state the weights that were evaluated: the averaged ones where an average is kept."""
+        self.model.load_state_dict(strip_prefix(tensors, "model.") | strip_prefix(tensors, "average."))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns all tensors, and all numbers as JSON holds them."""
@@ -378,14 +378,14 @@ class Trainer:
         return tensors | of_optimizers, numbers
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Takes back what `state` gave.
+        """Restores what `state` returned.
 
         Raises:
             KeyError, RuntimeError, TypeError: the state is of another model or configuration.
         """
-        self.model.load_state_dict(within(tensors, "model."))
+        self.model.load_state_dict(strip_prefix(tensors, "model."))
         if self.average is not None:
-            average = within(tensors, "average.")
+            average = strip_prefix(tensors, "average.")
             for name, weights in self.average.weights.items():
                 weights.copy_(average[name])
             self.average.num_updates = numbers["average_updates"]
@@ -393,8 +393,9 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(numbers["scaler"])
         self.progress = Progress(**numbers["progress"])
+        self.is_out_of_time = self._has_used_its_time()  # all processes load the same state
         if not self.is_out_of_epochs:
-            self.batches = self._plan(self.progress.epoch)
+            self._start_epoch()
 
 
 def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepReport | EvaluationReport]:
@@ -402,52 +403,29 @@ def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepRepo
 
     Args:
         trainer: new, or with a loaded state.
-        evaluate: judges the trainer's present (averaged) weights on the valid split and returns flat metrics.
+        evaluate: evaluates the trainer's present (averaged) weights on the valid split and returns flat metrics.
 
     Yields:
         A report after every step and after every evaluation. At each of them the trainer's state can be saved, and a
-        run that goes on from it ends with the same bits.
+        run that continues from it ends with the same bits.
     """
     while True:
-        is_unjudged = trainer.progress.evaluated_step < trainer.progress.step
-        if trainer.is_evaluation_due or (trainer.is_out_of_time and is_unjudged):
+        if trainer.is_evaluation_due:
             started = time.monotonic()
             metrics = evaluate()
-            trainer.progress.seconds += time.monotonic() - started
-            yield trainer.record(metrics)
-        if trainer.is_out_of_epochs or trainer.is_out_of_time or trainer.is_out_of_patience:
+            yield trainer.record(metrics, time.monotonic() - started)
+        if trainer.is_finished:
             return
         yield trainer.step()
 
 
-def autocast_type(precision: str, device: torch.device) -> torch.dtype:
-    """Returns the type that the factors of matrix products are cast to.
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Returns the 64 bits that the random numbers of a step begin with, unlike those of any other seed or step.
 
-    Raises:
-        ConfigError: the device's recurrent layers do not have the type that is asked for.
+    They are hashed because PyTorch's generator on a CPU reads 32 of them.
     """
-    if precision in ("tf32", "fp16") and device.type == "cpu":
-        raise ConfigError(f"train.precision: {precision!r} is for CUDA; on a CPU use 'bf16' or 'fp32'")
-    if precision == "bf16" and device.type == "cuda" and not _cuda_has_bf16():
-        raise ConfigError(
-            f"train.precision: 'bf16' needs a GPU that has it and cuDNN {MIN_CUDNN_OF_BF16} or later, here is cuDNN "
-            f"{_cudnn_version()}; use 'tf32' or 'fp16'"
-        )
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
 
 
-def allows_tf32(precision: str, device: torch.device) -> bool:
-    """Returns whether cuDNN may shorten factors: in `tf32`, which `auto` is on CUDA.
-
-    There, with 128 units, it is as fast as 16-bit floats. Those lose the gradient of a mean over a long text, as each
-    step's share is below their smallest number, and cuDNN is slow in bfloat16 but for many units.
-    """
-    return device.type == "cuda" and precision in ("auto", "tf32")
-
-
-def _cuda_has_bf16() -> bool:
-    return torch.cuda.is_bf16_supported() and _cudnn_version() >= MIN_CUDNN_OF_BF16
-
-
-def _cudnn_version() -> int:
-    return torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
+def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
+    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])

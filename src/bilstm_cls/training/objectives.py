@@ -1,10 +1,13 @@
 """What a step minimises.
 
-An objective computes the loss of a batch and adds its gradients by calling `backward`, as often as it has terms. All
-moves are made in the space of embeddings and are constants, so there is no second-order gradient; all passes of a step
-over the same texts drop the same words, dimensions and units, because each begins with the seed of the step.
+An objective has a term for the labelled texts of a batch and may have one for texts that need no label. A term computes
+its loss and adds its gradients by calling `backward`, as often as it has parts. Perturbations are added to embeddings
+and are constants, so there is no second-order gradient; all passes of a step over the same texts drop the same words,
+dimensions and units, because each begins with the seed of the step.
 
-To add an objective, write a function of a `Task` and a line in `OBJECTIVES`.
+To add an objective, write its terms and a line in `OBJECTIVES`.
+
+Shapes: B texts, T tokens (padded), E embedding_dim, C labels.
 """
 
 from collections.abc import Callable
@@ -17,8 +20,8 @@ from torch.nn import functional as F
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.pooling import is_token
 
-FIRST_MOVE = 0.1
-"""Size of the random move that a virtual adversarial one is found from, as a share of its own size."""
+XI = 0.1
+"""Size of the random perturbation that a virtual adversarial one is found from, relative to the size of that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,101 +31,97 @@ class Inputs:
     Attributes:
         token_ids: `[B, T]` int64 on the model's device.
         lengths: `[B]` int64 on the CPU.
-        weight: what each text counts in a loss that needs no label: one by the number of such texts in the whole batch.
+        weight: of each text in a loss that needs no label: one by the number of such texts in the whole batch.
+        label_ids: `[B]` int64 on the model's device, where the texts have labels.
+        label_weight: what the sum of their weighted losses is multiplied by for their part of the batch's mean.
     """
 
     token_ids: Tensor
     lengths: Tensor
     weight: float
+    label_ids: Tensor | None = None
+    label_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What an objective is given.
+class StepContext:
+    """What a term needs in addition to texts: the same in every step.
 
     Attributes:
         model: in training mode.
-        labelled: texts whose labels `loss_of` knows.
-        unlabelled: texts that need no label; the labelled ones where the data bring no others.
-        loss_of: logits `[B, C]` of the labelled texts to their part of the batch's mean loss.
+        loss_of: logits `[B, C]` of labelled texts, and these, to their part of the batch's mean loss.
         backward: adds the gradients of a loss.
-        scaled: multiplies what is differentiated by a constant, so that in float16 no gradient vanishes.
-        size: of a move, as a share of the norm of a text's embedding.
+        scale: multiplies what is differentiated by a constant, so that in float16 no gradient vanishes.
+        epsilon: norm of a perturbation, relative to the norm of the text's embedding.
     """
 
     model: BiLSTMClassifier
-    labelled: Inputs
-    unlabelled: Inputs
-    loss_of: Callable[[Tensor], Tensor]
+    loss_of: Callable[[Tensor, Inputs], Tensor]
     backward: Callable[[Tensor], None]
-    scaled: Callable[[Tensor], Tensor]
-    size: float
+    scale: Callable[[Tensor], Tensor]
+    epsilon: float
 
 
-def cross_entropy(task: Task) -> Tensor:
+def cross_entropy(context: StepContext, inputs: Inputs) -> Tensor:
     """The loss of the texts as they are."""
-    loss = task.loss_of(task.model(task.labelled.token_ids, task.labelled.lengths))
-    task.backward(loss)
+    loss = context.loss_of(context.model(inputs.token_ids, inputs.lengths), inputs)
+    context.backward(loss)
     return loss.detach()
 
 
-def adversarial(task: Task) -> Tensor:
-    """The loss of the texts, plus their loss where each is moved the way that raises it most (Miyato et al. 2017)."""
-    embedded = _leaf_or_node(_embed(task.model, task.labelled))
-    loss = task.loss_of(task.model.classify(embedded, task.labelled.lengths))
-    task.backward(loss)
+def adversarial(context: StepContext, inputs: Inputs) -> Tensor:
+    """The loss of the texts, plus their loss under the perturbation that raises it most (Miyato et al. 2017)."""
+    embedded = _embed(context.model, inputs)  # [T, B, E]
+    if embedded.requires_grad:
+        embedded.retain_grad()
+    else:  # frozen vectors
+        embedded = embedded.detach().requires_grad_()
+    loss = context.loss_of(context.model.classify(embedded, inputs.lengths), inputs)
+    context.backward(loss)
     assert embedded.grad is not None
-    move = scaled_move(embedded.grad, embedded.detach(), task.size)
-    task.backward(task.loss_of(_classify(task.model, task.labelled, move)))
+    perturbation = scale_perturbation(embedded.grad, embedded.detach(), context.epsilon)
+    context.backward(context.loss_of(_classify(context.model, inputs, perturbation), inputs))
     return loss.detach()
 
 
-def virtual_adversarial(task: Task) -> Tensor:
-    """The loss of the texts, plus how far the answer to a text without a label can be moved (Miyato et al. 2017)."""
-    loss = cross_entropy(task)
-    _smooth(task, with_entropy=False)
-    return loss
-
-
-def mixed(task: Task) -> Tensor:
-    """The adversarial loss, plus of texts without a label the virtual adversarial one and the entropy of the answer.
-
-    Sachan et al. 2019, with all weights 1; there the last two are read on the labelled texts as well.
-    """
-    loss = adversarial(task)
-    _smooth(task, with_entropy=True)
-    return loss
-
-
-def r_drop(task: Task) -> Tensor:
-    """The mean loss of two passes with different dropout, plus how far their answers are apart (Liang et al. 2021)."""
-    inputs = task.labelled
-    first = task.model(inputs.token_ids, inputs.lengths)
-    second = task.model(inputs.token_ids, inputs.lengths)  # drops others
-    loss = (task.loss_of(first) + task.loss_of(second)) / 2
-    apart = (divergence(first, second) + divergence(second, first)) / 2
-    task.backward(loss + inputs.weight * apart.sum())
+def r_drop(context: StepContext, inputs: Inputs) -> Tensor:
+    """The mean loss of two passes with different dropout, plus their KL divergence both ways (Liang et al. 2021)."""
+    first = context.model(inputs.token_ids, inputs.lengths)  # [B, C]
+    second = context.model(inputs.token_ids, inputs.lengths)
+    loss = (context.loss_of(first, inputs) + context.loss_of(second, inputs)) / 2
+    divergence = (kl_divergence(first, second) + kl_divergence(second, first)) / 2
+    context.backward(loss + inputs.weight * divergence.sum())
     return loss.detach()
 
 
-def _smooth(task: Task, *, with_entropy: bool) -> None:
-    """Adds the gradients of the virtual adversarial loss, and of the entropy of the answers, of unlabelled texts.
+def virtual_adversarial(context: StepContext, inputs: Inputs) -> None:
+    """KL divergence of the answer under the perturbation that changes it most (Miyato et al. 2017).
 
-    The move is the one that changes the answer most: one step of the power method from a random direction.
+    The perturbation is found by one step of the power method from a random direction.
     """
-    model, inputs = task.model, task.unlabelled
-    with torch.set_grad_enabled(with_entropy):
-        embedded = _embed(model, inputs)
-        logits = model.classify(embedded, inputs.lengths)
-    if with_entropy:
-        task.backward(inputs.weight * entropy(logits).sum())
-    embedded, logits = embedded.detach(), logits.detach()
-    noise = torch.randn_like(embedded) * is_token(inputs.lengths, len(embedded), embedded.device).unsqueeze(2)
-    first = scaled_move(noise, embedded, FIRST_MOVE * task.size).requires_grad_()
-    apart = divergence(logits, _classify(model, inputs, first)).sum()
-    (direction,) = torch.autograd.grad(task.scaled(apart), first)  # tiny: a direction has no size to keep
-    move = scaled_move(direction, embedded, task.size)
-    task.backward(inputs.weight * divergence(logits, _classify(model, inputs, move)).sum())
+    with torch.no_grad():
+        embedded = _embed(context.model, inputs)
+        logits = context.model.classify(embedded, inputs.lengths)
+    _virtual_adversarial(context, inputs, embedded, logits)
+
+
+def entropy_and_virtual_adversarial(context: StepContext, inputs: Inputs) -> None:
+    """Entropy of the answer in addition to its virtual adversarial divergence (Sachan et al. 2019, all weights 1)."""
+    embedded = _embed(context.model, inputs)
+    logits = context.model.classify(embedded, inputs.lengths)
+    context.backward(inputs.weight * entropy(logits).sum())
+    _virtual_adversarial(context, inputs, embedded.detach(), logits.detach())
+
+
+def _virtual_adversarial(context: StepContext, inputs: Inputs, embedded: Tensor, logits: Tensor) -> None:
+    """Takes the texts' `[T, B, E]` and answers `[B, C]`, both constants."""
+    model = context.model
+    tokens = is_token(inputs.lengths, len(embedded), embedded.device).unsqueeze(2)  # [T, B, 1]
+    random = scale_perturbation(torch.randn_like(embedded) * tokens, embedded, XI * context.epsilon).requires_grad_()
+    divergence = kl_divergence(logits, _classify(model, inputs, random)).sum()
+    (direction,) = torch.autograd.grad(context.scale(divergence), random)  # its size does not matter
+    perturbation = scale_perturbation(direction, embedded, context.epsilon)
+    context.backward(inputs.weight * kl_divergence(logits, _classify(model, inputs, perturbation)).sum())
 
 
 def _embed(model: BiLSTMClassifier, inputs: Inputs) -> Tensor:
@@ -130,12 +129,12 @@ def _embed(model: BiLSTMClassifier, inputs: Inputs) -> Tensor:
     return model.embed(inputs.token_ids, inputs.lengths)
 
 
-def _classify(model: BiLSTMClassifier, inputs: Inputs, move: Tensor) -> Tensor:
-    """Returns the logits of moved texts, with the dropout of every other pass over them."""
-    return model.classify(_embed(model, inputs) + move, inputs.lengths)
+def _classify(model: BiLSTMClassifier, inputs: Inputs, perturbation: Tensor) -> Tensor:
+    """Returns the logits of perturbed texts, with the dropout of every other pass over them."""
+    return model.classify(_embed(model, inputs) + perturbation, inputs.lengths)
 
 
-def divergence(logits: Tensor, others: Tensor) -> Tensor:
+def kl_divergence(logits: Tensor, others: Tensor) -> Tensor:
     """Returns the Kullback-Leibler divergence `[B]` of answers from others, of `[B, C]` logits, in nats."""
     return F.kl_div(others.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True).sum(1)
 
@@ -146,32 +145,38 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logs.exp() * logs).sum(1)
 
 
-def scaled_move(direction: Tensor, embedded: Tensor, size: float) -> Tensor:
-    """Returns `direction` with its norm over each text set to `size` times that of the text.
+def scale_perturbation(direction: Tensor, embedded: Tensor, epsilon: float) -> Tensor:
+    """Returns `direction` with its norm over each text set to `epsilon` times that of the text.
 
     Args:
         direction: `[T, B, E]`, zero at padding.
         embedded: `[T, B, E]`.
-        size: share of the text's norm.
+        epsilon: relative norm.
     """
     largest = direction.abs().amax((0, 2), keepdim=True).clamp_min(1e-30)  # so that no square underflows
     direction = (direction / largest).float()
-    own = embedded.float().square().sum((0, 2), keepdim=True).sqrt()
+    norm_of_text = embedded.float().square().sum((0, 2), keepdim=True).sqrt()  # [1, B, 1]
     norm = direction.square().sum((0, 2), keepdim=True).sqrt().clamp_min(1e-12)
-    return direction * (size * own / norm)
+    return direction * (epsilon * norm_of_text / norm)
 
 
-def _leaf_or_node(embedded: Tensor) -> Tensor:
-    if embedded.requires_grad:
-        embedded.retain_grad()
-        return embedded
-    return embedded.detach().requires_grad_()  # frozen vectors
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The terms of a loss.
+
+    Attributes:
+        labelled: adds the gradients of texts with labels, and returns the loss that is reported.
+        unlabelled: adds the gradients of texts whose labels are not read, where there is such a term.
+    """
+
+    labelled: Callable[[StepContext, Inputs], Tensor]
+    unlabelled: Callable[[StepContext, Inputs], None] | None = None
 
 
-OBJECTIVES: dict[str, Callable[[Task], Tensor]] = {
-    "cross_entropy": cross_entropy,
-    "adversarial": adversarial,
-    "virtual_adversarial": virtual_adversarial,
-    "mixed": mixed,
-    "r_drop": r_drop,
+OBJECTIVES = {
+    "cross_entropy": Objective(cross_entropy),
+    "adversarial": Objective(adversarial),
+    "virtual_adversarial": Objective(cross_entropy, virtual_adversarial),
+    "mixed": Objective(adversarial, entropy_and_virtual_adversarial),
+    "r_drop": Objective(r_drop),
 }

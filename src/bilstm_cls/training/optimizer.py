@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedules, gradient clipping and averaged weights."""
+"""Optimizer, learning-rate schedules, gradual unfreezing, gradient clipping and averaged weights."""
 
 import contextlib
 import math
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer, SparseAdam
 
-START_SHARE = 25.0
-END_SHARE = 1e4
+INITIAL_DIVISOR, FINAL_DIVISOR = 25.0, 1e4
+"""Of the peak learning rate at both ends of `one-cycle`."""
 
 DEPTHS = {"encoder": 1, "embedding": 2, "bigrams": 2}
-"""How far from the answer a part of the model lies; what is not named here is its head."""
+"""How far from the logits a part of the model lies; what is not named here is its head."""
 
 
 def _anneal(start: float, end: float, progress: float) -> float:
@@ -21,29 +21,13 @@ def _anneal(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _one_cycle(progress: float) -> float:
-    return _anneal(1.0, 1.0 / END_SHARE, progress)
-
-
-def _linear(progress: float) -> float:
-    return 1.0 - progress
-
-
-def _cosine(progress: float) -> float:
-    return _anneal(1.0, 0.0, progress)
-
-
-def _constant(progress: float) -> float:
-    return 1.0
-
-
 SCHEDULES: dict[str, Callable[[float], float]] = {
-    "one-cycle": _one_cycle,
-    "linear": _linear,
-    "cosine": _cosine,
-    "constant": _constant,
+    "one-cycle": lambda progress: _anneal(1.0, 1.0 / FINAL_DIVISOR, progress),
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: _anneal(1.0, 0.0, progress),
+    "constant": lambda progress: 1.0,
 }
-"""Share of the peak learning rate after warm-up, by progress from 0 to 1."""
+"""Factor of the peak learning rate after warm-up, by progress from 0 to 1."""
 
 
 def learning_rate_at(step: int, *, total_steps: int, peak: float, schedule: str, warmup: float) -> float:
@@ -55,7 +39,7 @@ def learning_rate_at(step: int, *, total_steps: int, peak: float, schedule: str,
     warmup_steps = round(warmup * total_steps)
     if step < warmup_steps:
         if schedule == "one-cycle":
-            return peak * _anneal(1.0 / START_SHARE, 1.0, step / warmup_steps)
+            return peak * _anneal(1.0 / INITIAL_DIVISOR, 1.0, step / warmup_steps)
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return peak * SCHEDULES[schedule](min(progress, 1.0))
@@ -69,12 +53,12 @@ def trainable_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.
 
 
 def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, momentum: float) -> list[Optimizer]:
-    """Returns one optimizer for the embedding and one for all other weights.
+    """Returns one optimizer for the embeddings and one for all other weights.
 
-    The embedding's gradient holds only the rows of the batch, and only these rows are updated. Weight decay is for
-    weight matrices, not for biases and not for the embedding, whose unused rows it would shrink without end. With
-    `sgd`, momentum is for the dense weights. A group says under `depth` how far from the answer its part of the model
-    lies: 0 for the head, 1 for the encoder, 2 for the embedding.
+    An embedding's gradient holds only the rows of the batch, and only these rows are updated. Weight decay is for
+    weight matrices, not for biases and not for embeddings, whose unused rows it would shrink without end. With `sgd`,
+    momentum is for the dense weights. The key `depth` of a parameter group says how far from the logits its part of
+    the model lies: 0 for the head, 1 for the encoder, 2 for the embedding.
     """
     dense, rows = trainable_parameters(model)
     depths = {id(p): DEPTHS.get(key.partition(".")[0], 0) for key, p in model.named_parameters()}
@@ -97,9 +81,24 @@ def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, moment
 
 
 def _by_depth(parameters: list[nn.Parameter], depths: Mapping[int, int]) -> Iterator[tuple[int, list[nn.Parameter]]]:
-    """Yields the parameters of one depth after those of another, the deepest first, as they stand in the model."""
+    """Yields the parameters of one depth after those of another, the deepest first, in the order of the model."""
     for depth in sorted({depths[id(p)] for p in parameters}, reverse=True):
         yield depth, [p for p in parameters if depths[id(p)] == depth]
+
+
+def set_learning_rate(optimizers: Sequence[Optimizer], learning_rate: float, *, layer_lr_decay: float = 1.0) -> None:
+    """Sets the learning rate of the next update: of the head as it is, deeper parts times the factor per depth."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * layer_lr_decay ** group["depth"]
+
+
+def freeze_below(optimizers: Sequence[Optimizer], depth: int) -> None:
+    """Lets parts learn up to this depth and no deeper: those get no gradient, hence no update and no state."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(group["depth"] <= depth)
 
 
 def optimizer_state(optimizers: Sequence[Optimizer]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -121,16 +120,16 @@ def optimizer_state(optimizers: Sequence[Optimizer]) -> tuple[dict[str, Tensor],
 def load_optimizer_state(
     optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor], numbers: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Takes back what `optimizer_state` gave; other tensors may lie among its own."""
+    """Restores what `optimizer_state` returned; `tensors` may hold others as well."""
     for i, optimizer in enumerate(optimizers):
         states: dict[int, dict[str, Any]] = {int(j): dict(s) for j, s in numbers[i].items()}
-        for name, tensor in within(tensors, f"optimizer.{i}.").items():
+        for name, tensor in strip_prefix(tensors, f"optimizer.{i}.").items():
             j, _, key = name.partition(".")
             states.setdefault(int(j), {})[key] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Returns the tensors whose names begin with the prefix, by what follows it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -157,10 +156,11 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> floa
 
 
 class WeightAverage:
-    """Exponential moving average of a model's weights, for evaluation and for the final model.
+    """Exponential moving average of the weights that learn, for evaluation and for the final model.
 
     The decay after n updates is `min(decay, n / (9 + n))`: the weights before the first update do not count at all, and
-    the first ones after it are soon forgotten.
+    the first ones after it are soon forgotten. `torch.optim.swa_utils.AveragedModel` would copy and average frozen word
+    vectors in every step as well.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -180,13 +180,13 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Puts the averaged weights into the model for the length of a `with` block."""
+        """Puts the averaged weights into the model for a `with` block."""
         present = dict(model.named_parameters())
-        own = {name: present[name].data for name in self.weights}
+        before = {name: present[name].data for name in self.weights}
         try:
             for name, weights in self.weights.items():
                 present[name].data = weights
             yield
         finally:
-            for name, weights in own.items():
+            for name, weights in before.items():
                 present[name].data = weights

@@ -18,17 +18,22 @@ from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import replacing, write_atomic
 from bilstm_cls.model.language_model import LanguageModels
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
-from bilstm_cls.training.distributed import is_started_by_torchrun
-from bilstm_cls.training.loop import StepReport
-from bilstm_cls.training.pretrainer import Pretrainer, Row
-from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
-from bilstm_cls.training.signals import StopSignals
-from bilstm_cls.training.start import initialize_weights
+from bilstm_cls.training.loop import Row, StepReport
+from bilstm_cls.training.pretrainer import Pretrainer, Progress
+from bilstm_cls.training.record import (
+    StopSignals,
+    check_resumable,
+    is_finished,
+    log_file,
+    recorded_status,
+    remembered_log,
+)
+from bilstm_cls.training.session import initialize_weights
 
 logger = logging.getLogger(__name__)
 
 READ = ("train", "unlabelled")
-"""The splits that are read: none that anything is judged on."""
+"""The splits that are read: none that anything is evaluated on."""
 
 FREE_KEYS = ("name", "output_dir", "train")
 """What may change when pretraining is resumed."""
@@ -43,20 +48,22 @@ def pretrain(
     data: PreparedData | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    wait: bool = False,
     on_report: Callable[[StepReport], None] = lambda report: None,
 ) -> Row:
     """Trains language models on the texts of train and unlabelled, and writes an encoder for `model.init_from`.
 
-    Texts are read whole, whatever `text.max_length` is. One in a hundred is held out to judge on; neither valid nor
+    Texts are read whole, whatever `text.max_length` is. One in a hundred is held out for evaluation; neither valid nor
     test is read.
 
     Args:
         config: its sizes are those of the encoder. Where its `model.init_from` is the folder to write, that is what
             this makes; where it is another encoder, this starts from it.
         folder: where to write.
-        data: what `prepare` gave for this config, where that is known.
-        resume: go on from the last checkpoint, to the same bits.
+        data: the texts, where they are prepared already.
+        resume: continue from the last checkpoint, to the same bits.
         overwrite: delete an earlier encoder or run there first.
+        wait: for another process that writes there, instead of an error.
         on_report: called after every step.
 
     Returns:
@@ -74,13 +81,13 @@ def pretrain(
     if config.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' is for classifiers; pretrain in 'auto', 'tf32', 'bf16' or 'fp32'")
     # An encoder is made in the same way for a run that pretrains it itself, and for one that finds it in its folder.
-    config = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"enabled": False})})
-    named = config.model.init_from
-    if named is not None and Path(named).resolve() == folder.resolve():
-        config = config.model_copy(update={"model": config.model.model_copy(update={"init_from": None})})
+    config = config.replace(**{"pretrain.enabled": False})
+    if config.model.init_from is not None and Path(config.model.init_from).resolve() == folder.resolve():
+        config = config.replace(**{"model.init_from": None})
     run = RunDirectory(folder)
-    with StopSignals() as signals, run.locked(), remembered_log() as earlier:
-        if is_finished(run, config, product=WEIGHTS, free=FREE_KEYS, resume=resume, overwrite=overwrite):
+    with StopSignals() as signals, run.locked(wait=wait), remembered_log() as earlier:
+        check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
+        if resume and is_finished(run, WEIGHTS):
             logger.info(f"{folder} is finished already; --overwrite makes it again")
             return run.read_object("metrics.json")
         choose_device(config.train.device)
@@ -94,16 +101,18 @@ def pretrain(
             pretrainer = _start(run, config, data)
             with signals.deferred(), freed_memory_kept() as bound_memory:
 
-                def tell(report: StepReport) -> None:
+                def take(report: StepReport) -> None:
                     on_report(report)
                     bound_memory()
 
-                _read_all(run, pretrainer, data, config.train.checkpoint_seconds, signals, tell)
+                _train(run, pretrainer, data, config.train.checkpoint_seconds, signals, take)
             return _write(run, data, pretrainer)
 
 
 def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[StepReport], None]) -> None:
-    """Pretrains the encoder of `pretrain.enabled`, or goes on with it, unless it is in the cache.
+    """Pretrains the encoder of `pretrain.enabled`, or continues with it, unless it is in the cache.
+
+    Where another process pretrains the same one, this waits for it.
 
     Args:
         config: of the run that starts from it.
@@ -118,16 +127,10 @@ def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[Ste
     folder = encoder_folder(config, data.dataset.digest)
     if (folder / WEIGHTS).exists():
         return
-    if is_started_by_torchrun():  # where the others would wait for longer than they wait for each other
-        raise ConfigError(
-            "pretrain.enabled: one process pretrains an encoder; under torchrun make it first, with bilstm-cls "
-            "pretrain -o FOLDER, and start from it with pretrain.enabled false, model.init_from FOLDER and "
-            "embedding.init random"
-        )
     if config.train.precision == "fp16":  # language models are not for it, and 'auto' is as fast
-        config = config.model_copy(update={"train": config.train.model_copy(update={"precision": "auto"})})
+        config = config.replace(**{"train.precision": "auto"})
     logger.info(f"pretraining an encoder in {folder}")
-    pretrain(config, folder, data=data, resume=True, on_report=on_report)
+    pretrain(config, folder, data=data, resume=True, wait=True, on_report=on_report)
 
 
 def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
@@ -144,23 +147,16 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
         dropout=config.pretrain.dropout,
         recurrent_dropout=config.model.recurrent_dropout,
     ).to(choose_device(config.train.device))
-    passages = LanguageModelTexts([data.corpora[name] for name in READ if name in data.corpora])
-    pretrainer = Pretrainer(
-        model,
-        passages,
-        config.pretrain,
-        seed=config.seed,
-        precision=config.train.precision,
-    )
+    texts = LanguageModelTexts([data.corpora[name] for name in READ if name in data.corpora])
+    pretrainer = Pretrainer(model, texts, config.pretrain, seed=config.seed, precision=config.train.precision)
     loaded = load_newest(run.checkpoints)
     if loaded is None:
         initialize_weights(model, config, data)
-        with torch.no_grad():  # the first guess at any place: how often a token occurs
-            model.bias.weight.copy_((pretrainer.counts / pretrainer.counts.sum()).log().clamp_min(-20.0).unsqueeze(1))
+        model.set_unigram_bias(pretrainer.counts)
         return pretrainer
     tensors, numbers = loaded
     if numbers.get("identity") != _identity(data):
-        raise DataError(f"{run.path}: the texts are not those that this began with; bring them back, or --overwrite")
+        raise DataError(f"{run.path}: the texts are not those that this began with; restore them, or --overwrite")
     try:
         pretrainer.load_state(tensors, numbers["pretrainer"])
     except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -169,7 +165,7 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
     return pretrainer
 
 
-def _read_all(
+def _train(
     run: RunDirectory,
     pretrainer: Pretrainer,
     data: PreparedData,
@@ -182,31 +178,33 @@ def _read_all(
     Raises:
         StoppedError: a signal came; the state is saved.
     """
-    progress = pretrainer.progress
     saved_at = time.monotonic()
-    while not pretrainer.is_done:
-        for report in pretrainer.read_batch():
-            on_report(report)
-        is_epoch = progress.batch == 0
-        if is_epoch:
-            said = ", ".join(f"{value:.1f}" for value in pretrainer.judge())
-            rate = progress.num_tokens / max(progress.seconds, 1e-9)
-            logger.info(
-                f"epoch {progress.epoch}, step {progress.step:,}: held-out perplexity {said} "
-                f"({' and '.join(NAMES[: len(progress.perplexities[-1])])}), {rate / 1000:.1f} ktok/s"
-            )
+    while not pretrainer.is_finished or pretrainer.is_evaluation_due:
+        is_evaluated = False
+        if pretrainer.is_evaluation_due:
+            is_evaluated = pretrainer.evaluate(lambda: signals.received is not None) is not None
+        else:
+            on_report(pretrainer.step())
+        if is_evaluated:
+            _log(pretrainer.progress)
         is_stopping = signals.received is not None
-        if is_epoch or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
-            _save(run, pretrainer, data)
+        if is_evaluated or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
+            tensors, numbers = pretrainer.state()
+            content = {"identity": _identity(data), "pretrainer": numbers}
+            save_checkpoint(run.checkpoints, pretrainer.progress.step, tensors, content, roles=("last",))
             saved_at = time.monotonic()
         if is_stopping:
             raise signals.error()
 
 
-def _save(run: RunDirectory, pretrainer: Pretrainer, data: PreparedData) -> None:
-    tensors, numbers = pretrainer.state()
-    content = {"identity": _identity(data), "pretrainer": numbers}
-    save_checkpoint(run.checkpoints, pretrainer.progress.step, tensors, content, roles=("last",))
+def _log(progress: Progress) -> None:
+    values = progress.perplexities[-1]
+    rate = progress.num_tokens / max(progress.seconds, 1e-9)
+    logger.info(
+        f"epoch {progress.epoch}, step {progress.step:,}: held-out perplexity "
+        f"{', '.join(f'{value:.1f}' for value in values)} ({' and '.join(NAMES[: len(values)])}), "
+        f"{rate / 1000:.1f} ktok/s"
+    )
 
 
 def _identity(data: PreparedData) -> Row:
@@ -214,11 +212,11 @@ def _identity(data: PreparedData) -> Row:
 
 
 def _write(run: RunDirectory, data: PreparedData, pretrainer: Pretrainer) -> Row:
-    """Writes the encoder and what is to be said of it; its checkpoints are of no more use then."""
+    """Writes the encoder and its metrics, and deletes the checkpoints, which are of no more use."""
     progress, model = pretrainer.progress, pretrainer.model
     write_atomic(run / "tokenizer.json", data.tokenizer.to_json())
-    names = {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
-    tensors = {"embedding.weight": model.embedding.weight, **names}
+    tensors = {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
+    tensors["embedding.weight"] = model.embedding.weight
     digest = save_tensors(run / WEIGHTS, tensors, {"text_digest": text_digest(data.tokenizer, [])})
     last = dict(zip(NAMES, progress.perplexities[-1], strict=False))
     metrics = {
@@ -247,9 +245,9 @@ def _write(run: RunDirectory, data: PreparedData, pretrainer: Pretrainer) -> Row
 def encoder_line(metrics: Row, folder: Path) -> str:
     """Returns what `pretrain` prints at its end."""
     last = zip(NAMES, metrics["held_out/perplexities"][-1], strict=False)
-    said = ", ".join(f"{value:.1f} {name}" for name, value in last)
+    values = ", ".join(f"{value:.1f} {name}" for name, value in last)
     return (
-        f"perplexity of {metrics['held_out/texts']:,} texts that were held out: {said}; "
+        f"perplexity of {metrics['held_out/texts']:,} texts that were held out: {values}; "
         f"{metrics['pretrain/tokens']:,} tokens at {metrics['time/tokens_per_second']:,.0f} per second\n"
         f"start from it with --set model.init_from={folder}"
     )
@@ -266,7 +264,7 @@ def write_vectors(config: Config, path: Path, *, overwrite: bool = False) -> int
         raise ConfigError(f"{path}: is there already; add --overwrite to replace it")
     data = prepare(config, only=READ)
     corpora = [data.corpora[name] for name in READ if name in data.corpora]
-    matrix = corpus_vectors(corpora, len(data.tokenizer), dim=config.embedding.dim, seed=config.seed)
+    matrix = corpus_vectors(corpora, len(data.tokenizer), dim=config.embedding.dim, seed=config.seed)  # [V, E]
     rows = list(zip(data.tokenizer.tokens, matrix, strict=True))[1:]  # <pad> has no vector
     with replacing(path) as file:
         file.write(f"{len(rows)} {config.embedding.dim}\n".encode())

@@ -1,50 +1,105 @@
-"""What a run leaves of how it went, whatever it makes: its log, its status, and whether it can be gone on with."""
+"""What a run leaves of how it went, its log and its status; whether it can be resumed; and how it is asked to stop."""
 
 import contextlib
 import logging
+import signal
+import threading
 from collections.abc import Collection, Iterator
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import changed_keys
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
 from bilstm_cls.run_directory import RunDirectory
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 logger = logging.getLogger(__name__)
 
 
-def is_finished(
-    run: RunDirectory, config: Config, *, product: str, free: Collection[str], resume: bool, overwrite: bool
-) -> bool:
-    """Returns whether a finished run is there to be returned as it is.
+class StopSignals:
+    """Ctrl-C, SIGTERM and SIGHUP: which of them has asked to stop, and whether it may interrupt right now.
+
+    Use as a context manager around a whole run. Outside of `deferred` a signal raises `StoppedError` where it finds
+    the program; inside, the first one is only noted in `received` and the second one raises. A signal that the program
+    was started to ignore, as `nohup` does with SIGHUP, stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._is_deferred = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            heeded = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+            self._previous = {number: signal.signal(number, self._handle) for number in heeded}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Lets the block reach a place where it can save; it has to look at `received`.
+
+        Raises:
+            StoppedError: a signal came after the block had looked for the last time.
+        """
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+        if self.received is not None:
+            raise self.error()
+
+    def error(self) -> StoppedError:
+        """Returns the error that ends the program with the received signal's exit code.
+
+        Where another process of the run received it, that is taken for a SIGTERM.
+        """
+        received = self.received or signal.SIGTERM
+        return StoppedError(f"stopped by {received.name}", signal_number=int(received))
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        is_first = self.received is None
+        self.received = signal.Signals(number)
+        if not (self._is_deferred and is_first):
+            raise self.error()
+
+
+def is_finished(run: RunDirectory, product: str) -> bool:
+    """Returns whether a directory holds a finished run with the file that it was to make."""
+    return run.read_status().get("status") == "finished" and (run / product).exists()
+
+
+def check_resumable(run: RunDirectory, config: Config, *, free: Collection[str], resume: bool, overwrite: bool) -> None:
+    """Checks that nothing stands in the way of a run in its directory.
 
     Args:
         run: where it would be.
         config: of the run that was asked for.
-        product: the file that a finished run has.
-        free: keys that may differ when an interrupted run is gone on with; a section stands for all of its own.
-        resume: whether an interrupted run may be gone on with.
+        free: keys that may differ when an interrupted run is resumed; a section stands for all of its keys.
+        resume: whether an interrupted run may be resumed.
         overwrite: whether an earlier run may be deleted.
 
     Raises:
-        ConfigError: the directory is taken, or its run cannot be gone on with.
+        ConfigError: the directory is taken, or its run was started with another config.
     """
-    if run.is_taken and not overwrite:
-        status = run.read_status()["status"]
-        if not resume:
-            raise ConfigError(
-                f"{run.path}: already holds a run that is {status}; add --resume to go on with it, --overwrite to "
-                f"delete it, or choose another place with --set name=NAME"
-            )
-        if (run / "config.yaml").exists() or run.checkpoints.exists():
-            _check_same_config(run, config, free)
-        if status == "finished" and (run / product).exists():
-            return True
-    return False
-
-
-def _check_same_config(run: RunDirectory, config: Config, free: Collection[str]) -> None:
+    if not run.is_taken or overwrite:
+        return
+    if not resume:
+        raise ConfigError(
+            f"{run.path}: already holds a run that is {run.read_status()['status']}; add --resume to continue it, "
+            f"--overwrite to delete it, or choose another place with --set name=NAME"
+        )
+    if not ((run / "config.yaml").exists() or run.checkpoints.exists()):
+        return
     changes = [
         change
         for change in changed_keys(run.load_config(), config)
@@ -54,17 +109,17 @@ def _check_same_config(run: RunDirectory, config: Config, free: Collection[str])
         listed = "\n  ".join(changes)
         raise ConfigError(
             f"{run.path}: cannot be resumed with another config, it would not be the same run:\n  {listed}\n"
-            f"take these back, or add --overwrite, or --set name=NAME"
+            f"undo these changes, or add --overwrite, or --set name=NAME"
         )
 
 
 @contextlib.contextmanager
 def remembered_log() -> Iterator[MemoryHandler]:
-    """Takes in what is logged before the run has a file for it."""
+    """Keeps what is logged before the run has a file for it."""
     memory = MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     package = logging.getLogger("bilstm_cls")
     level = package.level
-    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # Python's own default drops what is no warning
+    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))  # Python's default drops all below a warning
     package.addHandler(memory)
     try:
         yield memory
@@ -97,19 +152,19 @@ def recorded_status(run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except StoppedError as error:
-        _note_end(run, "stopped", str(error), error.exit_code)
+        _write_end(run, "stopped", str(error), error.exit_code)
         raise
     except UserError as error:
         logger.error(str(error))
-        _note_end(run, "failed", str(error), error.exit_code)
+        _write_end(run, "failed", str(error), error.exit_code)
         raise
     except BaseException as error:
         exit_code = ResourceError.exit_code if is_out_of_memory(error) else 1
-        _note_end(run, "failed", f"{type(error).__name__}: {error}", exit_code)
+        _write_end(run, "failed", f"{type(error).__name__}: {error}", exit_code)
         raise
 
 
-def _note_end(run: RunDirectory, status: str, reason: str, exit_code: int) -> None:
+def _write_end(run: RunDirectory, status: str, reason: str, exit_code: int) -> None:
     try:
         run.write_status(status, reason, exit_code=exit_code)
     except UserError as error:  # a full disk, say: what ended the run matters more

@@ -18,10 +18,16 @@ from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.ngrams import NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
 from bilstm_cls.training.calibration import fit_scales, scale_logits
+from bilstm_cls.training.distributed import rank_by_torchrun
 from bilstm_cls.training.loop import Progress, Row
-from bilstm_cls.training.run import Report, TrainResult, train
+from bilstm_cls.training.record import StopSignals
+from bilstm_cls.training.run import TrainResult, train
+from bilstm_cls.training.session import Report
 
 logger = logging.getLogger(__name__)
+
+ENSEMBLE = "ensemble"
+"""The kind of run that is made of others, in `status.json`."""
 
 SCORES = ("accuracy", "macro_f1", "log_loss", "ece")
 
@@ -39,7 +45,10 @@ class SeedsResult:
     ensemble: TrainResult | None
 
     def summary(self) -> Row:
-        """Returns mean, sample deviation and values of each score, and the ensemble's beside them."""
+        """Returns mean, sample deviation and values of each score, together with the ensemble's.
+
+        Only of a process that writes, where several train.
+        """
         split = _split_of(self.runs[0].metrics)
         row: Row = {"runs": [str(result.run.path) for result in self.runs], "split": split}
         for name in SCORES:
@@ -61,6 +70,7 @@ def train_seeds(
     resume: bool = False,
     overwrite: bool = False,
     on_report: Callable[[Report], None] = lambda report: None,
+    can_launch: bool = False,
 ) -> SeedsResult:
     """Trains `number` runs with the seeds `config.seed`, `config.seed + 1` and so on, in directories `NAME-seedS`.
 
@@ -68,55 +78,62 @@ def train_seeds(
         config: of all of them; the splits do not depend on the seed.
         number: of runs, at least one.
         keep_ensemble: also write `NAME-ensemble`, a run that answers with the mean of their logits.
-        resume: go on with what is there: finished runs are taken as they are.
+        resume: continue with what is there: finished runs are taken as they are.
         overwrite: delete earlier runs of these names.
         on_report: as in `train`.
+        can_launch: as in `train`.
+
+    Returns:
+        The results; their metrics are empty in those of several processes that write nothing.
 
     Raises:
-        UserError: as `train` does.
+        UserError, SeveralProcessesError: as `train` does.
     """
     results: list[TrainResult] = []
     for seed in range(config.seed, config.seed + number):
         baselines = config.train.baselines and not results  # which the seed does not change
-        own = config.model_copy(
-            update={
-                "seed": seed,
-                "name": f"{config.name}-seed{seed}",
-                "train": config.train.model_copy(update={"baselines": baselines}),
-            }
-        )
+        changes = {"seed": seed, "name": f"{config.name}-seed{seed}", "train.baselines": baselines}
         logger.info(f"seed {seed}, {len(results) + 1} of {number}")
-        results.append(train(own, resume=resume, overwrite=overwrite, on_report=on_report))
+        results.append(
+            train(
+                config.replace(**changes),
+                resume=resume,
+                overwrite=overwrite,
+                on_report=on_report,
+                can_launch=can_launch,
+            )
+        )
+    if not keep_ensemble or rank_by_torchrun() > 0:
+        return SeedsResult(results, None)
     runs = [result.run for result in results]
-    ensemble = _write_ensemble(config, runs, resume=resume, overwrite=overwrite) if keep_ensemble else None
-    return SeedsResult(results, ensemble)
+    return SeedsResult(results, _write_ensemble(config, runs, resume=resume, overwrite=overwrite))
 
 
 def _write_ensemble(config: Config, runs: Sequence[RunDirectory], *, resume: bool, overwrite: bool) -> TrainResult:
     target = RunDirectory(Path(config.output_dir) / f"{config.name}-ensemble")
-    config = config.model_copy(update={"train": config.train.model_copy(update={"baselines": False})})
-    data = prepare(config)
-    loaded = average(config, [run.load_model() for run in runs], data)
-    device = choose_device(config.train.device)
-    for member in loaded.members:
-        member.to(device)
-    seconds = sum(run.read_object("metrics.json")["time/train_seconds"] for run in runs)
-    with target.locked():
+    config = config.replace(**{"train.baselines": False})
+    with StopSignals(), target.locked():
         if target.is_taken and not overwrite and not (resume and _is_ensemble(target)):
             raise ConfigError(f"{target.path}: is there already; add --overwrite, or choose another place with -o")
+        data = prepare(config)
+        loaded = average(config, [run.load_model() for run in runs], data)
+        device = choose_device(config.train.device)
+        for member in loaded.members:
+            member.to(device)
+        seconds = sum(run.read_object("metrics.json")["time/train_seconds"] for run in runs)
         target.clear()
-        target.write_status("running", "joining")
+        target.write_status("running", "writing the ensemble", kind=ENSEMBLE)
         target.write_json("environment.json", environment(str(device), 1) | {"data_digest": data.dataset.digest})
         target.save_model(loaded)
         facts = {"ensemble/members": len(runs), "ensemble/runs": [str(run.path) for run in runs]}
         metrics = write_results(target, loaded, data, history=[], facts=Progress(seconds=seconds).facts() | facts)
-        target.write_status("finished", "joined and judged")
+        target.write_status("finished", "written and evaluated", kind=ENSEMBLE)
     return TrainResult(target, metrics)
 
 
 def _is_ensemble(run: RunDirectory) -> bool:
     """Whether nothing is lost when the ensemble of finished runs is made again in its place."""
-    return (run / "metrics.json").exists() and "ensemble/members" in run.read_object("metrics.json")
+    return run.read_status().get("kind") == ENSEMBLE
 
 
 def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -> LoadedModel:

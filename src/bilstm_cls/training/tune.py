@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.device import freed_memory_kept
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.ngrams import NgramModel
@@ -28,10 +29,10 @@ from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
 from bilstm_cls.training.distributed import ALONE, is_started_by_torchrun
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport
 from bilstm_cls.training.pretrain import make_encoder
-from bilstm_cls.training.record import is_finished, log_file, recorded_status, remembered_log
-from bilstm_cls.training.run import FREE_KEYS, Session
+from bilstm_cls.training.record import StopSignals, check_resumable, log_file, recorded_status, remembered_log
+from bilstm_cls.training.run import FREE_KEYS
 from bilstm_cls.training.search_space import Budget, Space, value_at
-from bilstm_cls.training.signals import StopSignals
+from bilstm_cls.training.session import Session
 
 if TYPE_CHECKING:
     import optuna
@@ -174,7 +175,7 @@ def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     run = RunDirectory(Path(config.output_dir) / f"{config.name}-tune")
     with StopSignals() as signals, run.locked(), remembered_log() as earlier:
-        is_finished(run, config, product=WINNER, free=FREE_KEYS, resume=resume, overwrite=overwrite)
+        check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
         study = _Study(run, config, space, budget, signals)
         study.data_of(config)  # an earlier study is not deleted before it is clear that a new one can start
         if overwrite:
@@ -334,18 +335,20 @@ class _Study:
         session = Session.start(RunDirectory(self.run / "trial"), config, data, ALONE)
         trainer = session.trainer
         stages = 0
-        for report in session.reports(self.signals):
-            trial.score = trainer.progress.best_value
-            if isinstance(report, EvaluationReport):
-                value = report.row[config.train.select_by]
-                for stage in range(stages + 1, math.ceil(STAGES * report.row["step"] / trainer.total_steps) + 1):
-                    proposal.report(value, stage)
-                    stages = stage
-                if stages < STAGES and proposal.should_prune():
-                    trial.state = PRUNED
-                    raise optuna.TrialPruned
-            if not trainer.is_out_of_epochs:
-                self._check_time()
+        with freed_memory_kept() as bound_memory:
+            for report in session.reports(self.signals):
+                bound_memory()
+                trial.score = trainer.progress.best_value
+                if isinstance(report, EvaluationReport):
+                    value = report.row[config.train.select_by]
+                    for stage in range(stages + 1, math.ceil(STAGES * report.row["step"] / trainer.total_steps) + 1):
+                        proposal.report(value, stage)
+                        stages = stage
+                    if stages < STAGES and proposal.should_prune():
+                        trial.state = PRUNED
+                        raise optuna.TrialPruned
+                if not trainer.is_out_of_epochs:
+                    self._check_time()
         assert trial.score is not None, "a run ends with an evaluation"
         return trial.score
 

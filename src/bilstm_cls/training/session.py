@@ -1,0 +1,282 @@
+"""What one process holds while a run trains: the model with its first weights, the trainer, and its checkpoints."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bilstm_cls.checkpoint import load_best, load_newest, load_tensors, save_checkpoint
+from bilstm_cls.classifier import predict_logits, softmax
+from bilstm_cls.config import Config
+from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder
+from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.data.vectors import corpus_vectors, load_vectors
+from bilstm_cls.device import choose_device, set_threads, threads_of_each
+from bilstm_cls.errors import CheckpointError, DataError
+from bilstm_cls.evaluation.metrics import compute_metrics
+from bilstm_cls.files import write_atomic
+from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.language_model import LanguageModels
+from bilstm_cls.run_directory import RunDirectory, build_model, environment, flat_json, text_digest
+from bilstm_cls.training.distributed import Group, processes_here
+from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
+from bilstm_cls.training.record import StopSignals
+
+logger = logging.getLogger(__name__)
+
+Report = StepReport | EvaluationReport
+
+
+@dataclass
+class Session:
+    """A model in training together with its place on disk.
+
+    Attributes:
+        run: where checkpoints and the history are written.
+        data: the encoded splits.
+        trainer: with its whole state.
+        facts: for `metrics.json`, how the run started and was resumed.
+        identity: what a checkpoint must fit to be resumed from.
+    """
+
+    run: RunDirectory
+    data: PreparedData
+    trainer: Trainer
+    facts: Row
+    identity: Row
+
+    @classmethod
+    def start(cls, run: RunDirectory, config: Config, data: PreparedData, group: Group) -> "Session":
+        """Builds the model and continues from the newest checkpoint, the same one in all processes of the group.
+
+        In a group of several, process 0 writes the first checkpoint for the others to start from.
+
+        Raises:
+            CheckpointError: the checkpoints are damaged, or another process does not see them.
+            DataError: the data are not those of the run to resume, or word vectors cannot be read.
+        """
+        device = group.device if group.size > 1 else choose_device(config.train.device)
+        threads = set_threads(config.train.threads or threads_of_each(processes_here(group.size)))
+        labels = data.dataset.labels
+        torch.manual_seed(config.seed)
+        model = build_model(config, len(data.tokenizer), len(labels)).to(device)
+        weights = class_weights(config.train.class_weights, data.dataset.splits["train"].label_ids, labels)
+        trainer = Trainer(
+            model, data.corpora["train"], config.train, seed=config.seed, class_weights=weights,
+            unlabelled=data.corpora.get("unlabelled"), group=group,
+        )  # fmt: skip
+        fingerprint = {"torch": torch.__version__, "device": device.type, "threads": threads, "processes": group.size}
+        identity = {
+            "data_digest": data.dataset.digest,
+            "text_digest": text_digest(data.tokenizer, labels),
+            "fingerprint": fingerprint,
+        }
+        session = cls(run, data, trainer, {}, identity)
+        if group.rank == 0 and not session.resume():
+            session.facts = initialize_weights(model, config, data)
+            if group.size > 1:
+                session.save("last")
+        group.wait()
+        if group.rank > 0 and not session.resume():
+            raise CheckpointError(f"{run.checkpoints}: process {group.rank} finds no checkpoint there; is it shared?")
+        group.wait()
+        return session
+
+    def environment(self) -> Row:
+        """Returns the content of `environment.json`."""
+        fingerprint = self.identity["fingerprint"]
+        return {
+            **environment(str(self.trainer.device), fingerprint["threads"]),
+            "processes": fingerprint["processes"],
+            "data_digest": self.identity["data_digest"],
+        }
+
+    def resume(self) -> bool:
+        """Loads the newest intact checkpoint into the trainer, and returns whether there was one.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none to continue from to the same result.
+            DataError: the data are not those that the run started with.
+        """
+        loaded = load_newest(self.run.checkpoints)
+        if loaded is None:
+            return False
+        tensors, numbers = loaded
+        for key in ("data_digest", "text_digest"):
+            if numbers.get(key) != self.identity[key]:
+                raise DataError(
+                    f"{self.run.path}: the data are not those this run started with ({key.partition('_')[0]} differs); "
+                    f"restore them, or add --overwrite"
+                )
+        try:
+            self.trainer.load_state(tensors, numbers["trainer"])
+            self.facts, before = numbers["facts"], numbers["fingerprint"]
+        except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.run.checkpoints}: does not fit this version or config ({error}); start again with --overwrite"
+            ) from error
+        self._compare(before)
+        step, best_step = self.trainer.progress.step, self.trainer.progress.best_step
+        if step:
+            logger.info(f"resuming after step {step:,}")
+        if step > best_step > 0:
+            load_best(self.run.checkpoints, best_step)  # the end of the run needs it: better to know now
+        elif best_step and self.trainer.group.rank == 0:
+            self.save("best", "last")  # where one of them is missing or damaged, the other replaces it
+        return True
+
+    def _compare(self, before: Row) -> None:
+        """Records where the run is resumed with another version, device or number of threads or processes."""
+        here = self.identity["fingerprint"]
+        changes = [f"{key} {before.get(key)} -> {now}" for key, now in here.items() if before.get(key) != now]
+        if changes:
+            logger.warning(f"resuming elsewhere ({', '.join(changes)}): the result may differ in the last bits")
+            self.facts |= {"run/bitwise": False}
+
+    def save(self, *roles: str) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            DivergedError: a weight is not finite; nothing is written.
+        """
+        tensors, numbers = self.trainer.state()
+        step = self.trainer.progress.step
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise self.trainer.diverged(step - 1, "a weight is not finite")
+        content = {**self.identity, "facts": self.facts, "trainer": numbers}
+        save_checkpoint(self.run.checkpoints, step, tensors, content, roles=roles)
+
+    def reports(self, signals: StopSignals) -> Iterator[Report]:
+        """Trains to the end and yields what happens; process 0 keeps checkpoints and the history up to date.
+
+        Raises:
+            StoppedError: one of the processes was asked to stop; the state is saved.
+        """
+        trainer = self.trainer
+        is_first = trainer.group.rank == 0
+        if is_first:
+            self._write_history()
+        saved_at = time.monotonic()
+        for report in training(trainer, self.evaluate):
+            yield report
+            is_stopping = trainer.group.any(signals.received is not None)
+            is_evaluation = isinstance(report, EvaluationReport)
+            is_due = time.monotonic() - saved_at >= trainer.config.checkpoint_seconds
+            if is_first and (is_evaluation or is_due or is_stopping):
+                if isinstance(report, EvaluationReport):
+                    self._write_history()
+                    self._log(report)
+                self.save(*(["best"] if isinstance(report, EvaluationReport) and report.is_best else []), "last")
+                saved_at = time.monotonic()
+            if is_stopping:
+                raise signals.error()
+
+    def evaluate(self) -> Row:
+        """Returns the metrics of the present (averaged) weights on the valid split; all processes share its texts.
+
+        Raises:
+            DivergedError: a logit is not finite.
+        """
+        trainer, corpus = self.trainer, self.data.corpora["valid"]
+        group = trainer.group
+        assert corpus.label_ids is not None
+        with trainer.averaged():
+            part = predict_logits(trainer.model, corpus, rank=group.rank, size=group.size)  # [N, C]
+        logits = group.sum_array(part)
+        if not np.isfinite(logits).all():
+            raise trainer.diverged(trainer.progress.step - 1, "the logits of valid are not finite")
+        labels = self.data.dataset.labels
+        return compute_metrics(softmax(logits), corpus.label_ids, labels).scalars("valid")
+
+    def load_best_weights(self) -> BiLSTMClassifier:
+        """Returns the model with the weights of the best evaluation.
+
+        Raises:
+            CheckpointError: they are missing or damaged.
+        """
+        self.trainer.load_weights(load_best(self.run.checkpoints, self.trainer.progress.best_step))
+        return self.trainer.model
+
+    def _write_history(self) -> None:
+        rows = "".join(flat_json(row) + "\n" for row in self.trainer.progress.history)
+        write_atomic(self.run / "history.jsonl", rows)
+
+    def _log(self, report: EvaluationReport) -> None:
+        row, selected = report.row, self.trainer.config.select_by
+        logger.info(
+            f"epoch {row['epoch']:.4g}, step {row['step']:,}: train/loss {row['train/loss']:.4f}, "
+            f"valid/log_loss {row['valid/log_loss']:.4f}, {selected} {row[selected]:.4f}{' (best)' * report.is_best}"
+        )
+
+
+def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config, data: PreparedData) -> Row:
+    """Puts the first word vectors, or a whole encoder, into the model and returns facts about them.
+
+    Raises:
+        CheckpointError: a file of the encoder is missing, damaged, or does not fit the others.
+        DataError: the vectors cannot be read.
+    """
+    if config.pretrain.enabled or config.model.init_from is not None:
+        return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer)
+    init, dim = config.embedding.init, config.embedding.dim
+    if init == "random":
+        return {}
+    if init == "ppmi":
+        corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
+        matrix = corpus_vectors(corpora, len(data.tokenizer), dim=dim, seed=config.seed)  # [V, E]
+        model.set_embedding(torch.from_numpy(matrix))
+        return {}
+    vectors = load_vectors(init, data.tokenizer.tokens, dim=dim, seed=config.seed)
+    model.set_embedding(torch.from_numpy(vectors.matrix))
+    logger.info(f"word vectors {init}: {vectors.coverage:.1%} of the vocabulary found")
+    return {"embedding/coverage": vectors.coverage}
+
+
+def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer) -> Row:
+    """Puts the embedding and the encoder that `pretrain` made into a model of the same sizes.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit the others.
+    """
+    tensors, metadata = load_tensors(folder / WEIGHTS)
+    if metadata.get("text_digest") != text_digest(tokenizer, []):
+        raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
+    wanted = {name for name in model.state_dict() if name.startswith(("embedding.", "encoder."))}
+    try:
+        if tensors.keys() != wanted:
+            raise RuntimeError(f"it holds {sorted(tensors)}")
+        model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: {WEIGHTS} does not fit config.yaml: {error}") from error
+    logger.info(f"starting from the encoder in {folder}")
+    facts: Row = {"encoder/sha256": metadata["sha256"]}
+    if (folder / "metrics.json").is_file():
+        facts["time/pretrain_seconds"] = RunDirectory(folder).read_object("metrics.json").get("time/pretrain_seconds")
+    return facts
+
+
+def class_weights(setting: Any, label_ids: npt.NDArray[np.int64], labels: list[str]) -> list[float] | None:
+    """Returns one weight per label from `train.class_weights`: null, `balanced`, or a map from label to weight.
+
+    `balanced` gives `N / (C * count)`, so that every label has the same weight in sum.
+
+    Raises:
+        DataError: the map names a label that is not there, or lacks one.
+    """
+    if setting is None:
+        return None
+    if setting == "balanced":
+        counts = np.bincount(label_ids, minlength=len(labels))  # [C]
+        weights = [len(label_ids) / (len(labels) * max(1, int(count))) for count in counts]
+    else:
+        for wrong in sorted(set(setting) ^ set(labels)):
+            raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")
+        weights = [float(setting[label]) for label in labels]
+    logger.info("class weights: " + ", ".join(f"{n} {w:.3g}" for n, w in zip(labels, weights, strict=True)))
+    return weights

@@ -1,0 +1,340 @@
+"""Several processes that train one model: the same sums everywhere, nothing lost or left over when one dies."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
+from bilstm_cls.data.batches import evaluation_batches
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.errors import ConfigError, ResourceError
+from bilstm_cls.training.distributed import Group, joined
+from bilstm_cls.training.run import number_of_processes, train
+from tests.command_line import Outcome
+from tests.training.runs import result
+
+Make = Callable[..., Config]
+
+# Each process sums gradients that some processes lack, twice: in one group, and in another one after it.
+SUMMING = """
+import sys, torch
+from safetensors.torch import save_file
+from bilstm_cls.training.distributed import joined
+rank, folder = int(sys.argv[1]), sys.argv[2]
+for meeting in range(2):
+    table, matrix, bias = (torch.zeros(6, 3, requires_grad=True), torch.zeros(2, 2, requires_grad=True),
+                           torch.zeros(2, requires_grad=True))
+    rows = [[1, 4, 4], [], [4, 5]][rank]
+    if rows:
+        values = torch.arange(3.0 * len(rows)).view(-1, 3) + rank
+        table.grad = torch.sparse_coo_tensor(torch.tensor([rows]), values, (6, 3), check_invariants=False)
+        matrix.grad = torch.full((2, 2), 1.0 + rank)
+    with joined(torch.device("cpu"), rank=rank, size=3, init_method=f"file://{folder}/meeting") as group:
+        group.sum_gradients([matrix, bias], [table])
+        flags = [group.any(rank == 1), group.any(False)]
+        total = group.sum(0.1 * (rank + 1))
+save_file({"table": table.grad.to_dense(), "matrix": matrix.grad, "bias": bias.grad,
+           "more": torch.tensor([*map(float, flags), total], dtype=torch.float64)}, f"{folder}/{rank}.safetensors")
+"""
+
+# Rank 0 is ready later than the others would wait for an answer.
+LATE = """
+import sys, time, torch
+from bilstm_cls.training.distributed import joined
+rank, folder = int(sys.argv[1]), sys.argv[2]
+time.sleep(6 if rank == 0 else 0)
+with joined(torch.device("cpu"), rank=rank, size=2, init_method=f"file://{folder}/meeting") as group:
+    assert group.sum(1.0) == 2.0
+"""
+
+
+def run_together(script: str, folder: Path, size: int, **environment: str) -> list[int]:
+    """Runs a script in several processes and returns their exit codes."""
+    given = os.environ | {"GLOO_SOCKET_IFNAME": "lo"} | environment
+    command = [sys.executable, "-c", script]
+    processes = [subprocess.Popen([*command, str(rank), str(folder)], env=given) for rank in range(size)]
+    return [process.wait(120) for process in processes]
+
+
+def test_gradients_are_summed_to_the_same_bits_in_every_process(tmp_path: Path) -> None:
+    assert run_together(SUMMING, tmp_path, 3) == [0, 0, 0]
+    results = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(3)]
+    table = torch.zeros(6, 3)
+    table[1] = torch.tensor([0.0, 1, 2])
+    table[4] = torch.tensor([3.0 + 6 + 2, 4 + 7 + 3, 5 + 8 + 4])
+    table[5] = torch.tensor([5.0, 6, 7])
+    for found in results:
+        assert torch.equal(found["table"], table)
+        assert torch.equal(found["matrix"], torch.full((2, 2), 4.0))
+        assert torch.equal(found["bias"], torch.zeros(2))
+        assert found["more"].tolist() == [1.0, 0.0, results[0]["more"][2].item()]
+    assert results[0]["more"][2].item() == pytest.approx(0.6)
+
+
+def test_under_a_launcher_a_process_that_prepares_for_long_is_waited_for(tmp_path: Path) -> None:
+    assert run_together(LATE, tmp_path, 2, BILSTM_CLS_TIMEOUT="2", TORCHELASTIC_RUN_ID="1") == [0, 0]
+
+
+def test_a_group_of_one_does_nothing() -> None:
+    group = Group()
+    array = np.ones(3)
+    assert (group.any(True), group.any(False), group.sum(2.5)) == (True, False, 2.5)
+    assert group.sum_array(array) is array
+    group.sum_gradients([torch.zeros(2, requires_grad=True)], [])
+
+
+@pytest.mark.parametrize("num_texts", [1, 2, 7, 25, 500])
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_every_text_is_evaluated_once_whatever_the_number_of_processes(size: int, num_texts: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 90, num_texts)
+    batches = evaluation_batches(lengths, max_tokens=600)
+    shared = [batch for rank in range(size) for batch in batches[rank::size]]
+    assert sorted(np.concatenate(shared).tolist()) == list(range(num_texts))
+
+
+@pytest.mark.parametrize(
+    ("setting", "tokens", "cores", "device", "expected"),
+    [
+        ("auto", 100, 16, "cpu", 1), ("auto", 10**7, 16, "cpu", 8), ("auto", 10**7, 4, "cpu", 2),
+        ("auto", 10**7, 3, "cpu", 1), ("auto", 10**7, 16, "cuda", 1), ("3", 100, 2, "cpu", 3),
+        ("1", 10**7, 16, "cuda", 1),
+    ],
+)  # fmt: skip
+def test_processes_are_started_where_they_pay(
+    tiny_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    tokens: int,
+    cores: int,
+    device: str,
+    expected: int,
+) -> None:
+    monkeypatch.setattr("bilstm_cls.training.run.usable_cores", lambda: cores)
+    config, corpus = tiny_config(f"train.processes={setting}").train, _long(tokens)
+    assert number_of_processes(config, corpus, torch.device(device), can_launch=True) == expected
+
+
+def test_only_a_command_starts_several_processes(tiny_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bilstm_cls.training.run.usable_cores", lambda: 16)
+    cpu, corpus = torch.device("cpu"), _long(10**7)
+    assert number_of_processes(tiny_config("train.processes=auto").train, corpus, cpu, can_launch=False) == 1
+    with pytest.raises(ConfigError, match=r"train\.processes: 2.*bilstm-cls train --processes 2"):
+        train(tiny_config("train.processes=2", "name=here"))
+
+
+def test_several_processes_on_one_gpu_are_refused(tiny_config: Make) -> None:
+    config = tiny_config("train.processes=2").train
+    with pytest.raises(ConfigError, match="torchrun --nproc-per-node 2"):
+        number_of_processes(config, _long(10), torch.device("cuda"), can_launch=True)
+
+
+def _long(num_tokens: int) -> Corpus:
+    return Corpus(np.zeros(num_tokens, dtype=np.int32), np.array([0, num_tokens]), np.array([0]))
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "0", "", "nan", "inf"])
+def test_a_timeout_that_is_not_a_time_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("BILSTM_CLS_TIMEOUT", given)
+    meeting = joined(torch.device("cpu"), rank=0, size=2, init_method="env://")
+    with pytest.raises(ConfigError, match="BILSTM_CLS_TIMEOUT"), meeting:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("WORLD_SIZE", "abc"), ("RANK", "-1"), ("WORLD_SIZE", "2.0"), ("RANK", "")]
+)
+def test_numbers_that_a_launcher_never_sets_are_an_error_of_the_user(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, name: str, given: str
+) -> None:
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1", name: given}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigError, match=f"{name}: '{given}' .*torchrun"):
+        train(tiny_config())
+
+
+def test_a_missing_address_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    meeting = joined(torch.device("cpu"), rank=0, size=2, init_method="env://")
+    with pytest.raises(ConfigError, match=r"MASTER_ADDR.*torchrun"), meeting:
+        pass
+
+
+def test_a_process_whose_peers_never_come_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("BILSTM_CLS_TIMEOUT", "0.2")
+    for init_method in ("env://", f"file://{tmp_path / 'meeting'}"):
+        meeting = joined(torch.device("cpu"), rank=1, size=2, init_method=init_method)
+        with pytest.raises(ResourceError, match=r"within 0\.2 seconds"), meeting:
+            pass
+
+
+class Command:
+    """`train` in several processes, of one config whose runs go into one folder."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.folder = folder
+        (folder / "config.yaml").write_text(dump_config(config), "utf-8")
+
+    def words(self, *more: str) -> list[str]:
+        return ["train", "-c", str(self.folder / "config.yaml"), "-o", str(self.folder), *more]
+
+    def start(self, *more: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+        command = [sys.executable, *launcher, "-m", "bilstm_cls", *self.words(*more)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, *more: str, launcher: Sequence[str] = ()) -> Outcome:
+        process = self.start(*more, launcher=launcher)
+        stdout, stderr = process.communicate(timeout=300)
+        return Outcome(process.returncode, stdout, stderr)
+
+    def interrupted(self, name: str, action: Callable[[psutil.Process, list[psutil.Process]], None]) -> Outcome:
+        """Starts two processes, does something to them in their third epoch, and returns how they ended.
+
+        None of them is left over.
+        """
+        process = self.start("--processes", "2", "--set", f"name={name}")
+        assert process.stderr is not None
+        before = [next(line for line in process.stderr if line.startswith("epoch 3"))]
+        launcher = psutil.Process(process.pid)
+        ranks = sorted(launcher.children(), key=lambda child: int(child.environ()["RANK"]))
+        action(launcher, ranks)
+        stdout, stderr = process.communicate(timeout=120)
+        gone, left = psutil.wait_procs(ranks, timeout=5)
+        assert (len(gone), left) == (2, [])
+        return Outcome(process.returncode, stdout, "".join(before) + stderr)
+
+
+@pytest.fixture(scope="module")
+def command(tiny_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    config = tiny_config("train.epochs=12", "train.checkpoint_seconds=0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield Command(config, tmp_path_factory.mktemp("several"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command: Command) -> dict[str, Any]:
+    outcome = command.run("--processes", "2", "--set", "name=undisturbed", "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.stderr.count("train: 172 texts") == 1
+    assert outcome.json == json.loads((command.folder / "undisturbed/metrics.json").read_text("utf-8"))
+    return result(command.folder / "undisturbed")
+
+
+def terminate(launcher: psutil.Process, ranks: list[psutil.Process]) -> None:
+    launcher.terminate()
+
+
+def kill_launcher(launcher: psutil.Process, ranks: list[psutil.Process]) -> None:
+    launcher.kill()
+
+
+def kill_one(launcher: psutil.Process, ranks: list[psutil.Process]) -> None:
+    ranks[1].kill()
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "status"),
+    [(terminate, 143, "stopped"), (kill_one, 6, "failed"), (kill_launcher, -signal.SIGKILL, "running")],
+)
+def test_two_processes_that_are_interrupted_end_together_and_resume_to_the_same_bits(
+    command: Command,
+    undisturbed: dict[str, Any],
+    action: Callable[[psutil.Process, list[psutil.Process]], None],
+    code: int,
+    status: str,
+) -> None:
+    name = action.__name__
+    outcome = command.interrupted(name, action)
+    assert outcome.code == code, outcome.stderr
+    assert len(outcome.errors) == (code > 0), outcome.stderr
+    found = json.loads((command.folder / name / "status.json").read_text("utf-8"))
+    assert found["status"] in (status, "stopped" if code == 6 else status)
+    resumed = command.run("--processes", "2", "--set", f"name={name}", "--resume")
+    assert resumed.code == 0, resumed.stderr
+    assert result(command.folder / name) == undisturbed
+
+
+def test_an_error_of_the_user_in_several_processes_is_one_message(command: Command) -> None:
+    outcome = command.run("--processes", "2", "--set", "name=wrong", "--set", "train.class_weights={pos: 1}")
+    assert (outcome.code, len(outcome.errors)) == (3, 1), outcome.stderr
+    assert "train.class_weights" in outcome.errors[0]
+
+
+PLAIN = (
+    "model.bigrams=60", "model.dropout=0", "model.embedding_dropout=0", "model.word_dropout=0", "train.batch_size=17",
+    "train.epochs=2",
+)  # fmt: skip
+
+
+def test_two_processes_learn_what_one_learns(tiny_config: Make, tmp_path: Path) -> None:
+    """Without dropout the sums differ in their order alone, whatever is left over in the last batch."""
+    command = Command(tiny_config(*PLAIN, "model.ngrams=nbsvm"), tmp_path)
+    for number in ("1", "2"):
+        assert command.run("--processes", number, "--set", f"name={number}").code == 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in "12")
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=2e-4), name
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text("utf-8")) for name in "12"]
+    assert metrics[0]["test/confusion_matrix"] == metrics[1]["test/confusion_matrix"]
+    assert metrics[0]["text/train/texts"] == metrics[1]["text/train/texts"]
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+
+
+def test_torchrun_trains_several_seeds_an_ensemble_and_an_encoder(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+    command = Command(tiny_config("train.epochs=1", "pretrain.enabled=true", "pretrain.epochs=1"), tmp_path)
+    outcome = command.run("--seeds", "2", "--ensemble", "--json", launcher=TORCHRUN)
+    assert outcome.code == 0, outcome.stderr
+    summary = json.loads(outcome.stdout)
+    assert len(summary["runs"]) == 2
+    for path in (*summary["runs"], tmp_path / "tiny-ensemble"):
+        assert json.loads((Path(path) / "status.json").read_text("utf-8"))["status"] == "finished"
+    again = command.run("--seeds", "2", "--ensemble", "--json", "--resume", launcher=TORCHRUN)
+    assert again.code == 0, again.stderr
+    assert json.loads(again.stdout)["test/accuracy"] == summary["test/accuracy"]
+
+
+def test_a_launched_process_ends_with_its_launcher_whatever_it_does(tmp_path: Path) -> None:
+    script = (
+        "from bilstm_cls.training.distributed import end_with_launcher; import time; end_with_launcher(); "
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    launcher = (
+        "import subprocess, sys, time; "
+        f"child = subprocess.Popen([sys.executable, '-c', {script!r}]); print(child.pid, flush=True); time.sleep(60)"
+    )
+    environment = os.environ | {"BILSTM_CLS_LAUNCHED": "1"}
+    process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environment, text=True)
+    assert process.stdout is not None
+    child = psutil.Process(int(process.stdout.readline()))
+    assert process.stdout.readline() == "ready\n"
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while child.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
