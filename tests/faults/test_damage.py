@@ -38,21 +38,18 @@ def stopped(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def is_refused_for_the_other_one(
-    stopped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    stopped: Path, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> Callable[[str, Callable[[bytes], bytes]], None]:
     """Returns a check that a changed file of the last checkpoint is named, and the best one is loaded instead."""
-    import logging
-
-    monkeypatch.setattr(logging.getLogger("bilstm_cls"), "propagate", True)
     folder = shutil.copytree(stopped / "checkpoints", tmp_path / "checkpoints")
 
     def check(name: str, change: Callable[[bytes], bytes]) -> None:
         (folder / name).write_bytes(change((stopped / "checkpoints" / name).read_bytes()))
-        caplog.clear()
+        log.clear()
         loaded = load_newest(folder)
         assert loaded is not None
         assert loaded[1]["step"] == 11
-        assert f"{folder / name}: " in caplog.text
+        assert f"{folder / name}: " in log.text
 
     return check
 
