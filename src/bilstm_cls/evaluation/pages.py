@@ -137,10 +137,11 @@ def parts_of(explanation: Explanation) -> list[Part]:
     if explanation.unread is not None:
         pieces = sorted([*pieces, (*explanation.unread, None, UNREAD)], key=lambda piece: piece[:2])
     parts, position = list[Part](), 0
-    for start, stop, value, title in pieces:
-        text, shown = explanation.text[start:stop], "" if value is None else f"{value:+.4f}"
+    for start, stop, total, note in pieces:
         parts.append(Part(explanation.text[position:start]))
-        parts.append(Part(text, (value or 0.0) / scale, f"{shown}{title}", is_quiet=value is None, value=value))
+        title = note if total is None else f"{total:+.4f}{note}"
+        strength = (total or 0.0) / scale
+        parts.append(Part(explanation.text[start:stop], strength, title, is_quiet=total is None, value=total))
         position = stop
     return [part for part in [*parts, Part(explanation.text[position:])] if part.text]
 
