@@ -74,7 +74,7 @@ Method = Annotated[
 Page = Annotated[Path | None, typer.Option("--html", help="Also write what --explain shows as a page.", metavar="FILE")]
 Gates = Annotated[
     Path | None,
-    typer.Option("--gates", help="Draw the gates as they read one text, as .png or .html.", metavar="FILE"),
+    typer.Option("--gates", help="Draw the gates as they read one text, as .png.", metavar="FILE"),
 ]
 Bundle = Annotated[
     Path | None, typer.Option("--output", "-o", help="The bundle's folder. [default: RUN-onnx]", metavar="BUNDLE")
