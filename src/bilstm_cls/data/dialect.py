@@ -110,10 +110,10 @@ def find_dialect(
         start,
         (given.comment or "").replace(NONE, ""),
     )
-    trials = [_try(lines, replace(plain, delimiter=d)) for d in ([delimiter] if delimiter else DELIMITERS)]
+    trials = (_try(lines, replace(plain, delimiter=d)) for d in ([delimiter] if delimiter else DELIMITERS))
     best = max(trials, key=lambda trial: _fit(trial, wanted))
-    if not best.num_good and len(trials) > 1:
-        best = trials[-1]
+    if not best.num_good and delimiter is None:
+        best = _try(lines, replace(plain, delimiter=","))
     delimiter = best.dialect.delimiter or ","
     changes: list[dict[str, Any]] = [{"skip_spaces": True}]
     changes += [{"escapechar": "\\"}] if given.escapechar is None else []

@@ -1,12 +1,10 @@
 """Formats whose rows are records of named values: JSON lines and documents, Parquet and Arrow."""
 
-import contextlib
 import functools
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -171,51 +169,38 @@ def read_arrow(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
     Raises:
         DataError: pyarrow is not installed, the file is damaged, or a column is not there.
     """
+    try:
+        import pyarrow as pa
+    except ModuleNotFoundError:
+        raise DataError(f"{path}: Parquet and Arrow need pyarrow; pip install 'bilstm-cls[parquet]'") from None
     row = 0
-    with _open_table(path) as table:
-        require_columns(table.names, options, str(path))
-        columns = table.names if options.keep_record else list(dict.fromkeys(options.wanted))
-        class_names = table.class_names.get(options.label_column or "")
-        for record in itertools.chain.from_iterable(map(_rows_of, table.batches(columns))):
+    try:
+        schema, batches = _open_table(path)
+        require_columns(schema.names, options, str(path))
+        columns = schema.names if options.keep_record else list(dict.fromkeys(options.wanted))
+        class_names = _class_names(schema).get(options.label_column or "")
+        for record in itertools.chain.from_iterable(map(_rows_of, batches(columns))):
             row += 1
             if isinstance(record, str):
                 yield BadRow(str(path), row, f"row {row}: {record}")
             else:
                 yield _example(record, options, path, row, place=f"row {row}: ", class_names=class_names)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({reason})") from error
     if row == 0:
         raise DataError(f"{path}: has no rows")
 
 
-@dataclass(frozen=True)
-class _Table:
-    """An open table: its columns, the names that the library datasets gives to integers, and its batches of rows."""
+def _open_table(path: Path) -> tuple[Any, Callable[[Sequence[str]], Iterator[Any]]]:
+    """Returns a table's schema, and what yields batches of some of its columns."""
+    import pyarrow.parquet as pq
 
-    names: list[str]
-    class_names: dict[str, list[str]]
-    batches: Callable[[Sequence[str]], Iterator[Any]]
-
-
-@contextlib.contextmanager
-def _open_table(path: Path) -> Iterator[_Table]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError:
-        raise DataError(f"{path}: Parquet and Arrow need pyarrow; pip install 'bilstm-cls[parquet]'") from None
-    try:
-        if path.suffix.lower() != ".arrow" and path.is_file():
-            with pq.ParquetFile(path) as file:
-                read = functools.partial(file.iter_batches, _BATCH_ROWS)
-                schema = file.schema_arrow
-                yield _Table(schema.names, _class_names(schema), lambda columns: read(columns=columns))
-            return
-        files = _shards(path) if path.is_dir() else [path]
-        with _open_arrow(pa, files[0]) as reader:
-            schema = reader.schema
-        yield _Table(schema.names, _class_names(schema), functools.partial(_arrow_batches, pa, files))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({reason})") from error
+    if path.suffix.lower() != ".arrow" and path.is_file():
+        file = pq.ParquetFile(path)
+        return file.schema_arrow, lambda columns: file.iter_batches(_BATCH_ROWS, columns=columns)
+    files = _shards(path) if path.is_dir() else [path]
+    return _open_arrow(files[0]).schema, functools.partial(_arrow_batches, files)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -226,7 +211,9 @@ def _shards(folder: Path) -> list[Path]:
         raise DataError(f"{folder / 'state.json'}: does not name the files of a saved data set") from error
 
 
-def _open_arrow(pa: Any, path: Path) -> Any:
+def _open_arrow(path: Path) -> Any:
+    import pyarrow as pa
+
     source = pa.memory_map(str(path))
     try:
         return pa.ipc.open_stream(source)  # as the library datasets writes
@@ -234,13 +221,12 @@ def _open_arrow(pa: Any, path: Path) -> Any:
         return pa.ipc.open_file(source)
 
 
-def _arrow_batches(pa: Any, files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
-    for path in files:
-        with _open_arrow(pa, path) as reader:
-            is_stream = hasattr(reader, "read_next_batch")
-            for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
-                for start in range(0, batch.num_rows, _BATCH_ROWS):
-                    yield batch.select(columns).slice(start, _BATCH_ROWS)
+def _arrow_batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
+    for reader in map(_open_arrow, files):
+        is_stream = hasattr(reader, "read_next_batch")
+        for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                yield batch.select(columns).slice(start, _BATCH_ROWS)
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:
