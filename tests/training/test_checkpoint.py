@@ -190,7 +190,7 @@ def test_the_other_checkpoint_stands_in_for_a_damaged_one_with_a_warning(
     assert loaded is not None
     assert loaded[1]["step"] == 2
     assert name in log.text
-    assert "going on from step 2 instead" in log.text
+    assert "continuing from step 2 instead" in log.text
 
 
 def test_a_damaged_best_one_is_told_though_the_last_one_is_sound(folder: Path, log: pytest.LogCaptureFixture) -> None:
