@@ -320,6 +320,4 @@ def decoding_fault(text: str, encoding: str) -> str | None:
         return f"lone surrogate U+{code:04X}"
     lines_before = text.count("\n", 0, found.start())
     where = f" {lines_before} line{'s' * (lines_before > 1)} further down" if lines_before else ""
-    return (
-        f"byte 0x{code - 0xDC00:02x}{where} is not {encoding} (where all are another's, set data.encoding, as to auto)"
-    )
+    return f"byte 0x{code - 0xDC00:02x}{where} is not {encoding} (if the file has another encoding, set data.encoding)"
