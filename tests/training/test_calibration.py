@@ -127,7 +127,8 @@ def test_the_terms_of_a_wide_run_add_up_to_the_logit_of_both(wide_run: Path) -> 
     explanation = explain(classifier.loaded, "a good film", method="exact")
     first, second = classifier.predict_proba(["a good film"])[0]
     odds = np.log(first / second) * (1 if explanation.label == classifier.labels[0] else -1)
-    assert explanation.error is not None and explanation.error < 1e-5
+    assert explanation.error is not None
+    assert explanation.error < 1e-5
     assert explanation.logit == pytest.approx(odds, abs=1e-5)
 
 
