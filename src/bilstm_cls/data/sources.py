@@ -29,9 +29,10 @@ from bilstm_cls.data.hub import (
     Address,
     DownloadError,
     UnreachableError,
-    find_hub_dataset,
     hub_examples,
     is_offline,
+    label_names_of,
+    load_hub_dataset,
 )
 from bilstm_cls.data.readers import ReadOptions, name_labels, read, read_label_names
 from bilstm_cls.data.store import cache_folder, file_digest
@@ -305,15 +306,22 @@ def _bbc_news(config: DataConfig) -> Source:
 def _hub(config: DataConfig) -> Source:
     """A data set of the Hugging Face Hub: its splits, and for those that it lacks the config's fractions."""
     address = Address.parse(config.source)
-    dataset = find_hub_dataset(address, config.label_column)
+    splits = load_hub_dataset(address, config.label_column)
+
+    def reader(name: str) -> Reader:
+        return functools.partial(
+            hub_examples, splits[name], f"hf://{address}/{name}", config, is_labelled=name != "unlabelled"
+        )
+
     given = {"valid": config.valid, "test": config.test}
+    labels = label_names_of(splits["train"], config.label_column)
     return Source(
         origin=f"{address} of the Hugging Face Hub",
-        identity=[str(address), *dataset.identity],
-        read={split: functools.partial(hub_examples, dataset, split, config) for split in dataset.splits},
-        fractions={n: value for n, value in given.items() if isinstance(value, float) and n not in dataset.splits},
-        is_official="test" in dataset.splits,
-        labels=dataset.label_names,
+        identity=[str(address), *labels, *(f"{name} {rows._fingerprint}" for name, rows in splits.items())],
+        read={name: reader(name) for name in splits},
+        fractions={n: value for n, value in given.items() if isinstance(value, float) and n not in splits},
+        is_official="test" in splits,
+        labels=labels,
     )
 
 
