@@ -172,7 +172,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, harm: Callable[[str], str]) -> 
 
 
 def test_a_run_predicts_and_explains_from_its_directory_alone(run: Path) -> None:
-    done = run_cli("predict", "--run", run, "--explain", "exact", "--json", "good Film")
+    done = run_cli("predict", "--run", run, "--explain-method", "exact", "--json", "good Film")
     assert done.code == 0, done.stderr
     assert [term["token"] for term in done.json["explanation"]["terms"]] == ["good", "Film"]
     assert json.loads((run / "tokenizer.json").read_text())["pre_tokenizer"] == {"type": "torchtext/split"}

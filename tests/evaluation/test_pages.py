@@ -93,7 +93,7 @@ def test_a_page_shows_every_text_as_it_is_and_the_value_of_each_word(tmp_path: P
 def test_the_command_adds_the_explanation_to_the_stable_keys(trained_run: Path) -> None:
     text = "a good  film 😀"
     options = ["predict", "--run", trained_run, "--device", "cpu", "--json"]
-    done = run_cli(*options, "--explain", "exact", text, "-", stdin=b"dull\n")
+    done = run_cli(*options, "--explain-method", "exact", text, "-", stdin=b"dull\n")
     assert done.code == 0, done.stderr
     first, second = map(json.loads, done.stdout.splitlines())
     keys = list(run_cli(*options, text).json)
@@ -103,14 +103,14 @@ def test_the_command_adds_the_explanation_to_the_stable_keys(trained_run: Path) 
     assert [text[term["start"] : term["stop"]] for term in explanation["terms"]] == ["a", "good", "film", "😀"]
     total = explanation["bias"] + sum(term["value"] for term in explanation["terms"])
     assert total == pytest.approx(explanation["logit"], abs=1e-5)
-    occluded = run_cli(*options, "--explain", "occlusion", text).json["explanation"]
+    occluded = run_cli(*options, "--explain", text).json["explanation"]
     assert occluded["method"] == "occlusion"
     assert len(occluded["terms"]) == 4
 
 
 def test_the_command_prints_a_table_where_there_is_no_terminal(trained_run: Path) -> None:
     plain = run_cli("predict", "--run", trained_run, "a dull film")
-    done = run_cli("predict", "--run", trained_run, "--explain", "occlusion", "a dull film")
+    done = run_cli("predict", "--run", trained_run, "--explain", "a dull film")
     assert done.stdout.splitlines()[0] == plain.stdout.splitlines()[0]
     assert re.search(r"^  [+-]\d\.\d{4}  dull$", done.stdout, re.MULTILINE)
 
@@ -125,7 +125,8 @@ def test_the_command_writes_one_page_of_all_texts(trained_run: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "options", [["--explain", "exact"], ["--html", "page.html"], ["--gates", "gates.png"], ["--explain", "a film"]]
+    "options",
+    [["--explain-method", "exact"], ["--html", "page.html"], ["--gates", "gates.png"], ["--explain-method", "a film"]],
 )
 def test_the_command_explains_texts_by_a_known_method(options: list[str]) -> None:
     done = run_cli("predict", "--input", "texts.csv", *options)

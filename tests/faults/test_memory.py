@@ -102,12 +102,3 @@ def test_memory_and_files_stay_the_same_over_many_epochs(
         return number
 
     tally(["epochs"], survives)
-
-
-def test_predicting_with_too_little_memory_is_an_error(trained_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "in.txt").write_text("good bad " * 20_000 + "\n")
-    # With threads, there would be no room for their stacks.
-    environment = {"CHILD_MEMORY_MB": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    outcome = run("predict", "--input", tmp_path / "in.txt", "--run", trained_run, environment=environment)
-    assert outcome.code == 6, outcome
-    assert len(outcome.errors) == 1

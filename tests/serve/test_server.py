@@ -57,9 +57,7 @@ def test_one_text_has_the_prediction_that_it_has_among_others(server: Address) -
 
 
 def test_explanations_are_those_of_the_command_predict(server: Address, trained_run: Path) -> None:
-    printed = run_cli(
-        "predict", "--run", trained_run, "--json", "--explain", "occlusion", "--", *TEXTS
-    ).stdout.splitlines()
+    printed = run_cli("predict", "--run", trained_run, "--json", "--explain", "--", *TEXTS).stdout.splitlines()
     answers = server.predict(texts=TEXTS, explain=True).json["predictions"]
     assert [answer["explanation"] for answer in answers] == [json.loads(line)["explanation"] for line in printed]
 

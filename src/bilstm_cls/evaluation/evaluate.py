@@ -19,7 +19,7 @@ from bilstm_cls.data.readers import ReadOptions, read, read_label_names
 from bilstm_cls.data.types import BadRow, Dataset, Split
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.baselines import BASELINES, Task, known_baselines, run_baseline
+from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics
 from bilstm_cls.evaluation.predictions import Evaluation, read_predictions, write_predictions
 from bilstm_cls.evaluation.quality import length_histogram
@@ -218,21 +218,20 @@ def write_results(
 
 def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluation) -> Row:
     """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
-    split, ngrams = _scored_split(dataset), evaluation.ngram_logits
-    is_known = ngrams is not None and bool(ngrams.any())  # else its weight is 0
-    new = [name for name in names if not (name == "nbsvm" and is_known)]
-    task = Task(dataset.splits["train"], split, len(dataset.labels), new)
-    row: Row = {}
+    split, ngrams, row = _scored_split(dataset), evaluation.ngram_logits, Row()
     for name in names:
-        if name not in new:
-            assert ngrams is not None
+        if name == "nbsvm" and ngrams is not None and ngrams.any():  # else its weight is 0
             probabilities = softmax(ngrams)
         else:
-            logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
-            probabilities, row[f"time/baseline_{name}_seconds"] = run_baseline(name, task)
+            probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
         scores = compute_metrics(probabilities, split.label_ids, dataset.labels)
         row |= {f"baseline/{name}/accuracy": scores.accuracy, f"baseline/{name}/macro_f1": scores.macro_f1}
     return row
+
+
+def _run_baseline(name: str, dataset: Dataset) -> tuple[Floats, float]:
+    logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
+    return run_baseline(name, dataset.splits["train"], _scored_split(dataset), len(dataset.labels))
 
 
 def _balance(dataset: Dataset) -> Row:
@@ -267,7 +266,6 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             raise ConfigError(f"{run.path}: exists already; add --overwrite to replace it, or --set name=NAME")
     dataset = load_dataset(config.data)
     split = _scored_split(dataset)
-    task = Task(dataset.splits["train"], split, len(dataset.labels), names)
     majority = dataset.labels.index(_majority(dataset))
     results: dict[str, Row] = {}
     for name, run in runs.items():
@@ -275,8 +273,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             run.clear()
             run.remove_leftovers()
             run.write_status("running", "evaluating")
-            logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
-            probabilities, seconds = run_baseline(name, task)
+            probabilities, seconds = _run_baseline(name, dataset)
             scores = compute_metrics(probabilities, split.label_ids, dataset.labels, majority_label_id=majority)
             evaluation = Evaluation(split, probabilities, scores)
             results[name] = {
