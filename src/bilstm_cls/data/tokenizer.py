@@ -64,7 +64,7 @@ _HTML = [
 
 def _basic_english() -> Pipeline:
     """What torchtext's `basic_english` gives, token for token: quotes go, seven marks are separate, `;:` are spaces."""
-    replaced = [('"', ""), ("<br />", " "), (Regex("[;:]"), " ")]
+    replaced: list[tuple[Any, str]] = [('"', ""), ("<br />", " "), (Regex("[;:]"), " ")]
     spaces = pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed")
     marks = pre_tokenizers.Split(Regex("['.,()!?]"), "isolated")
     return [normalizers.Replace(*pair) for pair in replaced], pre_tokenizers.Sequence([spaces, marks])
