@@ -358,7 +358,10 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
         try:
             pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=downloader)
         except (requests.RequestException, ValueError) as error:
-            is_answered = getattr(error, "response", None) is not None or getattr(error, "request", None) is None
+            response = getattr(error, "response", None)
+            if response is not None:
+                response.close()
+            is_answered = response is not None or getattr(error, "request", None) is None
             if isinstance(error, requests.ConnectionError | requests.Timeout) and not is_answered:
                 raise UnreachableError(f"{url}: the network is not reachable; connect it, or {advice}") from error
             reason = "it has another SHA-256" if isinstance(error, ValueError) else error

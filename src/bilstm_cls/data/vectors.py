@@ -187,11 +187,10 @@ def _binary(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
 
 
 def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed: int) -> Matrix:
-    """Makes word vectors from encoded texts: truncated SVD of the positive pointwise mutual information of tokens
-    within five tokens of each other (Levy & Goldberg 2014; context counts to the power of 0.75 as in Levy et al.
-    2015).
+    """Makes word vectors from encoded texts, and keeps them in the cache.
 
-    The same corpora give the same vectors; they are kept in the cache.
+    They are a truncated SVD of the positive pointwise mutual information of tokens within five tokens of each other
+    (Levy & Goldberg 2014; context counts to the power of 0.75 as in Levy et al. 2015).
 
     Args:
         corpora: to count in; labels are not read.
@@ -253,8 +252,7 @@ def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2*
 
 def positive_information(counts: Any) -> Any:
     """Turns symmetric counts into `max(0, log(P(a, b) / (P(a) P'(b))))`, with P' smoothed."""
-    matrix = counts.tocsr()
-    num_tokens = matrix.shape[0]
+    matrix, num_tokens = counts.tocsr(), counts.shape[0]
     blocks = [slice(i, min(i + ROWS, num_tokens)) for i in range(0, num_tokens, ROWS)]
     sums = np.zeros(num_tokens)
     for rows, place in _entries(matrix, blocks):
