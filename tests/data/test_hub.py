@@ -8,7 +8,7 @@ import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.hub import Address, DownloadError, UnreachableError
+from bilstm_cls.data.hub import Address, UnreachableError
 from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import ConfigError, DataError
 from tests.hub_server import FakeHub, serving_hub
@@ -184,13 +184,6 @@ def test_a_folder_of_that_name_is_not_read_instead(
         load("hf/ada/films")
 
 
-def test_a_hub_with_an_error_of_its_own_is_named(hub: FakeHub, load: Load) -> None:
-    hub.add("dataset", "ada/films", SUBSETS)
-    hub.status = 418
-    with pytest.raises(DownloadError, match="status 418"):
-        load("hf/ada/films:plain")
-
-
 @pytest.mark.parametrize(
     ("text", "address"),
     [
@@ -207,9 +200,3 @@ def test_an_address_is_read(text: str, address: Address) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is no repository of the Hub"):
         Address.parse(text)
-
-
-@pytest.mark.parametrize("source", ["hf/", "hub/imdb", "imbd"])
-def test_the_config_takes_addresses_alone(source: str, tiny_config: Make) -> None:
-    with pytest.raises(ConfigError, match=r"data\.source"):
-        tiny_config("data.train=null", f"data.source={source}")

@@ -18,7 +18,6 @@ from bilstm_cls.config_file import load_config
 from bilstm_cls.data import sources
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.hub import DownloadError, UnreachableError
-from bilstm_cls.data.prepare import prepare
 from bilstm_cls.data.sources import fetch, identity_of
 from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import DataError, ResourceError
@@ -232,11 +231,6 @@ def test_what_is_not_the_wanted_file_leaves_no_file(way: str, server: str, tmp_p
     assert list(tmp_path.glob("*.bin*")) == list(tmp_path.glob("tmp*")) == []
 
 
-def test_a_damaged_file_is_downloaded_again(server: str, tmp_path: Path) -> None:
-    (tmp_path / "file.bin").write_bytes(b"other")
-    assert fetch(f"{server}/good", tmp_path / "file.bin", sha256=DIGEST).read_bytes() == CONTENT
-
-
 def test_without_a_server_it_is_unreachable_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILSTM_CLS_OFFLINE", "0")
     monkeypatch.setenv("NO_PROXY", "*")
@@ -302,13 +296,6 @@ def test_without_a_network_the_test_split_is_cut_from_the_packaged_half(
     assert all("imdb" in text for texts in texts_of(dataset).values() for text in texts)
     assert "not the official one" in dataset.notes[0]
     assert "IMDB archive" in caplog.text
-
-
-@pytest.mark.usefixtures("reviews_package")
-def test_the_note_of_a_score_that_is_not_official_is_in_the_metrics() -> None:
-    facts = prepare(load_config(None, ["data.source=imdb", "text.min_freq=1"])).facts()
-    assert facts["data/is_official"] is False
-    assert "official" in facts["data/notes"][0]
 
 
 @pytest.mark.usefixtures("reviews_package")

@@ -12,12 +12,9 @@ from bilstm_cls.data.store import (
     Texts,
     TextWriter,
     cache_entries,
-    cache_folder,
     cached,
     clear_cache,
     file_digest,
-    load_array,
-    save_arrays,
 )
 from bilstm_cls.errors import DataError
 from bilstm_cls.files import sha256_of
@@ -81,12 +78,6 @@ def builder(content: str = "made") -> tuple[Callable[[Path], None], list[Path]]:
         (folder / "content").write_text(content, "utf-8")
 
     return build, folders
-
-
-def test_the_cache_is_where_the_environment_says(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_folder() == own_cache
-    monkeypatch.delenv("BILSTM_CLS_CACHE")
-    assert cache_folder().name == "bilstm-cls"
 
 
 def test_a_folder_is_made_once_and_found_again(own_cache: Path) -> None:
@@ -229,11 +220,3 @@ def test_what_another_process_has_made_meanwhile_is_used(own_cache: Path) -> Non
     folder = cached("kind", "key", build_more_slowly)
     assert (folder / "content").read_text("utf-8") == "same"
     assert list((own_cache / "kind").iterdir()) == [folder]
-
-
-def test_arrays_survive_their_files(tmp_path: Path) -> None:
-    array = np.arange(6, dtype=np.int64)
-    save_arrays(tmp_path, **{"split.train": array})
-    loaded = load_array(tmp_path, "split.train")
-    assert isinstance(loaded, np.memmap)
-    assert loaded.tolist() == array.tolist()

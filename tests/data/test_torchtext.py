@@ -3,7 +3,6 @@
 What follows from torchtext's answers alone is tried everywhere, without it on a stand-in with the same names.
 """
 
-import importlib.util
 import json
 import sys
 import types
@@ -25,10 +24,8 @@ from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.torchtext import PACKAGES, PREFIX, import_torchtext
 from bilstm_cls.data.vectors import load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.explain import read_tokens
 from tests.command_line import run_cli
 from tests.data.test_tokenizer import ODD, basic_english
-from tests.serve.untrained import untrained
 
 TEXTS = ["Good film & good plot", "bad film's plot\u00a0", "don't <pad> <unk> it"]
 try:
@@ -116,21 +113,6 @@ def test_where_torchtext_is_missing_one_line_says_what_to_install(tiny_config: C
         learned("moses")
 
 
-def test_where_torchtext_does_not_fit_torch_the_line_says_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchtext"]:
-        monkeypatch.delitem(sys.modules, name)
-    (tmp_path / "torchtext.py").write_text("raise OSError('libtorchtext.so: undefined symbol: _ZN2at4_ops')")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=rf"which cannot be used with torch {torch.__version__[:4]}.*{INSTALL}"):
-        learned("split")
-
-
-def test_a_tokenizer_whose_package_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PACKAGES, "toktok", "no_such_package")
-    with pytest.raises(ConfigError, match=r"tokenizer torchtext/toktok needs the package no_such_package; run: pip"):
-        learned("toktok")
-
-
 PIECES = st.one_of(ODD, st.sampled_from(["<pad>", "<unk>", " ", "ab", "good film"]))
 
 
@@ -142,14 +124,6 @@ def test_basic_english_has_the_vocabulary_and_ids_of_ours(texts: list[str], min_
     theirs, ours = learned("basic_english", texts, **options), Tokenizer.train(texts, kind="basic_english", **options)
     assert theirs.tokens == ours.tokens
     assert theirs.encode_batch(texts) == ours.encode_batch(texts)
-
-
-def test_a_token_that_is_not_in_the_text_is_no_wrong_place_but_an_error() -> None:
-    if importlib.util.find_spec(PACKAGES["subword"] or "") is None:
-        pytest.skip("revtok is not installed")
-    loaded = untrained("text.lowercase=false", kind="torchtext/subword")
-    with pytest.raises(ConfigError, match=r"torchtext/subword gives the token .* cannot be explained"):
-        read_tokens(loaded, "Good Film")
 
 
 def test_json_gives_the_same_tokenizer_back() -> None:
