@@ -1,5 +1,3 @@
-import asyncio
-import gc
 import json
 import re
 import signal
@@ -10,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.commands import use as command
@@ -18,7 +15,7 @@ from bilstm_cls.errors import UserError
 from bilstm_cls.serve import api, batching
 from bilstm_cls.serve import server as server_module
 from bilstm_cls.serve.api import MAX_BYTES, MAX_CHARACTERS, MAX_EXPLAINED, MAX_TEXTS
-from bilstm_cls.serve.server import DRAIN, MAX_CONNECTIONS, MAX_HEAD_BYTES, listen, serve
+from bilstm_cls.serve.server import DRAIN, MAX_CONNECTIONS, MAX_HEAD_BYTES, listen
 from tests.command_line import run_cli
 from tests.conftest import reviews
 from tests.serve.served import Address, load, read_reply, serving, spawned
@@ -233,7 +230,7 @@ def test_many_clients_each_get_their_own_right_answers(server: Address, classifi
     texts = [text for text, _ in reviews(300, seed=5)]
     expected = {answer.text: answer.as_dict() for answer in classifier.predict(texts)}
     requests = [texts[i : i + 1 + i % 3] for i in range(297)]
-    found = asyncio.run(load(server, requests, expected, clients=16))
+    found = load(server, requests, expected, clients=16)
     assert found.statuses == {200: 297}
     assert found.wrong == []
 
@@ -293,14 +290,6 @@ def test_a_taken_port_and_a_foreign_address_are_one_line(trained_run: Path) -> N
 def test_answers_are_not_held_back_until_more_can_be_sent_with_them() -> None:
     with listen("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY
-
-
-def test_what_is_loaded_is_not_collected_again(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frozen = []
-    monkeypatch.setattr(uvicorn.Server, "run", lambda _, sockets: frozen.append(gc.get_freeze_count()))
-    serve(trained_run, host="127.0.0.1", port=0, device="cpu")
-    assert frozen[0] > 10_000
-    assert gc.get_freeze_count() == 0
 
 
 def test_a_damaged_run_is_not_served(tmp_path: Path) -> None:
