@@ -1,6 +1,7 @@
 """What many tests share: a cache of their own, a small file of reviews, and a run that was really trained on it."""
 
 import csv
+import logging
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -52,6 +53,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("BILSTM_CLS_CACHE", str(folder))
         patch.setenv("BILSTM_CLS_OFFLINE", "1")
         yield folder
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What is logged, also where an earlier test ran the command line, which keeps the messages to itself."""
+    monkeypatch.setattr(logging.getLogger("bilstm_cls"), "propagate", True)
+    caplog.set_level(logging.INFO, "bilstm_cls")
+    return caplog
 
 
 @pytest.fixture(scope="session")

@@ -80,10 +80,10 @@ def test_a_new_user_comes_from_a_table_to_a_server(folder: Path) -> None:
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["happy", "unhappy"]
     succeeding("predict", GOOD, "--explain", "--html", "explained.html")
-    succeeding("predict", GOOD, "--gates", "gates.html")
+    succeeding("predict", GOOD, "--gates", "gates.png")
     succeeding("train", "-c", "my comments.yaml", "-q", "--set", "name=second", "--set", "train.epochs=1")
     succeeding("report", "--run", "runs/my-comments", "--run", "runs/second", "--html", "compared.html")
-    pages = ("explained.html", "gates.html", "compared.html", succeeding("report").stdout.strip(), report)
+    pages = ("explained.html", "compared.html", succeeding("report").stdout.strip(), report)
     assert all(Path(page).read_text("utf-8").startswith("<!doctype html>") for page in pages)
     exported = succeeding("export", "--run", "runs/my-comments")
     (hint,) = re.findall(r"try it: (.*)$", exported.stdout, re.M)

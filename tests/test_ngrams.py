@@ -40,13 +40,12 @@ def test_no_text_has_no_logits(model: NgramModel) -> None:
 def test_it_is_the_baseline_of_the_same_name() -> None:
     from bilstm_cls.classifier import softmax
     from bilstm_cls.data.types import Split
-    from bilstm_cls.evaluation.baselines import Task, run_baseline
+    from bilstm_cls.evaluation.baselines import run_baseline
 
     test = ["good film", "bad fun", "a film, so good"]
     numbers = np.arange(6)
     train = Split("train", TEXTS, LABELS, ["x"] * 6, numbers)
-    task = Task(train, Split("test", test, LABELS[:3], ["x"] * 3, numbers[:3]), 2)
-    expected, _ = run_baseline("nbsvm", task)
+    expected, _ = run_baseline("nbsvm", train, Split("test", test, LABELS[:3], ["x"] * 3, numbers[:3]), 2)
     assert np.allclose(softmax(NgramModel.train(TEXTS, LABELS, 2).logits(test)), expected, atol=1e-6)
 
 

@@ -15,11 +15,12 @@ TINY: dict[str, Any] = {
     "valid": None,
 }  # fmt: skip
 OPTIONS: list[dict[str, Any]] = [
-    {}, {"cell": "gru"}, {"bidirectional": False}, {"num_layers": 2, "layer_dropout": 0.1}, {"pooling": "reduce_mean"},
-    {"pooling": "max"}, {"pooling": "last"}, {"pooling": "attention"}, {"pooling": "concat"},
-    {"tokenizer": "cjk"}, {"tokenizer": "bpe", "max_vocab_size": 300}, {"bigrams": 50},
-    {"ngrams": "nbsvm", "valid": 0.3}, {"optimizer": "sgd"}, {"class_weights": "balanced", "label_smoothing": 0.1},
-    {"recurrent_dropout": 0.2},
+    {}, {"pooling": "reduce_mean"}, {"pooling": "max"}, {"pooling": "last"}, {"pooling": "attention"},
+    {"pooling": ["mean", "max"]}, {"tokenizer": "cjk"}, {"tokenizer": "bpe", "max_vocab_size": 300},
+    {"ngrams": "nbsvm", "valid": 0.3}, {"class_weights": "balanced"}, {"overrides": {"model.cell": "gru"}},
+    {"overrides": {"model.bidirectional": False}}, {"overrides": {"model.num_layers": 2, "model.layer_dropout": 0.1}},
+    {"overrides": {"model.bigrams": 50}}, {"overrides": {"train.optimizer": "sgd"}},
+    {"overrides": {"model.recurrent_dropout": 0.2}},
 ]  # fmt: skip
 ROWS = reviews(40)
 

@@ -4,10 +4,10 @@ A kill cannot test this, as what was written stays in the system's memory. So th
 every prefix of them is replayed onto a disk that keeps only what was flushed, and of the rest all, nothing or some.
 """
 
+import copy
 import itertools
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +17,12 @@ import torch
 from bilstm_cls.checkpoint import load_newest, save_checkpoint
 from tests.faults.conftest import Tally
 
-STEPS = (1, 2, 3)
 ENTRIES = ("none", "all", "renames alone", "removals alone")
 CONTENTS = ("none", "all", "zeros")
+SAVES = (("best", "last"), ("last",), ("best", "last"))
+"""The roles of each of three checkpoints."""
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to read an open file")
 
 
 @dataclass
@@ -27,11 +30,13 @@ class Disk:
     """What is on a disk after a power cut.
 
     Attributes:
+        finished: saves that had returned.
         flushed: names that are safe, with the number of their file.
         pending: changes of names that the system has not flushed yet: (kind, name, file).
         contents: of each file, as written and whether that was flushed.
     """
 
+    finished: int = 0
     flushed: dict[str, int] = field(default_factory=dict)
     pending: list[tuple[str, str, int]] = field(default_factory=list)
     contents: dict[int, tuple[bytes, bool]] = field(default_factory=dict)
@@ -54,32 +59,28 @@ class Disk:
 class Recorder:
     """Notes what a program asks of the system, and the disk that each call leaves."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self.folder = folder
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.disk = Disk()
         self.calls: list[str] = []
-        self.states: list[tuple[int, Disk]] = []
-        self.step = 0
+        self.states: list[Disk] = []
         self._files: dict[int, int] = {}
         self._number = itertools.count()
-        self._fsync, self._replace, self._unlink = os.fsync, os.replace, os.unlink
-        for name in ("fsync", "replace", "unlink"):
+        self._system = {name: getattr(os, name) for name in ("fsync", "replace", "unlink")}
+        for name in self._system:
             patch.setattr(os, name, getattr(self, name))
 
     def _note(self, call: str) -> None:
         self.calls.append(call)
-        disk = self.disk
-        self.states.append((self.step, Disk(dict(disk.flushed), list(disk.pending), dict(disk.contents))))
+        self.states.append(copy.deepcopy(self.disk))
 
     def _file(self, status: os.stat_result) -> int:
-        """The number of a file; the system's own would be used again once it is removed."""
+        """The number of a file; the system's would be used again once it is removed."""
         return self._files.setdefault(status.st_ino, next(self._number))
 
     def fsync(self, descriptor: int) -> None:
-        self._fsync(descriptor)
+        self._system["fsync"](descriptor)
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            self.disk.flushed = self.disk.names_if("all")
-            self.disk.pending = []
+            self.disk.flushed, self.disk.pending = self.disk.names_if("all"), []
             self._note("fsync folder")
         else:
             content = Path(f"/proc/self/fd/{descriptor}").read_bytes()
@@ -91,53 +92,49 @@ class Recorder:
         if Path(target).exists():
             self._files.pop(Path(target).stat().st_ino, None)
         self.disk.contents.setdefault(file, (Path(source).read_bytes(), False))
-        self._replace(source, target)
+        self._system["replace"](source, target)
         self.disk.pending.append(("rename", Path(target).name, file))
         self._note("rename")
 
     def unlink(self, path: str) -> None:
         self._files.pop(Path(path).stat().st_ino, None)
-        self._unlink(path)
+        self._system["unlink"](path)
         self.disk.pending.append(("removal", Path(path).name, 0))
         self._note("removal")
 
 
 @pytest.fixture
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """The record of three saves: the first is the best one, the second the last one, the third both."""
+    """The record of three saves."""
     (tmp_path / "checkpoints").mkdir()
     with monkeypatch.context() as patch:
-        recorder = Recorder(tmp_path / "checkpoints", patch)
-        for step, roles in zip(STEPS, (("best", "last"), ("last",), ("best", "last")), strict=True):
-            save_checkpoint(recorder.folder, step, {"w": torch.full((50,), float(step))}, {"trainer": {}}, roles=roles)
-            recorder.step = step
+        recorder = Recorder(patch)
+        for step, roles in enumerate(SAVES, 1):
+            weights = {"w": torch.full((50,), float(step))}
+            save_checkpoint(tmp_path / "checkpoints", step, weights, {"trainer": {}}, roles=roles)
+            recorder.disk.finished = step
     return recorder
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to read an open file")
 def test_a_power_cut_at_any_moment_leaves_this_checkpoint_or_the_one_before(
     recorder: Recorder, tmp_path: Path, tally: Tally
 ) -> None:
     number = itertools.count()
 
-    def survives(case: tuple[tuple[int, Disk], str, str]) -> None:
-        (finished, disk), entries, contents = case
+    def survives(case: tuple[Disk, str, str]) -> None:
+        disk, entries, contents = case
         folder = tmp_path / f"disk-{next(number)}"
         disk.after_a_power_cut(entries, contents, folder)
         loaded = load_newest(folder)
         step = 0 if loaded is None else loaded[1]["step"]
-        assert step in (finished, finished + 1)
+        assert step in (disk.finished, disk.finished + 1)
         assert loaded is None or torch.equal(loaded[0]["w"], torch.full((50,), float(step)))
 
-    def every_case() -> Iterator[tuple[tuple[int, Disk], str, str]]:
-        return itertools.product(recorder.states, ENTRIES, CONTENTS)
-
-    tally(every_case(), survives)
+    tally(itertools.product(recorder.states, ENTRIES, CONTENTS), survives)
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to read an open file")
 def test_every_file_is_flushed_renamed_and_its_name_flushed_in_that_order(recorder: Recorder) -> None:
-    whole = ["fsync file", "rename", "fsync folder"]
-    first, second, third = whole * 3, whole * 2, whole * 3
-    assert [call for call in recorder.calls if call != "removal"] == [*first, *second, *third]
+    num_files = sum(1 + len(roles) for roles in SAVES)
+    writes = [call for call in recorder.calls if call != "removal"]
+    assert writes == ["fsync file", "rename", "fsync folder"] * num_files
     assert recorder.calls[-2:] == ["removal"] * 2

@@ -1,6 +1,5 @@
 """Fixtures of the tests that train whole runs."""
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,14 +12,6 @@ from bilstm_cls.training.run import train
 from tests.training.runs import PICTURES, draw_nothing
 
 Make = Callable[..., Config]
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What is logged, also where an earlier test ran the command line, which keeps the messages to itself."""
-    monkeypatch.setattr(logging.getLogger("bilstm_cls"), "propagate", True)
-    caplog.set_level(logging.INFO, "bilstm_cls")
-    return caplog
 
 
 @pytest.fixture(scope="module")

@@ -1,83 +1,26 @@
-"""Linear models over word n-grams: what a network has to beat on the same splits.
+"""Linear models over word n-grams, trained on the train split alone: what a network has to beat."""
 
-Everything is learned from the train split alone.
-"""
-
-import functools
 import importlib.util
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bilstm_cls.data.types import Split
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.evaluation.metrics import Bools, Floats
-from bilstm_cls.ngrams import (
-    MAX_N,
-    SMALL_TRAIN,
-    WORD,
-    Counts,
-    count_each,
-    is_spaced,
-    kept,
-    logistic,
-    nbsvm,
-)
-
-KINDS = {"tfidf": (2, False), "nbsvm": (MAX_N, True)}
-"""The longest n-gram of a baseline, and whether it counts once a text."""
+from bilstm_cls.evaluation.metrics import Floats
+from bilstm_cls.ngrams import SMALL_TRAIN, WORD, NgramModel, count, is_spaced, kept
+from bilstm_cls.runtime import softmax
 
 _TINY = float(np.finfo(np.float64).tiny)
 FEW_LABELS = 100
 """Up to which fastText computes the whole softmax; for more, a hierarchical one."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all baselines learn and answer; the n-grams of its texts are counted once for all of them.
-
-    Attributes:
-        train: texts with label ids; at least two labels must occur.
-        test: texts; its label ids are not read.
-        num_labels: C; a label that `train` lacks gets probability 0.
-        names: of the baselines that will be run, so that nothing else is counted.
-    """
-
-    train: Split
-    test: Split
-    num_labels: int
-    names: Sequence[str] = ("tfidf", "nbsvm")
-
-    @functools.cached_property
-    def _counted(self) -> dict[tuple[int, bool], tuple[Counts, Counts]]:
-        kinds, spaced = [KINDS[name] for name in self.names if name in KINDS], is_spaced(self.train.texts)
-        train, test = (count_each(split.texts, spaced=spaced, kinds=kinds) for split in (self.train, self.test))
-        return dict(zip(kinds, zip(train, test, strict=True), strict=True))
-
-    def counts(self, name: str, *, is_rare_kept: bool) -> tuple[Counts, Counts]:
-        """Returns n-gram counts of both splits, in the columns that are frequent enough in train."""
-        train, test = self._counted[KINDS[name]]
-        min_texts = 1 if is_rare_kept or len(self.train) < SMALL_TRAIN else 2
-        found, columns = kept(train, min_texts=min_texts)
-        return found, test[:, columns]
-
-    def one_against_rest(
-        self, train: Counts, test: Counts, fit: Callable[[Counts, Bools], tuple[Floats, float]]
-    ) -> Floats:
-        """Fits a linear model to each label and returns `[N, C]` probabilities of the texts of test."""
-        present = np.unique(self.train.label_ids)
-        scores = np.full((len(self.test), self.num_labels), -np.inf)
-        for label_id in present[1:] if len(present) == 2 else present:
-            weights, intercept = fit(train, self.train.label_ids == label_id)
-            scores[:, label_id] = test @ weights + intercept
-        if len(present) == 2:  # one decision is both: the score of the second, and its opposite
-            scores[:, present[0]] = -scores[:, present[1]]
-        return distribution(scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +29,12 @@ class Baseline:
 
     Attributes:
         description: for reports.
-        run: learns a task, and returns `[N, C]` probabilities of the texts of its test split.
+        run: learns a train split, and returns `[N, C]` probabilities of the N texts of another one.
         package: that it needs, or None.
     """
 
     description: str
-    run: Callable[[Task], Floats]
+    run: Callable[[Split, Split, int], Floats]
     package: str | None = None
 
     @property
@@ -99,20 +42,21 @@ class Baseline:
         return self.package is None or importlib.util.find_spec(self.package) is not None
 
 
-def run_baseline(name: str, task: Task) -> tuple[Floats, float]:
-    """Trains a baseline and predicts the texts of the test split.
+def run_baseline(name: str, train: Split, test: Split, num_labels: int) -> tuple[Floats, float]:
+    """Trains a baseline and predicts the texts of the test split, whose labels are not read.
 
     Returns:
-        `[N, C]` probabilities whose rows sum to 1, and the seconds that it took.
+        `[N, C]` probabilities whose rows sum to 1, and the seconds that it took. A label that `train` lacks is never
+        predicted.
 
     Raises:
         DataError: the train split holds no n-gram, or a single label.
     """
     started = time.monotonic()
-    num_present = len(np.unique(task.train.label_ids))
+    num_present = len(np.unique(train.label_ids))
     if num_present < 2:
-        raise DataError(f"{task.train.name} split: a baseline needs texts of at least two labels, found {num_present}")
-    return BASELINES[name].run(task), time.monotonic() - started
+        raise DataError(f"{train.name} split: a baseline needs texts of at least two labels, found {num_present}")
+    return BASELINES[name].run(train, test, num_labels), time.monotonic() - started
 
 
 def known_baselines(names: Sequence[str] | None) -> list[str]:
@@ -129,53 +73,69 @@ def known_baselines(names: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(names or [name for name, found in BASELINES.items() if found.is_installed]))
 
 
-def distribution(scores: Floats) -> Floats:
-    """Makes one probability distribution of every row of log-odds, -inf meaning never."""
-    chances = np.exp(-np.logaddexp(0.0, -scores))
-    chances = np.maximum(chances, _TINY * np.isfinite(scores))  # all may be as good as 0, and have to sum to 1
-    return np.asarray(chances / chances.sum(axis=1, keepdims=True))
+def tfidf_model(**options: Any) -> Any:
+    """Returns a scikit-learn pipeline that takes n-gram counts: TF-IDF and a logistic regression per label.
 
-
-def _tfidf(task: Task) -> Floats:
+    Args:
+        options: of `LogisticRegression`, such as `tol`.
+    """
     from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
 
-    train, test = task.counts("tfidf", is_rare_kept=False)
-    weights = TfidfTransformer(sublinear_tf=True).fit(train)
-    return task.one_against_rest(weights.transform(train), weights.transform(test), logistic)
-
-
-def _nbsvm(task: Task) -> Floats:
-    train, test = task.counts("nbsvm", is_rare_kept=True)
-    return task.one_against_rest(train, test, nbsvm)
+    linear = LogisticRegression(C=10.0, solver="liblinear", dual=True, random_state=0, **options)
+    return make_pipeline(TfidfTransformer(sublinear_tf=True), OneVsRestClassifier(linear))
 
 
-def _fasttext(task: Task) -> Floats:
-    """Joulin et al. 2017: a softmax over the mean of the vectors of words and pairs of words."""
-    import fasttext
-
-    spaced = is_spaced(task.train.texts)
-    with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-        path = Path(folder) / "train.txt"
-        with path.open("w", encoding="utf-8", errors="replace") as file:
-            for i in np.random.default_rng(0).permutation(len(task.train)).tolist():  # fastText does not shuffle
-                file.write(f"__label__{task.train.label_ids[i]} {_line_of(task.train.texts[i], spaced=spaced)}\n")
-        loss = "softmax" if task.num_labels <= FEW_LABELS else "hs"
-        epochs = max(5, min(100, 100_000 // len(task.train)))
-        options = {"dim": 10, "lr": 0.5, "epoch": epochs, "bucket": 2**20, "loss": loss, "verbose": 0}
-        # Several threads would give another result each time.
-        model = fasttext.train_supervised(str(path), wordNgrams=2, thread=1, seed=1, **options)
-    probabilities = np.zeros((len(task.test), task.num_labels))
-    for row, text in zip(probabilities, task.test.texts, strict=True):
-        line = _line_of(text, spaced=spaced).encode("utf-8", "replace").decode("utf-8")
-        for label, probability in zip(*model.predict(line, k=-1), strict=True):
-            row[int(label.removeprefix("__label__"))] = probability
-    probabilities[:, np.unique(task.train.label_ids)] += _TINY  # a text without a known word has no prediction
+def by_label(predicted: Floats, present: Sequence[int], num_labels: int) -> Floats:
+    """Spreads probabilities `[N, P]` of P label ids that occur to all `[N, C]`; rows sum to 1, even of zeros."""
+    probabilities = np.zeros((len(predicted), num_labels))
+    probabilities[:, present] = np.maximum(predicted, _TINY)
     return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
 
 
-def _line_of(text: str, *, spaced: bool) -> str:
-    """Returns the tokens of a text with spaces between them, on one line."""
-    return " ".join(re.findall(WORD if spaced else r"\S", text.casefold()))
+def _tfidf(train: Split, test: Split, num_labels: int) -> Floats:
+    spaced = is_spaced(train.texts)
+    counts, columns = kept(
+        count(train.texts, spaced=spaced, max_n=2, is_binary=False), min_texts=1 if len(train) < SMALL_TRAIN else 2
+    )
+    with warnings.catch_warnings():  # the last digits of its optimum are of no interest
+        warnings.simplefilter("ignore")
+        model = tfidf_model(max_iter=300).fit(counts, train.label_ids)
+    predicted = model.predict_proba(count(test.texts, spaced=spaced, max_n=2, is_binary=False)[:, columns])
+    return by_label(predicted, model.classes_, num_labels)
+
+
+def _nbsvm(train: Split, test: Split, num_labels: int) -> Floats:
+    return softmax(NgramModel.train(train.texts, train.label_ids, num_labels).logits(test.texts))
+
+
+def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
+    """Joulin et al. 2017: a softmax over the mean of the vectors of words and pairs of words."""
+    import fasttext
+
+    token = re.compile(WORD if is_spaced(train.texts) else r"\S")
+
+    def line_of(text: str) -> str:
+        return " ".join(token.findall(text.casefold())).encode("utf-8", "replace").decode("utf-8")
+
+    with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
+        path = Path(folder) / "train.txt"
+        with path.open("w", encoding="utf-8") as file:
+            for i in np.random.default_rng(0).permutation(len(train)).tolist():  # fastText does not shuffle
+                file.write(f"__label__{train.label_ids[i]} {line_of(train.texts[i])}\n")
+        loss = "softmax" if num_labels <= FEW_LABELS else "hs"
+        epochs = max(5, min(100, 100_000 // len(train)))
+        options = {"dim": 10, "lr": 0.5, "epoch": epochs, "bucket": 2**20, "loss": loss, "verbose": 0}
+        # Several threads would give another result each time.
+        model = fasttext.train_supervised(str(path), wordNgrams=2, thread=1, seed=1, **options)
+    present = np.unique(train.label_ids).tolist()
+    predicted = np.zeros((len(test), len(present)))
+    for row, text in zip(predicted, test.texts, strict=True):
+        for label, probability in zip(*model.predict(line_of(text), k=-1), strict=True):
+            row[present.index(int(label.removeprefix("__label__")))] = probability
+    return by_label(predicted, present, num_labels)
 
 
 BASELINES: dict[str, Baseline] = {

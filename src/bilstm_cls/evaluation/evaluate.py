@@ -19,7 +19,7 @@ from bilstm_cls.data.readers import ReadOptions, read, read_label_names
 from bilstm_cls.data.types import BadRow, Dataset, Split
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.baselines import BASELINES, Task, known_baselines, run_baseline
+from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics
 from bilstm_cls.evaluation.predictions import Evaluation, read_predictions, write_predictions
 from bilstm_cls.evaluation.quality import length_histogram
@@ -67,7 +67,12 @@ def evaluate(
     if data is None:
         found = _split_of_run(run, loaded.config, split)
     else:
-        found = _read_split(data, loaded.config.data, loaded.labels, text_columns, label_column, data_format)
+        options = ReadOptions(
+            text_columns=tuple(text_columns or loaded.config.data.text_columns),
+            label_column=label_column or loaded.config.data.label_column,
+            encoding=loaded.config.data.encoding,
+        )
+        found = _read_split(data, data_format, options, loaded.config.data, loaded.labels)
     for member in loaded.members:
         member.to(chosen)
     corpus = _encoded(loaded, found)
@@ -96,40 +101,26 @@ def _split_of_run(run: RunDirectory, config: Config, name: str) -> Split:
     return dataset.splits[name]
 
 
-def _read_split(
-    path: Path,
-    config: DataConfig,
-    labels: list[str],
-    text_columns: Sequence[str] | None,
-    label_column: str | None,
-    data_format: str,
-) -> Split:
-    options = ReadOptions(
-        text_columns=tuple(text_columns or config.text_columns),
-        label_column=label_column or config.label_column,
-        encoding=config.encoding,
-    )
+def _read_split(path: Path, data_format: str, options: ReadOptions, config: DataConfig, labels: list[str]) -> Split:
+    known = {label: i for i, label in enumerate(labels)}
+    if config.label_names is not None:  # a number may stand for a label
+        names = read_label_names(Path(config.label_names), config.encoding)
+        known = {number: known[name] for number, name in names.items() if name in known} | known
     bad: list[BadRow] = []
     texts, label_ids, lines = [], [], []
-    known = {label: i for i, label in enumerate(labels)}
     for example in read(path, format=data_format, options=options, bad_rows=config.bad_rows, on_bad_row=bad.append):
-        label = str(example.label)
-        if label not in known and config.label_names is not None:
-            names = read_label_names(Path(config.label_names), config.encoding)  # a number may stand for a label
-            known |= {number: labels.index(name) for number, name in names.items() if name in labels}
-        if label not in known:
+        if str(example.label) not in known:
             raise DataError(
                 f"{example.path}:{example.line}: label {example.label!r} is not one that the run knows: "
                 f"{', '.join(labels[:20])}"
             )
         texts.append(example.text)
-        label_ids.append(known[label])
+        label_ids.append(known[str(example.label)])
         lines.append(example.line)
+    if skipped := [row for row in bad if not row.is_read]:
+        logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
     for row in (row for row in bad if row.is_read):
         logger.warning(str(row))
-    skipped = [row for row in bad if not row.is_read]
-    if skipped:
-        logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
     if not texts:
         raise DataError(f"{path}: there is no text to evaluate")
     return Split(str(path), texts, np.array(label_ids), [str(path)] * len(texts), np.array(lines))
@@ -192,6 +183,7 @@ def write_results(
         member.eval()
     evaluation = evaluate_model(loaded, data)
     network = evaluation.network or evaluation.metrics
+    lengths, width = length_histogram(data.corpora["train"].num_tokens, config.text.max_length)
     best = next((row for row in reversed(history) if row["step"] == facts.get("train/best_step")), {})
     metrics: Row = {
         **{key: value for key, value in best.items() if key.startswith("valid/")},
@@ -202,7 +194,8 @@ def write_results(
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
         **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else [], evaluation),
         **_balance(data.dataset),
-        **_lengths(data.corpora["train"], config),
+        "text/train/length_histogram": lengths,
+        "text/train/length_width": width,
         **data.facts(),
         **facts,
         "time/peak_memory_mb": peak_memory_mb(),
@@ -218,21 +211,20 @@ def write_results(
 
 def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluation) -> Row:
     """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
-    split, ngrams = _scored_split(dataset), evaluation.ngram_logits
-    is_known = ngrams is not None and bool(ngrams.any())  # else its weight is 0
-    new = [name for name in names if not (name == "nbsvm" and is_known)]
-    task = Task(dataset.splits["train"], split, len(dataset.labels), new)
-    row: Row = {}
+    split, ngrams, row = _scored_split(dataset), evaluation.ngram_logits, Row()
     for name in names:
-        if name not in new:
-            assert ngrams is not None
+        if name == "nbsvm" and ngrams is not None and ngrams.any():  # else its weight is 0
             probabilities = softmax(ngrams)
         else:
-            logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
-            probabilities, row[f"time/baseline_{name}_seconds"] = run_baseline(name, task)
+            probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
         scores = compute_metrics(probabilities, split.label_ids, dataset.labels)
         row |= {f"baseline/{name}/accuracy": scores.accuracy, f"baseline/{name}/macro_f1": scores.macro_f1}
     return row
+
+
+def _run_baseline(name: str, dataset: Dataset) -> tuple[Floats, float]:
+    logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
+    return run_baseline(name, dataset.splits["train"], _scored_split(dataset), len(dataset.labels))
 
 
 def _balance(dataset: Dataset) -> Row:
@@ -243,11 +235,6 @@ def _balance(dataset: Dataset) -> Row:
             counts = np.bincount(split.label_ids, minlength=len(labels)).tolist()
             row |= {f"data/labels/{name}/{label}": count for label, count in zip(labels, counts, strict=True)}
     return {"data/majority_label": _majority(dataset), **row}
-
-
-def _lengths(corpus: Corpus, config: Config) -> Row:
-    counts, width = length_histogram(corpus.num_tokens, config.text.max_length)
-    return {"text/train/length_histogram": counts, "text/train/length_width": width}
 
 
 def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bool) -> dict[str, Row]:
@@ -266,17 +253,14 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
         if run.is_taken and not overwrite:
             raise ConfigError(f"{run.path}: exists already; add --overwrite to replace it, or --set name=NAME")
     dataset = load_dataset(config.data)
-    split = _scored_split(dataset)
-    task = Task(dataset.splits["train"], split, len(dataset.labels), names)
-    majority = dataset.labels.index(_majority(dataset))
+    split, majority = _scored_split(dataset), dataset.labels.index(_majority(dataset))
     results: dict[str, Row] = {}
     for name, run in runs.items():
         with run.locked():
             run.clear()
             run.remove_leftovers()
             run.write_status("running", "evaluating")
-            logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
-            probabilities, seconds = run_baseline(name, task)
+            probabilities, seconds = _run_baseline(name, dataset)
             scores = compute_metrics(probabilities, split.label_ids, dataset.labels, majority_label_id=majority)
             evaluation = Evaluation(split, probabilities, scores)
             results[name] = {
@@ -291,7 +275,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             write_atomic(run / "config.yaml", dump_config(config))
             run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
             write_predictions(run / f"predictions_{split.name}.csv", evaluation, dataset.labels)
-            write_report(run, config, dataset.labels, evaluation, results[name], title=f"{config.name}-{name}")
+            write_report(run, config, dataset.labels, evaluation, results[name], title=run.path.name)
             run.write_json("metrics.json", results[name])
             run.write_status("finished", "evaluated")
     return results
@@ -333,22 +317,17 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
     split = predictions.as_split(loaded.labels)
     corpus = _encoded(loaded, split)
     evaluation = _evaluate_split(loaded, split, corpus, metrics.get("data/majority_label"))
+    log = run / "history.jsonl"
+    try:  # an ensemble has none
+        history = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{log}: damaged, it cannot be read ({error})") from error
     with run.locked():
         write_report(
             run, loaded.config, loaded.labels, evaluation, metrics,
-            title=loaded.config.name, history=_history(run), loaded=loaded, corpus=corpus,
+            title=loaded.config.name, history=history, loaded=loaded, corpus=corpus,
         )  # fmt: skip
     return run / "report.html"
-
-
-def _history(run: RunDirectory) -> list[Row]:
-    path = run / "history.jsonl"
-    if not path.exists():  # as of an ensemble
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
 
 def peak_memory_mb() -> float:

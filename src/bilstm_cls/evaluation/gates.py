@@ -5,11 +5,9 @@ gate is kept. Shapes: T tokens, E input size, H hidden size.
 """
 
 import logging
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +19,7 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.data.tokenizer import UNKNOWN
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.explain import read_tokens, reading_tensors
-from bilstm_cls.evaluation.pages import render
 from bilstm_cls.evaluation.plots import drawable, font_families, new_figure, save_figure
-from bilstm_cls.files import write_atomic
 from bilstm_cls.model.recurrent import BidirectionalLSTM
 
 if TYPE_CHECKING:
@@ -35,44 +31,20 @@ Activations = dict[str, Tensor]
 MAX_SHOWN, MAX_TOKEN_LENGTH = 40, 14
 """Tokens in a picture, more could not be read; and characters of a token."""
 
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """How the values of one name are shown; `is_gate` for values between 0 and 1, not around 0."""
-
-    title: str
-    meaning: str
-    is_gate: bool = True
-
-
-PANELS = {
-    "forget": Panel("forget gate f", "How much of the cell state is kept from the token read before: 1 keeps all."),
-    "input": Panel("input gate i", "How much of the candidate is written into the cell state: 0 writes nothing."),
-    "candidate": Panel("candidate g", "What this token would write into the cell state.", is_gate=False),
-    "cell": Panel("cell state c", "The memory after this token: f times the one before, and i times g.", is_gate=False),
-    "output": Panel("output gate o", "How much of the memory is shown: the output is o times tanh(c)."),
-    "reset": Panel("reset gate r", "How much of the last output the candidate is made from: 0 starts afresh."),
-    "update": Panel("update gate z", "How much of the last output is kept: 1 keeps all and writes nothing."),
-    "hidden": Panel("output h", "What the layer above sees after this token.", is_gate=False),
-}
 SHOWN = {
-    "lstm": ("forget", "input", "candidate", "cell", "output"),
-    "gru": ("reset", "update", "candidate", "hidden"),
-}
+    "lstm": {
+        "forget": "forget gate f", "input": "input gate i", "candidate": "candidate g", "cell": "cell state c",
+        "output": "output gate o",
+    },
+    "gru": {"reset": "reset gate r", "update": "update gate z", "candidate": "candidate g", "hidden": "output h"},
+}  # fmt: skip
 _MEMORY = {"lstm": "cell", "gru": "hidden"}
+_SIGNED = ("candidate", "cell", "hidden")  # around 0; gates are between 0 and 1
 _DIRECTIONS = ("read from the left →", "read from the right ←")
 
 
-@dataclass(frozen=True)
-class Gates:
-    """What is drawn.
-
-    Attributes:
-        cell: `lstm` or `gru`.
-        tokens: of the text, as it was given; at most `MAX_SHOWN`.
-        caption: what the picture shows.
-        values: for each direction by name `[tokens, H]`, units sorted by their mean memory, the highest first.
-    """
+class Gates(NamedTuple):
+    """At most `MAX_SHOWN` tokens, and for each direction by name `[tokens, H]`, units sorted by their mean memory."""
 
     cell: str
     tokens: list[str]
@@ -86,27 +58,16 @@ def write_gates(loaded: LoadedModel, text: str, target: Path) -> None:
     Args:
         loaded: a run's model, of cell `lstm` or `gru`.
         text: the first `MAX_SHOWN` of its tokens are drawn.
-        target: a `.png` with all of them, or an `.html` page with one picture each and what it means.
+        target: a `.png`.
 
     Raises:
         ConfigError: another ending, a cell without gates, or the file cannot be written.
     """
-    if target.suffix.lower() not in (".png", ".html"):
-        raise ConfigError(f"--gates: {target} must end in .png or .html")
+    if target.suffix.lower() != ".png":
+        raise ConfigError(f"--gates: {target} must end in .png")
     if loaded.model.encoder.cell not in STEPS:
         raise ConfigError(f"--gates: cell {loaded.model.encoder.cell!r} has no gates; {' and '.join(STEPS)} have")
-    gates = read_gates(loaded, text)
-    names = SHOWN[gates.cell]
-    if target.suffix.lower() == ".png":
-        save_figure(_draw(gates, names), target)
-    else:
-        with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-            files = [Path(folder) / f"{name}.png" for name in names]
-            for name, file in zip(names, files, strict=True):
-                save_figure(_draw(gates, [name]), file)
-            pictures = list(zip([PANELS[name] for name in names], files, strict=True))
-            page = render("gates.html", title="Gates", text=text, caption=gates.caption, pictures=pictures)
-        write_atomic(target, page)
+    save_figure(_draw(read_gates(loaded, text)), target)
     logger.info(f"wrote {target}")
 
 
@@ -123,11 +84,11 @@ def read_gates(loaded: LoadedModel, text: str) -> Gates:
         values.append({name: array[:MAX_SHOWN, order] for name, array in arrays.items()})
     tokens = [text[start:stop] or UNKNOWN for start, stop in reading.places[:MAX_SHOWN]]
     layers, total = len(model.encoder.layers), len(reading.token_ids)
-    facts = [f"{model.encoder.hidden_size} {cell} units per direction"]
-    facts += [f"layer {layers} of {layers}"] if layers > 1 else []
-    facts += [f"sorted by their mean {PANELS[_MEMORY[cell]].title}"]
-    facts += [f"the first {len(tokens)} of {total} tokens"] if total > len(tokens) else []
-    return Gates(cell, tokens, ", ".join(facts), values)
+    caption = (
+        f"{model.encoder.hidden_size} {cell} units per direction, layer {layers} of {layers}, sorted by their mean "
+        f"{SHOWN[cell][_MEMORY[cell]]}, {len(tokens)} of {total} tokens"
+    )
+    return Gates(cell, tokens, caption, values)
 
 
 def gate_activations(layer: BidirectionalLSTM, steps: Tensor) -> list[Activations]:
@@ -178,25 +139,25 @@ def _gru_step(x: Tensor, h: Tensor, before: Activations) -> Activations:
 STEPS: dict[str, Callable[[Tensor, Tensor, Activations], Activations]] = {"lstm": _lstm_step, "gru": _gru_step}
 
 
-def _draw(gates: Gates, names: Sequence[str]) -> "Figure":
-    """Draws a row for each name and a column for each direction; a single name in rows."""
-    rows, columns = (len(names), len(gates.values)) if len(names) > 1 else (len(gates.values), 1)
-    figure = new_figure(columns * max(3.6, 0.235 * len(gates.tokens)) + 1.6, 2.15 * rows + 1.2)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex="col").reshape(len(names), -1)
-    for name, places in zip(names, grid, strict=True):
-        panel, arrays = PANELS[name], [values[name].T for values in gates.values]  # [H, tokens]
+def _draw(gates: Gates) -> "Figure":
+    """Draws a row for each name and a column for each direction."""
+    titles, columns = SHOWN[gates.cell], len(gates.values)
+    figure = new_figure(columns * max(3.6, 0.235 * len(gates.tokens)) + 1.6, 2.15 * len(titles) + 1.2)
+    grid = figure.subplots(len(titles), columns, squeeze=False, sharex="col")
+    for (name, title), row in zip(titles.items(), grid, strict=True):
+        arrays = [values[name].T for values in gates.values]  # [H, tokens]
         limit = max(float(np.percentile(np.abs(np.concatenate(arrays, 1)), 99)), 1e-6)  # 1 % of the values lie beyond
-        scale: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-        scale = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0} if panel.is_gate else scale
-        for axes, array, direction in zip(places, arrays, _DIRECTIONS, strict=False):
+        scale: dict[str, Any] = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0}
+        if name in _SIGNED:
+            scale = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        for axes, array, direction in zip(row, arrays, _DIRECTIONS, strict=False):
             image = axes.imshow(array, aspect="auto", interpolation="nearest", **scale)
-            axes.set_title(f"{panel.title}, {direction}", fontsize=10)
+            axes.set_title(f"{title}, {direction}", fontsize=10)
             axes.set_ylabel("unit")
-        figure.colorbar(image, ax=list(places), fraction=0.03, pad=0.01, extend="neither" if panel.is_gate else "both")
-    for axes in grid[-1] if len(names) > 1 else grid[-1][-1:]:
-        labels = [drawable(token, i)[:MAX_TOKEN_LENGTH] for i, token in enumerate(gates.tokens, 1)]
-        style: dict[str, Any] = {"fontsize": 9, "fontfamily": font_families(), "parse_math": False}
+        figure.colorbar(image, ax=list(row), fraction=0.03, pad=0.01, extend="both" if name in _SIGNED else "neither")
+    labels = [drawable(token, i)[:MAX_TOKEN_LENGTH] for i, token in enumerate(gates.tokens, 1)]
+    style: dict[str, Any] = {"fontsize": 9, "fontfamily": font_families(), "parse_math": False}
+    for axes in grid[-1]:
         axes.set_xticks(range(len(labels)), labels, rotation=90, **style)
-    if len(names) > 1:
-        figure.suptitle(gates.caption, fontsize=11, parse_math=False)
+    figure.suptitle(gates.caption, fontsize=11, parse_math=False)
     return figure
