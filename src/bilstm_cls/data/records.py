@@ -55,13 +55,7 @@ def read_lines(path: Path, options: ReadOptions) -> Rows:
 
 
 def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[str, str], Parts]) -> Rows:
-    """Reads a label and a text a line, with a tab between them, or a space where the first line has no tab.
-
-    Args:
-        path: the file.
-        options: the encoding, and whether labels are wanted.
-        split: parts a line without its end; the second argument is the tab or space.
-    """
+    """Reads a label and a text a line; `split` parts a line at its second argument, a tab or else a space."""
     skipped = SkippedLines(path)
     mark = ""
     for number, line, fault in _numbered(TextLines(path, options.encoding)):
@@ -116,11 +110,7 @@ def _labelled(label: str, text: str, path: Path, line: int, options: ReadOptions
 
 
 def read_folder(path: Path, options: ReadOptions) -> Rows:
-    """Reads `path/LABEL/*.txt`, one text a file, by label and file name; hidden files and other kinds are left out.
-
-    Raises:
-        DataError: there is no folder, one has no text file, or a file cannot be read.
-    """
+    """Reads `path/LABEL/*.txt`, one text a file, by label and file name; hidden files and other kinds are left out."""
     return read_labelled_files(folder_files(path), options)
 
 
@@ -140,13 +130,10 @@ def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
     try:
         folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] != ".")
         if not folders:
-            raise DataError(
-                f"{path}: holds no folders; texts lie in {path / 'LABEL' / '*.txt'}, a folder for each label"
-            )
+            raise DataError(f"{path}: holds no folders; texts lie in {path / 'LABEL' / '*.txt'}, a folder a label")
         for folder in folders:
-            names = (entry for entry in folder.iterdir() if entry.suffix.lower() in TEXT_SUFFIXES and entry.is_file())
-            files = sorted(entry for entry in names if entry.name[0] != ".")
-            if not files:
+            names = (entry for entry in folder.iterdir() if entry.suffix.lower() in TEXT_SUFFIXES)
+            if not (files := sorted(entry for entry in names if entry.name[0] != "." and entry.is_file())):
                 raise DataError(f"{folder}: is a label's folder without any *.txt file; add texts or remove it")
             yield from ((folder.name, file) for file in files)
     except OSError as error:
@@ -330,34 +317,26 @@ def _open_table(path: Path) -> tuple[Any, Callable[[Sequence[str]], Iterator[Any
     if path.suffix.lower() != ".arrow" and path.is_file():
         file = pq.ParquetFile(path)
         return file.schema_arrow, lambda columns: file.iter_batches(_BATCH_ROWS, columns=columns)
-    files = _shards(path) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        try:
+            state = json.loads((path / "state.json").read_text("utf-8"))
+            files = [path / entry["filename"] for entry in state["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path / 'state.json'}: does not name the files of a saved data set") from error
     return _open_arrow(files[0]).schema, functools.partial(_arrow_batches, files)
-
-
-def _shards(folder: Path) -> list[Path]:
-    try:
-        state = json.loads((folder / "state.json").read_text("utf-8"))
-        return [folder / entry["filename"] for entry in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'state.json'}: does not name the files of a saved data set") from error
 
 
 def _open_arrow(path: Path) -> Any:
     import pyarrow as pa
 
-    source = pa.memory_map(str(path))
-    try:
-        return pa.ipc.open_stream(source)  # as the library datasets writes
-    except pa.ArrowInvalid:
-        return pa.ipc.open_file(source)
+    return pa.ipc.open_stream(pa.memory_map(str(path)))  # as the library datasets writes
 
 
 def _arrow_batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
-    for reader in map(_open_arrow, files):
-        is_stream = hasattr(reader, "read_next_batch")
-        for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
-            for start in range(0, batch.num_rows, _BATCH_ROWS):
-                yield batch.select(columns).slice(start, _BATCH_ROWS)
+    for batch in itertools.chain.from_iterable(map(_open_arrow, files)):
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield batch.select(columns).slice(start, _BATCH_ROWS)
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:

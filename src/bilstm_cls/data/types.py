@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bilstm_cls.errors import cut
+
 NO_LABEL = "the label is empty"
 BLANK_LINE = "blank line"
 
@@ -39,13 +41,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that could not be read: where it starts and what is wrong with it.
+    """A row that could not be read: its file, the line where it starts (from 1), and what is wrong with it.
 
-    Attributes:
-        path: the file.
-        line: where the row starts, counted from 1.
-        reason: what is wrong.
-        is_read: whether it is an example all the same, and only doubtful.
+    With `is_read` it is an example all the same, and only doubtful.
     """
 
     path: str
@@ -138,11 +136,7 @@ class Dataset:
 
 
 def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """Returns several texts as a list of str, whatever they come in.
-
-    Args:
-        texts: a list, tuple, array, pandas or polars series, or generator of str.
-        name: of the argument, for the error.
+    """Returns the texts of a list, tuple, array, pandas or polars series, or generator as a list of str.
 
     Raises:
         TypeError: it is one str, a mapping, a set or a table; or an item is no str, as in `texts[3] is nan, a float`.
@@ -151,11 +145,7 @@ def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
 
 
 def iterate_texts(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
-    """Like `check_texts`, one text at a time; what is wrong with the whole is raised at once.
-
-    Raises:
-        TypeError: as in `check_texts`.
-    """
+    """Like `check_texts`, one text at a time; what is wrong with the whole is raised at once."""
     is_one_column = getattr(texts, "ndim", len(getattr(texts, "shape", (0,)))) == 1
     if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable) or not is_one_column:
         raise TypeError(f"{name} is {_described(texts)}; give a list, array or series of str")
@@ -170,7 +160,5 @@ def _checked_text(text: Any, place: str) -> str:
 
 def _described(value: Any) -> str:
     kind = type(value).__name__
-    article = "an" if kind[:1].lower() in "aeiou" else "a"
-    shown = repr(value) if isinstance(value, str | bytes | float | int | None) else ""
-    short = shown if len(shown) <= 40 else f"{shown[:40]}..."
-    return f"{short}, {article} {kind}" if short else f"{article} {kind}"
+    kind = f"an {kind}" if kind[:1].lower() in "aeiou" else f"a {kind}"
+    return f"{cut(repr(value))}, {kind}" if isinstance(value, str | bytes | float | int | None) else kind
