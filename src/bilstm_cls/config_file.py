@@ -100,20 +100,21 @@ def dump_config(config: Config) -> str:
 
 
 def config_schema() -> dict[str, Any]:
-    """Returns the JSON schema of the config file, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
 
 
 def changed_keys(a: Config, b: Config) -> list[str]:
     """Returns what differs from `a` to `b`, such as `train.epochs: 5 -> 6`."""
-    before, after = _flat(a), _flat(b)
+    before, after = flat_config(a), flat_config(b)
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
 
 
-def _flat(config: Section) -> dict[str, str]:
-    flat = {name: json.dumps(value, ensure_ascii=False) for name, value in config if not isinstance(value, Section)}
-    for section, keys in config:
-        flat |= {f"{section}.{key}": text for key, text in _flat(keys).items()} if isinstance(keys, Section) else {}
+def flat_config(config: Section) -> dict[str, str]:
+    """Returns all values as JSON by their keys, such as `train.epochs`."""
+    flat: dict[str, str] = {}
+    for name, value in config:
+        parts = flat_config(value) if isinstance(value, Section) else {"": json.dumps(value, ensure_ascii=False)}
+        flat |= {f"{name}.{key}".rstrip("."): text for key, text in parts.items()}
     return flat
 
 
