@@ -24,7 +24,6 @@ from bilstm_cls.inspection import (
     missing_packages,
     plan,
     run_checks,
-    with_overrides,
 )
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.recurrent import CELLS
@@ -94,7 +93,7 @@ def test_near_duplicates_name_both_rows_those_of_other_labels_first(deep_finding
     first = found["found"][0]
     assert (first["place"], first["of"]) == (f"{path / 'test.csv'}:3", f"{path / 'train.csv'}:3")
     assert first["labels"] == ["neg", "pos"]
-    assert first["splits"][0] == "test"
+    assert first["split"] == "test"
     assert 0.7 <= first["similarity"] < 1
     assert {row["place"] for row in found["found"]} >= {f"{path / 'test.csv'}:2"}
 
@@ -125,7 +124,7 @@ def test_the_command_lists_findings_by_row(deep_findings: tuple[Path, dict[str, 
     path, _ = deep_findings
     options = ["--data", path / "train.csv", "--set", f"data.test={path / 'test.csv'}", "--deep", "-q"]
     shown = run_cli("inspect", *options, "--limit", 2).stdout
-    assert f"{path / 'test.csv'}:3: of {path / 'train.csv'}:3, similarity" in shown
+    assert f"{path / 'test.csv'}:3: split test, of {path / 'train.csv'}:3, " in shown
     assert "token zork, label pos" in shown
     found = run_cli("inspect", *options, "--limit", 0, "--json").json
     assert found["near_duplicates"]["texts"] >= 2
@@ -174,13 +173,6 @@ def test_a_plan_is_what_training_would_do(tiny_config: Callable[..., Config]) ->
     assert planned["tokens_per_epoch"] == data.corpora["train"].lengths.sum()
     assert 0 <= planned["padding"] < 1
     assert not (Path(config.output_dir) / "planned").exists()
-
-
-def test_overrides_go_into_the_text_of_a_config(tmp_path: Path, reviews_csv: Path) -> None:
-    text = with_overrides(f"seed: 3\ndata: {{train: {reviews_csv}}}\n", ["train.epochs=7", "seed=4"], name="mine")
-    (tmp_path / "out.yaml").write_text(text, "utf-8")
-    config = load_config(tmp_path / "out.yaml")
-    assert (config.seed, config.train.epochs, config.name) == (4, 7, "mine")
 
 
 def test_findings_are_shown_as_indented_lines() -> None:

@@ -65,8 +65,8 @@ class LoadedModel:
 class RunDirectory:
     """The files of one run under `path`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -324,9 +324,9 @@ def _model_keys(config: Config) -> dict[str, Any]:
     return {f"{name}.{key}": value for name in ("text", "model") for key, value in getattr(config, name)}
 
 
-def newest_run(output_dir: Path) -> RunDirectory:
+def newest_run(output_dir: str | Path) -> RunDirectory:
     """Returns the run under `output_dir` whose model was written last, or raises `ConfigError`."""
-    runs = sorted(output_dir.glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    runs = sorted(Path(output_dir).glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
     if not runs:
         raise ConfigError(f"{output_dir}: holds no finished run; train one, or name it with --run DIR")
     return RunDirectory(runs[-1].parent)

@@ -28,7 +28,7 @@ from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
 from bilstm_cls.data.types import check_texts, iterate_texts
 from bilstm_cls.device import usable_cores
-from bilstm_cls.errors import CheckpointError, ConfigError, UserError
+from bilstm_cls.errors import CheckpointError, ConfigError, ExitCode, UserError
 from bilstm_cls.ngrams import NgramModel
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try it again when it exits
-        return 1  # whoever read the output, such as head, has seen enough
+        return ExitCode.CLOSED_PIPE  # whoever read the output, such as head, has seen enough
     return 0
 
 

@@ -14,7 +14,7 @@ from bilstm_cls.classifier import Classifier, LoadedModel
 from bilstm_cls.data.tokenizer import TOKENIZERS, UNKNOWN_ID
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.explain import Explanation, explain, read_tokens
-from bilstm_cls.evaluation.pages import spans
+from bilstm_cls.evaluation.pages import parts_of
 from bilstm_cls.ngrams import NgramModel
 from tests.conftest import reviews
 from tests.serve.untrained import TEXT, untrained
@@ -168,9 +168,9 @@ def test_a_token_read_alone_is_the_token_that_was_read(kind: str, text: str) -> 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @settings(max_examples=30, deadline=None)
 @given(text=st.text(ALPHABET, max_size=40), truncate=st.sampled_from(["head", "tail", "both"]))
-def test_the_spans_of_an_explanation_are_the_text(kind: str, text: str, truncate: str) -> None:
+def test_the_parts_of_an_explanation_are_the_text(kind: str, text: str, truncate: str) -> None:
     explanation = exact(READERS[kind, truncate], text)
-    assert "".join(span.text for span in spans(explanation)) == text
+    assert "".join(part.text for part in parts_of(explanation)) == text
     assert all(term.token == text[term.start : term.stop] for term in explanation.terms)
     assert [term.start for term in explanation.terms] == sorted(term.start for term in explanation.terms)
     assert explanation.error < 1e-5
@@ -210,7 +210,7 @@ def test_a_long_text_has_terms_where_it_is_read(truncate: str, tokens: str, unre
     assert [term.token for term in explanation.terms] == tokens.split()
     assert explanation.unread is not None
     assert text[slice(*explanation.unread)] == unread.strip()
-    assert [span.text for span in spans(explanation) if span.is_unread] == [unread.strip()]
+    assert [part.text for part in parts_of(explanation) if part.is_quiet] == [unread.strip()]
     ids = loaded.tokenizer.encode_batch([tokens])[0]
     assert read_tokens(loaded, text).token_ids == ids
     assert explanation.error < 1e-5
@@ -239,7 +239,7 @@ def test_terms_of_network_and_n_gram_model_add_up_to_the_logit(kind: str, text: 
     explanation = exact(loaded, text, label="pos")
     assert explanation.error is not None
     assert explanation.error < 1e-5
-    assert "".join(span.text for span in spans(explanation)) == text
+    assert "".join(part.text for part in parts_of(explanation)) == text
     assert [term.start for term in explanation.terms] == sorted(term.start for term in explanation.terms)
     probabilities = Classifier(loaded, "cpu").predict_proba([text])[0]
     assert explanation.logit == pytest.approx(np.log(probabilities[1] / probabilities[0]), abs=1e-5)
@@ -283,7 +283,7 @@ def test_occlusion_is_what_the_logit_loses_when_a_word_is_left_out(
 @pytest.mark.parametrize("text", ODD)
 def test_any_text_can_be_explained_by_occlusion(text: str) -> None:
     explanation = explain(UNTRAINED, text, method="occlusion")
-    assert "".join(span.text for span in spans(explanation)) == text
+    assert "".join(part.text for part in parts_of(explanation)) == text
     assert all(math.isfinite(term.value) for term in explanation.terms)
 
 

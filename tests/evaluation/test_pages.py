@@ -11,7 +11,7 @@ import pytest
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.evaluation.compare import compare, write_comparison
 from bilstm_cls.evaluation.explain import Explanation, Term, explain
-from bilstm_cls.evaluation.pages import excerpt, explanation_lines, has_colours, spans, write_explanations
+from bilstm_cls.evaluation.pages import excerpt, explanation_lines, has_colours, parts_of, write_explanations
 from tests.browser import DESKTOP, PHONE, needs_browser, visit
 from tests.command_line import run_cli
 from tests.evaluation.pages import Page
@@ -25,9 +25,9 @@ def explanation_of(text: str, *terms: Term, **more: Any) -> Explanation:
     return Explanation(text, "pos", "pos", "exact", 0.5, 0.25, terms, **more)
 
 
-def test_tokens_that_share_a_character_are_one_span() -> None:
+def test_tokens_that_share_a_character_are_one_part() -> None:
     terms = [Term("İ", 0, 1, 0.5, True), Term("İ", 0, 1, 0.25, False), Term("x", 1, 2, -1.0, True)]
-    assert [(span.text, span.value) for span in spans(explanation_of("İx", *terms))] == [("İ", 0.75), ("x", -1.0)]
+    assert [(part.text, part.value) for part in parts_of(explanation_of("İx", *terms))] == [("İ", 0.75), ("x", -1.0)]
 
 
 def test_an_excerpt_is_the_stretch_with_the_strongest_words() -> None:

@@ -85,7 +85,7 @@ def logged(short_config: Make, tmp_path: Path) -> Callable[..., Config]:
 
 def test_a_logger_receives_settings_steps_evaluations_and_final_scores(logged: Make, notebook: Notebook) -> None:
     done = train(logged("mlflow"))
-    assert notebook.settings["train.epochs"] == 2
+    assert notebook.settings["train.epochs"] == "2"
     assert notebook.steps("step/loss") == STEPS
     assert notebook.steps("valid/accuracy") == EVALUATED
     rows = [values["valid/accuracy"] for _, values in notebook.entries if "valid/accuracy" in values]
