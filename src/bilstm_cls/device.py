@@ -4,6 +4,7 @@ Nothing here imports PyTorch until it is used, as the command line starts with i
 """
 
 import contextlib
+import csv
 import ctypes
 import math
 import os
@@ -29,7 +30,8 @@ MIN_CUDNN_OF_BF16 = 91300
 
 
 def configure_process() -> None:
-    """Sets what libraries read from the environment; to be called by the command line before they are imported."""
+    """Sets what libraries read from the process; to be called by the command line before they are imported."""
+    csv.field_size_limit(2**24)  # characters; 128 KiB is less than a long text
     os.environ["MPLBACKEND"] = "agg"  # all is drawn into files, and a notebook's backend may not be installed here
     if _granted_cores() < math.inf:  # else libraries start a thread for each core of the machine
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))

@@ -12,10 +12,9 @@ import pytest
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data import starter
-from bilstm_cls.data.dialect import Dialect
-from bilstm_cls.data.formats import data_files, detect_format, find_splits
-from bilstm_cls.data.readers import ReadOptions, read
+from bilstm_cls.data.readers import ReadOptions, data_files, detect_format, find_splits, read
 from bilstm_cls.data.starter import DataProfile, profile_data, starter_config
+from bilstm_cls.data.tables import Dialect
 from bilstm_cls.errors import ConfigError, DataError
 
 Write = Callable[..., Path]
@@ -245,6 +244,9 @@ def test_few_texts_get_small_batches_and_keep_all_words(write: Write) -> None:
     path = write("a.csv", [("text", "label"), *((SENTENCES[i], "ab"[i % 2]) for i in range(60))])
     config = reloaded(profile_data(path), path)
     assert (config.train.batch_size, config.text.min_freq, config.data.valid) == (8, 1, 0.2)
+    assert config.model.ngrams == "nbsvm"
+    path = write("b.csv", [("text", "label"), *((SENTENCES[i], "ab"[i % 2]) for i in range(40))])
+    assert reloaded(profile_data(path), path).model.ngrams is None
 
 
 ODD_NAMES = [

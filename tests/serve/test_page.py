@@ -74,7 +74,7 @@ def test_one_types_and_sees_the_label_and_what_moved_it(visitor: Visit, server: 
     assert page.locator("#words").text_content() == "bad: awful & dull"
     assert page.locator("#facts").text_content().startswith("5 tokens, ")
     page.locator("#words .for", has_text="awful").click()
-    assert page.locator("#pointed").text_content().startswith("awful: +")
+    assert page.locator("#pointed").text_content().startswith("awful: changes the logit by +")
     assert {url.removeprefix(server.url) for url in visitor.requests} == {"/predict"}
     type_text(visitor, " ")
     assert page.locator("#label").text_content() == ""
@@ -101,7 +101,7 @@ def test_an_answer_to_an_earlier_text_is_dropped(visitor: Visit, server: Address
     assert page.locator("#label").text_content() == "neg"
 
 
-def test_a_server_that_is_gone_is_told_of_and_the_next_answer_takes_that_back(visitor: Visit, server: Address) -> None:
+def test_a_server_that_is_gone_is_reported_until_the_next_answer(visitor: Visit, server: Address) -> None:
     page = visitor.page
     page.goto(server.url)
     page.route("**/predict", lambda route: route.abort(), times=1)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.config import DataConfig
-from bilstm_cls.data.columns import alike_labels
 from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.splits import cut_splits
 from bilstm_cls.data.store import (
@@ -25,12 +24,12 @@ from bilstm_cls.data.store import (
     release,
     save_arrays,
 )
-from bilstm_cls.data.types import BadRow, Dataset, Example, Split
+from bilstm_cls.data.types import BadRow, Dataset, Example, Split, alike_labels
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 5
+FORMAT = 6
 """Part of every key of the cache: raise it when what is read from the same files changes."""
 
 IN_MEMORY = "(in memory)"

@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import DataConfig
-from bilstm_cls.data.dialect import Dialect
 from bilstm_cls.data.encoding import require_rereadable
-from bilstm_cls.data.formats import data_files, find_splits
 from bilstm_cls.data.hub import (
     OFFLINE_VARIABLE,
     Address,
@@ -33,8 +31,9 @@ from bilstm_cls.data.hub import (
     hub_examples,
     is_offline,
 )
-from bilstm_cls.data.readers import ReadOptions, name_labels, read, read_label_names
+from bilstm_cls.data.readers import ReadOptions, data_files, find_splits, name_labels, read, read_label_names
 from bilstm_cls.data.store import cache_folder, file_digest
+from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import naming_disk_faults, sha256_of

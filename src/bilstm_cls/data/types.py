@@ -1,11 +1,21 @@
-"""The things data is made of: one example, one split, one data set."""
+"""The things data is made of: one example, one bad row, one label, one split, one data set."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+NO_LABEL = "the label is empty"
+BLANK_LINE = "blank line"
+
+_WHOLE_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
+_INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
+"""Unicode's categories of control and format characters, and of spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,41 @@ class BadRow:
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.reason}"
+
+
+class SkippedLines:
+    """Counts lines that are no rows, for one remark on each kind at the end of the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, list[int]] = {}
+
+    def add(self, kind: str, line: int, number: int = 1) -> None:
+        """Counts `number` lines of one kind, the first of which is `line`."""
+        self._found.setdefault(kind, [line, 0])[1] += number
+
+    def remarks(self) -> Iterator[BadRow]:
+        """Yields a remark, which is a `BadRow` without a lost row, for each kind."""
+        for kind, (line, count) in self._found.items():
+            reason = f"skipped {count:,} {kind}{'s, the first here' * (count > 1)}"
+            yield BadRow(str(self._path), line, reason, is_read=True)
+
+
+def clean_label(text: str) -> str:
+    """Returns a label without surrounding spaces; of a whole number, without the decimals that a spreadsheet adds."""
+    label = text.strip()
+    whole = _WHOLE_FLOAT.fullmatch(label)
+    return whole[1] if whole else label
+
+
+def alike_labels(labels: Sequence[str]) -> list[list[str]]:
+    """Returns groups of labels that a reader takes for one: `True` and `true`, `1` and `01`, or with spaces between."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        characters = unicodedata.normalize("NFKC", label).casefold()
+        visible = "".join(c for c in characters if unicodedata.category(c) not in _INVISIBLE)
+        groups.setdefault(visible.lstrip("0") or "0" if visible.isdecimal() else visible, []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 @dataclass(frozen=True)
