@@ -58,13 +58,9 @@ def test_every_split_is_described(config: Config) -> None:
     assert test["known_tokens"] == pytest.approx(2 / 3, abs=1e-4)
 
 
-def test_overlaps_between_splits_are_counted(config: Config) -> None:
-    assert inspect_data(config)["overlap"] == {"valid in train": 1, "test in train": 1, "test in valid": 0}
-
-
 def test_overlaps_agree_with_the_counts_of_the_data_set(config: Config) -> None:
-    findings = inspect_data(config)
-    counts = prepare(config).dataset.counts
+    findings, counts = inspect_data(config), prepare(config).dataset.counts
+    assert findings["overlap"] == {"valid in train": 1, "test in train": 1, "test in valid": 0}
     assert findings["rows"] == counts
     assert findings["overlap"]["valid in train"] == counts["valid_in_train"]
     assert findings["splits"]["train"]["duplicates"] == counts["duplicates_train"]
@@ -131,24 +127,13 @@ def test_the_command_lists_findings_by_row(deep_findings: tuple[Path, dict[str, 
     assert found["near_duplicates"]["found"] == []
 
 
-def test_only_texts_are_looked_at_deeply(trained_run: Path) -> None:
-    outcome = run_cli("inspect", "--run", trained_run, "--deep")
-    assert (outcome.code, outcome.errors) == (2, ["error: --deep goes with --config or --data: it looks at texts"])
-
-
-def test_a_file_is_inspected_by_guessed_columns(tmp_path: Path) -> None:
-    rows = "".join(f"{i};A film about number {i} and more;{'good' if i % 2 else 'bad'}\n" for i in range(40))
-    (tmp_path / "odd.csv").write_text(f"id;review;sentiment\n{rows}", "utf-8")
-    findings = inspect_file(tmp_path / "odd.csv", [])
-    assert findings["labels"] == ["bad", "good"]
-    assert findings["rows"]["read"] == 40
-
-
 def test_a_file_of_another_encoding_and_a_name_with_spaces_is_inspected(tmp_path: Path) -> None:
     rows = "".join(f"Un café numéro {i} très cher,{'bon' if i % 2 else 'mauvais'}\n" for i in range(40))
     path = tmp_path / "mes avis: 'été'.csv"
     path.write_bytes(f"text,label\n{rows}".encode("cp1252"))
-    assert inspect_file(path, [])["labels"] == ["bon", "mauvais"]
+    findings = inspect_file(path, [])
+    assert findings["labels"] == ["bon", "mauvais"]
+    assert findings["rows"]["read"] == 40
 
 
 def test_a_run_is_shown_with_its_state_and_scores(trained_run: Path) -> None:

@@ -183,20 +183,6 @@ def set_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
-def peak_memory_mb() -> float:
-    """Returns the most resident memory this process ever had, in megabytes of 2**20 bytes.
-
-    Where the system does not record it (macOS has it in the standard library alone), what there is now.
-    """
-    memory = psutil.Process().memory_info()
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return float(getattr(memory, "peak_wset", memory.rss)) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
-
-
 MAX_GROWTH, SLACK = 1.5, 2**28
 """How many times what a step needs, and how many bytes more, may be kept in addition to what was there before."""
 

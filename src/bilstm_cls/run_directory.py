@@ -150,7 +150,7 @@ class RunDirectory:
             raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
     def read_object(self, name: str) -> dict[str, Any]:
-        """Reads one JSON file that holds an object; errors as in `read_json`."""
+        """Like `read_json`, of a file that has to hold an object."""
         content = self.read_json(name)
         if not isinstance(content, dict):
             raise CheckpointError(f"{self.path / name}: damaged, it holds no JSON object")
@@ -158,10 +158,9 @@ class RunDirectory:
 
     def write_status(self, status: str, reason: str, **more: Any) -> None:
         """Writes into `status.json` whether the run is running, finished, stopped or failed, and why."""
-        content = {"status": status, "reason": reason, "pid": os.getpid(), "host": socket.gethostname(), **more}
-        content["updated"] = now()
+        content = {"status": status, "reason": reason, "pid": os.getpid(), "host": socket.gethostname()}
         started = self.read_status().get("started") if status != "running" else None
-        self.write_json("status.json", {**content, "started": started or now()})
+        self.write_json("status.json", {**content, "updated": now(), **more, "started": started or now()})
 
     def read_status(self) -> dict[str, Any]:
         """Returns `status.json`, or an empty mapping where there is none that can be read."""

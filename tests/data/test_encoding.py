@@ -70,11 +70,6 @@ def test_auto_finds_the_encoding_and_logs_it(write: Write, caplog: pytest.LogCap
     assert f"reading as {encoding.removesuffix('-sig')}" in caplog.text
 
 
-def test_auto_finds_a_byte_that_is_not_utf8_deep_in_a_file(write: Write) -> None:
-    content = b"text,label\n" + b"plain,pos\n" * 60_000 + "naïve café,neg\n".encode("windows-1252")
-    assert pairs(write("a.csv", content), options=ReadOptions(encoding="auto"))[-1] == ("naïve café", "neg")
-
-
 @pytest.mark.parametrize("place", [0, 7, 19])
 def test_a_line_of_another_encoding_in_a_utf8_file_is_a_bad_row_and_no_other_changes(write: Write, place: int) -> None:
     rows = [f"café {i}" for i in range(20)]

@@ -115,15 +115,6 @@ def test_the_command_prints_a_table_where_there_is_no_terminal(trained_run: Path
     assert re.search(r"^  [+-]\d\.\d{4}  dull$", done.stdout, re.MULTILINE)
 
 
-def test_the_command_writes_one_page_of_all_texts(trained_run: Path, tmp_path: Path) -> None:
-    target = tmp_path / "page.html"
-    done = run_cli("predict", "--run", trained_run, "--html", target, "a good film", "", "so dull")
-    assert done.code == 0, done.stderr
-    page = Page(target.read_text("utf-8"))
-    assert page.coloured == ["a good film", "", "so dull"]
-    assert "occlusion" in page.text
-
-
 @pytest.mark.parametrize(
     "options",
     [["--explain-method", "exact"], ["--html", "page.html"], ["--gates", "gates.png"], ["--explain-method", "a film"]],
@@ -175,15 +166,3 @@ def test_a_comparison_is_whole_on_a_phone(trained_run: Path, tmp_path: Path) -> 
         assert not found.is_wider_than_the_screen()
         assert found.complaints == []
         assert found.requests == [(tmp_path / "page.html").as_uri()]
-
-
-@needs_browser
-def test_the_browser_reports_what_a_page_loads_and_complains_of(tmp_path: Path) -> None:
-    (tmp_path / "bad.html").write_text(
-        "<img src='missing.png'><script>undefined_name()</script><div style='width:3000px'>wide</div>", "utf-8"
-    )
-    with visit(PHONE) as found:
-        found.page.goto((tmp_path / "bad.html").as_uri())
-        assert found.is_wider_than_the_screen()
-        assert found.requests == [(tmp_path / name).as_uri() for name in ("bad.html", "missing.png")]
-        assert any("undefined_name" in complaint for complaint in found.complaints)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.metrics import Metrics, compute_metrics
 from bilstm_cls.evaluation.quality import Group
@@ -90,9 +89,3 @@ def test_a_label_no_font_can_draw_is_shown_as_its_number() -> None:
 def test_a_short_history_is_drawn(tmp_path: Path, history: list[dict[str, Any]]) -> None:
     plots.learning_curves(history, plots.LOSSES, "loss", tmp_path / "curves.png")
     assert png_size((tmp_path / "curves.png").read_bytes())
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="file"):
-        plots.confusions(metrics_of(["neg", "pos"]), tmp_path / "file" / "matrix.png")

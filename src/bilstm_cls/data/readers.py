@@ -67,6 +67,7 @@ MAX_CLEAR_LABELS = 20
 _HEADER_WORDS = {*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES}
 
 Reader = Callable[[Path, ReadOptions], Rows]
+OnBadRow = Callable[[BadRow], None]
 
 
 def read(
@@ -75,7 +76,7 @@ def read(
     format: str = "auto",
     options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
     bad_rows: str = "error",
-    on_bad_row: Callable[[BadRow], None] = lambda bad: logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}"),
+    on_bad_row: OnBadRow = lambda bad: logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}"),
 ) -> Iterator[Example]:
     """Reads a file or folder row by row, in order, holding no more than a few rows.
 
@@ -108,9 +109,7 @@ def read(
     return _without_bad_rows(READERS[format](path, options), options, bad_rows, on_bad_row)
 
 
-def _without_bad_rows(
-    rows: Rows, options: ReadOptions, bad_rows: str, on_bad_row: Callable[[BadRow], None]
-) -> Iterator[Example]:
+def _without_bad_rows(rows: Rows, options: ReadOptions, bad_rows: str, on_bad_row: OnBadRow) -> Iterator[Example]:
     for row in rows:
         if isinstance(row, Example):
             yield row
@@ -207,12 +206,7 @@ def find_splits(folder: Path) -> dict[str, list[str]]:
 
 def format_of_name(path: Path) -> str | None:
     """Returns the format that a file's ending says, before that of its compression; None where it says nothing."""
-    return SUFFIXES.get(_suffix(path))
-
-
-def _suffix(path: Path) -> str:
-    is_compressed = path.suffix.lower() in COMPRESSIONS
-    return (path.with_suffix("") if is_compressed else path).suffix.lower()
+    return SUFFIXES.get((path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path).suffix.lower())
 
 
 def detect_format(path: Path) -> str:
@@ -226,8 +220,8 @@ def detect_format(path: Path) -> str:
         return "arrow" if (path / "state.json").exists() else "folder"
     if format := format_of_name(path):
         return format
-    if (suffix := _suffix(path)) in _UNREADABLE:
-        raise DataError(f"{path}: {suffix} files are not read; {_UNREADABLE[suffix]}")
+    if advice := _UNREADABLE.get(path.suffix.lower()):
+        raise DataError(f"{path}: {path.suffix} files are not read; {advice}")
     require_rereadable(path)
     if next(byte_blocks(path)).startswith(b"PAR1"):
         return "parquet"
@@ -237,10 +231,9 @@ def detect_format(path: Path) -> str:
     lines = [line.removesuffix("\r") for line in sample if line.strip()]
     if not lines:
         raise DataError(f"{path}: holds blank lines only")
-    format = _format_of_lines(lines)
-    if format is None:
-        raise DataError(f"{path}: cannot tell what format this is; set data.format. {_shown_readings(lines)}")
-    return format
+    if format := _format_of_lines(lines):
+        return format
+    raise DataError(f"{path}: cannot tell what format this is; set data.format. {_shown_readings(lines)}")
 
 
 def _format_of_lines(lines: Sequence[str]) -> str | None:
@@ -257,9 +250,12 @@ def _format_of_lines(lines: Sequence[str]) -> str | None:
         return "csv"
     # Where both readings fit, numbers are labels rather than words, and far fewer words than the others.
     ranked = sorted(
-        (not all(map(str.isdecimal, words)), len(set(words)), name)
+        (not all(map(str.isdecimal, labels)), len(labels), name)
         for name, words, rests in _readings(lines)
-        if _are_labels(words, MAX_CLEAR_LABELS) and not _are_common(set(words), rests)
+        for labels in [{*words}]
+        # Labels that half of the texts hold are words like others.
+        if _are_labels(words, MAX_CLEAR_LABELS)
+        and 2 * sum(not labels.isdisjoint(text.split()) for text in rests) < len(rests)
     )
     if len(ranked) == 2 and ranked[0][0] == ranked[1][0] and 2 * ranked[0][1] > ranked[1][1]:
         return None
@@ -275,11 +271,6 @@ def _readings(lines: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
         ("label-text", [label for label, _ in first], [text for _, text in first]),
         ("text-label", [label for _, label in last], [text for text, _ in last]),
     ]
-
-
-def _are_common(labels: set[str], texts: Sequence[str]) -> bool:
-    """Whether half of the texts hold one of the labels, which are words like others then."""
-    return 2 * sum(not labels.isdisjoint(text.split()) for text in texts) >= len(texts)
 
 
 def _shown_readings(lines: Sequence[str]) -> str:
@@ -333,32 +324,20 @@ def read_label_names(path: Path, encoding: str) -> dict[str, str]:
         DataError: the file cannot be read, or has a name twice, a name that is a number, or a tab in one.
     """
     names: dict[str, str] = {}
-    lines: dict[str, int] = {}
     for row in read(path, format="lines", options=ReadOptions(label_column=None, encoding=encoding)):
         name = row.text.strip()
-        if not name:
-            continue
-        where = f"{path}:{row.line}"
-        if "\t" in name:
-            raise DataError(f"{where}: {shown(name)} holds a tab; there must be one name a line, nothing else")
-        if name.isdecimal():
-            raise DataError(f"{where}: {shown(name)} is a number itself; give the label a name in words")
-        if name in lines:
-            raise DataError(f"{where}: {shown(name)} is in line {lines[name]} already; every label needs another name")
-        lines[name] = row.line
-        names[str(row.line - 1)] = name
+        if "\t" in name or name.isdecimal() or name in names.values():
+            wrong = "holds a tab" if "\t" in name else "is a number itself" if name.isdecimal() else "is there twice"
+            raise DataError(f"{path}:{row.line}: {shown(name)} {wrong}; there must be one name in words a line")
+        if name:
+            names[str(row.line - 1)] = name
     if not names:
         raise DataError(f"{path}: holds no name; there must be one a line, the first that of label 0")
     return names
 
 
 def name_labels(
-    examples: Iterable[Example],
-    names: dict[str, str],
-    path: Path,
-    *,
-    bad_rows: str,
-    on_bad_row: Callable[[BadRow], None],
+    examples: Iterable[Example], names: dict[str, str], path: Path, *, bad_rows: str, on_bad_row: OnBadRow
 ) -> Iterator[Example]:
     """Gives each labelled example the name of its number, unless its label is a name already.
 
@@ -373,15 +352,12 @@ def name_labels(
         DataError: a label has no name, and `bad_rows` is `error`.
     """
     known = {**{name: name for name in names.values()}, **names}
+    which = f"in {path} (data.label_names), which names {next(iter(names))} to {next(reversed(names))}"
     for example in examples:
-        if example.label is None:
-            yield example
-        elif example.label in known:
-            yield replace(example, label=known[example.label])
-        else:
-            first, last = next(iter(names)), next(reversed(names))  # in their order
-            which = f"in {path} (data.label_names), which names {first} to {last}"
-            row = BadRow(example.path, example.line, f"label {shown(example.label)} has no name {which}")
-            if bad_rows == "error":
-                raise DataError(f"{row}; fix the row or that file, or set data.bad_rows to skip")
-            on_bad_row(row)
+        if example.label is None or example.label in known:
+            yield example if example.label is None else replace(example, label=known[example.label])
+            continue
+        row = BadRow(example.path, example.line, f"label {shown(example.label)} has no name {which}")
+        if bad_rows == "error":
+            raise DataError(f"{row}; fix the row or that file, or set data.bad_rows to skip")
+        on_bad_row(row)

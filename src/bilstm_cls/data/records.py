@@ -55,13 +55,7 @@ def read_lines(path: Path, options: ReadOptions) -> Rows:
 
 
 def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[str, str], Parts]) -> Rows:
-    """Reads a label and a text a line, with a tab between them, or a space where the first line has no tab.
-
-    Args:
-        path: the file.
-        options: the encoding, and whether labels are wanted.
-        split: parts a line without its end; the second argument is the tab or space.
-    """
+    """Reads a label and a text a line; `split` parts a line at its second argument, a tab or else a space."""
     skipped = SkippedLines(path)
     mark = ""
     for number, line, fault in _numbered(TextLines(path, options.encoding)):
@@ -116,11 +110,7 @@ def _labelled(label: str, text: str, path: Path, line: int, options: ReadOptions
 
 
 def read_folder(path: Path, options: ReadOptions) -> Rows:
-    """Reads `path/LABEL/*.txt`, one text a file, by label and file name; hidden files and other kinds are left out.
-
-    Raises:
-        DataError: there is no folder, one has no text file, or a file cannot be read.
-    """
+    """Reads `path/LABEL/*.txt`, one text a file, by label and file name; hidden files and other kinds are left out."""
     return read_labelled_files(folder_files(path), options)
 
 
@@ -140,13 +130,10 @@ def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
     try:
         folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] != ".")
         if not folders:
-            raise DataError(
-                f"{path}: holds no folders; texts lie in {path / 'LABEL' / '*.txt'}, a folder for each label"
-            )
+            raise DataError(f"{path}: holds no folders; texts lie in {path / 'LABEL' / '*.txt'}, a folder a label")
         for folder in folders:
-            names = (entry for entry in folder.iterdir() if entry.suffix.lower() in TEXT_SUFFIXES and entry.is_file())
-            files = sorted(entry for entry in names if entry.name[0] != ".")
-            if not files:
+            names = (entry for entry in folder.iterdir() if entry.suffix.lower() in TEXT_SUFFIXES)
+            if not (files := sorted(entry for entry in names if entry.name[0] != "." and entry.is_file())):
                 raise DataError(f"{folder}: is a label's folder without any *.txt file; add texts or remove it")
             yield from ((folder.name, file) for file in files)
     except OSError as error:

@@ -44,6 +44,7 @@ _PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "h
 _MAX_LABEL = 60
 """Characters; what is longer is a text."""
 _MAX_LABELS = 500
+_NUMBER = re.compile(r"[-+]?[0-9]+([.][0-9]*)?([eE][-+]?[0-9]+)?|nan")
 _ONE_LABEL = "several labels per text are not supported"
 _SET_LABEL = "--set data.label_column="
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
@@ -60,19 +61,9 @@ _TOKENS = {
 class DataProfile:
     """What a look at data shows.
 
-    Attributes:
-        splits: the files or folders of train, and of valid and test where a folder holds them.
-        format: a key of `READERS`.
-        encoding: the codec.
-        dialect: of csv and tsv files, else None.
-        text_columns: given or guessed; empty for formats without columns.
-        label_column: given or guessed; None for formats without columns.
-        texts: of the rows looked at, as training will read them.
-        labels: how often each label came up.
-        bad_rows: rows looked at that cannot be read.
-        remarks: what else the reader found, such as lines without text.
-        num_rows: rows in all files of train; estimated unless `is_whole`.
-        is_whole: whether all rows were looked at.
+    `splits` holds the files or folders of train, and of valid and test where a folder has them; `dialect` is of csv and
+    tsv files; columns are empty and None for formats without; `texts`, `labels` and `bad_rows` are of the rows looked
+    at; `num_rows` counts the rows of all files of train, and is estimated unless `is_whole`.
     """
 
     splits: dict[str, list[str]]
@@ -253,7 +244,7 @@ def _is_header(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
     for cell, values in zip(first, columns, strict=False):
         different = set(values)
         is_one_of_few = len(different) <= max(2, 0.2 * len(values)) and cell in different
-        if cell.strip() and (is_one_of_few or len(cell) > _MAX_LABEL or _is_number(cell)):
+        if cell.strip() and (is_one_of_few or len(cell) > _MAX_LABEL or _NUMBER.fullmatch(cell.strip())):
             return False
     return True
 
@@ -307,14 +298,6 @@ def _is_prose(values: Sequence[Any]) -> bool:
     """Whether most values differ and have several words."""
     num_words = [len(value.split()) for value in values if isinstance(value, str)]
     return sum(num_words) >= 4 * len(values) and len(set(map(str, values))) > 0.5 * len(values)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 class _Size(NamedTuple):

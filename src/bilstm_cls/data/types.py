@@ -138,11 +138,7 @@ class Dataset:
 
 
 def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """Returns several texts as a list of str, whatever they come in.
-
-    Args:
-        texts: a list, tuple, array, pandas or polars series, or generator of str.
-        name: of the argument, for the error.
+    """Returns the texts of a list, tuple, array, pandas or polars series, or generator as a list of str.
 
     Raises:
         TypeError: it is one str, a mapping, a set or a table; or an item is no str, as in `texts[3] is nan, a float`.
@@ -151,11 +147,7 @@ def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
 
 
 def iterate_texts(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
-    """Like `check_texts`, one text at a time; what is wrong with the whole is raised at once.
-
-    Raises:
-        TypeError: as in `check_texts`.
-    """
+    """Like `check_texts`, one text at a time; what is wrong with the whole is raised at once."""
     is_one_column = getattr(texts, "ndim", len(getattr(texts, "shape", (0,)))) == 1
     if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable) or not is_one_column:
         raise TypeError(f"{name} is {_described(texts)}; give a list, array or series of str")

@@ -24,18 +24,11 @@ TERMINAL_TEXT = 100
 Table = tuple[list[str], list[list[str]]]
 
 
-@dataclass(frozen=True)
-class RunScores:
-    """A run's predictions, the texts in an order that all share.
+class RunScores(NamedTuple):
+    """A run's predictions of all N texts in a common order, its scores, and F1 of each label.
 
-    Attributes:
-        name: what the run is called, unlike the others.
-        predicted: `[N]` label ids.
-        probabilities: `[N]` of the predictions.
-        losses: `[N]` in nats.
-        scores: `accuracy`, `macro_f1`, `log_loss`, `ece`.
-        interval: 95 % interval of the accuracy.
-        f1: of each label.
+    `probabilities` are those of the predictions, `losses` are in nats; `scores` are `accuracy`, `macro_f1`, `log_loss`
+    and `ece`, and `interval` is the 95 % interval of the accuracy.
     """
 
     name: str
@@ -55,16 +48,11 @@ class Estimate(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How another run differs from the first.
+class Difference(NamedTuple):
+    """How another run differs from the first in `accuracy`, `macro_f1` and `log_loss`.
 
-    Attributes:
-        name: of the other run.
-        scores: differences of `accuracy`, `macro_f1` and `log_loss`.
-        only_first: texts that the first run alone predicts rightly.
-        only_other: texts that the other one alone predicts rightly.
-        p_value: McNemar's exact test, two-sided: how probable so uneven a share of those is where both err as often.
+    `only_first` and `only_other` count the texts that one run alone predicts rightly. `p_value` is McNemar's exact
+    test, two-sided: how probable so uneven a share of those is where both err as often.
     """
 
     name: str
@@ -210,11 +198,11 @@ def _check_same_texts(path: Path, one: Predictions, other_path: Path, other: Pre
             f"{path} and {other_path} were not evaluated on the same texts: of {len(one):,} ({one.split}) and "
             f"{len(other):,} ({other.split}) they share {shared:,}; compare runs of the same data and split"
         )
-    for label, another, place in zip(one.labels, other.labels, one.places, strict=True):
+    for label, another, (file, line) in zip(one.labels, other.labels, one.places, strict=True):
         if label != another:
             raise ConfigError(
-                f"{path} and {other_path} have other labels for the same texts: the text at {place[0]}:{place[1]} is "
-                f"{label!r} in one and {another!r} in the other; compare runs of the same data and split"
+                f"{path} and {other_path} have other labels for the same texts: the text at {file}:{line} is {label!r} "
+                f"in one and {another!r} in the other"
             )
 
 

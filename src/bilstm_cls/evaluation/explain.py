@@ -14,8 +14,8 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,8 +45,7 @@ MAX_VARIANTS = 512
 _ENDS_IN_BREAK = re.compile(r"<br\s*/?>\Z", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """What one token adds to the logit.
 
     Attributes:
@@ -100,20 +99,12 @@ class Explanation:
     def as_dict(self) -> dict[str, Any]:
         """Returns what `--json` prints under `explanation`."""
         sum_of = {} if self.bias is None else {"bias": self.bias, "error": self.error}
-        shown = ("token", "start", "stop", "value")
-        terms = [{name: getattr(term, name) for name in shown} for term in self.terms]
+        terms = [dict(zip(("token", "start", "stop", "value"), term, strict=False)) for term in self.terms]
         return {"label": self.label, "method": self.method, "logit": self.logit, **sum_of, "terms": terms}
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What the model reads of a text.
-
-    Attributes:
-        token_ids: at least one.
-        places: where each token begins and ends in the text's characters.
-        unread: as in `Explanation`.
-    """
+class Reading(NamedTuple):
+    """What the model reads of a text: at least one token, its place in characters, and `Explanation.unread`."""
 
     token_ids: list[int]
     places: list[tuple[int, int]]
@@ -236,7 +227,7 @@ def _with_ngrams(terms: list[Term], ngrams: NgramModel, text: str, contrast: Ten
             tokens = found[number_of[start] : bisect.bisect_left(found, (stop, 0))]
             for place in tokens:
                 values[place] += float(term.weights @ contrast.numpy()) / len(term.places) / len(tokens)
-    shared = [replace(term, value=term.value + values.pop((term.start, term.stop), 0.0)) for term in terms]
+    shared = [term._replace(value=term.value + values.pop((term.start, term.stop), 0.0)) for term in terms]
     more = [Term(text[slice(*place)], *place, value, True) for place, value in values.items()]
     return sorted([*shared, *more], key=lambda term: (term.start, term.stop))
 
