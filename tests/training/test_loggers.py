@@ -4,6 +4,7 @@ import importlib.machinery
 import importlib.util
 import json
 import signal
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -84,7 +85,7 @@ def logged(short_config: Make, tmp_path: Path) -> Callable[..., Config]:
 
 def test_a_logger_receives_settings_steps_evaluations_and_final_scores(logged: Make, notebook: Notebook) -> None:
     done = train(logged("mlflow"))
-    assert notebook.settings["train.epochs"] == "2"
+    assert notebook.settings["train.epochs"] == 2
     assert notebook.steps("step/loss") == STEPS
     assert notebook.steps("valid/accuracy") == EVALUATED
     rows = [values["valid/accuracy"] for _, values in notebook.entries if "valid/accuracy" in values]
@@ -140,6 +141,13 @@ def test_a_missing_package_is_named_before_any_work(
     assert not (tmp_path / "tiny" / "status.json").exists()
 
 
+def test_nothing_is_imported_where_nothing_is_logged() -> None:
+    heavy = "{'tensorboard', 'mlflow', 'wandb', 'torch.utils.tensorboard'}"
+    script = f"import sys, bilstm_cls.training.run; print(sorted(set(sys.modules) & {heavy}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs the extra tensorboard")
 @pytest.mark.filterwarnings("default")
 def test_tensorboard_reads_what_was_logged(logged: Make, whole_run: Path) -> None:
@@ -178,6 +186,28 @@ def test_mlflow_has_one_run_though_it_was_resumed(
     assert run.data.metrics["test/accuracy"] == done.metrics["test/accuracy"]
     steps = {metric.step for metric in client.get_metric_history(run.info.run_id, "valid/accuracy")}
     assert steps == set(EVALUATED)
+
+
+def test_weights_and_biases_is_called_as_it_expects(logged: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    rows: list[tuple[int, dict[str, float]]] = []
+
+    @contextlib.contextmanager
+    def init(**options: Any) -> Iterator[Any]:
+        calls.append(options)
+        yield types.SimpleNamespace(id=options["id"] or "abc", log=lambda values, step: rows.append((step, values)))
+
+    stand_in = installed("wandb")
+    stand_in.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    monkeypatch.setenv("WANDB_PROJECT", "films")
+    train(logged("wandb"))
+    assert [(call["project"], call["name"], call["id"], call["resume"]) for call in calls] == [
+        ("films", "tiny", None, "allow")
+    ]
+    assert calls[0]["config"]["train.learning_rate"] == 0.02
+    assert [step for step, row in rows if "valid/accuracy" in row] == EVALUATED
+    assert [step for step, _ in rows] == sorted(step for step, _ in rows)  # wandb takes no step back
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs the extra wandb")

@@ -6,6 +6,7 @@ continues in the same place; steps since its last checkpoint may be there twice.
 
 import contextlib
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -113,7 +114,7 @@ class RunLoggers:
 @contextlib.contextmanager
 def open_loggers(run: RunDirectory, config: Config) -> Iterator[RunLoggers]:
     """Opens the loggers that `train.loggers` names, and closes them however the block ends."""
-    settings = flat_config(config)
+    settings = {key: json.loads(text) for key, text in flat_config(config).items()}
     record: dict[str, Any] = run.read_object(RECORD) if (run / RECORD).exists() else {}
     opened = RunLoggers()
     places: dict[str, contextlib.AbstractContextManager[tuple[str, Log]]] = {}
