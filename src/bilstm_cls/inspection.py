@@ -5,9 +5,8 @@ import platform
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split
 from bilstm_cls.device import choose_device
-from bilstm_cls.evaluation.metrics import Ints, example_losses
+from bilstm_cls.evaluation.metrics import example_losses
 from bilstm_cls.evaluation.pages import number, printable, shortened
 from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, leaking_tokens, near_duplicates
 from bilstm_cls.run_directory import RunDirectory, build_model
@@ -52,19 +51,17 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
     """
     data = prepare(config, only=[*LABELLED, "unlabelled"])
     splits, labels = data.dataset.splits, data.dataset.labels
-    digests = {name: _digests(split.texts) for name, split in splits.items()}
-    pairs = [(one, other) for one in ("valid", "test") for other in ("train", "valid") if one != other]
+    counts = data.dataset.counts
+    pairs = [("valid", "train"), ("test", "train"), ("test", "valid")]
     findings = {
         "origin": data.dataset.origin,
         "notes": list(data.dataset.notes),
-        "rows": dict(data.dataset.counts),
+        "rows": dict(counts),
         "labels": labels,
         "vocabulary": len(data.tokenizer),
-        "splits": {name: _describe(data, split, digests[name]) for name, split in splits.items()},
+        "splits": {name: _describe(data, split) for name, split in splits.items()},
         "overlap": {
-            f"{one} in {other}": int(np.isin(digests[one], digests[other]).sum())
-            for one, other in pairs
-            if one in splits and other in splits
+            f"{one} in {other}": counts[f"{one}_in_{other}"] for one, other in pairs if f"{one}_in_{other}" in counts
         },
         "leaking_tokens": _leaking_tokens(data, limit),
     }
@@ -76,39 +73,19 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
     return findings
 
 
-def _digests(texts: Sequence[str]) -> Ints:
-    """Returns eight bytes for each text, so that memory holds no text."""
-    import hashlib
-
-    def digest(text: str) -> int:
-        content = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return int.from_bytes(content, "little", signed=True)
-
-    return np.fromiter(map(digest, texts), np.int64, len(texts))
-
-
-def _describe(data: PreparedData, split: Split, digests: Ints) -> dict[str, Any]:
-    labels, corpus = data.dataset.labels, data.corpora[split.name]
-    num_tokens, facts = corpus.num_tokens, statistics(corpus)
+def _describe(data: PreparedData, split: Split) -> dict[str, Any]:
+    corpus = data.corpora[split.name]
+    facts, lengths = statistics(corpus), np.percentile(corpus.num_tokens, _QUANTILES).astype(int).tolist()
     found = {
         **facts,
         "known_tokens": round(1 - facts["unknown"] / max(1, facts["tokens"]), 4),
-        "lengths": {
-            f"{q}%": int(length) for q, length in zip(_QUANTILES, np.percentile(num_tokens, _QUANTILES), strict=True)
-        },
-        "duplicates": len(digests) - len(np.unique(digests)),
+        "lengths": {f"{q}%": length for q, length in zip(_QUANTILES, lengths, strict=True)},
     }
-    if split.name == "unlabelled":
-        return found
-    counts = np.bincount(split.label_ids, minlength=len(labels))
-    by_label = np.split(num_tokens[np.argsort(split.label_ids, kind="stable")], np.cumsum(counts)[:-1])
-    return {
-        **found,
-        "labels": dict(zip(labels, counts.tolist(), strict=True)),
-        "median_length_by_label": {
-            label: int(np.median(lengths)) for label, lengths in zip(labels, by_label, strict=True) if len(lengths)
-        },
-    }
+    if split.name != "unlabelled":
+        counts = np.bincount(split.label_ids, minlength=len(data.dataset.labels)).tolist()
+        found["duplicates"] = data.dataset.counts[f"duplicates_{split.name}"]
+        found["labels"] = dict(zip(data.dataset.labels, counts, strict=True))
+    return found
 
 
 def inspect_file(path: Path, overrides: Sequence[str], *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
@@ -272,8 +249,7 @@ def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], l
     return {"texts": len(found), "of": len(rows), "found": listed}
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """What must be equal on this machine: the largest difference that was found, and what is allowed."""
 
     name: str
@@ -308,7 +284,7 @@ def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cache": str(cache_folder()),
         **({} if run is None else {"run": f"{run}: every digest is right"}),
-        "checks": [asdict(check) for check in checks],
+        "checks": [check._asdict() for check in checks],
         "ok": all(check.ok for check in checks),
     }
 

@@ -76,6 +76,7 @@ def test_an_archive_has_its_own_train_test_and_unlabelled_reviews(archive: Path)
         "train": 18, "valid": 6, "test": 24, "unlabelled": 3
     }  # fmt: skip
     assert texts["test"] == [f"test {label} {i} <br />café" for label in ("neg", "pos") for i in range(12)]
+    assert dataset.splits["test"].paths[0] == f"{archive}/aclImdb/test/neg/0_2.txt"
     assert texts["unlabelled"] == [f"no opinion {i}" for i in range(3)]
     assert dataset.splits["test"].label_ids.tolist() == [0] * 12 + [1] * 12
 
@@ -86,10 +87,6 @@ def test_an_archive_in_any_order_and_a_folder_are_the_same_data(archive: Path, t
     folder = lay_out(tmp_path / "folder", files)
     digests = {load("imdb", f"path={path}").digest for path in (archive, turned, folder, folder / "aclImdb")}
     assert len(digests) == 1
-
-
-def test_a_review_is_named_by_its_place_in_the_archive(archive: Path) -> None:
-    assert load("imdb", f"path={archive}").splits["test"].paths[0] == f"{archive}/aclImdb/test/neg/0_2.txt"
 
 
 def test_the_score_of_another_archive_is_not_official(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,32 +53,16 @@ def num_read(config: Config) -> int:
 
 TABLES: dict[str, tuple[list[str], Callable[[int], Sequence[Any]], tuple[str, ...], str]] = {
     "other case": (["Review", "Sentiment"], lambda i: (SENTENCES[i], "ab"[i % 2]), ("Review",), "Sentiment"),
-    "title and body": (
-        ["title", "category", "body"],
-        lambda i: (SENTENCES[-i][:20], "abc"[i % 3], SENTENCES[i]),
-        ("title", "body"),
-        "category",
-    ),
-    "a pair": (
-        ["premise", "hypothesis", "label"],
-        lambda i: (SENTENCES[i], ["good", "dull", "long"][i % 3], i % 2),
-        ("premise", "hypothesis"),
-        "label",
-    ),
-    "names that say nothing": (
-        ["a", "b", "c", "d"],
-        lambda i: (i, f"user{i}", "xyz"[i % 3], SENTENCES[i]),
-        ("d",),
-        "c",
-    ),
-    "a topic that is a text": (
-        ["topic", "text", "grade"],
-        lambda i: (SENTENCES[-i], SENTENCES[i], "xyz"[i % 3]),
-        ("text",),
-        "grade",
-    ),
+    "title and body": (["title", "category", "body"], lambda i: (SENTENCES[-i][:20], "abc"[i % 3], SENTENCES[i]),
+                       ("title", "body"), "category"),
+    "a pair": (["premise", "hypothesis", "label"], lambda i: (SENTENCES[i], ["good", "dull", "long"][i % 3], i % 2),
+               ("premise", "hypothesis"), "label"),
+    "names that say nothing": (["a", "b", "c", "d"], lambda i: (i, f"user{i}", "xyz"[i % 3], SENTENCES[i]),
+                               ("d",), "c"),
+    "a topic that is a text": (["topic", "text", "grade"], lambda i: (SENTENCES[-i], SENTENCES[i], "xyz"[i % 3]),
+                               ("text",), "grade"),
     "part of a name": (["airline_label", "words"], lambda i: (i % 3, SENTENCES[i]), ("words",), "airline_label"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
@@ -350,19 +334,10 @@ def tree(folder: Path, *names: str) -> Path:
 
 
 def test_files_are_named_by_path_pattern_list_and_folder(tmp_path: Path) -> None:
-    tree(
-        tmp_path,
-        "b.csv",
-        "a.csv",
-        "[c].csv",
-        "d.txt",
-        "parts/1.jsonl",
-        "parts/0.jsonl",
-        "parts/README.md",
-        "l/pos/1.txt",
-    )
-    names = [f"{tmp_path}/?.csv", f"{tmp_path}/[c].csv", f"{tmp_path}/parts", f"{tmp_path}/l"]
-    found = [str(path.relative_to(tmp_path)) for path in data_files(names)]
+    names = ("b.csv", "a.csv", "[c].csv", "d.txt", "parts/1.jsonl", "parts/0.jsonl", "parts/README.md", "l/pos/1.txt")
+    tree(tmp_path, *names)
+    given = [f"{tmp_path}/?.csv", f"{tmp_path}/[c].csv", f"{tmp_path}/parts", f"{tmp_path}/l"]
+    found = [str(path.relative_to(tmp_path)) for path in data_files(given)]
     assert found == ["a.csv", "b.csv", "[c].csv", "parts/0.jsonl", "parts/1.jsonl", "l"]
     with pytest.raises(DataError, match="matches no file"):
         data_files(f"{tmp_path}/x*.csv")

@@ -152,16 +152,6 @@ def test_a_run_predicts_and_explains_from_its_directory_alone(run: Path) -> None
     assert json.loads((run / "tokenizer.json").read_text())["pre_tokenizer"] == {"type": "torchtext/split"}
 
 
-@pytest.mark.usefixtures("without_torchtext")
-@pytest.mark.parametrize("command", ["predict", "eval"])
-def test_where_torchtext_is_missing_a_run_says_so(run: Path, command: str) -> None:
-    done = run_cli(command, "--run", run, *["good film"][: command == "predict"])
-    assert done.code == 2
-    assert len(done.errors) == 1
-    assert "torchtext/split needs torchtext 0.18.0, which is not installed" in done.errors[0]
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.parametrize(
     ("init", "file", "url"),
     [

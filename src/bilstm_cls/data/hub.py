@@ -106,7 +106,7 @@ def naming_hub_faults(address: Address) -> Iterator[None]:
         yield
     except errors.RevisionNotFoundError as error:
         raise ConfigError(f"hf://{address}: there is no such revision") from error
-    except errors.RepositoryNotFoundError as error:  # a private one gives the same answer as none
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:  # the former for private ones too
         raise ConfigError(
             f"hf://{address}: there is no such repository, or you may not read it; check the name, or log in with "
             f"`hf auth login`"

@@ -49,9 +49,9 @@ LABEL_NAMES = (
 )  # fmt: skip
 """What label columns are usually called, the surest first."""
 BODY_NAMES = (
-    "text", "review", "review_text", "reviewtext", "review_body", "sentence", "content", "body", "comment",
-    "comment_text", "message", "tweet", "utterance", "description", "document", "article", "post", "question", "query",
-    "question_text", "abstract", "headline", "sms", "phrase", "news", "email", "input", "data",
+    "text", "review", "review_text", "review_body", "sentence", "content", "body", "comment", "comment_text", "message",
+    "tweet", "utterance", "description", "document", "article", "post", "question", "query", "question_text",
+    "abstract", "headline", "sms", "phrase", "news", "email", "input", "data",
 )  # fmt: skip
 """What text columns are usually called, the surest first."""
 TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title", "question_title")

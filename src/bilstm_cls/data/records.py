@@ -317,34 +317,26 @@ def _open_table(path: Path) -> tuple[Any, Callable[[Sequence[str]], Iterator[Any
     if path.suffix.lower() != ".arrow" and path.is_file():
         file = pq.ParquetFile(path)
         return file.schema_arrow, lambda columns: file.iter_batches(_BATCH_ROWS, columns=columns)
-    files = _shards(path) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        try:
+            state = json.loads((path / "state.json").read_text("utf-8"))
+            files = [path / entry["filename"] for entry in state["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path / 'state.json'}: does not name the files of a saved data set") from error
     return _open_arrow(files[0]).schema, functools.partial(_arrow_batches, files)
-
-
-def _shards(folder: Path) -> list[Path]:
-    try:
-        state = json.loads((folder / "state.json").read_text("utf-8"))
-        return [folder / entry["filename"] for entry in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'state.json'}: does not name the files of a saved data set") from error
 
 
 def _open_arrow(path: Path) -> Any:
     import pyarrow as pa
 
-    source = pa.memory_map(str(path))
-    try:
-        return pa.ipc.open_stream(source)  # as the library datasets writes
-    except pa.ArrowInvalid:
-        return pa.ipc.open_file(source)
+    return pa.ipc.open_stream(pa.memory_map(str(path)))  # as the library datasets writes
 
 
 def _arrow_batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
-    for reader in map(_open_arrow, files):
-        is_stream = hasattr(reader, "read_next_batch")
-        for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
-            for start in range(0, batch.num_rows, _BATCH_ROWS):
-                yield batch.select(columns).slice(start, _BATCH_ROWS)
+    for batch in itertools.chain.from_iterable(map(_open_arrow, files)):
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield batch.select(columns).slice(start, _BATCH_ROWS)
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:

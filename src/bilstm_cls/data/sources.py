@@ -9,6 +9,7 @@ import functools
 import gzip
 import hashlib
 import importlib.metadata
+import itertools
 import logging
 import re
 import sys
@@ -212,15 +213,12 @@ def _members_of(path: Path) -> Iterator[tuple[str, bytes]]:
             yield from _reviews_of(path, archive)
             # To tarfile, the end of the file or a block that is no header is the end of the archive too.
             assert archive.fileobj is not None
-            rest = list(map(_is_zero, iter(functools.partial(archive.fileobj.read, 2**16), b"")))
-            if not rest or not all(rest):
+            rest = iter(functools.partial(archive.fileobj.read, 2**16), b"")
+            first = next(rest, None)
+            if first is None or any(block.strip(b"\0") for block in itertools.chain([first], rest)):
                 raise DataError(f"{path}: cut or damaged, it has no proper end; download or copy it again")
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as an archive ({error}); download or copy it again") from error
-
-
-def _is_zero(block: bytes) -> bool:
-    return not block.strip(b"\0")
 
 
 def _reviews_of(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:

@@ -107,22 +107,17 @@ class NumberWriter:
         """Adds one number."""
         self._block.append(number)
         if len(self._block) == BLOCK:
-            self._flush()
+            self._file.write(self._block)
+            del self._block[:]
 
     def close(self) -> None:
         """Writes what is left."""
-        try:
-            self._flush()
-        finally:
-            self._file.close()
+        with self._file:
+            self._file.write(self._block)
 
     def mapped(self) -> npt.NDArray[np.int64]:
         """Returns what was written and closed, memory-mapped."""
         return mapped_numbers(self._path)
-
-    def _flush(self) -> None:
-        self._file.write(self._block)
-        del self._block[:]
 
 
 class TextWriter:
@@ -138,10 +133,8 @@ class TextWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with contextlib.closing(self._offsets):  # a full disk may stop either
             self._file.close()
-        finally:  # a full disk may stop either
-            self._offsets.close()
 
     def append(self, text: str) -> None:
         """Adds one text; lone surrogates are kept as they are."""
@@ -175,7 +168,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     folder = cache_folder() / kind / key
     if folder.is_dir():
         if _is_intact(folder):
-            _touch(folder)
+            with contextlib.suppress(OSError):  # a cache of another user
+                os.utime(folder)
             return folder
         logger.warning(f"{folder}: damaged, it is made again")
     try:
@@ -365,8 +359,3 @@ def _is_intact(folder: Path) -> bool:
 def _state(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _touch(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # a cache of another user
-        os.utime(folder)

@@ -100,19 +100,6 @@ class _Trial:
     rows: list[list[str]]
 
 
-def sample_lines(lines: TextLines) -> tuple[list[str], Iterator[list[str]]]:
-    """Returns the first lines of a file, which decide its dialect, and the blocks of lines after them."""
-    blocks = lines.blocks()
-    sample: list[str] = []
-    num_characters = 0
-    for block in blocks:
-        sample += block
-        num_characters += sum(map(len, block))
-        if len(sample) >= SAMPLE_LINES or num_characters >= SAMPLE_CHARACTERS:
-            break
-    return sample, blocks
-
-
 def find_dialect(
     sample: Sequence[str], given: Dialect, wanted: Sequence[str], *, is_tsv: bool
 ) -> tuple[Dialect, list[list[str]]]:
@@ -132,9 +119,7 @@ def find_dialect(
     lines = [line + "\n" for line in sample[start:SAMPLE_LINES]]
     delimiter = given.delimiter or (separator[1] if separator else "\t" if is_tsv else None)
     quotechar = given.quotechar if given.quotechar is not None else "" if is_tsv else '"'
-    quotechar, escapechar, comment = (
-        (given_or_usual or "").replace(NONE, "") for given_or_usual in (quotechar, given.escapechar, given.comment)
-    )
+    quotechar, escapechar, comment = ((c or "").replace(NONE, "") for c in (quotechar, given.escapechar, given.comment))
     plain = Dialect(delimiter, quotechar, escapechar, start, comment)
     # Commas last again: where nothing fits, they are meant.
     trials = [_try(lines, replace(plain, delimiter=d)) for d in ([delimiter] if delimiter else DELIMITERS)]
@@ -232,7 +217,12 @@ class TableRows:
 
     def __init__(self, path: Path, encoding: str, given: Dialect, wanted: Sequence[str], *, is_tsv: bool) -> None:
         self._lines = TextLines(path, encoding)
-        sample, blocks = sample_lines(self._lines)
+        blocks = self._lines.blocks()
+        sample: list[str] = []
+        for block in blocks:
+            sample += block
+            if len(sample) >= SAMPLE_LINES or sum(map(len, sample)) >= SAMPLE_CHARACTERS:
+                break
         self.dialect, _ = find_dialect(sample, given, wanted, is_tsv=is_tsv)
         self._skip = self.dialect.skip_lines or 0
         lines = itertools.chain(sample, itertools.chain.from_iterable(blocks))
@@ -301,8 +291,7 @@ class Columns:
         if not options.is_headerless:
             if any("\0" in cell for cell in cells):
                 raise DataError(f"{where}: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
-            times = Counter(cells)
-            if repeated := next((name for name in options.wanted if times[name] > 1), None):
+            if repeated := next((name for name in options.wanted if cells.count(name) > 1), None):
                 raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
             names = column_names(cells)
         require_columns(names, options, where)

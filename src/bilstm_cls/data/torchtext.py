@@ -50,7 +50,6 @@ class TorchtextEngine:
 
     @property
     def model(self) -> Any:
-        """The vocabulary."""
         return self._characters.model
 
     @model.setter

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bilstm_cls.errors import cut
+
 NO_LABEL = "the label is empty"
 BLANK_LINE = "blank line"
 
@@ -39,13 +41,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that could not be read: where it starts and what is wrong with it.
+    """A row that could not be read: its file, the line where it starts (from 1), and what is wrong with it.
 
-    Attributes:
-        path: the file.
-        line: where the row starts, counted from 1.
-        reason: what is wrong.
-        is_read: whether it is an example all the same, and only doubtful.
+    With `is_read` it is an example all the same, and only doubtful.
     """
 
     path: str
@@ -162,7 +160,5 @@ def _checked_text(text: Any, place: str) -> str:
 
 def _described(value: Any) -> str:
     kind = type(value).__name__
-    article = "an" if kind[:1].lower() in "aeiou" else "a"
-    shown = repr(value) if isinstance(value, str | bytes | float | int | None) else ""
-    short = shown if len(shown) <= 40 else f"{shown[:40]}..."
-    return f"{short}, {article} {kind}" if short else f"{article} {kind}"
+    kind = f"an {kind}" if kind[:1].lower() in "aeiou" else f"a {kind}"
+    return f"{cut(repr(value))}, {kind}" if isinstance(value, str | bytes | float | int | None) else kind
