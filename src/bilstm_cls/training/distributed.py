@@ -32,7 +32,13 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from bilstm_cls.config import TrainConfig
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.device import usable_cores
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError
+
+MIN_TOKENS_TO_SHARE = 2_000_000
+"""Tokens in all epochs from which more processes pay for the seconds that their start takes."""
 
 TIMEOUT_SECONDS = 600.0
 """How long a process waits for the others; `BILSTM_CLS_TIMEOUT` sets another time."""
@@ -336,3 +342,26 @@ def end_with_launcher() -> None:
 
     if LAUNCHED in os.environ:
         threading.Thread(target=watch, daemon=True).start()
+
+
+def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.device, *, can_launch: bool) -> int:
+    """Returns how many processes `train.processes` stands for.
+
+    `auto` is one for every two CPU cores where there is enough to do for their start to pay, and one on CUDA: two
+    threads of one process do a step as fast as two processes, and more threads do not keep up.
+
+    Raises:
+        ConfigError: several processes were asked for on one GPU, or where they cannot be started.
+    """
+    if config.processes == "auto":
+        num_tokens = config.epochs * int(corpus.lengths.sum())
+        is_worthwhile = can_launch and device.type == "cpu" and num_tokens >= MIN_TOKENS_TO_SHARE
+        return max(1, min(usable_cores() // 2, config.batch_size)) if is_worthwhile else 1
+    size = config.processes
+    if size > 1 and (device.type == "cuda" or not can_launch):
+        reason = "on CUDA are started by torchrun, one for each GPU" if device.type == "cuda" else "start as commands"
+        raise ConfigError(
+            f"train.processes: {size} processes {reason}: torchrun --nproc-per-node {size} -m bilstm_cls train ..."
+            f"{'' if device.type == 'cuda' else f' or bilstm-cls train --processes {size}'}"
+        )
+    return size
