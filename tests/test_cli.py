@@ -7,7 +7,6 @@ import re
 import selectors
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,10 +18,9 @@ import pytest
 
 from bilstm_cls import cli
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.commands import use
 from bilstm_cls.commands.train import ProgressBar
 from bilstm_cls.config_file import load_config
-from tests.command_line import Outcome, run_cli, spawn_cli
+from tests.command_line import Outcome, run_cli
 from tests.conftest import TINY
 
 COMMANDS = [*([name] for name in cli.COMMANDS), *(["config", name] for name in cli.CONFIG_COMMANDS), ["config"]]
@@ -104,13 +102,6 @@ def test_every_command_explains_itself(command: list[str], option: str) -> None:
     assert outcome.stderr == ""
 
 
-def test_the_list_of_commands_says_each_in_full() -> None:
-    outcome = run_cli()
-    assert (outcome.code, outcome.stdout) == (2, "")
-    assert "predict " in outcome.stderr
-    assert "..." not in outcome.stderr.partition("Commands:")[2]
-
-
 def test_the_version_is_that_of_the_package() -> None:
     assert answer("--version").stdout == importlib.metadata.version("bilstm-cls") + "\n"
 
@@ -127,13 +118,6 @@ def test_train_prints_its_metrics_and_reports_the_rest_on_stderr(sets: list[str]
     assert "epoch 1" in outcome.stderr
     again = answer("train", *sets, "--json", "-o", tmp_path, "--resume")
     assert (again.json, again.stderr.count("epoch")) == (outcome.json, 0)
-
-
-def test_train_in_words_names_the_score_and_the_place_and_quiet_says_no_more(sets: list[str], tmp_path: Path) -> None:
-    outcome = answer("train", *sets, "-q", "-o", tmp_path)
-    assert "48 texts" in outcome.stdout
-    assert str(tmp_path / "tiny/report.html") in outcome.stdout
-    assert outcome.stderr == ""
 
 
 def test_a_plan_counts_texts_and_steps_and_writes_nothing(sets: list[str], tmp_path: Path) -> None:
@@ -185,21 +169,6 @@ def test_eval_repeats_the_scores_of_the_run_to_the_last_bit(folder: Path) -> Non
     assert outcome.stderr.startswith("using runs/tiny, the newest run\n")
 
 
-def test_verbose_and_quiet_change_stderr_alone(folder: Path) -> None:
-    plain, verbose, quiet = (answer("eval", "--run", "runs/tiny", *option) for option in ([], ["-v"], ["-q"]))
-    assert plain.stdout == verbose.stdout == quiet.stdout
-    assert plain.stdout.startswith("test: 48 texts\naccuracy")
-    assert re.findall(r"^(neg|pos) ", plain.stdout, re.MULTILINE) == ["neg", "pos"]
-    assert plain.stderr in verbose.stderr
-    assert quiet.stderr == ""
-
-
-@pytest.mark.parametrize(("split", "examples"), [("train", 168), ("valid", 24), ("test", 48)])
-def test_eval_evaluates_every_split(split: str, examples: int, folder: Path) -> None:
-    found = answer("eval", "--split", split, "--json").json
-    assert (found["split"], found["examples"]) == (split, examples)
-
-
 def test_eval_evaluates_other_files_by_other_columns_and_folders(folder: Path) -> None:
     (folder / "other.tsv").write_text("id\tmood\treview\n1\tpos\tgood great\n2\tneg\tbad\n3\tneg\tfine\n", "utf-8")
     found = answer("eval", "--data", "other.tsv", "--text-column", "review", "--label-column", "mood", "--json").json
@@ -230,13 +199,6 @@ def test_the_newest_run_is_looked_for_where_runs_are_made(
         assert "using elsewhere/tiny, the newest run" in answer(command, *option).stderr
 
 
-def test_the_newest_of_several_runs_is_used_and_named(folder: Path) -> None:
-    shutil.copytree(folder / "runs/tiny", folder / "runs/newer")
-    os.utime(folder / "runs/newer/model.safetensors")
-    assert "using runs/newer, the newest run" in answer("predict", "x").stderr
-    assert "using" not in answer("predict", "x", "--run", "runs/tiny").stderr
-
-
 # Predictions
 
 
@@ -247,13 +209,6 @@ def test_predict_answers_arguments_as_the_classifier_does(folder: Path, classifi
     results = ["label", "probability", "probabilities", "tokens", "truncated", "unknown_tokens"]
     assert list(lines[0]) == ["text", *results]
     assert (lines[0]["tokens"], lines[0]["truncated"]) == (60, True)
-
-
-def test_predictions_in_words_are_one_line_each_and_leave_the_terminal_alone(folder: Path) -> None:
-    lines = answer("predict", "a good film", "two\nlines\x1b[31m", "", "é😀").stdout.split("\n")
-    assert [line.split("\t")[2] for line in lines[:4]] == ["a good film", "two\\nlines\\x1b[31m", "", "é😀"]
-    assert re.fullmatch(r"(neg|pos)\t0\.\d{4}\t.*", lines[0])
-    assert lines[4:] == [""]
 
 
 def test_stdin_has_one_text_a_line_and_every_line_its_result(folder: Path) -> None:
@@ -300,25 +255,6 @@ def test_each_line_is_answered_before_the_next_one_comes(filtering: subprocess.P
     filtering.stdin.close()
     assert [json.loads(next_line(filtering.stdout))["text"] for _ in range(2)] == ["Grün", "no end of line"]
     assert filtering.wait(timeout=60) == 0
-
-
-def test_lines_that_are_there_are_answered_together_up_to_a_limit(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    reader, writer = os.pipe()
-    os.write(writer, b"\xef\xbb\xbfa\r\nb\n\nc")
-    os.close(writer)
-    with os.fdopen(reader, encoding="utf-8") as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        assert [chunk for chunk in use.given_chunks(["x", "-", "y"]) if chunk] == [["x"], ["a", "b", "", "c"], ["y"]]
-    (tmp_path / "lines").write_bytes(b"a\n" * 40)
-    monkeypatch.setattr(use, "READ_BYTES", 8)
-    monkeypatch.setattr(use, "MAX_LINES", 10)
-    with (tmp_path / "lines").open(encoding="utf-8") as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        sizes = [len(chunk) for chunk in use.given_chunks(["-"]) if chunk]
-    assert sum(sizes) == 40
-    assert max(sizes) <= 13
 
 
 def write_csv(path: Path, texts: list[str]) -> None:
@@ -382,15 +318,6 @@ def test_fields_of_the_input_are_kept_next_to_the_results(target: str, folder: P
     assert (found["label"], str(found["tokens"])) == ("pos", "1")
 
 
-@pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\r"])
-def test_what_a_tsv_cannot_hold_is_named_and_nothing_is_written(text: str, folder: Path) -> None:
-    write_csv(folder / "in.csv", ["good", text])
-    outcome = run_cli("predict", "--input", "in.csv", "--output", "out.tsv")
-    assert outcome.code == 3
-    assert repr(text) in outcome.stderr
-    assert not (folder / "out.tsv").exists()
-
-
 def test_a_file_without_output_is_answered_on_stdout_and_columns_are_joined(
     folder: Path, classifier: Classifier
 ) -> None:
@@ -401,14 +328,6 @@ def test_a_file_without_output_is_answered_on_stdout_and_columns_are_joined(
     assert (found["title"], found["body"]) == ("good", "film")
     (row,) = csv.DictReader(io.StringIO(answer("predict", *options).stdout, newline=""))
     assert (row["title"], row["label"]) == ("good", found["label"])
-
-
-def test_a_run_answers_elsewhere_without_its_training_data(folder: Path, reviews_csv: Path) -> None:
-    change = folder / "runs/tiny/config.yaml"
-    expected = answer("predict", "--json", *ODD_TEXTS).stdout
-    change.write_text(change.read_text("utf-8").replace(str(reviews_csv), "gone.csv"), "utf-8")
-    shutil.move(folder / "runs/tiny", folder / "moved")
-    assert answer("predict", "--json", "--run", "moved", *ODD_TEXTS).stdout == expected
 
 
 # Streams and signals
@@ -456,13 +375,6 @@ def test_results_without_a_stdout_to_print_them_to_are_an_error(command: str, fo
     assert "Traceback" not in done.stderr
 
 
-def test_results_that_go_into_a_file_need_no_stdout(folder: Path) -> None:
-    (folder / "in.txt").write_text("good\n", "utf-8")
-    line = f"{shlex.join(OURS)} predict --input in.txt --output out.csv >&-"
-    assert subprocess.run(["sh", "-c", line], check=False, env=ENVIRONMENT).returncode == 0
-    assert len(OUTPUTS["out.csv"](folder / "out.csv")) == 1
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_under_stdout_ends_with_6(unbuffered: str) -> None:
@@ -474,47 +386,7 @@ def test_a_full_disk_under_stdout_ends_with_6(unbuffered: str) -> None:
     assert done.stderr.startswith(b"error: output: no room left")
 
 
-def test_ctrl_c_during_the_start_leaves_no_traceback() -> None:
-    program = """
-import os, signal, sys
-class Finder:
-    def find_spec(self, name, *_):
-        if name == "typer":
-            os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Finder())
-from bilstm_cls.__main__ import main
-main()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
-
-
-def test_a_current_folder_that_was_deleted_is_reported(tmp_path: Path) -> None:
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    line = f"rmdir {gone} && {shlex.join([*OURS, 'doctor'])}"
-    done = subprocess.run(["sh", "-c", line], cwd=gone, capture_output=True, check=False)
-    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
-
-
-def test_a_notebooks_way_to_draw_does_not_matter(folder: Path, sets: list[str]) -> None:
-    outcome = spawn_cli("train", *sets, "--set", "name=drawn", cwd=folder, MPLBACKEND="nonsense")
-    assert outcome.code == 0, outcome.stderr
-    assert (folder / "runs/drawn/report.html").exists()
-
-
 # Looking
-
-
-def test_inspect_shows_a_config_a_file_overrides_and_a_run(sets: list[str], reviews_csv: Path, folder: Path) -> None:
-    (folder / "data.yaml").write_text(f"data: {{train: {reviews_csv}}}\n", "utf-8")
-    ways = (["-c", "data.yaml"], ["--data", reviews_csv], ["--set", f"data.train={reviews_csv}"])
-    of_config, of_file, of_overrides = (answer("inspect", *way, "--json").json for way in ways)
-    assert of_config == of_file == of_overrides
-    assert of_config["rows"]["used"] == 240
-    of_run = answer("inspect", "--json")
-    assert (of_run.json["run"], of_run.json["labels"]) == ("runs/tiny", ["neg", "pos"])
-    assert {"run: runs/tiny", "labels: neg, pos"} <= set(answer("inspect").stdout.splitlines())
 
 
 def test_init_writes_a_config_that_trains_as_it_is_and_replaces_it_only_when_asked(
@@ -528,19 +400,6 @@ def test_init_writes_a_config_that_trains_as_it_is_and_replaces_it_only_when_ask
     outcome = answer(*options, "--overwrite")
     assert (outcome.stdout, load_config(folder / "new.yaml").train.epochs) == ("", 77)
     assert "bilstm-cls train -c new.yaml" in outcome.stderr
-
-
-def test_init_and_inspect_take_what_is_set_instead_of_guessing(folder: Path) -> None:
-    long_label = "a label that nobody would take for one because it is so long " * 2
-    rows = "".join(f"good film {i},bad plot {i},{long_label}{i % 2}\n" for i in range(30))
-    (folder / "odd.csv").write_text("one,two,three\n" + rows, "utf-8")
-    sets = ["--set", "data.text_columns=[two]", "--set", "data.label_column=three"]
-    assert run_cli("init", "--data", "odd.csv").code == run_cli("inspect", "--data", "odd.csv").code == 3
-    (folder / "new.yaml").write_text(answer("init", "--data", "odd.csv", *sets).stdout, "utf-8")
-    data = load_config(folder / "new.yaml").data
-    assert (data.text_columns, data.label_column) == (["two"], "three")
-    labels = answer("inspect", "--data", "odd.csv", *sets, "--json").json["labels"]
-    assert labels == [f"{long_label}0", f"{long_label}1"]
 
 
 def test_config_commands_show_what_loads_to_the_same_check_it_and_print_the_schema(
@@ -621,11 +480,3 @@ def test_tab_offers_commands_options_runs_configs_and_keys(
     words: list[str], offers: list[str], completed: Callable[..., list[str]]
 ) -> None:
     assert completed(*words) == offers
-
-
-def test_completing_imports_nothing_heavy() -> None:
-    script = (
-        "import sys; from bilstm_cls.commands.options import *; complete_run(''); complete_config(''); "
-        "complete_override('train.'); print(sorted(set(sys.modules) & {'torch', 'numpy', 'sklearn', 'tokenizers'}))"
-    )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

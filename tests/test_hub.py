@@ -111,7 +111,9 @@ def test_other_files_of_a_repository_are_not_even_fetched(hub: FakeHub, trained_
         ("../films", "is no repository"),
     ],
 )
-def test_a_wrong_address_is_said(address: str, complaint: str, hub: FakeHub, trained_run: Path, tmp_path: Path) -> None:
+def test_a_wrong_address_is_an_error(
+    address: str, complaint: str, hub: FakeHub, trained_run: Path, tmp_path: Path
+) -> None:
     push(trained_run, "ada/films")
     with pytest.raises(ConfigError, match=complaint):
         pull(address, tmp_path / "run")
@@ -121,7 +123,7 @@ def test_a_wrong_address_is_said(address: str, complaint: str, hub: FakeHub, tra
     ("status", "error", "complaint"),
     [(401, ConfigError, "hf auth login"), (403, ConfigError, "hf auth login"), (418, DownloadError, "status 418")],
 )
-def test_a_hub_that_refuses_is_said(
+def test_a_hub_that_refuses_is_reported(
     status: int, error: type[Exception], complaint: str, hub: FakeHub, trained_run: Path
 ) -> None:
     hub.status = status
@@ -129,7 +131,7 @@ def test_a_hub_that_refuses_is_said(
         push(trained_run, "ada/films")
 
 
-def test_a_hub_that_does_not_answer_is_said(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_reported(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UnreachableError, match="hf://ada/films: not in the cache, and the Hub cannot be reached"):
         pull("ada/films", tmp_path / "run")

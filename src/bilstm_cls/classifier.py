@@ -3,7 +3,7 @@
 The prediction for a text does not depend on the texts it is batched with.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,11 @@ import torch
 
 from bilstm_cls.data.batches import collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.data.types import check_texts, iterate_texts
 from bilstm_cls.device import allow_tf32, choose_device, on_device
 from bilstm_cls.hub import fetched_run
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.prediction import Prediction, in_chunks, predictions, softmax
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
+from bilstm_cls.runtime import Prediction, Predictor, softmax
 
 __all__ = ["Classifier", "LoadedModel", "Prediction", "answer", "predict_logits", "softmax"]
 
@@ -25,10 +24,8 @@ MAX_TOKENS = {"cpu": 2**14, "cuda": 2**17}
 """Padded tokens of a batch: as many as a device reads fastest."""
 
 
-class Classifier:
+class Classifier(Predictor):
     """Classifies texts with the model of one run directory; the data it was trained on are not needed.
-
-    Texts may come in a list, tuple, array, pandas or polars series, or generator.
 
     Example:
         >>> classifier = Classifier.load("runs/imdb")
@@ -57,38 +54,12 @@ class Classifier:
         """
         return cls(RunDirectory(fetched_run(path)).load_model(), device)
 
-    def predict(self, texts: Iterable[str]) -> list[Prediction]:
-        """Returns one prediction per text, in order; an empty text is one unknown token.
-
-        Raises:
-            TypeError: `texts` is one str, or an item is no str.
-        """
-        checked = check_texts(texts)
-        return self._predict(checked, self._encode(checked)) if checked else []
-
-    def predict_proba(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
-        """Returns probabilities `[N, C]`, columns in the order of `labels`.
-
-        Raises:
-            TypeError: as in `predict`.
-        """
-        checked = check_texts(texts)
-        return answer(self.loaded, checked, self._encode(checked)) if checked else np.empty((0, len(self.labels)))
-
-    def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
-        """Yields one prediction per text, in order, holding no more than a few thousand texts.
-
-        Raises:
-            TypeError: as in `predict`.
-        """
-        return in_chunks(iterate_texts(texts), self._encode, self._predict)
-
-    def _encode(self, texts: Sequence[str]) -> Corpus:
+    def encode(self, texts: Sequence[str]) -> Corpus:
         text = self.config.text
         return encode(texts, self.tokenizer, max_length=text.max_length, truncate=text.truncate)
 
-    def _predict(self, texts: Sequence[str], corpus: Corpus) -> list[Prediction]:
-        return predictions(texts, corpus, answer(self.loaded, texts, corpus), self.labels)
+    def answer(self, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
+        return answer(self.loaded, texts, corpus)
 
 
 def answer(loaded: LoadedModel, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:

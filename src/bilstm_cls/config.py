@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic import field_validator as check
 from pydantic_core import InitErrorDetails
 
-from bilstm_cls.errors import ConfigError, problems_of, shown
+from bilstm_cls.errors import ConfigError, shown
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
 """The scores that `train.select_by` may name."""
@@ -67,13 +67,7 @@ class Section(BaseModel):
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
-        """Returns what a value of the right type "must be", or None where it is valid.
-
-        Args:
-            key: the key's name.
-            value: its value.
-            given: the keys before it in the section, as far as they are valid.
-        """
+        """Returns what a value of the right type "must be", or None; `given` are the valid keys before it."""
         return None
 
 
@@ -378,11 +372,7 @@ class Config(Section):
         return None
 
     def replace(self, **changes: Any) -> "Config":
-        """Returns a checked copy with other values by key, as in `config.replace(**{"train.epochs": 3})`.
-
-        Raises:
-            ConfigError: with all problems at once, each with its key.
-        """
+        """Returns a copy with other values by key, as in `config.replace(**{"train.epochs": 3})`, checked."""
         values: dict[str, Any] = dict(self)
         for key, value in changes.items():
             *sections, name = key.split(".")
@@ -395,16 +385,15 @@ class Config(Section):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Config":
-        """Returns the config of nested plain data.
-
-        Raises:
-            ConfigError: with all problems at once, each with its key.
-        """
+        """Returns the config of nested plain data, or raises `ConfigError` with all problems, each with its key."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            problems = [problem for _, problem in problems_of(error, values, config_keys())]
-            raise ConfigError("\n".join(problems)) from None
+            found = (
+                (".".join(map(str, details["loc"][:2])), details["msg"].removeprefix("Value error, "), details["input"])
+                for details in error.errors(include_url=False)
+            )
+            raise ConfigError("\n".join(f"{key}: {message}, not {shown(v)}" for key, message, v in found)) from None
 
 
 def config_keys() -> dict[str, list[str]]:

@@ -1,15 +1,14 @@
 """The config file: strict YAML, overrides over it, and all problems at once, each with its line and a likely fix.
 
-PyYAML cuts the text into nodes; what a scalar means is decided here, after YAML 1.2: `1e-3` is a number, `no` and
-`12:30` are text. What could surprise or explode is refused: anchors, aliases, merge keys, tags, duplicate keys, keys
-that are not text, numbers that are not finite, several documents, deep nesting.
+Scalars mean what YAML 1.2 says: `1e-3` is a number, `no` and `12:30` are text. What could surprise or explode is
+refused: anchors, aliases, merge keys, tags, duplicate keys, keys that are not text, several documents, deep nesting.
 """
 
 import difflib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +17,10 @@ import yaml
 from pydantic import ValidationError
 
 from bilstm_cls.config import Config, Section, config_keys
-from bilstm_cls.errors import ConfigError, KeyPath, cut, dotted, problems_of, shown
+from bilstm_cls.errors import ConfigError, KeyPath, cut, dotted, shown
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
-MAX_PROBLEMS = 200
-"""So many are reported at once; a file with more is no config."""
-
 _NULL, _BOOL, _INT, _FLOAT, _STR = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str"))
 _PATTERNS = {
     _NULL: re.compile(r"(?:~|null|Null|NULL)?\Z"),
@@ -34,23 +30,42 @@ _PATTERNS = {
         r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
     ),
 }
+SYNONYMS = {
+    "amp": "train.precision", "batch": "train.batch_size", "bs": "train.batch_size", "clip_grad": "train.max_grad_norm",
+    "data.label": "data.label_column", "data.text": "data.text_columns", "dataset": "data", "dev": "data.valid",
+    "early_stopping": "train.patience", "ema": "train.ema_decay", "embed_dim": "embedding.dim",
+    "embedding_dim": "embedding.dim", "fp16": "train.precision", "gpu": "train.device",
+    "hidden_dim": "model.hidden_size", "layer_decay": "train.layer_lr_decay", "lr": "train.learning_rate",
+    "max_seq_length": "text.max_length", "metric": "train.select_by", "min_count": "text.min_freq",
+    "output": "output_dir", "perturbation": "train.adversarial_epsilon", "vocab_size": "text.max_vocab_size",
+    "wd": "train.weight_decay", "wide": "model.ngrams",
+}  # fmt: skip
+"""What other tools call our keys, or within a section as `section.key`."""
+
+VALUE_SYNONYMS = {"ce": "cross_entropy", "corpus": "ppmi", "plain": "cross_entropy"}
+
+_MUST = {
+    "bool_type": "true or false", "dict_type": "a mapping",
+    "finite_number": "finite", "float_type": "a number", "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}", "int_type": "an integer", "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:.12g}", "list_type": "a list", "literal_error": "{expected}",
+    "model_type": "a section with keys", "string_too_long": "at most {max_length} characters",
+    "string_too_short": "text that is not empty", "string_type": "text", "too_short": "at least {min_length} long",
+}  # fmt: skip
+
 _HINTS = {
     "'\\t'": "; indent with spaces, not tabs",
     "alphabetic or numeric": "; put text that begins with '*', '&' or '%' in quotes",
-    "another document": "; keep one document",
     "block end": "; check the indentation",
-    "cannot start any token": "; put text that begins so in quotes",
     "mapping values": "; check the indentation, or put text that holds ': ' in quotes",
 }
 
 
-def load_config(
-    path: Path | None, overrides: Sequence[str] = (), *, options: Mapping[str, str] | None = None
-) -> Config:
-    """Reads a config: defaults, over them the file, over it `key.path=value` overrides, of which the last wins.
+def load_config(path: Path | None, overrides: Sequence[str] = (), *, options: Mapping[str, str] = {}) -> Config:
+    """Reads a config: defaults, over them a YAML file, over it `key.path=value` overrides, of which the last wins.
 
     Args:
-        path: a YAML file; None for the defaults alone, which name no data.
+        path: None for the defaults alone, which name no data.
         overrides: values are YAML, as in the file.
         options: more overrides, which win over those, by what the user wrote for each, such as `--seed 7`.
 
@@ -63,18 +78,15 @@ def load_config(
         given.values.setdefault("data", {})
     for override in overrides:
         given.add_override(override)
-    for written, override in (options or {}).items():
+    for written, override in options.items():
         given.add_override(override, written=written)
-    given.values.setdefault("name", "run" if path is None else _plain_name(Path(path).stem))
+    plain_name = "run" if path is None else re.sub(r"[^\w.-]+", "-", Path(path).stem).strip(".-")[:80] or "run"
+    given.values.setdefault("name", plain_name)
     return given.config()
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """Returns a config with `key.path=value` overrides put into it, checked as a whole.
-
-    Raises:
-        ConfigError: with all problems at once.
-    """
+    """Returns a config with `key.path=value` overrides put into it, checked as `load_config` does."""
     given = ConfigInput()
     given.values = config.model_dump()
     for override in overrides:
@@ -83,7 +95,7 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """Returns the resolved config as YAML that `load_config` reads back to an equal one."""
+    """Returns the config as YAML that `load_config` reads back to an equal one."""
     return dump_yaml(config.model_dump())
 
 
@@ -99,12 +111,9 @@ def changed_keys(a: Config, b: Config) -> list[str]:
 
 
 def _flat(config: Section) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in config:
-        if isinstance(value, Section):
-            flat |= {f"{name}.{key}": text for key, text in _flat(value).items()}
-        else:
-            flat[name] = json.dumps(value, ensure_ascii=False)
+    flat = {name: json.dumps(value, ensure_ascii=False) for name, value in config if not isinstance(value, Section)}
+    for section, keys in config:
+        flat |= {f"{section}.{key}": text for key, text in _flat(keys).items()} if isinstance(keys, Section) else {}
     return flat
 
 
@@ -117,11 +126,7 @@ class Place(NamedTuple):
 
 
 class ConfigInput:
-    """The values that a file and overrides give, where each was written, and what is wrong with them.
-
-    Attributes:
-        values: nested plain data, for the schema to check.
-    """
+    """The values that a file and overrides give, where each was written, and what is wrong with them."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -131,11 +136,6 @@ class ConfigInput:
         self._problems: list[tuple[Place, str]] = []
 
     def add_file(self, path: Path) -> None:
-        """Takes a file's values.
-
-        Raises:
-            ConfigError: it cannot be read as a mapping at all.
-        """
         self._file = str(path)
         document = parse_yaml(_read(path))
         self._problems += [(self._line(line), problem) for line, problem in document.problems]
@@ -150,12 +150,7 @@ class ConfigInput:
         self.values = {k: {} if v is None and k in self._keys else v for k, v in document.value.items()}
 
     def add_override(self, override: str, *, written: str | None = None) -> None:
-        """Takes one `key.path=value`, whose value is YAML, over what is there.
-
-        Args:
-            override: the key and its value.
-            written: what the user wrote where it was a separate option, such as `--seed 7`; None for `--set`.
-        """
+        """Takes one `key.path=value`; `written` is what the user wrote where it was an option, such as `--seed 7`."""
         name = f"--set {cut(override)}" if written is None else cut(written)
         place = Place(2 if written is None else 3, len(self._places) + len(self._problems), name)
         key, equals, text = override.partition("=")
@@ -176,16 +171,12 @@ class ConfigInput:
             self._places = {at: known for at, known in self._places.items() if at[: len(path)] != path} | {path: place}
 
     def config(self) -> Config:
-        """Returns the checked config.
-
-        Raises:
-            ConfigError: with all problems at once, in the order in which they were written.
-        """
+        """Returns the checked config, or raises with all problems, in the order in which they were written."""
         config = None
         try:
             config = Config.model_validate(self.values)
         except ValidationError as error:
-            for path, problem in problems_of(error, self.values, self._keys):
+            for path, problem in problems_of(error, self.values):
                 place = self._place(path)
                 # An override or an option names its key already.
                 is_named = place.rank == 3 or place.name.startswith(f"--set {dotted(path)}=")
@@ -195,7 +186,7 @@ class ConfigInput:
         return config
 
     def _raise_problems(self) -> None:
-        problems = sorted(self._problems, key=lambda problem: problem[0])[:MAX_PROBLEMS]
+        problems = sorted(self._problems, key=lambda problem: problem[0])
         lines = [f"{place.name}: {text}" if place.name else text for place, text in problems]
         if len(lines) > 1:
             lines.insert(0, f"{self._file}: {len(lines)} problems:" if self._file else f"{len(lines)} problems:")
@@ -203,7 +194,6 @@ class ConfigInput:
             raise ConfigError("\n".join(lines))
 
     def _place(self, path: KeyPath) -> Place:
-        """Returns where a value was written, or else something of the section around it."""
         for depth in range(len(path), 0, -1):
             for at, place in self._places.items():
                 if at[:depth] == path[:depth]:
@@ -214,6 +204,75 @@ class ConfigInput:
         return Place(1, line, f"{self._file}:{line}")
 
 
+def problems_of(error: ValidationError, values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Yields the path of each wrong value and what is wrong with it, as `train.epochs: must be an integer, not 'x'`."""
+    by_path: dict[KeyPath, list[Any]] = {}
+    for details in error.errors(include_url=False):
+        by_path.setdefault(_path_of(details["loc"], values), []).append(details)
+    parents = {path[:depth] for path in by_path for depth in range(len(path))}
+    for path, found in by_path.items():
+        if path in parents:  # a value is tried as every type it may have; this type was right, and a part is wrong
+            continue
+        limits = [d for d in found if d["type"] != "literal_error" and not d["type"].endswith("_type")]
+        if found[0]["type"] == "extra_forbidden":
+            yield path, unknown_key(dotted(path[:-1]), str(path[-1]))
+        else:
+            groups = [[details] for details in limits] or [found]
+            yield from ((path, f"{dotted(path)}: {_must_be(group)}") for group in groups)
+
+
+def unknown_key(section: str, key: str) -> str:
+    """Says that a key is unknown, and what was probably meant: here, in another section, or by another tool's name."""
+    keys = config_keys()
+    intro = f"unknown key {key!r} in {section}" if section else f"unknown key {key!r}"
+    name = key.lower().replace("-", "_")
+    homes = {f"{home}.{known}".lstrip("."): (home, known) for home, names in keys.items() for known in names}
+    meant = SYNONYMS.get(f"{section}.{name}" if section else name)
+    likeness = {
+        full: difflib.SequenceMatcher(None, known, name).ratio() + 0.1 * (home == section)
+        for full, (home, known) in homes.items()
+    }
+    closest = max(likeness, key=lambda full: likeness[full])
+    if meant := meant or SYNONYMS.get(name) or (closest if likeness[closest] >= 0.65 else None):
+        home, known = homes[meant]
+        where = repr(known) if home == section else meant if home else f"{meant} at the top level"
+        return f"{intro}; did you mean {where}?"
+    return f"{intro}; known are {', '.join(keys.get(section) or keys[''])}"
+
+
+def _must_be(errors: Sequence[Any]) -> str:
+    """Says what a value must be and is not, from pydantic's errors of every type that it may have."""
+    value, wanted = errors[0]["input"], " or ".join(map(_wanted, errors))
+    wanted, _, why = wanted.partition("; ")
+    choices = re.findall(r"'([^']*)'", wanted)
+    text = value.lower() if isinstance(value, str) else ""
+    near = (
+        [VALUE_SYNONYMS[text]] if VALUE_SYNONYMS.get(text) in choices else difflib.get_close_matches(text, choices, 1)
+    )
+    advice = [why, *(f"did you mean {choice!r}?" for choice in near)]
+    return "; ".join([f"must be {wanted}, not {shown(value)}", *filter(None, advice)])
+
+
+def _wanted(error: Any) -> str:
+    context = error.get("ctx", {})
+    if error["type"] == "value_error":
+        return str(context["error"]).removeprefix("must be ")
+    if error["type"] in _MUST:
+        return _MUST[error["type"]].format(**context)
+    return str(error["msg"]).removeprefix("Input should be ")
+
+
+def _path_of(location: Sequence[str | int], values: Any) -> KeyPath:
+    # Drops what pydantic puts among keys and positions: which member of a union it tried.
+    path: list[str | int] = []
+    for depth, step in enumerate(location):
+        is_there = step in values if isinstance(values, dict) else isinstance(values, list) and isinstance(step, int)
+        if is_there or depth < 2:  # sections and their keys, which may be missing
+            path.append(step)
+            values = values[step] if is_there else None
+    return tuple(path)
+
+
 def _read(path: Path) -> str:
     try:
         if path.is_dir():
@@ -221,7 +280,8 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file{_neighbours(path)}") from None
+        near = ", ".join(sorted(entry.name for entry in path.parent.glob("*.y*ml"))[:8])
+        raise ConfigError(f"{path}: there is no such file{f'; in its folder there is {near}' * bool(near)}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if len(content) > MAX_BYTES:
@@ -234,28 +294,9 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}:{line}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from error
 
 
-def _neighbours(path: Path) -> str:
-    try:
-        names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
-    except OSError:
-        return f", nor the folder {path.parent}"
-    near = difflib.get_close_matches(path.name, names, n=3) or [n for n in names if n.endswith((".yaml", ".yml"))][:8]
-    return f"; in {path.parent} there is {', '.join(near)}" if near else ""
-
-
-def _plain_name(stem: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:80] or "run"
-
-
 @dataclass
 class Document:
-    """What a YAML text holds.
-
-    Attributes:
-        value: plain data; None also where the text is empty or cannot be read.
-        lines: the line, counted from 1, of every value: a scalar's line, and of a list or mapping that of its key.
-        problems: (line, what is wrong) of everything refused. Only without any is `value` all that was written.
-    """
+    """What a YAML text holds: plain data, the line of every value (counted from 1), and the line of every problem."""
 
     value: Any = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
@@ -264,23 +305,22 @@ class Document:
 
 def parse_yaml(text: str) -> Document:
     """Reads one YAML document. Never raises: all that is wrong is in `problems`."""
-    document = Document()
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        document.problems.append((line, f"character {chr(error.character)!r} is not allowed in YAML"))
-        return document
+        return Document(problems=[(line, f"character {chr(error.character)!r} is not allowed in YAML")])
+    document = Document()
     try:
         node = loader.get_single_node()
-        document.value = None if node is None else _plain(node, (), _line_of(node), document)
+        document.value = None if node is None else _plain(node, (), node.start_mark.line + 1, document)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         hint = next((hint for part, hint in _HINTS.items() if part in str(error.problem)), "")
         problem = f"not valid YAML: {error.problem}{hint}"
         document.problems.append(((loader if mark is None else mark).line + 1, problem))
     except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
-        # PyYAML lets these out of its scanner: chr() of a too large escape, int() of a too long version, and the like.
+        # PyYAML lets these out of its scanner: chr() of a too large escape, and the like.
         document.problems.append((loader.line + 1, f"not valid YAML: {error}"))
     finally:
         loader.dispose()
@@ -310,16 +350,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def _plain(node: yaml.Node, path: KeyPath, key_line: int, document: Document) -> Any:
-    """Returns the data that a node stands for."""
     if isinstance(node, yaml.ScalarNode):
-        document.lines[path] = _line_of(node)
+        document.lines[path] = node.start_mark.line + 1
         return _scalar(node)
     document.lines[path] = key_line
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*path, n), _line_of(item), document) for n, item in enumerate(node.value)]
+        return [_plain(item, (*path, n), item.start_mark.line + 1, document) for n, item in enumerate(node.value)]
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key, line = _key(key_node, document), _line_of(key_node)
+        key, line = _key(key_node, document), key_node.start_mark.line + 1
         if key in values:
             before = f"duplicate key {dotted((*path, key))!r}, first on line {document.lines[(*path, key)]}"
             document.problems.append((line, before))
@@ -336,7 +375,7 @@ def _key(node: yaml.Node, document: Document) -> str:
         raise _error("a merge key '<<' is not allowed; write the values out", node)
     if node.tag != _STR:
         key = node.value
-        document.problems.append((_line_of(node), f'key {key} is not text; put it in quotes: "{key}"'))
+        document.problems.append((node.start_mark.line + 1, f'key {key} is not text; put it in quotes: "{key}"'))
     return key
 
 
@@ -352,10 +391,6 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         return int(text) if node.tag == _INT else text
     except ValueError:
         raise _error(f"a number of {len(text)} digits is too long", node) from None
-
-
-def _line_of(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
 
 
 def _error(problem: str, at: Any) -> yaml.MarkedYAMLError:

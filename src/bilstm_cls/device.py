@@ -4,6 +4,7 @@ Nothing here imports PyTorch until it is used, as the command line starts with i
 """
 
 import contextlib
+import csv
 import ctypes
 import math
 import os
@@ -29,7 +30,8 @@ MIN_CUDNN_OF_BF16 = 91300
 
 
 def configure_process() -> None:
-    """Sets what libraries read from the environment; to be called by the command line before they are imported."""
+    """Sets what libraries read from the process; to be called by the command line before they are imported."""
+    csv.field_size_limit(2**24)  # characters; 128 KiB is less than a long text
     os.environ["MPLBACKEND"] = "agg"  # all is drawn into files, and a notebook's backend may not be installed here
     if _granted_cores() < math.inf:  # else libraries start a thread for each core of the machine
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
@@ -179,20 +181,6 @@ def set_threads(threads: int | None) -> int:
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
-
-
-def peak_memory_mb() -> float:
-    """Returns the most resident memory this process ever had, in megabytes of 2**20 bytes.
-
-    Where the system does not record it (macOS has it in the standard library alone), what there is now.
-    """
-    memory = psutil.Process().memory_info()
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return float(getattr(memory, "peak_wset", memory.rss)) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
 
 
 MAX_GROWTH, SLACK = 1.5, 2**28

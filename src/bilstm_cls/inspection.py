@@ -3,24 +3,22 @@
 import importlib.metadata
 import platform
 import re
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilstm_cls.config import Config
-from bilstm_cls.config_file import dump_config, load_config
+from bilstm_cls.config_file import load_config
 from bilstm_cls.data.batches import padding_share, training_batches
 from bilstm_cls.data.corpus import statistics
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split
 from bilstm_cls.device import choose_device
-from bilstm_cls.evaluation.metrics import Ints
+from bilstm_cls.evaluation.metrics import example_losses
 from bilstm_cls.evaluation.pages import number, printable, shortened
 from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, leaking_tokens, near_duplicates
 from bilstm_cls.run_directory import RunDirectory, build_model
@@ -53,19 +51,17 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
     """
     data = prepare(config, only=[*LABELLED, "unlabelled"])
     splits, labels = data.dataset.splits, data.dataset.labels
-    digests = {name: _digests(split.texts) for name, split in splits.items()}
-    pairs = [(one, other) for one in ("valid", "test") for other in ("train", "valid") if one != other]
+    counts = data.dataset.counts
+    pairs = [("valid", "train"), ("test", "train"), ("test", "valid")]
     findings = {
         "origin": data.dataset.origin,
         "notes": list(data.dataset.notes),
-        "rows": dict(data.dataset.counts),
+        "rows": dict(counts),
         "labels": labels,
         "vocabulary": len(data.tokenizer),
-        "splits": {name: _describe(data, split, digests[name]) for name, split in splits.items()},
+        "splits": {name: _describe(data, split) for name, split in splits.items()},
         "overlap": {
-            f"{one} in {other}": int(np.isin(digests[one], digests[other]).sum())
-            for one, other in pairs
-            if one in splits and other in splits
+            f"{one} in {other}": counts[f"{one}_in_{other}"] for one, other in pairs if f"{one}_in_{other}" in counts
         },
         "leaking_tokens": _leaking_tokens(data, limit),
     }
@@ -77,39 +73,19 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
     return findings
 
 
-def _digests(texts: Sequence[str]) -> Ints:
-    """Returns eight bytes for each text, so that memory holds no text."""
-    import hashlib
-
-    def digest(text: str) -> int:
-        content = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return int.from_bytes(content, "little", signed=True)
-
-    return np.fromiter(map(digest, texts), np.int64, len(texts))
-
-
-def _describe(data: PreparedData, split: Split, digests: Ints) -> dict[str, Any]:
-    labels, corpus = data.dataset.labels, data.corpora[split.name]
-    num_tokens, facts = corpus.num_tokens, statistics(corpus)
+def _describe(data: PreparedData, split: Split) -> dict[str, Any]:
+    corpus = data.corpora[split.name]
+    facts, lengths = statistics(corpus), np.percentile(corpus.num_tokens, _QUANTILES).astype(int).tolist()
     found = {
         **facts,
         "known_tokens": round(1 - facts["unknown"] / max(1, facts["tokens"]), 4),
-        "lengths": {
-            f"{q}%": int(length) for q, length in zip(_QUANTILES, np.percentile(num_tokens, _QUANTILES), strict=True)
-        },
-        "duplicates": len(digests) - len(np.unique(digests)),
+        "lengths": {f"{q}%": length for q, length in zip(_QUANTILES, lengths, strict=True)},
     }
-    if split.name == "unlabelled":
-        return found
-    counts = np.bincount(split.label_ids, minlength=len(labels))
-    by_label = np.split(num_tokens[np.argsort(split.label_ids, kind="stable")], np.cumsum(counts)[:-1])
-    return {
-        **found,
-        "labels": dict(zip(labels, counts.tolist(), strict=True)),
-        "median_length_by_label": {
-            label: int(np.median(lengths)) for label, lengths in zip(labels, by_label, strict=True) if len(lengths)
-        },
-    }
+    if split.name != "unlabelled":
+        counts = np.bincount(split.label_ids, minlength=len(data.dataset.labels)).tolist()
+        found["duplicates"] = data.dataset.counts[f"duplicates_{split.name}"]
+        found["labels"] = dict(zip(data.dataset.labels, counts, strict=True))
+    return found
 
 
 def inspect_file(path: Path, overrides: Sequence[str], *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
@@ -166,14 +142,6 @@ def plan(config: Config) -> dict[str, Any]:
     }
 
 
-def with_overrides(text: str, overrides: Sequence[str], *, name: str) -> str:
-    """Applies `--set` overrides to the text of a config, whose comments are lost."""
-    with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-        path = Path(folder) / f"{name}.yaml"
-        path.write_text(text, "utf-8")
-        return dump_config(load_config(path, overrides))
-
-
 def as_lines(findings: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
     """Yields nested findings as indented lines for a terminal."""
     for key, value in findings.items():
@@ -214,11 +182,7 @@ class _Texts(Sequence[str]):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         split, place = self.locate(index)
@@ -231,25 +195,21 @@ class _Texts(Sequence[str]):
         which = int(np.searchsorted(self.ends, index, side="right"))
         return self.splits[which], index - (int(self.ends[which - 1]) if which else 0)
 
-    def place(self, index: int) -> str:
-        """Returns file and line."""
+    def finding(self, index: int, **facts: Any) -> dict[str, Any]:
+        """Returns what is found of a text: file and line, the facts, the text."""
         split, place = self.locate(index)
-        return f"{split.paths[place]}:{split.lines[place]}"
+        where = f"{split.paths[place]}:{split.lines[place]}"
+        return {"place": where, "split": split.name, **facts, "text": shortened(split.texts[place], MAX_SHOWN)}
 
 
 def _leaking_tokens(data: PreparedData, limit: int) -> dict[str, Any]:
     train, labels = data.dataset.splits["train"], data.dataset.labels
     found = leaking_tokens(data.corpora["train"], data.tokenizer.tokens, len(labels))
     listed = [
-        {
-            "place": f"{train.paths[token.first]}:{train.lines[token.first]}",
-            "token": token.token,
-            "label": labels[token.label_id],
-            "texts": token.texts,
-            "fraction": round(token.with_label / token.texts, 4),
-        }
+        {"place": f"{train.paths[token.first]}:{train.lines[token.first]}", "token": token.token,
+         "label": labels[token.label_id], "texts": token.texts, "fraction": round(token.with_label / token.texts, 4)}
         for token in found[:limit]
-    ]
+    ]  # fmt: skip
     return {"tokens": len(found), "found": listed}
 
 
@@ -261,17 +221,11 @@ def _near_duplicates(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str]
         (split, _), (other, _) = texts.locate(pair.second), texts.locate(pair.first)
         kinds[f"{split.name} in {other.name}"] += 1
         ranks.append((texts.label_ids[pair.first] == texts.label_ids[pair.second], split is other, -pair.similarity))
-    listed = [
-        {
-            "place": texts.place(pair.second),
-            "of": texts.place(pair.first),
-            "similarity": round(pair.similarity, 4),
-            "splits": [texts.locate(place)[0].name for place in (pair.second, pair.first)],
-            "labels": [labels[texts.label_ids[place]] for place in (pair.second, pair.first)],
-            "text": shortened(texts[pair.second], MAX_SHOWN),
-        }
-        for pair in (pairs[i] for i in sorted(range(len(pairs)), key=ranks.__getitem__)[:limit])
-    ]
+    listed = []
+    for pair in (pairs[i] for i in sorted(range(len(pairs)), key=ranks.__getitem__)[:limit]):
+        of, both = texts.finding(pair.first), [labels[texts.label_ids[i]] for i in (pair.second, pair.first)]
+        facts = {"of": of["place"], "of split": of["split"], "similarity": round(pair.similarity, 4), "labels": both}
+        listed.append(texts.finding(pair.second, **facts))
     return {"texts": len(pairs), "of another label": sum(not rank[0] for rank in ranks), **kinds, "found": listed}
 
 
@@ -279,25 +233,23 @@ def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], l
     groups, rows = clusters(pairs, len(texts)), np.arange(len(texts))
     if len(texts) > MAX_CHECKED:
         rows = np.sort(np.random.default_rng(0).permutation(len(texts))[:MAX_CHECKED])
-    found = label_errors([texts[i] for i in rows.tolist()], texts.label_ids[rows], groups[rows], len(labels))
-    predicted = found.probabilities.argmax(axis=1)
+    label_ids = texts.label_ids[rows]
+    found, probabilities = label_errors([texts[i] for i in rows.tolist()], label_ids, groups[rows], len(labels))
+    losses, predicted = example_losses(probabilities, label_ids), probabilities.argmax(axis=1)
     listed = [
-        {
-            "place": texts.place(int(rows[i])),
-            "split": texts.locate(int(rows[i]))[0].name,
-            "label": labels[texts.label_ids[rows[i]]],
-            "likelier": labels[predicted[i]],
-            "probability": round(float(found.probabilities[i, predicted[i]]), 4),
-            "loss": round(float(found.losses[i]), 4),
-            "text": shortened(texts[int(rows[i])], MAX_SHOWN),
-        }
-        for i in found.rows[:limit].tolist()
+        texts.finding(
+            int(rows[i]),
+            label=labels[label_ids[i]],
+            likelier=labels[predicted[i]],
+            probability=round(float(probabilities[i, predicted[i]]), 4),
+            loss=round(float(losses[i]), 4),
+        )
+        for i in found[:limit].tolist()
     ]
-    return {"texts": len(found.rows), "of": len(rows), "found": listed}
+    return {"texts": len(found), "of": len(rows), "found": listed}
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """What must be equal on this machine: the largest difference that was found, and what is allowed."""
 
     name: str
@@ -332,18 +284,14 @@ def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cache": str(cache_folder()),
         **({} if run is None else {"run": f"{run}: every digest is right"}),
-        "checks": [asdict(check) for check in checks],
+        "checks": [check._asdict() for check in checks],
         "ok": all(check.ok for check in checks),
     }
 
 
 def doctor_lines(findings: Mapping[str, Any]) -> Iterator[str]:
     """Yields what `doctor` prints: versions, devices, extras, and the checks as a table."""
-    extras: dict[str, list[str]] = {"installed": [], "not installed": []}
-    for name, is_installed in findings["extras"].items():
-        extras["installed" if is_installed else "not installed"].append(name)
-    shown = {key: value for key, value in findings.items() if key not in ("checks", "ok")}
-    yield from as_lines({**shown, "extras": extras})
+    yield from as_lines({key: value for key, value in findings.items() if key not in ("checks", "ok")})
     yield "checks:"
     for check in findings["checks"]:
         outcome, difference = "ok" if check["ok"] else "FAILED", f"{check['difference']:.1e}"
@@ -353,12 +301,11 @@ def doctor_lines(findings: Mapping[str, Any]) -> Iterator[str]:
 def missing_packages() -> dict[str, list[str]]:
     """Returns the packages of each extra that are not installed, by extra, as this package's metadata list them."""
     missing: dict[str, list[str]] = defaultdict(list)
-    installed = {re.sub(r"[-_.]+", "-", d.name).lower() for d in importlib.metadata.distributions() if d.name}
     for requirement in importlib.metadata.requires("bilstm-cls") or []:
         package = re.match(r"[\w.-]+", requirement)
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
         if package and extra and extra[1] != "dev":
-            is_there = re.sub(r"[-_.]+", "-", package[0]).lower() in installed
+            is_there = next(iter(importlib.metadata.distributions(name=package[0])), None) is not None
             missing[extra[1]] += [] if is_there else [package[0]]
     return dict(missing)
 
@@ -367,12 +314,12 @@ def run_checks(device: str) -> list[Check]:
     """Compares the probabilities of 64 random texts together, alone and with extra padding, for every cell."""
     from bilstm_cls.model.recurrent import CELLS
 
-    checks = []
-    for cell in CELLS:
-        names = (f"{cell}: a text alone and in a batch of 64", f"{cell}: with and without extra padding")
-        for name, difference in zip(names, _differences(cell, device), strict=True):
-            checks.append(Check(name, difference, TOLERANCE, difference <= TOLERANCE))
-    return checks
+    kinds = ("a text alone and in a batch of 64", "with and without extra padding")
+    return [
+        Check(f"{cell}: {kind}", difference, TOLERANCE, difference <= TOLERANCE)
+        for cell in CELLS
+        for kind, difference in zip(kinds, _differences(cell, device), strict=True)
+    ]
 
 
 def _differences(cell: str, device: str) -> tuple[float, float]:

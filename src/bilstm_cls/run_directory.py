@@ -74,8 +74,8 @@ class LoadedModel:
 class RunDirectory:
     """The files of one run under `path`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -179,11 +179,7 @@ class RunDirectory:
             raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
     def read_object(self, name: str) -> dict[str, Any]:
-        """Reads one JSON file that holds an object.
-
-        Raises:
-            CheckpointError: it is missing or damaged, or holds something else.
-        """
+        """Like `read_json`, of a file that has to hold an object."""
         content = self.read_json(name)
         if not isinstance(content, dict):
             raise CheckpointError(f"{self.path / name}: damaged, it holds no JSON object")
@@ -191,16 +187,9 @@ class RunDirectory:
 
     def write_status(self, status: str, reason: str, **more: Any) -> None:
         """Writes into `status.json` whether the run is running, finished, stopped or failed, and why."""
-        content = {
-            "status": status,
-            "reason": reason,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "updated": now(),
-            **more,
-        }
+        content = {"status": status, "reason": reason, "pid": os.getpid(), "host": socket.gethostname()}
         started = self.read_status().get("started") if status != "running" else None
-        self.write_json("status.json", {**content, "started": started or now()})
+        self.write_json("status.json", {**content, "updated": now(), **more, "started": started or now()})
 
     def read_status(self) -> dict[str, Any]:
         """Returns `status.json`, or an empty mapping where there is none that can be read."""
@@ -373,13 +362,13 @@ def _model_keys(config: Config) -> dict[str, Any]:
     return {f"{name}.{key}": value for name in ("text", "model") for key, value in getattr(config, name)}
 
 
-def newest_run(output_dir: Path) -> RunDirectory:
+def newest_run(output_dir: str | Path) -> RunDirectory:
     """Returns the run under `output_dir` whose model was written last.
 
     Raises:
         ConfigError: there is none.
     """
-    runs = sorted(output_dir.glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    runs = sorted(Path(output_dir).glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
     if not runs:
         raise ConfigError(f"{output_dir}: holds no finished run; train one, or name it with --run DIR")
     return RunDirectory(runs[-1].parent)

@@ -1,19 +1,22 @@
-"""Predictions from an exported bundle with onnxruntime, tokenizers and numpy alone; PyTorch is not loaded.
+"""What a model answers for a text, and how an exported bundle answers without PyTorch.
 
-A bundle whose texts are split by `chinese_words` needs rjieba too.
-
-Texts are split, cut, padded and batched by the same code as in training, so the predictions are those of the run that
-the bundle was made from. Also a command: `python -m bilstm_cls.runtime BUNDLE TEXT...`, where `-` reads stdin.
+A bundle needs onnxruntime, tokenizers and numpy alone (rjieba too for `chinese_words`). Texts are split, cut, padded
+and batched by the same code as in training, so its predictions are those of the run that it was made from. Also a
+command: `python -m bilstm_cls.runtime BUNDLE TEXT...`, where `-` reads stdin.
 """
 
 import argparse
 import hashlib
 import io
+import itertools
 import json
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +25,11 @@ import numpy.typing as npt
 
 from bilstm_cls.data.batches import evaluation_batches, pad
 from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
 from bilstm_cls.data.types import check_texts, iterate_texts
 from bilstm_cls.device import usable_cores
-from bilstm_cls.errors import CheckpointError, ConfigError, UserError
+from bilstm_cls.errors import CheckpointError, ConfigError, ExitCode, UserError
 from bilstm_cls.ngrams import NgramModel
-from bilstm_cls.prediction import Prediction, in_chunks, predictions, softmax
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -37,14 +39,137 @@ FILES = ("model.onnx", "tokenizer.json", "labels.json")
 NGRAMS = "ngrams.npz"
 """The n-gram model of a run that has one. `config.json` has the digests of all files."""
 
+CHUNK = 2048
+"""Texts of a stream that are read, encoded and classified together."""
+
 BATCH_TOKENS = 8192
 """Padded tokens in a batch; onnxruntime is fastest where what it holds of one fits into the processor's cache."""
 
+Probabilities = npt.NDArray[np.float64]
 
-class Runtime:
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The prediction for one text.
+
+    Attributes:
+        text: as it was given.
+        label: the most probable label.
+        probability: of that label, 0 to 1.
+        probabilities: of every label, in the order of the run's labels; they sum to 1.
+        tokens: of the text before it was cut.
+        truncated: whether it was longer than the model reads.
+        unknown_tokens: how many of the tokens the vocabulary lacks.
+    """
+
+    text: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    tokens: int
+    truncated: bool
+    unknown_tokens: int
+
+    def as_dict(self, *, top_k: int | None = None, min_probability: float = 0.0) -> dict[str, Any]:
+        """Returns the fields in the order in which `--json` prints them.
+
+        Args:
+            top_k: keep the probabilities of so many labels, the most probable first; all in their order if None.
+            min_probability: a label that is less probable becomes None.
+        """
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        if top_k is not None:
+            fields["probabilities"] = most_probable(self.probabilities, top_k)
+        if self.probability < min_probability:
+            fields["label"] = None
+        return fields
+
+
+def most_probable(probabilities: Mapping[str, float], number: int) -> dict[str, float]:
+    """Returns so many labels with their probabilities, the most probable first."""
+    return dict(sorted(probabilities.items(), key=lambda pair: -pair[1])[:number])
+
+
+def softmax(logits: npt.NDArray[Any]) -> Probabilities:
+    """Returns `[N, C]` probabilities in 64 bits from `[N, C]` logits."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+class Predictor(ABC):
+    """Texts to predictions. Texts may come in a list, tuple, array, pandas or polars series, or generator.
+
+    Attributes:
+        labels: C class names, by label id.
+    """
+
+    labels: list[str]
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> Corpus:
+        """Returns N texts as the model reads them."""
+
+    @abstractmethod
+    def answer(self, texts: Sequence[str], corpus: Corpus) -> Probabilities:
+        """Returns the probabilities `[N, C]` of N raw texts and the same texts encoded."""
+
+    def predict(self, texts: Iterable[str]) -> list[Prediction]:
+        """Returns one prediction per text, in order; an empty text is one unknown token.
+
+        Raises:
+            TypeError: `texts` is one str, or an item is no str.
+        """
+        checked = check_texts(texts)
+        return self._predict(checked, self.encode(checked)) if checked else []
+
+    def predict_proba(self, texts: Iterable[str]) -> Probabilities:
+        """Returns probabilities `[N, C]`, columns in the order of `labels`; errors as in `predict`."""
+        checked = check_texts(texts)
+        return self.answer(checked, self.encode(checked)) if checked else np.empty((0, len(self.labels)))
+
+    def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
+        """Yields one prediction per text, in order, holding no more than two chunks of texts; errors as in `predict`.
+
+        While one chunk is classified the next one is encoded in a thread: the tokenizer releases the GIL. Texts are
+        read, and the model is called, in the caller's thread.
+        """
+        return self._stream(iterate_texts(texts))
+
+    def _stream(self, texts: Iterator[str]) -> Iterator[Prediction]:
+        chunks = self._encoded(texts)
+        current = next(chunks, None)
+        while current is not None:
+            following = next(chunks, None)
+            yield from self._predict(current[0], current[1].result())
+            current = following
+
+    def _encoded(self, texts: Iterator[str]) -> Iterator[tuple[list[str], Future[Corpus]]]:
+        with ThreadPoolExecutor(1, thread_name_prefix="encode") as thread:
+            while chunk := list(itertools.islice(texts, CHUNK)):
+                yield chunk, thread.submit(self.encode, chunk)
+
+    def _predict(self, texts: Sequence[str], corpus: Corpus) -> list[Prediction]:
+        probabilities = self.answer(texts, corpus)
+        unknown_before = np.concatenate([[0], np.cumsum(corpus.token_ids == UNKNOWN_ID)])
+        columns = zip(
+            texts,
+            probabilities.tolist(),
+            probabilities.argmax(1).tolist(),
+            corpus.num_tokens.tolist(),
+            (corpus.num_tokens > corpus.lengths).tolist(),
+            np.diff(unknown_before[corpus.offsets]).tolist(),
+            strict=True,
+        )
+        names = self.labels
+        return [
+            Prediction(text, names[best], row[best], dict(zip(names, row, strict=True)), tokens, truncated, unknown)
+            for text, row, best, tokens, truncated, unknown in columns
+        ]
+
+
+class Runtime(Predictor):
     """Classifies texts with the model of one bundle.
-
-    Texts may come in a list, tuple, array, pandas or polars series, or generator.
 
     Example:
         >>> runtime = Runtime.load("runs/imdb-onnx")
@@ -98,32 +223,6 @@ class Runtime:
             ngrams=_read_ngrams(path / NGRAMS, content[NGRAMS], len(labels)) if NGRAMS in content else None,
         )
 
-    def predict(self, texts: Iterable[str]) -> list[Prediction]:
-        """Returns one prediction per text, in order; an empty text is one unknown token.
-
-        Raises:
-            TypeError: `texts` is one str, or an item is no str.
-        """
-        checked = check_texts(texts)
-        return self._predict(checked, self._encode(checked)) if checked else []
-
-    def predict_proba(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
-        """Returns probabilities `[N, C]`, columns in the order of `labels`.
-
-        Raises:
-            TypeError: as in `predict`.
-        """
-        checked = check_texts(texts)
-        return self._answer(checked, self._encode(checked)) if checked else np.empty((0, len(self.labels)))
-
-    def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
-        """Yields one prediction per text, in order, holding no more than a few thousand texts.
-
-        Raises:
-            TypeError: as in `predict`.
-        """
-        return in_chunks(iterate_texts(texts), self._encode, self._predict)
-
     def logits(self, corpus: Corpus) -> npt.NDArray[np.float32]:
         """Returns the logits `[N, C]` of the networks, without the n-gram model."""
         logits = np.zeros((len(corpus), len(self.labels)), dtype=np.float32)
@@ -141,15 +240,12 @@ class Runtime:
         (logits,) = self._session.run(["logits"], {"token_ids": token_ids, "lengths": lengths})
         return np.asarray(logits)
 
-    def _encode(self, texts: Sequence[str]) -> Corpus:
+    def encode(self, texts: Sequence[str]) -> Corpus:
         return encode(texts, self._tokenizer, max_length=self.max_length, truncate=self._truncate)
 
-    def _answer(self, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
+    def answer(self, texts: Sequence[str], corpus: Corpus) -> Probabilities:
         logits = self.logits(corpus)
         return softmax(logits if self.ngrams is None else logits + self.ngrams.logits(texts))
-
-    def _predict(self, texts: Sequence[str], corpus: Corpus) -> list[Prediction]:
-        return predictions(texts, corpus, self._answer(texts, corpus), self.labels)
 
 
 def sealed(config: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try it again when it exits
-        return 1  # whoever read the output, such as head, has seen enough
+        return ExitCode.CLOSED_PIPE  # whoever read the output, such as head, has seen enough
     return 0
 
 

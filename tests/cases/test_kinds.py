@@ -168,7 +168,7 @@ def split_files(folder: Path) -> Path:
 
 
 OTHERS: dict[str, Callable[[Path], Path]] = {
-    **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records", "index", "split", "table")},
+    **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records")},
     "Parquet": parquet, "Parquet with class names": class_label_parquet, "saved": saved, "saved splits": saved_splits,
     "pattern": parts, "folder of parts": folder_of_parts, "folders": folders, "files of splits": split_files,
 }  # fmt: skip
@@ -236,9 +236,6 @@ BAD: dict[str, tuple[str, bytes, int, Rows]] = {
     "a key that the first object lacks": (
         "a.jsonl", "".join(json.dumps(o) + "\n" for o in INCOMPLETE).encode(), 1, ROWS[1:]
     ),
-    "a stray quote": (
-        "a.csv", between(as_csv(PLAIN_ROWS, "text", "label"), 40, line='"so" it "goes",pos').encode(), 41, PLAIN_ROWS
-    ),
 }  # fmt: skip
 """Name, content, the line of the bad row, and the rows that can be read."""
 
@@ -273,3 +270,21 @@ def test_a_starter_config_trains(name: str, content: str, folder: Path, tmp_path
     outcome = run_cli("train", "-c", tmp_path / "config.yaml", "--quiet", *settings)
     assert outcome.code == 0, outcome.stderr
     assert (tmp_path / "a" / "metrics.json").exists()
+
+
+MULTI = {
+    "a.csv": as_csv([(x, y, i % 2, i % 3 == 0) for i, (x, y) in enumerate(ROWS)], "text", "toxic", "insult", "threat")
+    .replace("pos", "1").replace("neg", "0").replace("True", "1").replace("False", "0"),
+    "b.csv": as_csv([(x, y + "|extra" * (i % 3 == 0)) for i, (x, y) in enumerate(ROWS)], "text", "toxic"),
+    "c.jsonl": "".join(json.dumps({"text": x, "label": [y]}) + "\n" for x, y in ROWS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MULTI)
+def test_several_labels_per_text_are_refused_in_one_line(name: str, folder: Path) -> None:
+    (folder / name).write_text(MULTI[name], "utf-8")
+    outcome = run_cli("init", "--data", folder / name)
+    assert outcome.code == 3
+    assert "several labels per text are not supported" in outcome.stderr
+    assert ("'label'" if name == "c.jsonl" else "'toxic'") in outcome.stderr
+    assert outcome.stderr.count("\n") == 1

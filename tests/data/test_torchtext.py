@@ -1,14 +1,11 @@
-"""torchtext's tokenizers, vocabulary and vectors: the same ids where it can be imported, one line elsewhere.
+"""torchtext's tokenizers and vocabulary: the same ids where it can be imported, one line elsewhere.
 
 What follows from torchtext's answers alone is tried everywhere, without it on a stand-in with the same names.
 """
 
-import importlib.util
 import json
-import ssl
 import sys
 import types
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -23,14 +20,12 @@ from bilstm_cls.config import Config, TextConfig
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.batches import collate, training_batches
 from bilstm_cls.data.corpus import encode
-from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
+from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.torchtext import PACKAGES, PREFIX, import_torchtext
 from bilstm_cls.data.vectors import load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.explain import read_tokens
 from tests.command_line import run_cli
 from tests.data.test_tokenizer import ODD, basic_english
-from tests.serve.untrained import untrained
 
 TEXTS = ["Good film & good plot", "bad film's plot\u00a0", "don't <pad> <unk> it"]
 try:
@@ -57,13 +52,12 @@ def torchtext() -> Iterator[Any]:
         yield REAL
         return
     package, vocab = types.ModuleType("torchtext"), types.ModuleType("torchtext.vocab")
-    vectors, data, utils = (types.ModuleType(f"torchtext.{name}") for name in ("vocab.vectors", "data", "data.utils"))
+    data, utils = (types.ModuleType(f"torchtext.{name}") for name in ("data", "data.utils"))
     package.__dict__.update(data=data, vocab=vocab, disable_torchtext_deprecation_warning=lambda: None)
     data.__dict__.update(utils=utils)
     utils.__dict__.update(get_tokenizer=stand_in_tokenizer)
-    vocab.__dict__.update(GloVe=dict, vectors=vectors)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (package, vocab, vectors, data, utils):
+        for module in (package, vocab, data, utils):
             patch.setitem(sys.modules, module.__name__, module)
         for name in ("moses", "revtok", "subword"):
             patch.setitem(PACKAGES, name, "json")
@@ -117,23 +111,6 @@ INSTALL = r"make a virtual environment .* pip install 'bilstm-cls\[torchtext\]'$
 def test_where_torchtext_is_missing_one_line_says_what_to_install(tiny_config: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=rf"torchtext/moses needs torchtext 0\.18\.0, which is not .*{INSTALL}"):
         learned("moses")
-    with pytest.raises(ConfigError, match=rf"init torchtext/glove\.6B\.50d needs .*{INSTALL}"):
-        load_vectors("torchtext/glove.6B.50d", ["film"], dim=50, seed=1)
-
-
-def test_where_torchtext_does_not_fit_torch_the_line_says_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchtext"]:
-        monkeypatch.delitem(sys.modules, name)
-    (tmp_path / "torchtext.py").write_text("raise OSError('libtorchtext.so: undefined symbol: _ZN2at4_ops')")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=rf"which cannot be used with torch {torch.__version__[:4]}.*{INSTALL}"):
-        learned("split")
-
-
-def test_a_tokenizer_whose_package_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PACKAGES, "toktok", "no_such_package")
-    with pytest.raises(ConfigError, match=r"tokenizer torchtext/toktok needs the package no_such_package; run: pip"):
-        learned("toktok")
 
 
 PIECES = st.one_of(ODD, st.sampled_from(["<pad>", "<unk>", " ", "ab", "good film"]))
@@ -147,37 +124,6 @@ def test_basic_english_has_the_vocabulary_and_ids_of_ours(texts: list[str], min_
     theirs, ours = learned("basic_english", texts, **options), Tokenizer.train(texts, kind="basic_english", **options)
     assert theirs.tokens == ours.tokens
     assert theirs.encode_batch(texts) == ours.encode_batch(texts)
-
-
-@settings(deadline=None)
-@given(st.text(ODD))
-def test_the_places_of_basic_english_tokens_are_their_own(text: str) -> None:
-    tokenizer = learned("basic_english", [text])
-    try:
-        ids, places = tokenizer.offsets(text)
-    except ConfigError:
-        assert '"' in text  # one inside of <br /> hides it from us
-        return
-    spelled = [text[start:stop].lower().replace('"', "") for start, stop in places]
-    assert spelled == [tokenizer.tokens[i] for i in ids]
-    assert places == sorted(places)
-
-
-def test_tokens_that_are_spelled_otherwise_are_found_and_others_refused() -> None:
-    if importlib.util.find_spec(PACKAGES["moses"] or "") is None:
-        pytest.skip("sacremoses is not installed")
-    text = "Rock & roll\tdon't"
-    ids, places = learned("moses", [text]).offsets(text)
-    assert [text[start:stop] for start, stop in places] == ["Rock", "&", "roll", "don", "'t"]
-    assert UNKNOWN_ID not in ids
-
-
-def test_a_token_that_is_not_in_the_text_is_no_wrong_place_but_an_error() -> None:
-    if importlib.util.find_spec(PACKAGES["subword"] or "") is None:
-        pytest.skip("revtok is not installed")
-    loaded = untrained("text.lowercase=false", kind="torchtext/subword")
-    with pytest.raises(ConfigError, match=r"torchtext/subword gives the token .* cannot be explained"):
-        read_tokens(loaded, "Good Film")
 
 
 def test_json_gives_the_same_tokenizer_back() -> None:
@@ -200,85 +146,31 @@ def test_a_damaged_file_is_named(tmp_path: Path, harm: Callable[[str], str]) -> 
 
 
 def test_a_run_predicts_and_explains_from_its_directory_alone(run: Path) -> None:
-    done = run_cli("predict", "--run", run, "--explain", "exact", "--json", "good Film")
+    done = run_cli("predict", "--run", run, "--explain-method", "exact", "--json", "good Film")
     assert done.code == 0, done.stderr
     assert [term["token"] for term in done.json["explanation"]["terms"]] == ["good", "Film"]
     assert json.loads((run / "tokenizer.json").read_text())["pre_tokenizer"] == {"type": "torchtext/split"}
 
 
-@pytest.mark.usefixtures("without_torchtext")
-@pytest.mark.parametrize("command", ["predict", "eval"])
-def test_where_torchtext_is_missing_a_run_says_so(run: Path, command: str) -> None:
-    done = run_cli(command, "--run", run, *["good film"][: command == "predict"])
-    assert done.code == 2
-    assert len(done.errors) == 1
-    assert "torchtext/split needs torchtext 0.18.0, which is not installed" in done.errors[0]
-    assert "Traceback" not in done.stderr
-
-
-def test_vectors_are_not_downloaded_where_that_is_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"glove\.6B\.50d\.txt: missing; put it there, or unset BILSTM_CLS_OFFLINE"):
-        load_vectors("torchtext/glove.6B.50d", ["film"], dim=50, seed=1)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def glove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of torchtext with three vectors of 50 numbers."""
-    path = tmp_path / ".vector_cache" / "glove.6B.50d.txt"
-    path.parent.mkdir()
-    rows = {"film": 1, "good": 2, "bad": 3}
-    path.write_text("".join(f"{token} {' '.join([str(number)] * 50)}\n" for token, number in rows.items()))
-    monkeypatch.chdir(tmp_path)
-    return path
-
-
-@needs_torchtext
-def test_vectors_are_read_from_torchtexts_cache_in_both_of_its_forms(glove: Path) -> None:
-    tokens = ["<pad>", "<unk>", "Film", "bad"]
-    first = load_vectors("torchtext/glove.6B.50d", tokens, dim=50, seed=1)
-    glove.unlink()
-    again = load_vectors("torchtext/glove.6B.50d", tokens, dim=50, seed=1)
-    assert glove.with_name(f"{glove.name}.pt").exists()
-    assert first.matrix[2:, 0].tolist() == [1, 3]
-    assert np.array_equal(first.matrix, again.matrix)
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (Path("trapped"),)
-
-
-@needs_torchtext
-def test_a_cache_that_would_run_code_is_refused(glove: Path) -> None:
-    torch.save(([Trap()], {}, torch.zeros(1, 50), 50), f"{glove}.pt")
-    with pytest.raises(DataError, match=r"torchtext cannot load it; look for what is damaged in \.vector_cache"):
-        load_vectors("torchtext/glove.6B.50d", ["film"], dim=50, seed=1)
-    assert not Path("trapped").exists()
-
-
-@needs_torchtext
-def test_a_download_checks_certificates_and_leaves_the_process_as_it_was(
-    glove: Path, torchtext: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("init", "file", "url"),
+    [
+        ("glove.6B.50d", "glove.6B.50d.txt", "data/glove.6B.zip"),
+        ("glove.twitter.27B.50d", "glove.twitter.27B.50d.txt", "data/glove.twitter.27B.zip"),
+        ("glove.840B.300d", "glove.840B.300d.txt", "data/glove.840B.300d.zip"),
+        ("fasttext.en.300d", "wiki.en.vec", "vectors-wiki/wiki.en.vec"),
+    ],
+)
+def test_vectors_are_read_from_torchtexts_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str, file: str, url: str
 ) -> None:
-    modes = []
-
-    def download(url: str, target: str, reporthook: object) -> None:
-        modes.append(ssl._create_default_https_context().verify_mode)
-        with zipfile.ZipFile(target, "w") as archive:
-            archive.write(elsewhere, glove.name)
-
-    monkeypatch.delenv("BILSTM_CLS_OFFLINE")
-    monkeypatch.setattr(torchtext.vocab.vectors, "urlretrieve", download)
-    elsewhere = glove.rename(glove.parent.parent / "elsewhere.txt")
-    before = ssl._create_default_https_context
-    assert load_vectors("torchtext/glove.6B.50d", ["<pad>", "film"], dim=50, seed=1).matrix[1, 0] == 1
-    assert modes == [ssl.CERT_REQUIRED]
-    assert ssl._create_default_https_context is before
-    assert capfd.readouterr().err == ""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"{file}: missing; it is from .*/{url}"):
+        load_vectors(f"torchtext/{init}", ["film"], dim=2, seed=1)
+    (tmp_path / ".vector_cache").mkdir()
+    (tmp_path / ".vector_cache" / file).write_text("film 1 1\ngood 2 2\n")
+    vectors = load_vectors(f"torchtext/{init}", ["<pad>", "<unk>", "Good", "bad"], dim=2, seed=1)
+    assert (vectors.matrix[2, 0], vectors.coverage) == (2, 0.25)
 
 
 @needs_torchtext

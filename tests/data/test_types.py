@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_cls.data.types import check_texts, iterate_texts
+from bilstm_cls.data.types import check_texts
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,3 @@ def test_a_table_is_not_taken_for_the_names_of_its_columns(library: str) -> None
     module = pytest.importorskip(library)
     with pytest.raises(TypeError, match="texts is a DataFrame"):
         check_texts(module.DataFrame({"text": ["a"], "other": ["b"]}))
-
-
-def test_a_stream_is_checked_as_a_whole_at_once_and_item_by_item_later() -> None:
-    with pytest.raises(TypeError, match="give a list"):
-        iterate_texts("a string")
-    stream = iterate_texts(["a", 1])  # type: ignore[list-item]
-    assert next(stream) == "a"
-    with pytest.raises(TypeError, match=r"texts\[1\] is 1, an int"):
-        next(stream)

@@ -53,23 +53,15 @@ def test_a_baseline_learns_text_without_spaces(name):
 
 
 @names
-def test_the_same_texts_give_the_same_bits(name):
-    labels = ["meh", "neg", "pos"]
-    train, test = reviews(90, labels, seed=1), reviews(30, labels, seed=2, name="test")
-    first, _ = run(name, train, test, labels)
-    np.random.seed(99)
-    again, _ = run(name, train, test, labels)
-    assert first.tobytes() == again.tobytes()
-
-
-@names
 @pytest.mark.parametrize("labels", [["neg", "pos"], ["meh", "neg", "pos"]])
-def test_odd_texts_get_adistribution(name, labels):
+def test_odd_texts_get_a_distribution_and_the_same_each_time(name, labels):
     texts = ["", " ", "🙂🙂", "never seen before", "a\ud800b", "x" * 10_000, "dull " * 3000]
-    probabilities, _ = run(name, reviews(60, labels, seed=1), split(texts, [0] * len(texts)), labels)
-    assert np.isfinite(probabilities).all()
+    train, test = reviews(60, labels, seed=1), split(texts, [0] * len(texts))
+    probabilities, _ = run(name, train, test, labels)
     assert (probabilities >= 0).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    np.random.seed(99)
+    assert run(name, train, test, labels)[0].tobytes() == probabilities.tobytes()
 
 
 @names
@@ -91,15 +83,6 @@ def test_case_does_not_matter_and_marks_do(name):
     probabilities, _ = run(name, train, split(["great", "GREAT", "?", "!"], [0] * 4), ["neg", "pos"])
     assert probabilities[0, 1] == probabilities[1, 1] > 0.5
     assert probabilities[2, 1] < 0.5 < probabilities[3, 1]
-
-
-@names
-def test_rare_words_of_a_larger_train_split_do_no_harm(name):
-    labels = ["neg", "pos"]
-    train, test = reviews(1200, labels, seed=1), reviews(60, labels, seed=2)
-    noisy = split([f"{text} once{i}" for i, text in enumerate(train.texts)], train.label_ids)
-    probabilities, _ = run(name, noisy, test, labels)
-    assert (probabilities.argmax(axis=1) == test.label_ids).all()
 
 
 @pytest.mark.parametrize("name", ["tfidf", "nbsvm"])

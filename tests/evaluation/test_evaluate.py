@@ -12,7 +12,6 @@ import pytest
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
-from bilstm_cls.data.prepare import prepare
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.evaluate import evaluate, peak_memory_mb, rebuild_report, write_baselines
 from bilstm_cls.evaluation.metrics import compute_metrics
@@ -110,11 +109,6 @@ def test_a_split_that_is_not_that_of_the_run_is_refused(run: Path, old: str, new
         evaluate(changed(run, old, new))
 
 
-def test_the_device_is_checked_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'cuda:99'"):
-        evaluate(tmp_path / "nowhere", device="cuda:99")
-
-
 def test_the_table_has_every_score_and_label_the_worst_of_many() -> None:
     few = compute_metrics(np.eye(2)[[0, 1, 1]], np.array([0, 1, 0]), ["neg", "pos"], majority_label_id=0)
     lines = metrics_table(few, "test").splitlines()
@@ -155,11 +149,6 @@ def test_metrics_say_how_the_best_weights_did_on_the_valid_split(metrics: Row, t
     assert best["is_best"]
     assert metrics["valid/log_loss"] == best["valid/log_loss"]
     assert metrics["train/steps"] == history[-1]["step"] == 44
-
-
-def test_facts_of_the_data_are_those_of_the_preparation(metrics: Row, tiny_config: Callable[..., Config]) -> None:
-    facts = prepare(tiny_config()).facts()
-    assert {key: metrics[key] for key in facts} == facts
 
 
 def test_predictions_and_report_are_those_of_the_classifier(trained_run: Path, metrics: Row) -> None:
@@ -220,11 +209,6 @@ def test_baselines_have_run_directories(tiny_config: Callable[..., Config], tmp_
     assert again["nbsvm"]["test/log_loss"] == results["nbsvm"]["test/log_loss"]
 
 
-def test_an_unknown_baseline_is_reported_before_anything_is_read(tiny_config: Callable[..., Config]) -> None:
-    with pytest.raises(ConfigError, match="'svm'"):
-        write_baselines(tiny_config("data.train=nowhere.csv"), ["svm"], overwrite=False)
-
-
 def test_the_most_memory_is_in_megabytes() -> None:
     assert 50 < peak_memory_mb() < 100_000
 
@@ -241,17 +225,6 @@ def test_the_report_made_again_is_the_same_and_needs_no_data(trained_run: Path, 
     assert set(contents(run)) == set(contents(trained_run))
 
 
-def test_the_report_of_a_run_without_the_newer_facts_has_fewer_sections(run: Path) -> None:
-    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
-    kept = {key: value for key, value in metrics.items() if "labels/" not in key and "length_" not in key}
-    (run / "metrics.json").write_text(json.dumps(kept), "utf-8")
-    (run / "history.jsonl").unlink()
-    source = rebuild_report(run, device="cpu").read_text("utf-8")
-    assert "Lengths of the training texts" not in source
-    assert "<h2>Learning</h2>" not in source
-    assert "<h2>Calibration</h2>" in source
-
-
 def test_the_command_prints_where_the_report_is(run: Path) -> None:
     done = run_cli("report", "--run", run, "-q")
     assert (done.code, done.stdout) == (0, f"{run / 'report.html'}\n")
@@ -263,6 +236,7 @@ def test_the_command_prints_where_the_report_is(run: Path) -> None:
         ("model.safetensors", None),
         ("history.jsonl", b"{"),
         ("predictions_test.csv", b""),
+        ("predictions_test.csv", b"path,line,label,prediction,probability,loss,text\na.csv,2,good,pos,0.5,0.5,x\n"),
         ("labels.json", b'["bad", "good"]'),
         ("metrics.json", b"[]"),
         ("environment.json", b"{"),
@@ -274,11 +248,4 @@ def test_a_damaged_file_is_named(run: Path, name: str, content: bytes | None) ->
     else:
         (run / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=name.partition(".")[0].replace("model", "holds no model")):
-        rebuild_report(run, device="cpu")
-
-
-def test_predictions_of_an_unknown_label_are_named(run: Path) -> None:
-    path = run / "predictions_test.csv"
-    path.write_text(path.read_text("utf-8").replace(",pos,", ",good,"), "utf-8")
-    with pytest.raises(CheckpointError, match="'good'"):
         rebuild_report(run, device="cpu")

@@ -69,19 +69,10 @@ def test_values_are_those_of_the_last_layer_with_its_units_sorted_by_memory(over
         assert (np.diff(memory.mean(0)) <= 1e-7).all()
         for name in SHOWN[gates.cell]:
             np.testing.assert_allclose(np.sort(values[name]), np.sort(direction[name].numpy()), atol=1e-6)
-
-
-def test_units_have_the_same_place_in_every_gate() -> None:
-    (values, *_) = read_gates(untrained(), TEXT).values
-    before = np.pad(values["cell"][:-1], ((1, 0), (0, 0)))
-    np.testing.assert_allclose(
-        values["forget"] * before + values["input"] * values["candidate"], values["cell"], atol=1e-6
-    )
-
-
-def test_tokens_are_the_words_of_the_text() -> None:
-    assert read_gates(untrained(), "GOOD  中文 \ud800!").tokens == ["GOOD", "中文", "\ud800", "!"]
-    assert read_gates(untrained(), "").tokens == ["<unk>"]
+        if gates.cell == "lstm" and values is gates.values[0]:  # units have the same place in every gate
+            before = np.pad(values["cell"][:-1], ((1, 0), (0, 0)))
+            cell = values["forget"] * before + values["input"] * values["candidate"]
+            np.testing.assert_allclose(cell, values["cell"], atol=1e-6)
 
 
 @pytest.mark.parametrize("text", [TEXT, "", "good", "a$b$ \x00 \ud800 👨‍👩‍👧 ∮"])
@@ -93,6 +84,8 @@ def test_one_picture_has_everything(text: str, tmp_path: Path) -> None:
 
 
 def test_no_more_tokens_are_drawn_than_can_be_read() -> None:
+    assert read_gates(untrained(), "GOOD  中文 \ud800!").tokens == ["GOOD", "中文", "\ud800", "!"]
+    assert read_gates(untrained(), "").tokens == ["<unk>"]
     gates = read_gates(untrained("text.max_length=100"), "good film " * 80)
     assert len(gates.tokens) == len(gates.values[0]["cell"]) == MAX_SHOWN
     assert f"{MAX_SHOWN} of 100 tokens" in gates.caption

@@ -11,7 +11,7 @@ import pytest
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.evaluation.compare import compare, write_comparison
 from bilstm_cls.evaluation.explain import Explanation, Term, explain
-from bilstm_cls.evaluation.pages import excerpt, explanation_lines, has_colours, spans, write_explanations
+from bilstm_cls.evaluation.pages import excerpt, explanation_lines, has_colours, parts_of, write_explanations
 from tests.browser import DESKTOP, PHONE, needs_browser, visit
 from tests.command_line import run_cli
 from tests.evaluation.pages import Page
@@ -25,9 +25,9 @@ def explanation_of(text: str, *terms: Term, **more: Any) -> Explanation:
     return Explanation(text, "pos", "pos", "exact", 0.5, 0.25, terms, **more)
 
 
-def test_tokens_that_share_a_character_are_one_span() -> None:
+def test_tokens_that_share_a_character_are_one_part() -> None:
     terms = [Term("İ", 0, 1, 0.5, True), Term("İ", 0, 1, 0.25, False), Term("x", 1, 2, -1.0, True)]
-    assert [(span.text, span.value) for span in spans(explanation_of("İx", *terms))] == [("İ", 0.75), ("x", -1.0)]
+    assert [(part.text, part.value) for part in parts_of(explanation_of("İx", *terms))] == [("İ", 0.75), ("x", -1.0)]
 
 
 def test_an_excerpt_is_the_stretch_with_the_strongest_words() -> None:
@@ -93,7 +93,7 @@ def test_a_page_shows_every_text_as_it_is_and_the_value_of_each_word(tmp_path: P
 def test_the_command_adds_the_explanation_to_the_stable_keys(trained_run: Path) -> None:
     text = "a good  film 😀"
     options = ["predict", "--run", trained_run, "--device", "cpu", "--json"]
-    done = run_cli(*options, "--explain", "exact", text, "-", stdin=b"dull\n")
+    done = run_cli(*options, "--explain-method", "exact", text, "-", stdin=b"dull\n")
     assert done.code == 0, done.stderr
     first, second = map(json.loads, done.stdout.splitlines())
     keys = list(run_cli(*options, text).json)
@@ -103,29 +103,21 @@ def test_the_command_adds_the_explanation_to_the_stable_keys(trained_run: Path) 
     assert [text[term["start"] : term["stop"]] for term in explanation["terms"]] == ["a", "good", "film", "😀"]
     total = explanation["bias"] + sum(term["value"] for term in explanation["terms"])
     assert total == pytest.approx(explanation["logit"], abs=1e-5)
-    occluded = run_cli(*options, "--explain", "occlusion", text).json["explanation"]
+    occluded = run_cli(*options, "--explain", text).json["explanation"]
     assert occluded["method"] == "occlusion"
     assert len(occluded["terms"]) == 4
 
 
 def test_the_command_prints_a_table_where_there_is_no_terminal(trained_run: Path) -> None:
     plain = run_cli("predict", "--run", trained_run, "a dull film")
-    done = run_cli("predict", "--run", trained_run, "--explain", "occlusion", "a dull film")
+    done = run_cli("predict", "--run", trained_run, "--explain", "a dull film")
     assert done.stdout.splitlines()[0] == plain.stdout.splitlines()[0]
     assert re.search(r"^  [+-]\d\.\d{4}  dull$", done.stdout, re.MULTILINE)
 
 
-def test_the_command_writes_one_page_of_all_texts(trained_run: Path, tmp_path: Path) -> None:
-    target = tmp_path / "page.html"
-    done = run_cli("predict", "--run", trained_run, "--html", target, "a good film", "", "so dull")
-    assert done.code == 0, done.stderr
-    page = Page(target.read_text("utf-8"))
-    assert page.coloured == ["a good film", "", "so dull"]
-    assert "occlusion" in page.text
-
-
 @pytest.mark.parametrize(
-    "options", [["--explain", "exact"], ["--html", "page.html"], ["--gates", "gates.png"], ["--explain", "a film"]]
+    "options",
+    [["--explain-method", "exact"], ["--html", "page.html"], ["--gates", "gates.png"], ["--explain-method", "a film"]],
 )
 def test_the_command_explains_texts_by_a_known_method(options: list[str]) -> None:
     done = run_cli("predict", "--input", "texts.csv", *options)
@@ -174,15 +166,3 @@ def test_a_comparison_is_whole_on_a_phone(trained_run: Path, tmp_path: Path) -> 
         assert not found.is_wider_than_the_screen()
         assert found.complaints == []
         assert found.requests == [(tmp_path / "page.html").as_uri()]
-
-
-@needs_browser
-def test_the_browser_reports_what_a_page_loads_and_complains_of(tmp_path: Path) -> None:
-    (tmp_path / "bad.html").write_text(
-        "<img src='missing.png'><script>undefined_name()</script><div style='width:3000px'>wide</div>", "utf-8"
-    )
-    with visit(PHONE) as found:
-        found.page.goto((tmp_path / "bad.html").as_uri())
-        assert found.is_wider_than_the_screen()
-        assert found.requests == [(tmp_path / name).as_uri() for name in ("bad.html", "missing.png")]
-        assert any("undefined_name" in complaint for complaint in found.complaints)

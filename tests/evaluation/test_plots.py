@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.metrics import Metrics, compute_metrics
 from bilstm_cls.evaluation.quality import Group
@@ -86,29 +85,7 @@ def test_a_label_no_font_can_draw_is_shown_as_its_number() -> None:
     assert plots.drawable("bon  goût", 3) == "bon goût"
 
 
-def test_a_font_that_was_installed_after_matplotlib_made_its_list_is_found(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from matplotlib import font_manager
-
-    new = next(entry for entry in font_manager.fontManager.ttflist if entry.name == "DejaVu Sans Mono")
-    listed = [
-        entry for entry in font_manager.fontManager.ttflist if entry.name not in ("DejaVu Sans Mono", *plots._FONTS)
-    ]
-    (tmp_path / "broken.ttf").write_bytes(b"no font")
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", listed)
-    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "broken.ttf"), new.fname])
-    monkeypatch.setattr(plots, "_FONTS", ("DejaVu Sans Mono",))
-    assert plots.font_families.__wrapped__() == ["DejaVu Sans", "DejaVu Sans Mono"]
-
-
 @pytest.mark.parametrize("history", [[], HISTORY[:1], [{"step": 1, "epoch": 1.0}]])
 def test_a_short_history_is_drawn(tmp_path: Path, history: list[dict[str, Any]]) -> None:
     plots.learning_curves(history, plots.LOSSES, "loss", tmp_path / "curves.png")
     assert png_size((tmp_path / "curves.png").read_bytes())
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="file"):
-        plots.confusions(metrics_of(["neg", "pos"]), tmp_path / "file" / "matrix.png")

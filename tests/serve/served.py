@@ -1,9 +1,7 @@
 """Servers on this machine's loopback, in a thread or as processes, and clients for them."""
 
-import asyncio
 import contextlib
 import functools
-import gc
 import http.client
 import json
 import os
@@ -12,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,84 +155,56 @@ class Load:
     """What many clients saw.
 
     Attributes:
-        seconds: of each request, from sending to the last byte of the answer.
         statuses: how often each came.
-        wrong: texts whose answer was not the expected one.
-        difference: the largest of a probability.
-        unanswered: requests over a kept connection that the server closed when it stopped, as HTTP allows.
+        wrong: texts whose prediction was not the expected one.
+        closed: connections that the server closed between two requests, as HTTP allows.
+        slowest: seconds of the slowest request.
     """
 
-    seconds: list[float] = field(default_factory=list)
-    statuses: dict[int, int] = field(default_factory=dict)
+    statuses: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    difference: float = 0.0
-    unanswered: int = 0
+    closed: int = 0
+    slowest: float = 0.0
 
-    def quantile(self, share: float) -> float:
-        return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
-
-    def note(self, status: int, content: Any, asked: Sequence[str], expected: dict[str, dict[str, Any]]) -> None:
-        self.statuses[status] = self.statuses.get(status, 0) + 1
-        if status != 200:
-            return
-        for text, answer in zip(asked, content["predictions"], strict=True):
+    def note(self, reply: Reply, asked: Sequence[str], expected: dict[str, dict[str, Any]]) -> None:
+        self.statuses[reply.status] += 1
+        answers = reply.json["predictions"] if reply.status == 200 else []
+        for text, answer in zip(asked, answers, strict=False):
             right = expected[text]
             difference = max(abs(answer["probabilities"][k] - p) for k, p in right["probabilities"].items())
-            self.difference = max(self.difference, difference)
             numbers = {"probability": right["probability"], "probabilities": right["probabilities"]}
             if difference > 1e-6 or {**answer, **numbers} != right:
                 self.wrong.append(text)
 
 
-@contextlib.asynccontextmanager
-async def connected(address: Address) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-async def load(address: Address, requests: Iterable[Sequence[str]], expected: dict[str, Any], *, clients: int) -> Load:
+def load(address: Address, requests: Iterable[Sequence[str]], expected: dict[str, Any], *, clients: int) -> Load:
     """Lets clients send all requests, each the next one as soon as it has its answer, over connections they keep.
 
-    A client ends early where an answer says that it is the connection's last.
+    A client ends early where its connection is closed.
     """
-    found, waiting = Load(), iter(requests)
+    found, lock, remaining = Load(), threading.Lock(), iter(requests)
 
-    async def client() -> None:
-        async with connected(address) as (reader, writer):
-            for texts in waiting:
-                started = time.perf_counter()
+    def client(_: int) -> None:
+        with contextlib.closing(http.client.HTTPConnection(address.host, address.port, timeout=SECONDS)) as connection:
+            while True:
+                with lock:
+                    texts = next(remaining, None)
+                if texts is None:
+                    return
+                started = time.monotonic()
                 try:
-                    status, content, is_last = await exchange(reader, writer, json.dumps({"texts": texts}).encode())
-                except (asyncio.IncompleteReadError, ConnectionError):
-                    found.unanswered += 1
-                    break
-                found.seconds.append(time.perf_counter() - started)
-                found.note(status, content, texts, expected)
-                if is_last:
-                    break
+                    connection.request("POST", "/predict", json.dumps({"texts": texts}), JSON)
+                    reply = reply_of(connection.getresponse())
+                except ConnectionError:
+                    with lock:
+                        found.closed += 1
+                    return
+                with lock:
+                    found.slowest = max(found.slowest, time.monotonic() - started)
+                    found.note(reply, texts, expected)
+                if reply.headers["Connection"] == "close":
+                    return
 
-    gc.disable()  # or the clients' own collector would hold all of them up
-    try:
-        await asyncio.gather(*(client() for _ in range(clients)))
-    finally:
-        gc.enable()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(client, range(clients)))
     return found
-
-
-async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, Any, bool]:
-    """Sends a question over an open connection; returns status and content of the answer, and whether it is the last.
-
-    Raises:
-        asyncio.IncompleteReadError: the connection ended without an answer.
-    """
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
-    status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines if line)
-    content = json.loads(await reader.readexactly(int(headers["content-length"])))
-    return int(status.split()[1]), content, headers.get("connection") == "close"

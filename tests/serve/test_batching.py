@@ -73,18 +73,6 @@ def test_what_arrives_while_the_model_is_busy_is_answered_together_and_each_gets
     assert run(test).calls == [["a"], ["b", "c", "d"]]
 
 
-def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_BATCH", 2)
-
-    async def test(model: Model, batcher: Batcher) -> None:
-        asks = [asked(batcher, "a"), asked(batcher, "b"), asked(batcher, "c"), asked(batcher, "d", "e", "f")]
-        await asyncio.sleep(0)
-        model.let(1000)
-        await asyncio.gather(*asks)
-
-    assert run(test).calls == [["a", "b"], ["c"], ["d", "e", "f"]]
-
-
 def test_more_than_may_wait_is_refused_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_QUEUED", 3)
 
@@ -100,18 +88,6 @@ def test_more_than_may_wait_is_refused_until_there_is_room(monkeypatch: pytest.M
         model.let(1000)
         await asyncio.gather(first, last)
         assert await batcher.answer(["g", "h", "i"]) == [{"text": "g"}, {"text": "h"}, {"text": "i"}]
-
-    run(test)
-
-
-def test_an_explanation_counts_as_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_QUEUED", batching.EXPLANATION_COST)
-
-    async def test(model: Model, batcher: Batcher) -> None:
-        model.let(1000)
-        assert await batcher.answer(["a"], explains=True) == [{"text": "a", "explanation": {"of": "a"}}]
-        with pytest.raises(FullError):
-            await batcher.answer(["a", "b"], explains=True)
 
     run(test)
 

@@ -116,13 +116,6 @@ def test_any_lengths_and_any_padding_give_torchs_logits(shared: Any, lengths: li
     np.testing.assert_allclose(run(token_ids, np.array(lengths)), expected, atol=1e-4)
 
 
-def test_the_file_is_of_a_fixed_opset_and_holds_its_weights() -> None:
-    graph = build_graph([network(pooling=POOLINGS[-1])])
-    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 17)]
-    assert graph.ir_version == 8
-    assert not any(weight.HasField("data_location") for weight in graph.graph.initializer)
-
-
 @pytest.fixture(scope="module")
 def bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export(trained_run, tmp_path_factory.mktemp("bundles") / "tiny")
@@ -139,12 +132,6 @@ def test_a_bundle_is_verified_whole_and_made_of_the_same_bytes_again(
     again = export(str(trained_run), str(tmp_path / "again"))
     for path in files:
         assert (again.path / path.name).read_bytes() == path.read_bytes()
-
-
-def test_the_compared_lengths_begin_with_one_and_end_with_the_longest() -> None:
-    lengths = export_module._random_corpus(50, 20).lengths
-    assert (len(lengths), lengths[0], lengths[-1], lengths.min(), lengths.max()) == (500, 1, 20, 1, 20)
-    assert export_module._random_corpus(50, 10**9).lengths.max() == export_module.MAX_CHECKED_LENGTH
 
 
 def test_a_graph_that_disagrees_with_torch_is_refused_and_leaves_nothing(
@@ -197,11 +184,6 @@ def test_without_the_extra_the_message_names_it(trained_run: Path, monkeypatch: 
         export(trained_run)
 
 
-def test_the_default_place_is_next_to_the_run() -> None:
-    assert export_module._default_target(Path("runs/imdb/"), int8=True) == Path("runs/imdb-onnx-int8")
-    assert export_module._default_target(Path(), int8=False) == Path.cwd().with_name(f"{Path.cwd().name}-onnx")
-
-
 def test_8_bits_are_smaller_and_measured_on_the_valid_split_as_the_runtime_predicts(
     bundle: Bundle, trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,18 +202,6 @@ def test_8_bits_are_smaller_and_measured_on_the_valid_split_as_the_runtime_predi
     assert "DynamicQuantizeLSTM" in kinds
     assert json.loads((small.path / "config.json").read_text())["precision"] == "int8"
     assert (small.path / "model.onnx").stat().st_size < (bundle.path / "model.onnx").stat().st_size
-
-
-def test_8_bits_are_measured_on_random_texts_where_the_data_are_gone(
-    chinese_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def gone(_: object) -> None:
-        raise CheckpointError("no such file")
-
-    monkeypatch.setattr(export_module, "load_dataset", gone)
-    small = export(chinese_run, tmp_path / "int8", int8=True)
-    assert small.int8 is not None
-    assert (small.int8.origin, small.int8.texts, small.int8.labels >= 0.9) == ("random texts", 500, True)
 
 
 @pytest.fixture(scope="module", params=["ngrams", "ensemble", "ngrams+ensemble", "characters"])

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls import prediction as module
+from bilstm_cls import runtime as module
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.serve.predict_file import RESULTS, PredictOptions, predict_file
+from bilstm_cls.serve.predict_file import PredictOptions, predict_file
 from tests.command_line import run_cli
 
 Answer = Callable[[str], list[dict[str, object]]]
@@ -32,16 +32,6 @@ def answer(classifier: Classifier, tmp_path: Path) -> Answer:
     return answer
 
 
-def test_a_label_in_the_file_is_kept_and_not_looked_at(answer: Answer) -> None:
-    (row,) = answer("text,label\ngood great,whatever\n")
-    assert (row["input_label"], row["label"]) == ("whatever", "pos")
-
-
-def test_the_fields_of_the_row_come_first_in_their_order(answer: Answer) -> None:
-    (row,) = answer("z,text,a\n1,good,2\n")
-    assert list(row) == ["z", "text", "a", *RESULTS]
-
-
 def test_a_file_longer_than_a_chunk_keeps_rows_and_predictions_together(
     answer: Answer, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,11 +42,6 @@ def test_a_file_longer_than_a_chunk_keeps_rows_and_predictions_together(
     assert [row["label"] for row in rows] == [p.label for p in classifier.predict(texts)]
 
 
-def test_fasttext_lines_keep_their_labels_next_to_the_predictions(answer: Answer) -> None:
-    (row,) = answer("__label__x good great\n", "in.ft")
-    assert (row["text"], row["input_label"], row["label"]) == ("good great", "x", "pos")
-
-
 def test_a_parquet_file_is_answered(classifier: Classifier, tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
@@ -65,13 +50,6 @@ def test_a_parquet_file_is_answered(classifier: Classifier, tmp_path: Path) -> N
     lines = (tmp_path / "out.csv").read_text("utf-8").splitlines()
     assert lines[0] == "text,n,label,probability,tokens,truncated,unknown_tokens,probability_neg,probability_pos"
     assert [line.split(",")[:2] for line in lines[1:]] == [["good", "1"], ["bad", "2"]]
-
-
-def test_a_line_feed_alone_ends_a_line_of_a_table(classifier: Classifier, tmp_path: Path) -> None:
-    (tmp_path / "in.txt").write_text("good\nbad\n", "utf-8")
-    predict_file(classifier, tmp_path / "in.txt", tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_bytes().count(b"\n") == 3
-    assert b"\r" not in (tmp_path / "out.csv").read_bytes()
 
 
 def test_a_bad_row_leaves_the_earlier_result_as_it_was(classifier: Classifier, tmp_path: Path) -> None:
@@ -143,15 +121,6 @@ def test_a_bad_row_may_stand_anywhere(name: str, content: str, classifier: Class
     assert [bool(row["label"]) for row in rows] == [not bad for bad in is_bad]
 
 
-def test_bad_rows_in_many_chunks_keep_their_places(
-    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "CHUNK", 3)
-    lines = [f"{i},x,y" if i % 4 == 1 else f"good,{i}" for i in range(20)]
-    rows = predicted(classifier, "text,id\n" + "\n".join(lines) + "\n", tmp_path / "out.jsonl", bad_rows="empty")
-    assert [row.get("id") for row in rows] == [None if i % 4 == 1 else str(i) for i in range(20)]
-
-
 def test_a_bad_row_is_left_out_or_ends_the_file(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,14 +134,6 @@ def test_a_bad_row_is_left_out_or_ends_the_file(
     data = classifier.config.data.model_copy(update={"bad_rows": "skip"})
     monkeypatch.setattr(classifier, "config", classifier.config.model_copy(update={"data": data}))
     assert len(predicted(classifier, BAD, tmp_path / "out.csv")) == 2
-
-
-def test_a_column_of_the_input_called_error_is_kept(classifier: Classifier, tmp_path: Path) -> None:
-    content = "text,error\ngood,mine\n"
-    (row,) = predicted(classifier, content, tmp_path / "out.csv")
-    assert row["error"] == "mine"
-    (row,) = predicted(classifier, content, tmp_path / "out.csv", bad_rows="empty")
-    assert (row["input_error"], row["error"]) == ("mine", "")
 
 
 def test_of_the_most_probable_labels_the_others_are_empty_in_a_table(classifier: Classifier, tmp_path: Path) -> None:

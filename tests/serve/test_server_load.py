@@ -1,11 +1,11 @@
 """The server under load, with many wrong questions, more than its queue holds, and a signal while it works."""
 
-import asyncio
 import itertools
 import random
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from bilstm_cls.classifier import Classifier
 from tests.conftest import reviews
-from tests.serve.served import Address, Process, connected, exchange, load, spawned
+from tests.serve.served import Address, Process, load, spawned
 
 pytestmark = pytest.mark.nightly
 
@@ -44,110 +44,39 @@ def some_requests(number: int, *, size: int = 1) -> list[list[str]]:
     return [chooser.choices(TEXTS, k=size) for _ in range(number)]
 
 
-def show(capsys: pytest.CaptureFixture[str], line: str) -> None:
-    with capsys.disabled():
-        print(f"\n  {line}")
-
-
 def test_64_clients_get_2000_right_answers(
     server: Address, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alone = asyncio.run(load(server, some_requests(300), expected, clients=1))
-    asyncio.run(load(server, some_requests(500), expected, clients=CLIENTS))  # whatever grows once has grown
+    load(server, some_requests(500), expected, clients=CLIENTS)  # whatever grows once has grown
     before = server.metric("process_resident_memory_bytes")
-    started = time.perf_counter()
-    found = asyncio.run(load(server, some_requests(2000), expected, clients=CLIENTS))
-    seconds = time.perf_counter() - started
+    started = time.monotonic()
+    found = load(server, some_requests(2000), expected, clients=CLIENTS)
+    pace = 2000 / (time.monotonic() - started)
     growth = (server.metric("process_resident_memory_bytes") - before) / MIB
-    batches = server.metric("bilstm_cls_batch_texts_count")
-    median, p99, one = (1000 * seconds for seconds in (found.quantile(0.5), found.quantile(0.99), alone.quantile(0.5)))
-    pace = 2000 / seconds
-    show(
-        capsys,
-        f"{CLIENTS} clients, 2,000 requests: {pace:,.0f} a second, median {median:.1f} ms, p99 {p99:.1f} ms;\n"
-        f"  one client alone: median {one:.1f} ms, p99 is {p99 / one:.0f} times that; at that pace {CLIENTS} clients "
-        f"wait {1000 * CLIENTS / pace:.0f} ms in the mean;\n"
-        f"  {2800 / batches:.1f} texts a batch; memory grew by {growth:.1f} MiB; "
-        f"largest difference of a probability {found.difference:.1e}",
-    )
-    assert found.wrong == []
-    assert found.statuses == {200: 2000}
-    assert p99 <= 2 * CLIENTS * one  # nobody waits much longer than for all others one after another
+    batch = server.metric("bilstm_cls_batch_texts_sum") / server.metric("bilstm_cls_batch_texts_count")
+    with capsys.disabled():
+        print(
+            f"\n  {CLIENTS} clients: {pace:,.0f} requests a second, the slowest {1000 * found.slowest:.0f} ms, "
+            f"{batch:.1f} texts a batch, memory grew by {growth:.1f} MiB"
+        )
+    assert (found.wrong, found.statuses) == ([], {200: 2000})
     assert growth <= 20
 
 
-def malformed(number: int) -> Iterator[bytes]:
-    """Yields questions with bytes changed, left out, doubled or put in, and some of no sense at all."""
-    chooser = random.Random(0)
-    whole = [
-        b'{"texts": ["a good film", "bad"], "top_k": 1, "explain": true}',
-        '{"text": "a \\u00e9 \U0001f600 film", "explain": false}'.encode(),
-        b"[[[[" * 5000,
-        b'{"texts": [' + b'"a",' * 3000 + b'"a"]}',
-        b'{"text": NaN, "top_k": 1e400}',
-        bytes(range(256)),
-    ]
-    for i in range(number):
-        body = bytearray(whole[i % len(whole)])
-        for _ in range(chooser.randint(1, 4)):
-            at = chooser.randrange(len(body))
-            put_in = bytes(chooser.choices(b'{}[]",:\\0u\x00\xff', k=chooser.randint(0, 3)))
-            body[at : at + chooser.randint(0, 2)] = put_in
-        yield bytes(body)
-
-
-def test_500_malformed_bodies_are_refused_in_words(
-    server: Address, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def ask() -> dict[int, int]:
-        statuses: dict[int, int] = {}
-        async with connected(server) as (reader, writer):
-            for body in malformed(500):
-                status, content, is_last = await exchange(reader, writer, body)
-                statuses[status] = statuses.get(status, 0) + 1
-                assert list(content) == ["predictions" if status == 200 else "error"]
-                assert not is_last
-        return statuses
-
-    statuses = asyncio.run(ask())
-    show(capsys, f"500 malformed bodies: {statuses}")
-    assert set(statuses) <= {200, 400, 422}
-    assert statuses[400] + statuses[422] > 350
-    found = asyncio.run(load(server, some_requests(100), expected, clients=4))
-    assert (found.wrong, found.statuses) == ([], {200: 100})
-
-
-def test_what_is_above_the_limit_is_refused_and_the_rest_is_right(
-    server: Address, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = asyncio.run(load(server, some_requests(600, size=64), expected, clients=CLIENTS))
-    show(capsys, f"{CLIENTS} clients with 64 texts each time: {found.statuses}")
+def test_what_is_above_the_limit_is_refused_and_the_rest_is_right(server: Address, expected: dict[str, Any]) -> None:
+    found = load(server, some_requests(600, size=64), expected, clients=CLIENTS)
     assert set(found.statuses) == {200, 503}
     assert found.wrong == []
     assert server.metric("bilstm_cls_queued_texts") == 0
 
 
-def test_sigterm_under_load_lets_no_accepted_request_down(
-    process: Process, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def stop() -> tuple[Any, float]:
-        endless = ([TEXTS[i % len(TEXTS)]] for i in itertools.count())
-        running = asyncio.ensure_future(load(process.address, endless, expected, clients=CLIENTS))
-        # Another client that has its answers shows that the others are at work.
-        await load(process.address, some_requests(50), expected, clients=1)
-        started = time.perf_counter()
+def test_sigterm_under_load_lets_no_accepted_request_down(process: Process, expected: dict[str, Any]) -> None:
+    endless = ([TEXTS[i % len(TEXTS)]] for i in itertools.count())
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(load, process.address, endless, expected, clients=CLIENTS)
+        load(process.address, some_requests(50), expected, clients=1)  # its answers show that the others are at work
         process.process.send_signal(signal.SIGTERM)
-        code, errors = await asyncio.to_thread(process.ended)
-        assert (code, errors) == (143, "error: stopped by SIGTERM\n")
-        seconds = time.perf_counter() - started
-        return await running, seconds
-
-    found, seconds = asyncio.run(stop())
-    show(
-        capsys,
-        f"SIGTERM under load: {sum(found.statuses.values()):,} requests answered, {found.unanswered} connections "
-        f"closed before, over in {seconds:.1f} s",
-    )
+        assert process.ended() == (143, "error: stopped by SIGTERM\n")
+        found = running.result()
     assert found.wrong == []
     assert set(found.statuses) == {200}
-    assert seconds <= 5

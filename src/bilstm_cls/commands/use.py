@@ -64,15 +64,13 @@ TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Show the K mos
 MinProbability = Annotated[
     float, typer.Option("--min-probability", min=0, max=1, help="Answer null below it.", metavar="P")
 ]
-Explains = Annotated[
+Explains = Annotated[bool, typer.Option("--explain", help="Colour words by what they change in the prediction.")]
+Method = Annotated[
     str | None,
     typer.Option(
-        "--explain",
-        help="Colour words by what the prediction loses without them (occlusion), or by exact terms (exact).",
-        metavar="METHOD",
+        "--explain-method", help="Leave words out (occlusion, the default), or exact terms.", metavar="occlusion|exact"
     ),
 ]
-METHODS = ("occlusion", "exact")
 Page = Annotated[Path | None, typer.Option("--html", help="Also write what --explain shows as a page.", metavar="FILE")]
 Gates = Annotated[
     Path | None,
@@ -144,7 +142,8 @@ def predict(
     bad_rows: BadRows = None,
     top_k: TopK = None,
     min_probability: MinProbability = 0.0,
-    explains: Explains = None,
+    explains: Explains = False,
+    method: Method = None,
     page: Page = None,
     gates: Gates = None,
     device: opt.Device = None,
@@ -153,10 +152,10 @@ def predict(
     verbose: opt.Verbose = False,
 ) -> None:
     """Classify texts: one result per text, in order."""
-    if explains not in (None, *METHODS):
-        raise ConfigError(f"--explain {explains}: choose one of {', '.join(METHODS)}")
-    method = explains or (METHODS[0] if page is not None else None)
-    _check_combination(texts, source, target, bad_rows, explains=method is not None or gates is not None)
+    if method not in (None, "occlusion", "exact"):
+        raise ConfigError(f"--explain-method {method}: choose occlusion or exact")
+    explains = explains or method is not None or page is not None
+    _check_combination(texts, source, target, bad_rows, explains=explains or gates is not None)
     opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.classifier import Classifier
 
@@ -176,8 +175,9 @@ def predict(
             raise ConfigError(f"--gates: draws one text, not {len(drawn)}")
         write_gates(classifier.loaded, drawn[0], gates)
         chunks = iter([drawn])
-    if method is not None:
-        _print_explained(classifier, (text for chunk in chunks for text in chunk), method, page, as_json=as_json)
+    if explains:
+        every_text = (text for chunk in chunks for text in chunk)
+        _print_explained(classifier, every_text, method or "occlusion", page, as_json=as_json)
         return
     for chunk in chunks:
         for prediction in classifier.stream(chunk):

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -124,11 +123,8 @@ def kept_places(num_tokens: int, max_length: int | None, truncate: str) -> list[
     return kept
 
 
-class Encoder(Protocol):
-    """What gives texts ids: a `Tokenizer`, or a `TokenCounter` whose ids are provisional."""
-
-    def encode_batch(self, texts: Sequence[str], /) -> list[list[int]]:
-        """Returns the ids of every text."""
+Encoder = Tokenizer | TokenCounter
+"""What gives texts ids; those of a `TokenCounter` are provisional."""
 
 
 def encode(

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.config import DataConfig
-from bilstm_cls.data.columns import alike_labels
 from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.splits import cut_splits
 from bilstm_cls.data.store import (
@@ -25,12 +24,12 @@ from bilstm_cls.data.store import (
     release,
     save_arrays,
 )
-from bilstm_cls.data.types import BadRow, Dataset, Example, Split
+from bilstm_cls.data.types import BadRow, Dataset, Example, Split, alike_labels
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 5
+FORMAT = 6
 """Part of every key of the cache: raise it when what is read from the same files changes."""
 
 IN_MEMORY = "(in memory)"
@@ -138,32 +137,38 @@ class _Table:
         self.paths: dict[str, int] = {}
         self.num_rows = 0
         self.content = hashlib.sha256()
-        self.label_ids, self.path_ids, self.lines, self.fingerprints, self.groups = (
-            NumberWriter(folder / f"{name}.bin") for name in _COLUMNS
-        )
+        self.columns = {name: NumberWriter(folder / f"{name}.bin") for name in _COLUMNS}
 
     def add(self, example: Example) -> None:
         self.num_rows += 1
         digest = hashlib.blake2b(example.text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
         self.content.update(digest)
-        self.fingerprints.append(_number(digest) if example.text.strip() else _EMPTY)
         label = example.label
-        self.label_ids.append(_NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels)))
-        self.path_ids.append(self.paths.setdefault(example.path, len(self.paths)))
-        self.lines.append(example.line)
+        row = {
+            "label_ids": _NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels)),
+            "path_ids": self.paths.setdefault(example.path, len(self.paths)),
+            "lines": example.line,
+            "fingerprints": _number(digest) if example.text.strip() else _EMPTY,
+        }
         if self.group_column is not None:
             if example.record is None or self.group_column not in example.record:
                 where = f"{example.path}:{example.line}"
                 raise DataError(f"{where}: has no column {self.group_column!r} (data.group_column)")
             group = str(example.record[self.group_column]).encode("utf-8", "surrogatepass")
-            self.groups.append(_number(hashlib.blake2b(group, digest_size=8).digest()))
+            row["groups"] = _number(hashlib.blake2b(group, digest_size=8).digest())
+        for name, number in row.items():
+            self.columns[name].append(number)
+
+    def __getitem__(self, name: str) -> Ints:
+        """Returns a column, memory-mapped, when all rows are there."""
+        return self.columns[name].mapped()
 
     def __enter__(self) -> "_Table":
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.ExitStack() as stack:  # a full disk may stop any of them
-            for column in (self.label_ids, self.path_ids, self.lines, self.fingerprints, self.groups):
+            for column in self.columns.values():
                 stack.callback(column.close)
 
 
@@ -185,8 +190,9 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
             given[name] = np.arange(start, table.num_rows)
     label_ids, labels = _sorted_labels(table, source.labels)
     if len(given["train"]) == 0:
-        raise DataError(f"{source.origin}: there is no text to train on{_first_of(bad_rows)}")
-    groups = None if config.group_column is None else table.groups.mapped()
+        skipped = f"; {len(bad_rows)} rows were skipped, the first: {bad_rows[0]}" if bad_rows else ""
+        raise DataError(f"{source.origin}: there is no text to train on{skipped}")
+    groups = None if config.group_column is None else table["groups"]
     splits = cut_splits(
         given["train"], label_ids, source.fractions, seed=config.split_seed, valid_split=config.valid_split,
         groups=groups,
@@ -194,16 +200,18 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
     orders = {**given, **splits.orders}
     orders = {name: orders[name] for name in (*LABELLED, "unlabelled") if len(orders.get(name, ()))}
     _check(orders, label_ids, labels, source)
-    doubtful = [row for row in bad_rows if row.is_read]
-    bad_rows = [row for row in bad_rows if not row.is_read]
+    doubtful, bad_rows = ([row for row in bad_rows if row.is_read == is_read] for is_read in (True, False))
     counts = {"read": table.num_rows + len(bad_rows), "used": table.num_rows, "skipped": len(bad_rows)}
     counts |= {"left_out": splits.num_left_out} if splits.num_left_out else {}
-    repeats = _repeats(orders, table.fingerprints.mapped())
+    repeats = _repeats(orders, table["fingerprints"])
     notes = [
         *source.notes,
         *_notes(bad_rows, doubtful, repeats),
         *_notes_on_splits(orders, given, label_ids, table, groups),
-        *_alike(labels),
+        *(
+            f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}; if they are one, fix it."
+            for group in alike_labels(labels)[:MAX_SHOWN]
+        ),
     ]
     _write(folder, table, orders, label_ids, labels)
     meta = {
@@ -227,8 +235,7 @@ def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: I
         table.content.update(name.encode())
         table.content.update(order.data)
         save_arrays(folder, **{f"{name}.order": order, f"{name}.label_ids": label_ids[order]})
-        save_arrays(folder, **{f"{name}.path_ids": table.path_ids.mapped()[order]})
-        save_arrays(folder, **{f"{name}.lines": table.lines.mapped()[order]})
+        save_arrays(folder, **{f"{name}.{key}": table[key][order] for key in ("path_ids", "lines")})
     for name in _COLUMNS:
         (folder / f"{name}.bin").unlink()
 
@@ -236,8 +243,7 @@ def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: I
 def _has_new_label(
     example: Example, split: str, known: frozenset[str], config: DataConfig, bad_rows: list[BadRow]
 ) -> bool:
-    """Whether a row of valid or test has a label that no text of train has: never a new class, and never dropped
-    without a word."""
+    """Whether a row of valid or test has a label that no text of train has: never a new class."""
     if split not in ("valid", "test") or example.label in known:
         return False
     reason = f"label {example.label!r} does not occur in train, whose labels are {', '.join(sorted(known)[:20])}"
@@ -255,11 +261,7 @@ def _sorted_labels(table: _Table, order: list[str]) -> tuple[Ints, list[str]]:
     if order:
         labels = [label for label in order if label in table.labels]
     ranks = np.array([*(labels.index(label) for label in table.labels), _NO_LABEL], dtype=np.int64)
-    return ranks[table.label_ids.mapped()], labels
-
-
-def _first_of(bad_rows: list[BadRow]) -> str:
-    return f"; {len(bad_rows)} rows were skipped, the first: {bad_rows[0]}" if bad_rows else ""
+    return ranks[table["label_ids"]], labels
 
 
 def _check(orders: Mapping[str, Ints], label_ids: Ints, labels: list[str], source: Source) -> None:
@@ -314,7 +316,7 @@ def _notes_on_splits(
     notes = []
     labelled = [orders[name] for name in LABELLED if name in orders]
     num_texts = sum(map(len, labelled))
-    fingerprints = table.fingerprints.mapped()
+    fingerprints = table["fingerprints"]
     num_empty = sum(int((fingerprints[order] == _EMPTY).sum()) for order in labelled)
     if 3 * num_empty >= num_texts:
         notes.append(f"{num_empty} of {num_texts} texts are empty.")
@@ -334,13 +336,6 @@ def _notes_on_splits(
             if len(shared):
                 notes.append(f"{len(shared)} groups of data.group_column are in train and in {name}.")
     return notes
-
-
-def _alike(labels: Sequence[str]) -> list[str]:
-    return [
-        f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}; if they are one, fix them."
-        for group in alike_labels(labels)
-    ][:MAX_SHOWN]
 
 
 def _summary(rows: list[BadRow]) -> str:

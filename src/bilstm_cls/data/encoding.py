@@ -1,16 +1,13 @@
 """Bytes to lines of text: compressed files, encodings, and bytes that harm only the row they are in."""
 
-import bz2
 import codecs
 import gzip
 import itertools
 import logging
-import lzma
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bilstm_cls.errors import ConfigError, DataError, cut
 
@@ -19,11 +16,10 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 2**18
 SAMPLE_BYTES = 2**16
 MAX_CHARACTERS = 16 * 2**20
-"""The longest line or field that is read; a longer one is a bad row."""
-MAX_LINES_CHECKED = 100_000
-"""Lines with non-ASCII bytes that decide whether a file with a wrong byte is UTF-8."""
+"""The longest line that is read; a longer one is a bad row."""
 TOO_LONG = f"longer than {MAX_CHARACTERS // 2**20} MiB"
 SURROGATE = re.compile("[\ud800-\udfff]")
+COMPRESSIONS = (".gz", ".zst")
 
 _BOMS = {
     codecs.BOM_UTF8: "utf-8",
@@ -41,12 +37,12 @@ _LIKELY = {
 """Codecs that `auto` chooses among, by their usual spelling; of equally good ones the earlier."""
 _SCRIPTS = {
     # Few other texts, read as windows-1252, give next to nothing but the letters and marks of Western Europe.
-    "windows-1252": ("[ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜàáâãäåæçèéêëìíîïñòóôõöøùúûüßœŒŸ“”‘’«»–—…•¡¿€£§°·´©®™\xa0]", 0.98),
+    "windows-1252": ("[À-ÖØ-Üß-öø-üœŒŸ“”‘’«»–—…•¡¿€£§°·´©®™\xa0]", 0.98),
     "cp932": ("[\u3041-\u30ff]", 0.3),
     "euc-jp": ("[\u3041-\u30ff]", 0.3),
 }
 """Encodings that charset-normalizer confuses: characters of their languages, and their least share of non-ASCII."""
-_NOT_FOR_FILES = {"unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined"}
+_NOT_FOR_FILES = {"unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined", "utf-7"}
 _MARKING = "bilstm_cls.mark"
 
 
@@ -58,12 +54,6 @@ def _mark(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(_MARKING, _mark)
-
-
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-
-
-_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def _zst_blocks(path: Path) -> Iterator[bytes]:
@@ -93,10 +83,10 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
         if suffix == ".zst":
             yield from filter(None, _zst_blocks(path))
         else:
-            with _OPENERS.get(suffix, Path.open)(path, "rb") as file:
+            with gzip.open(path) if suffix == ".gz" else path.open("rb") as file:
                 while block := file.read(BLOCK_BYTES):
                     yield block
-    except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except Exception as error:
         if type(error).__name__ != "ZstdError":  # of a package that need not be there
@@ -151,16 +141,17 @@ def find_encoding(path: Path, *, max_bytes: int | None = None) -> str:
         max_bytes: look no further than this.
 
     Raises:
-        DataError: nothing fits, or it is a pipe.
+        DataError: nothing fits, it is UTF-16 or UTF-32 without a mark, or a pipe.
     """
     require_rereadable(path)
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     for block in byte_blocks(path):
         if offset == 0:
-            marked = next((encoding for mark, encoding in _BOMS.items() if block.startswith(mark)), None)
-            if marked or (b"\0" in block and (marked := _wide_encoding(block))):
+            if marked := next((encoding for mark, encoding in _BOMS.items() if block.startswith(mark)), None):
                 return marked
+            if 5 * block.count(b"\0") > len(block):
+                raise DataError(f"{path}: looks like UTF-16 without a byte order mark; set data.encoding: utf-16-le")
         offset += len(block)
         is_cut = max_bytes is not None and offset >= max_bytes
         try:
@@ -170,20 +161,6 @@ def find_encoding(path: Path, *, max_bytes: int | None = None) -> str:
         if is_cut:
             break
     return "utf-8"
-
-
-def _wide_encoding(block: bytes) -> str | None:
-    """Finds UTF-16 and UTF-32 without a mark by where the NULs of line feeds, spaces and digits are."""
-    sample = block[: len(block) // 4 * 4]
-    nulls = [sample[place::4].count(0) * 4 / max(1, len(sample)) for place in range(4)]
-    if min(nulls[2], nulls[3]) > 0.9:
-        return "utf-32-le"
-    if min(nulls[0], nulls[1]) > 0.9:
-        return "utf-32-be"
-    even, odd = nulls[0] + nulls[2], nulls[1] + nulls[3]
-    if max(even, odd) < 0.02 or min(even, odd) * 4 > max(even, odd):
-        return None
-    return "utf-16-le" if odd > even else "utf-16-be"
 
 
 def _encoding_of_lines(path: Path) -> str:
@@ -199,7 +176,7 @@ def _encoding_of_lines(path: Path) -> str:
             except UnicodeDecodeError:
                 num_wrong += 1
                 sample += line[: SAMPLE_BYTES // 4] + b"\n" if len(sample) < SAMPLE_BYTES else b""
-        if num_wrong and (num_valid + num_wrong > MAX_LINES_CHECKED or (not num_valid and len(sample) >= SAMPLE_BYTES)):
+        if not num_valid and len(sample) >= SAMPLE_BYTES:
             break
     if num_valid >= num_wrong:
         return "utf-8"
@@ -240,7 +217,7 @@ class TextLines:
     def __init__(self, path: Path, encoding: str) -> None:
         self.path = path
         self.encoding = resolve_encoding(path, encoding)
-        self.is_damaged = codecs.lookup(self.encoding).name == "utf-7"  # which lets lone surrogates pass
+        self.is_damaged = False
 
     def __iter__(self) -> Iterator[str]:
         return itertools.chain.from_iterable(self.blocks())
@@ -315,9 +292,7 @@ def decoding_fault(text: str, encoding: str) -> str | None:
     found = None if text.isascii() else SURROGATE.search(text)
     if found is None:
         return None
-    code = ord(found[0])
-    if not 0xDC00 <= code <= 0xDCFF:
-        return f"lone surrogate U+{code:04X}"
     lines_before = text.count("\n", 0, found.start())
     where = f" {lines_before} line{'s' * (lines_before > 1)} further down" if lines_before else ""
-    return f"byte 0x{code - 0xDC00:02x}{where} is not {encoding} (if the file has another encoding, set data.encoding)"
+    byte = f"byte 0x{ord(found[0]) - 0xDC00:02x}{where}"
+    return f"{byte} is not {encoding} (if the file has another encoding, set data.encoding)"

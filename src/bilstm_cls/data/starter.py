@@ -11,12 +11,19 @@ from typing import Any, NamedTuple
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.config_file import dump_yaml, load_config
-from bilstm_cls.data.columns import ReadOptions, alike_labels, clean_label, column_names
-from bilstm_cls.data.dialect import NONE, Dialect, TableRows
 from bilstm_cls.data.encoding import COMPRESSIONS, find_encoding
-from bilstm_cls.data.formats import BODY_NAMES, LABEL_NAMES, TITLE_NAMES, data_files, detect_format, find_splits
-from bilstm_cls.data.readers import READERS, folder_files, read_labelled_files
-from bilstm_cls.data.types import BadRow, Example
+from bilstm_cls.data.readers import (
+    BODY_NAMES,
+    LABEL_NAMES,
+    READERS,
+    TITLE_NAMES,
+    data_files,
+    detect_format,
+    find_splits,
+)
+from bilstm_cls.data.records import folder_files, read_labelled_files
+from bilstm_cls.data.tables import NONE, Dialect, ReadOptions, TableRows, column_names
+from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label
 from bilstm_cls.errors import DataError, shown
 
 MAX_ROWS = 20_000
@@ -27,6 +34,8 @@ MAX_TEXTS = 2_000
 MAX_LENGTH = 400
 FEW_TEXTS = 10
 """With fewer texts, a label is hardly learned."""
+MIN_NGRAM_TEXTS = 50
+"""With fewer texts, too few are in valid to weight an n-gram model on."""
 TEMPLATE = Path(__file__).with_name("starter.yaml.jinja")
 
 MAX_ROWS_FOR_COLUMNS = 5_000
@@ -35,6 +44,9 @@ _PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "h
 _MAX_LABEL = 60
 """Characters; what is longer is a text."""
 _MAX_LABELS = 500
+_NUMBER = re.compile(r"[-+]?[0-9]+([.][0-9]*)?([eE][-+]?[0-9]+)?|nan")
+_ONE_LABEL = "several labels per text are not supported"
+_SET_LABEL = "--set data.label_column="
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 _NO_SPACES = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf"
 """Thai, Lao, Tibetan, Burmese, Khmer, Tai Le, New Tai Lue and Tai Tham, which put no spaces between words."""
@@ -49,19 +61,9 @@ _TOKENS = {
 class DataProfile:
     """What a look at data shows.
 
-    Attributes:
-        splits: the files or folders of train, and of valid and test where a folder holds them.
-        format: a key of `READERS`.
-        encoding: the codec.
-        dialect: of csv and tsv files, else None.
-        text_columns: given or guessed; empty for formats without columns.
-        label_column: given or guessed; None for formats without columns.
-        texts: of the rows looked at, as training will read them.
-        labels: how often each label came up.
-        bad_rows: rows looked at that cannot be read.
-        remarks: what else the reader found, such as blank lines.
-        num_rows: rows in all files of train; estimated unless `is_whole`.
-        is_whole: whether all rows were looked at.
+    `splits` holds the files or folders of train, and of valid and test where a folder has them; `dialect` is of csv and
+    tsv files; columns are empty and None for formats without; `texts`, `labels` and `bad_rows` are of the rows looked
+    at; `num_rows` counts the rows of all files of train, and is estimated unless `is_whole`.
     """
 
     splits: dict[str, list[str]]
@@ -115,7 +117,22 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
     _look(profile, files, options)
     if not profile.texts:
         raise DataError(f"{profile.bad_rows[0] if profile.bad_rows else path}; no row can be read as {format}")
+    if profile.label_column is not None and "label_column" not in given.model_fields_set:
+        _refuse_joined_labels(profile, path)
     return profile
+
+
+def _refuse_joined_labels(profile: DataProfile, path: Path) -> None:
+    """Raises a DataError if many labels are others with a mark between them, as in `good|extra`."""
+    joined = [
+        label
+        for label in profile.labels
+        for mark in "|;,"
+        if mark in label and any(part.strip() in profile.labels for part in label.split(mark))
+    ]
+    if 10 * sum(profile.labels[label] for label in {*joined}) > profile.labels.total():
+        found = f"column {shown(profile.label_column)} holds such as {shown(joined[0])}"
+        raise DataError(f"{path}: {_ONE_LABEL}; {found} (to take it as one: {_SET_LABEL}{profile.label_column})")
 
 
 def _encoding_of(path: Path, format: str) -> str:
@@ -134,12 +151,9 @@ def _some_files(folder: Path) -> list[tuple[str, Path]]:
 
 def _look(profile: DataProfile, files: Sequence[Path], options: ReadOptions) -> None:
     is_folder = profile.format == "folder"
-    reader = READERS[profile.format]
-    tables = (reader(file, options) for file in files)
+    rows = (row for file in files for row in READERS[profile.format](file, options))
     num_bytes = 0
-    for row in (
-        read_labelled_files(_some_files(files[0]), options) if is_folder else itertools.chain.from_iterable(tables)
-    ):
+    for row in read_labelled_files(_some_files(files[0]), options) if is_folder else rows:
         if isinstance(row, BadRow):
             (profile.remarks.append(str(row)) if row.is_read else profile.bad_rows.append(row))
             continue
@@ -155,18 +169,18 @@ def _look(profile: DataProfile, files: Sequence[Path], options: ReadOptions) -> 
         profile.num_rows = profile.labels.total()
         profile.is_whole = profile.num_rows == len(profile.texts) + len(profile.bad_rows)
     elif not profile.is_whole:
-        profile.num_rows = max(profile.num_rows, _estimated_rows(files, profile.format, num_bytes / profile.num_rows))
+        profile.num_rows = max(profile.num_rows, _estimated_rows(files, profile, num_bytes))
 
 
-def _estimated_rows(files: Sequence[Path], format: str, bytes_per_row: float) -> int:
-    if format == "parquet":
+def _estimated_rows(files: Sequence[Path], profile: DataProfile, num_bytes: int) -> int:
+    if profile.format == "parquet":
         import pyarrow.parquet as pq
 
         return sum(int(pq.read_metadata(file).num_rows) for file in files)
     inner = [file for path in files for file in (path.glob("*.arrow") if path.is_dir() else [path])]
     # Text has roughly three times the bytes that it has compressed.
-    sizes = (file.stat().st_size * (3 if file.suffix.lower() in COMPRESSIONS else 1) for file in inner)
-    return int(sum(sizes) / bytes_per_row)
+    size = sum(file.stat().st_size * (3 if file.suffix.lower() in COMPRESSIONS else 1) for file in inner)
+    return int(size * profile.num_rows / max(1, num_bytes))
 
 
 _Table = dict[str, list[Any]]
@@ -195,6 +209,11 @@ def _choose_columns(path: Path, format: str, options: ReadOptions, given: DataCo
     label = given.label_column if "label_column" in given.model_fields_set else _guess_label(table, known)
     if label is None or label not in table:
         raise DataError(f"{path}: {_unknown(table, 'label', label)}; name it: --set data.label_column=NAME")
+    switches = [name for name in table if {*map(str, table[name])} <= {"0", "1"}]
+    is_guess = "label_column" not in given.model_fields_set and label.lower() not in _SURE_LABELS
+    if is_guess and label in switches and len(switches) > 2:
+        found = f"columns {', '.join(map(shown, switches[:8]))} hold 0 and 1"
+        raise DataError(f"{path}: {_ONE_LABEL}; {found} (to choose one: {_SET_LABEL}{label})")
     texts = known or _guess_texts(table, label)
     wrong = next((name for name in texts if name not in table), None)
     if not texts or wrong is not None:
@@ -225,7 +244,7 @@ def _is_header(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
     for cell, values in zip(first, columns, strict=False):
         different = set(values)
         is_one_of_few = len(different) <= max(2, 0.2 * len(values)) and cell in different
-        if cell.strip() and (is_one_of_few or len(cell) > _MAX_LABEL or _is_number(cell)):
+        if cell.strip() and (is_one_of_few or len(cell) > _MAX_LABEL or _NUMBER.fullmatch(cell.strip())):
             return False
     return True
 
@@ -281,14 +300,6 @@ def _is_prose(values: Sequence[Any]) -> bool:
     return sum(num_words) >= 4 * len(values) and len(set(map(str, values))) > 0.5 * len(values)
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 class _Size(NamedTuple):
     """Settings for data of up to so many rows."""
 
@@ -340,6 +351,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
         tokenizer=tokenizer,
         max_length=max_length,
         cut=sum(tokens > max_length for tokens in num_tokens) / len(num_tokens),
+        has_ngrams=profile.num_rows >= MIN_NGRAM_TEXTS,
         imbalance=max(profile.labels.values()) / min(profile.labels.values()),
     )
 

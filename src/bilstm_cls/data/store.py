@@ -5,9 +5,9 @@ Files are memory-mapped, and pages that were read are released. So memory does n
 """
 
 import array
+import atexit
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import logging
@@ -37,8 +37,8 @@ BLOCK = 2**13
 RELEASE_BYTES = 2**22
 """Bytes of texts that are read before their pages are released."""
 
-ABANDONED_SECONDS = 3600.0
-"""After which a folder that no process holds or adds to counts as one that was never finished."""
+ABANDONED_SECONDS = 86_400.0
+"""After which a folder that was not finished counts as left by a process that was killed."""
 
 UNSETTLED_SECONDS = 2.0
 """A file that changed this recently may change again within the resolution of its modification time."""
@@ -107,22 +107,17 @@ class NumberWriter:
         """Adds one number."""
         self._block.append(number)
         if len(self._block) == BLOCK:
-            self._flush()
+            self._file.write(self._block)
+            del self._block[:]
 
     def close(self) -> None:
         """Writes what is left."""
-        try:
-            self._flush()
-        finally:
-            self._file.close()
+        with self._file:
+            self._file.write(self._block)
 
     def mapped(self) -> npt.NDArray[np.int64]:
         """Returns what was written and closed, memory-mapped."""
         return mapped_numbers(self._path)
-
-    def _flush(self) -> None:
-        self._file.write(self._block)
-        del self._block[:]
 
 
 class TextWriter:
@@ -138,10 +133,8 @@ class TextWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with contextlib.closing(self._offsets):  # a full disk may stop either
             self._file.close()
-        finally:  # a full disk may stop either
-            self._offsets.close()
 
     def append(self, text: str) -> None:
         """Adds one text; lone surrogates are kept as they are."""
@@ -175,7 +168,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     folder = cache_folder() / kind / key
     if folder.is_dir():
         if _is_intact(folder):
-            _touch(folder)
+            with contextlib.suppress(OSError):  # a cache of another user
+                os.utime(folder)
             return folder
         logger.warning(f"{folder}: damaged, it is made again")
     try:
@@ -186,12 +180,13 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
     except OSError as error:
         logger.warning(f"{folder.parent}: cannot be written ({error.strerror}); nothing is kept for the next time")
-        fresh = Path(tempfile.mkdtemp(prefix="bilstm-cls-", dir=_temporary_root()))
+        fresh = Path(tempfile.mkdtemp(prefix="bilstm-cls-"))
+        atexit.register(shutil.rmtree, fresh, ignore_errors=True)
         with _naming_full_disk(fresh.parent):
             build(fresh)
         return fresh
     try:
-        with _naming_full_disk(folder.parent), _held(fresh):
+        with _naming_full_disk(folder.parent):
             build(fresh)
             _write_manifest(fresh)
         try:
@@ -259,57 +254,32 @@ def cache_entries() -> list[CacheEntry]:
 def clear_cache(kind: str | None = None) -> list[CacheEntry]:
     """Removes everything of one kind, or everything, and returns what was removed.
 
-    Unfinished folders that a running process holds stay. A run that reads a removed folder goes on where the system
-    keeps mapped files (not on Windows, where they cannot be removed and stay).
+    Folders that may still be in the making stay. A run that reads a removed folder goes on where the system keeps
+    mapped files (not on Windows, where they cannot be removed and stay).
     """
     removed = []
     for entry in cache_entries():
-        if kind is not None and entry.kind != kind:
+        is_wanted = kind in (None, entry.kind)
+        if not is_wanted or (entry.key.startswith(_UNFINISHED) and not _is_abandoned(entry.last_used)):
             continue
-        with _held(entry.path) if entry.key.startswith(".") else contextlib.nullcontext(True) as is_free:
-            if is_free and entry.path.is_dir():
-                shutil.rmtree(entry.path, ignore_errors=True)
-            elif is_free:
-                with contextlib.suppress(OSError):
-                    entry.path.unlink()
+        if entry.path.is_dir():
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                entry.path.unlink()
         if not entry.path.exists():
             removed.append(entry)
     return removed
 
 
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Locks a folder for as long as this process lives and the block lasts, and yields whether no other one had it.
-
-    Where folders cannot be locked (Windows, some network disks), another process may have it.
-    """
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours = True
-        except OSError:
-            is_ours = False
-        yield is_ours
-    finally:
-        os.close(descriptor)
+def _is_abandoned(last_used: float) -> bool:
+    return time.time() - last_used > ABANDONED_SECONDS
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Deletes what killed processes had begun to make: no process holds it, nor has added to it for a while.
-
-    Some network disks only pretend to lock, so that both have to be true.
-    """
     for folder in parent.glob(f"{_UNFINISHED}*"):
-        with contextlib.suppress(FileNotFoundError), _held(folder) as is_ours:
-            if is_ours and time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
-                logger.info(f"{folder}: left by a process that was killed; removed")
+        with contextlib.suppress(FileNotFoundError):
+            if _is_abandoned(folder.stat().st_mtime):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -369,47 +339,23 @@ _UNFINISHED = ".new-"
 
 
 def _write_manifest(folder: Path) -> None:
-    """Records what the files of a folder are, after they have reached the disk."""
+    """Records sizes and times of a folder's files, after they have reached the disk."""
     files = {}
     for path in sorted(folder.iterdir()):
         with path.open("r+b") as file:
             os.fsync(file.fileno())  # sizes and times could survive a power cut that the content does not
-        status = path.stat()
-        files[path.name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
+        files[path.name] = _state(path)
     write_atomic(folder / _MANIFEST, json.dumps(files))
 
 
 def _is_intact(folder: Path) -> bool:
-    """Whether the files are those that were written: by size and time, or by content where only a time differs."""
     try:
         files = json.loads((folder / _MANIFEST).read_text("utf-8"))
-        has_moved = False
-        for name, recorded in files.items():
-            status = (folder / name).stat()
-            if status.st_size != recorded["size"]:
-                return False
-            if status.st_mtime_ns != recorded["mtime_ns"]:  # changed, or copied without its time
-                if sha256_of(folder / name) != recorded["sha256"]:
-                    return False
-                recorded["mtime_ns"], has_moved = status.st_mtime_ns, True
-        if has_moved:
-            with contextlib.suppress(OSError):
-                (folder / _MANIFEST).write_text(json.dumps(files), "utf-8")
-    except (OSError, ValueError, AttributeError, TypeError, LookupError):
+        return all(_state(folder / name) == recorded for name, recorded in files.items())
+    except (OSError, ValueError, AttributeError):
         return False
-    return True
 
 
-def _touch(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # a cache of another user
-        os.utime(folder)
-
-
-@functools.cache
-def _temporary_root() -> Path:
-    root = tempfile.TemporaryDirectory(prefix="bilstm-cls-")
-    _ROOTS.append(root)
-    return Path(root.name)
-
-
-_ROOTS: list[tempfile.TemporaryDirectory[str]] = []
+def _state(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]

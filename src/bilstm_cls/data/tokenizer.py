@@ -64,50 +64,28 @@ _HTML = [
 
 def _basic_english() -> Pipeline:
     """What torchtext's `basic_english` gives, token for token: quotes go, seven marks are separate, `;:` are spaces."""
-    replaced = [
-        normalizers.Replace('"', ""),
-        normalizers.Replace("<br />", " "),
-        normalizers.Replace(Regex("[;:]"), " "),
-    ]
+    replaced: list[tuple[Any, str]] = [('"', ""), ("<br />", " "), (Regex("[;:]"), " ")]
     spaces = pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed")
     marks = pre_tokenizers.Split(Regex("['.,()!?]"), "isolated")
-    return replaced, pre_tokenizers.Sequence([spaces, marks])
+    return [normalizers.Replace(*pair) for pair in replaced], pre_tokenizers.Sequence([spaces, marks])
 
 
-def _words() -> Pipeline:
-    return [_BREAK], _matches(rf"{_NUMBER}|{_WORD}|{_MARK}")
+def _words() -> Any:
+    return _matches(rf"{_NUMBER}|{_WORD}|{_MARK}")
 
 
-def _whitespace() -> Pipeline:
-    return [], pre_tokenizers.WhitespaceSplit()
-
-
-def _characters() -> Pipeline:
-    return [_BREAK], _matches(r"\S")
-
-
-def _cjk() -> Pipeline:
-    word = rf"{_NO_CJK}+(?:['’]{_NO_CJK}+)*"
-    return [_BREAK], _matches(rf"{_CJK}|{_NUMBER}|{word}|{_MARK}")
-
-
-def _chinese_words() -> Pipeline:
-    normalizer, words = _words()
-    return normalizer, pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, "removed"), words])
-
-
-def _bpe() -> Pipeline:
-    return [_BREAK], pre_tokenizers.ByteLevel(add_prefix_space=True)
+def _chinese_words() -> Any:
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, "removed"), _words()])
 
 
 TOKENIZERS: dict[str, Callable[[], Pipeline]] = {
     "basic_english": _basic_english,
-    "words": _words,
-    "whitespace": _whitespace,
-    "characters": _characters,
-    "cjk": _cjk,
-    "chinese_words": _chinese_words,
-    "bpe": _bpe,
+    "words": lambda: ([_BREAK], _words()),
+    "whitespace": lambda: ([], pre_tokenizers.WhitespaceSplit()),
+    "characters": lambda: ([_BREAK], _matches(r"\S")),
+    "cjk": lambda: ([_BREAK], _matches(rf"{_CJK}|{_NUMBER}|{_NO_CJK}+(?:['’]{_NO_CJK}+)*|{_MARK}")),
+    "chinese_words": lambda: ([_BREAK], _chinese_words()),
+    "bpe": lambda: ([_BREAK], pre_tokenizers.ByteLevel(add_prefix_space=True)),
 }
 
 
@@ -298,13 +276,12 @@ class TokenCounter:
 def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> Any:
     """Returns a tokenizer of the library, or what takes its place for torchtext, without a vocabulary."""
     first = [*_FORMS[normalize], *(_HTML if strip_html else [])]
+    first += [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
     if kind.startswith(PREFIX):
-        lower = [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
-        return TorchtextEngine(kind, normalizers.Sequence([*first, *lower]))
+        return TorchtextEngine(kind, normalizers.Sequence(first))
     changes, pre_tokenizer = TOKENIZERS[kind]()
-    lower = [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
     engine = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: UNKNOWN_ID}, unk_token=UNKNOWN))
-    engine.normalizer = normalizers.Sequence([*first, *lower, *changes])
+    engine.normalizer = normalizers.Sequence([*first, *changes])
     engine.pre_tokenizer = pre_tokenizer
     return engine
 
@@ -340,18 +317,14 @@ def import_rjieba() -> Any:
     try:
         import rjieba
     except ImportError as error:
-        raise ConfigError(
-            f"text.tokenizer: 'chinese_words' needs rjieba; run: pip install 'bilstm-cls[chinese]' ({error})"
-        ) from error
+        raise ConfigError("text.tokenizer: chinese_words needs rjieba; pip install 'bilstm-cls[chinese]'") from error
     return rjieba
 
 
 def with_cuts(text: str) -> str:
     """Returns the text with a mark wherever jieba cuts before or after a Han character.
 
-    jieba is a dictionary in the package rjieba, so a `tokenizer.json` only says that tokens end at the mark. Other
-    scripts, as in `don't` or `3.5%`, are left to the pattern of tokens. A mark that the text itself holds becomes a
-    space, so that every mark is one that was put in.
+    A `tokenizer.json` only says that tokens end at the mark. A mark that the text itself holds becomes a space.
 
     Raises:
         ConfigError: rjieba is not installed.
@@ -366,8 +339,8 @@ def places_without_cuts(text: str) -> list[int]:
 
 
 def _is_chinese(engine: tokenizers.Tokenizer | TorchtextEngine) -> bool:
-    given, expected = getattr(engine, "pre_tokenizer", None), _chinese_words()[1]
-    return given is not None and bool(given.__getstate__() == expected.__getstate__())
+    given = getattr(engine, "pre_tokenizer", None)
+    return given is not None and bool(given.__getstate__() == _chinese_words().__getstate__())
 
 
 def _by_pieces(texts: Iterable[str], encode: Callable[[list[str]], Iterable[list[int]]]) -> list[list[int]]:

@@ -1,24 +1,15 @@
-"""What torchtext 0.18 brings: the tokenizers of `get_tokenizer`, and its GloVe and fastText vectors.
-
-It works with torch 2.3 alone (the extra `torchtext`), so that nothing else imports it.
-"""
+"""The tokenizers of torchtext 0.18, which works with torch 2.3 alone (the extra `torchtext`), and its vector files."""
 
 import contextlib
-import html
 import importlib.metadata
 import importlib.util
 import io
 import json
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tokenizers
 
 from bilstm_cls.errors import ConfigError, DataError
@@ -33,14 +24,10 @@ PACKAGES: dict[str, str | None] = {
 CACHE = Path(".vector_cache")
 """Where torchtext keeps vectors, in the working directory."""
 
-_DROPPED = {"basic_english": (r'(?:<br />|[\s;:"])*', '"*')}
-"""What a tokenizer leaves out between tokens, and within one; the others leave out `_SPACES`."""
-_SPACES = (r"[\s\x00-\x1f]*", "")
-
 
 @dataclass(frozen=True)
 class Encoding:
-    """One text: its tokens, their ids and, where they were asked for, their places in the text's characters."""
+    """The tokens of a text, their ids and, where they were asked for, their places in the text's characters."""
 
     tokens: list[str]
     ids: list[int]
@@ -63,7 +50,6 @@ class TorchtextEngine:
 
     @property
     def model(self) -> Any:
-        """The vocabulary."""
         return self._characters.model
 
     @model.setter
@@ -118,20 +104,16 @@ class TorchtextEngine:
         (encoding,) = self.encode_batch([text])
         searched = self._characters.normalizer.normalize_str(text)
         origin: list[tuple[int, int]] = self._characters.encode(text).offsets
-        dropped, within = _DROPPED.get(self._kind.removeprefix(PREFIX), _SPACES)
-        places, position = [], 0
+        places, stop = [], 0
         for token in encoding.tokens:
-            # Some tokenizers write & as &amp;, and some keep the space next to a token as a part of it.
-            forms = [form for form in (token, html.unescape(token), token.strip()) if form]
-            pattern = "|".join(within.join(map(re.escape, form)) for form in forms)
-            found = re.compile(f"{dropped}({pattern})").match(searched, position)
-            if found is None:
+            start = searched.find(token.strip(), stop)  # some tokenizers keep the space next to a token
+            if start < 0 or not token.strip():
                 raise ConfigError(
                     f"{self._kind} gives the token {token!r}, which the text does not contain in this form, so that it "
                     f"cannot be explained; a run with text.tokenizer words can explain every text"
                 )
-            position = found.end()
-            places.append((origin[found.start(1)][0], origin[position - 1][1]))
+            stop = start + len(token.strip())
+            places.append((origin[start][0], origin[stop - 1][1]))
         return Encoding(encoding.tokens, encoding.ids, places)
 
 
@@ -172,54 +154,27 @@ def _splitter(kind: str) -> Callable[[str], list[str]]:
     if package is not None and importlib.util.find_spec(package) is None:
         raise ConfigError(f"{setting} needs the package {package}; run: pip install {package}")
     try:
-        # What torchtext prints about a missing package would go to the output.
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()):  # where torchtext prints that a package is missing
             split: Callable[[str], list[str]] = torchtext.data.utils.get_tokenizer(None if name == "split" else name)
     except (ImportError, OSError, AttributeError) as error:
-        reason = str(error).partition("\n")[0]
-        command = "python -m spacy download en_core_web_sm" if name == "spacy" else f"pip install --upgrade {package}"
-        raise ConfigError(f"{setting} cannot be used ({reason}); run: {command}") from error
+        raise ConfigError(f"{setting} cannot be used ({str(error).partition(chr(10))[0]})") from error
     return split
 
 
-def torchtext_vectors(init: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Yields tokens and vectors of torchtext's `GloVe` (Pennington et al. 2014) or `FastText` (Bojanowski et al. 2017),
-    from its cache or else by its download.
-
-    Args:
-        init: such as `torchtext/glove.6B.100d` or `torchtext/fasttext.en.300d`.
+def vectors_file(init: str) -> Path:
+    """Returns where torchtext keeps the text file of vectors such as `torchtext/glove.6B.100d`, below this directory.
 
     Raises:
-        ConfigError: torchtext cannot be used here.
-        DataError: the vectors cannot be downloaded or read.
+        DataError: it is not there.
     """
-    import ssl
-    import zipfile
-    from pickle import UnpicklingError  # what torch raises for a cache that is more than plain tensors
-    from unittest import mock
-
-    from bilstm_cls.data.hub import OFFLINE_VARIABLE, is_offline  # not above: a bundle lacks what it needs
-
-    vocab = import_torchtext(f"embedding.init {init}").vocab
-    family, *names, dim = init.removeprefix(PREFIX).split(".")
-    name = ".".join(names)
+    family, _, name = init.removeprefix(PREFIX).partition(".")
     if family == "glove":
-        file, make = f"glove.{name}.{dim}.txt", partial(vocab.GloVe, name=name, dim=dim.removesuffix("d"))
+        path = CACHE / f"glove.{name}.txt"
+        archive = name if name[0] in "48" else name.rpartition(".")[0]
+        url = f"https://nlp.stanford.edu/data/glove.{archive}.zip"
     else:
-        file, make = f"wiki.{name}.vec", partial(vocab.FastText, language=name)
-    is_here = any(path.is_file() for path in (Path(file), CACHE / file, CACHE / f"{file}.pt"))
-    if not is_here and is_offline():
-        raise DataError(f"{CACHE / file}: missing; put it there, or unset {OFFLINE_VARIABLE} to download it")
-    module, verified = vocab.vectors, ssl.create_default_context
-    try:
-        with (  # it stops verifying certificates, runs what a pickled cache says, and draws bars without a terminal
-            mock.patch.multiple(ssl, _create_unverified_context=verified, _create_default_https_context=verified),
-            mock.patch.object(module.torch, "load", partial(module.torch.load, weights_only=True)),
-            mock.patch.object(module, "tqdm", partial(module.tqdm, disable=None)),
-        ):
-            vectors = make(cache=str(CACHE))
-    except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{init}: torchtext cannot load it; look for what is damaged in {CACHE} ({reason})") from error
-    yield from zip(vectors.itos, vectors.vectors.numpy(), strict=True)
+        path = CACHE / f"wiki.{name.rpartition('.')[0]}.vec"
+        url = f"https://dl.fbaipublicfiles.com/fasttext/vectors-wiki/{path.name}"
+    if not path.is_file():
+        raise DataError(f"{path}: missing; it is from {url}")
+    return path

@@ -1,11 +1,23 @@
-"""The things data is made of: one example, one split, one data set."""
+"""The things data is made of: one example, one bad row, one label, one split, one data set."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from bilstm_cls.errors import cut
+
+NO_LABEL = "the label is empty"
+BLANK_LINE = "blank line"
+
+_WHOLE_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
+_INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
+"""Unicode's categories of control and format characters, and of spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +41,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that could not be read: where it starts and what is wrong with it.
+    """A row that could not be read: its file, the line where it starts (from 1), and what is wrong with it.
 
-    Attributes:
-        path: the file.
-        line: where the row starts, counted from 1.
-        reason: what is wrong.
-        is_read: whether it is an example all the same, and only doubtful.
+    With `is_read` it is an example all the same, and only doubtful.
     """
 
     path: str
@@ -45,6 +53,41 @@ class BadRow:
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.reason}"
+
+
+class SkippedLines:
+    """Counts lines that are no rows, for one remark on each kind at the end of the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, list[int]] = {}
+
+    def add(self, kind: str, line: int, number: int = 1) -> None:
+        """Counts `number` lines of one kind, the first of which is `line`."""
+        self._found.setdefault(kind, [line, 0])[1] += number
+
+    def remarks(self) -> Iterator[BadRow]:
+        """Yields a remark, which is a `BadRow` without a lost row, for each kind."""
+        for kind, (line, count) in self._found.items():
+            reason = f"skipped {count:,} {kind}{'s, the first here' * (count > 1)}"
+            yield BadRow(str(self._path), line, reason, is_read=True)
+
+
+def clean_label(text: str) -> str:
+    """Returns a label without surrounding spaces; of a whole number, without the decimals that a spreadsheet adds."""
+    label = text.strip()
+    whole = _WHOLE_FLOAT.fullmatch(label)
+    return whole[1] if whole else label
+
+
+def alike_labels(labels: Sequence[str]) -> list[list[str]]:
+    """Returns groups of labels that a reader takes for one: `True` and `true`, `1` and `01`, or with spaces between."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        characters = unicodedata.normalize("NFKC", label).casefold()
+        visible = "".join(c for c in characters if unicodedata.category(c) not in _INVISIBLE)
+        groups.setdefault(visible.lstrip("0") or "0" if visible.isdecimal() else visible, []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 @dataclass(frozen=True)
@@ -93,11 +136,7 @@ class Dataset:
 
 
 def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """Returns several texts as a list of str, whatever they come in.
-
-    Args:
-        texts: a list, tuple, array, pandas or polars series, or generator of str.
-        name: of the argument, for the error.
+    """Returns the texts of a list, tuple, array, pandas or polars series, or generator as a list of str.
 
     Raises:
         TypeError: it is one str, a mapping, a set or a table; or an item is no str, as in `texts[3] is nan, a float`.
@@ -106,11 +145,7 @@ def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
 
 
 def iterate_texts(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
-    """Like `check_texts`, one text at a time; what is wrong with the whole is raised at once.
-
-    Raises:
-        TypeError: as in `check_texts`.
-    """
+    """Like `check_texts`, one text at a time; what is wrong with the whole is raised at once."""
     is_one_column = getattr(texts, "ndim", len(getattr(texts, "shape", (0,)))) == 1
     if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable) or not is_one_column:
         raise TypeError(f"{name} is {_described(texts)}; give a list, array or series of str")
@@ -125,7 +160,5 @@ def _checked_text(text: Any, place: str) -> str:
 
 def _described(value: Any) -> str:
     kind = type(value).__name__
-    article = "an" if kind[:1].lower() in "aeiou" else "a"
-    shown = repr(value) if isinstance(value, str | bytes | float | int | None) else ""
-    short = shown if len(shown) <= 40 else f"{shown[:40]}..."
-    return f"{short}, {article} {kind}" if short else f"{article} {kind}"
+    kind = f"an {kind}" if kind[:1].lower() in "aeiou" else f"a {kind}"
+    return f"{cut(repr(value))}, {kind}" if isinstance(value, str | bytes | float | int | None) else kind

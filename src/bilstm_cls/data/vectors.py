@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.store import cached, file_digest, load_array, save_arrays
 from bilstm_cls.data.tokenizer import PADDING_ID
-from bilstm_cls.data.torchtext import PREFIX
+from bilstm_cls.data.torchtext import PREFIX, vectors_file
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -59,14 +59,13 @@ def load_vectors(init: str, tokens: Sequence[str], *, dim: int, seed: int) -> Ve
     A token is looked up as it is, then in lower case; of several vectors of one token the first counts.
 
     Args:
-        init: `glove-6b-50d` (from the extra `samples`), a name such as `torchtext/glove.6B.100d` (from the extra
-            `torchtext`), or the path of a file: GloVe, word2vec or fastText text, `.gz` of it, or word2vec `.bin`.
+        init: `glove-6b-50d` (from the extra `samples`), a name such as `torchtext/glove.6B.100d` (of a file in
+            `.vector_cache`), or the path of a file: GloVe, word2vec or fastText text, `.gz` of it, or word2vec `.bin`.
         tokens: V tokens by id.
         dim: E; the file must have the same.
         seed: of the vectors that the file lacks.
 
     Raises:
-        ConfigError: the vectors are torchtext's, and that cannot be used here.
         DataError: the file is missing, damaged, or of another width.
     """
     generator = np.random.Generator(np.random.PCG64([seed, 1]))
@@ -102,11 +101,7 @@ def _pretrained(init: str, wanted: Wanted) -> Iterator[Row]:
     """Yields the wanted rows of what `embedding.init` names, in their order."""
     if init == "glove-6b-50d":
         return _glove(wanted)
-    if init.startswith(PREFIX):
-        from bilstm_cls.data.torchtext import torchtext_vectors
-
-        return (row for row in torchtext_vectors(init) if row[0] in wanted)
-    return _rows(Path(init), wanted)
+    return _rows(vectors_file(init) if init.startswith(PREFIX) else Path(init), wanted)
 
 
 def _glove(wanted: Wanted) -> Iterator[Row]:
@@ -192,11 +187,10 @@ def _binary(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
 
 
 def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed: int) -> Matrix:
-    """Makes word vectors from encoded texts: truncated SVD of the positive pointwise mutual information of tokens
-    within five tokens of each other (Levy & Goldberg 2014; context counts to the power of 0.75 as in Levy et al.
-    2015).
+    """Makes word vectors from encoded texts, and keeps them in the cache.
 
-    The same corpora give the same vectors; they are kept in the cache.
+    They are a truncated SVD of the positive pointwise mutual information of tokens within five tokens of each other
+    (Levy & Goldberg 2014; context counts to the power of 0.75 as in Levy et al. 2015).
 
     Args:
         corpora: to count in; labels are not read.
@@ -258,8 +252,7 @@ def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2*
 
 def positive_information(counts: Any) -> Any:
     """Turns symmetric counts into `max(0, log(P(a, b) / (P(a) P'(b))))`, with P' smoothed."""
-    matrix = counts.tocsr()
-    num_tokens = matrix.shape[0]
+    matrix, num_tokens = counts.tocsr(), counts.shape[0]
     blocks = [slice(i, min(i + ROWS, num_tokens)) for i in range(0, num_tokens, ROWS)]
     sums = np.zeros(num_tokens)
     for rows, place in _entries(matrix, blocks):

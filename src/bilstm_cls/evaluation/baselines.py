@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.classifier import softmax
 from bilstm_cls.data.types import Split
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.metrics import Floats
 from bilstm_cls.ngrams import SMALL_TRAIN, WORD, NgramModel, count, is_spaced, kept
+from bilstm_cls.runtime import softmax
 
 _TINY = float(np.finfo(np.float64).tiny)
 FEW_LABELS = 100

@@ -67,7 +67,12 @@ def evaluate(
     if data is None:
         found = _split_of_run(run, loaded.config, split)
     else:
-        found = _read_split(data, loaded.config.data, loaded.labels, text_columns, label_column, data_format)
+        options = ReadOptions(
+            text_columns=tuple(text_columns or loaded.config.data.text_columns),
+            label_column=label_column or loaded.config.data.label_column,
+            encoding=loaded.config.data.encoding,
+        )
+        found = _read_split(data, data_format, options, loaded.config.data, loaded.labels)
     for member in loaded.members:
         member.to(chosen)
     corpus = _encoded(loaded, found)
@@ -96,40 +101,26 @@ def _split_of_run(run: RunDirectory, config: Config, name: str) -> Split:
     return dataset.splits[name]
 
 
-def _read_split(
-    path: Path,
-    config: DataConfig,
-    labels: list[str],
-    text_columns: Sequence[str] | None,
-    label_column: str | None,
-    data_format: str,
-) -> Split:
-    options = ReadOptions(
-        text_columns=tuple(text_columns or config.text_columns),
-        label_column=label_column or config.label_column,
-        encoding=config.encoding,
-    )
+def _read_split(path: Path, data_format: str, options: ReadOptions, config: DataConfig, labels: list[str]) -> Split:
+    known = {label: i for i, label in enumerate(labels)}
+    if config.label_names is not None:  # a number may stand for a label
+        names = read_label_names(Path(config.label_names), config.encoding)
+        known = {number: known[name] for number, name in names.items() if name in known} | known
     bad: list[BadRow] = []
     texts, label_ids, lines = [], [], []
-    known = {label: i for i, label in enumerate(labels)}
     for example in read(path, format=data_format, options=options, bad_rows=config.bad_rows, on_bad_row=bad.append):
-        label = str(example.label)
-        if label not in known and config.label_names is not None:
-            names = read_label_names(Path(config.label_names), config.encoding)  # a number may stand for a label
-            known |= {number: labels.index(name) for number, name in names.items() if name in labels}
-        if label not in known:
+        if str(example.label) not in known:
             raise DataError(
                 f"{example.path}:{example.line}: label {example.label!r} is not one that the run knows: "
                 f"{', '.join(labels[:20])}"
             )
         texts.append(example.text)
-        label_ids.append(known[label])
+        label_ids.append(known[str(example.label)])
         lines.append(example.line)
+    if skipped := [row for row in bad if not row.is_read]:
+        logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
     for row in (row for row in bad if row.is_read):
         logger.warning(str(row))
-    skipped = [row for row in bad if not row.is_read]
-    if skipped:
-        logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
     if not texts:
         raise DataError(f"{path}: there is no text to evaluate")
     return Split(str(path), texts, np.array(label_ids), [str(path)] * len(texts), np.array(lines))
@@ -192,6 +183,7 @@ def write_results(
         member.eval()
     evaluation = evaluate_model(loaded, data)
     network = evaluation.network or evaluation.metrics
+    lengths, width = length_histogram(data.corpora["train"].num_tokens, config.text.max_length)
     best = next((row for row in reversed(history) if row["step"] == facts.get("train/best_step")), {})
     metrics: Row = {
         **{key: value for key, value in best.items() if key.startswith("valid/")},
@@ -202,7 +194,8 @@ def write_results(
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
         **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else [], evaluation),
         **_balance(data.dataset),
-        **_lengths(data.corpora["train"], config),
+        "text/train/length_histogram": lengths,
+        "text/train/length_width": width,
         **data.facts(),
         **facts,
         "time/peak_memory_mb": peak_memory_mb(),
@@ -244,11 +237,6 @@ def _balance(dataset: Dataset) -> Row:
     return {"data/majority_label": _majority(dataset), **row}
 
 
-def _lengths(corpus: Corpus, config: Config) -> Row:
-    counts, width = length_histogram(corpus.num_tokens, config.text.max_length)
-    return {"text/train/length_histogram": counts, "text/train/length_width": width}
-
-
 def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bool) -> dict[str, Row]:
     """Evaluates linear models on the splits of a config, each in a run directory `NAME-BASELINE`.
 
@@ -265,8 +253,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
         if run.is_taken and not overwrite:
             raise ConfigError(f"{run.path}: exists already; add --overwrite to replace it, or --set name=NAME")
     dataset = load_dataset(config.data)
-    split = _scored_split(dataset)
-    majority = dataset.labels.index(_majority(dataset))
+    split, majority = _scored_split(dataset), dataset.labels.index(_majority(dataset))
     results: dict[str, Row] = {}
     for name, run in runs.items():
         with run.locked():
@@ -288,7 +275,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             write_atomic(run / "config.yaml", dump_config(config))
             run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
             write_predictions(run / f"predictions_{split.name}.csv", evaluation, dataset.labels)
-            write_report(run, config, dataset.labels, evaluation, results[name], title=f"{config.name}-{name}")
+            write_report(run, config, dataset.labels, evaluation, results[name], title=run.path.name)
             run.write_json("metrics.json", results[name])
             run.write_status("finished", "evaluated")
     return results
@@ -330,22 +317,17 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
     split = predictions.as_split(loaded.labels)
     corpus = _encoded(loaded, split)
     evaluation = _evaluate_split(loaded, split, corpus, metrics.get("data/majority_label"))
+    log = run / "history.jsonl"
+    try:  # an ensemble has none
+        history = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{log}: damaged, it cannot be read ({error})") from error
     with run.locked():
         write_report(
             run, loaded.config, loaded.labels, evaluation, metrics,
-            title=loaded.config.name, history=_history(run), loaded=loaded, corpus=corpus,
+            title=loaded.config.name, history=history, loaded=loaded, corpus=corpus,
         )  # fmt: skip
     return run / "report.html"
-
-
-def _history(run: RunDirectory) -> list[Row]:
-    path = run / "history.jsonl"
-    if not path.exists():  # as of an ensemble
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
 
 def peak_memory_mb() -> float:

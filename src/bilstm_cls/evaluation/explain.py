@@ -12,9 +12,10 @@ import bisect
 import copy
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +45,7 @@ MAX_VARIANTS = 512
 _ENDS_IN_BREAK = re.compile(r"<br\s*/?>\Z", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """What one token adds to the logit.
 
     Attributes:
@@ -62,10 +62,6 @@ class Term:
     value: float
     is_known: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns what `--json` prints of it."""
-        return {"token": self.token, "start": self.start, "stop": self.stop, "value": self.value}
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -79,7 +75,8 @@ class Explanation:
         logit: the label's, minus the mean of the others', as the model computes it.
         bias: what no token adds: of the head and the n-gram model, or for integrated gradients the logit of a text of
             zero vectors; None for occlusion.
-        terms: one per token that the model reads, in the order of the text.
+        terms: one per token that the model reads, in the order of the text, and per token of an n-gram model where that
+            splits the text in other places.
         unread: where the part of a long text that was cut out begins and ends, in characters; None for nothing.
     """
 
@@ -102,19 +99,12 @@ class Explanation:
     def as_dict(self) -> dict[str, Any]:
         """Returns what `--json` prints under `explanation`."""
         sum_of = {} if self.bias is None else {"bias": self.bias, "error": self.error}
-        terms = [term.as_dict() for term in self.terms]
+        terms = [dict(zip(("token", "start", "stop", "value"), term, strict=False)) for term in self.terms]
         return {"label": self.label, "method": self.method, "logit": self.logit, **sum_of, "terms": terms}
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What the model reads of a text.
-
-    Attributes:
-        token_ids: at least one.
-        places: where each token begins and ends in the text's characters.
-        unread: as in `Explanation`.
-    """
+class Reading(NamedTuple):
+    """What the model reads of a text: at least one token, its place in characters, and `Explanation.unread`."""
 
     token_ids: list[int]
     places: list[tuple[int, int]]
@@ -131,19 +121,17 @@ def explain(
 ) -> Explanation:
     """Says how much each token of a text changes a label's logit.
 
-    `occlusion` gives a token what the logit loses when it is left out. `exact` divides the logit. The n-gram model's
-    part is divided exactly. Of the network, poolings `mean`, `reduce_mean` and `max`, alone or joined, are divided
-    exactly: the head weighs what a token's output, in both directions, puts into the pooled vector; of a maximum each
-    unit goes to the token that has it. With `last` or `attention` the terms are integrated gradients (Sundararajan et
-    al. 2017) from zero vectors.
+    `occlusion` gives a token what the logit loses when it is left out. `exact` divides the logit: of an n-gram model
+    and of poolings `mean`, `reduce_mean` and `max`, alone or joined, exactly (of a maximum each unit goes to the token
+    that has it); with `last` or `attention` by integrated gradients (Sundararajan et al. 2017) from zero vectors.
 
     Args:
         loaded: a run's model, in evaluation mode.
         text: any; an empty one is one unknown token.
         label: whose logit is explained; the predicted one if None.
         method: one of `METHODS`.
-        max_variants: for occlusion, how often the text is read with something left out. Of a text with more tokens,
-            stretches of several are left out, whose value is divided among them.
+        max_variants: for occlusion, how often the text is read with something left out: of a longer one, stretches of
+            several tokens, whose value is divided among them.
 
     Raises:
         ConfigError: the run does not know the label, the method is not known, or torchtext split the text into tokens
@@ -194,15 +182,12 @@ def _occlude(
     """Reads all variants of a text together, each with one token left out, or with a stretch of neighbouring ones."""
     ids, places = reading.token_ids, reading.places
     size = math.ceil(len(ids) / max_variants)
-    stretches = [slice(i, min(i + size, len(ids))) for i in range(0, len(ids), size)]
-    variants = [ids[: part.start] + ids[part.stop :] or [UNKNOWN_ID] for part in stretches]
-    texts = [text[: places[part.start][0]] + text[places[part.stop - 1][1] :] for part in stretches]
+    starts = range(0, len(ids), size)
+    variants = [ids[:i] + ids[i + size :] or [UNKNOWN_ID] for i in starts]
+    texts = [text[: places[i][0]] + text[places[min(i + size, len(ids)) - 1][1] :] for i in starts]
     losses = logit - _logits(loaded, variants, texts) @ contrast.numpy()
-    values = np.concatenate(
-        [np.full(part.stop - part.start, loss) for part, loss in zip(stretches, losses, strict=True)]
-    )
-    sizes = np.concatenate([np.full(part.stop - part.start, part.stop - part.start) for part in stretches])
-    return _terms(text, reading, (values / sizes).tolist())
+    sizes = np.diff([*starts, len(ids)])
+    return _terms(text, reading, np.repeat(losses / sizes, sizes).tolist())
 
 
 def _divide_all(
@@ -215,13 +200,12 @@ def _divide_all(
     """Divides the logit of networks and n-gram model; returns the bias and the terms."""
     token_ids, lengths = reading_tensors(reading, loaded.model)
     parts = [divide(member, token_ids, lengths, contrast) for member in loaded.members]
-    values = torch.stack([terms for terms, _ in parts]).sum(0).numpy()
+    terms = _terms(text, reading, torch.stack([values for values, _ in parts]).sum(0).tolist())
     bias = math.fsum(part for _, part in parts)
-    if loaded.ngrams is None:
-        return bias, _terms(text, reading, values.tolist())
-    shared, more = _ngram_terms(loaded.ngrams, text, reading.places, contrast)
-    bias += float(loaded.ngrams.bias @ contrast.numpy())
-    return bias, sorted([*_terms(text, reading, (values + shared).tolist()), *more], key=lambda term: term.start)
+    if loaded.ngrams is not None:
+        bias += float(loaded.ngrams.bias @ contrast.numpy())
+        terms = _with_ngrams(terms, loaded.ngrams, text, contrast)
+    return bias, terms
 
 
 def _terms(text: str, reading: Reading, values: list[float]) -> list[Term]:
@@ -231,31 +215,21 @@ def _terms(text: str, reading: Reading, values: list[float]) -> list[Term]:
     ]
 
 
-def _ngram_terms(
-    ngrams: NgramModel, text: str, places: list[tuple[int, int]], contrast: Tensor
-) -> tuple[Any, list[Term]]:
-    """Divides an n-gram's weight in equal parts among its tokens, and theirs among those of the network.
-
-    A token of the n-gram model is divided among those of the network with which it shares characters, by their number.
-
-    Returns:
-        `[T]` values to add to those of the network, and terms of what only the n-gram model reads.
-    """
-    found = [match.span() for match in TOKEN[ngrams.is_spaced].finditer(text)]
-    number_of, values = {start: i for i, (start, _) in enumerate(found)}, np.zeros(len(found))
+def _with_ngrams(terms: list[Term], ngrams: NgramModel, text: str, contrast: Tensor) -> list[Term]:
+    """Divides an n-gram's weight in equal parts among its tokens; a token that the network reads as well adds up."""
+    found, values = (
+        [match.span() for match in TOKEN[ngrams.is_spaced].finditer(text)],
+        defaultdict[tuple[int, int], float](float),
+    )
+    number_of = {start: i for i, (start, _) in enumerate(found)}
     for term in ngrams.terms(text):
         for start, stop in term.places:
-            first, last = number_of[start], bisect.bisect_left(found, (stop, 0))
-            values[first:last] += float(term.weights @ contrast.numpy()) / len(term.places) / (last - first)
-    shared, more, stops = np.zeros(len(places)), list[Term](), [stop for _, stop in places]
-    for (start, stop), value in zip(found, values.tolist(), strict=True):
-        first, last = bisect.bisect_right(stops, start), bisect.bisect_left(places, (stop, 0))
-        common = np.array([min(stop, b) - max(start, a) for a, b in places[first:last]])
-        if len(common):
-            shared[first:last] += value * common / common.sum()
-        else:
-            more.append(Term(text[start:stop], start, stop, value, True))
-    return shared, more
+            tokens = found[number_of[start] : bisect.bisect_left(found, (stop, 0))]
+            for place in tokens:
+                values[place] += float(term.weights @ contrast.numpy()) / len(term.places) / len(tokens)
+    shared = [term._replace(value=term.value + values.pop((term.start, term.stop), 0.0)) for term in terms]
+    more = [Term(text[slice(*place)], *place, value, True) for place, value in values.items()]
+    return sorted([*shared, *more], key=lambda term: (term.start, term.stop))
 
 
 def read_tokens(loaded: LoadedModel, text: str) -> Reading:
@@ -275,9 +249,8 @@ def read_tokens(loaded: LoadedModel, text: str) -> Reading:
 def _unread(places: list[tuple[int, int]], kept: list[int]) -> tuple[int, int] | None:
     """Where the tokens that are not kept begin and end, without a character that a kept token has a part of."""
     cut = sorted(set(range(len(places))).difference(kept))
-    start, stop = places[cut[0]][0], places[cut[-1]][1]
-    start = max([start, *(places[i][1] for i in kept if i < cut[0])])
-    stop = min([stop, *(places[i][0] for i in kept if i > cut[-1])])
+    start = max([places[cut[0]][0], *(places[i][1] for i in kept if i < cut[0])])
+    stop = min([places[cut[-1]][1], *(places[i][0] for i in kept if i > cut[-1])])
     return (start, stop) if start < stop else None
 
 
@@ -313,14 +286,6 @@ def _divide(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, contras
         return torch.stack(parts).sum(0), float(contrast @ model.project.bias.cpu().double())
 
 
-def _share_of_mean(outputs: Tensor, weights: Tensor, max_length: int) -> Tensor:
-    return torch.einsum("nth,nh->t", outputs, weights) / outputs.shape[1]
-
-
-def _share_of_reduce_mean(outputs: Tensor, weights: Tensor, max_length: int) -> Tensor:
-    return torch.einsum("nth,nh->t", outputs, weights) / max_length
-
-
 def _share_of_max(outputs: Tensor, weights: Tensor, max_length: int) -> Tensor:
     largest, winners = outputs.max(1)  # [N, H]
     terms = outputs.new_zeros(outputs.shape[1])
@@ -328,8 +293,8 @@ def _share_of_max(outputs: Tensor, weights: Tensor, max_length: int) -> Tensor:
 
 
 SHARES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "mean": _share_of_mean,
-    "reduce_mean": _share_of_reduce_mean,
+    "mean": lambda outputs, weights, _: torch.einsum("nth,nh->t", outputs, weights) / outputs.shape[1],
+    "reduce_mean": lambda outputs, weights, max_length: torch.einsum("nth,nh->t", outputs, weights) / max_length,
     "max": _share_of_max,
 }
 """Poolings whose part of a logit is a sum over tokens: outputs `[N, T, H]`, weights `[N, H]`, max_length to `[T]`."""

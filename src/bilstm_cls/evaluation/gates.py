@@ -6,9 +6,8 @@ gate is kept. Shapes: T tokens, E input size, H hidden size.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,16 +43,8 @@ _SIGNED = ("candidate", "cell", "hidden")  # around 0; gates are between 0 and 1
 _DIRECTIONS = ("read from the left →", "read from the right ←")
 
 
-@dataclass(frozen=True)
-class Gates:
-    """What is drawn.
-
-    Attributes:
-        cell: `lstm` or `gru`.
-        tokens: of the text, as it was given; at most `MAX_SHOWN`.
-        caption: what the picture shows.
-        values: for each direction by name `[tokens, H]`, units sorted by their mean memory, the highest first.
-    """
+class Gates(NamedTuple):
+    """At most `MAX_SHOWN` tokens, and for each direction by name `[tokens, H]`, units sorted by their mean memory."""
 
     cell: str
     tokens: list[str]

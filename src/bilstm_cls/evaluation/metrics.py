@@ -171,12 +171,8 @@ def accuracy_interval(accuracy: float, number: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class CalibrationBins:
-    """Texts by their top probability, in 15 bins that are open to the left: (0, 1/15], (1/15, 2/15], ...
-
-    Attributes `[15]`: texts, texts whose prediction is right, and sums of the top probability.
-    """
+class CalibrationBins(NamedTuple):
+    """By 15 bins of the top probability, (0, 1/15], (1/15, 2/15], ...: texts, right predictions, sums of the former."""
 
     counts: Ints
     num_correct: Ints
@@ -191,9 +187,7 @@ class CalibrationBins:
 def calibration_bins(confidence: Floats, is_correct: Bools) -> CalibrationBins:
     """Sorts texts into bins of their top probability `[N]`, given whether their prediction is right, `[N]`."""
     bins = np.digitize(confidence, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
-    counts, num_correct = (
-        np.bincount(found, minlength=NUM_BINS).astype(np.int64) for found in (bins, bins[is_correct])
-    )
+    counts, num_correct = (np.bincount(found, minlength=NUM_BINS) for found in (bins, bins[is_correct]))
     return CalibrationBins(counts, num_correct, np.bincount(bins, confidence, NUM_BINS).astype(np.float64))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bilstm_cls.evaluation.explain import OCCLUSION, Explanation
 from bilstm_cls.files import write_atomic
-from bilstm_cls.prediction import Prediction
+from bilstm_cls.runtime import Prediction
 
 if TYPE_CHECKING:
     from jinja2 import Environment

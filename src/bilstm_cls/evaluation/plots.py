@@ -5,7 +5,6 @@ one.
 """
 
 import functools
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,7 @@ from bilstm_cls.evaluation.quality import Group
 from bilstm_cls.files import replacing
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-logger = logging.getLogger(__name__)
 
 # Near Okabe & Ito's colours, which the colour-blind can tell apart; the grey has equal contrast to black and white.
 BLUE, ORANGE, GREEN, VERMILION, GREY, INK = "#2f8fcf", "#d98e00", "#0f9d76", "#dd6413", "#8a8a8a", "#7b7b7b"
@@ -79,14 +75,11 @@ def confusions(metrics: Metrics, path: Path) -> None:
     if metrics.confusion_matrix is not None and len(labels) <= MAX_CELLS:
         _matrix(np.asarray(metrics.confusion_matrix, dtype=np.int64), labels, path)
         return
-    number_of = {label: i for i, label in enumerate(labels)}
+    names_of = {label: drawable(label, i) for i, label in enumerate(labels)}
     shown = metrics.confusions[:MAX_PAIRS]
+    names = [f"{names_of[pair.label]} → {names_of[pair.prediction]}" for pair in shown]
     figure = new_figure(6.6, 1.1 + 0.28 * max(1, len(shown)))
     axes = figure.subplots()
-    names = [
-        f"{drawable(pair.label, number_of[pair.label])} → {drawable(pair.prediction, number_of[pair.prediction])}"
-        for pair in shown
-    ]
     bars = axes.barh(range(len(shown)), [pair.texts for pair in shown], color=BLUE)
     axes.bar_label(bars, [f"{pair.texts:,}" for pair in shown], padding=3, color=INK, fontsize=9)
     axes.set_yticks(range(len(names)), names, parse_math=False, fontfamily=font_families(), fontsize=9)
@@ -119,13 +112,7 @@ def _matrix(counts: Any, labels: Sequence[str], path: Path) -> None:
 
 
 def calibration(probabilities: Floats, label_ids: Any, path: Path) -> None:
-    """Draws how often predictions of a probability are right, and how many predictions that concerns.
-
-    Args:
-        probabilities: `[N, C]`.
-        label_ids: `[N]`.
-        path: the PNG to write.
-    """
+    """Draws how often predictions `[N, C]` of a probability are right by labels `[N]`, and how many there are."""
     confidence = probabilities.max(axis=1)
     bins = calibration_bins(confidence, probabilities.argmax(axis=1) == label_ids)
     held = bins.counts > 0
@@ -189,25 +176,17 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Writes a figure as PNG, whole or not at all, all lines and letters that have no colour in grey."""
-    for axes in figure.axes:
-        _in_grey(axes)
     if figure._suptitle is not None:  # type: ignore[attr-defined]
         figure._suptitle.set_color(INK)  # type: ignore[attr-defined]
+    for axes in figure.axes:
+        axes.tick_params(colors=INK)
+        legend = axes.get_legend()
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *(legend.get_texts() if legend else ())):
+            text.set_color(INK)
+        for spine in axes.spines.values():
+            spine.set_color(INK)
     with replacing(path) as file:
         figure.savefig(file, format="png", transparent=True, metadata={"Software": None})
-
-
-def _in_grey(axes: "Axes") -> None:
-    axes.tick_params(colors=INK)
-    for text in (
-        axes.title,
-        axes.xaxis.label,
-        axes.yaxis.label,
-        *(legend.get_texts() if (legend := axes.get_legend()) else ()),
-    ):
-        text.set_color(INK)
-    for spine in axes.spines.values():
-        spine.set_color(INK)
 
 
 def drawable(label: str, label_id: int) -> str:
@@ -221,15 +200,8 @@ def drawable(label: str, label_id: int) -> str:
 @functools.cache
 def font_families() -> list[str]:
     """Returns matplotlib's default font and whichever of the common East Asian ones are installed."""
-    from matplotlib.font_manager import findSystemFonts, fontManager
+    from matplotlib.font_manager import fontManager
 
-    if not {entry.name for entry in fontManager.ttflist}.intersection(_FONTS):
-        known = {entry.fname for entry in fontManager.ttflist}
-        for path in sorted(set(findSystemFonts()) - known):  # installed after matplotlib wrote its list to a file
-            try:
-                fontManager.addfont(path)
-            except (OSError, RuntimeError, ValueError, KeyError) as error:  # damaged files, bitmap fonts
-                logger.debug(f"{path}: not a font to draw with ({error})")
     installed = {entry.name for entry in fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
 

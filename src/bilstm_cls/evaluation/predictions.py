@@ -81,17 +81,10 @@ def write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str])
         for i in np.argsort(-losses, kind="stable").tolist():
             text = without_surrogates(evaluation.split.texts[i])
             writer = quoted if "\r" in text else plain  # which would leave a lone carriage return bare
-            writer.writerow(
-                [
-                    evaluation.split.paths[i],
-                    int(evaluation.split.lines[i]),
-                    labels[evaluation.split.label_ids[i]],
-                    labels[predicted[i]],
-                    f"{evaluation.probabilities[i, predicted[i]]:.6f}",
-                    f"{losses[i]:.6f}",
-                    text,
-                ]
-            )
+            place = evaluation.split.paths[i], int(evaluation.split.lines[i])
+            names = labels[evaluation.split.label_ids[i]], labels[predicted[i]]
+            numbers = f"{evaluation.probabilities[i, predicted[i]]:.6f}", f"{losses[i]:.6f}"
+            writer.writerow([*place, *names, *numbers, text])
         lines.detach()
 
 
@@ -104,10 +97,10 @@ def read_predictions(run: Path) -> Predictions:
     Raises:
         CheckpointError: there is no such file, or it is damaged.
     """
-    path = next((run / f"predictions_{name}.csv" for name in ("test", "valid")
-                 if (run / f"predictions_{name}.csv").exists()), None)  # fmt: skip
-    if path is None:
+    found = [path for name in ("test", "valid") if (path := run / f"predictions_{name}.csv").exists()]
+    if not found:
         raise CheckpointError(f"{run}: holds no predictions_test.csv, so it is not a run that was evaluated")
+    path = found[0]
     rows: list[tuple[tuple[str, int], str, str, float, float, str]] = []
     limit = csv.field_size_limit(sys.maxsize)  # of the whole process; the default is less than a long text
     try:
@@ -127,13 +120,6 @@ def read_predictions(run: Path) -> Predictions:
         csv.field_size_limit(limit)
     if not rows:
         raise CheckpointError(f"{path}: damaged, it holds no text")
-    places, labels, predictions, probabilities, losses, texts = zip(*rows, strict=True)
-    return Predictions(
-        split=path.stem.removeprefix("predictions_"),
-        texts=list(texts),
-        places=list(places),
-        labels=list(labels),
-        predictions=list(predictions),
-        probabilities=np.array(probabilities),
-        losses=np.array(losses),
-    )
+    places, labels, predictions, probabilities, losses, texts = map(list, zip(*rows, strict=True))
+    split = path.stem.removeprefix("predictions_")
+    return Predictions(split, texts, places, labels, predictions, np.array(probabilities), np.array(losses))

@@ -9,7 +9,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.store import chunks
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, example_losses, wilson_interval
+from bilstm_cls.evaluation.baselines import by_label, tfidf_model
+from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, wilson_interval
 from bilstm_cls.ngrams import count, is_spaced, kept
 
 MAX_GROUPS, NUM_BINS = 5, 40
@@ -41,8 +42,7 @@ RUN_LENGTH = {True: 3, False: 5}
 """Words of a run, or characters where words are not separated by spaces."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Some of the evaluated texts: their name, number, accuracy, and its 95 % interval."""
 
     name: str
@@ -51,26 +51,20 @@ class Group:
     interval: tuple[float, float]
 
 
-def group_of(name: str, is_correct: Bools) -> Group:
-    """Evaluates the texts of a group, of which there is at least one."""
+def _group(name: str, is_correct: Bools) -> Group:
     accuracy, number = float(is_correct.mean()), len(is_correct)
     return Group(name, number, accuracy, accuracy_interval(accuracy, number))
 
 
 def by_length(num_tokens: Ints, is_correct: Bools) -> list[Group]:
-    """Evaluates texts by length, in up to five groups of about the same size.
-
-    Args:
-        num_tokens: `[N]` tokens before truncation.
-        is_correct: `[N]` whether the prediction is right.
-    """
+    """Evaluates texts by their tokens before truncation `[N]`, in up to five groups of about the same size."""
     number = max(1, min(MAX_GROUPS, len(num_tokens) // MIN_TEXTS))
     inner = np.unique(np.quantile(num_tokens, np.arange(1, number) / number, method="higher"))
     groups = np.searchsorted(inner, num_tokens, side="left")
     found = []
     for i in np.unique(groups):
         low, high = num_tokens[groups == i].min(), num_tokens[groups == i].max()
-        found.append(group_of(f"{low:,}" if low == high else f"{low:,}–{high:,}", is_correct[groups == i]))
+        found.append(_group(f"{low:,}" if low == high else f"{low:,}–{high:,}", is_correct[groups == i]))
     return found
 
 
@@ -79,7 +73,7 @@ def by_truncation(num_tokens: Ints, max_length: int, is_correct: Bools) -> list[
     is_cut = num_tokens > max_length
     if is_cut.all() or not is_cut.any():
         return []
-    return [group_of("read whole", is_correct[~is_cut]), group_of(f"cut to {max_length:,}", is_correct[is_cut])]
+    return [_group("read whole", is_correct[~is_cut]), _group(f"cut to {max_length:,}", is_correct[is_cut])]
 
 
 def length_histogram(num_tokens: Ints, max_length: int) -> tuple[list[int], int]:
@@ -110,8 +104,7 @@ def confident_disagreements(probabilities: Floats, label_ids: Ints) -> Ints:
         label_ids: `[N]`.
     """
     rows, num_labels = np.arange(len(label_ids)), probabilities.shape[1]
-    of_label = probabilities[rows, label_ids]
-    support = np.bincount(label_ids, minlength=num_labels)
+    of_label, support = probabilities[rows, label_ids], np.bincount(label_ids, minlength=num_labels)
     thresholds = np.bincount(label_ids, weights=of_label, minlength=num_labels) / np.maximum(1, support)
     thresholds[support == 0] = np.inf
     predicted = probabilities.argmax(axis=1)
@@ -120,22 +113,7 @@ def confident_disagreements(probabilities: Floats, label_ids: Ints) -> Ints:
     return found[np.argsort(of_label[found] - confidence[found], kind="stable")]
 
 
-@dataclass(frozen=True)
-class LabelErrors:
-    """What a linear model that was trained on the other texts predicts.
-
-    Attributes:
-        rows: texts whose label is likely wrong, the likeliest first.
-        probabilities: `[N, C]` of models that were not trained on the text.
-        losses: `[N]` of the labels, in nats.
-    """
-
-    rows: Ints
-    probabilities: Floats
-    losses: Floats
-
-
-def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels: int) -> LabelErrors:
+def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels: int) -> tuple[Ints, Floats]:
     """Checks every label by a logistic regression over TF-IDF of 1-2 grams that was trained on the other folds.
 
     Args:
@@ -143,42 +121,29 @@ def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels
         label_ids: `[N]`, of at least two labels.
         groups: `[N]`: texts of one number are kept in one fold, as near duplicates have to be.
         num_labels: C.
-    """
-    from sklearn.feature_extraction.text import TfidfTransformer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.pipeline import make_pipeline
 
-    linear = LogisticRegression(C=10.0, solver="liblinear", dual=True, random_state=0, tol=1e-2)
-    model = make_pipeline(TfidfTransformer(sublinear_tf=True), OneVsRestClassifier(linear))
+    Returns:
+        The texts whose label is likely wrong, the likeliest first, and `[N, C]` probabilities of models that were not
+        trained on the text.
+    """
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+
     kinds, members = np.unique(groups, return_inverse=True)
     folds = np.random.default_rng(0).permutation(np.arange(len(kinds)) % NUM_FOLDS)[members]
     counts = count(texts, spaced=is_spaced(texts), max_n=2, is_binary=False)
     is_shared = np.bincount(counts.indices, minlength=1).max() > 1
     counts, _ = kept(counts, min_texts=2 if is_shared else 1)  # an n-gram of one text says nothing about another
+    present, ids = np.unique(label_ids, return_inverse=True)
     with warnings.catch_warnings():  # about labels that a fold lacks, and the last digits of an optimum
         warnings.simplefilter("ignore")
-        present, ids = np.unique(label_ids, return_inverse=True)
-        predicted = cross_val_predict(model, counts, ids, cv=PredefinedSplit(folds), method="predict_proba")
-    probabilities = np.zeros((len(texts), num_labels))
-    probabilities[:, present] = predicted
-    probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    rows = confident_disagreements(probabilities, label_ids)
-    return LabelErrors(rows, probabilities, example_losses(probabilities, label_ids))
+        split = PredefinedSplit(folds)
+        predicted = cross_val_predict(tfidf_model(tol=1e-2), counts, ids, cv=split, method="predict_proba")
+    probabilities = by_label(predicted, present.tolist(), num_labels)
+    return confident_disagreements(probabilities, label_ids), probabilities
 
 
-@dataclass(frozen=True, slots=True)
-class LeakingToken:
-    """A token that gives the label away: nearly all its texts have one label.
-
-    Attributes:
-        token: of the vocabulary.
-        label_id: that label.
-        with_label: texts that have the token and the label.
-        texts: that have the token.
-        first: the first of them.
-    """
+class LeakingToken(NamedTuple):
+    """A token that gives the label away: nearly all of the `texts` that have it, `first` before all, have one label."""
 
     token: str
     label_id: int
@@ -198,38 +163,28 @@ def leaking_tokens(corpus: Corpus, tokens: Sequence[str], num_labels: int) -> li
         tokens: the vocabulary.
         num_labels: C.
     """
+    from scipy.sparse import csc_matrix
+
     assert corpus.label_ids is not None
-    cells: list[Ints] = []  # token, label and number of texts, for those that occur
+    counts = csc_matrix((num_labels, len(tokens)), dtype=np.int64)
     firsts = np.full(len(tokens), len(corpus), dtype=np.int64)
     for rows, token_ids, lengths in corpus.blocks():
         pairs = np.unique(np.repeat(rows, lengths) * len(tokens) + token_ids)  # a token counts once a text
-        texts, ids = pairs // len(tokens), pairs % len(tokens)
+        texts, ids = np.divmod(pairs, len(tokens))
         np.minimum.at(firsts, ids, texts)
-        found, numbers = np.unique(ids * num_labels + corpus.label_ids[texts], return_counts=True)
-        cells = [_added([*cells, np.stack([found, numbers])])]
-    codes, numbers = cells[0]
-    totals = np.bincount(codes // num_labels, weights=numbers, minlength=len(tokens)).astype(np.int64)
-    order = np.lexsort((codes, -numbers))
-    ids, places = np.unique(codes[order] // num_labels, return_index=True)  # the most frequent label of each token
-    labels, with_label, totals = codes[order][places] % num_labels, numbers[order][places], totals[ids]
+        counts += csc_matrix((np.ones_like(ids), (corpus.label_ids[texts], ids)), shape=counts.shape)
+    totals, with_label = np.asarray(counts.sum(0)).ravel(), counts.max(0).toarray().ravel()
+    labels = np.asarray(counts.argmax(0)).ravel()  # the most frequent label of each token
     fractions = np.bincount(corpus.label_ids, minlength=num_labels)[labels] / len(corpus)
     low, _ = wilson_interval(with_label, totals)
-    is_leaking = (low >= PURE) & (low * (1 - fractions) >= LIFT * fractions * (1 - low)) & (ids > UNKNOWN_ID)
-    shown = np.flatnonzero(is_leaking)
+    is_leaking = (low >= PURE) & (low * (1 - fractions) >= LIFT * fractions * (1 - low))
+    shown = np.flatnonzero(is_leaking & (np.arange(len(tokens)) > UNKNOWN_ID))
     shown = shown[np.argsort(-with_label[shown], kind="stable")]
-    found_rows = np.stack([ids, labels, with_label, totals, firsts[ids]], axis=1)[shown].tolist()
-    return [LeakingToken(tokens[i], *row) for i, *row in found_rows]
+    columns = (labels, with_label, totals, firsts)
+    return [LeakingToken(tokens[i], *(int(column[i]) for column in columns)) for i in shown.tolist()]
 
 
-def _added(parts: Sequence[Ints]) -> Ints:
-    """Adds up the numbers of equal codes: `[2, M]` each."""
-    codes, numbers = np.concatenate(parts, axis=1)
-    found, places = np.unique(codes, return_inverse=True)
-    return np.stack([found, np.bincount(places, weights=numbers).astype(np.int64)])
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """Two texts by number, the earlier one first, and the fraction of runs that they have in common, up to 1."""
 
     first: int

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import UserError, dotted
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.prediction import most_probable
+from bilstm_cls.runtime import most_probable
 from bilstm_cls.serve.batching import MAX_QUEUED, Answer, Batcher, FullError
 
 logger = logging.getLogger(__name__)

@@ -53,8 +53,9 @@ def serve(run: str | Path, *, host: str, port: int, device: str) -> None:
         if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
             logger.warning(f"--host {host}: whoever reaches this address can use it; there are no passwords")
         server = _AnnouncingServer(build_config(classifier))
-        with _nothing_loaded_collected():
-            server.run(sockets=[listener])
+        gc.collect()
+        gc.freeze()  # to go through all objects of the libraries would take tenths of a second, again and again
+        server.run(sockets=[listener])
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -111,17 +112,6 @@ def listen(host: str, port: int) -> socket.socket:
             f"(0 takes any)"
         ) from error
     return listener
-
-
-@contextlib.contextmanager
-def _nothing_loaded_collected() -> Iterator[None]:
-    """Lets the garbage collector skip what is loaded already, which would take it tenths of a second each time."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 @contextlib.contextmanager

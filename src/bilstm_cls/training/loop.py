@@ -50,27 +50,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One optimizer update.
-
-    Attributes:
-        step: updates so far, this one included.
-        total_steps: updates of the whole run if nothing ends it early; where batches are cut by tokens, about so many.
-        epoch: counted from 1.
-        loss: mean over the batch.
-        num_texts: texts in the batch.
-        num_tokens: tokens in the batch without padding.
-        learning_rate: of this update.
-        grad_norm: before clipping.
-    """
+    """One optimizer update, the `step`th of about `total_steps`; texts and tokens are those of its batch."""
 
     step: int
     total_steps: int
-    epoch: int
-    loss: float
+    epoch: int  # from 1
+    loss: float  # mean over the batch
     num_texts: int
-    num_tokens: int
+    num_tokens: int  # without padding
     learning_rate: float
-    grad_norm: float
+    grad_norm: float  # before clipping
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +72,7 @@ class EvaluationReport:
 
 @dataclass
 class Progress:
-    """Where a run stands; with the tensors, all that a resumed run needs."""
+    """Where a run is; with the tensors, all that a resumed run needs."""
 
     step: int = 0
     epoch: int = 0
@@ -133,11 +122,7 @@ class Trainer:
         group: Group = ALONE,
     ) -> None:
         assert corpus.label_ids is not None
-        self.model = model
-        self.corpus = corpus
-        self.config = config
-        self.seed = seed
-        self.group = group
+        self.model, self.corpus, self.config, self.seed, self.group = model, corpus, config, seed, group
         self.device = model.embedding.weight.device
         self.progress = Progress()
         self.optimizers = build_optimizers(
@@ -174,8 +159,7 @@ class Trainer:
         """Makes the next optimizer update.
 
         Raises:
-            DivergedError: the loss is not finite or beyond `MAX_LOSS`, or the gradient is not finite; the weights are
-                as before the step.
+            DivergedError: the loss or the gradient is not finite, or the loss beyond `MAX_LOSS`; no weight changed.
         """
         started = time.monotonic()
         progress = self.progress
@@ -203,7 +187,7 @@ class Trainer:
         torch.manual_seed(step_seed(self.seed, self.progress.step, self.group.rank))
         loss = self.group.sum(self._gradients(indices))
         self.group.sum_gradients(*trainable_parameters(self.model))
-        active = [optimizer for optimizer in self.optimizers if _has_gradient(optimizer)]
+        active = [o for o in self.optimizers if any(p.grad is not None for g in o.param_groups for p in g["params"])]
         for optimizer in active:
             self.scaler.unscale_(optimizer)
         norm = clip_gradients(self.model.parameters(), self.config.max_grad_norm)
@@ -216,16 +200,12 @@ class Trainer:
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.model)
-        return StepReport(
-            step=self.progress.step + 1,
-            total_steps=self.total_steps,
-            epoch=self.progress.epoch + 1,
-            loss=loss,
-            num_texts=len(indices),
-            num_tokens=int(self.corpus.lengths[indices].sum()),
-            learning_rate=learning_rate,
-            grad_norm=norm,
+        step, epoch, num_tokens = (
+            self.progress.step + 1,
+            self.progress.epoch + 1,
+            int(self.corpus.lengths[indices].sum()),
         )
+        return StepReport(step, self.total_steps, epoch, loss, len(indices), num_tokens, learning_rate, norm)
 
     def _gradients(self, indices: Indices) -> float:
         """Adds the gradients of this process's texts, and returns their part of the whole batch's mean loss."""
@@ -313,11 +293,7 @@ class Trainer:
         return progress.batch == 0 if every == "epoch" else progress.step % int(every) == 0
 
     def record(self, metrics: Row, seconds: float = 0.0) -> EvaluationReport:
-        """Records an evaluation of the present weights, and whether it is the best so far.
-
-        Args:
-            metrics: flat keys such as `valid/accuracy`; `train.select_by` must be among them.
-            seconds: that the evaluation took.
+        """Records the metrics of the present weights, and whether they are the best so far.
 
         Raises:
             ConfigError: the score of `train.select_by` is undefined.
@@ -325,10 +301,8 @@ class Trainer:
         progress = self.progress
         selected = metrics[self.config.select_by]
         if selected is None:
-            raise ConfigError(
-                f"train.select_by: {self.config.select_by!r} is undefined here because a label has no valid example; "
-                f"choose another metric"
-            )
+            name = self.config.select_by
+            raise ConfigError(f"train.select_by: {name!r} is undefined here because a label has no valid example")
         progress.seconds += seconds
         best = next((row for row in reversed(progress.history) if row["is_best"]), None)
         is_best = best is None or self._rank(metrics) > self._rank(best)
@@ -403,7 +377,7 @@ def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepRepo
 
     Args:
         trainer: new, or with a loaded state.
-        evaluate: evaluates the trainer's present (averaged) weights on the valid split and returns flat metrics.
+        evaluate: returns flat metrics of the trainer's present (averaged) weights on the valid split.
 
     Yields:
         A report after every step and after every evaluation. At each of them the trainer's state can be saved, and a
@@ -420,12 +394,5 @@ def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepRepo
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """Returns the 64 bits that the random numbers of a step begin with, unlike those of any other seed or step.
-
-    They are hashed because PyTorch's generator on a CPU reads 32 of them.
-    """
+    """Returns the 64 bits that the random numbers of a step begin with, hashed as a CPU reads 32 of them."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
-
-
-def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
-    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])

@@ -1,33 +1,37 @@
-"""An encoder from texts whose labels are not read, by language models; or word vectors alone."""
+"""An encoder from texts whose labels are not read, by language models; or word vectors alone.
+
+As in the training loop, all randomness is a function of (seed, step) or (seed, epoch), so a position, the tensors and
+the hidden states between two chunks of a text are all there is to save.
+"""
 
 import logging
+import math
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
-from bilstm_cls.config import Config
+from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.passages import LanguageModelTexts
+from bilstm_cls.data.batches import Indices, cut_by_tokens
+from bilstm_cls.data.passages import Chunk, LanguageModelTexts, chunks, number_of_chunks, passage_batches
 from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare
 from bilstm_cls.data.vectors import corpus_vectors
-from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads, threads_of_each
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError
 from bilstm_cls.files import replacing, write_atomic
-from bilstm_cls.model.language_model import LanguageModels
+from bilstm_cls.model.language_model import LanguageModels, UnigramSampler
+from bilstm_cls.model.recurrent import State
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
-from bilstm_cls.training.loop import Row, StepReport
-from bilstm_cls.training.pretrainer import Pretrainer, Progress
-from bilstm_cls.training.record import (
-    StopSignals,
-    check_resumable,
-    is_finished,
-    log_file,
-    recorded_status,
-    remembered_log,
-)
+from bilstm_cls.training import optimizer as optim
+from bilstm_cls.training.loop import MAX_LOSS, Row, StepReport, step_seed
+from bilstm_cls.training.record import StopSignals, check_resumable, is_finished, recorded, remembered_log
 from bilstm_cls.training.session import initialize_weights
 
 logger = logging.getLogger(__name__)
@@ -38,7 +42,184 @@ READ = ("train", "unlabelled")
 FREE_KEYS = ("name", "output_dir", "train")
 """What may change when pretraining is resumed."""
 
-NAMES = ("forward", "backward")
+NAMES = "forward", "backward"
+HELD_OUT_FRACTION, MAX_HELD_OUT, HELD_OUT_TOKENS = 0.01, 500, 8192
+WARMUP = 0.1
+WHOLE = 10**9
+"""Tokens of a text that are read: all."""
+MAX_EXPONENT = 700.0
+
+
+@dataclass
+class Progress:
+    """Where pretraining is, and the perplexities after each epoch of the forward and the backward model."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    chunk: int = 0
+    seconds: float = 0.0
+    num_tokens: int = 0
+    perplexities: list[list[float]] = field(default_factory=list)
+
+
+class Pretrainer:
+    """Language models in training: reads one chunk, evaluates, and saves and restores its whole state.
+
+    Raises:
+        DataError: there are no two texts of two tokens.
+    """
+
+    def __init__(
+        self, model: LanguageModels, texts: LanguageModelTexts, config: PretrainConfig, *, seed: int, precision: str
+    ) -> None:
+        self.model, self.texts, self.config, self.seed = model, texts, config, seed
+        self.progress = Progress()
+        self.device = model.embedding.weight.device
+        self.precision = Precision.named(precision, self.device)
+        self.lengths = texts.lengths
+        usable = np.flatnonzero(self.lengths > 1)
+        if len(usable) < 2:
+            raise DataError("train and unlabelled hold no two texts of two tokens, so there is nothing to predict")
+        order = np.random.Generator(np.random.PCG64([seed, 0, 1])).permutation(usable)
+        num_held_out = min(math.ceil(HELD_OUT_FRACTION * len(order)), MAX_HELD_OUT)
+        self.held_out, self.read = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
+        self.counts = torch.from_numpy(texts.counts(model.embedding.num_embeddings)).to(self.device)  # [V]
+        self.sampler = UnigramSampler.of(self.counts, config.num_samples)
+        self.optimizers = optim.build_optimizers(model, name="adamw", weight_decay=0.0, momentum=0.0)
+        self.batches = self._batches_of(0)
+        longest = [int(self.lengths[batch[-1]]) for batch in self.batches]
+        self.total_steps = config.epochs * sum(number_of_chunks(length, config.bptt) for length in longest)
+        self._open_batch()
+
+    def _batches_of(self, epoch: int) -> list[Indices]:
+        size, bptt = self.config.batch_size, self.config.bptt
+        return passage_batches(self.read, self.lengths, batch_size=size, bptt=bptt, seed=self.seed, epoch=epoch)
+
+    def _open_batch(self) -> None:
+        self.chunks: list[Chunk] = []  # read when the first step needs them
+        self.states: list[State | None] = [None] * self.model.encoder.num_directions  # each part [B, H]
+
+    def step(self) -> StepReport:
+        """Reads the next chunk of a batch of texts, and makes an update.
+
+        The loss of a chunk is divided by the number of predictions in the first one of its batch, so that a chunk of
+        few texts moves the weights little.
+
+        Raises:
+            DivergedError: the loss or the gradient is not finite.
+        """
+        started = time.monotonic()
+        progress = self.progress
+        if not self.chunks:
+            self.chunks = list(chunks(self.texts.texts(self.batches[progress.batch]), self.config.bptt))
+        chunk = self.chunks[progress.chunk]
+        self.states = [state and tuple(part[chunk.num_ended :] for part in state) for state in self.states]
+        rate = self.learning_rate(progress.step)
+        loss, norm = self._update(chunk, self.chunks[0].is_predicted.size, rate)
+        num_texts, num_tokens = chunk.is_predicted.shape[1], int(chunk.is_predicted.sum())
+        report = StepReport(
+            progress.step + 1, self.total_steps, progress.epoch + 1, loss, num_texts, num_tokens, rate, norm
+        )
+        progress.step += 1
+        progress.num_tokens += report.num_tokens
+        progress.chunk += 1
+        if progress.chunk == len(self.chunks):
+            progress.chunk = 0
+            progress.batch += 1
+            self._open_batch()
+        if progress.batch == len(self.batches):
+            progress.batch = 0
+            progress.epoch += 1
+            self.batches = self._batches_of(progress.epoch)
+        progress.seconds += time.monotonic() - started
+        return report
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the learning rate of the update after `step` updates."""
+        peak = self.config.learning_rate
+        return optim.learning_rate_at(
+            step, total_steps=self.total_steps, peak=peak, schedule="one-cycle", warmup=WARMUP
+        )
+
+    def _update(self, chunk: Chunk, num_predictions: int, rate: float) -> tuple[float, float]:
+        """Returns the mean loss of a prediction and the norm of the gradient, and keeps the states after the chunk."""
+        self.model.train()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        torch.manual_seed(step_seed(self.seed, self.progress.step))
+        tokens, is_predicted = self._tensors(chunk)
+        with allow_tf32(self.precision.allows_tf32):
+            total, states = self.model.sampled_loss(
+                tokens, is_predicted, self.states, self.sampler, precision=self.precision.dtype
+            )
+            (total / (num_predictions * len(tokens))).backward()  # type: ignore[no-untyped-call]
+        loss = float(total.detach()) / (int(chunk.is_predicted.sum()) * len(tokens))
+        norm = optim.clip_gradients(self.model.parameters(), self.config.max_grad_norm)
+        if not loss <= MAX_LOSS or not math.isfinite(norm):
+            raise self._diverged(self.progress.step + 1, f"loss {loss:g}, gradient norm {norm:g}")
+        optim.set_learning_rate(self.optimizers, rate)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.states = list(states)
+        return loss, norm
+
+    def _diverged(self, step: int, found: str) -> DivergedError:
+        return DivergedError(
+            f"pretraining diverged at step {step}: {found}, learning rate {self.learning_rate(step - 1):g}; "
+            f"lower pretrain.learning_rate or pretrain.max_grad_norm and start again"
+        )
+
+    def _tensors(self, chunk: Chunk) -> tuple[list[Tensor], Tensor]:
+        """Returns token ids `[T + 1, B]` per direction, and which of `[T, B]` are predicted."""
+        arrays = [chunk.forward, chunk.backward][: self.model.encoder.num_directions]
+        tokens = [torch.from_numpy(array).to(self.device) for array in arrays]
+        return tokens, torch.from_numpy(chunk.is_predicted).to(self.device)
+
+    def evaluate(self, is_stopping: Callable[[], bool] = lambda: False) -> list[float] | None:
+        """Records and returns the perplexities of the texts that are held out, over the whole vocabulary.
+
+        Where `is_stopping` says so, it returns None before the end and leaves the evaluation due.
+
+        Raises:
+            DivergedError: they are beyond all numbers.
+        """
+        self.model.eval()
+        order = self.held_out[np.argsort(self.lengths[self.held_out], kind="stable")]
+        sums, num_predicted = np.zeros(self.model.encoder.num_directions), 0
+        for batch in cut_by_tokens(order, self.lengths, HELD_OUT_TOKENS):
+            for chunk in chunks(self.texts.texts(batch), WHOLE):
+                if is_stopping():
+                    return None
+                with allow_tf32(False):
+                    sums += self.model.log_likelihoods(*self._tensors(chunk))
+                num_predicted += int(chunk.is_predicted.sum())
+        losses = -sums / num_predicted
+        if not (losses < MAX_EXPONENT).all():
+            raise self._diverged(self.progress.step, f"held-out losses {losses.tolist()}")
+        perplexities: list[float] = np.exp(losses).tolist()
+        self.progress.perplexities.append(perplexities)
+        return perplexities
+
+    def state(self) -> tuple[dict[str, Tensor], Row]:
+        """Returns all tensors, and all numbers as JSON holds them."""
+        tensors, numbers = optim.optimizer_state(self.optimizers)
+        tensors |= {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for direction, state in enumerate(self.states):
+            tensors |= {f"state.{direction}.{i}": part for i, part in enumerate(state or ())}
+        return tensors, {"progress": asdict(self.progress), "optimizers": numbers}
+
+    def load_state(self, tensors: dict[str, Tensor], numbers: Row) -> None:
+        """Restores what `state` returned; raises KeyError, RuntimeError or TypeError where it is of another model."""
+        self.model.load_state_dict(optim.strip_prefix(tensors, "model."))
+        optim.load_optimizer_state(self.optimizers, tensors, numbers["optimizers"])
+        self.progress = Progress(**numbers["progress"])
+        self.batches = self._batches_of(self.progress.epoch)
+        self._open_batch()
+        if self.progress.chunk:
+            for direction in range(len(self.states)):
+                parts = optim.strip_prefix(tensors, f"state.{direction}.")
+                self.states[direction] = tuple(parts[str(i)].to(self.device) for i in range(len(parts)))
 
 
 def pretrain(
@@ -53,12 +234,10 @@ def pretrain(
 ) -> Row:
     """Trains language models on the texts of train and unlabelled, and writes an encoder for `model.init_from`.
 
-    Texts are read whole, whatever `text.max_length` is. One in a hundred is held out for evaluation; neither valid nor
-    test is read.
+    Texts are read whole, whatever `text.max_length` is; one in a hundred is held out for evaluation.
 
     Args:
-        config: its sizes are those of the encoder. Where its `model.init_from` is the folder to write, that is what
-            this makes; where it is another encoder, this starts from it.
+        config: of the encoder; where its `model.init_from` is another folder than this one, this starts from it.
         folder: where to write.
         data: the texts, where they are prepared already.
         resume: continue from the last checkpoint, to the same bits.
@@ -97,30 +276,17 @@ def pretrain(
         run.remove_leftovers()
         run.write_status("running", "pretraining")
         write_atomic(run / "config.yaml", dump_config(config))
-        with log_file(run / "train.log", earlier), recorded_status(run):
+        with recorded(run, earlier):
             pretrainer = _start(run, config, data)
             with signals.deferred(), freed_memory_kept() as bound_memory:
-
-                def take(report: StepReport) -> None:
-                    on_report(report)
-                    bound_memory()
-
-                _train(run, pretrainer, data, config.train.checkpoint_seconds, signals, take)
+                _train(run, pretrainer, data, config.train.checkpoint_seconds, signals, on_report, bound_memory)
             return _write(run, data, pretrainer)
 
 
 def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[StepReport], None]) -> None:
     """Pretrains the encoder of `pretrain.enabled`, or continues with it, unless it is in the cache.
 
-    Where another process pretrains the same one, this waits for it.
-
-    Args:
-        config: of the run that starts from it.
-        data: the texts of that run, of which the encoder reads train and unlabelled.
-        on_report: called after every step.
-
-    Raises:
-        ConfigError, DataError, CheckpointError, DivergedError, ResourceError, StoppedError: as `pretrain` does.
+    Where another process pretrains the same one, this waits for it. Arguments and errors are those of `pretrain`.
     """
     if not config.pretrain.enabled:
         return
@@ -137,16 +303,12 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
     """Builds the models, with their first weights or those of the newest checkpoint."""
     set_threads(config.train.threads or threads_of_each())
     torch.manual_seed(config.seed)
+    sizes = config.model
     model = LanguageModels(
-        len(data.tokenizer),
-        embedding_dim=config.embedding.dim,
-        hidden_size=config.model.hidden_size,
-        cell=config.model.cell,
-        bidirectional=config.model.bidirectional,
-        embedding_dropout=config.pretrain.embedding_dropout,
-        dropout=config.pretrain.dropout,
-        recurrent_dropout=config.model.recurrent_dropout,
-    ).to(choose_device(config.train.device))
+        len(data.tokenizer), embedding_dim=config.embedding.dim, hidden_size=sizes.hidden_size, cell=sizes.cell,
+        bidirectional=sizes.bidirectional, embedding_dropout=config.pretrain.embedding_dropout,
+        dropout=config.pretrain.dropout, recurrent_dropout=sizes.recurrent_dropout,
+    ).to(choose_device(config.train.device))  # fmt: skip
     texts = LanguageModelTexts([data.corpora[name] for name in READ if name in data.corpora])
     pretrainer = Pretrainer(model, texts, config.pretrain, seed=config.seed, precision=config.train.precision)
     loaded = load_newest(run.checkpoints)
@@ -172,39 +334,28 @@ def _train(
     checkpoint_seconds: float,
     signals: StopSignals,
     on_report: Callable[[StepReport], None],
+    bound_memory: Callable[[], None],
 ) -> None:
-    """Reads all epochs to the end.
-
-    Raises:
-        StoppedError: a signal came; the state is saved.
-    """
-    saved_at = time.monotonic()
-    while not pretrainer.is_finished or pretrainer.is_evaluation_due:
-        is_evaluated = False
-        if pretrainer.is_evaluation_due:
-            is_evaluated = pretrainer.evaluate(lambda: signals.received is not None) is not None
+    """Reads all epochs to the end, or saves and raises a StoppedError."""
+    progress, saved_at = pretrainer.progress, time.monotonic()
+    while len(progress.perplexities) < pretrainer.config.epochs:
+        perplexities = None
+        if len(progress.perplexities) < progress.epoch:
+            perplexities = pretrainer.evaluate(lambda: signals.received is not None)
         else:
             on_report(pretrainer.step())
-        if is_evaluated:
-            _log(pretrainer.progress)
+            bound_memory()
+        if perplexities:
+            found = ", ".join(f"{value:.1f} {name}" for name, value in zip(NAMES, perplexities, strict=False))
+            logger.info(f"epoch {progress.epoch}, step {progress.step:,}: held-out perplexity {found}")
         is_stopping = signals.received is not None
-        if is_evaluated or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
+        if perplexities or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
             tensors, numbers = pretrainer.state()
             content = {"identity": _identity(data), "pretrainer": numbers}
-            save_checkpoint(run.checkpoints, pretrainer.progress.step, tensors, content, roles=("last",))
+            save_checkpoint(run.checkpoints, progress.step, tensors, content, roles=("last",))
             saved_at = time.monotonic()
         if is_stopping:
             raise signals.error()
-
-
-def _log(progress: Progress) -> None:
-    values = progress.perplexities[-1]
-    rate = progress.num_tokens / max(progress.seconds, 1e-9)
-    logger.info(
-        f"epoch {progress.epoch}, step {progress.step:,}: held-out perplexity "
-        f"{', '.join(f'{value:.1f}' for value in values)} ({' and '.join(NAMES[: len(values)])}), "
-        f"{rate / 1000:.1f} ktok/s"
-    )
 
 
 def _identity(data: PreparedData) -> Row:
@@ -218,10 +369,10 @@ def _write(run: RunDirectory, data: PreparedData, pretrainer: Pretrainer) -> Row
     tensors = {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
     tensors["embedding.weight"] = model.embedding.weight
     digest = save_tensors(run / WEIGHTS, tensors, {"text_digest": text_digest(data.tokenizer, [])})
-    last = dict(zip(NAMES, progress.perplexities[-1], strict=False))
+    last = zip(NAMES, progress.perplexities[-1], strict=False)
     metrics = {
         "encoder/sha256": digest,
-        **{f"held_out/{name}_perplexity": value for name, value in last.items()},
+        **{f"held_out/{name}_perplexity": value for name, value in last},
         "held_out/perplexities": progress.perplexities,
         "held_out/texts": len(pretrainer.held_out),
         "pretrain/texts": len(pretrainer.read),
@@ -236,16 +387,13 @@ def _write(run: RunDirectory, data: PreparedData, pretrainer: Pretrainer) -> Row
     run.write_json("environment.json", here | {"data_digest": data.dataset.digest})
     run.write_json("metrics.json", metrics)
     run.write_status("finished", "pretrained")
-    for path in run.checkpoints.iterdir():
-        path.unlink()
-    run.checkpoints.rmdir()
+    shutil.rmtree(run.checkpoints)
     return metrics
 
 
 def encoder_line(metrics: Row, folder: Path) -> str:
     """Returns what `pretrain` prints at its end."""
-    last = zip(NAMES, metrics["held_out/perplexities"][-1], strict=False)
-    values = ", ".join(f"{value:.1f} {name}" for name, value in last)
+    values = ", ".join(f"{v:.1f} {n}" for n, v in zip(NAMES, metrics["held_out/perplexities"][-1], strict=False))
     return (
         f"perplexity of {metrics['held_out/texts']:,} texts that were held out: {values}; "
         f"{metrics['pretrain/tokens']:,} tokens at {metrics['time/tokens_per_second']:,.0f} per second\n"
@@ -254,16 +402,15 @@ def encoder_line(metrics: Row, folder: Path) -> str:
 
 
 def write_vectors(config: Config, path: Path, *, overwrite: bool = False) -> int:
-    """Writes the word vectors that `embedding.init: ppmi` makes as a text file, and returns how many there are.
+    """Writes the word vectors of `embedding.init: ppmi` as a text file, and returns how many there are.
 
     Raises:
         ConfigError: the file is there already, or cannot be written.
-        DataError: the texts cannot be read.
     """
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: is there already; add --overwrite to replace it")
     data = prepare(config, only=READ)
-    corpora = [data.corpora[name] for name in READ if name in data.corpora]
+    corpora = [corpus for name, corpus in data.corpora.items() if name in READ]
     matrix = corpus_vectors(corpora, len(data.tokenizer), dim=config.embedding.dim, seed=config.seed)  # [V, E]
     rows = list(zip(data.tokenizer.tokens, matrix, strict=True))[1:]  # <pad> has no vector
     with replacing(path) as file:

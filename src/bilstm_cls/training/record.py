@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Collection, Iterator
 from logging.handlers import MemoryHandler
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -59,10 +58,7 @@ class StopSignals:
             raise self.error()
 
     def error(self) -> StoppedError:
-        """Returns the error that ends the program with the received signal's exit code.
-
-        Where another process of the run received it, that is taken for a SIGTERM.
-        """
+        """Returns the error that ends the program; a signal that another process received is taken for a SIGTERM."""
         received = self.received or signal.SIGTERM
         return StoppedError(f"stopped by {received.name}", signal_number=int(received))
 
@@ -100,11 +96,11 @@ def check_resumable(run: RunDirectory, config: Config, *, free: Collection[str],
         )
     if not ((run / "config.yaml").exists() or run.checkpoints.exists()):
         return
-    changes = [
-        change
-        for change in changed_keys(run.load_config(), config)
-        if not {key := change.partition(":")[0], key.partition(".")[0]} & set(free)
-    ]
+    changes = []
+    for change in changed_keys(run.load_config(), config):
+        key = change.partition(":")[0]
+        if not {key, key.partition(".")[0]} & set(free):
+            changes.append(change)
     if changes:
         listed = "\n  ".join(changes)
         raise ConfigError(
@@ -130,9 +126,9 @@ def remembered_log() -> Iterator[MemoryHandler]:
 
 
 @contextlib.contextmanager
-def log_file(path: Path, earlier: MemoryHandler) -> Iterator[None]:
-    """Writes to a file what was logged and what will be."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+def recorded(run: RunDirectory, earlier: MemoryHandler) -> Iterator[None]:
+    """Writes to `train.log` what was logged and what will be, and to `status.json` why a run did not finish."""
+    handler = logging.FileHandler(run / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     earlier.setTarget(handler)
     earlier.flush()
@@ -141,31 +137,20 @@ def log_file(path: Path, earlier: MemoryHandler) -> Iterator[None]:
     package.addHandler(handler)
     try:
         yield
+    except BaseException as error:
+        status, reason, exit_code = "failed", f"{type(error).__name__}: {error}", 1
+        if isinstance(error, StoppedError):
+            status, reason, exit_code = "stopped", str(error), error.exit_code
+        elif isinstance(error, UserError):
+            reason, exit_code = str(error), error.exit_code
+            logger.error(reason)
+        elif is_out_of_memory(error):
+            exit_code = ResourceError.exit_code
+        try:
+            run.write_status(status, reason, exit_code=exit_code)
+        except UserError as another:  # a full disk, say: what ended the run matters more
+            logger.warning(str(another))
+        raise
     finally:
         package.removeHandler(handler)
         handler.close()
-
-
-@contextlib.contextmanager
-def recorded_status(run: RunDirectory) -> Iterator[None]:
-    """Leaves in `status.json` why a run did not finish."""
-    try:
-        yield
-    except StoppedError as error:
-        _write_end(run, "stopped", str(error), error.exit_code)
-        raise
-    except UserError as error:
-        logger.error(str(error))
-        _write_end(run, "failed", str(error), error.exit_code)
-        raise
-    except BaseException as error:
-        exit_code = ResourceError.exit_code if is_out_of_memory(error) else 1
-        _write_end(run, "failed", f"{type(error).__name__}: {error}", exit_code)
-        raise
-
-
-def _write_end(run: RunDirectory, status: str, reason: str, exit_code: int) -> None:
-    try:
-        run.write_status(status, reason, exit_code=exit_code)
-    except UserError as error:  # a full disk, say: what ended the run matters more
-        logger.warning(str(error))

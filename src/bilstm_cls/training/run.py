@@ -29,14 +29,7 @@ from bilstm_cls.training.distributed import (
 from bilstm_cls.training.loggers import check_installed, open_loggers
 from bilstm_cls.training.loop import Row
 from bilstm_cls.training.pretrain import make_encoder
-from bilstm_cls.training.record import (
-    StopSignals,
-    check_resumable,
-    is_finished,
-    log_file,
-    recorded_status,
-    remembered_log,
-)
+from bilstm_cls.training.record import StopSignals, check_resumable, is_finished, recorded, remembered_log
 from bilstm_cls.training.session import Report, Session
 
 logger = logging.getLogger(__name__)
@@ -110,12 +103,7 @@ def train(
 
 
 def _prepare(
-    run: RunDirectory,
-    config: Config,
-    *,
-    overwrite: bool,
-    can_launch: bool,
-    on_report: Callable[[Report], None],
+    run: RunDirectory, config: Config, *, overwrite: bool, can_launch: bool, on_report: Callable[[Report], None]
 ) -> PreparedData:
     """Makes the data and the encoder, or waits for another process of this machine that makes them."""
     device = choose_device(config.train.device)
@@ -143,7 +131,7 @@ def _train(
     run.remove_leftovers()
     run.write_status("running", "training")
     write_atomic(run / "config.yaml", dump_config(config))
-    with log_file(run / "train.log", earlier), recorded_status(run), open_loggers(run, config) as loggers:
+    with recorded(run, earlier), open_loggers(run, config) as loggers:
 
         def take(report: Report) -> None:
             on_report(report)

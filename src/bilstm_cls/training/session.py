@@ -35,21 +35,13 @@ Report = StepReport | EvaluationReport
 
 @dataclass
 class Session:
-    """A model in training together with its place on disk.
-
-    Attributes:
-        run: where checkpoints and the history are written.
-        data: the encoded splits.
-        trainer: with its whole state.
-        facts: for `metrics.json`, how the run started and was resumed.
-        identity: what a checkpoint must fit to be resumed from.
-    """
+    """A model in training together with its place on disk."""
 
     run: RunDirectory
     data: PreparedData
     trainer: Trainer
-    facts: Row
-    identity: Row
+    facts: Row  # for `metrics.json`, how the run started and was resumed
+    identity: Row  # what a checkpoint must fit to be resumed from
 
     @classmethod
     def start(cls, run: RunDirectory, config: Config, data: PreparedData, group: Group) -> "Session":
@@ -110,10 +102,8 @@ class Session:
         tensors, numbers = loaded
         for key in ("data_digest", "text_digest"):
             if numbers.get(key) != self.identity[key]:
-                raise DataError(
-                    f"{self.run.path}: the data are not those this run started with ({key.partition('_')[0]} differs); "
-                    f"restore them, or add --overwrite"
-                )
+                what = key.partition("_")[0]
+                raise DataError(f"{self.run.path}: the data are not those this run started with ({what} differs)")
         try:
             self.trainer.load_state(tensors, numbers["trainer"])
             self.facts, before = numbers["facts"], numbers["fingerprint"]
@@ -121,7 +111,11 @@ class Session:
             raise CheckpointError(
                 f"{self.run.checkpoints}: does not fit this version or config ({error}); start again with --overwrite"
             ) from error
-        self._compare(before)
+        here = self.identity["fingerprint"]
+        changes = [f"{key} {before.get(key)} -> {now}" for key, now in here.items() if before.get(key) != now]
+        if changes:
+            logger.warning(f"resuming elsewhere ({', '.join(changes)}): the result may differ in the last bits")
+            self.facts |= {"run/bitwise": False}
         step, best_step = self.trainer.progress.step, self.trainer.progress.best_step
         if step:
             logger.info(f"resuming after step {step:,}")
@@ -131,20 +125,8 @@ class Session:
             self.save("best", "last")  # where one of them is missing or damaged, the other replaces it
         return True
 
-    def _compare(self, before: Row) -> None:
-        """Records where the run is resumed with another version, device or number of threads or processes."""
-        here = self.identity["fingerprint"]
-        changes = [f"{key} {before.get(key)} -> {now}" for key, now in here.items() if before.get(key) != now]
-        if changes:
-            logger.warning(f"resuming elsewhere ({', '.join(changes)}): the result may differ in the last bits")
-            self.facts |= {"run/bitwise": False}
-
     def save(self, *roles: str) -> None:
-        """Writes a checkpoint.
-
-        Raises:
-            DivergedError: a weight is not finite; nothing is written.
-        """
+        """Writes a checkpoint, or raises a DivergedError where a weight is not finite."""
         tensors, numbers = self.trainer.state()
         step = self.trainer.progress.step
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
@@ -166,13 +148,13 @@ class Session:
         for report in training(trainer, self.evaluate):
             yield report
             is_stopping = trainer.group.any(signals.received is not None)
-            is_evaluation = isinstance(report, EvaluationReport)
+            evaluation = report if isinstance(report, EvaluationReport) else None
             is_due = time.monotonic() - saved_at >= trainer.config.checkpoint_seconds
-            if is_first and (is_evaluation or is_due or is_stopping):
-                if isinstance(report, EvaluationReport):
+            if is_first and (evaluation or is_due or is_stopping):
+                if evaluation:
                     self._write_history()
-                    self._log(report)
-                self.save(*(["best"] if isinstance(report, EvaluationReport) and report.is_best else []), "last")
+                    self._log(evaluation)
+                self.save(*(["best"] if evaluation and evaluation.is_best else []), "last")
                 saved_at = time.monotonic()
             if is_stopping:
                 raise signals.error()
@@ -195,11 +177,7 @@ class Session:
         return compute_metrics(softmax(logits), corpus.label_ids, labels).scalars("valid")
 
     def load_best_weights(self) -> BiLSTMClassifier:
-        """Returns the model with the weights of the best evaluation.
-
-        Raises:
-            CheckpointError: they are missing or damaged.
-        """
+        """Returns the model with the weights of the best evaluation, or raises a CheckpointError."""
         self.trainer.load_weights(load_best(self.run.checkpoints, self.trainer.progress.best_step))
         return self.trainer.model
 

@@ -29,7 +29,7 @@ from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
 from bilstm_cls.training.distributed import ALONE, is_started_by_torchrun
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport
 from bilstm_cls.training.pretrain import make_encoder
-from bilstm_cls.training.record import StopSignals, check_resumable, log_file, recorded_status, remembered_log
+from bilstm_cls.training.record import StopSignals, check_resumable, recorded, remembered_log
 from bilstm_cls.training.run import FREE_KEYS
 from bilstm_cls.training.search_space import Budget, Space, value_at
 from bilstm_cls.training.session import Session
@@ -183,7 +183,7 @@ def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, 
         run.remove_leftovers()
         run.write_status("running", "tuning")
         write_atomic(run / "config.yaml", dump_config(config))
-        with log_file(run / "train.log", earlier), recorded_status(run):
+        with recorded(run, earlier):
             result = study.search()
             if result.best is None and result.stopped is None:
                 raise ConfigError(f"{run.path}: no trial was finished: {result.reason}; --resume with higher limits")

@@ -1,0 +1,393 @@
+"""Delimited tables: how a file is written, which columns hold text and label, and its rows."""
+
+import contextlib
+import csv
+import difflib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bilstm_cls.data.encoding import TextLines
+from bilstm_cls.data.types import BLANK_LINE, NO_LABEL, BadRow, Example, SkippedLines, clean_label
+from bilstm_cls.errors import DataError, shown
+
+DELIMITERS = (":::", "|||", "::", "||", "\t", ";", "|", ",")
+"""Of those that fit equally well the first, as the last are found in texts too."""
+SAMPLE_LINES = 1000
+SAMPLE_CHARACTERS = 2**20
+MAX_PREAMBLE = 20
+MAX_SHOWN = 20
+NONE = "none"
+"""In a config: there is no such character; null leaves it to be found."""
+
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?')
+_COMMENT = re.compile(r"#(\W|$)")  # a hashtag is text
+_POSITION = re.compile(r"#[1-9][0-9]*")
+_FAULTS = {
+    "expected after": "a quote closes in the middle of a field (inside quotes, a quote is written twice)",
+    "unexpected end": "a quote opens here and never closes",
+    "field larger": "a field is too long (does a quote open here and never close?)",
+    "new-line character": "a carriage return outside quotes",
+}
+_OF_ONE_LINE = {"field larger", "new-line character"}
+
+Rows = Iterator[Example | BadRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a table is written. None is to be found, `none` is no such character; once found, that is empty.
+
+    Attributes:
+        delimiter: what parts the fields; with several characters, quotes have no meaning.
+        quotechar: what is around a field that holds a delimiter, a quote or a line feed.
+        escapechar: what takes the meaning from the next character.
+        skip_lines: lines before the header, or before the first row.
+        comment: what a line that is no row begins with.
+        skip_spaces: whether a field begins after the spaces that follow a delimiter.
+    """
+
+    delimiter: str | None = None
+    quotechar: str | None = None
+    escapechar: str | None = None
+    skip_lines: int | None = None
+    comment: str | None = None
+    skip_spaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What to take from a file, and how to decode it.
+
+    Attributes:
+        text_columns: columns of the text; several are joined by a line feed. With names `#1`, `#2`, ... for all given
+            columns, a csv or tsv file has no header, and columns are positions counted from 1.
+        label_column: column of the label; None where labels are not wanted, and every label is None then.
+        encoding: any text codec, or `auto`.
+        keep_record: whether an example's `record` gets all fields of its row in order.
+        csv: what is known of the dialect of csv and tsv files.
+    """
+
+    text_columns: tuple[str, ...] = ("text",)
+    label_column: str | None = "label"
+    encoding: str = "utf-8"
+    keep_record: bool = False
+    csv: Dialect = Dialect()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The columns of text and label."""
+        return (*self.text_columns, *([] if self.label_column is None else [self.label_column]))
+
+    @property
+    def is_headerless(self) -> bool:
+        """Whether every given column is a position."""
+        return bool(self.wanted) and all(_POSITION.fullmatch(name) for name in self.wanted)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """How well a dialect fits a sample."""
+
+    dialect: Dialect
+    num_good: int
+    """Lines of rows of the usual width, none of whose fields has quotes left around it."""
+    width: int
+    rows: list[list[str]]
+
+
+def find_dialect(
+    sample: Sequence[str], given: Dialect, wanted: Sequence[str], *, is_tsv: bool
+) -> tuple[Dialect, list[list[str]]]:
+    """Finds what is not given: of all dialects tried, the one under which most lines of a sample are good rows.
+
+    Args:
+        sample: the first lines of a file.
+        given: what is known.
+        wanted: columns that the header is known to have; empty where there may be no header.
+        is_tsv: whether tabs part the fields and quotes are characters like others, as far as the sample allows.
+
+    Returns:
+        The dialect, and the rows of the sample that it can read.
+    """
+    separator = _SEPARATOR_LINE.fullmatch(sample[0]) if sample and given.skip_lines is None else None
+    start = given.skip_lines or (1 if separator else 0)
+    lines = [line + "\n" for line in sample[start:SAMPLE_LINES]]
+    delimiter = given.delimiter or (separator[1] if separator else "\t" if is_tsv else None)
+    quotechar = given.quotechar if given.quotechar is not None else "" if is_tsv else '"'
+    quotechar, escapechar, comment = ((c or "").replace(NONE, "") for c in (quotechar, given.escapechar, given.comment))
+    plain = Dialect(delimiter, quotechar, escapechar, start, comment)
+    # Commas last again: where nothing fits, they are meant.
+    trials = [_try(lines, replace(plain, delimiter=d)) for d in ([delimiter] if delimiter else DELIMITERS)]
+    best = max(trials, key=lambda trial: _fit(trial, wanted))
+    best = best if best.num_good else trials[-1]
+    for change in _changes(lines, given, best.dialect.delimiter or ","):
+        trial = _try(lines, replace(best.dialect, **change))
+        best = trial if trial.num_good > best.num_good else best
+    if given.skip_lines is None and best.width > 1 and not _fit(best, wanted)[0]:
+        is_before = lambda line: (best.dialect.delimiter or ",") not in line  # noqa: E731
+        preamble = sum(1 for _ in itertools.takewhile(is_before, lines[:MAX_PREAMBLE]))
+        best = _try(lines[preamble:], replace(best.dialect, skip_lines=start + preamble))
+    comments = [row for row in best.rows if _COMMENT.match(row[0])]
+    if given.comment is None and 2 * sum(len(row) != best.width for row in comments) > len(comments):
+        mark = "# " if all(row[0].startswith("# ") for row in comments) else "#"
+        return replace(best.dialect, comment=mark), [row for row in best.rows if row not in comments]
+    return best.dialect, best.rows
+
+
+def _changes(lines: Sequence[str], given: Dialect, delimiter: str) -> Iterator[dict[str, Any]]:
+    """Yields what else may be unusual in a table."""
+    yield {"skip_spaces": True}
+    if given.escapechar is None:
+        yield {"escapechar": "\\"}
+    if given.quotechar is None:
+        yield {"quotechar": '"'}
+        if 2 * sum(line.startswith("'") or f"{delimiter}'" in line for line in lines) > len(lines):
+            yield {"quotechar": "'"}
+        if delimiter == "\t":
+            yield {"quotechar": ""}
+
+
+def _fit(trial: _Trial, wanted: Sequence[str]) -> tuple[bool, int]:
+    """Returns whether the first row holds the wanted names, and then the good lines."""
+    first = trial.rows[0] if trial.rows else []
+    if not wanted or not {*wanted} <= {cell.strip().strip('"') for cell in first}:
+        return False, trial.num_good
+    return True, trial.num_good if len(first) == trial.width else 0
+
+
+def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
+    found = [(num_lines, row) for num_lines, row in _sample_rows(lines, dialect) if row]
+    widths = Counter(len(row) for _, row in found)
+    width = max(widths, key=lambda w: (widths[w] if w > 1 else 0, w), default=0)
+    good = (num for num, row in found if len(row) == width > 1 and not any(map(_has_quotes, row)))
+    return _Trial(dialect, sum(good), width, [row for _, row in found])
+
+
+def _has_quotes(cell: str) -> bool:
+    stripped = cell.strip()
+    return len(stripped) > 1 and stripped[0] == stripped[-1] and stripped[0] in "\"'"
+
+
+def _sample_rows(lines: Sequence[str], dialect: Dialect) -> Iterator[tuple[int, list[str] | None]]:
+    """Yields the lines and fields of each record; the next begins on the next line after one against the grammar."""
+    if not dialect.quotechar or len(dialect.delimiter or "") > 1:
+        yield from ((1, split_row(line.rstrip("\r\n"), dialect)) for line in lines)
+        return
+    reader = _reader(iter(lines), dialect)
+    while reader.line_num < len(lines):
+        before, row = reader.line_num, None
+        with contextlib.suppress(csv.Error):
+            row = next(reader)
+        yield reader.line_num - before, row
+
+
+def split_row(line: str, dialect: Dialect) -> list[str]:
+    """Returns the fields of a line in which quotes have no meaning; those of a long delimiter without spaces."""
+    delimiter = dialect.delimiter or ","
+    cells = line.split(delimiter) if line else []
+    return cells if len(delimiter) == 1 else [cell.strip() for cell in cells]
+
+
+def _reader(lines: Iterator[str], dialect: Dialect) -> Any:
+    return csv.reader(
+        lines,
+        delimiter=dialect.delimiter or ",",
+        quotechar=dialect.quotechar,
+        escapechar=dialect.escapechar or None,
+        skipinitialspace=dialect.skip_spaces,
+        strict=True,
+    )
+
+
+class TableRows:
+    """Iterates over the records of a delimited table, header included: the line of each, and its fields or its fault.
+
+    After a quote that does not close, or closes in the middle of a field, nothing can be trusted: the rest of the file
+    is one bad row.
+
+    Attributes:
+        dialect: given or found.
+        record: the lines of the record that was read last.
+    """
+
+    def __init__(self, path: Path, encoding: str, given: Dialect, wanted: Sequence[str], *, is_tsv: bool) -> None:
+        self._lines = TextLines(path, encoding)
+        blocks = self._lines.blocks()
+        sample: list[str] = []
+        for block in blocks:
+            sample += block
+            if len(sample) >= SAMPLE_LINES or sum(map(len, sample)) >= SAMPLE_CHARACTERS:
+                break
+        self.dialect, _ = find_dialect(sample, given, wanted, is_tsv=is_tsv)
+        self._skip = self.dialect.skip_lines or 0
+        lines = itertools.chain(sample, itertools.chain.from_iterable(blocks))
+        self._source = itertools.islice(lines, self._skip, None)
+        self.record: list[str] = []
+
+    def __iter__(self) -> Iterator[tuple[int, list[str] | str]]:
+        if self.dialect.quotechar and len(self.dialect.delimiter or "") == 1:
+            yield from self._quoted_rows()
+            return
+        for number, line in enumerate(self._source, self._skip + 1):
+            self.record = [line]
+            yield number, self._lines.fault(self.record) or split_row(line.removesuffix("\r"), self.dialect)
+
+    def _quoted_rows(self) -> Iterator[tuple[int, list[str] | str]]:
+        reader = _reader(map(self._taken, self._source), self.dialect)
+        while True:
+            start = self._skip + reader.line_num + 1
+            self.record = []
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                kind = next((part for part in _FAULTS if part in str(error)), "")
+                fault = _FAULTS.get(kind, str(error))
+                if kind not in _OF_ONE_LINE or len(self.record) > 1:
+                    yield start, f"{fault}; the rest of the file is not read"
+                    return
+                row = fault
+            yield start, self._lines.fault(self.record) or row
+
+    def _taken(self, line: str) -> str:
+        line += "\n"  # which the parser has to see inside quotes
+        self.record.append(line)
+        return line
+
+    def may_hold_rows(self, width: int, label: int | None, labels: Container[str]) -> bool:
+        """Whether several lines of the record look like rows: two stray quotes make one text of many."""
+        delimiter, quotechar = self.dialect.delimiter or ",", self.dialect.quotechar or ""
+        rows = [line.replace(quotechar, "").rstrip("\r\n").split(delimiter) for line in self.record]
+        whole = [row for row in rows if len(row) == width]
+        if label is None:
+            return len(rows) == len(whole) > 1
+        return sum(row[label] in labels for row in whole) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A table's columns: their names, how many stand before an empty end of the header, and positions from 0."""
+
+    names: tuple[str, ...]
+    num_named: int
+    texts: tuple[int, ...]
+    label: int | None
+
+    @classmethod
+    def of(cls, first_row: Sequence[str], options: ReadOptions, where: str) -> "Columns":
+        """Finds the wanted columns in a header, or in any row of a file without one.
+
+        Raises:
+            DataError: a wanted column is not there, or its name is there twice.
+        """
+        cells = [cell.strip() for cell in first_row]
+        names = [f"#{position}" for position in range(1, len(cells) + 1)]
+        if not options.is_headerless:
+            if any("\0" in cell for cell in cells):
+                raise DataError(f"{where}: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
+            if repeated := next((name for name in options.wanted if cells.count(name) > 1), None):
+                raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
+            names = column_names(cells)
+        require_columns(names, options, where)
+        num_named = max((position for position, cell in enumerate(cells, 1) if cell), default=0)
+        label = None if options.label_column is None else names.index(options.label_column)
+        return cls(tuple(names), num_named, tuple(names.index(name) for name in options.text_columns), label)
+
+    def fit(self, row: list[str]) -> list[str] | None:
+        """Returns a row as wide as the table if empty fields are all that is too much, or too little, in it."""
+        width = len(self.names)
+        is_fitting = len(row) >= self.num_named and not any(map(str.strip, row[width:]))
+        return (row + [""] * width)[:width] if is_fitting else None
+
+
+def column_names(cells: Sequence[str]) -> list[str]:
+    """Returns the names of a header; a cell that is empty, as of a row index, or a repetition goes by its position."""
+    return [f"#{at + 1}" if not cell or cell in cells[:at] else cell for at, cell in enumerate(cells)]
+
+
+def require_columns(names: Sequence[str], options: ReadOptions, where: str) -> None:
+    """Raises a DataError that says which columns there are if a wanted one is not among them."""
+    missing = next((name for name in options.wanted if name not in names), None)
+    if missing is None:
+        return
+    kind = "text" if missing in options.text_columns else "label"
+    listed = ", ".join(map(shown, names[:MAX_SHOWN]))
+    listed += f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    folded = {known.casefold(): known for known in reversed(names)}
+    near = difflib.get_close_matches(missing.casefold(), folded, n=1)
+    advice = f"did you mean {shown(folded[near[0]])}?" if near else "name another"
+    key = f"data.{kind}_column{'s' * (kind == 'text')} or --{kind}-column"
+    raise DataError(f"{where}: no {kind} column {shown(missing)} among {listed}; {advice} ({key})")
+
+
+def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
+    """Reads delimited values with a header, or by position; the dialect is found as far as it is not given.
+
+    Raises:
+        DataError: the file is empty or unreadable, or a column is not there.
+    """
+    has_header = not options.is_headerless
+    wanted = options.wanted if has_header else ()
+    rows = TableRows(path, options.encoding, options.csv, wanted, is_tsv=is_tsv)
+    skipped = SkippedLines(path)
+    if options.csv.skip_lines is None and rows.dialect.skip_lines:
+        skipped.add("line before the table", 1, rows.dialect.skip_lines)
+    body = _rows_with_content(rows, skipped)
+    number, first = next(body, (1, "holds blank lines only"))
+    if isinstance(first, str):
+        raise DataError(f"{path}:{number}: {first}, in the {'header' if has_header else 'first row'}")
+    columns = Columns.of(first, options, f"{path}:{number}")
+    width, label_at = len(columns.names), columns.label
+    labels: dict[str, str] = {}  # clean, by what is written
+    is_empty = True
+    for line, row in body if has_header else itertools.chain([(number, first)], body):
+        if row == first and has_header and width > 1:
+            skipped.add("repeated header", line)
+            continue
+        if isinstance(row, list) and len(row) != width:
+            row = columns.fit(row) or _ragged(row, width, len(rows.record))
+        if isinstance(row, list) and label_at is not None and row[label_at] not in labels:
+            if label := clean_label(row[label_at]):
+                labels[row[label_at]] = label
+            elif any(map(str.strip, row)):
+                row = NO_LABEL
+            else:
+                skipped.add(BLANK_LINE, line)
+                continue
+        is_empty = False
+        if isinstance(row, str):
+            yield BadRow(str(path), line, row)
+            continue
+        text = "\n".join([row[position] for position in columns.texts])
+        record = dict(zip(columns.names, row, strict=True)) if options.keep_record else None
+        yield Example(text, None if label_at is None else labels[row[label_at]], str(path), line, record)
+        if len(rows.record) > 1 and width > 1 and rows.may_hold_rows(width, label_at, labels):
+            reason = "one text of several lines that could be rows (is a quote missing?)"
+            yield BadRow(str(path), line, reason, is_read=True)
+    if is_empty:
+        raise DataError(f"{path}: has a header and no rows")
+    yield from skipped.remarks()
+
+
+def _rows_with_content(rows: TableRows, skipped: SkippedLines) -> Iterator[tuple[int, list[str] | str]]:
+    """Leaves out and counts the lines that are no rows of a table."""
+    comment = rows.dialect.comment
+    for line, row in rows:
+        if not row or (len(row) == 1 and not rows.record[0].strip()):
+            skipped.add(BLANK_LINE, line)
+        elif comment and rows.record[0].startswith(comment):
+            skipped.add("comment line", line)
+        else:
+            yield line, row
+
+
+def _ragged(row: Sequence[str], width: int, num_lines: int) -> str:
+    fields = f"{len(row)} field{'s' * (len(row) != 1)}"
+    span = f" over {num_lines} lines (is a quote missing?)" if num_lines > 1 else ""
+    return f"{fields}{span}, but the first row has {width}"
