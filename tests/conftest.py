@@ -95,7 +95,7 @@ CHINESE = ["中国", "上海", "今日", "公布", "新", "记者", "A股", "201
 
 @pytest.fixture(scope="session")
 def headlines_txt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 160 Chinese headlines, each with a tab and 0 or 1 after it; beside it names.txt."""
+    """A file of 160 Chinese headlines, each with a tab and 0 or 1 after it, next to names.txt."""
     folder = tmp_path_factory.mktemp("headlines")
     chooser = random.Random(0)
     lines = []
