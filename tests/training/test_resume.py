@@ -164,7 +164,7 @@ def test_a_signal_outside_of_the_loop_stops_at_once_and_loses_nothing(
         with pytest.raises(StoppedError):
             train(often)
     has_begun = (where(often) / "status.json").exists()
-    assert has_begun == (what == "judging")
+    assert has_begun == (what == "evaluating")
     assert not has_begun or json.loads((where(often) / "status.json").read_text())["status"] == "stopped"
     train(often, resume=True)
     assert result(where(often)) == undisturbed
