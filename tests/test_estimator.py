@@ -6,7 +6,6 @@ import json
 import pickle
 import pickletools
 import re
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from joblib import Parallel, delayed, parallel_config
+from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -111,11 +110,6 @@ def test_scikit_learns_check_passes(name: str) -> None:
     check(model)
 
 
-def test_the_checks_that_are_left_out_exist() -> None:
-    assert NOT_FOR_TEXT.keys() <= CHECKS.keys()
-    assert len(CHECKS.keys() - NOT_FOR_TEXT.keys()) >= 30
-
-
 def tiny(**options: Any) -> TextClassifier:
     return TextClassifier(**TINY | options)
 
@@ -165,12 +159,6 @@ def test_it_trains_the_very_model_that_the_command_line_trains(trained_run: Path
     assert [row["valid/accuracy"] for row in again.history_] == [row["valid/accuracy"] for row in history]
 
 
-def test_it_learns() -> None:
-    texts, labels = zip(*reviews(240), strict=True)
-    model = tiny(epochs=8).fit(texts[40:], labels[40:])
-    assert model.score(texts[:40], labels[:40]) >= 0.8
-
-
 @contextlib.contextmanager
 def default_type(dtype: torch.dtype) -> Iterator[None]:
     torch.set_default_dtype(dtype)
@@ -206,14 +194,6 @@ def weights_of(model: TextClassifier) -> list[torch.nn.Parameter]:
     return list(model.classifier_.model.parameters())
 
 
-def test_fitting_in_threads_gives_the_same_models(fitted: TextClassifier) -> None:
-    models = Parallel(n_jobs=3, prefer="threads")(delayed(tiny(seed=s).fit)(TEXTS, LABELS) for s in (1, 2, 1, 2))
-    assert_same_model(models[0], fitted)
-    assert_same_model(models[2], fitted)
-    assert_same_model(models[1], models[3])
-    assert not torch.equal(weights(models[1])["project.weight"], weights(fitted)["project.weight"])
-
-
 def test_fitting_leaves_torch_the_cache_the_folder_and_the_terminal_alone(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,14 +208,6 @@ def test_fitting_leaves_torch_the_cache_the_folder_and_the_terminal_alone(
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
     assert (texts, labels, given) == (TEXTS, LABELS, {"pos": 1.0, "neg": 2.0})
-
-
-def test_it_fits_outside_of_the_main_thread(fitted: TextClassifier) -> None:
-    model = tiny()
-    thread = threading.Thread(target=model.fit, args=(TEXTS, LABELS))
-    thread.start()
-    thread.join()
-    assert_same_model(model, fitted)
 
 
 def test_fitting_again_forgets_everything(fitted: TextClassifier) -> None:
@@ -260,11 +232,6 @@ def test_columns_of_every_kind_give_the_same_model(kind: str, fitted: TextClassi
     model = tiny().fit(column(kind, TEXTS), column(kind, LABELS))
     torch.testing.assert_close(weights(model), weights(fitted), rtol=0, atol=0)
     np.testing.assert_array_equal(model.predict_proba(column(kind, TEXTS)), fitted.predict_proba(TEXTS))
-
-
-def test_a_generator_is_taken(fitted: TextClassifier) -> None:
-    assert_same_model(tiny().fit((text for text in TEXTS), LABELS), fitted)
-    assert fitted.predict(text for text in TEXTS[:3]).tolist() == fitted.predict(TEXTS[:3]).tolist()
 
 
 @pytest.mark.parametrize(
@@ -385,13 +352,6 @@ def test_it_starts_from_an_encoder_and_its_vocabulary(encoder: Path) -> None:
     assert model.classifier_.tokenizer.to_json() == (encoder / "tokenizer.json").read_text("utf-8")
 
 
-def test_without_valid_every_text_is_trained_on(tmp_path: Path) -> None:
-    model = tiny(valid=None, min_freq=1, epochs=1).fit(["alpha alpha", "beta beta"], ["x", "y"])
-    assert {"alpha", "beta"} <= set(model.classifier_.tokenizer.tokens)
-    model.save(tmp_path / "model")
-    assert TextClassifier.load(tmp_path / "model").valid is None
-
-
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "save"])
 def test_an_unfitted_one_is_refused(method: str) -> None:
     with pytest.raises(NotFittedError):
@@ -420,12 +380,6 @@ def test_it_is_cross_validated_in_threads_with_the_same_scores_each_time() -> No
     with parallel_config(backend="threading"):
         other = cross_val_score(tiny(), np.array(TEXTS), LABELS, n_jobs=2, **options)
     assert one.tolist() == other.tolist()
-
-
-def test_a_clone_is_new(fitted: TextClassifier) -> None:
-    copy = clone(fitted)
-    assert copy.get_params() == fitted.get_params()
-    assert not hasattr(copy, "classes_")
 
 
 def test_a_pickle_holds_the_model_as_a_run_directory_and_no_code_but_the_class(fitted: TextClassifier) -> None:

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_cls import ngrams
 from bilstm_cls.errors import DataError
 from bilstm_cls.ngrams import NEVER, WORD, NgramModel, count
 
@@ -31,10 +30,6 @@ def test_two_labels_share_one_log_odds(model: NgramModel) -> None:
 def test_a_text_has_the_same_logits_in_any_company(texts: list[str], model: NgramModel) -> None:
     alone = np.concatenate([model.logits([text]) for text in texts[:6]])
     assert np.array_equal(model.logits(texts)[:6], alone)
-
-
-def test_no_text_has_no_logits(model: NgramModel) -> None:
-    assert model.logits([]).shape == (0, 2)
 
 
 def test_it_is_the_baseline_of_the_same_name() -> None:
@@ -66,10 +61,6 @@ def test_writing_without_spaces_is_read_by_characters() -> None:
 def test_texts_without_an_n_gram_are_an_error() -> None:
     with pytest.raises(DataError, match="no n-gram"):
         NgramModel.train(["", " "], np.array([0, 1]), 2)
-
-
-def test_a_factor_scales_the_logits(model: NgramModel) -> None:
-    assert np.allclose(model.scaled(0.5).logits(TEXTS), model.logits(TEXTS) / 2)
 
 
 @pytest.mark.parametrize("num_labels", [2, 4])
@@ -131,11 +122,3 @@ def test_the_columns_of_an_n_gram_are_the_same_on_every_machine() -> None:
         2230723,
         15621209,
     ]
-
-
-def test_counts_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = count(TEXTS, spaced=True, max_n=3, is_binary=False)
-    monkeypatch.setattr(ngrams, "CHUNK", 2)
-    parts = count(iter(TEXTS), spaced=True, max_n=3, is_binary=False)
-    assert parts.shape == whole.shape
-    assert (parts != whole).nnz == 0

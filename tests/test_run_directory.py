@@ -25,9 +25,7 @@ from bilstm_cls.run_directory import (
     RunDirectory,
     build_model,
     environment,
-    flat_json,
     newest_run,
-    pooling_names,
 )
 
 TEXTS = ["a fine film", "a dull film"]
@@ -93,15 +91,6 @@ def test_a_place_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "file" / "one").locked().__enter__()
 
 
-@pytest.mark.parametrize("names", [None, [], [".lock"], [".lock", ".status.json.ab3_x9zz.tmp"]])
-def test_a_directory_without_a_run_is_free(run: RunDirectory, names: list[str] | None) -> None:
-    for name in names or []:
-        run.path.mkdir(parents=True, exist_ok=True)
-        (run / name).touch()
-    run.clear()
-    assert not run.is_taken
-
-
 @pytest.mark.parametrize("status", [None, "", "[]", "{}", "not JSON", '"status"'])
 def test_a_directory_with_other_files_is_refused_and_left_alone(run: RunDirectory, status: str | None) -> None:
     (run.path / "plots").mkdir(parents=True)
@@ -157,16 +146,6 @@ def test_clearing_that_is_interrupted_leaves_no_model_or_checkpoint_without_its_
     assert not copied.checkpoints.exists()
 
 
-def test_temporary_files_of_a_killed_run_are_removed(copied: RunDirectory) -> None:
-    before = everything(copied.path)
-    names = [".metrics.json.abcdefgh.tmp", "plots/.lengths.png.x7_89abc.tmp", "checkpoints/.last.json.12345678.tmp"]
-    names += ["checkpoints/.step-00000011.safetensors.a8s7d6f5.tmp", ".predictions_test.csv.________.tmp"]
-    for name in (*names, ".mine.tmp"):
-        (copied / name).touch()
-    copied.remove_leftovers()
-    assert everything(copied.path) == before | {".mine.tmp": b""}
-
-
 def test_the_status_holds_the_state_and_the_start_of_a_run(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(["2026-01-01T00:00:00+00:00", "2026-01-01T00:00:01+00:00", "2026-01-02T00:00:00+00:00"])
     monkeypatch.setattr(run_directory, "now", lambda: next(times))
@@ -188,16 +167,6 @@ def test_a_missing_or_damaged_json_file_is_named(run: RunDirectory, text: str | 
         (run / "metrics.json").write_text(text, "latin-1")
     with pytest.raises(CheckpointError, match=r"metrics\.json: (missing|damaged)"):
         run.read_json("metrics.json")
-
-
-def test_json_keeps_every_script_readable_and_knows_no_nan(run: RunDirectory) -> None:
-    run.write_json("labels.json", ["正面", "négatif"])
-    assert "正面" in (run / "labels.json").read_text("utf-8")
-    assert run.read_json("labels.json") == ["正面", "négatif"]
-    for write in (lambda row: run.write_json("metrics.json", row), flat_json):
-        with pytest.raises(ValueError, match="JSON"):
-            write({"test/accuracy": float("nan")})
-    assert not (run / "metrics.json").exists()
 
 
 def saved(run: RunDirectory, config: Config, number: int = 1) -> LoadedModel:
@@ -284,13 +253,6 @@ def test_a_config_whose_data_have_moved_still_fits_its_model(copied: RunDirector
     assert str(copied.load_model().config.data.train).endswith("moved.csv")
 
 
-@pytest.mark.parametrize("text", ['["pos", "neg"]', "{}", "null", "3", '["neg"]', '[["neg"], "pos"]'])
-def test_other_labels_are_refused(copied: RunDirectory, text: str) -> None:
-    (copied / "labels.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"labels\.json"):
-        copied.load_model()
-
-
 def test_a_tokenizer_of_another_run_is_refused(copied: RunDirectory) -> None:
     (copied / "tokenizer.json").write_text(Tokenizer.train(["another text"], kind="words").to_json(), "utf-8")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json or labels\.json is not what the model was trained"):
@@ -331,14 +293,6 @@ def test_the_newest_run_is_the_one_whose_model_was_written_last(tmp_path: Path) 
         os.utime(tmp_path / name / "model.safetensors", (time, time))
     (tmp_path / "d").mkdir()
     assert newest_run(tmp_path).path == tmp_path / "b"
-
-
-@pytest.mark.parametrize(
-    ("setting", "expected"),
-    [("mean", ["mean"]), ("concat", ["mean", "max", "last"]), (["last", "attention"], ["last", "attention"])],
-)
-def test_a_pooling_stands_for_one_or_several(setting: str | list[str], expected: list[str]) -> None:
-    assert pooling_names(setting) == expected
 
 
 @pytest.mark.parametrize(

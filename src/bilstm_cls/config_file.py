@@ -100,20 +100,21 @@ def dump_config(config: Config) -> str:
 
 
 def config_schema() -> dict[str, Any]:
-    """Returns the JSON schema of the config file, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
 
 
 def changed_keys(a: Config, b: Config) -> list[str]:
     """Returns what differs from `a` to `b`, such as `train.epochs: 5 -> 6`."""
-    before, after = _flat(a), _flat(b)
-    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    after = flat_config(b)
+    return [f"{key}: {value} -> {after[key]}" for key, value in flat_config(a).items() if value != after[key]]
 
 
-def _flat(config: Section) -> dict[str, str]:
-    flat = {name: json.dumps(value, ensure_ascii=False) for name, value in config if not isinstance(value, Section)}
-    for section, keys in config:
-        flat |= {f"{section}.{key}": text for key, text in _flat(keys).items()} if isinstance(keys, Section) else {}
+def flat_config(config: Section) -> dict[str, str]:
+    """Returns all values as JSON by their keys, such as `train.epochs`."""
+    flat: dict[str, str] = {}
+    for name, value in config:
+        parts = flat_config(value) if isinstance(value, Section) else {"": json.dumps(value, ensure_ascii=False)}
+        flat |= {f"{name}.{key}".rstrip("."): text for key, text in parts.items()}
     return flat
 
 
@@ -290,8 +291,8 @@ def _read(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start]
-        raise ConfigError(f"{path}:{line}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from error
+        byte = f"0x{content[error.start]:02x}"
+        raise ConfigError(f"{path}:{line}: byte {byte} is not UTF-8; save the file as UTF-8") from error
 
 
 @dataclass
@@ -304,7 +305,7 @@ class Document:
 
 
 def parse_yaml(text: str) -> Document:
-    """Reads one YAML document. Never raises: all that is wrong is in `problems`."""
+    # Never raises: all that is wrong is in `problems`.
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
@@ -320,7 +321,6 @@ def parse_yaml(text: str) -> Document:
         problem = f"not valid YAML: {error.problem}{hint}"
         document.problems.append(((loader if mark is None else mark).line + 1, problem))
     except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
-        # PyYAML lets these out of its scanner: chr() of a too large escape, and the like.
         document.problems.append((loader.line + 1, f"not valid YAML: {error}"))
     finally:
         loader.dispose()
@@ -398,7 +398,6 @@ def _error(problem: str, at: Any) -> yaml.MarkedYAMLError:
 
 
 def dump_yaml(value: Any) -> str:
-    """Writes plain data as YAML that `parse_yaml`, and any YAML 1.1 reader, reads back as it was."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
 
 

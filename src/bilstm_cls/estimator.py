@@ -134,11 +134,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.overrides = overrides
 
     def fit(self, X: Any, y: Any) -> "TextClassifier":  # noqa: N803 - scikit-learn's names
-        """Trains on texts and labels.
-
-        Args:
-            X: N texts: a list, a numpy array, a pandas or polars series, or a generator.
-            y: N labels of one type that numpy sorts, of at least two classes.
+        """Trains on N texts (list, array, series or generator) and N labels of one type that numpy sorts.
 
         Raises:
             TypeError: `X` is one text, or a text is no `str`.
@@ -232,7 +228,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
     def __getstate__(self) -> Row:
-        """Plain arguments, and what was learned as the bytes of a zipped run directory: tensors, JSON and YAML."""
+        # Plain arguments, and what was learned as the bytes of a zipped run directory: tensors, JSON and YAML.
         state = {name: value for name, value in vars(self).items() if name not in FITTED}
         if self.__sklearn_is_fitted__():
             buffer = io.BytesIO()
@@ -270,7 +266,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _train(config: Config, data: PreparedData) -> tuple[LoadedModel, list[Row]]:
-    """Returns the best model and its history."""
     threads = config.train.threads or torch.get_num_threads()
     here = config.replace(**{"train.threads": threads, "train.checkpoint_seconds": 1e9})
     with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
@@ -324,7 +319,6 @@ def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, npt.NDArray[np.int
 
 
 def _names_of(classes: Array) -> list[str]:
-    """Returns what the classes are called in files and messages."""
     return [str(label) for label in classes.tolist()]
 
 
@@ -342,11 +336,7 @@ def _classes_from(names: Sequence[str], metrics: Mapping[str, Any]) -> Array:
 
 
 def _config_of(params: Mapping[str, Any]) -> Config:
-    """Returns the config of an estimator's arguments.
-
-    Raises:
-        ConfigError: with all wrong arguments at once.
-    """
+    """Returns the config of an estimator's arguments, or raises `ConfigError` with all wrong ones at once."""
     overrides = {str(key): _plain(value) for key, value in (params["overrides"] or {}).items()}
     for key in overrides:
         if key in ARGUMENTS.values():

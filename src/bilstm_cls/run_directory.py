@@ -47,16 +47,7 @@ a model nor checkpoints without their config and status."""
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What a prediction needs. The logits of all its parts are added up.
-
-    Attributes:
-        model: the network, or the first of an ensemble.
-        tokenizer: with the vocabulary.
-        labels: by label id.
-        config: of the run.
-        ngrams: the n-gram model of `model.ngrams`.
-        others: the networks of an ensemble after the first.
-    """
+    """What a prediction needs. The logits of all parts are added up; `others` are an ensemble's further networks."""
 
     model: BiLSTMClassifier
     tokenizer: Tokenizer
@@ -90,11 +81,7 @@ class RunDirectory:
 
     @property
     def is_taken(self) -> bool:
-        """Whether the folder holds a run, in whatever state.
-
-        Raises:
-            ConfigError: it holds something else.
-        """
+        """Whether the folder holds a run, in whatever state; raises `ConfigError` where it holds something else."""
         if not self.path.exists():
             return False
         if all(entry.name == ".lock" or entry.match(".*.tmp") for entry in self.path.iterdir()):
@@ -108,14 +95,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:
-        """Holds the directory for one writer.
-
-        Args:
-            wait: until another process that holds it has ended.
-
-        Raises:
-            ConfigError: another process holds it, or it cannot be written.
-        """
+        """Holds the directory for one writer; raises `ConfigError` where another process does, or waits for its end."""
         with naming_disk_faults(self.path):
             make_folder(self.path)
             lock = FileLock(self.path / ".lock", timeout=0)
@@ -137,11 +117,7 @@ class RunDirectory:
             lock.release()
 
     def clear(self) -> None:
-        """Deletes the files of an earlier run, and nothing that this program did not write.
-
-        Raises:
-            ConfigError: the folder holds no run but other files.
-        """
+        """Deletes the files of an earlier run, and nothing that this program did not write."""
         if not self.is_taken:
             return
         with naming_disk_faults(self.path):
@@ -161,15 +137,10 @@ class RunDirectory:
                     path.unlink()
 
     def write_json(self, name: str, content: Any) -> None:
-        """Writes one JSON file whole."""
         write_atomic(self.path / name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Reads one JSON file.
-
-        Raises:
-            CheckpointError: it is missing or damaged.
-        """
+        """Reads one JSON file, or raises `CheckpointError` where it is missing or damaged."""
         path = self.path / name
         try:
             return json.loads(path.read_text("utf-8"))
@@ -218,11 +189,7 @@ class RunDirectory:
             save_tensors(self / _weights_name(number), member.state_dict(), metadata)
 
     def load_config(self) -> Config:
-        """Reads `config.yaml` back.
-
-        Raises:
-            CheckpointError: it is missing or not valid, as that of an earlier version is.
-        """
+        """Reads `config.yaml` back, or raises `CheckpointError` where it is missing or of an earlier version."""
         self._check_no_bundle()
         if not (self / "config.yaml").is_file():
             raise CheckpointError(f"{self / 'config.yaml'}: missing, so {self.path} is not a run directory")
@@ -242,11 +209,7 @@ class RunDirectory:
             )
 
     def load_model(self) -> LoadedModel:
-        """Reads and verifies the trained model, on the CPU, ready to predict.
-
-        Raises:
-            CheckpointError: a file is missing, damaged, or does not fit the others.
-        """
+        """Reads the model to the CPU, or raises `CheckpointError` where a file is missing, damaged, or does not fit."""
         self._check_no_bundle()
         if not (self / "model.safetensors").exists():
             status = self.read_status()
@@ -301,7 +264,6 @@ def _weights_name(number: int) -> str:
 
 
 def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], int]:
-    """Returns the keys of the config that a model was trained with, and its number of members."""
     try:
         return dict(json.loads(metadata.get("config", "{}"))), int(metadata.get("members", "1"))
     except (ValueError, TypeError, RecursionError) as error:
@@ -309,7 +271,7 @@ def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, A
 
 
 def _misfit(tensors: Mapping[str, Tensor], config: Config, vocab_size: int, num_labels: int) -> str | None:
-    """Returns what of a file does not fit the network of a config, before any memory is taken for that network."""
+    # Before any memory is taken for the network of a config.
     if config.model.num_layers > len(tensors):
         return f"{config.model.num_layers} layers, but {len(tensors)} tensors"
     with torch.device("meta"):  # shapes alone
@@ -358,16 +320,11 @@ def text_digest(tokenizer: Tokenizer, labels: list[str]) -> str:
 
 
 def _model_keys(config: Config) -> dict[str, Any]:
-    """Returns the keys that decide how a model reads a text: with other values its answers would be wrong silently."""
     return {f"{name}.{key}": value for name in ("text", "model") for key, value in getattr(config, name)}
 
 
 def newest_run(output_dir: str | Path) -> RunDirectory:
-    """Returns the run under `output_dir` whose model was written last.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Returns the run under `output_dir` whose model was written last, or raises `ConfigError`."""
     runs = sorted(Path(output_dir).glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
     if not runs:
         raise ConfigError(f"{output_dir}: holds no finished run; train one, or name it with --run DIR")
@@ -394,14 +351,12 @@ def now() -> str:
 
 
 def _git_commit() -> str | None:
-    """Returns the commit of the working directory's repository, read without running git."""
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        head = folder / ".git" / "HEAD"
-        if head.is_file():
+    for folder in (Path.cwd(), *Path.cwd().parents):  # without git, which may be missing
+        if (head := folder / ".git" / "HEAD").is_file():
             content = head.read_text().strip()
+            reference = folder / ".git" / content.removeprefix("ref: ")
             if not content.startswith("ref: "):
                 return content
-            reference = folder / ".git" / content.removeprefix("ref: ")
             return reference.read_text().strip() if reference.is_file() else None
     return None
 

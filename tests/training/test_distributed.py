@@ -23,8 +23,8 @@ from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.batches import evaluation_batches
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.errors import ConfigError, ResourceError
-from bilstm_cls.training.distributed import Group, joined
-from bilstm_cls.training.run import number_of_processes, train
+from bilstm_cls.training.distributed import Group, joined, number_of_processes
+from bilstm_cls.training.run import train
 from tests.command_line import Outcome
 from tests.training.runs import result
 
@@ -298,7 +298,7 @@ def test_two_processes_learn_what_one_learns(tiny_config: Make, tmp_path: Path) 
     assert metrics[0]["text/train/texts"] == metrics[1]["text/train/texts"]
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 
 
 def test_torchrun_trains_several_seeds_an_ensemble_and_an_encoder(

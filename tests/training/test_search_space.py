@@ -1,14 +1,11 @@
-import re
-import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.training.search_space import DEFAULT_TRIALS, Budget, parse_space
+from bilstm_cls.training.search_space import Budget, parse_space
 
 Make = Callable[..., Config]
 
@@ -37,10 +34,6 @@ def test_a_size_has_a_unit(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--max-size"):
         Budget.parse(None, None, text)
-
-
-def test_without_time_and_trials_there_is_still_an_end() -> None:
-    assert Budget.parse(None, None, None) == Budget(DEFAULT_TRIALS, None, None)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +103,3 @@ def test_the_default_space_leaves_out_what_other_keys_decide(
     assert "text.max_vocab_size" in everything
     assert everything.keys() - parse_space([], tiny_config(*overrides), limits_size=True).keys() == left_out
     assert "text.max_vocab_size" not in parse_space([], tiny_config())
-
-
-def test_the_searches_of_the_documentation_are_taken(tiny_config: Make) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "tune.md").read_text("utf-8")
-    words = [shlex.split(found)[0] for found in re.findall(r'--search ("[^"]+"|[\w.]+=\S+)', page)]
-    assert len(words) == 4
-    assert len(parse_space(words, tiny_config())) == 4

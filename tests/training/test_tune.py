@@ -79,12 +79,6 @@ def test_the_folder_holds_what_was_found(study: TuneResult) -> None:
     assert not (study.run / "trial").exists()
 
 
-def test_importances_are_shares_of_the_searched_keys(study: TuneResult) -> None:
-    assert study.importances.keys() == {words.partition("=")[0] for words in SEARCH}
-    assert sum(study.importances.values()) == pytest.approx(1)
-    assert f"bilstm-cls train -c {study.run / 'best.yaml'}" in study.as_table()
-
-
 def test_another_test_split_changes_nothing(base: Config, tmp_path: Path) -> None:
     results = []
     for name, label in (("one", "pos"), ("two", "neg")):
@@ -206,21 +200,6 @@ def test_a_study_that_is_stopped_continues_with_the_same_trials(
     assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
 
 
-def test_a_finished_study_continues_with_a_larger_budget(base: Config, study: TuneResult) -> None:
-    run = search(base, trials=3).run
-    with (run / "study.journal").open("ab") as journal:  # as a kill in the middle of a line leaves it
-        journal.write(b'{"op_code":5,"worker')
-    (run / "study.journal.lock").symlink_to("study.journal")
-    assert outcomes(search(base, trials=5, resume=True)) == outcomes(study)
-
-
-def test_the_time_of_all_calls_together_is_limited(base: Config) -> None:
-    search(base, trials=2)
-    again = search(base, trials=None, seconds=1e-3, resume=True)
-    assert again.reason == "the time is over"
-    assert len(again.trials) == 2
-
-
 @pytest.mark.parametrize(
     ("change", "words", "resume"),
     [({"seed": 2}, SEARCH, True), ({}, ["model.hidden_size=4..9"], True), ({}, SEARCH, False)],
@@ -241,11 +220,6 @@ def test_changed_data_are_noticed(base: Config, reviews_csv: Path, tmp_path: Pat
     copy.write_text("".join(rows[:-40]), "utf-8")
     with pytest.raises(DataError):
         search(config, trials=2, resume=True)
-
-
-def test_overwriting_starts_anew(base: Config, study: TuneResult) -> None:
-    search(base, ["model.hidden_size=4|5"], trials=1)
-    assert outcomes(search(base, trials=5, overwrite=True)) == outcomes(study)
 
 
 @pytest.mark.parametrize("damage", [b"no journal\n\n", b'{"op_code": 99}\n', b"[1]\n"])

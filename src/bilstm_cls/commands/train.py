@@ -90,7 +90,7 @@ def train(
         opt.print_findings(plan(resolved), as_json=as_json)
         return
     from bilstm_cls.evaluation.report import score_table
-    from bilstm_cls.training.distributed import SeveralProcessesError, launch, rank_by_torchrun
+    from bilstm_cls.training.distributed import SeveralProcessesError, launch, leave_group, rank_by_torchrun
     from bilstm_cls.training.run import train as run_training
     from bilstm_cls.training.seeds import seeds_table, train_seeds
 
@@ -107,7 +107,7 @@ def train(
         launch(sys.argv[1:], error.size)
         return
     if not is_first:
-        return
+        leave_group()
     if seeds is not None:
         opt.print_result(runs.summary(), seeds_table(runs), as_json=as_json)
     else:

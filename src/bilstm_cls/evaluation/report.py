@@ -95,9 +95,7 @@ def write_report(
         is_correct = evaluation.probabilities.argmax(axis=1) == evaluation.split.label_ids
         groups["tokens of a text"] = by_length(corpus.num_tokens, is_correct)
         groups["truncation"] = by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
-    before, before_metrics = _before_scaling(evaluation.probabilities, metrics), None
-    if before is not None:
-        before_metrics = compute_metrics(before, evaluation.split.label_ids, labels)
+    before = _before_scaling(evaluation.probabilities, metrics)
     scores, split, path = scores_of(metrics), evaluation.split.name, shlex.quote(str(run.path))
     is_long, per_class = len(labels) > MAX_LABELS, list(evaluation.metrics.per_class.items())
     values = {
@@ -112,7 +110,7 @@ def write_report(
         "per_class": sorted(per_class, key=lambda item: item[1].f1)[:MAX_ROWS] if is_long else per_class,
         "shown_labels": labels[:MAX_ROWS] if is_long else labels,
         "label_ids": {label: i for i, label in enumerate(labels)},
-        "before": before_metrics,
+        "before": None if before is None else compute_metrics(before, evaluation.split.label_ids, labels),
         "groups": {name: found for name, found in groups.items() if found},
         **_errors(evaluation, labels, loaded),
         "environment": run.read_object("environment.json"),
@@ -120,8 +118,7 @@ def write_report(
         "config": dump_config(config),
         "commands": [
             f'bilstm-cls predict --run {path} "a text of yours"',
-            f"bilstm-cls eval --run {path}",
-            f"bilstm-cls report --run {path}",
+            *(f"bilstm-cls {command} --run {path}" for command in ("eval", "report")),
             f"bilstm-cls train -c {shlex.quote(str(run / 'config.yaml'))} -o again",
         ],
     }

@@ -13,13 +13,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_asgi_app
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +29,7 @@ from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import UserError, dotted
 from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.runtime import most_probable
-from bilstm_cls.serve.batching import MAX_QUEUED, Answer, Batcher, FullError
+from bilstm_cls.serve.batching import MAX_QUEUED, Batcher, FullError
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,6 @@ MAX_CHARACTERS = 100_000
 PATHS = ("/", "/predict", "/health", "/metrics", "/openapi.json")
 """Each has its figures; all others are counted as one, or anybody could fill the memory."""
 
-EXAMPLE: JsonValue = {"texts": ["A wonderful film.", "A dull, badly acted mess."]}
-
 _Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 _WEB = Path(__file__).with_name("web")
 
@@ -52,7 +51,7 @@ _WEB = Path(__file__).with_name("web")
 class Question(BaseModel):
     """The body of `/predict`: one text, or several."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [EXAMPLE]})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"text": "A fine film."}]})
 
     text: _Text | None = Field(None, description="One text.")
     texts: list[_Text] | None = Field(None, max_length=MAX_TEXTS, description="Several texts, instead of `text`.")
@@ -122,7 +121,7 @@ def build_app(classifier: Classifier) -> ASGIApp:
     app = FastAPI(
         title="bilstm-cls",
         description=f"The text classifier {classifier.config.name!r}.",
-        version=_version(),
+        version=version("bilstm-cls"),
         docs_url=None,  # their scripts would come from another server
         redoc_url=None,
         lifespan=lifespan,
@@ -157,11 +156,19 @@ def _add_routes(app: FastAPI, classifier: Classifier) -> None:
             raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
         question = Question.model_validate_json(await _read_body(request))
         answers = await request.state.batcher.answer(question.all_texts, explains=question.explain)
-        return _json({"predictions": [_top(answer, question.top_k) for answer in answers]})
+        if question.top_k is not None:
+            for answer in answers:
+                answer["probabilities"] = most_probable(answer["probabilities"], question.top_k)
+        return _json({"predictions": answers})
 
     @app.get("/health", summary="Whether the server answers, and with which run")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "version": _version(), "run": classifier.config.name, "labels": classifier.labels}
+        return {
+            "status": "ok",
+            "version": version("bilstm-cls"),
+            "run": classifier.config.name,
+            "labels": classifier.labels,
+        }
 
     @app.get("/", include_in_schema=False)
     async def show_page() -> Response:
@@ -212,12 +219,6 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _top(answer: Answer, number: int | None) -> Answer:
-    if number is None:
-        return answer
-    return {**answer, "probabilities": most_probable(answer["probabilities"], number)}
-
-
 def _json(content: Any) -> Response:
     """Prints as `predict --json` does; a surrogate in a label becomes its escape."""
     body = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -233,12 +234,8 @@ async def _on_wrong_question(_: Request, error: Exception) -> Response:
     problems = error.errors(include_url=False)
     if problems[0]["type"] == "json_invalid":
         return _error(400, f"the body is not JSON: {problems[0]['msg'].removeprefix('Invalid JSON: ')}")
-    return _error(422, "; ".join(map(_words_of, problems[:5])))
-
-
-def _words_of(problem: Any) -> str:
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{dotted(problem['loc'])}: {message}" if problem["loc"] else message
+    words = (f"{dotted(p['loc'])}: {p['msg'].removeprefix('Value error, ')}".removeprefix(": ") for p in problems[:5])
+    return _error(422, "; ".join(words))
 
 
 async def _on_user_error(_: Request, error: Exception) -> Response:
@@ -278,9 +275,3 @@ def _build_page(classifier: Classifier) -> tuple[bytes, str]:
         "base-uri 'none';form-action 'none';frame-ancestors 'none'"
     )
     return page.encode("utf-8", "replace"), policy
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("bilstm-cls")

@@ -33,13 +33,7 @@ class _Request:
 
 
 class Batcher:
-    """Calls the model for many requests, in one thread.
-
-    Args:
-        predict: returns one prediction per text, in order; none depends on the other texts.
-        explain: explains the prediction for one text.
-        on_batch: called with the number of texts of each batch.
-    """
+    """Calls the model for many requests, in one thread; `on_batch` gets the number of texts of each batch."""
 
     def __init__(
         self,
@@ -59,12 +53,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
     async def answer(self, texts: Sequence[str], *, explains: bool = False) -> list[Answer]:
-        """Returns one answer per text, in order; with `explains` each has a key `explanation`.
-
-        Raises:
-            FullError: too many texts are queued.
-            Exception: what the model raised for these texts.
-        """
+        """Returns one answer per text, in order, or raises `FullError` or what the model raised for these texts."""
         cost = len(texts) * (EXPLANATION_COST if explains else 1)
         if self.queued + cost > MAX_QUEUED:
             raise FullError

@@ -43,14 +43,7 @@ MAX_BYTES = 2**31 - 2**20
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far 8-bit weights move the predictions.
-
-    Attributes:
-        texts: how many were classified.
-        origin: which texts.
-        labels: fraction of texts with the same label, 0 to 1.
-        probability: the largest difference of a probability.
-    """
+    """How far 8-bit weights move the predictions: the fraction of texts with the same label, the largest difference."""
 
     texts: int
     origin: str
@@ -60,10 +53,9 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was written, and what `export --json` prints of it.
+    """A bundle that was written.
 
     Attributes:
-        path: its folder.
         bytes: of all files together.
         difference: the largest difference between a logit of onnxruntime and of PyTorch, before weights had 8 bits.
         longest: tokens of the longest text that was compared.
@@ -92,13 +84,7 @@ def export(
     """Writes the model of a run, ensembles and n-gram models included, as a bundle.
 
     Before it is put in its place onnxruntime has given PyTorch's logits for random tokens, and the whole bundle the
-    run's probabilities for texts.
-
-    Args:
-        path: the run directory.
-        output: the bundle's folder; next to the run and named after it if None.
-        int8: keep the network's weights in 8 bits, and measure what that changes.
-        overwrite: replace an existing bundle.
+    run's probabilities for texts. With `int8` weights have 8 bits, and what that changes is measured.
 
     Raises:
         CheckpointError: the run is damaged, or onnxruntime does not agree with PyTorch within `TOLERANCE`.
@@ -106,9 +92,14 @@ def export(
             by torchtext, or the extra is not installed.
         ResourceError: the disk is full.
     """
-    _need_onnx()
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"export needs more; run: pip install 'bilstm-cls[onnx]' ({error})") from error
     run = RunDirectory(Path(path))
-    target = _default_target(run.path, int8=int8) if output is None else Path(output)
+    place = run.path.resolve()
+    target = place.with_name(f"{place.name}-onnx{'-int8' * int8}") if output is None else Path(output)
     _check_free(target, overwrite=overwrite)
     _check_tokenizer(run)
     loaded = run.load_model()
@@ -145,21 +136,6 @@ def export_table(bundle: Bundle) -> str:
     command = f"python -m bilstm_cls.runtime {shlex.quote(str(bundle.path))} TEXT"
     lines.append(f"wrote {bundle.path}, {bundle.bytes / 1000:,.0f} kB; try it: {command}")
     return "\n".join(lines)
-
-
-def _need_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"export needs onnx and onnxruntime; run: pip install 'bilstm-cls[onnx]' ({error})"
-        ) from error
-
-
-def _default_target(path: Path, *, int8: bool) -> Path:
-    path = path.resolve() if path.name in ("", "..") else path
-    return path.with_name(f"{path.name}-onnx{'-int8' * int8}")
 
 
 def _check_free(target: Path, *, overwrite: bool) -> None:
@@ -247,11 +223,7 @@ def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
 
 
 def _compare(runtime: Runtime, loaded: LoadedModel) -> tuple[float, int]:
-    """Returns the largest difference of a logit or a probability, and the tokens of the longest text.
-
-    Logits are those of the networks for random tokens: short and long texts in one batch, with padding behind the
-    longest of them too. Probabilities are those of everything for texts.
-    """
+    """Returns the largest difference of a logit (of padded random tokens) or a probability, and the longest text."""
     corpus = _random_corpus(len(loaded.tokenizer), loaded.config.text.max_length)
     largest = [0.0]
     size = max(2, 32768 // int(corpus.lengths.max()))
@@ -273,7 +245,6 @@ def _probabilities(loaded: LoadedModel, texts: Sequence[str]) -> npt.NDArray[np.
 
 
 def _random_texts(loaded: LoadedModel, number: int = 100) -> list[str]:
-    """Returns texts of up to 50 tokens of the vocabulary; the first is empty."""
     generator = np.random.Generator(np.random.PCG64(1))
     tokens = loaded.tokenizer.tokens
     lengths = [0, *generator.integers(1, 50, size=number - 1)]
@@ -282,7 +253,6 @@ def _random_texts(loaded: LoadedModel, number: int = 100) -> list[str]:
 
 
 def _random_corpus(vocab_size: int, max_length: int) -> Corpus:
-    """Returns texts of random tokens; the first has one token, the last as many as are compared."""
     generator = np.random.Generator(np.random.PCG64(0))
     longest = min(max_length, MAX_CHECKED_LENGTH)
     lengths = generator.integers(1, longest, size=NUM_TEXTS, endpoint=True)

@@ -33,13 +33,11 @@ _NOT_IN_TSV = re.compile("[\t\r\n]")
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How a file is read and what is written of each prediction.
+    """How a file is read and what is written of each prediction; None is what the run has, or all labels.
 
     Attributes:
-        text_columns: columns with the text; the run's if None.
         bad_rows: for a row that cannot be read: `error` stops there, `skip` leaves it out, `empty` writes it with no
-            prediction and the reason under `error`; the run's `data.bad_rows` if None.
-        top_k: write the probabilities of so many labels; of all if None.
+            prediction and the reason under `error`.
         min_probability: a label that is less probable is written as null.
     """
 
@@ -57,14 +55,7 @@ def predict_file(
     *,
     as_json: bool = False,
 ) -> None:
-    """Classifies every row of a file and writes the results to a file or stdout.
-
-    Args:
-        classifier: a loaded run.
-        source: csv, tsv, jsonl, parquet, or txt with one text a line.
-        target: csv, tsv or jsonl, chosen by the ending; None for stdout.
-        options: how to read the file and what to write.
-        as_json: on stdout, JSON lines instead of csv.
+    """Classifies every row of a csv, tsv, jsonl, parquet or txt file into a csv, tsv or jsonl file, or stdout.
 
     Raises:
         DataError: a row cannot be read and `bad_rows` is `error`, or a row has a field for which a table has no column,

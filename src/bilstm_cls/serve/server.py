@@ -1,7 +1,6 @@
 """A server process: its address, its signals, and its end."""
 
 import contextlib
-import gc
 import ipaddress
 import logging
 import os
@@ -22,25 +21,15 @@ logger = logging.getLogger(__name__)
 DRAIN = 20
 """Seconds that accepted requests get after the signal to stop."""
 
-MAX_CONNECTIONS = 512
-"""Connections at one time; 1,024 files are what a process may open by default."""
-
+MAX_CONNECTIONS, BACKLOG = 512, 2048
 MAX_HEAD_BYTES = 2**16
 """Of a request before its body."""
-
-BACKLOG = 2048
 
 
 def serve(run: str | Path, *, host: str, port: int, device: str) -> None:
     """Answers requests until a signal comes, then those that were accepted.
 
-    Prints the address on stdout as soon as requests are answered.
-
-    Args:
-        run: a run directory.
-        host: a name or address of this machine.
-        port: 0 for any that is free.
-        device: as in `choose_device`.
+    Prints the address on stdout as soon as requests are answered. Port 0 is any that is free.
 
     Raises:
         ConfigError: the address cannot be used.
@@ -53,8 +42,6 @@ def serve(run: str | Path, *, host: str, port: int, device: str) -> None:
         if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
             logger.warning(f"--host {host}: whoever reaches this address can use it; there are no passwords")
         server = _AnnouncingServer(build_config(classifier))
-        gc.collect()
-        gc.freeze()  # to go through all objects of the libraries would take tenths of a second, again and again
         server.run(sockets=[listener])
 
 
@@ -89,11 +76,7 @@ def build_config(classifier: Classifier) -> uvicorn.Config:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that takes connections, which wait until somebody accepts them.
-
-    Raises:
-        ConfigError: the address is not one of this machine, or taken.
-    """
+    """Returns a socket that takes connections, or raises `ConfigError` where the address is not ours, or taken."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # With its protocol named, or asyncio would leave Nagle's algorithm on, which holds answers back for 40 ms.
@@ -107,10 +90,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"--host {host} --port {port}: {error.strerror}; give an address of this machine, and a port that is free "
-            f"(0 takes any)"
-        ) from error
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror}; port 0 takes any that is free") from error
     return listener
 
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,13 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from bilstm_cls.config import TrainConfig
+from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.device import usable_cores
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError
+
+MIN_TOKENS_TO_SHARE = 2_000_000
+"""Tokens in all epochs from which more processes pay for the seconds that their start takes."""
 
 TIMEOUT_SECONDS = 600.0
 """How long a process waits for the others; `BILSTM_CLS_TIMEOUT` sets another time."""
@@ -235,6 +241,16 @@ def joined_by_launcher(device: torch.device) -> contextlib.AbstractContextManage
     return joined(device, rank=_number_of("RANK"), size=_number_of("WORLD_SIZE"), init_method="env://")
 
 
+def leave_group() -> NoReturn:
+    """Ends a process that has nothing more to do, without Python's clean-up.
+
+    A thread of Gloo that frees its last tensor while Python ends aborts the process.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 class SeveralProcessesError(Exception):
     """This command is to be run by several processes: `launch` starts them."""
 
@@ -326,3 +342,26 @@ def end_with_launcher() -> None:
 
     if LAUNCHED in os.environ:
         threading.Thread(target=watch, daemon=True).start()
+
+
+def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.device, *, can_launch: bool) -> int:
+    """Returns how many processes `train.processes` stands for.
+
+    `auto` is one for every two CPU cores where there is enough to do for their start to pay, and one on CUDA: two
+    threads of one process do a step as fast as two processes, and more threads do not keep up.
+
+    Raises:
+        ConfigError: several processes were asked for on one GPU, or where they cannot be started.
+    """
+    if config.processes == "auto":
+        num_tokens = config.epochs * int(corpus.lengths.sum())
+        is_worthwhile = can_launch and device.type == "cpu" and num_tokens >= MIN_TOKENS_TO_SHARE
+        return max(1, min(usable_cores() // 2, config.batch_size)) if is_worthwhile else 1
+    size = config.processes
+    if size > 1 and (device.type == "cuda" or not can_launch):
+        reason = "on CUDA are started by torchrun, one for each GPU" if device.type == "cuda" else "start as commands"
+        raise ConfigError(
+            f"train.processes: {size} processes {reason}: torchrun --nproc-per-node {size} -m bilstm_cls train ..."
+            f"{'' if device.type == 'cuda' else f' or bilstm-cls train --processes {size}'}"
+        )
+    return size

@@ -6,6 +6,7 @@ continues in the same place; steps since its last checkpoint may be there twice.
 
 import contextlib
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bilstm_cls.config import Config
+from bilstm_cls.config_file import flat_config
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import EvaluationReport, StepReport
@@ -112,10 +114,7 @@ class RunLoggers:
 @contextlib.contextmanager
 def open_loggers(run: RunDirectory, config: Config) -> Iterator[RunLoggers]:
     """Opens the loggers that `train.loggers` names, and closes them however the block ends."""
-    sections = {
-        name: value if isinstance(value, dict) else {name: value} for name, value in config.model_dump().items()
-    }
-    settings = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+    settings = {key: json.loads(text) for key, text in flat_config(config).items()}
     record: dict[str, Any] = run.read_object(RECORD) if (run / RECORD).exists() else {}
     opened = RunLoggers()
     places: dict[str, contextlib.AbstractContextManager[tuple[str, Log]]] = {}

@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-import torch
-
 from bilstm_cls.classifier import LoadedModel
-from bilstm_cls.config import Config, PretrainConfig, TrainConfig
+from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.prepare import PreparedData, prepare
-from bilstm_cls.device import Precision, choose_device, freed_memory_kept, set_threads, threads_of_each, usable_cores
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.device import Precision, choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
@@ -24,6 +20,7 @@ from bilstm_cls.training.distributed import (
     end_with_launcher,
     is_started_by_torchrun,
     joined_by_launcher,
+    number_of_processes,
     rank_by_torchrun,
 )
 from bilstm_cls.training.loggers import check_installed, open_loggers
@@ -33,9 +30,6 @@ from bilstm_cls.training.record import StopSignals, check_resumable, is_finished
 from bilstm_cls.training.session import Report, Session
 
 logger = logging.getLogger(__name__)
-
-MIN_TOKENS_TO_SHARE = 2_000_000
-"""Tokens in all epochs from which more processes pay for the seconds that their start takes."""
 
 FREE_KEYS = (
     "name", "output_dir", "train.max_minutes", "train.checkpoint_seconds", "train.device", "train.threads",
@@ -152,11 +146,7 @@ def _train(
 
 
 def _learn(
-    run: RunDirectory,
-    config: Config,
-    data: PreparedData,
-    signals: StopSignals,
-    on_report: Callable[[Report], None],
+    run: RunDirectory, config: Config, data: PreparedData, signals: StopSignals, on_report: Callable[[Report], None]
 ) -> Session:
     """Trains to the end, as one process or in step with the others."""
     with joined_by_launcher(choose_device(config.train.device)) as group:
@@ -168,26 +158,3 @@ def _learn(
                 on_report(report)
                 bound_memory()
     return session
-
-
-def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.device, *, can_launch: bool) -> int:
-    """Returns how many processes `train.processes` stands for.
-
-    `auto` is one for every two CPU cores where there is enough to do for their start to pay, and one on CUDA: two
-    threads of one process do a step as fast as two processes, and more threads do not keep up.
-
-    Raises:
-        ConfigError: several processes were asked for on one GPU, or where they cannot be started.
-    """
-    if config.processes == "auto":
-        num_tokens = config.epochs * int(corpus.lengths.sum())
-        is_worthwhile = can_launch and device.type == "cpu" and num_tokens >= MIN_TOKENS_TO_SHARE
-        return max(1, min(usable_cores() // 2, config.batch_size)) if is_worthwhile else 1
-    size = config.processes
-    if size > 1 and (device.type == "cuda" or not can_launch):
-        reason = "on CUDA are started by torchrun, one for each GPU" if device.type == "cuda" else "start as commands"
-        raise ConfigError(
-            f"train.processes: {size} processes {reason}: torchrun --nproc-per-node {size} -m bilstm_cls train ..."
-            f"{'' if device.type == 'cuda' else f' or bilstm-cls train --processes {size}'}"
-        )
-    return size

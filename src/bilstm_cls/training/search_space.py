@@ -31,13 +31,7 @@ OF_THE_ENCODER = ("text.min_freq", "text.max_vocab_size", "embedding.dim", "mode
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits of a study, over all its calls together.
-
-    Attributes:
-        trials: that are trained, finished or not; None where time alone is the limit.
-        seconds: of training; None for no limit.
-        max_bytes: of weights, tokenizer and labels; None for no limit.
-    """
+    """The limits of a study, over all its calls together: trained trials, seconds, and bytes of a model."""
 
     trials: int | None = DEFAULT_TRIALS
     seconds: float | None = None
@@ -67,12 +61,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Values:
-    """What a key is searched over, written as `low..high`, `low..high:log` or `a|b|c`.
-
-    Attributes:
-        words: as they are written.
-        values: the choices, or both ends of an interval, whole numbers where the key takes such.
-    """
+    """What a key is searched over: `words` as they are written, and the choices, or both ends of an interval."""
 
     words: str
     values: tuple[Any, ...]
@@ -99,13 +88,7 @@ Space = dict[str, Values]
 
 
 def parse_space(searches: Sequence[str], config: Config, *, limits_size: bool = False) -> Space:
-    """Reads the words of `--search`; without any, the default space.
-
-    Args:
-        searches: `key.path=low..high`, `key.path=low..high:log` or `key.path=a|b|c`, of which the last of a key wins,
-            and `default` for the default space.
-        config: that the searched values are put into.
-        limits_size: whether there is a limit on the model's size.
+    """Reads the words of `--search`, of which the last of a key wins; without any, or by `default`, the default space.
 
     Raises:
         ConfigError: with all problems at once.
@@ -169,7 +152,6 @@ def _parse(key: str, text: str, config: Config) -> Values:
 
 
 def _parsed(key: str, text: str, config: Config) -> Any:
-    """Returns a value as the schema takes it in the place of a key."""
     try:
         return value_at(with_overrides(config, [f"{key}={text}"]), key)
     except ConfigError as error:
@@ -178,6 +160,5 @@ def _parsed(key: str, text: str, config: Config) -> Any:
 
 
 def value_at(config: Config, key: str) -> Any:
-    """Returns the value of a key such as `train.epochs`."""
     section, _, name = key.partition(".")
     return getattr(getattr(config, section), name)

@@ -46,12 +46,10 @@ on the schedule."""
 
 RANDOM_TRIALS, TRIALS_BEFORE_PRUNING, TRIALS_FOR_IMPORTANCES, MAX_FAILURES_AT_FIRST = 8, 4, 4, 5
 MAX_IN_A_ROW = 50
-"""Proposals that cannot be trained, one after another, after which the space is taken to be exhausted."""
+"""Proposals in a row that cannot be trained, after which the space is taken to be exhausted."""
 
 FINISHED, PRUNED, FAILED, TOO_LARGE, REPEATED = "finished", "pruned", "failed", "too large", "repeated"
 TRAINED = (FINISHED, PRUNED, FAILED)
-"""What counts as one of `--trials`."""
-
 FAILURES = (ConfigError, DataError, CheckpointError, DivergedError, MemoryError)
 """What ends a trial and not the study."""
 
@@ -62,16 +60,12 @@ class _OutOfTimeError(Exception):
 
 @dataclass
 class Trial:
-    """One proposal and what came of it.
+    """One proposal and what came of it: trial 0 is the config as it was given, where the space holds it.
 
     Attributes:
-        number: counted from 0, which is the config as it was given where the space holds it.
-        values: of the searched keys.
         state: finished, pruned (its scores fell behind), failed, too large or repeated.
         score: the best of `train.select_by`; of a pruned trial, the best until then.
         num_bytes: of weights, tokenizer and labels.
-        seconds: that it took.
-        reason: why it failed.
     """
 
     number: int
@@ -87,15 +81,11 @@ class Trial:
 class TuneResult:
     """Where a study stands: its folder, the trials that were trained, best first, and why it ended.
 
-    Attributes:
-        importances: share of each key in the variance of the scores; empty where there are too few trials to say.
-        num_valid: texts of the valid split.
-        stopped: the signal that ended the study, if one did.
+    `importances` are the shares of the keys in the variance of the scores, empty where there are too few trials.
     """
 
     run: RunDirectory
     score_name: str
-    num_valid: int
     trials: Sequence[Trial]
     importances: dict[str, float]
     stopped: StoppedError | None
@@ -127,9 +117,6 @@ class TuneResult:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         padded = (zip(row, widths, strict=True) for row in rows)
         lines += ["trials, best first:", *("  ".join(f"{cell:<{width}}" for cell, width in row) for row in padded)]
-        if self.score_name == "valid/accuracy":
-            spread = 1.96 * math.sqrt(self.best.score * (1 - self.best.score) / self.num_valid)
-            lines.append(f"note: with {self.num_valid:,} valid texts, {spread:.4f} below the best may be as good")
         return "\n".join([*lines, f"next: bilstm-cls train -c {shlex.quote(str(self.run / WINNER))}"])
 
 
@@ -154,12 +141,7 @@ def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, 
     to the same score there. A trial that diverges, finds no memory or does not fit together has failed, and the study
     continues. A trial that was stopped or killed starts again when the study is resumed.
 
-    Args:
-        config: what all trials have in common.
-        space: the keys that they differ in.
-        budget: when to end.
-        resume: continue an interrupted study, or a finished one with a larger budget.
-        overwrite: delete an earlier study in the folder first.
+    `resume` continues an interrupted study, or a finished one with a larger budget.
 
     Raises:
         ConfigError: optuna is missing, the folder is taken, the study to resume was another one, or no trial finished.
@@ -193,8 +175,6 @@ def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, 
 
 
 class _Study:
-    """A study under way, which keeps the results in its folder up to date."""
-
     def __init__(self, run: RunDirectory, config: Config, space: Space, budget: Budget, signals: StopSignals) -> None:
         self.run, self.config, self.space, self.budget, self.signals = run, config, space, budget, signals
         self.is_lower_better = config.train.select_by.rpartition("/")[2] in LOWER_IS_BETTER
@@ -204,7 +184,6 @@ class _Study:
         self.prepared: dict[str, PreparedData] = {}
 
     def data_of(self, config: Config) -> PreparedData:
-        """Returns the train and valid split of a config, and the texts without labels where they are read."""
         names = ["train", "valid", *(["unlabelled"] if config.reads_unlabelled else [])]
         key = json.dumps([config.text.model_dump(), config.model.init_from, names])
         if key not in self.prepared:
@@ -214,7 +193,6 @@ class _Study:
         return self.prepared[key]
 
     def search(self) -> TuneResult:
-        """Trains until a limit is reached, and returns what was found."""
         self.study = self._opened()
         if self.config.model.ngrams is not None:  # which no searched key changes
             dataset = self.data_of(self.config).dataset
@@ -235,9 +213,8 @@ class _Study:
             stopped, self.reason = error, str(error)
         finally:
             shutil.rmtree(self.run / "trial", ignore_errors=True)
-        ranked, num_valid = self._keep(), len(self.data_of(self.config).dataset.splits["valid"])
-        found = num_valid, ranked, self._importances(ranked), stopped, self.reason
-        result = TuneResult(self.run, self.config.train.select_by, *found)
+        ranked, score_name = self._keep(), self.config.train.select_by
+        result = TuneResult(self.run, score_name, ranked, self._importances(ranked), stopped, self.reason)
         self.run.write_json("tuning.json", result.as_object())
         return result
 
@@ -247,7 +224,6 @@ class _Study:
         return [Trial(**attrs) for attrs in known if attrs]
 
     def _opened(self) -> "optuna.Study":
-        """Opens the journal, a new one or that of the study to resume."""
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
@@ -288,7 +264,6 @@ class _Study:
         return study
 
     def _objective(self, proposal: "optuna.Trial") -> float:
-        """Trains one proposal, notes what came of it, and returns its score."""
         import optuna
 
         # Seeded by the number of trials, so that a study that was cut short comes to the same ones.
@@ -321,7 +296,6 @@ class _Study:
                 proposal.set_user_attr("trial", asdict(trial))
 
     def _trained(self, proposal: "optuna.Trial", trial: Trial) -> float:
-        """Trains a proposal from its start, and returns its best score."""
         import optuna
 
         config = self.config.replace(**trial.values)
