@@ -44,6 +44,7 @@ def run_cli(*args: object, stdin: bytes = b"") -> Outcome:
     code = 0
     with (
         _same_process_state(),
+        mock.patch.dict(os.environ),
         mock.patch.multiple(sys, argv=words, stdin=io.TextIOWrapper(io.BytesIO(stdin), "utf-8"), **streams),
     ):
         try:

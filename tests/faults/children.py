@@ -141,12 +141,21 @@ def _live(words: list[str], faults: list[str], folder: str, environment: dict[st
     if "CHILD_SECONDS" in environment:  # of a processor
         seconds = int(environment["CHILD_SECONDS"])
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    if "COUNTS" in environment:
+        _write_counts_at_exit(Path(environment["COUNTS"]) / f"{environment.get('RANK', 0)}.json")
     sys.argv = ["bilstm-cls", *words]
     try:
         cli.main()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        if "COUNTS" in environment:
-            counted = Path(environment["COUNTS"]) / f"{environment.get('RANK', 0)}.json"
-            counted.write_text(json.dumps(failpoints.counts))
+
+
+def _write_counts_at_exit(path: Path) -> None:
+    leave = os._exit  # by which a forked process ends, and some of the program's before that
+
+    def write_and_leave(code: int) -> None:
+        path.write_text(json.dumps(failpoints.counts))
+        leave(code)
+
+    os._exit = write_and_leave
