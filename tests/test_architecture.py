@@ -1,4 +1,4 @@
-"""The house: imports run downward, the network stands on torch alone, and nothing grows beyond its limit."""
+"""The package: imports run downward, the network stands on torch alone, and nothing grows beyond its limit."""
 
 import importlib.util
 import subprocess

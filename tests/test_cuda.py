@@ -12,10 +12,10 @@ import torch
 from bilstm_cls.classifier import Classifier, predict_logits
 from bilstm_cls.config import Config
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import allow_tf32, choose_device
+from bilstm_cls.device import Precision, choose_device
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.recurrent import CELLS
-from bilstm_cls.training.loop import Trainer, allows_tf32, autocast_type
+from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.pretrain import pretrain
 from bilstm_cls.training.run import train
 from tests.conftest import PRETRAINED
@@ -75,9 +75,7 @@ def gradient(device: torch.device, precision: str, *, length: int) -> torch.Tens
     """Of the recurrent weights, from a batch whose loss is a mean over 64 texts of a mean over many steps."""
     model = model_of(["mean"]).to(device)
     token_ids = torch.randint(1, 500, (64, length), generator=torch.Generator().manual_seed(0)).to(device)
-    dtype = autocast_type(precision, device)
-    autocast = torch.autocast("cuda", dtype, enabled=dtype != torch.float32)
-    with allow_tf32(allows_tf32(precision, device)), autocast:
+    with Precision.named(precision, device).applied(device):
         logits = model(token_ids, torch.full((64,), length))
         torch.nn.functional.cross_entropy(logits, token_ids[:, 0] % 3).backward()
     rnn = model.encoder.layers[0][0]  # type: ignore[index]

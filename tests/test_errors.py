@@ -109,7 +109,7 @@ TABLES: list[tuple[str | bytes, str, str]] = [
     (TABLE + "a,b,c\n", "", "t.csv:62: 3 fields"),
     (TABLE + "nice,\n", "", "t.csv:62: empty"),
     ("text,label\na,\nb,\n", "data.bad_rows=skip", "t.csv t.csv:2:"),
-    ("text,label\na,pos\nb,neg\nc,pos\nd,neg\n", "", "data.test 0.2"),
+    ("text,label\na,pos\nb,neg\nc,pos\nd,neg\n", "", "data.valid 0.1"),
 ]
 """Contents of t.csv, a setting, and what is named."""
 FILES = [

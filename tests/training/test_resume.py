@@ -154,17 +154,17 @@ def test_a_second_signal_in_the_middle_of_saving_does_no_harm(
 
 
 @pytest.mark.usefixtures("light")
-@pytest.mark.parametrize("what", ["preparing", "judging"])
+@pytest.mark.parametrize("what", ["preparing", "evaluating"])
 def test_a_signal_outside_of_the_loop_stops_at_once_and_loses_nothing(
     often: Config, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    name = {"preparing": "prepare", "judging": "write_results"}[what]
+    name = {"preparing": "prepare", "evaluating": "write_results"}[what]
     with monkeypatch.context() as patch:
-        patch.setattr(f"bilstm_cls.training.run.{name}", lambda *args: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(f"bilstm_cls.training.run.{name}", lambda *args, **options: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(StoppedError):
             train(often)
     has_begun = (where(often) / "status.json").exists()
-    assert has_begun == (what == "judging")
+    assert has_begun == (what == "evaluating")
     assert not has_begun or json.loads((where(often) / "status.json").read_text())["status"] == "stopped"
     train(often, resume=True)
     assert result(where(often)) == undisturbed

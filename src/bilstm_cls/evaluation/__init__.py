@@ -1,1 +1,1 @@
-"""Judging: metrics, plots, report, linear baselines."""
+"""Metrics, explanations, plots, reports and linear baselines."""
