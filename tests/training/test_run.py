@@ -98,6 +98,7 @@ def test_its_log_tells_what_happened(trained_run: Path) -> None:
 def test_its_environment_names_data_and_processes(trained_run: Path) -> None:
     found = RunDirectory(trained_run).read_json("environment.json")
     assert (found["threads"], found["processes"], found["device"]) == (1, 1, "cpu")
+    assert found["precision"] == "float32"
     assert len(found["data_digest"]) == 64
 
 
