@@ -95,8 +95,14 @@ def predict_part(
     make_folder(folder)
     target = folder / f"part-{rank:05}-of-{size:05}.jsonl"
     stat = source.stat() if source.is_file() else None
-    job = {"input": str(source), "bytes": stat and stat.st_size, "changed": stat and stat.st_mtime_ns, "parts": size}
-    job |= {"options": asdict(options), "model": _digest(classifier)}
+    job: Row = {
+        "input": str(source),
+        "bytes": stat and stat.st_size,
+        "changed": stat and stat.st_mtime_ns,
+        "parts": size,
+        "options": asdict(options),
+        "model": _digest(classifier),
+    }
     job_file = folder / "job.json"
     if not job_file.exists():
         write_atomic(job_file, json.dumps(job) + "\n")
