@@ -207,7 +207,7 @@ def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = N
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
-    headers = None
+    headers: Mapping[str, str] | None = None
     match error:
         case ValidationError():
             status, message = _wrong_question(error)
