@@ -83,7 +83,7 @@ class _Graph:
 
 
 def _array(value: Tensor) -> Array:
-    return cast("Array", value.detach().float().cpu().numpy())
+    return value.detach().float().cpu().numpy()
 
 
 def _network(graph: _Graph, model: BiLSTMClassifier, tokens: str, is_token: str) -> str:
