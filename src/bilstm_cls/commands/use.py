@@ -17,6 +17,7 @@ from bilstm_cls.errors import CheckFailedError, ConfigError
 
 if TYPE_CHECKING:
     from bilstm_cls.classifier import Classifier
+    from bilstm_cls.serve.predict_file import PredictOptions
 
 READ_BYTES = 2**20
 MAX_LINES = 2048
@@ -24,6 +25,10 @@ MAX_LINES = 2048
 
 ESCAPED_BYTES = re.compile("[\udc80-\udcff]+")
 """Bytes of an argument that are no characters of the locale, as Python hands them over."""
+
+PRECISION: Any = typer.Option(
+    "fp32", "--precision", help="fp32, or bf16 where the processor has it: faster, and digits change.", metavar="NAME"
+)
 
 
 @opt.with_output
@@ -77,7 +82,7 @@ def predict(
         None, "--input", help="Classify a csv, tsv, jsonl, parquet or txt file.", metavar="FILE"
     ),
     target: Path | None = typer.Option(
-        None, "--output", help="Write a csv, tsv or jsonl file instead of stdout.", metavar="FILE"
+        None, "--output", help="Write a csv, tsv or jsonl file, under torchrun a folder of them.", metavar="FILE"
     ),
     text_columns: list[str] | None = opt.TEXT_COLUMNS,
     bad_rows: Literal["error", "skip", "empty"] | None = typer.Option(
@@ -103,18 +108,21 @@ def predict(
         None, "--gates", help="Draw the gates as they read one text, as .png.", metavar="FILE"
     ),
     device: str | None = opt.DEVICE,
+    precision: str = PRECISION,
 ) -> None:  # fmt: skip
     """Classify texts: one result per text, in order."""
     explains = explains or method is not None or page is not None
     _check_combination(texts, source, target, bad_rows, explains=explains or gates is not None)
     from bilstm_cls.classifier import Classifier
+    from bilstm_cls.training.distributed import device_by_torchrun
 
-    classifier = Classifier.load(opt.chosen_run(run, runs), device=opt.checked_device(device))
+    name = device_by_torchrun(opt.checked_device(device))
+    classifier = Classifier.load(opt.chosen_run(run, runs), device=name, precision=precision)
     if source is not None:
-        from bilstm_cls.serve.predict_file import PredictOptions, predict_file
+        from bilstm_cls.serve.predict_file import PredictOptions
 
         options = PredictOptions(text_columns, bad_rows, top_k, min_probability)
-        predict_file(classifier, source, target, options, as_json=out.as_json)
+        _predict_file(classifier, source, target, options, as_json=out.as_json)
         return
     chunks = given_chunks(texts or [])
     if gates is not None:
@@ -134,6 +142,20 @@ def predict(
             fields = prediction.as_dict(top_k=top_k, min_probability=min_probability)
             out.show(fields, _line_of(fields))
         sys.stdout.flush()  # whoever writes the lines may wait for their answers
+
+
+def _predict_file(
+    classifier: "Classifier", source: Path, target: Path | None, options: "PredictOptions", *, as_json: bool
+) -> None:
+    from bilstm_cls.serve.predict_file import predict_file, predict_part
+    from bilstm_cls.training.distributed import rank_by_torchrun, size_by_torchrun
+
+    if (size := size_by_torchrun()) == 1:
+        predict_file(classifier, source, target, options, as_json=as_json)
+    elif target is None or target.suffix:
+        raise ConfigError("--output: must be a folder under torchrun, where every process writes a file of its own")
+    else:
+        predict_part(classifier, source, target, options, rank=rank_by_torchrun(), size=size)
 
 
 def _check_combination(
@@ -264,6 +286,7 @@ def serve(
     ),
     port: int = typer.Option(8000, "--port", min=0, max=65535, help="0 for any that is free.", metavar="PORT"),
     device: str | None = opt.DEVICE,
+    precision: str = PRECISION,
     quiet: bool = opt.QUIET,
     verbose: bool = opt.VERBOSE,
 ) -> None:
@@ -274,7 +297,8 @@ def serve(
         raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
     from bilstm_cls.serve import server
 
-    server.serve(opt.chosen_run(run, runs), host=host, port=port, device=opt.checked_device(device))
+    chosen, name = opt.chosen_run(run, runs), opt.checked_device(device)
+    server.serve(chosen, host=host, port=port, device=name, precision=precision)
 
 
 REPOSITORY: Any = typer.Argument(
