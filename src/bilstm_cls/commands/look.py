@@ -5,6 +5,7 @@ import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -151,7 +152,7 @@ def cache(
             raise ConfigError(f"--clear {clear}: must be all or what the cache holds: {', '.join(kinds)}")
         entries = clear_cache(None if clear == "all" else clear)
     total = sum(entry.size for entry in entries)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"kind": entry.kind, "key": entry.key, "bytes": entry.size, "path": str(entry.path),
          "last_used": datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")}
         for entry in entries
