@@ -1,6 +1,7 @@
 """Commands that use a trained run: to evaluate, to classify, to hand on."""
 
 import io
+import itertools
 import os
 import re
 import select
@@ -47,9 +48,7 @@ def evaluate(
         "auto", "--format", metavar="FORMAT",
         help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.",
     ),
-    split: str | None = typer.Option(
-        None, "--split", help="test, valid or train. [default: test]", metavar="NAME"
-    ),
+    split: str | None = typer.Option(None, "--split", help="test, valid or train. [default: test]", metavar="NAME"),
     fail_under: float | None = typer.Option(
         None, "--fail-under", min=0, max=1, help="Exit with 7 if the accuracy is lower.", metavar="ACCURACY"
     ),
@@ -89,21 +88,15 @@ def predict(
         None, "--bad-rows",
         help="At a row of --input that cannot be read: stop, leave it out, or keep its place. [run: data.bad_rows]",
     ),
-    top_k: int | None = typer.Option(
-        None, "--top-k", min=1, help="Show the K most probable labels only.", metavar="K"
-    ),
+    top_k: int | None = typer.Option(None, "--top-k", min=1, help="Show the K most probable labels only.", metavar="K"),
     min_probability: float = typer.Option(
         0.0, "--min-probability", min=0, max=1, help="Answer null below it.", metavar="P"
     ),
-    explains: bool = typer.Option(
-        False, "--explain", help="Colour words by what they change in the prediction."
-    ),
+    explains: bool = typer.Option(False, "--explain", help="Colour words by what they change in the prediction."),
     method: Literal["occlusion", "exact"] | None = typer.Option(
         None, "--explain-method", help="Leave words out (occlusion, the default), or exact terms."
     ),
-    page: Path | None = typer.Option(
-        None, "--html", help="Also write what --explain shows as a page.", metavar="FILE"
-    ),
+    page: Path | None = typer.Option(None, "--html", help="Also write what --explain shows as a page.", metavar="FILE"),
     gates: Path | None = typer.Option(
         None, "--gates", help="Draw the gates as they read one text, as .png.", metavar="FILE"
     ),
@@ -126,16 +119,9 @@ def predict(
         return
     chunks = given_chunks(texts or [])
     if gates is not None:
-        from bilstm_cls.evaluation.gates import write_gates
-
-        drawn = [text for chunk in chunks for text in chunk]
-        if len(drawn) != 1:
-            raise ConfigError(f"--gates: draws one text, not {len(drawn)}")
-        write_gates(classifier.loaded, drawn[0], gates)
-        chunks = iter([drawn])
+        chunks = iter([_draw_gates(classifier, chunks, gates)])
     if explains:
-        every_text = (text for chunk in chunks for text in chunk)
-        _print_explained(classifier, every_text, method or "occlusion", page, out)
+        _print_explained(classifier, itertools.chain.from_iterable(chunks), method or "occlusion", page, out)
         return
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
@@ -156,6 +142,16 @@ def _predict_file(
         raise ConfigError("--output: must be a folder under torchrun, where every process writes a file of its own")
     else:
         predict_part(classifier, source, target, options, rank=rank_by_torchrun(), size=size)
+
+
+def _draw_gates(classifier: "Classifier", chunks: Iterable[list[str]], path: Path) -> list[str]:
+    from bilstm_cls.evaluation.gates import write_gates
+
+    texts = [text for chunk in chunks for text in chunk]
+    if len(texts) != 1:
+        raise ConfigError(f"--gates: draws one text, not {len(texts)}")
+    write_gates(classifier.loaded, texts[0], path)
+    return texts
 
 
 def _check_combination(
