@@ -4,7 +4,7 @@ The order of an epoch is a pure function of the seed and the epoch's number, so 
 position to go on with the same batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,7 @@ def pad(corpus: Corpus, indices: Indices) -> tuple[Indices, Indices]:
 
 
 def training_batches(
-    lengths: Indices, *, batch_size: int, batch_tokens: int | None, seed: int, epoch: int
+    lengths: npt.NDArray[np.int64], *, batch_size: int, batch_tokens: int | None, seed: int, epoch: int
 ) -> list[Indices]:
     """Shuffles, sorts by length within large pools, cuts into batches and shuffles the batches.
 
@@ -84,32 +84,26 @@ def training_batches(
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = generator.permutation(len(lengths))
-    if batch_tokens is None:
-        cut = lambda pool: [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]  # noqa: E731
-    else:
+    if batch_tokens is not None:
         batch_size = max(1, batch_tokens // max(1, int(lengths.mean())))
-        cut = lambda pool: cut_by_tokens(pool, lengths, batch_tokens)  # noqa: E731
-    return pooled_batches(order, lengths, POOL_BATCHES * batch_size, cut, generator)
-
-
-def pooled_batches(
-    order: Indices, lengths: Indices, size: int, cut: Callable[[Indices], list[Indices]], generator: np.random.Generator
-) -> list[Indices]:
-    """Sorts texts by length in pools of one size, cuts each pool into batches, and shuffles the batches of all."""
     batches: list[Indices] = []
-    for start in range(0, len(order), size):
-        pool = order[start : start + size]
+    pool_size = POOL_BATCHES * batch_size
+    for start in range(0, len(order), pool_size):
+        pool = order[start : start + pool_size]
         pool[:] = pool[np.argsort(lengths[pool], kind="stable")]  # in its place: the batches are views of the order
-        batches += cut(pool)
+        if batch_tokens is None:
+            batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+        else:
+            batches += cut_by_tokens(pool, lengths, batch_tokens)
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def evaluation_batches(lengths: Indices, *, max_tokens: int) -> list[Indices]:
+def evaluation_batches(lengths: npt.NDArray[np.int64], *, max_tokens: int) -> list[Indices]:
     """Cuts texts, shortest first, into batches of at most `max_tokens` padded tokens."""
     return cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, max_tokens)
 
 
-def cut_by_tokens(order: Indices, lengths: Indices, max_tokens: int) -> list[Indices]:
+def cut_by_tokens(order: Indices, lengths: npt.NDArray[np.int64], max_tokens: int) -> list[Indices]:
     """Cuts texts that are sorted by rising length so that texts times longest length stays within `max_tokens`."""
     batches: list[Indices] = []
     start = 0
@@ -122,7 +116,7 @@ def cut_by_tokens(order: Indices, lengths: Indices, max_tokens: int) -> list[Ind
     return batches
 
 
-def padding_share(batches: Sequence[Indices], lengths: Indices) -> float:
+def padding_share(batches: Sequence[Indices], lengths: npt.NDArray[np.int64]) -> float:
     """Returns the fraction of padded places among all places of these batches, 0 to 1."""
     places = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     return 1.0 - int(sum(int(lengths[batch].sum()) for batch in batches)) / max(places, 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.data.batches import POOL_BATCHES, Indices, cut_by_tokens, pooled_batches
+from bilstm_cls.data.batches import POOL_BATCHES, Indices, cut_by_tokens
 from bilstm_cls.data.corpus import Corpus, Tokens
 
 
@@ -85,9 +85,12 @@ def passage_batches(
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = generator.permutation(indices)
     at_once = np.minimum(lengths, bptt)
-    size = POOL_BATCHES * batch_size * bptt // max(1, int(at_once[indices].mean()))
-    cut = lambda pool: cut_by_tokens(pool, at_once, batch_size * bptt)  # noqa: E731
-    return pooled_batches(order, lengths, size, cut, generator)
+    pool_size = POOL_BATCHES * batch_size * bptt // max(1, int(at_once[indices].mean()))
+    batches: list[Indices] = []
+    for start in range(0, len(order), pool_size):
+        pool = order[start : start + pool_size]
+        batches += cut_by_tokens(pool[np.argsort(lengths[pool], kind="stable")], at_once, batch_size * bptt)
+    return [batches[i] for i in generator.permutation(len(batches))]
 
 
 def number_of_chunks(longest: int, bptt: int) -> int:
