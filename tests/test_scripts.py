@@ -137,21 +137,30 @@ def test_steps_are_timed_next_to_others(run_script: Callable[..., None], capsys:
     words = [word for size in [*sizes, "train.device=cpu"] for word in ("--set", size)]
     run_script("benchmark", "steps", "--batches", 1, "--repeats", 1, *words, "--json")
     found = json.loads(capsys.readouterr().out)
-    assert [len(found[kind]) for kind in ("training", "prediction")] == [4, 2]
+    ours = list(found["parts of a step"])
+    assert ours in (["fp32"], ["fp32", "bf16"])
+    assert [len(found[kind]) for kind in ("training", "prediction")] == [len(ours) + 3, len(ours) + 1]
     assert found["training"][0]["relative"] == 1
     assert 0 <= found["padding"] < 1
     assert all(0 < row["slowest"] <= row["ktokens_per_second"] <= row["fastest"] for row in found["training"])
+    assert all(0 < share < 1 for share in found["share of the machine's matrix rate"].values())
+    assert sum(found["parts of a step"]["fp32"].values()) == pytest.approx(1)
 
 
-def test_a_start_counts_tokens_and_hashed_bytes(
+def test_a_whole_training_is_timed_by_its_parts(
     run_script: Callable[..., None], reviews_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = [f"data.train={reviews_csv}", f"output_dir={tmp_path}", "name=bench", "train.threads=1"]
+    sizes = [f"data.train={reviews_csv}", f"output_dir={tmp_path}", "name=bench", "train.threads=1", "train.epochs=1"]
     (tmp_path / "c.yaml").write_text("text: {max_length: 20}\n", "utf-8")
     words = [word for size in sizes for word in ("--set", size)]
-    run_script("benchmark", "first-step", "-c", tmp_path / "c.yaml", *words, "--json")
+    run_script("benchmark", "train", "-c", tmp_path / "c.yaml", *words, "--json")
     found = json.loads(capsys.readouterr().out)
-    assert found["seconds"] > 0
+    parts = [found["seconds"].pop(name) for name in ("to the first step", "whole")]
+    assert set(found["seconds"]) == {
+        "data", "pretraining", "training", "n-grams, calibration", "scores", "baselines", "report",
+    }  # fmt: skip
+    assert 0 < parts[0] < parts[1]
+    assert sum(found["seconds"].values()) < parts[1]
     assert found["times a text is tokenized"] >= 0
     assert found["bytes hashed"] > 0
 
