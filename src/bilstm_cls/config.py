@@ -11,7 +11,8 @@ from pydantic_core import InitErrorDetails
 from bilstm_cls.errors import ConfigError, shown
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
-"""The scores that `train.select_by` may name."""
+MULTI_METRICS = ("samples_f1", "hamming_loss", "lrap", "average_precision")
+"""The scores that `train.select_by` may name, and those that only texts with several labels have."""
 
 SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 """What `data.source` may name, other than a data set of the Hugging Face Hub."""
@@ -108,18 +109,18 @@ class DataConfig(Section):
     ] = Field("auto", description="What the files are; auto goes by the file name, else by the first lines.")
     csv: CsvConfig = Field(default_factory=CsvConfig, description="The dialect of csv and tsv files.")
     text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
-    label_column: str = Field("label", description="Column that holds the label.")
+    labels: Literal["single", "multi"] = Field("single", description="One label a text, or any number, even none.")
+    label_column: str | Annotated[list[str], Field(min_length=2)] = Field(
+        "label",
+        description="Column of the label or labels; with labels multi also a list: columns of 1 and 0 by label.",
+    )
+    label_separator: str = Field("|", description="With labels multi, what is between the labels in a column of text.")
     label_names: str | None = Field(
         None, description="With labels that are numbers: a file of their names, one a line, starting with label 0."
     )
     encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
     bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
-    split_seed: int = Field(
-        0,
-        ge=0,
-        lt=2**63,
-        description="Seed of the splits, separate from `seed` so that all seeds share one test split.",
-    )
+    split_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the splits: all of `seed` share one test split.")
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
@@ -140,6 +141,10 @@ class DataConfig(Section):
                 valid = given.get("valid")
                 if isinstance(valid, float) and valid + value >= 1:
                     return f"must be less than {1 - valid:g}; valid takes {valid:g} of train"
+            case "label_column" if isinstance(value, list) and given.get("labels") == "single":
+                return "must be one column with labels 'single'"
+            case "labels" if value == "multi" and source in SOURCES and has_texts:
+                return f"must be 'single'; source {source!r} has one label a text"
             case "group_column" if value is not None and given.get("valid_split") == "blocks":
                 return "must be left out with valid_split 'blocks'; groups are kept together at random"
             case "group_column" if value is not None and source in SOURCES and has_texts:
@@ -219,25 +224,20 @@ class ModelConfig(Section):
     bidirectional: bool = Field(True, description="Read from both ends.")
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
-    init_from: str | None = Field(
-        None, description="Folder of an encoder that `pretrain` made; vectors, weights and vocabulary start as there."
-    )
+    init_from: str | None = Field(None, description="Folder of an encoder that `pretrain` made, to start from.")
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean",
         description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",
     )
     bigrams: Annotated[int, Field(ge=2, le=10**9)] | None = Field(
-        None,
-        description="Rows of a second table, where every pair of neighbouring tokens finds a vector; null for none.",
+        None, description="Rows of a second table, with vectors of pairs of neighbouring tokens; null for none."
     )
     dropout: Fraction = Field(0.5, description="Probability of dropping a number of the pooled vector in training.")
     embedding_dropout: Fraction = Field(0.2, description="Probability of dropping an embedding dimension, per text.")
     word_dropout: Fraction = Field(0.05, description="Probability of dropping a token as a whole.")
     layer_dropout: Fraction = Field(0.0, description="Probability of dropping a number between layers.")
     recurrent_dropout: Fraction = Field(0.0, description="Probability of dropping a recurrent weight.")
-    ngrams: Literal["nbsvm"] | None = Field(
-        None, description="A linear model of n-grams that answers together with the network, weighted on valid."
-    )
+    ngrams: Literal["nbsvm"] | None = Field(None, description="A linear model of n-grams, added to the network.")
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
@@ -256,17 +256,14 @@ class TrainConfig(Section):
         "cross_entropy",
         description="What a step minimises; mixed is adversarial, virtual_adversarial and low entropy together.",
     )
-    adversarial_epsilon: Positive = Field(
-        0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
-    )
+    adversarial_epsilon: Positive = Field(0.05, description="Norm of a perturbation, relative to the embedding's.")
     unlabelled_batch_size: Count | None = Field(None, description="Texts without labels per step; null: batch_size.")
     batch_size: Count = Field(64, description="Texts per step.")
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
     learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
     layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0,
-        description="The encoder's learning rate is the head's times this, the embedding's the encoder's times this.",
+        1.0, description="The encoder's learning rate by the head's, and the embedding's by the encoder's."
     )
     unfreeze: Literal["all", "gradual"] = Field(
         "all", description="gradual: the head learns alone in the first epoch, then the encoder too, then everything."
@@ -299,7 +296,7 @@ class TrainConfig(Section):
     select_by: str = Field(
         "valid/accuracy",
         description="The score on the valid split that chooses the best weights; of equal ones, the log loss does.",
-        json_schema_extra={"enum": [f"valid/{name}" for name in METRICS]},
+        json_schema_extra={"enum": [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]},
     )
     patience: Count | None = Field(2, description="Evaluations without a better score before stopping; null: never.")
     calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
@@ -317,7 +314,7 @@ class TrainConfig(Section):
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "device" and not re.match(DEVICE, value):
             return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
-        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in METRICS]):
+        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]):
             return f"must be {_listed(choices)}"
         return None
 
@@ -325,10 +322,7 @@ class TrainConfig(Section):
 class PretrainConfig(Section):
     """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
 
-    enabled: bool = Field(
-        False,
-        description="Whether train first makes an encoder from the same texts, kept in the cache, and starts from it.",
-    )
+    enabled: bool = Field(False, description="Whether train first makes an encoder from its texts, or finds it cached.")
     epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
     bptt: Annotated[int, Field(ge=1, le=10**6)] = Field(
@@ -366,9 +360,12 @@ class Config(Section):
             return "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
         folder = getattr(given.get("model"), "init_from", None)
         if key == "pretrain" and value.enabled and folder is not None:
-            why = ValueError(f"must be false with model.init_from {shown(folder)}; a run starts from one encoder")
-            details = InitErrorDetails(type="value_error", loc=("enabled",), input=True, ctx={"error": why})
-            raise ValidationError.from_exception_data("pretrain", [details])  # which names the key, not its section
+            raise _at(
+                "enabled", True, f"must be false with model.init_from {shown(folder)}; a run starts from one encoder"
+            )
+        is_multi = getattr(given.get("data"), "labels", None) == "multi"
+        if key == "train" and value.select_by.removeprefix("valid/") in MULTI_METRICS and not is_multi:
+            raise _at("select_by", value.select_by, "must be a score of one label a text; data.labels is 'single'")
         return None
 
     def replace(self, **changes: Any) -> "Config":
@@ -401,6 +398,12 @@ def config_keys() -> dict[str, list[str]]:
     sections = {n: f.annotation for n, f in Config.model_fields.items() if isinstance(f.annotation, type)}
     keys = {n: list(kind.model_fields) for n, kind in sections.items() if issubclass(kind, Section)}
     return {"": list(Config.model_fields), **keys, "data.csv": list(CsvConfig.model_fields)}
+
+
+def _at(key: str, value: object, problem: str) -> ValidationError:
+    """Returns the error that names a key, and not its section."""
+    details = InitErrorDetails(type="value_error", loc=(key,), input=value, ctx={"error": ValueError(problem)})
+    return ValidationError.from_exception_data("", [details])
 
 
 def _is_text_codec(name: str) -> bool:

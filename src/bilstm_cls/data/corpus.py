@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bilstm_cls.data.store import chunks, mapped_numbers, release
 from bilstm_cls.data.tokenizer import CHUNK, UNKNOWN_ID, TokenCounter, Tokenizer
+from bilstm_cls.data.types import LabelIds
 
 Ints = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
@@ -30,7 +31,7 @@ class Corpus:
     Attributes:
         token_ids: `[total]` int32, all texts one after the other and whole, in memory or memory-mapped.
         offsets: `[N + 1]` int64, where each text begins.
-        label_ids: `[N]` int64, or None where there are no labels.
+        label_ids: of N texts, or None where there are no labels.
         max_length: tokens of a text that are read; None for all.
         truncate: which tokens of a longer text are read: the first (`head`), the last (`tail`), or the first and the
             last half of `max_length` (`both`).
@@ -39,7 +40,7 @@ class Corpus:
 
     token_ids: Tokens
     offsets: Ints
-    label_ids: Ints | None = None
+    label_ids: LabelIds | None = None
     max_length: int | None = None
     truncate: str = "both"
     digest: str = ""
@@ -133,7 +134,7 @@ def encode(
     *,
     max_length: int | None,
     truncate: str = "both",
-    label_ids: Ints | None = None,
+    label_ids: LabelIds | None = None,
 ) -> Corpus:
     """Encodes texts in memory.
 
@@ -142,7 +143,7 @@ def encode(
         tokenizer: with its vocabulary.
         max_length: tokens of a text that are read.
         truncate: `head`, `tail` or `both`.
-        label_ids: `[N]`, kept next to the texts.
+        label_ids: kept next to the texts.
     """
     token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, tokenizer), strict=True))
     return Corpus(token_ids, _offsets(lengths), label_ids, max_length, truncate)
@@ -156,7 +157,7 @@ def learn(
     max_vocab_size: int | None,
     max_length: int | None,
     truncate: str,
-    label_ids: Ints | None,
+    label_ids: LabelIds | None,
 ) -> tuple[Tokenizer, Corpus]:
     """Learns the vocabulary of texts in memory and encodes them, in one pass; arguments as for `encode`."""
     token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, counter), strict=True))
@@ -194,7 +195,7 @@ def learn_to_files(
 
 
 def load_corpus(
-    folder: Path, name: str, label_ids: Ints | None, *, max_length: int | None, truncate: str, digest: str = ""
+    folder: Path, name: str, label_ids: LabelIds | None, *, max_length: int | None, truncate: str, digest: str = ""
 ) -> Corpus:
     """Memory-maps what `encode_to_files` wrote."""
     token_ids = mapped_numbers(_path(folder, name, "token_ids"), np.int32)

@@ -15,6 +15,11 @@ from bilstm_cls.errors import cut
 NO_LABEL = "the label is empty"
 BLANK_LINE = "blank line"
 
+Label = str | tuple[str, ...]
+"""A text's class name; where texts have several labels, the names of all that it has, sorted."""
+LabelIds = npt.NDArray[Any]
+"""`[N]` int64, indices into the labels; where texts have several, `[N, C]` uint8, 1 for each label that a text has."""
+
 _WHOLE_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
 """Unicode's categories of control and format characters, and of spaces."""
@@ -26,14 +31,14 @@ class Example:
 
     Attributes:
         text: the raw text.
-        label: the class name, or None where the file has none.
+        label: the class name, or those of a text with several labels; None where no labels are read.
         path: the file (or archive member) it came from.
         line: the line where the record starts, counted from 1.
         record: all fields of the row where the reader was asked to keep them.
     """
 
     text: str
-    label: str | None
+    label: Label | None
     path: str
     line: int
     record: Mapping[str, Any] | None = None
@@ -73,6 +78,23 @@ class SkippedLines:
             yield BadRow(str(self._path), line, reason, is_read=True)
 
 
+def names_in(label: Label | None) -> tuple[str, ...]:
+    """Returns the class names of a text."""
+    return label if isinstance(label, tuple) else () if label is None else (label,)
+
+
+def label_counts(label_ids: LabelIds, num_labels: int) -> npt.NDArray[np.int64]:
+    """Returns `[C]`, how many texts have each label."""
+    several = label_ids.ndim == 2
+    return label_ids.sum(0, dtype=np.int64) if several else np.bincount(label_ids, minlength=num_labels)
+
+
+def named(label_ids: LabelIds, labels: Sequence[str]) -> Iterator[Label]:
+    """Yields the label or labels of each text."""
+    for row in label_ids:
+        yield labels[row] if row.ndim == 0 else tuple(labels[i] for i in np.flatnonzero(row).tolist())
+
+
 def clean_label(text: str) -> str:
     """Returns a label without surrounding spaces; of a whole number, without the decimals that a spreadsheet adds."""
     label = text.strip()
@@ -97,14 +119,14 @@ class Split:
     Attributes:
         name: train, valid or test.
         texts: N raw texts.
-        label_ids: `[N]` int64, indices into the data set's labels.
+        label_ids: of the data set's labels.
         paths: N file names.
         lines: `[N]` int64, the line where each record starts.
     """
 
     name: str
     texts: Sequence[str]
-    label_ids: npt.NDArray[np.int64]
+    label_ids: LabelIds
     paths: Sequence[str]
     lines: npt.NDArray[np.int64]
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bilstm_cls.config import TrainConfig
 from bilstm_cls.data.batches import Indices, collate, training_batches
@@ -26,7 +25,7 @@ from bilstm_cls.device import Precision, on_device
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training.distributed import ALONE, Group
-from bilstm_cls.training.objectives import OBJECTIVES, Inputs, StepContext
+from bilstm_cls.training.objectives import OBJECTIVES, Inputs, StepContext, label_loss
 from bilstm_cls.training.optimizer import (
     WeightAverage,
     build_optimizers,
@@ -40,7 +39,7 @@ from bilstm_cls.training.optimizer import (
     trainable_parameters,
 )
 
-LOWER_IS_BETTER = {"log_loss", "ece"}
+LOWER_IS_BETTER = {"log_loss", "ece", "hamming_loss"}
 MAX_LOSS = 1e4
 """Nats per text beyond which a run is lost: a network that is merely bad stays far below, and saturated gates can go on
 for ever with numbers that are huge but finite."""
@@ -134,7 +133,9 @@ class Trainer:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.unlabelled = unlabelled or corpus
         self.unlabelled_batches: tuple[int, list[Indices]] = (-1, [])
-        self.context = StepContext(model, self._loss_of, self._backward, self.scaler.scale, config.adversarial_epsilon)
+        is_multi, epsilon = corpus.label_ids.ndim == 2, config.adversarial_epsilon
+        self.context = StepContext(model, self._loss_of, self._backward, self.scaler.scale, epsilon, is_multi)
+        self.num_answers = corpus.label_ids.shape[1] if is_multi else 1  # for each text, whose loss is their mean
         self.is_out_of_time = False
         self._start_epoch()
         self.total_steps = config.epochs * len(self.batches)
@@ -224,18 +225,19 @@ class Trainer:
         if not len(part):
             return None
         batch = collate(corpus, part)
-        inputs = Inputs(on_device(batch.token_ids, self.device), batch.lengths, 1 / len(indices))
+        num_answers = len(indices) * self.num_answers
+        inputs = Inputs(on_device(batch.token_ids, self.device), batch.lengths, 1 / num_answers)
         if batch.label_ids is None or corpus.label_ids is None:
             return inputs
-        weights = self.class_weights
-        total = len(indices) if weights is None else float(weights[torch.from_numpy(corpus.label_ids[indices])].sum())
+        weights, total = self.class_weights, float(num_answers)
+        if weights is not None and not self.context.is_multi:
+            total = float(weights[torch.from_numpy(corpus.label_ids[indices])].sum())
         return replace(inputs, label_ids=on_device(batch.label_ids, self.device), label_weight=1 / total)
 
     def _loss_of(self, logits: Tensor, inputs: Inputs) -> Tensor:
         """Returns the part of the batch's mean loss that texts with logits `[B, C]` have."""
         assert inputs.label_ids is not None
-        smoothing = self.config.label_smoothing
-        loss = F.cross_entropy(logits, inputs.label_ids, self.class_weights, label_smoothing=smoothing, reduction="sum")
+        loss = label_loss(logits, inputs.label_ids, self.class_weights, self.config.label_smoothing)
         return loss * inputs.label_weight
 
     def _backward(self, loss: Tensor) -> None:

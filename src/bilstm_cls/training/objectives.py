@@ -32,7 +32,7 @@ class Inputs:
         token_ids: `[B, T]` int64 on the model's device.
         lengths: `[B]` int64 on the CPU.
         weight: of each text in a loss that needs no label: one by the number of such texts in the whole batch.
-        label_ids: `[B]` int64 on the model's device, where the texts have labels.
+        label_ids: `[B]` int64 on the model's device, where the texts have labels; with several a text `[B, C]` uint8.
         label_weight: what the sum of their weighted losses is multiplied by for their part of the batch's mean.
     """
 
@@ -53,6 +53,7 @@ class StepContext:
         backward: adds the gradients of a loss.
         scale: multiplies what is differentiated by a constant, so that in float16 no gradient vanishes.
         epsilon: norm of a perturbation, relative to the norm of the text's embedding.
+        is_multi: whether a text may have several labels.
     """
 
     model: BiLSTMClassifier
@@ -60,6 +61,36 @@ class StepContext:
     backward: Callable[[Tensor], None]
     scale: Callable[[Tensor], Tensor]
     epsilon: float
+    is_multi: bool = False
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Returns those of all answers, of `[B, C]` logits: with several labels a text, of each label and its lack."""
+        return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], 1) if self.is_multi else logits.log_softmax(1)
+
+    def divergence(self, logits: Tensor, others: Tensor) -> Tensor:
+        """Returns the Kullback-Leibler divergence `[B]` of answers from others, of `[B, C]` logits, in nats."""
+        others, logits = self.log_probabilities(others), self.log_probabilities(logits)
+        return F.kl_div(others, logits, reduction="none", log_target=True).sum(1)
+
+    def entropy(self, logits: Tensor) -> Tensor:
+        """Returns the entropy `[B]` of answers, of `[B, C]` logits, in nats."""
+        logs = self.log_probabilities(logits)
+        return -(logs.exp() * logs).sum(1)
+
+
+def label_loss(logits: Tensor, label_ids: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    """Returns the sum of the losses of texts: cross-entropy, or with several labels a text that of each label.
+
+    Args:
+        logits: `[B, C]`.
+        label_ids: `[B]` int64, or `[B, C]` uint8.
+        weights: `[C]`, of texts that have the label.
+        smoothing: probability that the target spreads over all answers.
+    """
+    if label_ids.ndim == 1:
+        return F.cross_entropy(logits, label_ids, weights, label_smoothing=smoothing, reduction="sum")
+    targets = label_ids.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
 
 
 def cross_entropy(context: StepContext, inputs: Inputs) -> Tensor:
@@ -89,7 +120,7 @@ def r_drop(context: StepContext, inputs: Inputs) -> Tensor:
     first = context.model(inputs.token_ids, inputs.lengths)  # [B, C]
     second = context.model(inputs.token_ids, inputs.lengths)
     loss = (context.loss_of(first, inputs) + context.loss_of(second, inputs)) / 2
-    divergence = (kl_divergence(first, second) + kl_divergence(second, first)) / 2
+    divergence = (context.divergence(first, second) + context.divergence(second, first)) / 2
     context.backward(loss + inputs.weight * divergence.sum())
     return loss.detach()
 
@@ -109,7 +140,7 @@ def entropy_and_virtual_adversarial(context: StepContext, inputs: Inputs) -> Non
     """Entropy of the answer in addition to its virtual adversarial divergence (Sachan et al. 2019, all weights 1)."""
     embedded = _embed(context.model, inputs)
     logits = context.model.classify(embedded, inputs.lengths)
-    context.backward(inputs.weight * entropy(logits).sum())
+    context.backward(inputs.weight * context.entropy(logits).sum())
     _virtual_adversarial(context, inputs, embedded.detach(), logits.detach())
 
 
@@ -118,10 +149,10 @@ def _virtual_adversarial(context: StepContext, inputs: Inputs, embedded: Tensor,
     model = context.model
     tokens = is_token(inputs.lengths, len(embedded), embedded.device).unsqueeze(2)  # [T, B, 1]
     random = scale_perturbation(torch.randn_like(embedded) * tokens, embedded, XI * context.epsilon).requires_grad_()
-    divergence = kl_divergence(logits, _classify(model, inputs, random)).sum()
+    divergence = context.divergence(logits, _classify(model, inputs, random)).sum()
     (direction,) = torch.autograd.grad(context.scale(divergence), random)  # its size does not matter
     perturbation = scale_perturbation(direction, embedded, context.epsilon)
-    context.backward(inputs.weight * kl_divergence(logits, _classify(model, inputs, perturbation)).sum())
+    context.backward(inputs.weight * context.divergence(logits, _classify(model, inputs, perturbation)).sum())
 
 
 def _embed(model: BiLSTMClassifier, inputs: Inputs) -> Tensor:
@@ -132,17 +163,6 @@ def _embed(model: BiLSTMClassifier, inputs: Inputs) -> Tensor:
 def _classify(model: BiLSTMClassifier, inputs: Inputs, perturbation: Tensor) -> Tensor:
     """Returns the logits of perturbed texts, with the dropout of every other pass over them."""
     return model.classify(_embed(model, inputs) + perturbation, inputs.lengths)
-
-
-def kl_divergence(logits: Tensor, others: Tensor) -> Tensor:
-    """Returns the Kullback-Leibler divergence `[B]` of answers from others, of `[B, C]` logits, in nats."""
-    return F.kl_div(others.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True).sum(1)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Returns the entropy `[B]` of answers, of `[B, C]` logits, in nats."""
-    logs = logits.log_softmax(1)
-    return -(logs.exp() * logs).sum(1)
 
 
 def scale_perturbation(direction: Tensor, embedded: Tensor, epsilon: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.classifier import predict_logits
+from bilstm_cls.classifier import Task, predict_logits
 from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device
@@ -17,7 +17,7 @@ from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.ngrams import NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
-from bilstm_cls.training.calibration import fit_scales, scale_logits
+from bilstm_cls.training.calibration import best_thresholds, fit_scales, scale_logits
 from bilstm_cls.training.distributed import rank_by_torchrun
 from bilstm_cls.training.loop import Progress, Row
 from bilstm_cls.training.record import StopSignals
@@ -148,17 +148,19 @@ def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -
         scale_logits(model.model, 1 / len(models))
     ngrams = None if models[0].ngrams is None else NgramModel.mean([m.ngrams for m in models if m.ngrams is not None])
     members = [model.model for model in models]
-    if config.train.calibrate:
+    first, task = models[0], models[0].task
+    if config.train.calibrate or task.thresholds is not None:
         valid = data.dataset.splits["valid"]
         logits: Any = np.sum([predict_logits(m, data.corpora["valid"]) for m in members], axis=0, dtype=np.float64)
         if ngrams is not None:
             logits = logits + ngrams.logits(valid.texts)
-        scale, _ = fit_scales(logits, valid.label_ids)
+        scale = fit_scales(logits, valid.label_ids)[0] if config.train.calibrate else 1.0
         for member in members:
             scale_logits(member, scale)
         ngrams = None if ngrams is None else ngrams.scaled(scale)
-    first = models[0]
-    return LoadedModel(first.model, first.tokenizer, first.labels, config, ngrams, tuple(members[1:]))
+        if task.thresholds is not None:
+            task = Task(best_thresholds(task.probabilities(scale * logits), valid.label_ids))
+    return LoadedModel(first.model, first.tokenizer, first.labels, config, ngrams, tuple(members[1:]), task)
 
 
 def seeds_table(result: SeedsResult) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from bilstm_cls.checkpoint import load_best, load_newest, load_tensors, save_checkpoint
-from bilstm_cls.classifier import predict_logits, softmax
+from bilstm_cls.classifier import Task, predict_logits
 from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder
 from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.data.types import LabelIds, label_counts
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.device import choose_device, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, DataError
@@ -174,7 +174,8 @@ class Session:
         if not np.isfinite(logits).all():
             raise trainer.diverged(trainer.progress.step - 1, "the logits of valid are not finite")
         labels = self.data.dataset.labels
-        return compute_metrics(softmax(logits), corpus.label_ids, labels).scalars("valid")
+        task = Task.of("multi" if trainer.context.is_multi else "single", len(labels))
+        return compute_metrics(task.probabilities(logits), corpus.label_ids, labels, task=task).scalars("valid")
 
     def load_best_weights(self) -> BiLSTMClassifier:
         """Returns the model with the weights of the best evaluation, or raises a CheckpointError."""
@@ -239,10 +240,11 @@ def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, tokeniz
     return facts
 
 
-def class_weights(setting: Any, label_ids: npt.NDArray[np.int64], labels: list[str]) -> list[float] | None:
+def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[float] | None:
     """Returns one weight per label from `train.class_weights`: null, `balanced`, or a map from label to weight.
 
-    `balanced` gives `N / (C * count)`, so that every label has the same weight in sum.
+    `balanced` gives `N / (C * count)`, so that every label has the same weight in sum; where a text may have several,
+    `(N - count) / count`, so that the texts with a label and those without weigh the same.
 
     Raises:
         DataError: the map names a label that is not there, or lacks one.
@@ -250,8 +252,9 @@ def class_weights(setting: Any, label_ids: npt.NDArray[np.int64], labels: list[s
     if setting is None:
         return None
     if setting == "balanced":
-        counts = np.bincount(label_ids, minlength=len(labels))  # [C]
-        weights = [len(label_ids) / (len(labels) * max(1, int(count))) for count in counts]
+        counts = label_counts(label_ids, len(labels))  # [C]
+        against = (len(label_ids) - counts).clip(1) if label_ids.ndim == 2 else len(label_ids) / len(labels)
+        weights = (against / counts.clip(1)).tolist()
     else:
         for wrong in sorted(set(setting) ^ set(labels)):
             raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")
