@@ -118,9 +118,27 @@ class Task:
     thresholds: Probabilities | None = None
 
     @classmethod
-    def of(cls, kind: str, num_labels: int) -> "Task":
-        """Returns what `data.labels` says, `single` or `multi`, before thresholds are chosen."""
-        return cls(np.full(num_labels, 0.5) if kind == "multi" else None)
+    def of(cls, label_ids: LabelIds) -> "Task":
+        """Returns the task of texts with such labels, before thresholds are chosen."""
+        return cls(np.full(label_ids.shape[1], 0.5) if label_ids.ndim == 2 else None)
+
+    def tuned(self, probabilities: Probabilities, label_ids: LabelIds) -> "Task":
+        """Returns the task with the thresholds that give each label its greatest F1 on some texts.
+
+        A threshold lies in the middle between two texts; of equally good ones it is the lowest, and of a label that no
+        text has it stays as it is.
+        """
+        if self.thresholds is None:
+            return self
+        order = np.argsort(-probabilities, axis=0, kind="stable")
+        ranked = np.take_along_axis(probabilities, order, 0)  # [N, C]
+        following = np.concatenate([ranked[1:], np.zeros_like(ranked[:1])])
+        num_right = np.take_along_axis(label_ids, order, 0).cumsum(0, dtype=np.int64)
+        f1 = 2 * num_right / (np.arange(1, len(ranked) + 1)[:, np.newaxis] + num_right[-1])
+        best = np.where(ranked > following, f1, -1.0)[::-1].argmax(0)  # of equal probabilities all or none
+        rows, columns = len(ranked) - 1 - best, np.arange(ranked.shape[1])
+        middle = (ranked[rows, columns] + following[rows, columns]) / 2
+        return Task(np.where(num_right[-1] > 0, middle, self.thresholds))
 
     def probabilities(self, logits: npt.NDArray[Any]) -> Probabilities:
         """Returns `[N, C]` in 64 bits from logits `[N, C]`."""

@@ -88,10 +88,15 @@ def tfidf_model(**options: Any) -> Any:
     return make_pipeline(TfidfTransformer(sublinear_tf=True), OneVsRestClassifier(linear))
 
 
-def by_label(predicted: Floats, present: Sequence[int], num_labels: int) -> Floats:
-    """Spreads probabilities `[N, P]` of P label ids that occur to all `[N, C]`; rows sum to 1, even of zeros."""
+def by_label(predicted: Floats, present: Sequence[int], num_labels: int, *, is_multi: bool = False) -> Floats:
+    """Spreads probabilities `[N, P]` of P label ids that occur to all `[N, C]`; rows sum to 1, even of zeros.
+
+    With `is_multi` they stay as they are: a text may have several labels.
+    """
     probabilities = np.zeros((len(predicted), num_labels))
-    probabilities[:, present] = np.maximum(predicted, _TINY)
+    probabilities[:, present] = np.clip(predicted, _TINY, 1.0)
+    if is_multi:
+        return probabilities
     return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
 
 
@@ -104,12 +109,12 @@ def _tfidf(train: Split, test: Split, num_labels: int) -> Floats:
         warnings.simplefilter("ignore")
         model = tfidf_model(max_iter=300).fit(counts, train.label_ids)
     predicted = model.predict_proba(count(test.texts, spaced=spaced, max_n=2, is_binary=False)[:, columns])
-    return np.asarray(predicted) if train.label_ids.ndim == 2 else by_label(predicted, model.classes_, num_labels)
+    return by_label(predicted, model.classes_, num_labels, is_multi=train.label_ids.ndim == 2)
 
 
 def _nbsvm(train: Split, test: Split, num_labels: int) -> Floats:
-    task = Task.of("multi" if train.label_ids.ndim == 2 else "single", num_labels)
-    return task.probabilities(NgramModel.train(train.texts, train.label_ids, num_labels).logits(test.texts))
+    logits = NgramModel.train(train.texts, train.label_ids, num_labels).logits(test.texts)
+    return Task.of(train.label_ids).probabilities(logits)
 
 
 def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
@@ -140,9 +145,7 @@ def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
     for row, text in zip(predicted, test.texts, strict=True):
         for label, probability in zip(*model.predict(line_of(text), k=-1), strict=True):
             row[present.index(int(label.removeprefix("__label__")))] = probability
-    if is_multi:
-        return np.insert(predicted, [0] * 0, 0.0, axis=1) if len(present) == num_labels else _spread(predicted, present, num_labels)
-    return by_label(predicted, present, num_labels)
+    return by_label(predicted, present, num_labels, is_multi=is_multi)
 
 
 BASELINES: dict[str, Baseline] = {

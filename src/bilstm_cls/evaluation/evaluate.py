@@ -4,24 +4,25 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bilstm_cls.classifier import LoadedModel, predict_logits, softmax
+from bilstm_cls.classifier import LoadedModel, Task, predict_logits
 from bilstm_cls.config import Config, DataConfig
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus, encode, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.readers import ReadOptions, read, read_label_names
-from bilstm_cls.data.types import BadRow, Dataset, Split
+from bilstm_cls.data.types import BadRow, Dataset, Split, label_counts, names_in
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics
-from bilstm_cls.evaluation.predictions import Evaluation, read_predictions, write_predictions
+from bilstm_cls.evaluation.predictions import Evaluation, label_ids_of, read_predictions, write_predictions
 from bilstm_cls.evaluation.quality import length_histogram
 from bilstm_cls.evaluation.report import write_report
 from bilstm_cls.files import write_atomic
@@ -137,15 +138,17 @@ def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, majority:
     """Evaluates a model on encoded texts; with an n-gram model also what the network alone predicts."""
 
     def score(logits: Floats) -> tuple[Floats, Metrics]:
-        probabilities = softmax(logits)
+        probabilities = loaded.task.probabilities(logits)
         ids = loaded.labels.index(majority) if majority in loaded.labels else None
-        return probabilities, compute_metrics(probabilities, split.label_ids, loaded.labels, majority_label_id=ids)
+        return probabilities, compute_metrics(
+            probabilities, split.label_ids, loaded.labels, majority_label_id=ids, task=loaded.task, with_intervals=True
+        )
 
     network = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
     if loaded.ngrams is None:
-        return Evaluation(split, *score(network))
-    ngrams = loaded.ngrams.logits(split.texts)
-    return Evaluation(split, *score(network + ngrams), network=score(network)[1], ngram_logits=ngrams)
+        return Evaluation(split, *score(network), task=loaded.task)
+    ngrams, alone = loaded.ngrams.logits(split.texts), score(network)[1]
+    return Evaluation(split, *score(network + ngrams), network=alone, ngram_logits=ngrams, task=loaded.task)
 
 
 def evaluate_model(loaded: LoadedModel, data: PreparedData) -> Evaluation:
@@ -159,7 +162,7 @@ def _scored_split(dataset: Dataset) -> Split:
 
 
 def _majority(dataset: Dataset) -> str:
-    return dataset.labels[int(np.bincount(dataset.splits["train"].label_ids).argmax())]
+    return dataset.labels[int(label_counts(dataset.splits["train"].label_ids, 0).argmax())]
 
 
 def write_results(
@@ -188,8 +191,7 @@ def write_results(
     metrics: Row = {
         **{key: value for key, value in best.items() if key.startswith("valid/")},
         **evaluation.metrics.flat(split),  # without a test split valid again, of probabilities that are calibrated
-        f"network/{split}/accuracy": network.accuracy,
-        f"network/{split}/macro_f1": network.macro_f1,
+        **{f"network/{split}/{name}": getattr(network, name) for name in ("accuracy", "macro_f1", "micro_f1")},
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
         **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else [], evaluation),
@@ -213,18 +215,26 @@ def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluat
     """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
     split, ngrams, row = _scored_split(dataset), evaluation.ngram_logits, Row()
     for name in names:
-        if name == "nbsvm" and ngrams is not None and ngrams.any():  # else its weight is 0
-            probabilities = softmax(ngrams)
+        if (
+            name == "nbsvm" and split.label_ids.ndim == 1 and ngrams is not None and ngrams.any()
+        ):  # else its weight is 0
+            task, probabilities = Task(), Task().probabilities(ngrams)
         else:
-            probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
-        scores = compute_metrics(probabilities, split.label_ids, dataset.labels)
-        row |= {f"baseline/{name}/accuracy": scores.accuracy, f"baseline/{name}/macro_f1": scores.macro_f1}
+            task, probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
+        scores = compute_metrics(probabilities, split.label_ids, dataset.labels, task=task)
+        row |= {f"baseline/{name}/{key}": getattr(scores, key) for key in ("accuracy", "macro_f1", "micro_f1")}
     return row
 
 
-def _run_baseline(name: str, dataset: Dataset) -> tuple[Floats, float]:
+def _run_baseline(name: str, dataset: Dataset) -> tuple[Task, Floats, float]:
     logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
-    return run_baseline(name, dataset.splits["train"], _scored_split(dataset), len(dataset.labels))
+    train, valid, split = dataset.splits["train"], dataset.splits["valid"], _scored_split(dataset)
+    task = Task.of(train.label_ids)
+    if task.thresholds is None or split is valid:
+        return task, *run_baseline(name, train, split, len(dataset.labels))
+    both = replace(split, texts=[*valid.texts, *split.texts])
+    probabilities, seconds = run_baseline(name, train, both, len(dataset.labels))
+    return task.tuned(probabilities[: len(valid)], valid.label_ids), probabilities[len(valid) :], seconds
 
 
 def _balance(dataset: Dataset) -> Row:
@@ -232,7 +242,7 @@ def _balance(dataset: Dataset) -> Row:
     labels, row = dataset.labels, Row()
     for name, split in dataset.splits.items():
         if name != "unlabelled":
-            counts = np.bincount(split.label_ids, minlength=len(labels)).tolist()
+            counts = label_counts(split.label_ids, len(labels)).tolist()
             row |= {f"data/labels/{name}/{label}": count for label, count in zip(labels, counts, strict=True)}
     return {"data/majority_label": _majority(dataset), **row}
 
@@ -260,9 +270,16 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             run.clear()
             run.remove_leftovers()
             run.write_status("running", "evaluating")
-            probabilities, seconds = _run_baseline(name, dataset)
-            scores = compute_metrics(probabilities, split.label_ids, dataset.labels, majority_label_id=majority)
-            evaluation = Evaluation(split, probabilities, scores)
+            task, probabilities, seconds = _run_baseline(name, dataset)
+            scores = compute_metrics(
+                probabilities,
+                split.label_ids,
+                dataset.labels,
+                majority_label_id=majority,
+                task=task,
+                with_intervals=True,
+            )
+            evaluation = Evaluation(split, probabilities, scores, task=task)
             results[name] = {
                 **scores.flat(split.name),
                 **_balance(dataset),
@@ -305,7 +322,7 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
         )
     loaded = run.load_model()
     predictions = read_predictions(path)
-    unknown = sorted(set(predictions.labels) - set(loaded.labels))
+    unknown = sorted({name for label in predictions.labels for name in names_in(label)} - set(loaded.labels))
     if unknown:
         raise CheckpointError(
             f"{path}: predictions_{predictions.split}.csv has the label {unknown[0]!r}, labels.json does not"

@@ -45,7 +45,7 @@ def calibrate(
         ConfigError: an n-gram model is to be weighted, and valid is train.
     """
     has_ngrams, labels = config.model.ngrams is not None, data.dataset.labels
-    task = Task.of(config.data.labels, len(labels))
+    task = Task.of(data.dataset.splits["valid"].label_ids)
     if config.data.valid == IN_MEMORY:  # the texts of train
         if has_ngrams:
             raise ConfigError("model.ngrams: is weighted on texts that train lacks; give valid a fraction of the texts")
@@ -63,8 +63,7 @@ def calibrate(
     scale_logits(model, scale)
     total = scale * logits + (0.0 if other is None else weight * other)
     probabilities = task.probabilities(total)
-    if task.thresholds is not None:
-        task = Task(best_thresholds(probabilities, valid.label_ids))
+    task = task.tuned(probabilities, valid.label_ids)
     metrics = compute_metrics(probabilities, valid.label_ids, labels, task=task)
     facts = {"calibration/scale": np.asarray(scale).tolist(), **metrics.scalars("calibrated/valid")}
     if ngrams is not None:
@@ -84,26 +83,6 @@ def scale_logits(model: BiLSTMClassifier, factor: float | Floats) -> None:
         factors = torch.as_tensor(factor).to(model.project.bias)
         model.project.weight.mul_(factors.reshape(-1, 1))
         model.project.bias.mul_(factors)
-
-
-def best_thresholds(probabilities: Floats, has_label: LabelIds) -> Floats:
-    """Returns for each label the probability from which on its F1 is greatest; one half where no text has it.
-
-    It lies in the middle between two texts, and where several are as good it is the lowest.
-
-    Args:
-        probabilities: `[N, C]`.
-        has_label: `[N, C]`.
-    """
-    order = np.argsort(-probabilities, axis=0, kind="stable")
-    ranked = np.take_along_axis(probabilities, order, 0)
-    following = np.concatenate([ranked[1:], np.zeros_like(ranked[:1])])
-    num_right = np.take_along_axis(has_label, order, 0).cumsum(0, dtype=np.int64)
-    f1 = 2 * num_right / (np.arange(1, len(ranked) + 1)[:, np.newaxis] + num_right[-1])
-    best = np.where(ranked > following, f1, -1.0)[::-1].argmax(0)  # of equal probabilities all or none
-    rows, columns = len(ranked) - 1 - best, np.arange(ranked.shape[1])
-    middle = (ranked[rows, columns] + following[rows, columns]) / 2
-    return np.where(num_right[-1] > 0, middle, 0.5)
 
 
 Scale = float | Floats

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.classifier import Task, predict_logits
+from bilstm_cls.classifier import predict_logits
 from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.device import choose_device
@@ -17,7 +17,7 @@ from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.ngrams import NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
-from bilstm_cls.training.calibration import best_thresholds, fit_scales, scale_logits
+from bilstm_cls.training.calibration import fit_scales, scale_logits
 from bilstm_cls.training.distributed import rank_by_torchrun
 from bilstm_cls.training.loop import Progress, Row
 from bilstm_cls.training.record import StopSignals
@@ -158,8 +158,7 @@ def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -
         for member in members:
             scale_logits(member, scale)
         ngrams = None if ngrams is None else ngrams.scaled(scale)
-        if task.thresholds is not None:
-            task = Task(best_thresholds(task.probabilities(scale * logits), valid.label_ids))
+        task = task.tuned(task.probabilities(scale * logits), valid.label_ids)
     return LoadedModel(first.model, first.tokenizer, first.labels, config, ngrams, tuple(members[1:]), task)
 
 

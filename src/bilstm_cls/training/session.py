@@ -174,7 +174,7 @@ class Session:
         if not np.isfinite(logits).all():
             raise trainer.diverged(trainer.progress.step - 1, "the logits of valid are not finite")
         labels = self.data.dataset.labels
-        task = Task.of("multi" if trainer.context.is_multi else "single", len(labels))
+        task = Task.of(corpus.label_ids)
         return compute_metrics(task.probabilities(logits), corpus.label_ids, labels, task=task).scalars("valid")
 
     def load_best_weights(self) -> BiLSTMClassifier:
