@@ -275,8 +275,8 @@ def _train(config: Config, data: PreparedData) -> tuple[LoadedModel, list[Row]]:
             pass
         trainer = session.trainer
         trainer.load_weights(load_best(run.checkpoints, trainer.progress.best_step))
-        ngrams, _ = calibrate(trainer.model, data, config)
-        loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams)
+        ngrams, task, _ = calibrate(trainer.model, data, config)
+        loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams, task=task)
         return loaded, trainer.progress.history
 
 

@@ -192,6 +192,7 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
     with TextWriter(folder / "texts.bin") as writer, _Table(folder, config.group_column) as table:
         for name, reader in source.read.items():
             start, known = table.num_rows, frozenset(name for label in table.labels for name in names_in(label))
+            known |= {*source.labels} if config.labels == "multi" else set()
             for example in reader(bad_rows.append):
                 if _has_new_label(example, name, known, config, bad_rows):
                     continue
@@ -271,7 +272,7 @@ def _sorted_labels(table: _Table, order: list[str], *, is_multi: bool) -> tuple[
     is_numeric = all(name.isascii() and name.isdigit() for name in names)
     labels = sorted(names, key=(lambda name: (int(name), name)) if is_numeric else None)
     if order:
-        labels = [name for name in order if name in names]
+        labels = [name for name in order if is_multi or name in names]
     places = {name: place for place, name in enumerate(labels)}
     if is_multi:
         rows = np.zeros((len(table.labels) + 1, len(labels)), dtype=np.uint8)  # the last one of texts without labels

@@ -81,7 +81,9 @@ def cut_splits(
         if groups is not None:
             is_chosen = _whole_groups(groups[train], ids, quotas, room, generator)
         elif name == "valid" and valid_split == "blocks":
-            is_chosen, is_gap = _blocks(*(np.zeros_like(train), quotas[-1:]) if is_multi else (ids, quotas), generator)
+            if is_multi:
+                ids, quotas = np.zeros_like(train), quotas[-1:]
+            is_chosen, is_gap = _blocks(ids, quotas, generator)
         elif is_multi:
             is_chosen = _iterative(ids, int(quotas[-1]), generator)
         else:
@@ -151,7 +153,7 @@ def _iterative(has: npt.NDArray[np.uint8], wanted: int, generator: np.random.Gen
             is_kept[labels] |= part[i] == 0
             missing[part[i], labels] -= 1
             unseen[labels] -= 1
-    return part == 1
+    return np.asarray(part == 1)
 
 
 def _blocks(

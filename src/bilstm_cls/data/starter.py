@@ -23,7 +23,7 @@ from bilstm_cls.data.readers import (
 )
 from bilstm_cls.data.records import folder_files, read_labelled_files
 from bilstm_cls.data.tables import NONE, Dialect, ReadOptions, TableRows, column_names
-from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label
+from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label, names_in
 from bilstm_cls.errors import DataError, shown
 
 MAX_ROWS = 20_000
@@ -158,8 +158,8 @@ def _look(profile: DataProfile, files: Sequence[Path], options: ReadOptions) -> 
             (profile.remarks.append(str(row)) if row.is_read else profile.bad_rows.append(row))
             continue
         profile.texts.append(row.text)
-        profile.labels[row.label or ""] += 1
-        num_bytes += len(row.text.encode(errors="replace")) + len(row.label or "") + 2
+        profile.labels.update(names_in(row.label))
+        num_bytes += len(row.text.encode(errors="replace")) + sum(map(len, names_in(row.label))) + 2
         if len(profile.texts) + len(profile.bad_rows) >= MAX_ROWS or num_bytes > MAX_BYTES:
             profile.is_whole = False
             break

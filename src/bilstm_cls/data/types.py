@@ -1,5 +1,6 @@
 """The things data is made of: one example, one bad row, one label, one split, one data set."""
 
+import ast
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.errors import cut
+from bilstm_cls.data.encoding import SURROGATE
+from bilstm_cls.errors import cut, shown
 
 NO_LABEL = "the label is empty"
 BLANK_LINE = "blank line"
@@ -23,6 +25,10 @@ LabelIds = npt.NDArray[Any]
 _WHOLE_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
 """Unicode's categories of control and format characters, and of spaces."""
+
+
+class WrongValueError(Exception):
+    """A value that cannot be a text or a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,73 @@ def clean_label(text: str) -> str:
     label = text.strip()
     whole = _WHOLE_FLOAT.fullmatch(label)
     return whole[1] if whole else label
+
+
+def checked_text(value: Any, column: str) -> str:
+    """Returns a value that is a text, or raises `WrongValueError`."""
+    if not isinstance(value, str):
+        raise WrongValueError(f"{shown(column)} must be text, not {shown(value)}")
+    if not value.isascii() and (found := SURROGATE.search(value)):
+        raise WrongValueError(f"{shown(column)} holds a lone surrogate (U+{ord(found[0]):04X})")
+    return value
+
+
+def one_label(value: Any, column: str, names: Sequence[str] | None = None) -> str:
+    """Returns the label that a value stands for: its text, or of a number with a name that; or `WrongValueError`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or value != value:
+        raise WrongValueError(NO_LABEL)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and names is not None:
+        if not 0 <= value < len(names):
+            raise WrongValueError(f"{shown(column)} is {value}, but there are names of 0 to {len(names) - 1}")
+        value = names[value]
+    if isinstance(value, list):
+        raise WrongValueError(f"{shown(column)} holds a list; set data.labels: multi where texts have several labels")
+    if not isinstance(value, str | int):
+        raise WrongValueError(f"{shown(column)} must be text, a whole number, true or false, not {shown(value)}")
+    label = clean_label(checked_text(str(value), column))
+    if not label:
+        raise WrongValueError(NO_LABEL)
+    return label
+
+
+def several_labels(
+    values: Sequence[Any], columns: Sequence[str], separator: str, names: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Returns the labels of a row: of several columns the names of those that hold 1; of one its list, or its parts.
+
+    A list may be written in a text, as `["a", "b"]`. What is empty or missing is no label.
+    """
+    if len(columns) > 1:
+        return tuple(sorted(name for name, value in zip(columns, values, strict=True) if _is_one(value, name)))
+    parts = values[0]
+    if isinstance(parts, str):
+        parts = list_in(parts) if parts.startswith("[") else parts.split(separator)
+    parts = parts if isinstance(parts, list) else [parts]
+    return tuple(sorted({one_label(part, columns[0], names) for part in parts if not _is_missing(part)}))
+
+
+def list_in(text: str) -> list[Any]:
+    """Returns the list that a text holds in the grammar of JSON or Python; the text in a list where it holds none."""
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = text
+    return found if isinstance(found, list) else [text]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def _is_one(value: Any, column: str) -> bool:
+    word = "0" if _is_missing(value) else one_label(value, column).casefold()
+    if word not in ("0", "1", "false", "true"):
+        raise WrongValueError(f"{shown(column)} must be 1 or 0, not {shown(value)}")
+    return word in ("1", "true")
 
 
 def alike_labels(labels: Sequence[str]) -> list[list[str]]:

@@ -118,7 +118,7 @@ def _nbsvm(train: Split, test: Split, num_labels: int) -> Floats:
 
 
 def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
-    """Joulin et al. 2017: a softmax over the mean of the vectors of words and pairs of words, or one against the rest."""
+    """Joulin et al. 2017: linear in the mean of the vectors of words and pairs of words."""
     import fasttext
 
     is_multi = train.label_ids.ndim == 2

@@ -17,7 +17,9 @@ from bilstm_cls.data.corpus import Corpus, encode, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.readers import ReadOptions, read, read_label_names
-from bilstm_cls.data.types import BadRow, Dataset, Split, label_counts, names_in
+from bilstm_cls.data.sources import read_options
+from bilstm_cls.data.tables import Dialect
+from bilstm_cls.data.types import BadRow, Dataset, Label, Split, label_counts, names_in
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
@@ -68,12 +70,15 @@ def evaluate(
     if data is None:
         found = _split_of_run(run, loaded.config, split)
     else:
-        options = ReadOptions(
-            text_columns=tuple(text_columns or loaded.config.data.text_columns),
-            label_column=label_column or loaded.config.data.label_column,
-            encoding=loaded.config.data.encoding,
+        config = loaded.config.data
+        names = None if config.label_names is None else read_label_names(Path(config.label_names), config.encoding)
+        options = replace(
+            read_options(config, split, names),
+            text_columns=tuple(text_columns or config.text_columns),
+            label_column=label_column or config.label_column,
+            csv=Dialect(),
         )
-        found = _read_split(data, data_format, options, loaded.config.data, loaded.labels)
+        found = _read_split(data, data_format, options, config, loaded.labels)
     for member in loaded.members:
         member.to(chosen)
     corpus = _encoded(loaded, found)
@@ -103,20 +108,17 @@ def _split_of_run(run: RunDirectory, config: Config, name: str) -> Split:
 
 
 def _read_split(path: Path, data_format: str, options: ReadOptions, config: DataConfig, labels: list[str]) -> Split:
-    known = {label: i for i, label in enumerate(labels)}
-    if config.label_names is not None:  # a number may stand for a label
-        names = read_label_names(Path(config.label_names), config.encoding)
-        known = {number: known[name] for number, name in names.items() if name in known} | known
     bad: list[BadRow] = []
-    texts, label_ids, lines = [], [], []
+    texts, found, lines = [], list[Label](), []
     for example in read(path, format=data_format, options=options, bad_rows=config.bad_rows, on_bad_row=bad.append):
-        if str(example.label) not in known:
+        assert example.label is not None
+        if unknown := [name for name in names_in(example.label) if name not in labels]:
             raise DataError(
-                f"{example.path}:{example.line}: label {example.label!r} is not one that the run knows: "
+                f"{example.path}:{example.line}: label {unknown[0]!r} is not one that the run knows: "
                 f"{', '.join(labels[:20])}"
             )
         texts.append(example.text)
-        label_ids.append(known[str(example.label)])
+        found.append(example.label)
         lines.append(example.line)
     if skipped := [row for row in bad if not row.is_read]:
         logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
@@ -124,7 +126,8 @@ def _read_split(path: Path, data_format: str, options: ReadOptions, config: Data
         logger.warning(str(row))
     if not texts:
         raise DataError(f"{path}: there is no text to evaluate")
-    return Split(str(path), texts, np.array(label_ids), [str(path)] * len(texts), np.array(lines))
+    ids = label_ids_of(found, labels)
+    return Split(str(path), texts, ids, [str(path)] * len(texts), np.array(lines))
 
 
 def _encoded(loaded: LoadedModel, split: Split) -> Corpus:
@@ -215,10 +218,9 @@ def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluat
     """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
     split, ngrams, row = _scored_split(dataset), evaluation.ngram_logits, Row()
     for name in names:
-        if (
-            name == "nbsvm" and split.label_ids.ndim == 1 and ngrams is not None and ngrams.any()
-        ):  # else its weight is 0
-            task, probabilities = Task(), Task().probabilities(ngrams)
+        task = Task.of(split.label_ids)
+        if name == "nbsvm" and task.thresholds is None and ngrams is not None and ngrams.any():  # else its weight is 0
+            probabilities = task.probabilities(ngrams)
         else:
             task, probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
         scores = compute_metrics(probabilities, split.label_ids, dataset.labels, task=task)
@@ -271,14 +273,8 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             run.remove_leftovers()
             run.write_status("running", "evaluating")
             task, probabilities, seconds = _run_baseline(name, dataset)
-            scores = compute_metrics(
-                probabilities,
-                split.label_ids,
-                dataset.labels,
-                majority_label_id=majority,
-                task=task,
-                with_intervals=True,
-            )
+            options: Row = {"majority_label_id": majority, "task": task, "with_intervals": True}
+            scores = compute_metrics(probabilities, split.label_ids, dataset.labels, **options)
             evaluation = Evaluation(split, probabilities, scores, task=task)
             results[name] = {
                 **scores.flat(split.name),

@@ -272,7 +272,7 @@ def example_losses(probabilities: Floats, label_ids: LabelIds) -> Floats:
 
 
 def confidences(probabilities: Floats, label_ids: LabelIds) -> tuple[Floats, Bools]:
-    """Returns probabilities and whether what they are of is true: of the predictions `[N]`, or of all labels `[N*C]`."""
+    """Returns probabilities and whether what they are of is true: predictions `[N]`, or all labels of all texts."""
     if label_ids.ndim == 2:
         return probabilities.ravel(), label_ids.ravel() > 0
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == label_ids

@@ -254,7 +254,7 @@ def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[
     if setting == "balanced":
         counts = label_counts(label_ids, len(labels))  # [C]
         against = (len(label_ids) - counts).clip(1) if label_ids.ndim == 2 else len(label_ids) / len(labels)
-        weights = (against / counts.clip(1)).tolist()
+        weights = list(map(float, against / counts.clip(1)))
     else:
         for wrong in sorted(set(setting) ^ set(labels)):
             raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")
