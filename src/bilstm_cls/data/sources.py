@@ -95,6 +95,7 @@ def _files(config: DataConfig) -> Source:
     paths = {split: data_files(value) for split, value in given.items() if isinstance(value, str | list)}
     names_path = [] if config.label_names is None else [Path(config.label_names)]
     names = read_label_names(names_path[0], config.encoding) if names_path else None
+    columns = config.label_column if isinstance(config.label_column, list) else []
     return Source(
         origin=", ".join(f"{split} {_short(files)}" for split, files in paths.items()),
         identity=[identity_of(path) for files in [*paths.values(), names_path] for path in files],
@@ -102,7 +103,7 @@ def _files(config: DataConfig) -> Source:
             split: functools.partial(_read_files, files, read_options(config, split, names), config)
             for split, files in paths.items()
         },
-        labels=list(dict.fromkeys((names or {}).values())) if isinstance(config.label_column, str) else config.label_column,
+        labels=columns or list(dict.fromkeys((names or {}).values())),
     )
 
 

@@ -108,6 +108,11 @@ def clean_label(text: str) -> str:
     return whole[1] if whole else label
 
 
+def spoken(label: Label) -> str:
+    """Returns a label, or several, as a reader expects it."""
+    return label if isinstance(label, str) else ", ".join(label) or "none"
+
+
 def checked_text(value: Any, column: str) -> str:
     """Returns a value that is a text, or raises `WrongValueError`."""
     if not isinstance(value, str):

@@ -106,6 +106,11 @@ class Metrics:
         """The name of the score that says most in one number."""
         return "accuracy" if self.lrap is None else "micro_f1"
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the main score."""
+        return self.confidence_interval if self.intervals is None else self.intervals[self.main]
+
     def scalars(self, prefix: str) -> dict[str, float | None]:
         """Returns the scores as `prefix/accuracy` and so on: a row of the history."""
         return {f"{prefix}/{name}": getattr(self, name) for name in self.names}
@@ -255,7 +260,7 @@ def bootstrap(has_label: LabelIds, predicted: LabelIds) -> dict[str, tuple[float
 def is_right(predicted: LabelIds, label_ids: LabelIds) -> Bools:
     """Returns `[N]`, whether the label, or all labels, of a text are right."""
     is_equal = predicted == label_ids
-    return np.asarray(is_equal.all(axis=1) if is_equal.ndim == 2 else is_equal)
+    return np.asarray(is_equal.all(axis=-1) if label_ids.ndim == 2 else is_equal)
 
 
 def likelihoods(probabilities: Floats, label_ids: LabelIds) -> Floats:

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import UserError, dotted
-from bilstm_cls.evaluation.explain import explain
+from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
 from bilstm_cls.evaluation.pages import TEMPLATES
 from bilstm_cls.runtime import most_probable
 from bilstm_cls.serve.batching import MAX_QUEUED, Batcher, FullError
@@ -77,13 +77,16 @@ class PredictionObject(BaseModel):
     """The prediction for one text, with the keys of `bilstm-cls predict --json`."""
 
     text: str
-    label: str = Field(description="The most probable label.")
-    probability: float = Field(description="Of that label.")
+    label: str | None = Field(None, description="The most probable label.")
+    probability: float | None = Field(None, description="Of that label.")
+    labels: list[str] | None = Field(None, description="Instead of both, where a text may have several labels.")
     probabilities: dict[str, float] = Field(description="Of every label in the run's order, or of the top_k.")
     tokens: int = Field(description="Of the text before it was cut.")
     truncated: bool = Field(description="Whether it was longer than the model reads.")
     unknown_tokens: int = Field(description="How many of its tokens the vocabulary lacks.")
-    explanation: dict[str, Any] | None = Field(None, description="With `explain`: what each token changes.")
+    explanation: dict[str, Any] | list[dict[str, Any]] | None = Field(
+        None, description="With `explain`: what each token changes; of several labels, for each of them."
+    )
 
 
 class Predictions(BaseModel):
@@ -103,13 +106,18 @@ def build_app(classifier: Classifier) -> ASGIApp:
     registry = CollectorRegistry()
     queued = Gauge("bilstm_cls_queued_texts", f"Accepted texts; at most {MAX_QUEUED:,}.", registry=registry)
     sizes = [2**power for power in range(9)]
+
+    def explained(text: str) -> Any:
+        (prediction,) = classifier.predict([text])
+        return explanation_object(prediction, explain_prediction(classifier.loaded, prediction))
+
     batch = Histogram("bilstm_cls_batch_texts", "Texts classified together.", buckets=sizes, registry=registry)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         batcher = Batcher(
             lambda texts: [prediction.as_dict() for prediction in classifier.predict(texts)],
-            lambda text: explain(classifier.loaded, text).as_dict(),
+            explained,
             on_batch=batch.observe,
         )
         queued.set_function(lambda: batcher.queued)

@@ -23,6 +23,7 @@ from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
+from bilstm_cls.evaluation.metrics import is_right
 from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
 from bilstm_cls.runtime import FILES, FORMAT_VERSION, NGRAMS, Runtime, sealed
@@ -216,6 +217,7 @@ def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
         "name": loaded.config.name,
         "max_length": text.max_length,
         "truncate": text.truncate,
+        "thresholds": None if loaded.task.thresholds is None else loaded.task.thresholds.tolist(),
         "precision": precision,
         "sha256": {name: sha256_of(folder / name) for name in names},
     }
@@ -279,7 +281,7 @@ def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> Agre
     return Agreement(
         texts=len(texts),
         origin=origin,
-        labels=float((exact.argmax(1) == rounded.argmax(1)).mean()),
+        labels=float(is_right(loaded.task.predicted(rounded), loaded.task.predicted(exact)).mean()),
         probability=float(np.abs(exact - rounded).max()),
     )
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 BAD_ROWS = ("error", "skip", "empty")
-RESULTS = ("label", "probability", "probabilities", "tokens", "truncated", "unknown_tokens")
+RESULTS = ("label", "labels", "probability", "probabilities", "tokens", "truncated", "unknown_tokens")
 ERROR = "error"
 """The field that says why a row has no prediction."""
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 ENSEMBLE = "ensemble"
 """The kind of run that is made of others, in `status.json`."""
 
-SCORES = ("accuracy", "macro_f1", "log_loss", "ece")
+SCORES = ("accuracy", "micro_f1", "macro_f1", "log_loss", "ece")
 
 
 @dataclass(frozen=True)
