@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
@@ -328,33 +329,24 @@ def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, npt.NDArray[np.int
 
 def _classes_of_several(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds] | None:
     """Returns the classes `[C]` and 1 or 0 for each text and class, `[N, C]`; None where a text has one label."""
-    columns = getattr(y, "columns", None)
-    if hasattr(y, "toarray"):
-        y = y.toarray()
+    columns, y = getattr(y, "columns", None), y.toarray() if hasattr(y, "toarray") else y
     is_matrix = getattr(y, "ndim", 1) == 2 and y.shape[1] > 1
-    rows = np.asarray(y) if is_matrix else list(y) if isinstance(y, Iterable) and not isinstance(y, str) else []
-    if (not is_matrix and not all(isinstance(row, list | tuple | set | frozenset) for row in rows)) or not len(rows):
+    rows = np.asarray(y) if is_matrix else list(y) if isinstance(y, Iterable) else []
+    if not len(rows) or not (is_matrix or all(isinstance(row, list | tuple | set) for row in rows)):
         return None
     check_consistent_length(texts, rows)
     if isinstance(rows, list) and len({*map(len, rows)}) == 1 and {label for row in rows for label in row} == {0, 1}:
         rows = np.array(rows)  # of lists
     if isinstance(rows, list):
-        found = [label for row in rows for label in row]
-        if len({*map(type, found)}) > 1:
-            raise ValueError("y holds labels of mixed types; give them as str")
-        classes = np.unique(np.array(found))
-        places = {label: place for place, label in enumerate(classes.tolist())}
-        has_label = np.zeros((len(rows), len(classes)), dtype=np.uint8)
-        for marks, row in zip(has_label, rows, strict=True):
-            marks[[places[label] for label in row]] = 1
+        has_label = (binarizer := MultiLabelBinarizer()).fit_transform(rows)
+        classes = np.array(binarizer.classes_.tolist())
+    elif np.isin(rows, (0, 1)).all():
+        has_label, classes = rows, np.arange(rows.shape[1]) if columns is None else np.array(list(columns))
     else:
-        if not np.isin(rows, (0, 1)).all():
-            raise ValueError("y is a matrix that holds others than 0 and 1")
-        classes = np.arange(rows.shape[1]) if columns is None else np.array(list(columns))
-        has_label = rows.astype(np.uint8)
+        raise ValueError("y is a matrix that holds others than 0 and 1")
     if np.count_nonzero(has_label.any(axis=0)) < 2:
         raise ValueError("y has texts of fewer than two labels; a classifier needs at least two")
-    return classes, has_label
+    return classes, has_label.astype(np.uint8)
 
 
 def _names_of(classes: Array) -> list[str]:

@@ -19,7 +19,7 @@ from bilstm_cls.data.encoding import (
     resolve_encoding,
 )
 from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, require_columns
-from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, checked_text
+from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, checked_text, label_of
 from bilstm_cls.errors import DataError, shown
 
 MAX_DOCUMENT_BYTES = 2**28
@@ -97,7 +97,8 @@ def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
 
 def _labelled(label: str | list[str], text: str, path: Path, line: int, options: ReadOptions) -> Example | BadRow:
     try:
-        found = None if options.label_column is None else options.label_of([label])
+        columns = options.label_columns[:1]
+        found = label_of([label], columns, options.separator) if columns else None
     except WrongValueError as error:
         return BadRow(str(path), line, str(error))
     record = {"label": label, "text": text} if options.keep_record else None
@@ -369,7 +370,7 @@ def _example(
     try:
         text = "\n".join([checked_text(_value_of(record, column), column) for column in options.text_columns])
         values = [_value_of(record, column) for column in options.label_columns]
-        label = options.label_of(values, names) if values else None
+        label = label_of(values, options.label_columns, options.separator, names) if values else None
     except WrongValueError as error:
         return BadRow(str(path), line, f"{place}{error}")
     kept = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None) if options.keep_record else None

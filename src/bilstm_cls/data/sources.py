@@ -120,8 +120,7 @@ def read_options(config: DataConfig, split: str, names: Mapping[str, str] | None
         keep_record=config.group_column is not None,
         csv=Dialect(**dict(config.csv)),
         label_names=names,
-        is_multi=config.labels == "multi",
-        separator=config.label_separator,
+        separator=config.label_separator if config.labels == "multi" else None,
     )
 
 

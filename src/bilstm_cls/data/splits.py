@@ -63,8 +63,7 @@ def cut_splits(
     """
     orders = {}
     num_left_out, size = 0, len(train)
-    is_multi = label_ids.ndim == 2
-    if is_multi:
+    if is_multi := label_ids.ndim == 2:
         label_ids = np.column_stack([label_ids, np.ones(len(label_ids), dtype=np.uint8)])
     counts = label_counts(label_ids[train], 0)
     room = (counts - 1).clip(0)
@@ -72,22 +71,18 @@ def cut_splits(
         if name not in fractions:
             continue
         ties, generator = (np.random.Generator(np.random.PCG64([seed, number, *more])) for more in ([1], []))
-        wanted, ids = round(fractions[name] * size), label_ids[train]
-        is_gap = np.zeros(len(train), dtype=bool)
+        ids, is_gap = label_ids[train], np.zeros(len(train), dtype=bool)
         if is_multi:
             quotas = np.minimum(np.round(fractions[name] * counts).astype(np.int64), room)
         else:
-            quotas = _quotas(counts, room, wanted, ties)
+            quotas = _quotas(counts, room, round(fractions[name] * size), ties)
         if groups is not None:
             is_chosen = _whole_groups(groups[train], ids, quotas, room, generator)
         elif name == "valid" and valid_split == "blocks":
-            if is_multi:
-                ids, quotas = np.zeros_like(train), quotas[-1:]
-            is_chosen, is_gap = _blocks(ids, quotas, generator)
-        elif is_multi:
-            is_chosen = _iterative(ids, int(quotas[-1]), generator)
+            every_text = np.zeros_like(train), quotas[-1:]
+            is_chosen, is_gap = _blocks(*(every_text if is_multi else (ids, quotas)), generator)
         else:
-            is_chosen = _random(ids, quotas, generator)
+            is_chosen = (_iterative if is_multi else _random)(ids, quotas, generator)
         if not is_chosen.any():
             raise DataError(
                 f"data.{name}: the fraction {fractions[name]:g} of {size} texts is less than one text (or group) that "
@@ -132,14 +127,15 @@ def _random(label_ids: Ints, quotas: Ints, generator: np.random.Generator) -> np
     return is_chosen
 
 
-def _iterative(has: npt.NDArray[np.uint8], wanted: int, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+def _iterative(has: LabelIds, quotas: Ints, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
     """Chooses texts by iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), those of rare labels first.
 
     A text goes where more texts of its rarest label are still missing: to the split, or to what stays in train.
     """
     part, order = np.full(len(has), -1), generator.permutation(len(has))
     unseen = has.sum(0, dtype=np.int64)  # [C], texts of each label that have no place yet
-    missing = np.outer([len(has) - wanted, wanted], unseen / len(has))  # [2, C], of what stays and of the split
+    wanted = [len(has) - quotas[-1], quotas[-1]]
+    missing = np.outer(wanted, unseen / len(has))  # [2, C], of what stays and of the split
     is_kept = np.zeros(len(unseen), dtype=bool)  # whether a text of the label stays
     while unseen[-1] > 0:
         label = int(np.where(unseen > 0, unseen, len(has) + 1).argmin())

@@ -113,7 +113,7 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
     encoding = given.encoding if is_encoding_given else _encoding_of(files[0], format)
     is_multi = given.labels == "multi" or (format == "fasttext" and "labels" not in given.model_fields_set)
     csv, separator = Dialect(**dict(given.csv)), given.label_separator
-    options = ReadOptions(encoding=encoding, csv=csv, is_multi=is_multi, separator=separator)
+    options = ReadOptions(encoding=encoding, csv=csv, separator=separator if is_multi else None)
     profile = DataProfile(splits, format, encoding, None)
     if format in ("csv", "tsv"):
         profile.dialect = TableRows(files[0], encoding, options.csv, (), is_tsv=format == "tsv").dialect
@@ -121,20 +121,19 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
     if format in ("csv", "tsv", "jsonl", "parquet", "arrow"):
         profile.text_columns, profile.label_column, has_lists = _choose_columns(files[0], format, options, given)
         is_multi = is_multi or has_lists or isinstance(profile.label_column, list)
-        options = replace(
-            options, text_columns=profile.text_columns, label_column=profile.label_column, is_multi=is_multi
-        )
+        options = replace(options, text_columns=profile.text_columns, label_column=profile.label_column)
+        options = replace(options, separator=separator if is_multi else None)
     found = _look(profile, files, options)
     is_guess = not {"labels", "label_column"} & given.model_fields_set
     if is_guess and isinstance(profile.label_column, str) and not is_multi and (mark := _mark_between(found.labels)):
-        options = replace(options, is_multi=True, separator=mark)
+        options = replace(options, separator=mark)
         found = replace(_look(profile, files, options), separator=mark)
     if not found.texts:
         raise DataError(f"{found.bad_rows[0] if found.bad_rows else path}; no row can be read as {format}")
     if not found.labels:
         raise DataError(f"{path}: no row has a label")
     is_one_each = format == "fasttext" and is_guess and found.num_labels == {1}
-    return replace(found, is_multi=options.is_multi and not is_one_each)
+    return replace(found, is_multi=options.separator is not None and not is_one_each)
 
 
 def _mark_between(labels: Counter[str]) -> str | None:

@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.data.encoding import TextLines
-from bilstm_cls.data.types import (
-    BLANK_LINE,
-    BadRow,
-    Example,
-    Label,
-    SkippedLines,
-    WrongValueError,
-    one_label,
-    several_labels,
-)
+from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, Label, SkippedLines, WrongValueError, label_of
 from bilstm_cls.errors import DataError, shown
 
 DELIMITERS = (":::", "|||", "::", "||", "\t", ";", "|", ",")
@@ -82,8 +73,7 @@ class ReadOptions:
         keep_record: whether an example's `record` gets all fields of its row in order.
         csv: what is known of the dialect of csv and tsv files.
         label_names: what `read_label_names` returned, where labels are numbers of names.
-        is_multi: whether a text may have several labels, or none.
-        separator: what is between several labels in one text.
+        separator: what is between labels in one value where a text may have several; None where it has one.
     """
 
     text_columns: tuple[str, ...] = ("text",)
@@ -92,23 +82,13 @@ class ReadOptions:
     keep_record: bool = False
     csv: Dialect = Dialect()
     label_names: Mapping[str, str] | None = None
-    is_multi: bool = False
-    separator: str = "|"
+    separator: str | None = None
 
     @property
     def label_columns(self) -> tuple[str, ...]:
         """The columns of the labels; none where labels are not wanted."""
         column = self.label_column
         return () if column is None else (column,) if isinstance(column, str) else tuple(column)
-
-    def label_of(self, values: Sequence[Any], names: Sequence[str] | None = None) -> Label:
-        """Returns what the values of these columns stand for, or raises `WrongValueError`; `names` are of numbers."""
-        if self.is_multi:
-            return several_labels(values, self.label_columns, self.separator, names)
-        value = values[0]
-        if isinstance(value, list) and len(value) == 1 and value[0] is not None:
-            value = value[0]
-        return one_label(value, self.label_columns[0], names)
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -375,7 +355,7 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     if isinstance(first, str):
         raise DataError(f"{path}:{number}: {first}, in the {'header' if has_header else 'first row'}")
     columns = Columns.of(first, options, f"{path}:{number}")
-    width, label_of = len(columns.names), operator.itemgetter(*columns.labels or [0])
+    width, written_in = len(columns.names), operator.itemgetter(*columns.labels or [0])
     labels: dict[str | tuple[str, ...], Label] = {}  # by what is written
     is_empty = True
     for line, row in body if has_header else itertools.chain([(number, first)], body):
@@ -388,9 +368,10 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
             skipped.add(BLANK_LINE, line)
             continue
         label = None
-        if isinstance(row, list) and columns.labels and (label := labels.get(written := label_of(row))) is None:
+        if isinstance(row, list) and columns.labels and (label := labels.get(written := written_in(row))) is None:
             try:
-                label = labels[written] = options.label_of([written] if isinstance(written, str) else written)
+                values = [written] if isinstance(written, str) else written
+                label = labels[written] = label_of(values, options.label_columns, options.separator)
             except WrongValueError as error:
                 row = str(error)
         is_empty = False

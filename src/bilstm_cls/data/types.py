@@ -144,13 +144,24 @@ def one_label(value: Any, column: str, names: Sequence[str] | None = None) -> st
     return label
 
 
-def several_labels(
-    values: Sequence[Any], columns: Sequence[str], separator: str, names: Sequence[str] | None = None
-) -> tuple[str, ...]:
-    """Returns the labels of a row: of several columns the names of those that hold 1; of one its list, or its parts.
+def label_of(
+    values: Sequence[Any], columns: Sequence[str], separator: str | None, names: Sequence[str] | None = None
+) -> Label:
+    """Returns the label that the values of its columns stand for, or raises `WrongValueError`.
 
-    A list may be written in a text, as `["a", "b"]`. What is empty or missing is no label.
+    With a separator a row has any number of labels: of several columns the names of those that hold 1; of one its list,
+    which may be written in a text as `["a", "b"]`, or its parts. What is empty or missing is no label.
+
+    Args:
+        values: one for each column.
+        columns: one, or several of 1 and 0.
+        separator: of labels in one text; None where a row has one label.
+        names: of labels that are numbers.
     """
+    if separator is None:
+        value = values[0]
+        value = (value[0] if value else None) if isinstance(value, list) and len(value) < 2 else value
+        return one_label(value, columns[0], names)
     if len(columns) > 1:
         return tuple(sorted(name for name, value in zip(columns, values, strict=True) if _is_one(value, name)))
     parts = values[0]

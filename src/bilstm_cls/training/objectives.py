@@ -63,20 +63,6 @@ class StepContext:
     epsilon: float
     is_multi: bool = False
 
-    def log_probabilities(self, logits: Tensor) -> Tensor:
-        """Returns those of all answers, of `[B, C]` logits: with several labels a text, of each label and its lack."""
-        return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], 1) if self.is_multi else logits.log_softmax(1)
-
-    def divergence(self, logits: Tensor, others: Tensor) -> Tensor:
-        """Returns the Kullback-Leibler divergence `[B]` of answers from others, of `[B, C]` logits, in nats."""
-        others, logits = self.log_probabilities(others), self.log_probabilities(logits)
-        return F.kl_div(others, logits, reduction="none", log_target=True).sum(1)
-
-    def entropy(self, logits: Tensor) -> Tensor:
-        """Returns the entropy `[B]` of answers, of `[B, C]` logits, in nats."""
-        logs = self.log_probabilities(logits)
-        return -(logs.exp() * logs).sum(1)
-
 
 def label_loss(logits: Tensor, label_ids: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
     """Returns the sum of the losses of texts: cross-entropy, or with several labels a text that of each label.
@@ -120,7 +106,7 @@ def r_drop(context: StepContext, inputs: Inputs) -> Tensor:
     first = context.model(inputs.token_ids, inputs.lengths)  # [B, C]
     second = context.model(inputs.token_ids, inputs.lengths)
     loss = (context.loss_of(first, inputs) + context.loss_of(second, inputs)) / 2
-    divergence = (context.divergence(first, second) + context.divergence(second, first)) / 2
+    divergence = (kl_divergence(first, second, context.is_multi) + kl_divergence(second, first, context.is_multi)) / 2
     context.backward(loss + inputs.weight * divergence.sum())
     return loss.detach()
 
@@ -140,7 +126,7 @@ def entropy_and_virtual_adversarial(context: StepContext, inputs: Inputs) -> Non
     """Entropy of the answer in addition to its virtual adversarial divergence (Sachan et al. 2019, all weights 1)."""
     embedded = _embed(context.model, inputs)
     logits = context.model.classify(embedded, inputs.lengths)
-    context.backward(inputs.weight * context.entropy(logits).sum())
+    context.backward(inputs.weight * entropy(logits, context.is_multi).sum())
     _virtual_adversarial(context, inputs, embedded.detach(), logits.detach())
 
 
@@ -149,10 +135,11 @@ def _virtual_adversarial(context: StepContext, inputs: Inputs, embedded: Tensor,
     model = context.model
     tokens = is_token(inputs.lengths, len(embedded), embedded.device).unsqueeze(2)  # [T, B, 1]
     random = scale_perturbation(torch.randn_like(embedded) * tokens, embedded, XI * context.epsilon).requires_grad_()
-    divergence = context.divergence(logits, _classify(model, inputs, random)).sum()
+    divergence = kl_divergence(logits, _classify(model, inputs, random), context.is_multi).sum()
     (direction,) = torch.autograd.grad(context.scale(divergence), random)  # its size does not matter
     perturbation = scale_perturbation(direction, embedded, context.epsilon)
-    context.backward(inputs.weight * context.divergence(logits, _classify(model, inputs, perturbation)).sum())
+    moved = _classify(model, inputs, perturbation)
+    context.backward(inputs.weight * kl_divergence(logits, moved, context.is_multi).sum())
 
 
 def _embed(model: BiLSTMClassifier, inputs: Inputs) -> Tensor:
@@ -163,6 +150,23 @@ def _embed(model: BiLSTMClassifier, inputs: Inputs) -> Tensor:
 def _classify(model: BiLSTMClassifier, inputs: Inputs, perturbation: Tensor) -> Tensor:
     """Returns the logits of perturbed texts, with the dropout of every other pass over them."""
     return model.classify(_embed(model, inputs) + perturbation, inputs.lengths)
+
+
+def log_probabilities(logits: Tensor, is_multi: bool) -> Tensor:
+    """Returns those of all answers, of `[B, C]` logits: with several labels a text, of each label and its lack."""
+    return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], 1) if is_multi else logits.log_softmax(1)
+
+
+def kl_divergence(logits: Tensor, others: Tensor, is_multi: bool = False) -> Tensor:
+    """Returns the Kullback-Leibler divergence `[B]` of answers from others, of `[B, C]` logits, in nats."""
+    logs, other_logs = log_probabilities(logits, is_multi), log_probabilities(others, is_multi)
+    return F.kl_div(other_logs, logs, reduction="none", log_target=True).sum(1)
+
+
+def entropy(logits: Tensor, is_multi: bool = False) -> Tensor:
+    """Returns the entropy `[B]` of answers, of `[B, C]` logits, in nats."""
+    logs = log_probabilities(logits, is_multi)
+    return -(logs.exp() * logs).sum(1)
 
 
 def scale_perturbation(direction: Tensor, embedded: Tensor, epsilon: float) -> Tensor:
