@@ -332,7 +332,7 @@ def _classes_of_several(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds] 
     columns, y = getattr(y, "columns", None), y.toarray() if hasattr(y, "toarray") else y
     is_matrix = getattr(y, "ndim", 1) == 2 and y.shape[1] > 1
     rows = np.asarray(y) if is_matrix else list(y) if isinstance(y, Iterable) else []
-    if not len(rows) or not (is_matrix or all(isinstance(row, list | tuple | set) for row in rows)):
+    if not len(rows) or not (is_matrix or all(isinstance(row, list | tuple | set | np.ndarray) for row in rows)):
         return None
     check_consistent_length(texts, rows)
     if isinstance(rows, list) and len({*map(len, rows)}) == 1 and {label for row in rows for label in row} == {0, 1}:

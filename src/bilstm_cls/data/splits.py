@@ -79,8 +79,8 @@ def cut_splits(
         if groups is not None:
             is_chosen = _whole_groups(groups[train], ids, quotas, room, generator)
         elif name == "valid" and valid_split == "blocks":
-            every_text = np.zeros_like(train), quotas[-1:]
-            is_chosen, is_gap = _blocks(*(every_text if is_multi else (ids, quotas)), generator)
+            ids, quotas = (np.zeros_like(train), quotas[-1:]) if is_multi else (ids, quotas)
+            is_chosen, is_gap = _blocks(ids, quotas, generator)
         else:
             is_chosen = (_iterative if is_multi else _random)(ids, quotas, generator)
         if not is_chosen.any():

@@ -176,8 +176,7 @@ class Session:
         logits = group.sum_array(part)
         if not np.isfinite(logits).all():
             raise trainer.diverged(trainer.progress.step - 1, "the logits of valid are not finite")
-        labels = self.data.dataset.labels
-        task = Task.of(corpus.label_ids)
+        task, labels = Task.of(corpus.label_ids), self.data.dataset.labels
         return compute_metrics(task.probabilities(logits), corpus.label_ids, labels, task=task).scalars("valid")
 
     def load_best_weights(self) -> BiLSTMClassifier:
