@@ -252,9 +252,14 @@ class TrainConfig(Section):
     """How the network learns, when it stops, and on what it runs."""
 
     epochs: Count = Field(5, description="Passes over the train split.")
-    objective: Literal["cross_entropy", "adversarial", "virtual_adversarial", "mixed", "r_drop"] = Field(
+    objective: Literal["cross_entropy", "per_direction", "adversarial", "virtual_adversarial", "r_drop"] = Field(
         "cross_entropy",
-        description="What a step minimises; mixed is adversarial, virtual_adversarial and low entropy together.",
+        description="What a step minimises; per_direction asks each direction for the label by itself as well.",
+    )
+    teacher: Columns | None = Field(
+        None,
+        description="What labels the unlabelled texts for the network to learn from: ngrams, network (a first one, of "
+        "two epochs) and folders of finished runs, one or several; auto is the first two where there are such texts.",
     )
     adversarial_epsilon: Positive = Field(
         0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
@@ -308,15 +313,14 @@ class TrainConfig(Section):
     baselines: bool = Field(False, description="Also evaluate the two linear baselines on the same splits.")
     loggers: Loggers = Field([], description="Where to log as well: tensorboard, mlflow, wandb; each needs its extra.")
 
-    @property
-    def reads_unlabelled(self) -> bool:
-        """Whether the objective learns from texts without a label."""
-        return self.objective in ("virtual_adversarial", "mixed")
-
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "device" and not re.match(DEVICE, value):
             return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
+        if key == "teacher" and not all(re.fullmatch(r"auto|ngrams|network|.*[./\\].*", name) for name in value or []):
+            return (
+                "must be 'auto', or a list of 'ngrams', 'network' and folders of runs (./NAME for one without a slash)"
+            )
         if key == "select_by" and value not in (choices := [f"valid/{name}" for name in METRICS]):
             return f"must be {_listed(choices)}"
         return None
@@ -357,8 +361,9 @@ class Config(Section):
 
     @property
     def reads_unlabelled(self) -> bool:
-        """Whether texts without a label are of use: for word vectors, an encoder, or to the objective."""
-        return self.embedding.init == "ppmi" or self.pretrain.enabled or self.train.reads_unlabelled
+        """Whether texts without a label are of use: for word vectors, an encoder, or to the network as it learns."""
+        is_learnt = self.train.objective == "virtual_adversarial" or self.train.teacher is not None
+        return self.embedding.init == "ppmi" or self.pretrain.enabled or is_learnt
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
