@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,13 @@ import torch
 from bilstm_cls.checkpoint import load_newest
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import load_config
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, ResourceError, UserError
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError
 from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.training.loop import EvaluationReport, StepReport, Trainer
+from bilstm_cls.training.loop import StepReport, Trainer
 from bilstm_cls.training.run import FREE_KEYS, train
-from tests.training.runs import StoppedHereError, everything, history, stop_at, without_time
+from tests.training.runs import StoppedHereError, everything, history, result, stop_at
 
 Make = Callable[..., Config]
 
@@ -57,97 +58,42 @@ def resume(run: RunDirectory, make: Make, *overrides: str) -> RunDirectory:
     return train(make(f"output_dir={run.path.parent}", *overrides), resume=True).run
 
 
-def test_a_finished_run_holds_its_files_and_no_others(trained_run: Path) -> None:
+def test_a_finished_run_holds_its_files_and_no_others(trained_run: Path, tiny_config: Make) -> None:
+    run = RunDirectory(trained_run)
     assert {path.name for path in trained_run.iterdir()} - {".lock"} == RUN_FILES
     assert {path.suffix for path in (trained_run / "plots").iterdir()} == {".png"}
     names = {path.name for path in (trained_run / "checkpoints").iterdir()}
     assert {"best.json", "last.json"} < names
     assert {Path(name).suffix for name in names} == {".json", ".safetensors"}
-
-
-def test_its_config_is_the_resolved_one(trained_run: Path, tiny_config: Make) -> None:
     assert load_config(trained_run / "config.yaml") == tiny_config()
-
-
-def test_its_status_is_finished(trained_run: Path) -> None:
-    status = RunDirectory(trained_run).read_status()
-    assert (status["status"], status["reason"]) == ("finished", "trained and evaluated")
-
-
-def test_its_history_has_a_row_for_each_evaluation(trained_run: Path) -> None:
-    found = history(trained_run)
-    assert [row["step"] for row in found] == [11, 22, 33, 44]
-    assert {"valid/accuracy", "valid/log_loss", "train/loss", "learning_rate", "is_best"} <= found[0].keys()
+    assert run.read_status()["status"] == "finished"
+    environment = run.read_json("environment.json")
+    assert (environment["threads"], environment["processes"], environment["device"]) == (1, 1, "cpu")
+    assert len(environment["data_digest"]) == 64
+    log = (trained_run / "train.log").read_text("utf-8")
+    assert "epoch 4, step 44: train/loss" in log
+    assert "INFO train: 168 texts" in log
 
 
 def test_its_metrics_are_of_the_best_weights(trained_run: Path) -> None:
-    run = RunDirectory(trained_run)
-    metrics = run.read_json("metrics.json")
-    best = next(row for row in history(trained_run) if row["step"] == metrics["train/best_step"])
+    rows, metrics = history(trained_run), RunDirectory(trained_run).read_json("metrics.json")
+    assert [row["step"] for row in rows] == [11, 22, 33, 44]
+    assert {"valid/accuracy", "valid/log_loss", "train/loss", "learning_rate", "is_best"} <= rows[0].keys()
+    best = next(row for row in rows if row["step"] == metrics["train/best_step"])
     assert best["is_best"]
     assert metrics["valid/log_loss"] == best["valid/log_loss"]
     assert metrics["test/examples"] == 48
 
 
-def test_its_log_tells_what_happened(trained_run: Path) -> None:
-    text = (trained_run / "train.log").read_text("utf-8")
-    assert "epoch 4, step 44: train/loss" in text
-    assert "INFO train: 168 texts" in text
-
-
-def test_its_environment_names_data_and_processes(trained_run: Path) -> None:
-    found = RunDirectory(trained_run).read_json("environment.json")
-    assert (found["threads"], found["processes"], found["device"]) == (1, 1, "cpu")
-    assert len(found["data_digest"]) == 64
-
-
-@pytest.fixture(scope="module")
-def again(short_config: Make, whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A second run of the same config elsewhere, with other things that should not matter."""
+def test_only_the_seed_and_the_config_decide_the_bits(short_config: Make, whole_run: Path, tmp_path: Path) -> None:
     torch.manual_seed(12345)
-    overrides = (f"output_dir={tmp_path_factory.mktemp('again')}", "train.checkpoint_seconds=0")
-    return train(short_config(*overrides), on_report=lambda report: torch.rand(1)).run
-
-
-def test_the_same_seed_gives_the_same_weights_to_the_last_byte(again: RunDirectory, whole_run: Path) -> None:
-    assert (again / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
-
-
-def test_the_same_seed_gives_the_same_metrics_but_for_times(again: RunDirectory, whole_run: Path) -> None:
-    one, other = again.read_json("metrics.json"), RunDirectory(whole_run).read_json("metrics.json")
-    assert without_time(one) == without_time(other)
-    assert list(one) == list(other)
-    assert history(again.path) == history(whole_run)
-
-
-@pytest.mark.parametrize("name", ["predictions_test.csv", "tokenizer.json", "labels.json"])
-def test_the_same_seed_gives_the_same_files(again: RunDirectory, whole_run: Path, name: str) -> None:
-    assert (again / name).read_bytes() == (whole_run / name).read_bytes()
-
-
-def test_another_seed_gives_other_weights(short_config: Make, whole_run: Path, tmp_path: Path) -> None:
-    run = train(short_config(f"output_dir={tmp_path}", "seed=2")).run
-    assert (run / "model.safetensors").read_bytes() != (whole_run / "model.safetensors").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def often(short_config: Make, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A run that is evaluated after every fifth step as well, and keeps its last weights."""
-    return train(short_config(f"output_dir={tmp_path_factory.mktemp('often')}", "train.evaluate_every=5")).run
-
-
-def test_how_often_it_is_evaluated_does_not_change_the_last_weights(often: RunDirectory, whole_run: Path) -> None:
-    numbers = [json.loads((path / "checkpoints" / "last.json").read_text()) for path in (often.path, whole_run)]
-    assert numbers[0]["checkpoint"]["tensors_sha256"] == numbers[1]["checkpoint"]["tensors_sha256"]
-    assert [row["step"] for row in history(often.path)] == [5, 10, 15, 20, 22]
-
-
-def test_reports_come_in_order_and_each_once(short_config: Make, tmp_path: Path) -> None:
-    reports: list[Any] = []
-    train(short_config(f"output_dir={tmp_path}"), on_report=reports.append)
-    steps = [report.step for report in reports if isinstance(report, StepReport)]
-    assert steps == list(range(1, 23))
-    assert [i for i, report in enumerate(reports) if isinstance(report, EvaluationReport)] == [11, 23]
+    same = train(short_config(f"output_dir={tmp_path}"), on_report=lambda report: torch.rand(1)).run
+    assert result(same.path) == result(whole_run)
+    for name in ("tokenizer.json", "labels.json"):
+        assert (same / name).read_bytes() == (whole_run / name).read_bytes()
+    for override in ("seed=2", "train.class_weights={neg: 1.0, pos: 5.0}"):
+        other = train(short_config(f"output_dir={tmp_path}", override), overwrite=True).run
+        assert (other / "model.safetensors").read_bytes() != (whole_run / "model.safetensors").read_bytes()
 
 
 def test_without_a_test_split_the_scores_are_those_of_valid_and_say_so(short_config: Make, tmp_path: Path) -> None:
@@ -208,41 +154,21 @@ def test_a_finished_run_that_is_resumed_returns_its_metrics_and_is_left_alone(
     assert everything(finished.path) == before
 
 
-def test_a_finished_run_with_damaged_metrics_says_so(finished: RunDirectory, short_config: Make) -> None:
-    (finished / "metrics.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"metrics\.json: damaged"):
-        resume(finished, short_config)
-
-
-def test_resuming_where_nothing_is_starts_a_run(short_config: Make, tmp_path: Path) -> None:
-    result = train(short_config(f"output_dir={tmp_path}", "train.epochs=1"), resume=True)
-    assert result.run.read_status()["status"] == "finished"
-
-
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("overrides", "changed"),
     [
-        ("train.learning_rate=0.5", "train.learning_rate: 0.02 -> 0.5"),
-        ("train.epochs=9", "train.epochs: 2 -> 9"),
-        ("seed=2", "seed: 1 -> 2"),
-        ("pretrain.enabled=true", "pretrain.enabled: false -> true"),
-        ("text.max_length=21", "text.max_length: 20 -> 21"),
-        ("model.pooling=max", 'model.pooling: "mean" -> "max"'),
+        (["train.epochs=9", "seed=2"], "seed: 1 -> 2\n  train.epochs: 2 -> 9"),
+        (["pretrain.enabled=true"], "pretrain.enabled: false -> true"),
+        (["model.pooling=max"], 'model.pooling: "mean" -> "max"'),
     ],
 )
 def test_another_config_is_refused_with_the_keys_that_changed(
-    stopped: RunDirectory, short_config: Make, override: str, told: str
+    stopped: RunDirectory, short_config: Make, overrides: list[str], changed: str
 ) -> None:
     before = everything(stopped.path)
-    with pytest.raises(ConfigError, match="cannot be resumed with another config") as caught:
-        resume(stopped, short_config, override)
-    assert f"\n  {told}\n" in str(caught.value)
+    with pytest.raises(ConfigError, match=re.escape(f"\n  {changed}\n")):
+        resume(stopped, short_config, *overrides)
     assert everything(stopped.path) == before
-
-
-def test_several_changed_keys_are_all_told(stopped: RunDirectory, short_config: Make) -> None:
-    with pytest.raises(ConfigError, match=r"seed: 1 -> 2\n  train\.epochs: 2 -> 9"):
-        resume(stopped, short_config, "train.epochs=9", "seed=2")
 
 
 OTHER_VALUES = {
@@ -261,14 +187,6 @@ def test_keys_that_do_not_change_the_result_may_change(
     run = resume(RunDirectory(moved), short_config, "name=elsewhere", *overrides)
     assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
     assert run.load_config().train.max_minutes == 99
-
-
-def test_a_run_whose_config_is_gone_is_not_taken_for_one_of_any_config(
-    stopped: RunDirectory, short_config: Make
-) -> None:
-    (stopped / "config.yaml").unlink()
-    with pytest.raises(CheckpointError, match=r"config\.yaml"):
-        resume(stopped, short_config, "train.learning_rate=0.5")
 
 
 def test_changed_data_are_refused(short_config: Make, reviews_csv: Path, tmp_path: Path) -> None:
@@ -306,15 +224,12 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_best_one_and_the_result_is_t
     assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("harm", [flip, Path.unlink])
-def test_a_lost_best_checkpoint_is_told_before_any_time_is_spent_on_the_rest(
-    stopped: RunDirectory, short_config: Make, harm: Callable[[Path], None]
+def test_a_lost_best_checkpoint_is_reported_before_any_time_is_spent_on_the_rest(
+    stopped: RunDirectory, short_config: Make
 ) -> None:
-    harm(stopped.checkpoints / "best.json")
+    flip(stopped.checkpoints / "best.json")
     steps: list[Any] = []
-    with pytest.raises(
-        CheckpointError, match=r"best\.json: .*\nthe best weights are lost; start again with --overwrite"
-    ):
+    with pytest.raises(CheckpointError, match=r"best\.json: (.|\n)*--overwrite"):
         train(short_config(f"output_dir={stopped.path.parent}"), resume=True, on_report=steps.append)
     assert steps == []
 
@@ -337,10 +252,9 @@ def test_where_both_checkpoints_are_of_one_step_each_stands_in_for_the_other(
 def test_nothing_is_trained_when_all_checkpoints_are_damaged(stopped: RunDirectory, short_config: Make) -> None:
     for role in ("last", "best"):
         flip(stopped.checkpoints / f"{role}.json")
-    with pytest.raises(CheckpointError, match="no intact checkpoint is left; start again with --overwrite"):
+    with pytest.raises(CheckpointError, match="--overwrite"):
         resume(stopped, short_config)
-    assert stopped.read_status()["status"] == "failed"
-    assert stopped.read_status()["exit_code"] == 4
+    assert (stopped.read_status()["status"], stopped.read_status()["exit_code"]) == ("failed", 4)
 
 
 def test_a_checkpoint_of_another_version_is_refused(
@@ -353,32 +267,16 @@ def test_a_checkpoint_of_another_version_is_refused(
         resume(stopped, short_config)
 
 
-def test_resuming_with_other_threads_is_told_and_noted(
+def test_resuming_with_other_threads_is_noted(
     stopped: RunDirectory, short_config: Make, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copy = RunDirectory(shutil.copytree(stopped.path, stopped.path.parent / "alike" / "tiny"))
+    assert "run/bitwise" not in resume(copy, short_config).read_json("metrics.json")
     monkeypatch.setattr("bilstm_cls.training.session.set_threads", lambda threads: threads)
     result = train(short_config(f"output_dir={stopped.path.parent}", "train.threads=2"), resume=True)
     assert "resuming elsewhere (threads " in log.text
     assert result.metrics["run/bitwise"] is False
     assert "run/bitwise" in stopped.read_json("metrics.json")
-
-
-def test_a_run_that_was_never_interrupted_or_resumed_alike_does_not_speak_of_bits(
-    stopped: RunDirectory, short_config: Make
-) -> None:
-    assert "run/bitwise" not in resume(stopped, short_config).read_json("metrics.json")
-
-
-def test_a_run_that_diverges_says_where_and_keeps_no_model(short_config: Make, tmp_path: Path) -> None:
-    config = short_config(f"output_dir={tmp_path}", "train.learning_rate=1e30")
-    with pytest.raises(
-        DivergedError, match=r"diverged at step 2: loss .*, gradient norm .*, learning rate 1e\+30; lower"
-    ):
-        train(config)
-    run = RunDirectory(tmp_path / "tiny")
-    assert (run.read_status()["status"], run.read_status()["exit_code"]) == ("failed", 5)
-    assert not (run / "model.safetensors").exists()
-    assert "ERROR training diverged at step 2" in (run / "train.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -410,86 +308,14 @@ def test_weights_that_are_not_finite_are_neither_evaluated_nor_saved(
     assert newest is None or newest[1]["step"] < step
 
 
-def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
-    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), "utf-8")
-    return path
-
-
-def test_a_score_that_valid_cannot_give_is_an_error_of_the_config(short_config: Make, tmp_path: Path) -> None:
-    path = write_csv(
-        tmp_path / "rare.csv", [(f"good film {i % 7}", "ab"[i % 2]) for i in range(60)] + [("odd", "c")] * 2
-    )
-    config = short_config(
-        f"output_dir={tmp_path}", f"data.train={path}", "data.test=null", "train.select_by=valid/auroc"
-    )
-    with pytest.raises(ConfigError, match=r"train\.select_by: 'valid/auroc' is undefined here because a label has no"):
-        train(config)
-
-
-def test_class_weights_of_labels_that_are_not_there_are_refused(short_config: Make, tmp_path: Path) -> None:
-    config = short_config(f"output_dir={tmp_path}", "train.class_weights={pos: 1.0, bad: 2.0}")
-    with pytest.raises(DataError, match=r"train\.class_weights: 'bad' is not in both"):
-        train(config)
-
-
-@pytest.mark.parametrize("setting", ["balanced", "{neg: 1.0, pos: 5.0}"])
-def test_class_weights_reach_the_training(short_config: Make, tmp_path: Path, setting: str) -> None:
-    rows = [("good film" if i % 5 else "bad film", "pos" if i % 5 else "neg") for i in range(60)]
-    path = write_csv(tmp_path / "skewed.csv", rows)
-    losses: dict[str, list[float]] = {}
-    for value in (setting, "null"):
-        config = short_config(
-            f"output_dir={tmp_path}", f"name=n{len(losses)}", f"data.train={path}", f"train.class_weights={value}",
-            "train.epochs=1",
-        )  # fmt: skip
-        train(config, on_report=lambda r: losses.setdefault(value, []).append(getattr(r, "loss", 0.0)))  # noqa: B023
-    assert losses[setting] != losses["null"]
-
-
-def test_a_run_stops_after_its_time_and_can_be_judged(short_config: Make, tmp_path: Path) -> None:
-    result = train(short_config(f"output_dir={tmp_path}", "train.max_minutes=1e-9"))
-    assert (result.metrics["train/steps"], result.metrics["train/best_step"]) == (1, 1)
-
-
-def test_patience_ends_a_run_early(short_config: Make, tmp_path: Path) -> None:
-    config = short_config(f"output_dir={tmp_path}", "train.patience=1", "train.epochs=50", "train.learning_rate=1e-9")
-    assert train(config).metrics["train/steps"] == 22
-
-
-def fail_from(monkeypatch: pytest.MonkeyPatch, number: int, name: str, *, first: int) -> None:
-    call, count = getattr(os, name), iter(range(1, 100_000))
-
-    def sometimes(*args: Any, **kwargs: Any) -> Any:
-        if next(count) >= first:
-            raise OSError(number, os.strerror(number))
-        return call(*args, **kwargs)
-
-    monkeypatch.setattr(os, name, sometimes)
-
-
-@pytest.mark.parametrize(
-    ("first", "number", "kind", "exit_code"),
-    [(1, errno.EROFS, ConfigError, 2), (8, errno.ENOSPC, ResourceError, 6), (31, errno.EDQUOT, ResourceError, 6)],
-)
-def test_a_disk_that_fails_for_good_ends_the_run_and_leaves_what_can_be_resumed(
-    short_config: Make, whole_run: Path, tmp_path: Path, first: int, number: int, kind: type[UserError], exit_code: int
-) -> None:
-    config = short_config(f"output_dir={tmp_path}", "train.checkpoint_seconds=0")
-    with pytest.MonkeyPatch.context() as patch:
-        fail_from(patch, number, "replace", first=first)
-        with pytest.raises(kind, match=os.strerror(number)) as caught:
-            train(config)
-    assert caught.value.exit_code == exit_code
-    assert not list((tmp_path / "tiny").rglob("*.tmp"))
-    run = train(config, resume=True).run
-    assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
-
-
-def test_the_first_error_is_told_though_the_status_cannot_be_written(
+def test_the_first_error_is_reported_though_the_status_cannot_be_written(
     short_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def fill_the_disk(report: Any) -> None:
-        fail_from(monkeypatch, errno.ENOSPC, "replace", first=1)
+        monkeypatch.setattr(os, "replace", refuse)
         raise StoppedHereError
 
     with pytest.raises(StoppedHereError):
