@@ -230,9 +230,10 @@ class Trainer:
             return None
         batch = collate(corpus, part)
         inputs = Inputs(on_device(batch.token_ids, self.device), batch.lengths, 1 / len(indices))
+        if batch.soft_labels is not None:
+            return replace(inputs, soft_labels=on_device(batch.soft_labels, self.device))
         if batch.label_ids is None or corpus.label_ids is None:
-            soft = batch.soft_labels
-            return inputs if soft is None else replace(inputs, soft_labels=on_device(soft, self.device))
+            return inputs
         weights = self.class_weights
         total = len(indices) if weights is None else float(weights[torch.from_numpy(corpus.label_ids[indices])].sum())
         return replace(inputs, label_ids=on_device(batch.label_ids, self.device), label_weight=1 / total)
