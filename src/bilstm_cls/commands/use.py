@@ -50,7 +50,8 @@ Source = Annotated[
     Path | None, typer.Option("--input", help="Classify a csv, tsv, jsonl, parquet or txt file.", metavar="FILE")
 ]
 Target = Annotated[
-    Path | None, typer.Option("--output", help="Write a csv, tsv or jsonl file instead of stdout.", metavar="FILE")
+    Path | None,
+    typer.Option("--output", help="Write a csv, tsv or jsonl file, under torchrun a folder of them.", metavar="FILE"),
 ]
 BadRows = Annotated[
     str | None,
@@ -63,6 +64,12 @@ BadRows = Annotated[
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Show the K most probable labels only.", metavar="K")]
 MinProbability = Annotated[
     float, typer.Option("--min-probability", min=0, max=1, help="Answer null below it.", metavar="P")
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="fp32, or bf16 where the processor has it: faster, and digits change.", metavar="NAME"
+    ),
 ]
 Explains = Annotated[bool, typer.Option("--explain", help="Colour words by what they change in the prediction.")]
 Method = Annotated[
@@ -147,6 +154,7 @@ def predict(
     page: Page = None,
     gates: Gates = None,
     device: opt.Device = None,
+    precision: Precision = "fp32",
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -158,13 +166,18 @@ def predict(
     _check_combination(texts, source, target, bad_rows, explains=explains or gates is not None)
     opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.classifier import Classifier
+    from bilstm_cls.training.distributed import device_by_torchrun
 
-    classifier = Classifier.load(opt.chosen_run(run, runs), device=opt.checked_device(device))
+    name = device_by_torchrun(opt.checked_device(device))
+    classifier = Classifier.load(opt.chosen_run(run, runs), device=name, precision=precision)
     if source is not None:
-        from bilstm_cls.serve.predict_file import PredictOptions, predict_file
-
-        options = PredictOptions(text_columns, bad_rows, top_k, min_probability)
-        predict_file(classifier, source, target, options, as_json=as_json)
+        options = {
+            "text_columns": text_columns,
+            "bad_rows": bad_rows,
+            "top_k": top_k,
+            "min_probability": min_probability,
+        }
+        _predict_file(classifier, source, target, options, as_json=as_json)
         return
     chunks = given_chunks(texts or [])
     if gates is not None:
@@ -184,6 +197,20 @@ def predict(
             fields = prediction.as_dict(top_k=top_k, min_probability=min_probability)
             opt.print_result(fields, _line_of(fields), as_json=as_json)
         sys.stdout.flush()  # whoever writes the lines may wait for their answers
+
+
+def _predict_file(
+    classifier: "Classifier", source: Path, target: Path | None, options: dict[str, Any], *, as_json: bool
+) -> None:
+    from bilstm_cls.serve.predict_file import PredictOptions, predict_file, predict_part
+    from bilstm_cls.training.distributed import rank_by_torchrun, size_by_torchrun
+
+    if (size := size_by_torchrun()) == 1:
+        predict_file(classifier, source, target, PredictOptions(**options), as_json=as_json)
+    elif target is None or target.suffix:
+        raise ConfigError("--output: must be a folder under torchrun, where every process writes a file of its own")
+    else:
+        predict_part(classifier, source, target, PredictOptions(**options), rank=rank_by_torchrun(), size=size)
 
 
 def _check_combination(
@@ -316,6 +343,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     device: opt.Device = None,
+    precision: Precision = "fp32",
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -326,7 +354,9 @@ def serve(
         raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
     from bilstm_cls.serve import server
 
-    server.serve(opt.chosen_run(run, runs), host=host, port=port, device=opt.checked_device(device))
+    server.serve(
+        opt.chosen_run(run, runs), host=host, port=port, device=opt.checked_device(device), precision=precision
+    )
 
 
 def push(

@@ -1,6 +1,7 @@
 """Predictions for whole files: one result per row, in order, with the row's fields kept."""
 
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -9,7 +10,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +18,7 @@ from bilstm_cls.classifier import Classifier
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError, shown
-from bilstm_cls.files import replacing
+from bilstm_cls.files import make_folder, replacing, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -66,19 +67,75 @@ def predict_file(
     kind = _kind_of(target, as_json=as_json)
     if target is not None and target.resolve() == source.resolve():
         raise ConfigError(f"{target}: is the input as well; choose another --output")
-    rows = _rows(classifier, source, options)
+    rows = _rows(classifier, _read(classifier, source, options), options)
     if target is None:
         WRITERS[kind](rows, classifier.labels, sys.stdout)
+    else:
+        _write(rows, classifier.labels, target)
+
+
+def predict_part(
+    classifier: Classifier,
+    source: Path,
+    folder: Path,
+    options: PredictOptions = PredictOptions(),
+    *,
+    rank: int,
+    size: int,
+) -> None:
+    """Classifies the `rank`-th of `size` equal parts of a file into `folder`; joined in order, the parts are the whole.
+
+    The processes need no connection: each reads the file, and classifies its rows. A part that is there was written
+    whole and stays, so that the same command continues a job that was cut short.
+
+    Raises:
+        ConfigError: the folder holds parts of another job.
+        DataError: as in `predict_file`.
+    """
+    make_folder(folder)
+    target = folder / f"part-{rank:05}-of-{size:05}.jsonl"
+    stat = source.stat() if source.is_file() else None
+    job: Row = {
+        "input": str(source),
+        "bytes": stat and stat.st_size,
+        "changed": stat and stat.st_mtime_ns,
+        "parts": size,
+        "options": asdict(options),
+        "model": _digest(classifier),
+    }
+    job_file = folder / "job.json"
+    if not job_file.exists():
+        write_atomic(job_file, json.dumps(job) + "\n")
+    if json.loads(job_file.read_text("utf-8")) != json.loads(json.dumps(job)):
+        raise ConfigError(f"{job_file}: this folder holds the parts of another job; choose another --output")
+    if target.exists():
+        logger.info(f"{target} is there already")
         return
+    total = sum(1 for _ in _read(classifier, source, options, warn=lambda message: None))
+    rows = itertools.islice(_read(classifier, source, options), rank * total // size, (rank + 1) * total // size)
+    _write(_rows(classifier, rows, options), classifier.labels, target)
+
+
+def _digest(classifier: Classifier) -> str:
+    digest = hashlib.sha256()
+    for member in classifier.loaded.members:
+        for tensor in member.state_dict().values():
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(rows: Iterable[Row], labels: Sequence[str], target: Path) -> None:
     with replacing(target) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
-        WRITERS[kind](rows, classifier.labels, text)
+        WRITERS[target.suffix.lower()](rows, labels, text)
         text.flush()
         text.detach()
     logger.info(f"wrote {target}")
 
 
-def _read(classifier: Classifier, source: Path, options: PredictOptions) -> Iterator[Example | BadRow]:
+def _read(
+    classifier: Classifier, source: Path, options: PredictOptions, warn: Callable[[str], None] = logger.warning
+) -> Iterator[Example | BadRow]:
     """Yields all rows in order; those that cannot be read only where they are to be written."""
     data = classifier.config.data
     bad_rows = options.bad_rows or data.bad_rows
@@ -94,7 +151,7 @@ def _read(classifier: Classifier, source: Path, options: PredictOptions) -> Iter
     def on_bad_row(bad: BadRow) -> None:
         nonlocal number
         if bad.is_read or bad_rows == "skip":
-            logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}")
+            warn(f"{bad}" if bad.is_read else f"skipped {bad}")
         else:
             unread.append(bad)
             number += 1
@@ -112,10 +169,10 @@ def _read(classifier: Classifier, source: Path, options: PredictOptions) -> Iter
         yield example
     yield from unread
     if number:
-        logger.warning(f"{source}: {number} rows could not be read and have no prediction; see the field {ERROR!r}")
+        warn(f"{source}: {number} rows could not be read and have no prediction; see the field {ERROR!r}")
 
 
-def _rows(classifier: Classifier, source: Path, options: PredictOptions) -> Iterator[Row]:
+def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: PredictOptions) -> Iterator[Row]:
     """Yields each row's fields followed by its prediction, or by the reason why it has none."""
     with_errors = (options.bad_rows or classifier.config.data.bad_rows) == "empty"
     results = {*RESULTS, *map(_column_of, classifier.labels), *([ERROR] if with_errors else [])}
@@ -123,7 +180,7 @@ def _rows(classifier: Classifier, source: Path, options: PredictOptions) -> Iter
     waiting: deque[Example | BadRow] = deque()
 
     def texts() -> Iterator[str]:
-        for row in _read(classifier, source, options):
+        for row in read:
             waiting.append(row)
             if isinstance(row, Example):
                 yield row.text

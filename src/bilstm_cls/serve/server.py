@@ -26,7 +26,7 @@ MAX_HEAD_BYTES = 2**16
 """Of a request before its body."""
 
 
-def serve(run: str | Path, *, host: str, port: int, device: str) -> None:
+def serve(run: str | Path, *, host: str, port: int, device: str, precision: str = "fp32") -> None:
     """Answers requests until a signal comes, then those that were accepted.
 
     Prints the address on stdout as soon as requests are answered. Port 0 is any that is free.
@@ -37,7 +37,7 @@ def serve(run: str | Path, *, host: str, port: int, device: str) -> None:
         StoppedError: a signal came, and everything accepted has been answered.
     """
     with contextlib.closing(listen(host, port)) as listener, _raising_at_sigterm():
-        classifier = Classifier.load(run, device=device)
+        classifier = Classifier.load(run, device=device, precision=precision)
         logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
         if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
             logger.warning(f"--host {host}: whoever reaches this address can use it; there are no passwords")

@@ -130,7 +130,7 @@ class Trainer:
             model, name=config.optimizer, weight_decay=config.weight_decay, momentum=config.momentum
         )
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
-        self.precision = Precision.named(config.precision, self.device)
+        self.precision = Precision.named(config.precision, self.device, model.encoder)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.dtype == torch.float16)
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.unlabelled = unlabelled or corpus

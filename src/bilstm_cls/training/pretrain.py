@@ -76,7 +76,7 @@ class Pretrainer:
         self.model, self.texts, self.config, self.seed = model, texts, config, seed
         self.progress = Progress()
         self.device = model.embedding.weight.device
-        self.precision = Precision.named(precision, self.device)
+        self.precision = Precision.named(precision, self.device, model.encoder)
         self.lengths = texts.lengths
         usable = np.flatnonzero(self.lengths > 1)
         if len(usable) < 2:
