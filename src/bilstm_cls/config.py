@@ -253,13 +253,12 @@ class TrainConfig(Section):
 
     epochs: Count = Field(5, description="Passes over the train split.")
     objective: Literal["cross_entropy", "per_direction", "adversarial", "virtual_adversarial", "r_drop"] = Field(
-        "cross_entropy",
-        description="What a step minimises; per_direction asks each direction for the label by itself as well.",
+        "cross_entropy", description="What a step minimises; per_direction also asks each direction by itself."
     )
     teacher: Columns | None = Field(
         None,
-        description="What labels the unlabelled texts for the network to learn from: ngrams, network (a first one, of "
-        "two epochs) and folders of finished runs, one or several; auto is the first two where there are such texts.",
+        description="What labels the unlabelled texts to learn from, one or several: ngrams, network (trained for two "
+        "epochs), folders of finished runs; auto is the first two, or null where there are no such texts.",
     )
     adversarial_epsilon: Positive = Field(
         0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
@@ -320,9 +319,7 @@ class TrainConfig(Section):
         if key == "device" and not re.match(DEVICE, value):
             return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
         if key == "teacher" and not all(re.fullmatch(r"auto|ngrams|network|.*[./\\].*", name) for name in value or []):
-            return (
-                "must be 'auto', or a list of 'ngrams', 'network' and folders of runs (./NAME for one without a slash)"
-            )
+            return "must be 'auto', or a list of 'ngrams', 'network' and folders of runs, such as ./NAME"
         if key == "select_by" and value not in (choices := [f"valid/{name}" for name in METRICS]):
             return f"must be {_listed(choices)}"
         return None

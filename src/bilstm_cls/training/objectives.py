@@ -74,7 +74,8 @@ def cross_entropy(context: StepContext, inputs: Inputs) -> Tensor:
 
 def per_direction(context: StepContext, inputs: Inputs) -> Tensor:
     """The loss of the texts, plus the mean of what it is for each direction alone, so that each learns to answer."""
-    parts = context.model.classify_by_direction(_embed(context.model, inputs), inputs.lengths)  # [directions, B, C]
+    embedded = context.model.embed(inputs.token_ids, inputs.lengths)
+    parts = context.model.classify_by_direction(embedded, inputs.lengths)  # [directions, B, C]
     loss = context.loss_of(parts.mean(0), inputs)
     context.backward(loss + sum(context.loss_of(part, inputs) for part in parts) / len(parts))
     return loss.detach()

@@ -37,13 +37,12 @@ ANSWERS = "teacher/answers.safetensors"
 def teachers_of(config: Config, data: PreparedData) -> list[str]:
     """Returns what is to label the unlabelled texts: nothing where there are none, unless the config insists on it."""
     names = config.train.teacher or []
-    if not names or "unlabelled" in data.corpora:
+    if "unlabelled" in data.corpora:
         return ["network", "ngrams"] if names == ["auto"] else names
-    if names != ["auto"]:
+    if names not in ([], ["auto"]):
         raise ConfigError(
-            "train.teacher: there are no unlabelled texts to label; give data.unlabelled, or set it to auto"
+            "train.teacher: there are no unlabelled texts; name them in data.unlabelled, or set it to auto"
         )
-    logger.info("no unlabelled texts, so train.teacher is not used")
     return []
 
 
@@ -85,6 +84,8 @@ def taught(
     """
     names = teachers_of(config, data)
     if not names:
+        if config.train.teacher:
+            logger.info("no unlabelled texts, so train.teacher is not used")
         return data, {}
     if not group.any(group.rank == 0 and (run / ANSWERS).exists()):
         ask_first(run, config, data)
