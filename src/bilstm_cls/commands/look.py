@@ -130,10 +130,10 @@ def report(
         raise ConfigError("--device goes with one run: to compare runs no model is loaded")
     from bilstm_cls.evaluation.compare import compare, comparison_table, write_comparison
 
-    comparison, shown = compare(compared), LIMIT if limit is None else limit
-    opt.print_result(comparison.as_object(shown), comparison_table(comparison, shown), as_json=as_json)
+    content = compare(compared, LIMIT if limit is None else limit)
+    opt.print_result(content, comparison_table(content), as_json=as_json)
     if page is not None:
-        write_comparison(page, comparison, shown)
+        write_comparison(page, content)
         print(f"wrote {page}", file=sys.stderr)
 
 

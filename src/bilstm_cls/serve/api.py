@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import UserError, dotted
 from bilstm_cls.evaluation.explain import explain
+from bilstm_cls.evaluation.pages import TEMPLATES
 from bilstm_cls.runtime import most_probable
 from bilstm_cls.serve.batching import MAX_QUEUED, Batcher, FullError
 
@@ -265,7 +266,7 @@ def _build_page(classifier: Classifier) -> tuple[bytes, str]:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = Template((_WEB / "page.html").read_text("utf-8")).substitute(
         name=escape(classifier.config.name),
-        style=(_WEB / "page.css").read_text("utf-8"),
+        style="".join((folder / "page.css").read_text("utf-8") for folder in (TEMPLATES, _WEB)),
         script=script,
         labels=len(classifier.labels),
         max_characters=MAX_CHARACTERS,

@@ -10,7 +10,7 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.prepare import PreparedData, prepare
-from bilstm_cls.device import Precision, choose_device, set_threads, threads_of_each
+from bilstm_cls.device import Precision, choose_device, load_warning, set_threads, threads_of_each
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
@@ -21,6 +21,7 @@ from bilstm_cls.training.distributed import (
     is_started_by_torchrun,
     joined_by_launcher,
     number_of_processes,
+    processes_here,
     rank_by_torchrun,
 )
 from bilstm_cls.training.loggers import check_installed, open_loggers
@@ -166,5 +167,12 @@ def _learn(
         session.facts |= facts
         if group.rank == 0:
             run.write_json("environment.json", session.environment())
-        session.learn(signals, on_report)
+        check_load = load_warning(processes_here(group.size))
+
+        def take(report: Report) -> None:
+            on_report(report)
+            if group.rank == 0 and (warning := check_load()):
+                logger.warning(warning)
+
+        session.learn(signals, take)
     return session
