@@ -352,11 +352,9 @@ def serve(
     missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
-    from bilstm_cls.serve import server
+    from bilstm_cls.serve import api
 
-    server.serve(
-        opt.chosen_run(run, runs), host=host, port=port, device=opt.checked_device(device), precision=precision
-    )
+    api.serve(opt.chosen_run(run, runs), host=host, port=port, device=opt.checked_device(device), precision=precision)
 
 
 def push(
