@@ -186,7 +186,7 @@ def test_each_process_has_its_share_of_the_cores_or_what_the_user_says(
 
 @pytest.mark.parametrize(
     ("machine", "usable", "busy", "is_reported"),
-    [(2, 2, 80.0, True), (2, 2, 70.0, False), (64, 2, 1900.0, True), (64, 2, 1800.0, False)],
+    [(2, 2, 80.0, True), (2, 2, 70.0, False), (64, 2, 1940.0, True), (64, 2, 1900.0, False)],
 )
 def test_other_programs_that_take_the_cores_are_reported_once(
     machine: int, usable: int, busy: float, is_reported: bool, monkeypatch: pytest.MonkeyPatch
