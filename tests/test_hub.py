@@ -138,7 +138,7 @@ def test_a_hub_that_does_not_answer_is_reported(hub: FakeHub, tmp_path: Path, mo
 
 
 def test_an_unfinished_run_is_not_pushed(hub: FakeHub, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no finished model"):
+    with pytest.raises(CheckpointError, match="is not a run directory"):
         push(tmp_path, "ada/films")
     assert hub.asked == []
 
