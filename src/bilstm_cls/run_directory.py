@@ -25,7 +25,7 @@ from torch import Tensor
 from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config, load_config
-from bilstm_cls.data.prepare import WEIGHTS
+from bilstm_cls.data.prepare import WEIGHTS, weights_of_encoder
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
@@ -272,7 +272,7 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
     return BiLSTMClassifier(
         vocab_size,
         num_labels,
-        embedding_dim=config.embedding.dim,
+        embedding_dim=config.embedding.width,
         hidden_size=model.hidden_size,
         num_layers=model.num_layers,
         cell=model.cell,
@@ -290,21 +290,26 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
 
 
 def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Puts the embedding and the encoder that `pretrain` made into a model of the same sizes.
+    """Puts the embedding and the encoder that `pretrain` or `train` made into a model of the same sizes.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the others.
     """
-    tensors, metadata = load_tensors(folder / WEIGHTS)
-    if metadata.get("text_digest") != text_digest(tokenizer, []):
+    path = weights_of_encoder(folder)
+    tensors, metadata = load_tensors(path)
+    labels = [] if path.name == WEIGHTS else RunDirectory(folder).read_json("labels.json")
+    if metadata.get("text_digest") != text_digest(tokenizer, labels):
         raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
-    wanted = {name for name in model.state_dict() if name.startswith(("embedding.", "encoder."))}
+    wanted, tensors = (
+        {name: tensor for name, tensor in found.items() if name.startswith(("embedding.", "encoder."))}
+        for found in (model.state_dict(), tensors)
+    )
     try:
-        if tensors.keys() != wanted:
+        if tensors.keys() != wanted.keys():
             raise RuntimeError(f"it holds {sorted(tensors)}")
         model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        raise CheckpointError(f"{folder}: {WEIGHTS} does not fit config.yaml: {error}") from error
+        raise CheckpointError(f"{folder}: {path.name} does not fit config.yaml: {error}") from error
     logger.info(f"starting from the encoder in {folder}")
     facts: dict[str, Any] = {"encoder/sha256": metadata["sha256"]}
     if (folder / "metrics.json").is_file():

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from bilstm_cls.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.classifier import predict_logits, softmax
-from bilstm_cls.config import Config
+from bilstm_cls.config import MADE, Config
 from bilstm_cls.data.prepare import PreparedData, class_weights, encoder_folder
-from bilstm_cls.data.vectors import corpus_vectors, load_vectors
+from bilstm_cls.data.vectors import corpus_vectors, load_vectors, random_vectors
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.evaluation.metrics import compute_metrics
@@ -211,15 +212,24 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
     """
     if config.pretrain.enabled or config.model.init_from is not None:
         return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer)
-    init, dim = config.embedding.init, config.embedding.dim
-    if init == "random":
+    if config.embedding.init == "random":
         return {}
-    if init == "ppmi":
-        corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
-        matrix = corpus_vectors(corpora, len(data.tokenizer), dim=dim, seed=config.seed)  # [V, E]
-        model.set_embedding(torch.from_numpy(matrix))
+    tokens, sources = data.tokenizer.tokens, config.embedding.sources
+    found = {name: load_vectors(name, tokens, seed=config.seed) for name in sources if name not in MADE}
+    rest = config.embedding.width - sum(vectors.matrix.shape[1] for vectors in found.values())
+    if rest < 0 or (rest > 0) != (len(found) + 1 == len(sources)):
+        raise DataError(f"embedding.dim: {config.embedding.width} does not fit the vectors of {', '.join(sources)}")
+    parts = [found[name].matrix if name in found else _made_vectors(name, data, rest, config.seed) for name in sources]
+    model.set_embedding(torch.from_numpy(np.concatenate(parts, axis=1)))
+    if not found:
         return {}
-    vectors = load_vectors(init, data.tokenizer.tokens, dim=dim, seed=config.seed)
-    model.set_embedding(torch.from_numpy(vectors.matrix))
-    logger.info(f"word vectors {init}: {vectors.coverage:.1%} of the vocabulary found")
-    return {"embedding/coverage": vectors.coverage}
+    coverage = float(np.mean(np.any([vectors.is_found for vectors in found.values()], axis=0)))
+    logger.info(f"word vectors {', '.join(found)}: {coverage:.1%} of the vocabulary found")
+    return {"embedding/coverage": coverage}
+
+
+def _made_vectors(name: str, data: PreparedData, dim: int, seed: int) -> npt.NDArray[np.float32]:
+    if name == "random":
+        return random_vectors(len(data.tokenizer), dim, seed=seed)
+    corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
+    return corpus_vectors(corpora, len(data.tokenizer), dim=dim, seed=seed)
