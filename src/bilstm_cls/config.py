@@ -255,8 +255,8 @@ class TrainConfig(Section):
     )
     teacher: Columns | None = Field(
         None,
-        description="What labels the unlabelled texts: ngrams, network (of two epochs), a run's folder, or several; auto "
-        "is the first two, where there are such texts.",
+        description="What labels the unlabelled texts: ngrams, network (of two epochs), a run's folder, or several; "
+        "auto is the first two, where there are such texts.",
     )
     adversarial_epsilon: Positive = Field(
         0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
