@@ -19,7 +19,7 @@ from bilstm_cls.training.distributed import (
     SeveralProcessesError,
     end_with_launcher,
     is_started_by_torchrun,
-    joined_by_launcher,
+    joined,
     number_of_processes,
     processes_here,
     rank_by_torchrun,
@@ -162,7 +162,7 @@ def _learn(
 ) -> Session:
     """Trains to the end, as one process or in step with the others; `on_first` gets the reports of a teacher."""
     ask_first(run, config, data)
-    with joined_by_launcher(choose_device(config.train.device)) as group:
+    with joined(choose_device(config.train.device)) as group:
         data, facts = taught(run, config, data, group, signals, on_first)
         session = Session.start(run, config, data, group)
         session.facts |= facts
