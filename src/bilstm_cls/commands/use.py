@@ -333,8 +333,8 @@ def export(
     opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.serve import export as exporting
 
-    bundle = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
-    opt.print_result(bundle.as_object(), exporting.export_table(bundle), as_json=as_json)
+    facts = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
+    opt.print_result(facts, exporting.export_table(facts), as_json=as_json)
 
 
 def serve(
