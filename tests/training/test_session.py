@@ -11,13 +11,14 @@ import torch
 
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
-from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import build_model
 from bilstm_cls.training.loop import Trainer
+from bilstm_cls.training.run import train
 from bilstm_cls.training.session import class_weights, initialize_weights
 
 LABEL_IDS = np.array([0, 0, 0, 0, 1, 1, 2, 0])
@@ -95,6 +96,55 @@ def test_vectors_of_a_file_are_found_by_token_and_their_share_is_told(
     assert rows == {"good": [0, 1, 2, 3, 4, 5, 6, 7], "bad": [1, 1, 2, 3, 4, 5, 6, 7]}
     assert facts == {"embedding/coverage": 2 / len(data.tokenizer)}
     assert not model.embedding.weight[0].any()
+
+
+def test_joined_vectors_stand_next_to_each_other_and_the_made_ones_fill_what_is_left(
+    tiny_config: Callable[..., Config], data: PreparedData, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("good 1 2\n")
+    (tmp_path / "b.txt").write_text("bad 3 4 5\n")
+    init = f"embedding.init=[{tmp_path / 'a.txt'}, ppmi, {tmp_path / 'b.txt'}]"
+    model, facts = start(tiny_config(init, "embedding.dim=9"), data)
+    matrix = model.embedding.weight.detach().numpy()
+    good, bad = (data.tokenizer.tokens.index(token) for token in ("good", "bad"))
+    assert (matrix[good, :2].tolist(), matrix[bad, 6:].tolist()) == ([1, 2], [3, 4, 5])
+    made = corpus_vectors([data.corpora["train"]], len(data.tokenizer), dim=4, seed=1)
+    assert np.array_equal(matrix[:, 2:6], made)
+    assert facts == {"embedding/coverage": 2 / len(data.tokenizer)}
+    for fault in ("5", "4"):  # nothing is left for the ones that are made, or too little
+        with pytest.raises(DataError, match=r"embedding\.dim"):
+            start(tiny_config(init, f"embedding.dim={fault}"), data)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "width"),
+    [
+        (["embedding.init=FILE"], 3), (["embedding.init=[FILE, ppmi]"], 103), (["embedding.init=[en-300, ppmi]"], 400),
+        (["embedding.init=torchtext/fasttext.zh.300d"], 300), (["embedding.init=glove-6b-50d"], 50), ([], 100),
+        (["embedding.dim=7"], 7),
+    ],
+)  # fmt: skip
+def test_without_a_width_vectors_have_their_own(
+    overrides: list[str], width: int, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    (tmp_path / "v.txt").write_text("good 1 2 3\n")
+    given = [override.replace("FILE", str(tmp_path / "v.txt")) for override in overrides]
+    assert with_dim(tiny_config("embedding.dim=null", *given)).embedding.width == width
+
+
+def test_a_run_is_as_good_a_start_as_an_encoder(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    first = train(tiny_config("train.epochs=1", f"output_dir={tmp_path}")).run
+    config = tiny_config(f"model.init_from={first.path}", "embedding.dim=null", "model.pooling=max")
+    config = with_dim(config)
+    model, facts = start(config, prepare(config))
+    trained = first.load_model().model.state_dict()
+    own = model.state_dict()
+    assert all(torch.equal(own[name], trained[name]) for name in own if not name.startswith("project."))
+    assert not torch.equal(own["project.weight"], trained["project.weight"])
+    assert facts.keys() == {"encoder/sha256", "time/pretrain_seconds"}
+    (first / "tokenizer.json").write_text(Tokenizer.train(["good bad the"], min_freq=1).to_json(), "utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        start(config, prepare(config))
 
 
 def test_averaged_weights_know_nothing_of_the_vectors_before_the_first_ones(

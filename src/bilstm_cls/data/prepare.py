@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.config import Config, TextConfig
+from bilstm_cls.config import Config, TextConfig, own_width
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, learn, learn_to_files, load_corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
 from bilstm_cls.data.types import Dataset
+from bilstm_cls.data.vectors import width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -205,15 +206,8 @@ def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     if config.model.init_from is None:
         return None
     folder = Path(config.model.init_from)
-    if not (folder / WEIGHTS).is_file():
-        raise ConfigError(
-            f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain and the same config"
-        )
-    try:
-        made_with = load_config(folder / "config.yaml")
-    except ConfigError as error:
-        raise CheckpointError(f"{folder} is not an encoder that can be read:\n{error}") from error
-    keys = list(SHARED_KEYS)
+    made_with = _config_of_encoder(folder)
+    keys = [key for key in SHARED_KEYS if key != "embedding.dim" or config.embedding.dim is not None]
     if config.embedding.init != "random":  # the encoder brings its vectors, so that nothing has to be said of them
         keys.append("embedding.init")
     values = ((key, _value(made_with, key), _value(config, key)) for key in keys)
@@ -223,6 +217,37 @@ def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     return Tokenizer.load(folder / "tokenizer.json")
 
 
+def with_dim(config: Config) -> Config:
+    """Returns the config with the width of its encoder's vectors, or its own, where `embedding.dim` is null.
+
+    Vectors whose names tell it are left as they are. Errors are those of `tokenizer_of_encoder` and `load_vectors`.
+    """
+    embedding, encoder = config.embedding, config.model.init_from
+    if embedding.dim is not None or (encoder is None and all(map(own_width, embedding.sources))):
+        return config
+    if encoder is not None:
+        dim = _config_of_encoder(Path(encoder)).embedding.width
+    else:
+        dim = sum(own_width(name) or width_of(name) for name in embedding.sources)
+    return config.replace(**{"embedding.dim": dim})
+
+
+def weights_of_encoder(folder: Path) -> Path:
+    """Returns the file of weights in a folder of an encoder, or of a run, whose encoder is as good a start."""
+    return folder / WEIGHTS if (folder / WEIGHTS).is_file() else folder / "model.safetensors"
+
+
+def _config_of_encoder(folder: Path) -> Config:
+    if not weights_of_encoder(folder).is_file():
+        raise ConfigError(
+            f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain and the same config"
+        )
+    try:
+        return load_config(folder / "config.yaml")
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} is not an encoder that can be read:\n{error}") from error
+
+
 def _value(config: Config, key: str) -> object:
     section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
+    return config.embedding.width if key == "embedding.dim" else getattr(getattr(config, section), name)

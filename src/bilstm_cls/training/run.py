@@ -9,7 +9,7 @@ from pathlib import Path
 from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import Precision, choose_device, freed_memory_kept, load_warning, set_threads, threads_of_each
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.files import write_atomic
@@ -76,6 +76,7 @@ def train(
         StoppedError: a signal asked to stop; the state is saved.
         SeveralProcessesError: with `can_launch`, the data are prepared and several processes are to train.
     """
+    config = with_dim(config)
     run = RunDirectory(Path(config.output_dir) / config.name)
     end_with_launcher()
     with StopSignals() as signals:
