@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
 from pydantic import field_validator as check
-from pydantic_core import InitErrorDetails
 
 from bilstm_cls.errors import ConfigError, shown
 
@@ -18,12 +17,8 @@ SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 
 HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]+)?"
 
-TORCHTEXT_GLOVE = [
-    *(f"torchtext/glove.6B.{dim}d" for dim in (50, 100, 200, 300)),
-    *(f"torchtext/glove.twitter.27B.{dim}d" for dim in (25, 50, 100, 200)),
-    *("torchtext/glove.42B.300d", "torchtext/glove.840B.300d"),
-]
-"""What `embedding.init` may name of torchtext's GloVe vectors."""
+MADE = ("random", "ppmi")
+VECTORS = r"random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
 
 DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 
@@ -187,26 +182,36 @@ class TextConfig(Section):
 class EmbeddingConfig(Section):
     """The word vectors that the network starts from."""
 
-    init: str = Field(
+    init: Files = Field(
         "random",
-        description="random, ppmi (factorized co-occurrences of train and unlabelled), glove-6b-50d, the path of a "
-        "vectors file, or torchtext/NAME such as torchtext/glove.6B.100d.",
+        description="random, ppmi (factorized co-occurrences of train and unlabelled), en-300, glove-6b-50d, the path "
+        "of a vectors file, torchtext/NAME such as torchtext/glove.6B.100d, or model2vec/MODEL; a list joins several.",
     )
-    dim: int = Field(100, ge=1, le=4096, description="Numbers per token.")
+    dim: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="Numbers per token; null for what the vectors have, and 100 of random or ppmi ones."
+    )
     freeze: bool = Field(False, description="Keep the vectors as they start.")
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.init] if isinstance(self.init, str) else self.init
+
+    @property
+    def width(self) -> int:
+        """Numbers per token; null of vectors whose names do not tell it has to be replaced before."""
+        return self.dim if self.dim is not None else sum(own_width(name) or 0 for name in self.sources)
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
-        init = given.get("init", "")
-        if key == "init" and value.startswith("torchtext/"):
-            if value not in TORCHTEXT_GLOVE and not re.fullmatch(r"torchtext/fasttext\.[a-z_]+\.300d", value):
-                return f"must be {_listed(TORCHTEXT_GLOVE)} or 'torchtext/fasttext.en.300d' of any language"
-        elif key == "init" and value not in ("random", "ppmi", "glove-6b-50d") and not re.search(r"[./\\]", value):
-            return "must be 'random', 'ppmi', 'glove-6b-50d' or the path of a file (./NAME for one without a suffix)"
-        if key == "dim" and init.startswith(("glove-6b-50d", "torchtext/")):
-            width = re.search(r"(\d+)d$", init)
-            if width and value != int(width[1]):
-                return f"must be {width[1]} with init {init!r}"
+        init = value if key == "init" else given.get("init", [])
+        sources = [init] if isinstance(init, str) else init
+        if key == "init" and not all(re.fullmatch(VECTORS, name) for name in sources):
+            known = "'random', 'ppmi', 'en-300', 'glove-6b-50d', 'torchtext/glove.6B.100d' or another of torchtext"
+            return f"must be {known}, or the path of a file (./NAME for one without a suffix)"
+        widths = [own_width(name) for name in sources if name not in MADE]
+        if key == "dim" and value is not None and len(widths) == len(sources) and all(widths):
+            width = sum(width or 0 for width in widths)
+            return None if value == width else f"must be {width} with init {init!r}, or null"
         if key == "freeze" and value and init == "random":
             return "must be false with init 'random'; such vectors mean nothing until they are trained"
         return None
@@ -220,7 +225,7 @@ class ModelConfig(Section):
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
     init_from: str | None = Field(
-        None, description="Folder of an encoder that `pretrain` made; vectors, weights and vocabulary start as there."
+        None, description="Folder of an encoder of `pretrain`, or of a run; vectors, weights and vocabulary are its."
     )
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean",
@@ -241,8 +246,6 @@ class ModelConfig(Section):
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
-        if key == "init_from" and value == "corpus":
-            return "must be the folder of an encoder; did you mean pretrain.enabled: true? (./corpus for such a folder)"
         if key == "layer_dropout" and value > 0 and given.get("num_layers") == 1:
             return "must be 0 with num_layers 1; there is nothing between layers"
         return None
@@ -310,11 +313,6 @@ class TrainConfig(Section):
     baselines: bool = Field(False, description="Also evaluate the two linear baselines on the same splits.")
     loggers: Loggers = Field([], description="Where to log as well: tensorboard, mlflow, wandb; each needs its extra.")
 
-    @property
-    def reads_unlabelled(self) -> bool:
-        """Whether the objective learns from texts without a label."""
-        return self.objective in ("virtual_adversarial", "mixed")
-
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "device" and not re.match(DEVICE, value):
@@ -360,7 +358,8 @@ class Config(Section):
     @property
     def reads_unlabelled(self) -> bool:
         """Whether texts without a label are of use: for word vectors, an encoder, or to the objective."""
-        return self.embedding.init == "ppmi" or self.pretrain.enabled or self.train.reads_unlabelled
+        has_objective = self.train.objective in ("virtual_adversarial", "mixed")
+        return "ppmi" in self.embedding.sources or self.pretrain.enabled or has_objective
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
@@ -368,9 +367,7 @@ class Config(Section):
             return "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
         folder = getattr(given.get("model"), "init_from", None)
         if key == "pretrain" and value.enabled and folder is not None:
-            why = ValueError(f"must be false with model.init_from {shown(folder)}; a run starts from one encoder")
-            details = InitErrorDetails(type="value_error", loc=("enabled",), input=True, ctx={"error": why})
-            raise ValidationError.from_exception_data("pretrain", [details])  # which names the key, not its section
+            return f"must be {{enabled: false}} with model.init_from {shown(folder)}; a run starts from one encoder"
         return None
 
     def replace(self, **changes: Any) -> "Config":
@@ -403,6 +400,12 @@ def config_keys() -> dict[str, list[str]]:
     sections = {n: f.annotation for n, f in Config.model_fields.items() if isinstance(f.annotation, type)}
     keys = {n: list(kind.model_fields) for n, kind in sections.items() if issubclass(kind, Section)}
     return {"": list(Config.model_fields), **keys, "data.csv": list(CsvConfig.model_fields)}
+
+
+def own_width(vectors: str) -> int | None:
+    """Returns how many numbers a token has in vectors whose name tells it."""
+    named = re.fullmatch(r"(?:torchtext/.+\.|en-|glove-6b-)(\d+)d?", vectors)
+    return int(named[1]) if named else 100 if vectors in MADE else None
 
 
 def _is_text_codec(name: str) -> bool:

@@ -268,7 +268,7 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
     return BiLSTMClassifier(
         vocab_size,
         num_labels,
-        embedding_dim=config.embedding.dim,
+        embedding_dim=config.embedding.width,
         hidden_size=model.hidden_size,
         num_layers=model.num_layers,
         cell=model.cell,

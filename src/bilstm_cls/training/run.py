@@ -9,7 +9,7 @@ from pathlib import Path
 from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import Precision, choose_device, freed_memory_kept, load_warning, set_threads, threads_of_each
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.files import write_atomic
@@ -19,7 +19,7 @@ from bilstm_cls.training.distributed import (
     SeveralProcessesError,
     end_with_launcher,
     is_started_by_torchrun,
-    joined_by_launcher,
+    joined,
     number_of_processes,
     processes_here,
     rank_by_torchrun,
@@ -76,6 +76,7 @@ def train(
         StoppedError: a signal asked to stop; the state is saved.
         SeveralProcessesError: with `can_launch`, the data are prepared and several processes are to train.
     """
+    config = with_dim(config)
     run = RunDirectory(Path(config.output_dir) / config.name)
     end_with_launcher()
     with StopSignals() as signals:
@@ -150,7 +151,7 @@ def _learn(
     run: RunDirectory, config: Config, data: PreparedData, signals: StopSignals, on_report: Callable[[Report], None]
 ) -> Session:
     """Trains to the end, as one process or in step with the others."""
-    with joined_by_launcher(choose_device(config.train.device)) as group:
+    with joined(choose_device(config.train.device)) as group:
         session = Session.start(run, config, data, group)
         if group.rank == 0:
             run.write_json("environment.json", session.environment())

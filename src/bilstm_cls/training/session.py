@@ -13,10 +13,10 @@ import torch
 
 from bilstm_cls.checkpoint import load_best, load_newest, load_tensors, save_checkpoint
 from bilstm_cls.classifier import predict_logits, softmax
-from bilstm_cls.config import Config
-from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder
+from bilstm_cls.config import MADE, Config
+from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, weights_of_encoder
 from bilstm_cls.data.tokenizer import Tokenizer
-from bilstm_cls.data.vectors import corpus_vectors, load_vectors
+from bilstm_cls.data.vectors import corpus_vectors, load_vectors, random_vectors
 from bilstm_cls.device import choose_device, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.evaluation.metrics import compute_metrics
@@ -205,36 +205,50 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
     """
     if config.pretrain.enabled or config.model.init_from is not None:
         return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer)
-    init, dim = config.embedding.init, config.embedding.dim
-    if init == "random":
+    if config.embedding.init == "random":
         return {}
-    if init == "ppmi":
-        corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
-        matrix = corpus_vectors(corpora, len(data.tokenizer), dim=dim, seed=config.seed)  # [V, E]
-        model.set_embedding(torch.from_numpy(matrix))
+    tokens, sources = data.tokenizer.tokens, config.embedding.sources
+    found = {name: load_vectors(name, tokens, seed=config.seed) for name in sources if name not in MADE}
+    rest = config.embedding.width - sum(vectors.matrix.shape[1] for vectors in found.values())
+    if rest < 0 or (rest > 0) != (len(found) + 1 == len(sources)):
+        raise DataError(f"embedding.dim: {config.embedding.width} does not fit the vectors of {', '.join(sources)}")
+    parts = [found[name].matrix if name in found else _made_vectors(name, data, rest, config.seed) for name in sources]
+    model.set_embedding(torch.from_numpy(np.concatenate(parts, axis=1)))
+    if not found:
         return {}
-    vectors = load_vectors(init, data.tokenizer.tokens, dim=dim, seed=config.seed)
-    model.set_embedding(torch.from_numpy(vectors.matrix))
-    logger.info(f"word vectors {init}: {vectors.coverage:.1%} of the vocabulary found")
-    return {"embedding/coverage": vectors.coverage}
+    coverage = float(np.mean(np.any([vectors.is_found for vectors in found.values()], axis=0)))
+    logger.info(f"word vectors {', '.join(found)}: {coverage:.1%} of the vocabulary found")
+    return {"embedding/coverage": coverage}
+
+
+def _made_vectors(name: str, data: PreparedData, dim: int, seed: int) -> npt.NDArray[np.float32]:
+    if name == "random":
+        return random_vectors(len(data.tokenizer), dim, seed=seed)
+    corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
+    return corpus_vectors(corpora, len(data.tokenizer), dim=dim, seed=seed)
 
 
 def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer) -> Row:
-    """Puts the embedding and the encoder that `pretrain` made into a model of the same sizes.
+    """Puts the embedding and the encoder that `pretrain` or `train` made into a model of the same sizes.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the others.
     """
-    tensors, metadata = load_tensors(folder / WEIGHTS)
-    if metadata.get("text_digest") != text_digest(tokenizer, []):
+    path = weights_of_encoder(folder)
+    tensors, metadata = load_tensors(path)
+    labels = [] if path.name == WEIGHTS else RunDirectory(folder).read_json("labels.json")
+    if metadata.get("text_digest") != text_digest(tokenizer, labels):
         raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
-    wanted = {name for name in model.state_dict() if name.startswith(("embedding.", "encoder."))}
+    wanted, tensors = (
+        {name: tensor for name, tensor in found.items() if name.startswith(("embedding.", "encoder."))}
+        for found in (model.state_dict(), tensors)
+    )
     try:
-        if tensors.keys() != wanted:
+        if tensors.keys() != wanted.keys():
             raise RuntimeError(f"it holds {sorted(tensors)}")
         model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        raise CheckpointError(f"{folder}: {WEIGHTS} does not fit config.yaml: {error}") from error
+        raise CheckpointError(f"{folder}: {path.name} does not fit config.yaml: {error}") from error
     logger.info(f"starting from the encoder in {folder}")
     facts: Row = {"encoder/sha256": metadata["sha256"]}
     if (folder / "metrics.json").is_file():

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import freed_memory_kept
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
@@ -298,7 +298,7 @@ class _Study:
     def _trained(self, proposal: "optuna.Trial", trial: Trial) -> float:
         import optuna
 
-        config = self.config.replace(**trial.values)
+        config = with_dim(self.config.replace(**trial.values))
         data = self.data_of(config)
         trial.num_bytes = model_bytes(config, data, self.ngrams)
         if self.budget.max_bytes is not None and trial.num_bytes > self.budget.max_bytes:
