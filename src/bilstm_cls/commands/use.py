@@ -270,8 +270,8 @@ def export(
     """Write a verified ONNX bundle, which needs no PyTorch."""
     from bilstm_cls.serve import export as exporting
 
-    bundle = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
-    out.show(bundle.as_object(), exporting.export_table(bundle))
+    facts = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
+    out.show(facts, exporting.export_table(facts))
 
 
 def serve(
