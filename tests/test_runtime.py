@@ -40,7 +40,7 @@ sys.meta_path.insert(0, Refuser())
 
 @pytest.fixture(scope="module")
 def bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(trained_run, tmp_path_factory.mktemp("bundles") / "tiny").path
+    return Path(export(trained_run, tmp_path_factory.mktemp("bundles") / "tiny")["path"])
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,14 @@ def test_predictions_are_those_of_the_run(runtime: Runtime, trained_run: Path) -
 
 def test_predictions_of_chinese_words_and_their_pairs_are_those_of_the_run(chinese_run: Path, tmp_path: Path) -> None:
     texts = ["中国球队夺得冠军！", "A股市场2010年利率", "好", "", "\ud800 the 基金\x1f银行", *TEXTS]
-    bundle = export(chinese_run, tmp_path / "bundle").path
+    bundle = Path(export(chinese_run, tmp_path / "bundle")["path"])
     agree(Runtime.load(bundle).predict(texts), Classifier.load(chinese_run, device="cpu").predict(texts))
 
 
 def test_a_bundle_of_chinese_words_names_the_package_that_it_needs(
     chinese_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = export(chinese_run, tmp_path / "bundle").path
+    bundle = Path(export(chinese_run, tmp_path / "bundle")["path"])
     monkeypatch.setitem(sys.modules, "rjieba", None)
     assert main([str(bundle), "中国"]) == 2
     printed = capsys.readouterr()
@@ -106,7 +106,7 @@ def test_a_long_text_is_cut_as_in_training(
     run = RunDirectory(tmp_path / "run")
     run.save_model(LoadedModel(model, loaded.tokenizer, loaded.labels, config))
     text = " ".join(["good"] * 15 + ["the"] * 15 + ["bad"] * 15)
-    (found,) = Runtime.load(export(run.path, tmp_path / "bundle").path).predict([text])
+    (found,) = Runtime.load(export(run.path, tmp_path / "bundle")["path"]).predict([text])
     (expected,) = Classifier.load(run.path, device="cpu").predict([text])
     assert (found.truncated, found.tokens) == (True, 45)
     agree([found], [expected])

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
 from pydantic import field_validator as check
-from pydantic_core import InitErrorDetails
 
 from bilstm_cls.errors import ConfigError, shown
 
@@ -19,12 +18,8 @@ SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 
 HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]+)?"
 
-TORCHTEXT_GLOVE = [
-    *(f"torchtext/glove.6B.{dim}d" for dim in (50, 100, 200, 300)),
-    *(f"torchtext/glove.twitter.27B.{dim}d" for dim in (25, 50, 100, 200)),
-    *("torchtext/glove.42B.300d", "torchtext/glove.840B.300d"),
-]
-"""What `embedding.init` may name of torchtext's GloVe vectors."""
+MADE = ("random", "ppmi")
+VECTORS = r"random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
 
 DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 
@@ -111,16 +106,15 @@ class DataConfig(Section):
     text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
     labels: Literal["single", "multi"] = Field("single", description="One label a text, or any number, even none.")
     label_column: str | Annotated[list[str], Field(min_length=2)] = Field(
-        "label",
-        description="Column of the label or labels; with labels multi also a list: columns of 1 and 0 by label.",
+        "label", description="Column of the label or labels; with labels multi also a list of columns of 1 and 0."
     )
     label_separator: str = Field("|", description="With labels multi, what is between the labels in a column of text.")
-    label_names: str | None = Field(
-        None, description="With labels that are numbers: a file of their names, one a line, starting with label 0."
-    )
+    label_names: str | None = Field(None, description="File with names of labels that are numbers, one a line from 0.")
     encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
     bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
-    split_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the splits: all of `seed` share one test split.")
+    split_seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the splits, apart from `seed`: all seeds share one test split."
+    )
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
@@ -143,8 +137,6 @@ class DataConfig(Section):
                     return f"must be less than {1 - valid:g}; valid takes {valid:g} of train"
             case "label_column" if isinstance(value, list) and given.get("labels") == "single":
                 return "must be one column with labels 'single'"
-            case "labels" if value == "multi" and source in SOURCES and has_texts:
-                return f"must be 'single'; source {source!r} has one label a text"
             case "group_column" if value is not None and given.get("valid_split") == "blocks":
                 return "must be left out with valid_split 'blocks'; groups are kept together at random"
             case "group_column" if value is not None and source in SOURCES and has_texts:
@@ -192,26 +184,36 @@ class TextConfig(Section):
 class EmbeddingConfig(Section):
     """The word vectors that the network starts from."""
 
-    init: str = Field(
+    init: Files = Field(
         "random",
-        description="random, ppmi (factorized co-occurrences of train and unlabelled), glove-6b-50d, the path of a "
-        "vectors file, or torchtext/NAME such as torchtext/glove.6B.100d.",
+        description="random, ppmi (factorized co-occurrences of train and unlabelled), en-300, glove-6b-50d, the path "
+        "of a vectors file, torchtext/NAME such as torchtext/glove.6B.100d, or model2vec/MODEL; a list joins several.",
     )
-    dim: int = Field(100, ge=1, le=4096, description="Numbers per token.")
+    dim: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="Numbers per token; null for what the vectors have, and 100 of random or ppmi ones."
+    )
     freeze: bool = Field(False, description="Keep the vectors as they start.")
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.init] if isinstance(self.init, str) else self.init
+
+    @property
+    def width(self) -> int:
+        """Numbers per token; null of vectors whose names do not tell it has to be replaced before."""
+        return self.dim if self.dim is not None else sum(own_width(name) or 0 for name in self.sources)
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
-        init = given.get("init", "")
-        if key == "init" and value.startswith("torchtext/"):
-            if value not in TORCHTEXT_GLOVE and not re.fullmatch(r"torchtext/fasttext\.[a-z_]+\.300d", value):
-                return f"must be {_listed(TORCHTEXT_GLOVE)} or 'torchtext/fasttext.en.300d' of any language"
-        elif key == "init" and value not in ("random", "ppmi", "glove-6b-50d") and not re.search(r"[./\\]", value):
-            return "must be 'random', 'ppmi', 'glove-6b-50d' or the path of a file (./NAME for one without a suffix)"
-        if key == "dim" and init.startswith(("glove-6b-50d", "torchtext/")):
-            width = re.search(r"(\d+)d$", init)
-            if width and value != int(width[1]):
-                return f"must be {width[1]} with init {init!r}"
+        init = value if key == "init" else given.get("init", [])
+        sources = [init] if isinstance(init, str) else init
+        if key == "init" and not all(re.fullmatch(VECTORS, name) for name in sources):
+            known = "'random', 'ppmi', 'en-300', 'glove-6b-50d', 'torchtext/glove.6B.100d' or another of torchtext"
+            return f"must be {known}, or the path of a file (./NAME for one without a suffix)"
+        widths = [own_width(name) for name in sources if name not in MADE]
+        if key == "dim" and value is not None and len(widths) == len(sources) and all(widths):
+            width = sum(width or 0 for width in widths)
+            return None if value == width else f"must be {width} with init {init!r}, or null"
         if key == "freeze" and value and init == "random":
             return "must be false with init 'random'; such vectors mean nothing until they are trained"
         return None
@@ -224,13 +226,14 @@ class ModelConfig(Section):
     bidirectional: bool = Field(True, description="Read from both ends.")
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
-    init_from: str | None = Field(None, description="Folder of an encoder that `pretrain` made, to start from.")
+    init_from: str | None = Field(
+        None, description="Folder of an encoder of `pretrain`, or of a run; vectors, weights and vocabulary are its."
+    )
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
-        "mean",
-        description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",
+        "mean", description="How all outputs become one vector; a list joins several, concat is mean, max, last."
     )
     bigrams: Annotated[int, Field(ge=2, le=10**9)] | None = Field(
-        None, description="Rows of a second table, with vectors of pairs of neighbouring tokens; null for none."
+        None, description="Rows of a second table, of vectors of pairs of neighbouring tokens; null for none."
     )
     dropout: Fraction = Field(0.5, description="Probability of dropping a number of the pooled vector in training.")
     embedding_dropout: Fraction = Field(0.2, description="Probability of dropping an embedding dimension, per text.")
@@ -241,8 +244,6 @@ class ModelConfig(Section):
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
-        if key == "init_from" and value == "corpus":
-            return "must be the folder of an encoder; did you mean pretrain.enabled: true? (./corpus for such a folder)"
         if key == "layer_dropout" and value > 0 and given.get("num_layers") == 1:
             return "must be 0 with num_layers 1; there is nothing between layers"
         return None
@@ -252,9 +253,13 @@ class TrainConfig(Section):
     """How the network learns, when it stops, and on what it runs."""
 
     epochs: Count = Field(5, description="Passes over the train split.")
-    objective: Literal["cross_entropy", "adversarial", "virtual_adversarial", "mixed", "r_drop"] = Field(
-        "cross_entropy",
-        description="What a step minimises; mixed is adversarial, virtual_adversarial and low entropy together.",
+    objective: Literal["cross_entropy", "per_direction", "adversarial", "virtual_adversarial", "r_drop"] = Field(
+        "cross_entropy", description="What a step minimises; per_direction also asks each direction by itself."
+    )
+    teacher: Columns | None = Field(
+        None,
+        description="What labels the unlabelled texts: ngrams, network (of two epochs), a run's folder, or several; "
+        "auto is the first two, where there are such texts.",
     )
     adversarial_epsilon: Positive = Field(0.05, description="Norm of a perturbation, relative to the embedding's.")
     unlabelled_batch_size: Count | None = Field(None, description="Texts without labels per step; null: batch_size.")
@@ -263,7 +268,7 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
     learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
     layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="The encoder's learning rate by the head's, and the embedding's by the encoder's."
+        1.0, description="The encoder's learning rate is the head's times this, the embedding's that times this."
     )
     unfreeze: Literal["all", "gradual"] = Field(
         "all", description="gradual: the head learns alone in the first epoch, then the encoder too, then everything."
@@ -307,15 +312,12 @@ class TrainConfig(Section):
     baselines: bool = Field(False, description="Also evaluate the two linear baselines on the same splits.")
     loggers: Loggers = Field([], description="Where to log as well: tensorboard, mlflow, wandb; each needs its extra.")
 
-    @property
-    def reads_unlabelled(self) -> bool:
-        """Whether the objective learns from texts without a label."""
-        return self.objective in ("virtual_adversarial", "mixed")
-
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "device" and not re.match(DEVICE, value):
             return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
+        if key == "teacher" and not all(re.fullmatch(r"auto|ngrams|network|.*[./\\].*", name) for name in value or []):
+            return "must be 'auto', or a list of 'ngrams', 'network' and folders of runs, such as ./NAME"
         if key == "select_by" and value not in (choices := [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]):
             return f"must be {_listed(choices)}"
         return None
@@ -324,7 +326,9 @@ class TrainConfig(Section):
 class PretrainConfig(Section):
     """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
 
-    enabled: bool = Field(False, description="Whether train first makes an encoder from its texts, or finds it cached.")
+    enabled: bool = Field(
+        False, description="Whether train first makes an encoder from its texts, kept in the cache, to start from."
+    )
     epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
     bptt: Annotated[int, Field(ge=1, le=10**6)] = Field(
@@ -353,8 +357,9 @@ class Config(Section):
 
     @property
     def reads_unlabelled(self) -> bool:
-        """Whether texts without a label are of use: for word vectors, an encoder, or to the objective."""
-        return self.embedding.init == "ppmi" or self.pretrain.enabled or self.train.reads_unlabelled
+        """Whether texts without a label are of use: for word vectors, an encoder, or to the network as it learns."""
+        is_learnt = self.train.objective == "virtual_adversarial" or self.train.teacher is not None
+        return "ppmi" in self.embedding.sources or self.pretrain.enabled or is_learnt
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
@@ -362,12 +367,7 @@ class Config(Section):
             return "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
         folder = getattr(given.get("model"), "init_from", None)
         if key == "pretrain" and value.enabled and folder is not None:
-            raise _at(
-                "enabled", True, f"must be false with model.init_from {shown(folder)}; a run starts from one encoder"
-            )
-        is_multi = getattr(given.get("data"), "labels", None) == "multi"
-        if key == "train" and value.select_by.removeprefix("valid/") in MULTI_METRICS and not is_multi:
-            raise _at("select_by", value.select_by, "must be a score of one label a text; data.labels is 'single'")
+            return f"must be {{enabled: false}} with model.init_from {shown(folder)}; a run starts from one encoder"
         return None
 
     def replace(self, **changes: Any) -> "Config":
@@ -402,10 +402,10 @@ def config_keys() -> dict[str, list[str]]:
     return {"": list(Config.model_fields), **keys, "data.csv": list(CsvConfig.model_fields)}
 
 
-def _at(key: str, value: object, problem: str) -> ValidationError:
-    """Returns the error that names a key, and not its section."""
-    details = InitErrorDetails(type="value_error", loc=(key,), input=value, ctx={"error": ValueError(problem)})
-    return ValidationError.from_exception_data("", [details])
+def own_width(vectors: str) -> int | None:
+    """Returns how many numbers a token has in vectors whose name tells it."""
+    named = re.fullmatch(r"(?:torchtext/.+\.|en-|glove-6b-)(\d+)d?", vectors)
+    return int(named[1]) if named else 100 if vectors in MADE else None
 
 
 def _is_text_codec(name: str) -> bool:

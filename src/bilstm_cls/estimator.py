@@ -23,7 +23,7 @@ from bilstm_cls.checkpoint import load_best
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY, dataset_in_memory
-from bilstm_cls.data.prepare import PreparedData, prepare_in_memory
+from bilstm_cls.data.prepare import PreparedData, prepare_in_memory, with_dim
 from bilstm_cls.data.types import LabelIds, check_texts
 from bilstm_cls.device import choose_device, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -92,8 +92,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         min_freq: int = 2,
         max_vocab_size: int | None = 30000,
         max_length: int = 400,
-        embedding: str = "random",
-        dim: int = 100,
+        embedding: str | Sequence[str] = "random",
+        dim: int | None = None,
         hidden_size: int = 128,
         pooling: str | Sequence[str] = "mean",
         dropout: float = 0.5,
@@ -151,7 +151,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("X holds no text, and at least two classes need one each")
         classes, label_ids = _classes_of_several(y, texts) or _classes_of(y, texts)
         try:
-            config = _config_of(self.get_params(deep=False), is_multi=label_ids.ndim == 2)
+            config = with_dim(_config_of(self.get_params(deep=False), is_multi=label_ids.ndim == 2))
             seed, names = config.data.split_seed, _names_of(classes)
             dataset = dataset_in_memory(texts, label_ids, names, valid=self.valid, seed=seed)
             with _LOCK, _same_for_every_caller(config):

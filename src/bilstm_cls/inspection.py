@@ -14,7 +14,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.config_file import parse_yaml, with_overrides
 from bilstm_cls.data.batches import padding_share, training_batches
 from bilstm_cls.data.corpus import statistics
-from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split
 from bilstm_cls.device import choose_device
@@ -115,7 +115,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
 
 def plan(config: Config) -> dict[str, Any]:
     """Returns what training would do: reads and encodes the data, builds the model, writes nothing."""
-    data = prepare(config)
+    config, data = with_dim(config), prepare(config)
     lengths = data.corpora["train"].lengths
     train = config.train
     batches = training_batches(

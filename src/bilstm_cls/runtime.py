@@ -144,6 +144,11 @@ class Task:
         """Returns `[N, C]` in 64 bits from logits `[N, C]`."""
         return softmax(logits) if self.thresholds is None else sigmoid(logits)
 
+    def logits(self, probabilities: Probabilities) -> Probabilities:
+        """Returns logits `[N, C]` of such probabilities, none further from 0 than 21."""
+        known: Probabilities = probabilities.clip(1e-9, None if self.thresholds is None else 1 - 1e-9)
+        return np.asarray(np.log(known) if self.thresholds is None else np.log(known) - np.log1p(-known))
+
     def predicted(self, probabilities: Probabilities) -> LabelIds:
         """Returns the predicted labels, in the form of label ids."""
         if self.thresholds is None:

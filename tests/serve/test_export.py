@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.evaluation.predictions import read_predictions
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.ngrams import NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
 from bilstm_cls.runtime import Runtime
 from bilstm_cls.serve import export as export_module
 from bilstm_cls.serve import onnx_graph
-from bilstm_cls.serve.export import Bundle, export
+from bilstm_cls.serve.export import export
 from bilstm_cls.serve.onnx_graph import build_graph
 from tests.command_line import run_cli
 from tests.conftest import reviews
@@ -117,21 +118,21 @@ def test_any_lengths_and_any_padding_give_torchs_logits(shared: Any, lengths: li
 
 
 @pytest.fixture(scope="module")
-def bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return export(trained_run, tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 def test_a_bundle_is_verified_whole_and_made_of_the_same_bytes_again(
-    bundle: Bundle, trained_run: Path, tmp_path: Path
+    bundle: dict[str, Any], trained_run: Path, tmp_path: Path
 ) -> None:
-    assert bundle.difference < 1e-5
-    assert bundle.longest == 20
-    files = list(bundle.path.iterdir())
+    assert bundle["largest_logit_difference"] < 1e-5
+    assert bundle["checked_longest"] == 20
+    files = list(Path(bundle["path"]).iterdir())
     assert {path.name for path in files} == {"model.onnx", "tokenizer.json", "labels.json", "config.json"}
-    assert bundle.bytes == sum(path.stat().st_size for path in files)
-    again = export(str(trained_run), str(tmp_path / "again"))
+    assert bundle["bytes"] == sum(path.stat().st_size for path in files)
+    export(str(trained_run), str(tmp_path / "again"))
     for path in files:
-        assert (again.path / path.name).read_bytes() == path.read_bytes()
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_graph_that_disagrees_with_torch_is_refused_and_leaves_nothing(
@@ -141,7 +142,7 @@ def test_a_graph_that_disagrees_with_torch_is_refused_and_leaves_nothing(
     with pytest.raises(CheckpointError, match=r"differs from PyTorch by \d.*more than the accepted 0.0001"):
         export(trained_run, tmp_path / "bundle")
     monkeypatch.undo()
-    monkeypatch.setattr(export_module, "_probabilities", lambda *_: np.array([[np.nan, np.nan]]))
+    monkeypatch.setattr(Classifier, "predict_proba", lambda *_: np.array([[np.nan, np.nan]]))
     with pytest.raises(CheckpointError, match="differs from PyTorch by nan"):
         export(trained_run, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
@@ -150,7 +151,7 @@ def test_a_graph_that_disagrees_with_torch_is_refused_and_leaves_nothing(
 def test_an_existing_bundle_stays_unless_it_may_be_replaced_by_a_verified_one(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = export(trained_run, tmp_path / "bundle").path
+    target = Path(export(trained_run, tmp_path / "bundle")["path"])
     inode = (target / "config.json").stat().st_ino
     with pytest.raises(ConfigError, match="exists; add --overwrite"):
         export(trained_run, target)
@@ -184,24 +185,22 @@ def test_without_the_extra_the_message_names_it(trained_run: Path, monkeypatch: 
         export(trained_run)
 
 
-def test_8_bits_are_smaller_and_measured_on_the_valid_split_as_the_runtime_predicts(
-    bundle: Bundle, trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_8_bits_are_smaller_and_measured_on_evaluated_texts_as_the_runtime_predicts(
+    bundle: dict[str, Any], trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     handlers = list(logging.getLogger().handlers)
     with caplog.at_level(logging.WARNING):
         small = export(trained_run, tmp_path / "int8", int8=True)
     assert not caplog.records
     assert logging.getLogger().handlers == handlers
-    assert small.int8 is not None
-    assert (small.int8.origin, small.int8.labels >= 0.9) == ("texts of the valid split", True)
-    classifier = Classifier.load(trained_run, device="cpu")
-    texts, _ = export_module._valid_texts(RunDirectory(trained_run), classifier.loaded)
-    difference = Runtime.load(small.path).predict_proba(texts) - classifier.predict_proba(texts)
-    assert 0 < small.int8.probability == pytest.approx(np.abs(difference).max())
-    kinds = {node.op_type for node in onnx.load(small.path / "model.onnx").graph.node}
-    assert "DynamicQuantizeLSTM" in kinds
-    assert json.loads((small.path / "config.json").read_text())["precision"] == "int8"
-    assert (small.path / "model.onnx").stat().st_size < (bundle.path / "model.onnx").stat().st_size
+    assert (small["int8_texts_from"], small["int8_label_agreement"] >= 0.9) == ("texts of the run's predictions", True)
+    texts, classifier = read_predictions(trained_run).texts, Classifier.load(trained_run, device="cpu")
+    difference = Runtime.load(small["path"]).predict_proba(texts) - classifier.predict_proba(texts)
+    assert 0 < small["int8_largest_probability_difference"] == pytest.approx(np.abs(difference).max())
+    model = tmp_path / "int8" / "model.onnx"
+    assert "DynamicQuantizeLSTM" in {node.op_type for node in onnx.load(model).graph.node}
+    assert json.loads((tmp_path / "int8" / "config.json").read_text())["precision"] == "int8"
+    assert model.stat().st_size < (Path(bundle["path"]) / "model.onnx").stat().st_size
 
 
 @pytest.fixture(scope="module", params=["ngrams", "ensemble", "ngrams+ensemble", "characters"])
@@ -233,8 +232,8 @@ def rich_run(
 def test_ensembles_and_n_gram_models_are_exported(rich_run: RunDirectory, tmp_path: Path, int8: bool) -> None:
     texts = [*(text for text, _ in reviews(60, seed=4)), "", "unheard of", "很好看的人", "a\ud800 İ"]
     written = export(rich_run.path, tmp_path / "bundle", int8=int8)
-    runtime, expected = Runtime.load(written.path), Classifier.load(rich_run.path, device="cpu").predict_proba(texts)
-    assert written.difference < 1e-5
+    runtime, expected = Runtime.load(written["path"]), Classifier.load(rich_run.path, device="cpu").predict_proba(texts)
+    assert written["largest_logit_difference"] < 1e-5
     assert (runtime.ngrams is not None) == (rich_run / "ngrams.safetensors").exists()
     np.testing.assert_allclose(runtime.predict_proba(texts), expected, atol=0.1 if int8 else 1e-6)
 
@@ -244,7 +243,7 @@ def test_damaged_n_grams_are_refused_and_those_that_differ_are_not_exported(
 ) -> None:
     if not (rich_run / "ngrams.safetensors").exists():
         pytest.skip("has no n-gram model")
-    path = export(rich_run.path, tmp_path / "bundle").path
+    path = Path(export(rich_run.path, tmp_path / "bundle")["path"])
     content = bytearray((path / "ngrams.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (path / "ngrams.npz").write_bytes(content)
@@ -260,7 +259,7 @@ def test_the_command_prints_the_figures_and_the_place(trained_run: Path, tmp_pat
     done = run_cli("export", "--run", trained_run, "-o", tmp_path / "bundle", "--int8")
     assert done.code == 0, done.stderr
     assert "500 random texts of 1 to 20 tokens (allowed: 0.0001)" in done.stdout
-    assert "texts of the valid split keep their label" in done.stdout
+    assert "texts of the run's predictions keep their label" in done.stdout
     assert f"wrote {tmp_path / 'bundle'}" in done.stdout
     taken = run_cli("export", "--run", trained_run, "-o", tmp_path / "bundle")
     assert (taken.code, len(taken.errors)) == (2, 1)

@@ -229,7 +229,7 @@ def test_vectors_of_a_file_are_those_that_ppmi_makes(tiny_config: Make, tmp_path
     config, path = tiny_config(), tmp_path / "new" / "vectors.txt"
     data = prepare(config)
     assert write_vectors(config, path) == len(data.tokenizer) - 1
-    read = load_vectors(str(path), data.tokenizer.tokens, dim=8, seed=9).matrix
+    read = load_vectors(str(path), data.tokenizer.tokens, seed=9).matrix
     expected = corpus_vectors([data.corpora["train"]], len(data.tokenizer), dim=8, seed=1)
     np.testing.assert_array_equal(read, expected)
     assert [p.name for p in path.parent.iterdir()] == ["vectors.txt"]

@@ -100,7 +100,7 @@ def pretrain(
     if vectors:
         path = output or folder / f"{resolved.name}-vectors.txt"
         number = pretraining.write_vectors(resolved, path, overwrite=overwrite)
-        found = {"vectors": number, "dim": resolved.embedding.dim, "path": str(path)}
+        found = {"vectors": number, "dim": resolved.embedding.width, "path": str(path)}
         out.show(found, f"{number:,} vectors; use them with --set embedding.init={path}")
         return
     path = output or Path(resolved.model.init_from or folder / f"{resolved.name}-encoder")

@@ -276,8 +276,8 @@ def export(
     """Write a verified ONNX bundle, which needs no PyTorch."""
     from bilstm_cls.serve import export as exporting
 
-    bundle = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
-    out.show(bundle.as_object(), exporting.export_table(bundle))
+    facts = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
+    out.show(facts, exporting.export_table(facts))
 
 
 def serve(
@@ -297,10 +297,10 @@ def serve(
     missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
-    from bilstm_cls.serve import server
+    from bilstm_cls.serve import api
 
     chosen, name = opt.chosen_run(run, runs), opt.checked_device(device)
-    server.serve(chosen, host=host, port=port, device=name, precision=precision)
+    api.serve(chosen, host=host, port=port, device=name, precision=precision)
 
 
 REPOSITORY: Any = typer.Argument(

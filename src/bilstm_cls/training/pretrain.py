@@ -21,7 +21,7 @@ from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.batches import Indices, cut_by_tokens
 from bilstm_cls.data.passages import Chunk, LanguageModelTexts, chunks, number_of_chunks, passage_batches
-from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare
+from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare, with_dim
 from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError
@@ -259,10 +259,10 @@ def pretrain(
         )
     if config.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' is for classifiers; pretrain in 'auto', 'tf32', 'bf16' or 'fp32'")
-    # An encoder is made in the same way for a run that pretrains it itself, and for one that finds it in its folder.
-    config = config.replace(**{"pretrain.enabled": False})
     if config.model.init_from is not None and Path(config.model.init_from).resolve() == folder.resolve():
         config = config.replace(**{"model.init_from": None})
+    # An encoder is made in the same way for a run that pretrains it itself, and for one that finds it in its folder.
+    config = with_dim(config.replace(**{"pretrain.enabled": False}))
     run = RunDirectory(folder)
     with StopSignals() as signals, run.locked(wait=wait), remembered_log() as earlier:
         check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
@@ -305,7 +305,7 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
     torch.manual_seed(config.seed)
     sizes = config.model
     model = LanguageModels(
-        len(data.tokenizer), embedding_dim=config.embedding.dim, hidden_size=sizes.hidden_size, cell=sizes.cell,
+        len(data.tokenizer), embedding_dim=config.embedding.width, hidden_size=sizes.hidden_size, cell=sizes.cell,
         bidirectional=sizes.bidirectional, embedding_dropout=config.pretrain.embedding_dropout,
         dropout=config.pretrain.dropout, recurrent_dropout=sizes.recurrent_dropout,
     ).to(choose_device(config.train.device))  # fmt: skip
@@ -411,10 +411,10 @@ def write_vectors(config: Config, path: Path, *, overwrite: bool = False) -> int
         raise ConfigError(f"{path}: is there already; add --overwrite to replace it")
     data = prepare(config, only=READ)
     corpora = [corpus for name, corpus in data.corpora.items() if name in READ]
-    matrix = corpus_vectors(corpora, len(data.tokenizer), dim=config.embedding.dim, seed=config.seed)  # [V, E]
+    matrix = corpus_vectors(corpora, len(data.tokenizer), dim=config.embedding.width, seed=config.seed)  # [V, E]
     rows = list(zip(data.tokenizer.tokens, matrix, strict=True))[1:]  # <pad> has no vector
     with replacing(path) as file:
-        file.write(f"{len(rows)} {config.embedding.dim}\n".encode())
+        file.write(f"{len(rows)} {config.embedding.width}\n".encode())
         for token, vector in rows:
             file.write(f"{token} {' '.join(f'{value:.9g}' for value in vector.tolist())}\n".encode())
     return len(rows)

@@ -109,7 +109,7 @@ def parse_space(searches: Sequence[str], config: Config, *, limits_size: bool = 
 
 def default_space(config: Config, *, limits_size: bool) -> list[str]:
     """Returns, as words of `--search`, what is worth searching around a config and free to choose there."""
-    train, hidden_size, dim = config.train, config.model.hidden_size, config.embedding.dim
+    train, hidden_size, dim = config.train, config.model.hidden_size, config.embedding.width
     sizes = sorted({max(300, (config.text.max_vocab_size or 30000) // part) for part in (8, 4, 2, 1)})
     space = {
         "train.learning_rate": f"{train.learning_rate / 5:.3g}..{train.learning_rate * 5:.3g}:log",

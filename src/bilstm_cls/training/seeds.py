@@ -11,7 +11,7 @@ import numpy as np
 
 from bilstm_cls.classifier import predict_logits
 from bilstm_cls.config import Config
-from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.evaluate import write_results
@@ -116,7 +116,7 @@ def _write_ensemble(config: Config, runs: Sequence[RunDirectory], *, resume: boo
         if target.is_taken and not overwrite and not (resume and _is_ensemble(target)):
             raise ConfigError(f"{target.path}: is there already; add --overwrite, or choose another place with -o")
         data = prepare(config)
-        loaded = average(config, [run.load_model() for run in runs], data)
+        loaded = average(with_dim(config), [run.load_model() for run in runs], data)
         device = choose_device(config.train.device)
         for member in loaded.members:
             member.to(device)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.prepare import PreparedData, prepare
+from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import freed_memory_kept
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
@@ -33,6 +33,7 @@ from bilstm_cls.training.record import StopSignals, check_resumable, recorded, r
 from bilstm_cls.training.run import FREE_KEYS
 from bilstm_cls.training.search_space import Budget, Space, value_at
 from bilstm_cls.training.session import Session
+from bilstm_cls.training.teacher import taught
 
 if TYPE_CHECKING:
     import optuna
@@ -298,7 +299,7 @@ class _Study:
     def _trained(self, proposal: "optuna.Trial", trial: Trial) -> float:
         import optuna
 
-        config = self.config.replace(**trial.values)
+        config = with_dim(self.config.replace(**trial.values))
         data = self.data_of(config)
         trial.num_bytes = model_bytes(config, data, self.ngrams)
         if self.budget.max_bytes is not None and trial.num_bytes > self.budget.max_bytes:
@@ -306,7 +307,9 @@ class _Study:
             raise optuna.TrialPruned
         make_encoder(config, data, on_report=self._check_time)
         shutil.rmtree(self.run / "trial", ignore_errors=True)
-        session = Session.start(RunDirectory(self.run / "trial"), config, data, ALONE)
+        run = RunDirectory(self.run / "trial")
+        data, _ = taught(run, config, data, ALONE, self.signals, self._check_time)
+        session = Session.start(run, config, data, ALONE)
         trainer = session.trainer
         stages = 0
         with freed_memory_kept() as bound_memory:
