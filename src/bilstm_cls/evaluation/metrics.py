@@ -199,11 +199,9 @@ def _of_several(
     """Evaluates texts with several labels: true and predicted ones are `[N, C]` of 1 and 0."""
     from sklearn import metrics as sk
 
-    averages: dict[str, Any] = {"macro": 0.0, "micro": 0.0, "weighted": 0.0, "samples": 1.0}
-    f1 = {
-        name: float(sk.f1_score(has_label, predicted, average=name, zero_division=empty))
-        for name, empty in averages.items()
-    }
+    empty: dict[str, Any] = {"macro": np.nan, "micro": 0.0, "weighted": 0.0, "samples": 1.0}
+    found = {name: sk.f1_score(has_label, predicted, average=name, zero_division=empty[name]) for name in empty}
+    f1 = {name: float(np.nan_to_num(score)) for name, score in found.items()}
     scores = sk.precision_recall_fscore_support(has_label, predicted, labels=range(len(labels)), zero_division=0)
     precisions = [
         float(sk.average_precision_score(column, of_label)) if column.any() else None
@@ -243,18 +241,26 @@ def bootstrap(has_label: LabelIds, predicted: LabelIds) -> dict[str, tuple[float
     hits, num_true, num_said = (counts.astype(np.float64) for counts in (has_label * predicted, has_label, predicted))
     of_text = np.stack([2 * hits.sum(1), (num_true + num_said).sum(1), (has_label != predicted).mean(1)], 1)
     samples = np.where(of_text[:, 1] > 0, of_text[:, 0] / of_text[:, 1].clip(1), 1.0)
-    generator, found = np.random.default_rng(0), []
+    generator, found, has_occurred = np.random.default_rng(0), [], (has_label | predicted).any(0)
     for _ in range(NUM_RESAMPLES):
         drawn = np.bincount(generator.integers(0, len(hits), len(hits)), minlength=len(hits)) / len(hits)
         both, true, said = drawn @ hits, drawn @ num_true, drawn @ num_said  # [C]
         f1 = 2 * both / np.where(true + said > 0, true + said, 1)
         micro = 2 * both.sum() / max((true + said).sum(), _SMALLEST)
-        found.append([micro, f1.mean(), f1 @ true / max(true.sum(), _SMALLEST), drawn @ samples, drawn @ of_text[:, 2]])
+        found.append(
+            [
+                micro,
+                f1[has_occurred].mean(),
+                f1 @ true / max(true.sum(), _SMALLEST),
+                drawn @ samples,
+                drawn @ of_text[:, 2],
+            ]
+        )
     low, high = np.quantile(found, [0.025, 0.975], axis=0).tolist()
     names = ("micro_f1", "macro_f1", "weighted_f1", "samples_f1", "hamming_loss")
     wilson = [accuracy_interval(end, len(hits)) for end in low]
     ends = zip(low, high, wilson, strict=True)
-    return {name: (a, b) if a < b else other for name, (a, b, other) in zip(names, ends, strict=True)}
+    return {name: (a, b) if b - a > 1e-9 else other for name, (a, b, other) in zip(names, ends, strict=True)}
 
 
 def is_right(predicted: LabelIds, label_ids: LabelIds) -> Bools:

@@ -315,9 +315,7 @@ class Trainer:
         selected = metrics.get(self.config.select_by)
         if selected is None:
             name = self.config.select_by
-            raise ConfigError(
-                f"train.select_by: {name!r} is undefined here: a label lacks a valid example, or is the only one of its text"
-            )
+            raise ConfigError(f"train.select_by: {name!r} is undefined here; a label may have no valid example")
         progress.seconds += seconds
         best = next((row for row in reversed(progress.history) if row["is_best"]), None)
         is_best = best is None or self._rank(metrics) > self._rank(best)
