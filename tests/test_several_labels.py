@@ -84,7 +84,7 @@ def test_a_run_learns_which_labels_a_text_has(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     assert metrics["test/micro_f1"] > 0.9
     low, high = metrics["test/intervals/micro_f1"]
-    assert low <= metrics["test/micro_f1"] <= high
+    assert low < metrics["test/micro_f1"] <= high + 1e-9
     assert metrics["data/labels/train/late"] > 0
     classifier = Classifier.load(run, device="cpu")
     found = classifier.predict(["the soup delayed", "grumpy waiter", "a door"])

@@ -247,15 +247,8 @@ def bootstrap(has_label: LabelIds, predicted: LabelIds) -> dict[str, tuple[float
         both, true, said = drawn @ hits, drawn @ num_true, drawn @ num_said  # [C]
         f1 = 2 * both / np.where(true + said > 0, true + said, 1)
         micro = 2 * both.sum() / max((true + said).sum(), _SMALLEST)
-        found.append(
-            [
-                micro,
-                f1[has_occurred].mean(),
-                f1 @ true / max(true.sum(), _SMALLEST),
-                drawn @ samples,
-                drawn @ of_text[:, 2],
-            ]
-        )
+        weighted = f1 @ true / max(true.sum(), _SMALLEST)
+        found.append([micro, f1[has_occurred].mean(), weighted, drawn @ samples, drawn @ of_text[:, 2]])
     low, high = np.quantile(found, [0.025, 0.975], axis=0).tolist()
     names = ("micro_f1", "macro_f1", "weighted_f1", "samples_f1", "hamming_loss")
     wilson = [accuracy_interval(end, len(hits)) for end in low]
