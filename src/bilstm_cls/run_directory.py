@@ -25,10 +25,12 @@ from torch import Tensor
 from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config, load_config
+from bilstm_cls.data.prepare import WEIGHTS, weights_of_encoder
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.language_model import LanguageModels
 from bilstm_cls.ngrams import NgramModel
 
 logger = logging.getLogger(__name__)
@@ -36,10 +38,11 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 RUN_FILES = (
     "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "study.journal",
-    "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors", "tokenizer.json",
-    "labels.json", "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "report.html",
-    "environment.json", "train.log", "loggers.json", "tensorboard/events.out.tfevents.*", "README.md",
-    "config.yaml", "status.json",
+    "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors",
+    "teacher/*.safetensors", "teacher/history.jsonl", "teacher/checkpoints/*.json",
+    "teacher/checkpoints/step-*.safetensors", "tokenizer.json", "labels.json", "metrics.json", "history.jsonl",
+    "predictions_*.csv", "plots/*.png", "report.html", "environment.json", "train.log", "loggers.json",
+    "tensorboard/events.out.tfevents.*", "README.md", "config.yaml", "status.json",
 )  # fmt: skip
 """Patterns of all files of a run, in the order in which they are deleted: a deletion that is interrupted leaves neither
 a model nor checkpoints without their config and status."""
@@ -122,7 +125,8 @@ class RunDirectory:
             for pattern in RUN_FILES:
                 for path in sorted(self.path.glob(pattern)):
                     path.unlink()
-            for folder in (self.plots, self.checkpoints, self / "tensorboard"):
+            folders = ("plots", "checkpoints", "tensorboard", "teacher/checkpoints", "teacher")
+            for folder in (self / name for name in folders):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 
@@ -283,6 +287,34 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
         recurrent_dropout=model.recurrent_dropout,
         freeze_embedding=config.embedding.freeze,
     )
+
+
+def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Puts the embedding and the encoder that `pretrain` or `train` made into a model of the same sizes.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit the others.
+    """
+    path = weights_of_encoder(folder)
+    tensors, metadata = load_tensors(path)
+    labels = [] if path.name == WEIGHTS else RunDirectory(folder).read_json("labels.json")
+    if metadata.get("text_digest") != text_digest(tokenizer, labels):
+        raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
+    wanted, tensors = (
+        {name: tensor for name, tensor in found.items() if name.startswith(("embedding.", "encoder."))}
+        for found in (model.state_dict(), tensors)
+    )
+    try:
+        if tensors.keys() != wanted.keys():
+            raise RuntimeError(f"it holds {sorted(tensors)}")
+        model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: {path.name} does not fit config.yaml: {error}") from error
+    logger.info(f"starting from the encoder in {folder}")
+    facts: dict[str, Any] = {"encoder/sha256": metadata["sha256"]}
+    if (folder / "metrics.json").is_file():
+        facts["time/pretrain_seconds"] = RunDirectory(folder).read_object("metrics.json").get("time/pretrain_seconds")
+    return facts
 
 
 def pooling_names(pooling: str | Sequence[str]) -> list[str]:
