@@ -69,9 +69,9 @@ def test_the_interval_is_wilsons(hits, total, expected):
     assert wilson_interval(hits, total) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(("num_labels", "texts_each"), [(201, 2), (3000, 2)])
-def test_many_labels_take_seconds_and_no_matrix(num_labels, texts_each):
-    label_ids = np.repeat(np.arange(num_labels), texts_each)
+@pytest.mark.parametrize("num_labels", [201, 3000])
+def test_many_labels_take_seconds_and_no_matrix(num_labels):
+    label_ids = np.repeat(np.arange(num_labels), 2)
     rng = np.random.default_rng(0)
     probabilities = rng.random((len(label_ids), num_labels), dtype=np.float32).astype(np.float64)
     probabilities[np.arange(len(label_ids)), label_ids] += rng.integers(2, size=len(label_ids))
@@ -99,11 +99,6 @@ def test_calibration_error_by_hand():
     assert sorted(bins.counts)[-2:] == [1, 2]
 
 
-def test_calibration_bins_are_closed_on_the_right():
-    bins = calibration_bins(np.array([1 / 15, 1.0, np.nextafter(1 / 15, 1)]), np.array([True, True, True]))
-    assert (bins.counts[0], bins.counts[1], bins.counts[14]) == (1, 1, 1)
-
-
 def test_certainty_costs_nothing_where_right_and_a_finite_loss_where_wrong():
     metrics = compute_metrics(np.eye(3), np.arange(3), LABELS)
     assert (metrics.accuracy, metrics.macro_f1, metrics.auroc) == (1, 1, 1)
@@ -117,11 +112,6 @@ def test_a_label_that_does_not_occur_at_all_is_left_out_of_the_macro_mean():
     metrics = compute_metrics(np.array([[0.8, 0.0, 0.2], [0.3, 0.0, 0.7]]), np.array([0, 2]), LABELS)
     assert metrics.macro_f1 == 1
     assert metrics.auroc is None
-
-
-def test_of_two_equally_probable_labels_the_first_is_predicted():
-    metrics = compute_metrics(np.full((4, 2), 0.5), np.array([0, 1, 1, 1]), ["neg", "pos"], majority_label_id=1)
-    assert (metrics.accuracy, metrics.majority) == (0.25, 0.75)
 
 
 @pytest.mark.parametrize(

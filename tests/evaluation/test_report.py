@@ -86,9 +86,7 @@ def test_nothing_of_a_text_is_markup(tmp_path: Path) -> None:
     assert "--run 'runs/my films'" in card.replace(str(tmp_path) + "/", "")
 
 
-@pytest.mark.parametrize(
-    "text", ["\ud800", "\x00\x1b[31m", "عربي \u202e abc", "影评很好", "$notes ${style} {{ title }}"]
-)
+@pytest.mark.parametrize("text", ["\ud800", "\x00\x1b[31m", "عربي \u202e abc", "{{ title }}"])
 def test_odd_characters_can_be_written(tmp_path: Path, text: str) -> None:
     page, _, card = report_of(tmp_path, evaluation_of([text, "other"], [text]), title=text)
     assert text.replace("\ud800", "?").replace("\x00", "\ufffd")[-3:] in page.text
