@@ -18,6 +18,8 @@ from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.calibration import fit_scales
 from bilstm_cls.training.run import train
 
+pytestmark = pytest.mark.usefixtures("light")
+
 Make = Callable[..., Config]
 
 
