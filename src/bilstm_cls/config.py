@@ -229,6 +229,9 @@ class ModelConfig(Section):
     init_from: str | None = Field(
         None, description="Folder of an encoder of `pretrain`, or of a run; vectors, weights and vocabulary are its."
     )
+    grows_vocabulary: bool = Field(
+        False, description="With init_from: also the tokens of train that its vocabulary lacks."
+    )
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean",
         description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",
@@ -248,6 +251,8 @@ class ModelConfig(Section):
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        if key == "grows_vocabulary" and value and given.get("init_from") is None:
+            return "must be false without init_from; there is no vocabulary to grow"
         if key == "layer_dropout" and value > 0 and given.get("num_layers") == 1:
             return "must be 0 with num_layers 1; there is nothing between layers"
         return None

@@ -61,8 +61,20 @@ MaxSize = Annotated[
 ]
 
 
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Start from a finished run, by its config unless -c gives another one.",
+        metavar="RUN",
+        autocompletion=opt.complete_run,
+    ),
+]
+
+
 def train(
     config: opt.ConfigFile = None,
+    start: From = None,
     overrides: opt.Overrides = None,
     output_dir: opt.OutputDir = None,
     device: opt.Device = None,
@@ -82,6 +94,10 @@ def train(
     if ensemble and seeds is None:
         raise ConfigError("--ensemble needs --seeds N: it joins the runs of several seeds")
     number = int(processes) if processes is not None and processes.isdecimal() else processes
+    if start is not None:
+        overrides = [f"model.init_from={start}", "pretrain.enabled=false", *(overrides or [])]
+        overrides = overrides if config is not None else [f"name={start.resolve().name}-continued", *overrides]
+        config = config or start / "config.yaml"
     resolved = opt.resolve(config, overrides, output_dir=output_dir, device=device, seed=seed, processes=number)
     opt.start_logging(quiet=quiet, verbose=verbose)
     if dry_run:

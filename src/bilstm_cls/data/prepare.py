@@ -80,6 +80,8 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
+    if given is not None and config.model.grows_vocabulary:
+        given = given.extended(_learned(dataset, config.text)[0].tokens)
     tokenizer, learned = (given, None) if given is not None else _learned(dataset, config.text)
     corpora = {}
     for name in names:
