@@ -67,10 +67,13 @@ def _same_process_state() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def spawn_cli(*args: object, stdin: bytes = b"", cwd: Path | None = None, **environment: str) -> Outcome:
-    """Runs a command in a new process."""
+def spawn_cli(
+    *args: object, stdin: bytes = b"", cwd: Path | None = None, script: str | None = None, **environment: str
+) -> Outcome:
+    """Runs a command in a new process, or a script with such arguments."""
+    start = ["-m", "bilstm_cls"] if script is None else ["-W", "ignore", "-c", script]
     done = subprocess.run(
-        [sys.executable, "-m", "bilstm_cls", *map(str, args)],
+        [sys.executable, *start, *map(str, args)],
         input=stdin,
         capture_output=True,
         cwd=cwd,

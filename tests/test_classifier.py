@@ -166,7 +166,7 @@ def test_the_most_probable_labels_are_kept_and_an_improbable_one_is_null() -> No
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no finished model"):
+    with pytest.raises(CheckpointError, match="is not a run directory"):
         Classifier.load(tmp_path)
 
 

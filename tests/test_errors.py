@@ -43,7 +43,7 @@ CONFIGS: list[tuple[str | bytes, str]] = [
 SETTINGS = [
     ("train.epochs", "train.epochs key.path=value"),
     ("train.epoch=3", "train.epoch=3 'epochs'"),
-    ("train=3", "train=3 section"),
+    ("train=3", "train=3 TrainConfig"),
     ("name=../x", "name '../x'"),
     ("data.encoding=utf-9", "data.encoding 'utf-9'"),
     ("data.valid=0.9", "data.test 0.2"),
@@ -59,7 +59,7 @@ USAGE = [
     ("train -c base.yaml --seed -1", "--seed -1: 0"),
     ("train -c base.yaml --device gpu", "--device gpu: 'cpu'"),
     ("train -c base.yaml --device cuda:99", "'cuda:99' --device cpu"),
-    ("train -c base.yaml -o ''", "--output-dir '': text"),
+    ("train -c base.yaml -o ''", "--output-dir '': character"),
     (
         "train -c base.yaml --processes 0 --seed=-1 --set train.device=gpu",
         "3 --seed -1: --processes 0: train.device=gpu:",

@@ -280,7 +280,7 @@ def test_a_run_that_is_not_finished_reports_its_status(copied: RunDirectory, tmp
     copied.write_status("stopped", "stopped by SIGINT")
     with pytest.raises(CheckpointError, match=r"no finished model \(its run is stopped: stopped by SIGINT\)"):
         copied.load_model()
-    with pytest.raises(CheckpointError, match=r"holds no finished model \(no run is here\)"):
+    with pytest.raises(CheckpointError, match=r"is not a run directory"):
         RunDirectory(tmp_path).load_model()
 
 

@@ -53,6 +53,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Writes tensors and metadata as one whole file and returns their digest."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = digest_of(on_cpu, metadata)
+    # safetensors makes three copies, and where memory runs out it aborts the process: here that is an error
+    torch.empty(3 * sum(tensor.nbytes for tensor in on_cpu.values()), dtype=torch.uint8)
     write_atomic(path, save(on_cpu, {_KEY: json.dumps({**metadata, _DIGEST: digest}, sort_keys=True)}))
     return digest
 

@@ -12,7 +12,7 @@ import torch
 
 from bilstm_cls.data.batches import collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.device import allow_tf32, choose_device, on_device
+from bilstm_cls.device import Precision, choose_device, on_device
 from bilstm_cls.hub import fetched_run
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
@@ -22,6 +22,8 @@ __all__ = ["Classifier", "LoadedModel", "Prediction", "answer", "predict_logits"
 
 MAX_TOKENS = {"cpu": 2**14, "cuda": 2**17}
 """Padded tokens of a batch: as many as a device reads fastest."""
+
+FP32 = Precision(torch.float32, allows_tf32=False)
 
 
 class Classifier(Predictor):
@@ -33,36 +35,41 @@ class Classifier(Predictor):
         'pos'
     """
 
-    def __init__(self, loaded: LoadedModel, device: str = "auto") -> None:
+    def __init__(self, loaded: LoadedModel, device: str = "auto", precision: str = "fp32") -> None:
         self.loaded = loaded
         self.labels = loaded.labels
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.device = choose_device(device)
+        self.precision = Precision.named(precision, self.device)
         self.model = loaded.model
         for member in loaded.members:
             member.to(self.device).eval()
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto") -> "Classifier":
+    def load(cls, path: str | Path, *, device: str = "auto", precision: str = "fp32") -> "Classifier":
         """Reads and verifies a run directory, or with `hf://user/name` one on the Hugging Face Hub.
+
+        In `bf16` a processor with matrix units answers faster, and the digits after the third may change.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others.
-            ConfigError: the device is not there, or there is no such repository.
+            ConfigError: the device or its precision is not there, or there is no such repository.
             DownloadError: the Hub cannot be reached.
         """
-        return cls(RunDirectory(fetched_run(path)).load_model(), device)
+        return cls(RunDirectory(fetched_run(path)).load_model(), device, precision)
 
     def encode(self, texts: Sequence[str]) -> Corpus:
         text = self.config.text
         return encode(texts, self.tokenizer, max_length=text.max_length, truncate=text.truncate)
 
     def answer(self, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
-        return answer(self.loaded, texts, corpus)
+        return answer(self.loaded, texts, corpus, self.precision)
 
 
-def answer(loaded: LoadedModel, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
+def answer(
+    loaded: LoadedModel, texts: Sequence[str], corpus: Corpus, precision: Precision = FP32
+) -> npt.NDArray[np.float64]:
     """Returns the probabilities `[N, C]` of everything that a run holds: networks and n-gram model.
 
     Args:
@@ -70,19 +77,22 @@ def answer(loaded: LoadedModel, texts: Sequence[str], corpus: Corpus) -> npt.NDA
         texts: N raw texts.
         corpus: the same texts, encoded.
     """
-    logits = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
+    logits = np.stack([predict_logits(member, corpus, precision) for member in loaded.members]).sum(0, dtype=np.float64)
     return softmax(logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts))
 
 
-def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, rank: int = 0, size: int = 1) -> npt.NDArray[np.float32]:
+def predict_logits(
+    model: BiLSTMClassifier, corpus: Corpus, precision: Precision = FP32, *, rank: int = 0, size: int = 1
+) -> npt.NDArray[np.float32]:
     """Returns the logits `[N, C]` of one network, in the corpus's order.
 
-    Batches are cut by padded tokens after sorting by length, in 32 bits on any device. The model keeps its mode,
-    training or not, and no random number is drawn.
+    Batches are cut by padded tokens after sorting by length. The model keeps its mode, training or not, and no random
+    number is drawn.
 
     Args:
         model: the network, on the device where it is to run.
         corpus: N encoded texts.
+        precision: of the matrix products; 32 bits where none is named.
         rank: of this process among `size` that share the batches. Texts of the others' batches get zeros, so the sum
             over all ranks is the whole.
         size: the number of processes.
@@ -93,7 +103,7 @@ def predict_logits(model: BiLSTMClassifier, corpus: Corpus, *, rank: int = 0, si
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False), allow_tf32(False):
+        with torch.inference_mode(), precision.applied(device):
             for indices in evaluation_batches(corpus.lengths, max_tokens=MAX_TOKENS[device.type])[rank::size]:
                 batch = collate(corpus, indices)
                 parts.append((indices, model(on_device(batch.token_ids, device), batch.lengths)))

@@ -19,7 +19,6 @@ HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]
 
 MADE = ("random", "ppmi")
 VECTORS = r"random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
-"""What `embedding.init` may be made of, and what it may name."""
 
 DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 
@@ -195,7 +194,6 @@ class EmbeddingConfig(Section):
 
     @property
     def sources(self) -> list[str]:
-        """What is joined."""
         return [self.init] if isinstance(self.init, str) else self.init
 
     @property
@@ -294,7 +292,9 @@ class TrainConfig(Section):
     )
     label_smoothing: Fraction = Field(0.0, description="Probability that the target spreads over all labels.")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of training; auto is fp32, and on CUDA tf32. Predictions are always in fp32."
+        "auto",
+        description="Arithmetic of training; auto is tf32 on CUDA, bf16 on a CPU with AMX for an LSTM of 128 units or "
+        "more, else fp32. Predictions are in fp32 unless they are asked for in bf16.",
     )
     device: str = Field(
         "auto", description="auto (CUDA, else CPU), cpu, cuda or cuda:N.", json_schema_extra={"pattern": DEVICE}

@@ -1,17 +1,17 @@
 """The config file: strict YAML, overrides over it, and all problems at once, each with its line and a likely fix.
 
-Scalars mean what YAML 1.2 says: `1e-3` is a number, `no` and `12:30` are text. What could surprise or explode is
-refused: anchors, aliases, merge keys, tags, duplicate keys, keys that are not text, several documents, deep nesting.
+Scalars mean what YAML 1.2 says: `1e-3` is a number, `no` and `12:30` are text. Keys are text as they are written.
+Anchors, aliases, tags, duplicate keys and several documents are refused.
 """
 
 import difflib
+import itertools
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -20,8 +20,7 @@ from bilstm_cls.config import Config, Section, config_keys
 from bilstm_cls.errors import ConfigError, KeyPath, cut, dotted, shown
 
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 20
-_NULL, _BOOL, _INT, _FLOAT, _STR = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str"))
+_NULL, _BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float"))
 _PATTERNS = {
     _NULL: re.compile(r"(?:~|null|Null|NULL)?\Z"),
     _BOOL: re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
@@ -30,6 +29,9 @@ _PATTERNS = {
         r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
     ),
 }
+_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z_/][\w/.-]*", re.IGNORECASE | re.ASCII)
+"""Text that needs no quotes, whatever version of YAML it is read by."""
+
 SYNONYMS = {
     "amp": "train.precision", "batch": "train.batch_size", "bs": "train.batch_size", "clip_grad": "train.max_grad_norm",
     "data.label": "data.label_column", "data.text": "data.text_columns", "dataset": "data", "dev": "data.valid",
@@ -42,23 +44,8 @@ SYNONYMS = {
 }  # fmt: skip
 """What other tools call our keys, or within a section as `section.key`."""
 
-VALUE_SYNONYMS = {"ce": "cross_entropy", "corpus": "ppmi", "plain": "cross_entropy"}
-
-_MUST = {
-    "bool_type": "true or false", "dict_type": "a mapping",
-    "finite_number": "finite", "float_type": "a number", "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "at least {ge:g}", "int_type": "an integer", "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:.12g}", "list_type": "a list", "literal_error": "{expected}",
-    "model_type": "a section with keys", "string_too_long": "at most {max_length} characters",
-    "string_too_short": "text that is not empty", "string_type": "text", "too_short": "at least {min_length} long",
-}  # fmt: skip
-
-_HINTS = {
-    "'\\t'": "; indent with spaces, not tabs",
-    "alphabetic or numeric": "; put text that begins with '*', '&' or '%' in quotes",
-    "block end": "; check the indentation",
-    "mapping values": "; check the indentation, or put text that holds ': ' in quotes",
-}
+Place = tuple[int, str]
+"""Where something was written: as a number that sorts as a user reads, and by name."""
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = (), *, options: Mapping[str, str] = {}) -> Config:
@@ -77,9 +64,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), *, options: Ma
         given.add_file(Path(path))
         given.values.setdefault("data", {})
     for override in overrides:
-        given.add_override(override)
+        given.add_override(override, f"--set {override}")
     for written, override in options.items():
-        given.add_override(override, written=written)
+        given.add_override(override, written)
     plain_name = "run" if path is None else re.sub(r"[^\w.-]+", "-", Path(path).stem).strip(".-")[:80] or "run"
     given.values.setdefault("name", plain_name)
     return given.config()
@@ -90,7 +77,7 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     given = ConfigInput()
     given.values = config.model_dump()
     for override in overrides:
-        given.add_override(override)
+        given.add_override(override, f"--set {override}")
     return given.config()
 
 
@@ -118,49 +105,39 @@ def flat_config(config: Section) -> dict[str, str]:
     return flat
 
 
-class Place(NamedTuple):
-    """Where something was written. Places sort as a user reads: defaults, the file by line, overrides, options."""
-
-    rank: int
-    position: int
-    name: str
-
-
 class ConfigInput:
     """The values that a file and overrides give, where each was written, and what is wrong with them."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
-        self._keys = config_keys()
         self._file = ""
         self._places: dict[KeyPath, Place] = {}
         self._problems: list[tuple[Place, str]] = []
+        self._after_the_file = itertools.count(MAX_BYTES)
 
     def add_file(self, path: Path) -> None:
         self._file = str(path)
         document = parse_yaml(_read(path))
-        self._problems += [(self._line(line), problem) for line, problem in document.problems]
+        self._problems = [((line, f"{path}:{line}"), problem) for line, problem in document.problems]
         if not isinstance(document.value, dict):
-            if not document.problems:
-                is_empty = document.value is None
-                found = "is empty" if is_empty else f"must be a mapping of keys, not {shown(document.value)}"
-                self._problems.append((self._line(1), f"{found}; `bilstm-cls init --data FILE` prints a config"))
-            self._raise_problems()
-        self._places = {at: self._line(line) for at, line in document.lines.items()}
+            found = "is empty" if document.value is None else f"must be a mapping of keys, not {shown(document.value)}"
+            advice = f"{path}:1: {found}; `bilstm-cls init --data FILE` prints a config"
+            raise ConfigError("\n".join(f"{name}: {problem}" for (_, name), problem in self._problems) or advice)
+        self._places = {at: (line, f"{path}:{line}") for at, line in document.lines.items()}
         # A section whose keys are all commented out is an empty one.
-        self.values = {k: {} if v is None and k in self._keys else v for k, v in document.value.items()}
+        sections = config_keys()
+        self.values = {k: {} if v is None and k in sections else v for k, v in document.value.items()}
 
-    def add_override(self, override: str, *, written: str | None = None) -> None:
-        """Takes one `key.path=value`; `written` is what the user wrote where it was an option, such as `--seed 7`."""
-        name = f"--set {cut(override)}" if written is None else cut(written)
-        place = Place(2 if written is None else 3, len(self._places) + len(self._problems), name)
+    def add_override(self, override: str, written: str) -> None:
+        """Takes one `key.path=value`, and what the user wrote for it."""
+        place = next(self._after_the_file), cut(written)
         key, equals, text = override.partition("=")
         path = tuple(part.strip() for part in key.split("."))
-        document = parse_yaml(text)
+        document, keys = parse_yaml(text), config_keys()
         problems = [problem for _, problem in document.problems]
         if not equals or not all(path):
             problems = ["must look like key.path=value"]
-        elif len(path) > 1 and path[0] in self._keys[""] and ".".join(path[:-1]) not in self._keys:
+        elif len(path) > 1 and path[0] in keys[""] and ".".join(path[:-1]) not in keys:
             problems = [f"{'.'.join(path[:-1])!r} has no keys; set it as a whole"]
         self._problems += [(place, problem) for problem in problems]
         section = self.values
@@ -177,36 +154,24 @@ class ConfigInput:
         try:
             config = Config.model_validate(self.values)
         except ValidationError as error:
-            for path, problem in problems_of(error, self.values):
-                place = self._place(path)
-                # An override or an option names its key already.
-                is_named = place.rank == 3 or place.name.startswith(f"--set {dotted(path)}=")
-                self._problems.append((place, problem.removeprefix(f"{dotted(path)}: ") if is_named else problem))
-        self._raise_problems()
-        assert config is not None
-        return config
-
-    def _raise_problems(self) -> None:
-        problems = sorted(self._problems, key=lambda problem: problem[0])
-        lines = [f"{place.name}: {text}" if place.name else text for place, text in problems]
+            self._problems += [(self._place(path), problem) for path, problem in problems_of(error, self.values)]
+        lines = [f"{name}: {problem}" for (_, name), problem in sorted(self._problems, key=lambda found: found[0])]
         if len(lines) > 1:
-            lines.insert(0, f"{self._file}: {len(lines)} problems:" if self._file else f"{len(lines)} problems:")
-        if lines:
+            lines.insert(0, f"{self._file}: {len(lines)} problems:".removeprefix(": "))
+        if lines or config is None:
             raise ConfigError("\n".join(lines))
+        return config
 
     def _place(self, path: KeyPath) -> Place:
         for depth in range(len(path), 0, -1):
             for at, place in self._places.items():
                 if at[:depth] == path[:depth]:
                     return place
-        return Place(0, 0, self._file or "defaults")
-
-    def _line(self, line: int) -> Place:
-        return Place(1, line, f"{self._file}:{line}")
+        return 0, self._file or "defaults"
 
 
 def problems_of(error: ValidationError, values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Yields the path of each wrong value and what is wrong with it, as `train.epochs: must be an integer, not 'x'`."""
+    """Yields the path of each wrong value and what is wrong with it, as `train.epochs: must be ..., not 'x'`."""
     by_path: dict[KeyPath, list[Any]] = {}
     for details in error.errors(include_url=False):
         by_path.setdefault(_path_of(details["loc"], values), []).append(details)
@@ -228,39 +193,28 @@ def unknown_key(section: str, key: str) -> str:
     intro = f"unknown key {key!r} in {section}" if section else f"unknown key {key!r}"
     name = key.lower().replace("-", "_")
     homes = {f"{home}.{known}".lstrip("."): (home, known) for home, names in keys.items() for known in names}
-    meant = SYNONYMS.get(f"{section}.{name}" if section else name)
     likeness = {
         full: difflib.SequenceMatcher(None, known, name).ratio() + 0.1 * (home == section)
         for full, (home, known) in homes.items()
     }
     closest = max(likeness, key=lambda full: likeness[full])
-    if meant := meant or SYNONYMS.get(name) or (closest if likeness[closest] >= 0.65 else None):
-        home, known = homes[meant]
-        where = repr(known) if home == section else meant if home else f"{meant} at the top level"
-        return f"{intro}; did you mean {where}?"
-    return f"{intro}; known are {', '.join(keys.get(section) or keys[''])}"
+    meant = SYNONYMS.get(f"{section}.{name}") or SYNONYMS.get(name) or (closest if likeness[closest] >= 0.65 else None)
+    if meant is None:
+        return f"{intro}; known are {', '.join(keys.get(section) or keys[''])}"
+    home, known = homes[meant]
+    return (
+        f"{intro}; did you mean {repr(known) if home == section else meant if home else f'{meant} at the top level'}?"
+    )
 
 
 def _must_be(errors: Sequence[Any]) -> str:
     """Says what a value must be and is not, from pydantic's errors of every type that it may have."""
-    value, wanted = errors[0]["input"], " or ".join(map(_wanted, errors))
-    wanted, _, why = wanted.partition("; ")
-    choices = re.findall(r"'([^']*)'", wanted)
-    text = value.lower() if isinstance(value, str) else ""
-    near = (
-        [VALUE_SYNONYMS[text]] if VALUE_SYNONYMS.get(text) in choices else difflib.get_close_matches(text, choices, 1)
-    )
-    advice = [why, *(f"did you mean {choice!r}?" for choice in near)]
-    return "; ".join([f"must be {wanted}, not {shown(value)}", *filter(None, advice)])
-
-
-def _wanted(error: Any) -> str:
-    context = error.get("ctx", {})
-    if error["type"] == "value_error":
-        return str(context["error"]).removeprefix("must be ")
-    if error["type"] in _MUST:
-        return _MUST[error["type"]].format(**context)
-    return str(error["msg"]).removeprefix("Input should be ")
+    value = errors[0]["input"]
+    parts = [re.sub(r"^(Value error, must|\w+ should) |valid dictionary or instance of ", "", d["msg"]) for d in errors]
+    wanted, _, advice = " or ".join([parts[0], *(part.removeprefix("be ") for part in parts[1:])]).partition("; ")
+    near = difflib.get_close_matches(str(value).lower(), re.findall(r"'([^']*)'", wanted), 1)
+    advice = advice or "".join(f"did you mean {choice!r}?" for choice in near)
+    return f"must {wanted}, not {shown(value)}{'; ' * bool(advice)}{advice}"
 
 
 def _path_of(location: Sequence[str | int], values: Any) -> KeyPath:
@@ -291,8 +245,7 @@ def _read(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        byte = f"0x{content[error.start]:02x}"
-        raise ConfigError(f"{path}:{line}: byte {byte} is not UTF-8; save the file as UTF-8") from error
+        raise ConfigError(f"{path}:{line}: {content[error.start]:#x} is not UTF-8; save the file as UTF-8") from error
 
 
 @dataclass
@@ -305,48 +258,34 @@ class Document:
 
 
 def parse_yaml(text: str) -> Document:
-    # Never raises: all that is wrong is in `problems`.
-    try:
-        loader = _Loader(text)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        return Document(problems=[(line, f"character {chr(error.character)!r} is not allowed in YAML")])
+    """Reads a YAML text. It raises nothing: all that is wrong is in `problems`."""
     document = Document()
     try:
-        node = loader.get_single_node()
+        node = _Loader(text).get_single_node()
         document.value = None if node is None else _plain(node, (), node.start_mark.line + 1, document)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        document.problems.append((line, f"character {chr(error.character)!r} is not allowed in YAML"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        hint = next((hint for part, hint in _HINTS.items() if part in str(error.problem)), "")
-        problem = f"not valid YAML: {error.problem}{hint}"
-        document.problems.append(((loader if mark is None else mark).line + 1, problem))
-    except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
-        document.problems.append((loader.line + 1, f"not valid YAML: {error}"))
-    finally:
-        loader.dispose()
+        hint = "; check the indentation, and put text with * & % or ': ' in quotes"
+        document.problems.append((1 if mark is None else mark.line + 1, f"not valid YAML: {error.problem}{hint}"))
+    except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
+        document.problems.append((max(document.lines.values(), default=1), f"not valid YAML: {error}"))
     return document
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes without anchors, aliases and tags, nested `MAX_DEPTH` levels deep at most."""
+    """Composes nodes without anchors, aliases and tags."""
 
     yaml_implicit_resolvers: Any = {None: list(_PATTERNS.items())}  # noqa: RUF012 - as PyYAML has it
-    _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if event.anchor is not None:
-            sign = "alias *" if isinstance(event, yaml.AliasEvent) else "anchor &"
-            raise _error(f"{sign}{event.anchor} is not allowed; write the value out, or put text in quotes", event)
-        if event.tag is not None:
-            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise _error(f"tag {tag} is not allowed; take it out, or put text in quotes", event)
-        if self._depth > MAX_DEPTH:
-            raise _error(f"nested more than {MAX_DEPTH} levels deep", event)
-        self._depth += 1
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
+        if event.anchor is not None or event.tag is not None:
+            found = event.anchor or event.tag.removeprefix("tag:yaml.org,2002:")
+            raise _error(f"anchors, aliases and tags such as {found!r} are not allowed", event)
+        return super().compose_node(parent, index)
 
 
 def _plain(node: yaml.Node, path: KeyPath, key_line: int, document: Document) -> Any:
@@ -358,25 +297,15 @@ def _plain(node: yaml.Node, path: KeyPath, key_line: int, document: Document) ->
         return [_plain(item, (*path, n), item.start_mark.line + 1, document) for n, item in enumerate(node.value)]
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key, line = _key(key_node, document), key_node.start_mark.line + 1
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise _error("a key must be text", key_node)
         if key in values:
             before = f"duplicate key {dotted((*path, key))!r}, first on line {document.lines[(*path, key)]}"
             document.problems.append((line, before))
         else:
             values[key] = _plain(value_node, (*path, key), line, document)
     return values
-
-
-def _key(node: yaml.Node, document: Document) -> str:
-    if not isinstance(node, yaml.ScalarNode):
-        raise _error("a key must be text", node)
-    key = str(_scalar(node))
-    if node.style is None and node.value == "<<":
-        raise _error("a merge key '<<' is not allowed; write the values out", node)
-    if node.tag != _STR:
-        key = node.value
-        document.problems.append((node.start_mark.line + 1, f'key {key} is not text; put it in quotes: "{key}"'))
-    return key
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:
@@ -387,34 +316,32 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         return None if node.tag == _NULL else text.lower() == "true"
     if node.tag == _FLOAT:
         return float(text.replace(".", "") if text[-1].isalpha() else text)  # .inf and .nan
-    try:
-        return int(text) if node.tag == _INT else text
-    except ValueError:
-        raise _error(f"a number of {len(text)} digits is too long", node) from None
+    return int(text) if node.tag == _INT else text
 
 
 def _error(problem: str, at: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
-def dump_yaml(value: Any) -> str:
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+def dump_yaml(values: Mapping[str, Any], indent: str = "") -> str:
+    """Returns plain data as YAML that means the same in versions 1.1 and 1.2, sections as blocks."""
+    return "".join(
+        f"{indent}{flow_yaml(key)}:\n{dump_yaml(value, indent + '  ')}"
+        if isinstance(value, Mapping) and value
+        else f"{indent}{flow_yaml(key)}: {flow_yaml(value)}\n"
+        for key, value in values.items()
+    )
 
 
-class _Dumper(yaml.SafeDumper):
-    """Lists on one line, no anchors, and text in quotes wherever YAML 1.1 or 1.2 would take it for something else."""
-
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        is_number = kind is yaml.ScalarNode and implicit[0] and _PATTERNS[_FLOAT].match(value)
-        is_float = is_number and not _PATTERNS[_INT].match(value)
-        return _FLOAT if is_float else super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_scalar(self, tag: str, value: Any, style: str | None = None) -> Any:
-        # Only double quotes keep every kind of line break as it is.
-        return super().represent_scalar(tag, value, '"' if re.search("[\r\n\x85\u2028\u2029]", value) else style)
-
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
-        return super().represent_sequence(tag, sequence, flow_style=True)
+def flow_yaml(value: Any) -> str:
+    """Returns a value as YAML on one line: JSON, without quotes around plain words."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{flow_yaml(key)}: {flow_yaml(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow_yaml, value))}]"
+    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return re.sub(r"^(-?\d+)e", r"\1.0e", text)  # as YAML 1.1 knows a number
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) else "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
+    return text

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from bilstm_cls.model.recurrent import BidirectionalLSTM
+
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 PROCESS_GROUPS = Path("/proc/self/cgroup")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 MIN_CUDNN_OF_BF16 = 91300
 """The first cuDNN whose recurrent layers take bfloat16, as `torch.backends.cudnn.version()` counts."""
+
+MIN_UNITS_OF_BF16 = 128
+"""Units of an LSTM from which `auto` takes bfloat16 on a CPU with AMX: there, on two cores, a step took 1.6 times less
+time with 128 units and 2.1 to 2.5 times less with 256. Fewer units, other cells and other CPUs were not measured."""
 
 
 def configure_process() -> None:
@@ -137,8 +145,13 @@ class Precision:
     allows_tf32: bool
 
     @classmethod
-    def named(cls, name: str, device: "torch.device") -> "Precision":
-        """Returns what a value of `train.precision` stands for on a device.
+    def named(cls, name: str, device: "torch.device", encoder: "BidirectionalLSTM | None" = None) -> "Precision":
+        """Returns what a value of `train.precision` stands for on a device, by a rule and never by a timing.
+
+        Args:
+            name: the value.
+            device: where the network is.
+            encoder: what is trained; none where it is not known yet, or for predictions.
 
         Raises:
             ConfigError: the device's recurrent layers do not have the type that is asked for.
@@ -146,18 +159,26 @@ class Precision:
         import torch
 
         is_cuda = device.type == "cuda"
+        if name not in PRECISIONS:
+            raise ConfigError(f"precision: {name!r} is not one of {', '.join(PRECISIONS)}")
         if name in ("tf32", "fp16") and not is_cuda:
-            raise ConfigError(f"train.precision: {name!r} is for CUDA; on a CPU use 'bf16' or 'fp32'")
+            raise ConfigError(f"precision: {name!r} is for CUDA; on a CPU use 'bf16' or 'fp32'")
         if name == "bf16" and not is_cuda and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            raise ConfigError("train.precision: 'bf16' needs a CPU with AVX-512 or AMX; use 'fp32'")
+            raise ConfigError("precision: 'bf16' needs a CPU with AVX-512 or AMX; use 'fp32'")
         cudnn = torch.backends.cudnn.version() or 0 if is_cuda else 0  # type: ignore[no-untyped-call]
         if name == "bf16" and is_cuda and not (torch.cuda.is_bf16_supported() and cudnn >= MIN_CUDNN_OF_BF16):
             raise ConfigError(
-                f"train.precision: 'bf16' needs a GPU that has it and cuDNN {MIN_CUDNN_OF_BF16} or later, here is "
+                f"precision: 'bf16' needs a GPU that has it and cuDNN {MIN_CUDNN_OF_BF16} or later, here is "
                 f"cuDNN {cudnn}; use 'tf32' or 'fp16'"
             )
+        is_large = encoder is not None and encoder.cell == "lstm" and encoder.hidden_size >= MIN_UNITS_OF_BF16
+        if name == "auto" and not is_cuda and is_large and _has_amx():
+            name = "bf16"
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
         return cls(dtype, is_cuda and name in ("auto", "tf32"))
+
+    def __str__(self) -> str:
+        return "tf32" if self.allows_tf32 else str(self.dtype).removeprefix("torch.")
 
     @contextlib.contextmanager
     def applied(self, device: "torch.device") -> Iterator[None]:
@@ -167,6 +188,14 @@ class Precision:
         is_cast = self.dtype != torch.float32
         with allow_tf32(self.allows_tf32), torch.autocast(device.type, self.dtype, enabled=is_cast):
             yield
+
+
+def _has_amx() -> bool:
+    """Whether the processor has matrix units for bfloat16 and PyTorch's kernels use them; torch 2.3 cannot say."""
+    import torch
+
+    is_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return bool(is_amx() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def on_device(tensor: "Tensor", device: "torch.device") -> "Tensor":
@@ -181,6 +210,45 @@ def set_threads(threads: int | None) -> int:
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+LOAD_SECONDS = 30.0
+"""For which other programs are watched."""
+
+
+def load_warning(processes: int) -> Callable[[], str | None]:
+    """Returns what to call after every step: once, after `LOAD_SECONDS`, it says if other programs take the cores.
+
+    The threads of a step wait for the slowest: a second busy program on two cores makes a step two to three times as
+    slow. It counts what other programs computed meanwhile, not how fast this one was.
+
+    Args:
+        processes: those of this run on this machine, each as busy as this one.
+    """
+
+    def busy() -> float:
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        return sum(times[:8]) - idle - processes * (own.user + own.system)  # guests' time is the users' as well
+
+    start, started = busy(), time.monotonic()
+    is_watching = True
+
+    def after_step() -> str | None:
+        nonlocal is_watching
+        seconds = time.monotonic() - started
+        if not is_watching or seconds < LOAD_SECONDS:
+            return None
+        is_watching = False
+        others = (busy() - start) / seconds
+        if others < (psutil.cpu_count() or 1) - usable_cores() * 2 / 3:
+            return None
+        return (
+            f"other programs keep {others:.1f} of this machine's {psutil.cpu_count()} cores busy, so training is slow; "
+            f"--set train.threads=1 loses less to them"
+        )
+
+    return after_step
 
 
 MAX_GROWTH, SLACK = 1.5, 2**28

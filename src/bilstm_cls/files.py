@@ -1,6 +1,7 @@
 """Files that are either whole or not there, and digests of what is in them."""
 
 import contextlib
+import csv
 import errno
 import hashlib
 import logging
@@ -9,7 +10,8 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 
 from bilstm_cls.errors import ConfigError, ResourceError
 
@@ -89,6 +91,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             logger.warning(f"{path}: not written ({error.__cause__}); trying again")
         else:
             return
+
+
+def row_writer(file: IO[str], **dialect: Any) -> Any:
+    """Returns a csv writer of lines that end in a newline, which knows a lone carriage return for a line end too."""
+    lines = SimpleNamespace(write=lambda line: file.write(line.removesuffix("\r\n") + "\n"))
+    return csv.writer(lines, **dialect)
 
 
 def make_folder(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Run directories on the Hugging Face Hub: pushed with their model card, pulled and verified like any other run."""
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -123,17 +122,17 @@ def _card(run: RunDirectory, config: Config) -> str:
         "pipeline_tag": "text-classification",
         "tags": ["text-classification", "bilstm", config.model.cell],
     }
-    if config.data.source.startswith("hf/"):
-        front["datasets"] = [Address.parse(config.data.source).repository]
+    source = config.data.source
+    if source.startswith("hf/"):
+        front["datasets"] = [Address.parse(source).repository]
     scores = run.read_object("metrics.json") if (run / "metrics.json").exists() else {}
     split = "test" if "test/accuracy" in scores else "valid"
-    known = [(name, scores[f"{split}/{name}"]) for name in ("accuracy", "macro_f1") if f"{split}/{name}" in scores]
-    if known:
-        front["metrics"] = ["accuracy", "f1"][: len(known)]
+    if f"{split}/accuracy" in scores:
+        front["metrics"] = ["accuracy", "f1"]
         result = {
             "task": {"type": "text-classification"},
-            "dataset": {"name": config.data.source, "type": config.data.source, "split": split},
-            "metrics": [{"type": name, "value": value} for name, value in known],
+            "dataset": {"name": source, "type": source, "split": split},
+            "metrics": [{"type": name, "value": scores[f"{split}/{name}"]} for name in ("accuracy", "macro_f1")],
         }
         front["model-index"] = [{"name": config.name, "results": [result]}]
     return f"---\n{dump_yaml(front)}---\n\n{card}"
@@ -141,5 +140,4 @@ def _card(run: RunDirectory, config: Config) -> str:
 
 def pushed_lines(address: str) -> str:
     """Returns what `push` prints: how others use the run."""
-    call = json.dumps(address)
-    return f"{address}\nnext: bilstm-cls pull {address}, or in Python: Classifier.load({call})"
+    return f'{address}\nnext: bilstm-cls pull {address}, or in Python: Classifier.load("{address}")'

@@ -6,12 +6,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bilstm_cls.config import Config
-from bilstm_cls.config_file import load_config
+from bilstm_cls.config_file import parse_yaml, with_overrides
 from bilstm_cls.data.batches import padding_share, training_batches
 from bilstm_cls.data.corpus import statistics
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
@@ -67,7 +67,7 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
     }
     if deep:
         texts = _Texts([splits[name] for name in LABELLED if name in splits])
-        found = near_duplicates(texts)
+        found = near_duplicates(texts.texts)
         findings["near_duplicates"] = _near_duplicates(texts, found, labels, limit)
         findings["likely_wrong_labels"] = _label_errors(texts, found, labels, limit)
     return findings
@@ -89,18 +89,11 @@ def _describe(data: PreparedData, split: Split) -> dict[str, Any]:
 
 
 def inspect_file(path: Path, overrides: Sequence[str], *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
-    """Guesses a file's columns as `init` does, and inspects it."""
-    import json
+    """Inspects a file with the config that `init` writes for it."""
+    from bilstm_cls.data.starter import profile_data, starter_config
 
-    from bilstm_cls.data.starter import profile_data
-
-    found = profile_data(path, overrides)
-    guessed = {
-        "train": str(path), "format": found.format, "encoding": found.encoding,
-        "text_columns": list(found.text_columns), "label_column": found.label_column,
-    }  # fmt: skip
-    settings = [f"data.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in guessed.items() if value]
-    return inspect_data(load_config(None, ["data.source=files", *settings, *overrides]), deep=deep, limit=limit)
+    config = Config.of(parse_yaml(starter_config(profile_data(path, overrides), path)).value)
+    return inspect_data(with_overrides(config, overrides), deep=deep, limit=limit)
 
 
 def inspect_run(path: Path) -> dict[str, Any]:
@@ -171,35 +164,20 @@ def _shown(value: Any) -> str:
     return "none" if value is None else number(value)
 
 
-class _Texts(Sequence[str]):
-    """The texts of several splits, one after the other, each read when it is asked for."""
+class _Texts:
+    """The texts of several splits, one after the other."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
-        self.splits = splits
-        self.ends = np.cumsum([len(split) for split in splits])
+        self.texts = [text for split in splits for text in split.texts]
         self.label_ids = np.concatenate([split.label_ids for split in splits])
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        split, place = self.locate(index)
-        return split.texts[place]
-
-    def locate(self, index: int) -> tuple[Split, int]:
-        """Returns the split of a text and its number there."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        which = int(np.searchsorted(self.ends, index, side="right"))
-        return self.splits[which], index - (int(self.ends[which - 1]) if which else 0)
+        self.splits = [split.name for split in splits for _ in range(len(split))]
+        places = (pair for split in splits for pair in zip(split.paths, split.lines.tolist(), strict=True))
+        self.places = [f"{path}:{line}" for path, line in places]
 
     def finding(self, index: int, **facts: Any) -> dict[str, Any]:
         """Returns what is found of a text: file and line, the facts, the text."""
-        split, place = self.locate(index)
-        where = f"{split.paths[place]}:{split.lines[place]}"
-        return {"place": where, "split": split.name, **facts, "text": shortened(split.texts[place], MAX_SHOWN)}
+        text = shortened(self.texts[index], MAX_SHOWN)
+        return {"place": self.places[index], "split": self.splits[index], **facts, "text": text}
 
 
 def _leaking_tokens(data: PreparedData, limit: int) -> dict[str, Any]:
@@ -215,47 +193,43 @@ def _leaking_tokens(data: PreparedData, limit: int) -> dict[str, Any]:
 
 def _near_duplicates(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
     """Lists first the pairs of other labels, then those across splits, then by similarity."""
-    kinds: Counter[str] = Counter()
-    ranks = []
-    for pair in pairs:
-        (split, _), (other, _) = texts.locate(pair.second), texts.locate(pair.first)
-        kinds[f"{split.name} in {other.name}"] += 1
-        ranks.append((texts.label_ids[pair.first] == texts.label_ids[pair.second], split is other, -pair.similarity))
-    listed = []
-    for pair in (pairs[i] for i in sorted(range(len(pairs)), key=ranks.__getitem__)[:limit]):
-        of, both = texts.finding(pair.first), [labels[texts.label_ids[i]] for i in (pair.second, pair.first)]
-        facts = {"of": of["place"], "of split": of["split"], "similarity": round(pair.similarity, 4), "labels": both}
-        listed.append(texts.finding(pair.second, **facts))
-    return {"texts": len(pairs), "of another label": sum(not rank[0] for rank in ranks), **kinds, "found": listed}
+    kinds = Counter(f"{texts.splits[second]} in {texts.splits[first]}" for first, second, _ in pairs)
+    is_same = {pair: bool(texts.label_ids[pair.first] == texts.label_ids[pair.second]) for pair in pairs}
+    ranked = sorted(
+        pairs,
+        key=lambda pair: (is_same[pair], texts.splits[pair.first] == texts.splits[pair.second], -pair.similarity),
+    )
+    listed = [
+        texts.finding(second, **{
+            "of": texts.places[first], "of split": texts.splits[first], "similarity": round(similarity, 4),
+            "labels": [labels[texts.label_ids[i]] for i in (second, first)],
+        })
+        for first, second, similarity in ranked[:limit]
+    ]  # fmt: skip
+    return {
+        "texts": len(pairs),
+        "of another label": sum(not same for same in is_same.values()),
+        **kinds,
+        "found": listed,
+    }
 
 
 def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
-    groups, rows = clusters(pairs, len(texts)), np.arange(len(texts))
-    if len(texts) > MAX_CHECKED:
-        rows = np.sort(np.random.default_rng(0).permutation(len(texts))[:MAX_CHECKED])
+    number = len(texts.texts)
+    groups, rows = clusters(pairs, number), np.arange(number)
+    if number > MAX_CHECKED:
+        rows = np.sort(np.random.default_rng(0).permutation(number)[:MAX_CHECKED])
     label_ids = texts.label_ids[rows]
-    found, probabilities = label_errors([texts[i] for i in rows.tolist()], label_ids, groups[rows], len(labels))
+    found, probabilities = label_errors([texts.texts[i] for i in rows.tolist()], label_ids, groups[rows], len(labels))
     losses, predicted = example_losses(probabilities, label_ids), probabilities.argmax(axis=1)
     listed = [
         texts.finding(
-            int(rows[i]),
-            label=labels[label_ids[i]],
-            likelier=labels[predicted[i]],
-            probability=round(float(probabilities[i, predicted[i]]), 4),
-            loss=round(float(losses[i]), 4),
+            int(rows[i]), label=labels[label_ids[i]], likelier=labels[predicted[i]],
+            probability=round(float(probabilities[i, predicted[i]]), 4), loss=round(float(losses[i]), 4),
         )
         for i in found[:limit].tolist()
-    ]
+    ]  # fmt: skip
     return {"texts": len(found), "of": len(rows), "found": listed}
-
-
-class Check(NamedTuple):
-    """What must be equal on this machine: the largest difference that was found, and what is allowed."""
-
-    name: str
-    difference: float
-    limit: float
-    ok: bool
 
 
 def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
@@ -284,8 +258,8 @@ def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cache": str(cache_folder()),
         **({} if run is None else {"run": f"{run}: every digest is right"}),
-        "checks": [check._asdict() for check in checks],
-        "ok": all(check.ok for check in checks),
+        "checks": checks,
+        "ok": all(check["ok"] for check in checks),
     }
 
 
@@ -310,15 +284,15 @@ def missing_packages() -> dict[str, list[str]]:
     return dict(missing)
 
 
-def run_checks(device: str) -> list[Check]:
+def run_checks(device: str) -> list[dict[str, Any]]:
     """Compares the probabilities of 64 random texts together, alone and with extra padding, for every cell."""
     from bilstm_cls.model.recurrent import CELLS
 
     kinds = ("a text alone and in a batch of 64", "with and without extra padding")
     return [
-        Check(f"{cell}: {kind}", difference, TOLERANCE, difference <= TOLERANCE)
+        {"name": f"{cell}: {kind}", "difference": found, "limit": TOLERANCE, "ok": found <= TOLERANCE}
         for cell in CELLS
-        for kind, difference in zip(kinds, _differences(cell, device), strict=True)
+        for kind, found in zip(kinds, _differences(cell, device), strict=True)
     ]
 
 

@@ -102,14 +102,12 @@ class RunDirectory:
             try:
                 lock.acquire()
             except Timeout:
-                holder = self.read_status()
-                is_known = holder.get("status") == "running"  # else it is of an earlier run
-                who = f"process {holder['pid']} on {holder['host']} since {holder['started']}" if is_known else "new"
+                who = "another run is writing here"
+                if (holder := self.read_status()).get("status") == "running":  # else it is of an earlier run
+                    who += f" (process {holder['pid']} on {holder['host']} since {holder['started']})"
                 if not wait:
-                    raise ConfigError(
-                        f"{self.path}: another run is writing here ({who}); use another -o or name"
-                    ) from None
-                logger.info(f"{self.path}: waiting for another run, which is writing here ({who})")
+                    raise ConfigError(f"{self.path}: {who}; use another -o or name") from None
+                logger.info(f"{self.path}: waiting, {who}")
                 lock.acquire(timeout=-1)
         try:
             yield
@@ -190,7 +188,11 @@ class RunDirectory:
 
     def load_config(self) -> Config:
         """Reads `config.yaml` back, or raises `CheckpointError` where it is missing or of an earlier version."""
-        self._check_no_bundle()
+        if (self / "model.onnx").exists():
+            raise CheckpointError(
+                f"{self.path}: is an exported bundle, not a run; give the run that it was made from, or use the bundle "
+                f"with: python -m bilstm_cls.runtime {shlex.quote(str(self.path))} TEXT"
+            )
         if not (self / "config.yaml").is_file():
             raise CheckpointError(f"{self / 'config.yaml'}: missing, so {self.path} is not a run directory")
         try:
@@ -201,87 +203,63 @@ class RunDirectory:
                 f"{problem}; the run was made by an earlier version, or this file was changed: train it again"
             ) from error
 
-    def _check_no_bundle(self) -> None:
-        if (self / "model.onnx").exists():
-            raise CheckpointError(
-                f"{self.path}: is an exported bundle, not a run; give the run that it was made from, or use the bundle "
-                f"with: python -m bilstm_cls.runtime {shlex.quote(str(self.path))} TEXT"
-            )
-
     def load_model(self) -> LoadedModel:
         """Reads the model to the CPU, or raises `CheckpointError` where a file is missing, damaged, or does not fit."""
-        self._check_no_bundle()
-        if not (self / "model.safetensors").exists():
+        config, path = self.load_config(), self / "model.safetensors"
+        if not path.exists():
             status = self.read_status()
-            state = f"its run is {status['status']}: {status.get('reason')}" if "status" in status else "no run is here"
+            state = f"its run is {status['status']}: {status.get('reason')}" if status else "it has no status"
             raise CheckpointError(f"{self.path}: holds no finished model ({state}); train it, or add --resume")
-        tensors, metadata = load_tensors(self / "model.safetensors")
+        tensors, metadata = load_tensors(path)
         if (found := metadata.get("format_version")) != str(FORMAT_VERSION):
             raise CheckpointError(f"{self.path}: made by an earlier version (format {found}); train it again")
-        config = self.load_config()
-        labels = self.read_json("labels.json")
-        tokenizer = Tokenizer.load(self / "tokenizer.json")
+        labels, tokenizer = self.read_json("labels.json"), Tokenizer.load(self / "tokenizer.json")
         if metadata.get("text_digest") != text_digest(tokenizer, labels):
             raise CheckpointError(f"{self.path}: tokenizer.json or labels.json is not what the model was trained with")
-        keys, num_members = _read_metadata(self / "model.safetensors", metadata)
-        for key, trained in keys.items():
-            value = _model_keys(config).get(key)
-            if value != trained:
-                raise CheckpointError(f"{self / 'config.yaml'}: {key} is {value!r}, but the model has {trained!r}")
-        members = [self._member("model.safetensors", tensors, config, tokenizer, labels)]
+        try:
+            trained, num_members = dict(json.loads(metadata["config"])), int(metadata["members"])
+        except (KeyError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}: damaged, its metadata cannot be read ({error})") from error
+        for key, value in trained.items():
+            if (given := _model_keys(config).get(key)) != value:
+                raise CheckpointError(f"{self / 'config.yaml'}: {key} is {given!r}, but the model has {value!r}")
+        members = [_member(path, tensors, config, len(tokenizer), len(labels))]
         for number in range(2, num_members + 1):
-            name = _weights_name(number)
-            tensors, others = load_tensors(self / name)
-            if any(others.get(key) != metadata.get(key) for key in ("text_digest", "config")):
-                raise CheckpointError(f"{self / name}: is of another ensemble than model.safetensors")
-            members.append(self._member(name, tensors, config, tokenizer, labels))
-        ngrams = self._load_ngrams(len(labels)) if config.model.ngrams is not None else None
+            tensors, others = load_tensors(self / _weights_name(number))
+            if any(others.get(key) != metadata[key] for key in ("text_digest", "config")):
+                raise CheckpointError(f"{self / _weights_name(number)}: is of another ensemble than model.safetensors")
+            members.append(_member(self / _weights_name(number), tensors, config, len(tokenizer), len(labels)))
+        ngrams = None if config.model.ngrams is None else self._load_ngrams(len(labels))
         return LoadedModel(members[0], tokenizer, labels, config, ngrams, tuple(members[1:]))
 
     def _load_ngrams(self, num_labels: int) -> NgramModel:
-        path = self / "ngrams.safetensors"
-        tensors, _ = load_tensors(path)
+        tensors, _ = load_tensors(self / "ngrams.safetensors")
         try:
             return NgramModel.from_arrays({name: tensor.numpy() for name, tensor in tensors.items()}, num_labels)
         except ValueError as error:
-            raise CheckpointError(f"{path}: holds {error}") from error
-
-    def _member(
-        self, name: str, tensors: dict[str, Tensor], config: Config, tokenizer: Tokenizer, labels: list[str]
-    ) -> BiLSTMClassifier:
-        fault = _misfit(tensors, config, len(tokenizer), len(labels))
-        if fault is not None:
-            raise CheckpointError(f"{self.path}: {name} does not fit config.yaml: {fault}")
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-            raise CheckpointError(f"{self / name}: damaged, a weight is not finite")
-        model = build_model(config, len(tokenizer), len(labels))
-        model.load_state_dict(tensors)
-        return model.eval()
+            raise CheckpointError(f"{self / 'ngrams.safetensors'}: holds {error}") from error
 
 
 def _weights_name(number: int) -> str:
     return "model.safetensors" if number == 1 else f"model-{number}.safetensors"
 
 
-def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], int]:
+def _member(
+    path: Path, tensors: dict[str, Tensor], config: Config, vocab_size: int, num_labels: int
+) -> BiLSTMClassifier:
+    """Makes a network of its tensors; no memory is taken for one that a config describes and the file does not hold."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise CheckpointError(f"{path}: damaged, a weight is not finite")
     try:
-        return dict(json.loads(metadata.get("config", "{}"))), int(metadata.get("members", "1"))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged, its metadata cannot be read ({error})") from error
-
-
-def _misfit(tensors: Mapping[str, Tensor], config: Config, vocab_size: int, num_labels: int) -> str | None:
-    # Before any memory is taken for the network of a config.
-    if config.model.num_layers > len(tensors):
-        return f"{config.model.num_layers} layers, but {len(tensors)} tensors"
-    with torch.device("meta"):  # shapes alone
-        wanted = build_model(config, vocab_size, num_labels).state_dict()
-    if names := wanted.keys() ^ tensors.keys():
-        return f"{min(names)} is {'missing' if min(names) in wanted else 'of no use'}"
-    for name, tensor in wanted.items():
-        if tensor.shape != tensors[name].shape:
-            return f"{name} is {list(tensors[name].shape)} instead of {list(tensor.shape)}"
-    return None
+        if config.model.num_layers > len(tensors):
+            raise RuntimeError(f"{config.model.num_layers} layers, but {len(tensors)} tensors")
+        with torch.device("meta"):  # shapes alone
+            model = build_model(config, vocab_size, num_labels)
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path.parent}: {path.name} does not fit config.yaml: {fault}") from error
+    return model.eval()
 
 
 def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClassifier:

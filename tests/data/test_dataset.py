@@ -260,7 +260,7 @@ def test_a_second_load_is_equal_and_reads_no_file_again(
     assert len(entries(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("name", ["texts.bin", "offsets.bin", "train.label_ids.npy", "train.order.npy", "dataset.json"])
+@pytest.mark.parametrize("name", ["texts.bin", "train.bin", "train.label_ids.npy", "dataset.json"])
 def test_a_damaged_cache_is_noticed_and_made_again(
     name: str, load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -110,7 +110,7 @@ def test_splits_labels_and_their_names_are_those_of_the_subset(hub: FakeHub, loa
 @pytest.mark.parametrize("address", ["hf/ada/films", "hf/ada/films:third"])
 def test_a_subset_must_be_named_where_there_are_several(address: str, hub: FakeHub, load: Load) -> None:
     hub.add("dataset", "ada/films", SUBSETS)
-    with pytest.raises(ConfigError, match=r"(?s)plain.*other.*hf/ada/films:SUBSET"):
+    with pytest.raises(DataError, match=r"(?s)plain.*other.*hf/ada/films:SUBSET"):
         load(address)
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bilstm_cls.data import encoding as encoding_module
-from bilstm_cls.data.readers import READERS, ReadOptions, name_labels, read, read_label_names
+from bilstm_cls.data.readers import READERS, ReadOptions, read, read_label_names
 from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
@@ -494,9 +494,17 @@ def test_an_unknown_format_is_a_config_error(write: Write) -> None:
 # names of numbered labels
 
 
+NUMBERED = "text,label\nx,1\ny,b\nz,7\n"
+
+
 @pytest.mark.parametrize("names", ["a\r\nb\r\nc", b"\xef\xbb\xbfa\nb\nc\n\n"])
-def test_the_names_of_numbers_are_those_of_their_lines(write: Write, names: str | bytes) -> None:
-    assert read_label_names(write("names.txt", names), "utf-8") == {"0": "a", "1": "b", "2": "c"}
+def test_a_number_has_the_name_on_its_line_and_one_without_a_name_is_a_bad_row(
+    write: Write, names: str | bytes
+) -> None:
+    options = ReadOptions(label_names=read_label_names(write("names.txt", names), "utf-8"))
+    path = write("a.csv", NUMBERED)
+    assert error(path, options=options).startswith("a.csv:4: label '7' has no name")
+    assert skipping(path, options=options) == ([("x", "b"), ("y", "b")], [4])
 
 
 @pytest.mark.parametrize(
@@ -507,13 +515,3 @@ def test_a_file_that_does_not_name_labels_is_an_error(write: Write, names: str |
     with pytest.raises(DataError) as caught:
         read_label_names(path, "utf-8")
     assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
-
-
-def test_a_label_without_a_name_is_an_error_or_counted_and_a_name_is_kept(tmp_path: Path) -> None:
-    examples = [Example("x", label, "a.csv", line) for line, label in enumerate(["1", "b", None, "7"], 1)]
-    names, bad = {"0": "a", "1": "b"}, list[BadRow]()
-    with pytest.raises(DataError, match=r"a\.csv:4: label '7' has no name in .*names\.txt"):
-        list(name_labels(examples, names, tmp_path / "names.txt", bad_rows="error", on_bad_row=bad.append))
-    named = name_labels(examples, names, tmp_path / "names.txt", bad_rows="skip", on_bad_row=bad.append)
-    assert [example.label for example in named] == ["b", "b", None]
-    assert [row.line for row in bad] == [4]

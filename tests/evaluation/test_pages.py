@@ -159,7 +159,7 @@ def test_a_comparison_is_whole_on_a_phone(trained_run: Path, tmp_path: Path) -> 
     run = Path(shutil.copytree(trained_run, tmp_path / "copy"))
     predictions = run / "predictions_test.csv"
     predictions.write_text(predictions.read_text("utf-8").replace(",pos,pos,", ",pos,neg,"), "utf-8")
-    write_comparison(tmp_path / "page.html", compare([trained_run, run]), 10)
+    write_comparison(tmp_path / "page.html", compare([trained_run, run], 10))
     with visit(PHONE) as found:
         found.page.goto((tmp_path / "page.html").as_uri())
         assert found.page.locator("article").count() == 10

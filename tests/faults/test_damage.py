@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import random
+import re
 import shutil
 import struct
 import zipfile
@@ -15,15 +16,16 @@ from typing import Any
 import pytest
 import torch
 
-from bilstm_cls.checkpoint import load_newest, load_tensors, save_tensors
+from bilstm_cls.checkpoint import _seal, load_newest, load_tensors, save_tensors
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.run_directory import RunDirectory
-from tests.command_line import Outcome
+from tests.command_line import Outcome, run_cli
 from tests.faults.children import run
 from tests.faults.conftest import Settings, Tally, cases
 
 ROLE, TENSORS = "last.json", "step-00000015.safetensors"
 FILES = ("model.safetensors", "tokenizer.json", "labels.json", "config.yaml")
+LARGE = re.compile("bomb|million|250,000|billion|100 MB|nested")
 LIMITS = {"CHILD_MEMORY_MB": "500", "CHILD_SECONDS": "5"}
 """Within which an intact model loads, and a hostile one is refused."""
 
@@ -150,7 +152,7 @@ def hostile_bytes(canary: Path) -> dict[str, bytes]:
         "a header of 100 MB that is missing": struct.pack("<Q", 100_000_000) + b"{",
         "a header of 2^64 bytes": struct.pack("<Q", 2**64 - 1) + b"{}",
         "a header that is not JSON": safetensors(b"[" * 100_000),
-        "a header of a million names": safetensors({f"t{i}": one(0, 0, [0]) for i in range(1_000_000)}),
+        "a header of 250,000 names": safetensors({f"t{i}": one(0, 0, [0]) for i in range(250_000)}),
         "offsets below zero": safetensors({"w": one(-4, 0, [1])}, bytes(4)),
         "offsets that overlap": safetensors({"a": one(0, 8, [2]), "b": one(4, 12, [2])}, bytes(12)),
         "offsets beyond the end": safetensors({"w": one(0, 4 * 10**12, [10**12])}, bytes(4)),
@@ -206,6 +208,7 @@ def is_refused(outcome: Outcome, canary: Path) -> None:
 
 
 def test_a_hostile_model_is_refused_and_runs_nothing(trained_run: Path, tmp_path: Path, tally: Tally) -> None:
+    """What would take much memory or time is tried in a process that has little of both."""
     canary, folder = tmp_path / "canary", tmp_path / "run"
     files = hostile_bytes(canary)
 
@@ -225,9 +228,45 @@ def test_a_hostile_model_is_refused_and_runs_nothing(trained_run: Path, tmp_path
             before = path.read_text("utf-8")
             assert change(before) != before
             path.write_text(change(before), "utf-8")
-        is_refused(run("predict", "good", "--run", folder, "--device", "cpu", environment=LIMITS), canary)
+        command = ("predict", "good", "--run", folder, "--device", "cpu")
+        is_refused(run(*command, environment=LIMITS) if LARGE.search(name) else run_cli(*command), canary)
 
     tally([*files, *FORGED, *OTHER_FILES], survives)
+
+
+NUMBERS: dict[str, tuple[str, Any]] = {
+    "a step that is text": ("step", "eleven"),
+    "a step below zero": ("step", -1),
+    "a step of 400 digits": ("step", 10**400),
+    "a batch that is a list": ("batch", [1]),
+    "seconds that are infinite": ("seconds", float("inf")),
+    "a best value that is a map": ("best_value", {}),
+    "a history that is a number": ("history", 3),
+}
+
+
+def test_a_hostile_checkpoint_is_refused_and_runs_nothing(
+    settings: Settings, stopped: Path, tmp_path: Path, tally: Tally
+) -> None:
+    """Both of a run's checkpoints are: tensors of another kind, or numbers that were forged and sealed anew."""
+    canary = tmp_path / "canary"
+    files = {name: content for name, content in hostile_bytes(canary).items() if not LARGE.search(name)}
+    command = [*settings(tmp_path), "--resume"]
+
+    def survives(name: str) -> None:
+        shutil.rmtree(tmp_path / "tiny", ignore_errors=True)
+        folder = shutil.copytree(stopped, tmp_path / "tiny") / "checkpoints"
+        for path in folder.glob("*.safetensors" if name in files else "*.json"):
+            if name in files:
+                path.write_bytes(files[name])
+            else:
+                content = json.loads(path.read_text("utf-8"))["checkpoint"]
+                key, value = NUMBERS[name]
+                content["trainer"]["progress"][key] = value
+                path.write_text(_seal(content), "utf-8")
+        is_refused(run_cli(*command), canary)
+
+    tally([*files, *NUMBERS], survives)
 
 
 def test_an_intact_model_loads_within_the_same_limits(trained_run: Path) -> None:

@@ -1,20 +1,25 @@
 """F10, F18: a disk that is full, fails or refuses costs nothing, and of several runs in one place one gets it."""
 
+import errno
+import functools
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from tests.command_line import run_cli
 from tests.faults.children import run, start
 from tests.faults.conftest import Settings, Tally, cases
 from tests.training.runs import result
 
 WRITES = ("save.before_open", "save.after_write_half", "save.after_write")
 FULL, REFUSING = ("ENOSPC", "EDQUOT"), ("EROFS", "EACCES")
-NUMBER = 4
+NUMBER = 3
 
 
 def refusals(places: dict[str, int], number: int) -> list[str]:
@@ -24,7 +29,7 @@ def refusals(places: dict[str, int], number: int) -> list[str]:
     return [f"{WRITES[i % 3]}:{moment}:{(*FULL, *REFUSING)[i % 4]}" for i, moment in enumerate(moments)]
 
 
-@cases(few=8, many=120)
+@cases(few=4, many=120)
 def test_a_disk_that_refuses_a_write_costs_nothing(
     number: int, settings: Settings, places: dict[str, int], undisturbed: dict[str, Any], tmp_path: Path, tally: Tally
 ) -> None:
@@ -61,14 +66,49 @@ def test_a_full_disk_is_the_reason_in_the_status(settings: Settings, tmp_path: P
     assert (status["status"], status["exit_code"]) == ("failed", 6)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "status.json"])
-def test_a_run_that_lost_a_file_is_refused(name: str, settings: Settings, tmp_path: Path) -> None:
+def test_a_run_that_lost_a_file_is_refused(settings: Settings, tmp_path: Path) -> None:
     command = settings(tmp_path)
     assert run(*command, faults=["step.before:5:kill"]).code == -9
-    (tmp_path / "tiny" / name).unlink()
-    outcome = run(*command, "--resume")
-    assert outcome.code in (2, 4)
-    assert len(outcome.errors) == 1
+    for name, code in (("config.yaml", 4), ("status.json", 2)):
+        content = (tmp_path / "tiny" / name).read_bytes()
+        (tmp_path / "tiny" / name).unlink()
+        outcome = run_cli(*command, "--resume")
+        assert (outcome.code, len(outcome.errors)) == (code, 1), outcome
+        (tmp_path / "tiny" / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain", "predict", "export"])
+@pytest.mark.parametrize("kind", ["a file in the way", "a read-only folder"])
+def test_a_place_that_cannot_be_written_is_one_line(
+    command: str, kind: str, settings: Settings, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any time is spent on what would be written there."""
+    train = settings(tmp_path / "config")[:3]
+    place = tmp_path / "place"
+    if kind == "a file in the way":
+        place.write_text("the user's own")
+    else:
+        place.mkdir()
+        refuse = mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied", str(place)))
+        for name in ("open", "mkdir"):  # the tests may run as root, whom no mode stops
+            monkeypatch.setattr(os, name, functools.partial(below, place, refuse, getattr(os, name)))
+    words = {
+        "train": [*train, "-o", place / "runs"],
+        "pretrain": ["pretrain", *train[1:], "-o", place / "encoder"],
+        "predict": ["predict", "--run", trained_run, "--input", "in.txt", "--output", place / "out.csv"],
+        "export": ["export", "--run", trained_run, "--output", place / "bundle"],
+    }
+    monkeypatch.chdir(tmp_path)
+    Path("in.txt").write_text("good\n")
+    outcome = run_cli(*words[command])
+    assert (outcome.code, len(outcome.errors), "Traceback" in outcome.stderr) == (2, 1, False), outcome
+    assert "place" in outcome.errors[0]
+    assert not place.is_file() or place.read_text() == "the user's own"
+
+
+def below(place: Path, refuse: mock.Mock, call: Callable[..., Any], path: Any, *args: Any, **options: Any) -> Any:
+    is_below = isinstance(path, str | Path) and place in (Path(path), *Path(path).parents)
+    return (refuse if is_below else call)(path, *args, **options)
 
 
 @cases(few=1, many=20)

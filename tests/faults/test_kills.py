@@ -51,7 +51,7 @@ def chains(places: dict[str, int], number: int) -> Iterator[Deaths]:
             yield Deaths(None, [chooser.uniform(0.05, 1.0), *others])
 
 
-@cases(few=9, many=100)
+@cases(few=4, many=100)
 def test_a_killed_run_ends_with_the_same_bits(
     number: int, settings: Settings, places: dict[str, int], undisturbed: dict[str, Any], tmp_path: Path, tally: Tally
 ) -> None:
@@ -88,7 +88,7 @@ def is_stopped(outcome: Outcome, number: int, path: Path) -> None:
     assert not list(path.rglob("*.tmp"))
 
 
-@cases(few=6, many=36)
+@cases(few=4, many=36)
 def test_a_signal_at_any_moment_loses_nothing(
     number: int, settings: Settings, places: dict[str, int], undisturbed: dict[str, Any], tmp_path: Path, tally: Tally
 ) -> None:
@@ -141,7 +141,7 @@ def two_places(
     return places_of(*settings(tmp_path_factory.mktemp("counted")), size=2)
 
 
-@cases(few=4, many=80)
+@cases(few=2, many=80)
 def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bits(
     number: int,
     settings: Settings,
@@ -179,8 +179,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(("name", "rank"), zip(FAULTS, (1, 0, 1), strict=True))
 def test_a_process_that_does_not_go_on_ends_the_other_one(
     name: str, rank: int, settings: Settings, two_undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from tests.faults.failpoints import resident
 
 MB = 2**20
 
-HUNGRY = ["model.hidden_size=600", "embedding.dim=100", "train.epochs=1"]
+HUNGRY = ["model.hidden_size=600", "embedding.dim=100", "train.epochs=1", "train.batch_size=2"]
 """A network whose weights, gradients and optimizer take some 50 MB."""
 
 SHORTAGES = {
@@ -71,7 +71,7 @@ def test_a_file_of_any_size_is_read_in_the_same_memory(number: int, tmp_path: Pa
     tally(["rows"], survives)
 
 
-@cases(few=40, many=300)
+@cases(few=24, many=300)
 def test_memory_and_files_stay_the_same_over_many_epochs(
     number: int, settings: Settings, tmp_path: Path, tally: Tally
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from bilstm_cls import runtime as module
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.serve.predict_file import PredictOptions, predict_file
+from bilstm_cls.serve.predict_file import PredictOptions, predict_file, predict_part
 from tests.command_line import run_cli
 
 Answer = Callable[[str], list[dict[str, object]]]
@@ -154,3 +154,45 @@ def test_the_command_keeps_the_place_of_a_bad_row_and_answers_null(trained_run: 
     assert run_cli(*command).code == 3
     assert run_cli(*command, "--bad-rows", "maybe").code == 2
     assert run_cli("predict", "--run", trained_run, "--min-probability", 1, "good").stdout.startswith("null\t")
+
+
+def test_parts_joined_in_order_are_the_whole_and_a_part_that_is_there_stays(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    texts = [("good " if i % 3 else "bad ") * (i % 5 + 1) for i in range(11)]
+    rows = [f"{i},{text}" if i != 4 else "4,a,b" for i, text in enumerate(texts)]
+    (tmp_path / "in.csv").write_text("\n".join(["id,text", *rows, ""]), "utf-8")
+    source, options = tmp_path / "in.csv", PredictOptions(bad_rows="empty")
+    predict_file(classifier, source, tmp_path / "whole.jsonl", options)
+    for rank in (2, 0, 1):
+        predict_part(classifier, source, tmp_path / "out", options, rank=rank, size=3)
+    parts = sorted((tmp_path / "out").glob("part-*.jsonl"))
+    assert [len(part.read_text("utf-8").splitlines()) for part in parts] == [3, 4, 4]
+    assert "".join(part.read_text("utf-8") for part in parts) == (tmp_path / "whole.jsonl").read_text("utf-8")
+    parts[1].write_text("kept", "utf-8")
+    predict_part(classifier, source, tmp_path / "out", options, rank=1, size=3)
+    assert parts[1].read_text("utf-8") == "kept"
+
+
+def test_a_folder_takes_the_parts_of_one_job_only(classifier: Classifier, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\ngood\nbad\n", "utf-8")
+    predict_part(classifier, source, tmp_path / "out", rank=0, size=2)
+    for options, size in ((PredictOptions(top_k=1), 2), (PredictOptions(), 3)):
+        with pytest.raises(ConfigError, match=r"job\.json.*another --output"):
+            predict_part(classifier, source, tmp_path / "out", options, rank=0, size=size)
+
+
+@pytest.mark.parametrize(("output", "code"), [("out", 0), ("out.csv", 2)])
+def test_under_torchrun_every_process_writes_a_part(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, code: int
+) -> None:
+    (tmp_path / "in.csv").write_text("text\ngood\nbad\nfine\n", "utf-8")
+    for rank in range(2):
+        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
+            monkeypatch.setenv(name, str(value))
+        outcome = run_cli(
+            "predict", "--run", trained_run, "--input", tmp_path / "in.csv", "--output", tmp_path / output
+        )
+        assert outcome.code == code, outcome.stderr
+    assert len(list((tmp_path / output).glob("part-*-of-00002.jsonl"))) == (2 if code == 0 else 0)

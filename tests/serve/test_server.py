@@ -150,7 +150,7 @@ def test_the_description_of_the_server_is_whole(server: Address) -> None:
     assert set(schema["properties"]) == {"text", "texts", "top_k", "explain"}
     assert {"200", "400", "413", "422", "503"} <= set(post["responses"])
     assert server.predict(**schema["examples"][0]).status == 200
-    keys = described["components"]["schemas"]["PredictionObject"]["properties"]
+    keys = described["components"]["schemas"]["Answer"]["properties"]
     assert set(keys) == set(server.predict(text="a", explain=True).json["predictions"][0])
 
 

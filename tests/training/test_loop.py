@@ -21,6 +21,7 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.device import Precision
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.recurrent import BidirectionalLSTM
 from bilstm_cls.training import loop
 from bilstm_cls.training.distributed import Group
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, step_seed, training
@@ -418,6 +419,28 @@ def test_precision_names_the_type_of_matrix_products(
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     assert Precision.named(precision, device) == Precision(expected, is_short)
+
+
+@pytest.mark.parametrize(
+    ("has_amx", "cell", "units", "expected"),
+    [
+        (True, "lstm", 128, torch.bfloat16), (True, "lstm", 127, torch.float32), (True, "gru", 256, torch.float32),
+        (False, "lstm", 256, torch.float32),
+    ],
+)  # fmt: skip
+def test_auto_is_bfloat16_by_rule_on_a_cpu_with_amx(
+    has_amx: bool, cell: str, units: int, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_amx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
+    encoder = BidirectionalLSTM(4, units, cell=cell)
+    assert Precision.named("auto", CPU, encoder).dtype == expected
+    assert Precision.named("fp32", CPU, encoder).dtype == torch.float32  # it can be overridden
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'half' is not one of auto, fp32"):
+        Precision.named("half", CPU)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])

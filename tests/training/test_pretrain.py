@@ -391,7 +391,7 @@ def test_a_run_in_float16_pretrains_its_own_encoder_as_auto_does(
         *PRETRAINED, "pretrain.enabled=true", "train.precision=fp16", "pretrain.epochs=1", f"output_dir={tmp_path}"
     )
     encoders = tmp_path / "cache" / "encoders"
-    with pytest.raises(ConfigError, match=r"train\.precision: 'fp16' is for CUDA"):
+    with pytest.raises(ConfigError, match=r"precision: 'fp16' is for CUDA"):
         train(config)
     assert not encoders.exists()  # told before hours of pretraining
     make_encoder(config, prepare(config), on_report=lambda report: None)

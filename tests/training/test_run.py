@@ -69,6 +69,7 @@ def test_a_finished_run_holds_its_files_and_no_others(trained_run: Path, tiny_co
     assert run.read_status()["status"] == "finished"
     environment = run.read_json("environment.json")
     assert (environment["threads"], environment["processes"], environment["device"]) == (1, 1, "cpu")
+    assert environment["precision"] == "float32"
     assert len(environment["data_digest"]) == 64
     log = (trained_run / "train.log").read_text("utf-8")
     assert "epoch 4, step 44: train/loss" in log

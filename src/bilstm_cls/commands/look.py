@@ -5,7 +5,7 @@ import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
@@ -14,43 +14,14 @@ from bilstm_cls.errors import CheckFailedError, ConfigError
 
 LIMIT = 20
 
-OwnData = Annotated[Path, typer.Option("--data", help="Your labelled file or folder.", metavar="FILE")]
-ConfigTarget = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write the config there instead of stdout.", metavar="FILE")
-]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="A labelled file or folder, read with guessed columns.", metavar="FILE")
-]
-Deep = Annotated[
-    bool, typer.Option("--deep", help="Also look for near duplicates and likely wrong labels, which takes longer.")
-]
-FindingsLimit = Annotated[
-    int, typer.Option("--limit", min=0, help="Findings listed of each kind; all are counted.", metavar="N")
-]
-ReportRuns = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--run", help="A run directory; the newest if left out. Given twice or more: runs to compare.", metavar="DIR"
-    ),
-]
-Page = Annotated[Path | None, typer.Option("--html", help="Also write the comparison as a page.", metavar="FILE")]
-TextsLimit = Annotated[
-    int | None,
-    typer.Option(
-        "--limit", min=0, help=f"Texts shown that the runs answer differently. [default: {LIMIT}]", metavar="N"
-    ),
-]
-VerifiedRun = Annotated[Path | None, typer.Option("--run", help="Verify this run directory as well.", metavar="DIR")]
-Clear = Annotated[
-    str | None, typer.Option("--clear", help="Remove what is of this kind, or all, from the cache.", metavar="KIND")
-]
-
 
 def init(
-    data: OwnData,
-    output: ConfigTarget = None,
-    overrides: opt.Overrides = None,
-    overwrite: opt.Overwrite = False,
+    data: Path = typer.Option(..., "--data", help="Your labelled file or folder.", metavar="FILE"),
+    output: Path | None = typer.Option(
+        None, "--output", "-o", help="Write the config there instead of stdout.", metavar="FILE"
+    ),
+    overrides: list[str] | None = opt.OVERRIDES,
+    overwrite: bool = opt.OVERWRITE,
 ) -> None:
     """Look at your data and print a config for them."""
     opt.start_logging()
@@ -73,17 +44,20 @@ def init(
     print(f"wrote {output}; next: bilstm-cls train -c {shlex.quote(str(output))}", file=sys.stderr)
 
 
+@opt.with_output
 def inspect(
-    config: opt.ConfigFile = None,
-    data: Data = None,
-    run: opt.RunDir = None,
-    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
-    overrides: opt.Overrides = None,
-    deep: Deep = False,
-    limit: FindingsLimit = LIMIT,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    out: opt.Output,
+    config: Path | None = opt.CONFIG,
+    data: Path | None = typer.Option(
+        None, "--data", help="A labelled file or folder, read with guessed columns.", metavar="FILE"
+    ),
+    run: Path | None = opt.RUN,
+    runs: Path = opt.RUNS,
+    overrides: list[str] | None = opt.OVERRIDES,
+    deep: bool = typer.Option(
+        False, "--deep", help="Also look for near duplicates and likely wrong labels, which takes longer."
+    ),
+    limit: int = typer.Option(LIMIT, "--limit", min=0, help="Findings listed of each kind; all are counted."),
 ) -> None:
     """Show what is in a data set or in a run."""
     if sum(given is not None for given in (config, data, run)) > 1:
@@ -92,7 +66,6 @@ def inspect(
         raise ConfigError("--run and --set exclude each other: a run is shown as it is")
     if deep and data is None and config is None and not overrides:
         raise ConfigError("--deep goes with --config or --data: it looks at texts")
-    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls import inspection
 
     if data is not None:
@@ -101,43 +74,47 @@ def inspect(
         findings = inspection.inspect_data(opt.resolve(config, overrides), deep=deep, limit=limit)
     else:
         findings = inspection.inspect_run(opt.chosen_run(run, runs))
-    opt.print_findings(findings, as_json=as_json)
+    out.show(findings)
 
 
+@opt.with_output
 def report(
-    compared: ReportRuns = None,
-    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
-    page: Page = None,
-    limit: TextsLimit = None,
-    device: opt.Device = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-) -> None:
+    out: opt.Output,
+    compared: list[Path] | None = typer.Option(
+        None, "--run", help="A run directory; the newest if left out. Given twice or more: runs to compare.",
+        metavar="DIR",
+    ),
+    runs: Path = opt.RUNS,
+    page: Path | None = typer.Option(None, "--html", help="Also write the comparison as a page.", metavar="FILE"),
+    limit: int | None = typer.Option(
+        None, "--limit", min=0, help=f"Texts shown that the runs answer differently. [default: {LIMIT}]", metavar="N"
+    ),
+    device: str | None = opt.DEVICE,
+) -> None:  # fmt: skip
     """Make a run's report again, or compare runs."""
-    opt.start_logging(quiet=quiet, verbose=verbose)
     if compared is None or len(compared) < 2:
         if page is not None or limit is not None:
             raise ConfigError("--html and --limit go with two runs or more; one run's page is its report.html")
         from bilstm_cls.evaluation.evaluate import rebuild_report
 
-        path = rebuild_report(
-            opt.chosen_run(compared[0] if compared else None, runs), device=opt.checked_device(device)
-        )
-        opt.print_result({"report": str(path)}, path, as_json=as_json)
+        run = opt.chosen_run(compared[0] if compared else None, runs)
+        path = rebuild_report(run, device=opt.checked_device(device))
+        out.show({"report": str(path)}, path)
         return
     if device is not None:
         raise ConfigError("--device goes with one run: to compare runs no model is loaded")
     from bilstm_cls.evaluation.compare import compare, comparison_table, write_comparison
 
-    comparison, shown = compare(compared), LIMIT if limit is None else limit
-    opt.print_result(comparison.as_object(shown), comparison_table(comparison, shown), as_json=as_json)
+    content = compare(compared, LIMIT if limit is None else limit)
+    out.show(content, comparison_table(content))
     if page is not None:
-        write_comparison(page, comparison, shown)
+        write_comparison(page, content)
         print(f"wrote {page}", file=sys.stderr)
 
 
-def config_show(config: opt.ConfigFile = None, overrides: opt.Overrides = None, as_json: opt.AsJson = False) -> None:
+def config_show(
+    config: Path | None = opt.CONFIG, overrides: list[str] | None = opt.OVERRIDES, as_json: bool = opt.AS_JSON
+) -> None:
     """Print the resolved config, defaults included."""
     from bilstm_cls.config_file import dump_config
 
@@ -145,7 +122,7 @@ def config_show(config: opt.ConfigFile = None, overrides: opt.Overrides = None, 
     print(resolved.model_dump_json() if as_json else dump_config(resolved), end="\n" if as_json else "")
 
 
-def config_check(config: opt.ConfigFile = None, overrides: opt.Overrides = None) -> None:
+def config_check(config: Path | None = opt.CONFIG, overrides: list[str] | None = opt.OVERRIDES) -> None:
     """Report all problems of a config at once."""
     resolved = opt.resolve(config, overrides)
     print(f"{config or 'defaults'}: valid (run {resolved.name!r})")
@@ -158,7 +135,13 @@ def config_schema() -> None:
     print(json.dumps(schema(), indent=2))
 
 
-def cache(clear: Clear = None, as_json: opt.AsJson = False) -> None:
+@opt.with_output
+def cache(
+    out: opt.Output,
+    clear: str | None = typer.Option(
+        None, "--clear", help="Remove what is of this kind, or all, from the cache.", metavar="KIND"
+    ),
+) -> None:
     """List what the cache holds, or clear it."""
     from bilstm_cls.data.store import cache_entries, cache_folder, clear_cache
 
@@ -169,32 +152,30 @@ def cache(clear: Clear = None, as_json: opt.AsJson = False) -> None:
             raise ConfigError(f"--clear {clear}: must be all or what the cache holds: {', '.join(kinds)}")
         entries = clear_cache(None if clear == "all" else clear)
     total = sum(entry.size for entry in entries)
-    if as_json:
-        rows = [
-            {"kind": e.kind, "key": e.key, "bytes": e.size, "last_used": _date(e.last_used), "path": str(e.path)}
-            for e in entries
-        ]
-        opt.print_json({"cache": str(cache_folder()), "bytes": total, "removed" if clear else "entries": rows})
-        return
-    for entry in entries:
-        print(f"{entry.kind:<12} {_size(entry.size):>10}  {_date(entry.last_used)}  {entry.key}")
-    print(f"{cache_folder()}: {len(entries)} entries of {_size(total)}{' removed' if clear else ''}")
+    rows: list[dict[str, Any]] = [
+        {"kind": entry.kind, "key": entry.key, "bytes": entry.size, "path": str(entry.path),
+         "last_used": datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")}
+        for entry in entries
+    ]  # fmt: skip
+    lines = [f"{row['kind']:<12} {_size(row['bytes']):>10}  {row['last_used']}  {row['key']}" for row in rows]
+    lines.append(f"{cache_folder()}: {len(rows)} entries of {_size(total)}{' removed' if clear else ''}")
+    out.show({"cache": str(cache_folder()), "bytes": total, "removed" if clear else "entries": rows}, "\n".join(lines))
 
 
 def _size(num_bytes: int) -> str:
     return f"{num_bytes / 10**6:,.1f} MB"
 
 
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).isoformat(" ", "minutes")
-
-
-def doctor(run: VerifiedRun = None, device: opt.Device = None, as_json: opt.AsJson = False) -> None:
+@opt.with_output
+def doctor(
+    out: opt.Output,
+    run: Path | None = typer.Option(None, "--run", help="Verify this run directory as well.", metavar="DIR"),
+    device: str | None = opt.DEVICE,
+) -> None:
     """Show versions and devices; check padding promises here."""
-    opt.start_logging()
     from bilstm_cls.inspection import doctor_lines, examine
 
     findings = examine(opt.checked_device(device), run)
-    opt.print_result(findings, "\n".join(doctor_lines(findings)), as_json=as_json)
+    out.show(findings, "\n".join(doctor_lines(findings)))
     if not findings["ok"]:
         raise CheckFailedError("a check failed: results on this machine depend on padding or batch size")

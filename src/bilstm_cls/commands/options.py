@@ -1,13 +1,16 @@
-"""What commands share: options that mean the same everywhere, what is done with them, and what a shell completes."""
+"""What commands share: options that mean the same everywhere, how results are printed, and what a shell completes."""
 
+import functools
+import inspect
 import json
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,27 +18,14 @@ if TYPE_CHECKING:
     from bilstm_cls.config import Config
 
 OUTPUT_DIR_VARIABLE = "BILSTM_CLS_OUTPUT_DIR"
-RUNS = "runs"
+RUNS_FOLDER = "runs"
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Returns the finished runs whose path starts so: those where runs are made, or in the folder that was typed."""
-    folder = incomplete.rpartition("/")[0] or os.environ.get(OUTPUT_DIR_VARIABLE, RUNS)
+    """Returns the finished runs whose path or name starts so: those where runs are made, or in the typed folder."""
+    folder = incomplete.rpartition("/")[0] or os.environ.get(OUTPUT_DIR_VARIABLE, RUNS_FOLDER)
     found = sorted(path.parent.as_posix() for path in Path(folder).glob("*/model.safetensors"))
-    # Something that is no path yet is the start of a name.
     return [path for path in found if path.startswith(incomplete) or path.rpartition("/")[2].startswith(incomplete)]
-
-
-def complete_config(incomplete: str) -> list[str]:
-    """Returns the YAML files and folders that start so, and the configs of this project where nothing was typed."""
-    folder, slash, name = incomplete.rpartition("/")
-    pattern = "".join(f"[{c}]" if c in "*?[" else c for c in name) + "*"
-    offers = [
-        f"{folder}{slash}{entry.name}" + "/" * entry.is_dir()
-        for entry in sorted(Path(folder + slash or ".").glob(pattern))
-        if not entry.name.startswith(".") and (entry.is_dir() or entry.suffix in (".yaml", ".yml"))
-    ]
-    return offers + ([] if incomplete else [path.as_posix() for path in sorted(Path("configs").glob("*.yaml"))])
 
 
 def complete_override(incomplete: str) -> list[str]:
@@ -47,61 +37,73 @@ def complete_override(incomplete: str) -> list[str]:
     return [f"{name}=" for name in sorted(names) if name not in keys and name.startswith(incomplete)]
 
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="A YAML config; all keys have defaults.",
-        metavar="FILE",
-        autocompletion=complete_config,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="Override a config key; repeatable, the last wins.",
-        metavar="KEY.PATH=VALUE",
-        autocompletion=complete_override,
-    ),
-]
-OutputDir = Annotated[
-    str | None,
-    typer.Option(
-        "--output-dir",
-        "-o",
-        help="Where run directories are made. [config: output_dir]",
-        metavar="DIR",
-        envvar=OUTPUT_DIR_VARIABLE,
-    ),
-]
-RunDir = Annotated[
-    Path | None,
-    typer.Option("--run", help="A run directory; the newest if left out.", metavar="DIR", autocompletion=complete_run),
-]
-RunsFolder = Annotated[
-    Path,
-    typer.Option("--output-dir", help="Where the newest run is looked for.", metavar="DIR", envvar=OUTPUT_DIR_VARIABLE),
-]
-DEFAULT_RUNS = Path(RUNS)
-Device = Annotated[
-    str | None,
-    typer.Option("--device", help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one.", metavar="DEVICE"),
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, dropout and order.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there under that name.")]
-TextColumns = Annotated[
-    list[str] | None,
-    typer.Option("--text-column", help="Column with the text; repeatable. [run: data.text_columns]", metavar="NAME"),
-]
+CONFIG: Any = typer.Option(None, "--config", "-c", help="A YAML config; all keys have defaults.", metavar="FILE")
+OVERRIDES: Any = typer.Option(
+    None, "--set", help="Override a config key; repeatable, the last wins.", metavar="KEY.PATH=VALUE",
+    autocompletion=complete_override,
+)  # fmt: skip
+OUTPUT_DIR: Any = typer.Option(
+    None, "--output-dir", "-o", help="Where run directories are made. [config: output_dir]", metavar="DIR",
+    envvar=OUTPUT_DIR_VARIABLE,
+)  # fmt: skip
+RUN: Any = typer.Option(
+    None, "--run", help="A run directory; the newest if left out.", metavar="DIR", autocompletion=complete_run
+)
+RUNS: Any = typer.Option(
+    RUNS_FOLDER, "--output-dir", help="Where the newest run is looked for.", metavar="DIR", envvar=OUTPUT_DIR_VARIABLE
+)
+DEVICE: Any = typer.Option(
+    None, "--device", help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one.", metavar="DEVICE"
+)
+SEED: Any = typer.Option(None, "--seed", help="Seed of weights, dropout and order.")
+DRY_RUN: Any = typer.Option(False, "--dry-run", help="Say what would be done, and do nothing.")
+RESUME: Any = typer.Option(False, "--resume", help="Go on with what was interrupted.")
+OVERWRITE: Any = typer.Option(False, "--overwrite", help="Replace what is there under that name.")
+TEXT_COLUMNS: Any = typer.Option(
+    None, "--text-column", help="Column with the text; repeatable. [run: data.text_columns]", metavar="NAME"
+)
+AS_JSON: Any = typer.Option(False, "--json", help="Print JSON.")
+QUIET: Any = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr.")
+VERBOSE: Any = typer.Option(False, "--verbose", "-v", help="Say more on stderr.")
 
 _KEYS = {"--output-dir": "output_dir", "--device": "train.device", "--seed": "seed", "--processes": "train.processes"}
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command prints its result: as a line of JSON or in words, and with few or many words on stderr."""
+
+    as_json: bool
+    is_quiet: bool
+
+    def show(self, value: Mapping[str, Any], words: object = None) -> None:
+        """Prints a result; where there are no words for it, as indented lines."""
+        if self.as_json:
+            print(json.dumps(value, ensure_ascii=False))
+        elif words is None:
+            from bilstm_cls.inspection import as_lines
+
+            print("\n".join(as_lines(value)))
+        else:
+            print(words)
+
+
+def with_output(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds `--json`, `--quiet` and `--verbose` to a command, whose first argument is the `Output` that they ask for."""
+
+    @functools.wraps(command)
+    def run(*, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+        start_logging(quiet=quiet, verbose=verbose)
+        command(Output(as_json, quiet), **options)
+
+    added = {"as_json": AS_JSON, "quiet": QUIET, "verbose": VERBOSE}
+    parameters = [
+        *list(inspect.signature(command).parameters.values())[1:],
+        *(inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=o, annotation=bool) for n, o in added.items()),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def resolve(path: Path | None, overrides: Iterable[str] | None, **options: object) -> "Config":
@@ -135,27 +137,6 @@ def chosen_run(run: Path | None, folder: Path) -> Path:
 def suggest_predict(run: Path) -> None:
     """Says on stderr what one does next with a run."""
     print(f'next: bilstm-cls predict --run {shlex.quote(str(run))} "a text of yours"', file=sys.stderr)
-
-
-def print_json(value: Mapping[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
-
-
-def print_result(value: Mapping[str, Any], words: object, *, as_json: bool) -> None:
-    """Prints a result as one line of JSON, or in words."""
-    if as_json:
-        print_json(value)
-    else:
-        print(words)
-
-
-def print_findings(findings: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(findings)
-        return
-    from bilstm_cls.inspection import as_lines
-
-    print("\n".join(as_lines(findings)))
 
 
 def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:

@@ -1,6 +1,7 @@
 """Commands that use a trained run: to evaluate, to classify, to hand on."""
 
 import io
+import itertools
 import os
 import re
 import select
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
@@ -17,6 +18,7 @@ from bilstm_cls.errors import CheckFailedError, ConfigError
 
 if TYPE_CHECKING:
     from bilstm_cls.classifier import Classifier
+    from bilstm_cls.serve.predict_file import PredictOptions
 
 READ_BYTES = 2**20
 MAX_LINES = 2048
@@ -25,165 +27,131 @@ MAX_LINES = 2048
 ESCAPED_BYTES = re.compile("[\udc80-\udcff]+")
 """Bytes of an argument that are no characters of the locale, as Python hands them over."""
 
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="A labelled file or folder instead of the test split.", metavar="FILE"),
-]
-LabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help="Column with the label. [run: data.label_column]", metavar="NAME")
-]
-Format = Annotated[
-    str,
-    typer.Option(
-        "--format", help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.", metavar="FORMAT"
-    ),
-]
-SplitName = Annotated[str | None, typer.Option("--split", help="test, valid or train. [default: test]", metavar="NAME")]
-FailUnder = Annotated[
-    float | None,
-    typer.Option("--fail-under", min=0, max=1, help="Exit with 7 if the accuracy is lower.", metavar="ACCURACY"),
-]
-Texts = Annotated[
-    list[str] | None, typer.Argument(help="Texts to classify; - reads stdin, one text a line.", metavar="TEXT")
-]
-Source = Annotated[
-    Path | None, typer.Option("--input", help="Classify a csv, tsv, jsonl, parquet or txt file.", metavar="FILE")
-]
-Target = Annotated[
-    Path | None, typer.Option("--output", help="Write a csv, tsv or jsonl file instead of stdout.", metavar="FILE")
-]
-BadRows = Annotated[
-    str | None,
-    typer.Option(
-        "--bad-rows",
-        help="At a row of --input that cannot be read: stop, leave it out, or keep its place. [run: data.bad_rows]",
-        metavar="error|skip|empty",
-    ),
-]
-TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Show the K most probable labels only.", metavar="K")]
-MinProbability = Annotated[
-    float, typer.Option("--min-probability", min=0, max=1, help="Answer null below it.", metavar="P")
-]
-Explains = Annotated[bool, typer.Option("--explain", help="Colour words by what they change in the prediction.")]
-Method = Annotated[
-    str | None,
-    typer.Option(
-        "--explain-method", help="Leave words out (occlusion, the default), or exact terms.", metavar="occlusion|exact"
-    ),
-]
-Page = Annotated[Path | None, typer.Option("--html", help="Also write what --explain shows as a page.", metavar="FILE")]
-Gates = Annotated[
-    Path | None,
-    typer.Option("--gates", help="Draw the gates as they read one text, as .png.", metavar="FILE"),
-]
-Bundle = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The bundle's folder. [default: RUN-onnx]", metavar="BUNDLE")
-]
-Int8 = Annotated[bool, typer.Option("--int8", help="Keep weights in 8 bits, and say what that changes.")]
-Host = Annotated[
-    str, typer.Option("--host", help="Address to listen on; other machines reach only another one.", metavar="HOST")
-]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.", metavar="PORT")]
-Repository = Annotated[
-    str, typer.Argument(help="user/name on the Hugging Face Hub, or user/name@BRANCH.", metavar="REPOSITORY")
-]
-Private = Annotated[bool, typer.Option("--private", help="Make a new repository that only you may read.")]
-WithTexts = Annotated[
-    bool, typer.Option("--with-texts", help="Also upload report and predictions, which hold texts of your data.")
-]
-Pulled = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="The run directory to make. [default: runs/NAME]", metavar="RUN"),
-]
+PRECISION: Any = typer.Option(
+    "fp32", "--precision", help="fp32, or bf16 where the processor has it: faster, and digits change.", metavar="NAME"
+)
 
 
+@opt.with_output
 def evaluate(
-    run: opt.RunDir = None,
-    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
-    data: Data = None,
-    text_columns: opt.TextColumns = None,
-    label_column: LabelColumn = None,
-    data_format: Format = "auto",
-    split: SplitName = None,
-    fail_under: FailUnder = None,
-    device: opt.Device = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-) -> None:
+    out: opt.Output,
+    run: Path | None = opt.RUN,
+    runs: Path = opt.RUNS,
+    data: Path | None = typer.Option(
+        None, "--data", help="A labelled file or folder instead of the test split.", metavar="FILE"
+    ),
+    text_columns: list[str] | None = opt.TEXT_COLUMNS,
+    label_column: str | None = typer.Option(
+        None, "--label-column", help="Column with the label. [run: data.label_column]", metavar="NAME"
+    ),
+    data_format: str = typer.Option(
+        "auto", "--format", metavar="FORMAT",
+        help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.",
+    ),
+    split: str | None = typer.Option(None, "--split", help="test, valid or train. [default: test]", metavar="NAME"),
+    fail_under: float | None = typer.Option(
+        None, "--fail-under", min=0, max=1, help="Exit with 7 if the accuracy is lower.", metavar="ACCURACY"
+    ),
+    device: str | None = opt.DEVICE,
+) -> None:  # fmt: skip
     """Evaluate a run on its test split, or on another file."""
     if data is not None and split is not None:
         raise ConfigError("--split and --data exclude each other: a file is evaluated as a whole")
-    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.evaluation.evaluate import evaluate as evaluate_run
     from bilstm_cls.evaluation.report import metrics_table
 
     name, metrics = evaluate_run(
-        opt.chosen_run(run, runs),
-        data=data,
-        split=split or "test",
-        text_columns=text_columns,
-        label_column=label_column,
-        data_format=data_format,
-        device=opt.checked_device(device),
-    )
-    opt.print_result(metrics.as_object(name), metrics_table(metrics, name), as_json=as_json)
+        opt.chosen_run(run, runs), data=data, split=split or "test", text_columns=text_columns,
+        label_column=label_column, data_format=data_format, device=opt.checked_device(device),
+    )  # fmt: skip
+    out.show(metrics.as_object(name), metrics_table(metrics, name))
     if fail_under is not None and metrics.accuracy < fail_under:
         raise CheckFailedError(f"--fail-under {fail_under}: the accuracy is {metrics.accuracy:.4f}")
 
 
+@opt.with_output
 def predict(
-    texts: Texts = None,
-    run: opt.RunDir = None,
-    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
-    source: Source = None,
-    target: Target = None,
-    text_columns: opt.TextColumns = None,
-    bad_rows: BadRows = None,
-    top_k: TopK = None,
-    min_probability: MinProbability = 0.0,
-    explains: Explains = False,
-    method: Method = None,
-    page: Page = None,
-    gates: Gates = None,
-    device: opt.Device = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-) -> None:
+    out: opt.Output,
+    texts: list[str] | None = typer.Argument(
+        None, help="Texts to classify; - reads stdin, one text a line.", metavar="TEXT"
+    ),
+    run: Path | None = opt.RUN,
+    runs: Path = opt.RUNS,
+    source: Path | None = typer.Option(
+        None, "--input", help="Classify a csv, tsv, jsonl, parquet or txt file.", metavar="FILE"
+    ),
+    target: Path | None = typer.Option(
+        None, "--output", help="Write a csv, tsv or jsonl file, under torchrun a folder of them.", metavar="FILE"
+    ),
+    text_columns: list[str] | None = opt.TEXT_COLUMNS,
+    bad_rows: Literal["error", "skip", "empty"] | None = typer.Option(
+        None, "--bad-rows",
+        help="At a row of --input that cannot be read: stop, leave it out, or keep its place. [run: data.bad_rows]",
+    ),
+    top_k: int | None = typer.Option(None, "--top-k", min=1, help="Show the K most probable labels only.", metavar="K"),
+    min_probability: float = typer.Option(
+        0.0, "--min-probability", min=0, max=1, help="Answer null below it.", metavar="P"
+    ),
+    explains: bool = typer.Option(False, "--explain", help="Colour words by what they change in the prediction."),
+    method: Literal["occlusion", "exact"] | None = typer.Option(
+        None, "--explain-method", help="Leave words out (occlusion, the default), or exact terms."
+    ),
+    page: Path | None = typer.Option(None, "--html", help="Also write what --explain shows as a page.", metavar="FILE"),
+    gates: Path | None = typer.Option(
+        None, "--gates", help="Draw the gates as they read one text, as .png.", metavar="FILE"
+    ),
+    device: str | None = opt.DEVICE,
+    precision: str = PRECISION,
+) -> None:  # fmt: skip
     """Classify texts: one result per text, in order."""
-    if method not in (None, "occlusion", "exact"):
-        raise ConfigError(f"--explain-method {method}: choose occlusion or exact")
     explains = explains or method is not None or page is not None
     _check_combination(texts, source, target, bad_rows, explains=explains or gates is not None)
-    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.classifier import Classifier
+    from bilstm_cls.training.distributed import device_by_torchrun
 
-    classifier = Classifier.load(opt.chosen_run(run, runs), device=opt.checked_device(device))
+    name = device_by_torchrun(opt.checked_device(device))
+    classifier = Classifier.load(opt.chosen_run(run, runs), device=name, precision=precision)
     if source is not None:
-        from bilstm_cls.serve.predict_file import PredictOptions, predict_file
+        from bilstm_cls.serve.predict_file import PredictOptions
 
         options = PredictOptions(text_columns, bad_rows, top_k, min_probability)
-        predict_file(classifier, source, target, options, as_json=as_json)
+        _predict_file(classifier, source, target, options, as_json=out.as_json)
         return
     chunks = given_chunks(texts or [])
     if gates is not None:
-        from bilstm_cls.evaluation.gates import write_gates
-
-        drawn = [text for chunk in chunks for text in chunk]
-        if len(drawn) != 1:
-            raise ConfigError(f"--gates: draws one text, not {len(drawn)}")
-        write_gates(classifier.loaded, drawn[0], gates)
-        chunks = iter([drawn])
+        chunks = iter([_draw_gates(classifier, chunks, gates)])
     if explains:
-        every_text = (text for chunk in chunks for text in chunk)
-        _print_explained(classifier, every_text, method or "occlusion", page, as_json=as_json)
+        _print_explained(classifier, itertools.chain.from_iterable(chunks), method or "occlusion", page, out)
         return
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
             fields = prediction.as_dict(top_k=top_k, min_probability=min_probability)
-            opt.print_result(fields, _line_of(fields), as_json=as_json)
+            out.show(fields, _line_of(fields))
         sys.stdout.flush()  # whoever writes the lines may wait for their answers
+
+
+def _predict_file(
+    classifier: "Classifier", source: Path, target: Path | None, options: "PredictOptions", *, as_json: bool
+) -> None:
+    from bilstm_cls.serve.predict_file import predict_file, predict_part
+    from bilstm_cls.training.distributed import rank_by_torchrun, size_by_torchrun
+
+    if (size := size_by_torchrun()) == 1:
+        predict_file(classifier, source, target, options, as_json=as_json)
+    elif target is None or target.suffix:
+        raise ConfigError("--output: must be a folder under torchrun, where every process writes a file of its own")
+    else:
+        predict_part(classifier, source, target, options, rank=rank_by_torchrun(), size=size)
+
+
+def _draw_gates(classifier: "Classifier", chunks: Iterable[list[str]], path: Path) -> list[str]:
+    from bilstm_cls.evaluation.gates import write_gates
+
+    texts = [text for chunk in chunks for text in chunk]
+    if len(texts) != 1:
+        raise ConfigError(f"--gates: draws one text, not {len(texts)}")
+    write_gates(classifier.loaded, texts[0], path)
+    return texts
 
 
 def _check_combination(
@@ -197,8 +165,6 @@ def _check_combination(
         raise ConfigError("--input and texts exclude each other; give one of them")
     if target is not None and source is None:
         raise ConfigError("--output goes with --input; otherwise redirect stdout")
-    if bad_rows not in (None, "error", "skip", "empty"):
-        raise ConfigError(f"--bad-rows: {bad_rows!r} is not one of error, skip, empty")
     if bad_rows is not None and source is None:
         raise ConfigError("--bad-rows goes with --input")
     if source is not None and explains:
@@ -263,7 +229,7 @@ def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
 
 
 def _print_explained(
-    classifier: "Classifier", texts: Iterable[str], method: str, page: Path | None, *, as_json: bool
+    classifier: "Classifier", texts: Iterable[str], method: str, page: Path | None, out: opt.Output
 ) -> None:
     from bilstm_cls.evaluation.explain import explain
     from bilstm_cls.evaluation.pages import explanation_lines, has_colours, write_explanations
@@ -272,10 +238,8 @@ def _print_explained(
     explained = []
     for text in texts:
         prediction, explanation = classifier.predict([text])[0], explain(classifier.loaded, text, method=method)
-        if as_json:
-            opt.print_json({**prediction.as_dict(), "explanation": explanation.as_dict()})
-        else:
-            print("\n".join(explanation_lines(prediction, explanation, is_coloured=is_coloured)))
+        words = "\n".join(explanation_lines(prediction, explanation, is_coloured=is_coloured))
+        out.show({**prediction.as_dict(), "explanation": explanation.as_dict()}, words)
         sys.stdout.flush()
         if page is not None:
             explained.append((prediction, explanation))
@@ -292,32 +256,35 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+@opt.with_output
 def export(
-    run: opt.RunDir = None,
-    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
-    output: Bundle = None,
-    int8: Int8 = False,
-    overwrite: opt.Overwrite = False,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    out: opt.Output,
+    run: Path | None = opt.RUN,
+    runs: Path = opt.RUNS,
+    output: Path | None = typer.Option(
+        None, "--output", "-o", help="The bundle's folder. [default: RUN-onnx]", metavar="BUNDLE"
+    ),
+    int8: bool = typer.Option(False, "--int8", help="Keep weights in 8 bits, and say what that changes."),
+    overwrite: bool = opt.OVERWRITE,
 ) -> None:
     """Write a verified ONNX bundle, which needs no PyTorch."""
-    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls.serve import export as exporting
 
     bundle = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
-    opt.print_result(bundle.as_object(), exporting.export_table(bundle), as_json=as_json)
+    out.show(bundle.as_object(), exporting.export_table(bundle))
 
 
 def serve(
-    run: opt.RunDir = None,
-    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    device: opt.Device = None,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    run: Path | None = opt.RUN,
+    runs: Path = opt.RUNS,
+    host: str = typer.Option(
+        "127.0.0.1", "--host", help="Address to listen on; other machines reach only another one.", metavar="HOST"
+    ),
+    port: int = typer.Option(8000, "--port", min=0, max=65535, help="0 for any that is free.", metavar="PORT"),
+    device: str | None = opt.DEVICE,
+    precision: str = PRECISION,
+    quiet: bool = opt.QUIET,
+    verbose: bool = opt.VERBOSE,
 ) -> None:
     """Answer over HTTP: /predict, /health, /metrics, a page."""
     opt.start_logging(quiet=quiet, verbose=verbose)
@@ -326,39 +293,45 @@ def serve(
         raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
     from bilstm_cls.serve import server
 
-    server.serve(opt.chosen_run(run, runs), host=host, port=port, device=opt.checked_device(device))
+    chosen, name = opt.chosen_run(run, runs), opt.checked_device(device)
+    server.serve(chosen, host=host, port=port, device=name, precision=precision)
 
 
+REPOSITORY: Any = typer.Argument(
+    ..., help="user/name on the Hugging Face Hub, or user/name@BRANCH.", metavar="REPOSITORY"
+)
+
+
+@opt.with_output
 def push(
-    repository: Repository,
-    run: opt.RunDir = None,
-    runs: opt.RunsFolder = opt.DEFAULT_RUNS,
-    private: Private = False,
-    with_texts: WithTexts = False,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    out: opt.Output,
+    repository: str = REPOSITORY,
+    run: Path | None = opt.RUN,
+    runs: Path = opt.RUNS,
+    private: bool = typer.Option(False, "--private", help="Make a new repository that only you may read."),
+    with_texts: bool = typer.Option(
+        False, "--with-texts", help="Also upload report and predictions, which hold texts of your data."
+    ),
 ) -> None:
     """Upload a run and its card to the Hugging Face Hub."""
-    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls import hub
 
     address = hub.push(opt.chosen_run(run, runs), repository, is_private=private, with_texts=with_texts)
-    opt.print_result({"address": address}, hub.pushed_lines(address), as_json=as_json)
+    out.show({"address": address}, hub.pushed_lines(address))
 
 
+@opt.with_output
 def pull(
-    repository: Repository,
-    output: Pulled = None,
-    overwrite: opt.Overwrite = False,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
+    out: opt.Output,
+    repository: str = REPOSITORY,
+    output: Path | None = typer.Option(
+        None, "--output", "-o", help="The run directory to make. [default: runs/NAME]", metavar="RUN"
+    ),
+    overwrite: bool = opt.OVERWRITE,
 ) -> None:
     """Fetch a run from the Hugging Face Hub, and verify it."""
-    opt.start_logging(quiet=quiet, verbose=verbose)
     from bilstm_cls import hub
 
     run = hub.pull(repository, output, overwrite=overwrite)
-    opt.print_result({"run": str(run)}, run, as_json=as_json)
+    out.show({"run": str(run)}, run)
     opt.suggest_predict(run)

@@ -1,6 +1,5 @@
 """From a source to a data set: every row accounted for, split, and written to files."""
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -14,22 +13,13 @@ import numpy.typing as npt
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.splits import cut_splits
-from bilstm_cls.data.store import (
-    NumberWriter,
-    Texts,
-    TextWriter,
-    cached,
-    load_array,
-    mapped_numbers,
-    release,
-    save_arrays,
-)
+from bilstm_cls.data.store import BLOCK, ROW, Texts, TextWriter, cached, chunks, mapped_numbers, release
 from bilstm_cls.data.types import BadRow, Dataset, Example, Split, alike_labels
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 6
+FORMAT = 7
 """Part of every key of the cache: raise it when what is read from the same files changes."""
 
 IN_MEMORY = "(in memory)"
@@ -39,9 +29,8 @@ MAX_SHOWN = 5
 LABELLED = ("train", "valid", "test")
 _NO_LABEL = -1
 
-_COLUMNS = ("label_ids", "path_ids", "lines", "fingerprints", "groups")
 _EMPTY = 0
-"""The fingerprint of a text without a visible character, which is no duplicate of another."""
+"""The hash of a text without a visible character, which is no duplicate of another."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -93,26 +82,14 @@ def dataset_in_memory(
 
 def _open(folder: Path) -> Dataset:
     meta = json.loads((folder / "dataset.json").read_text("utf-8"))
-    offsets = mapped_numbers(folder / "offsets.bin")
-    splits = {}
-    for name in meta["splits"]:
-        arrays = {key: load_array(folder, f"{name}.{key}") for key in ("order", "label_ids", "path_ids", "lines")}
+    paths, splits = meta.pop("paths"), {}
+    for name in meta.pop("splits"):
+        rows = mapped_numbers(folder / f"{name}.bin", ROW)
+        label_ids = np.load(folder / f"{name}.label_ids.npy", mmap_mode="r")
         splits[name] = Split(
-            name=name,
-            texts=Texts(folder / "texts.bin", offsets, arrays["order"]),
-            label_ids=arrays["label_ids"],
-            paths=_Picked(meta["paths"], arrays["path_ids"]),
-            lines=arrays["lines"],
+            name, Texts(folder / "texts.bin", rows), label_ids, _Picked(paths, rows["path_ids"]), rows["lines"]
         )
-    return Dataset(
-        labels=meta["labels"],
-        splits=splits,
-        origin=meta["origin"],
-        is_official=meta["is_official"],
-        counts=meta["counts"],
-        notes=meta["notes"],
-        digest=meta["digest"],
-    )
+    return Dataset(splits=splits, **meta)
 
 
 class _Picked(Sequence[str]):
@@ -129,47 +106,39 @@ class _Picked(Sequence[str]):
 
 
 class _Table:
-    """All rows of a source as they are read, but for their texts: a file of numbers for each column."""
+    """All rows of a source as they are read, in files."""
 
     def __init__(self, folder: Path, group_column: str | None) -> None:
+        self.writer = TextWriter(folder)
         self.group_column = group_column
         self.labels: dict[str, int] = {}
         self.paths: dict[str, int] = {}
         self.num_rows = 0
         self.content = hashlib.sha256()
-        self.columns = {name: NumberWriter(folder / f"{name}.bin") for name in _COLUMNS}
 
     def add(self, example: Example) -> None:
         self.num_rows += 1
         digest = hashlib.blake2b(example.text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
         self.content.update(digest)
-        label = example.label
-        row = {
-            "label_ids": _NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels)),
-            "path_ids": self.paths.setdefault(example.path, len(self.paths)),
-            "lines": example.line,
-            "fingerprints": _number(digest) if example.text.strip() else _EMPTY,
-        }
+        label, group = example.label, 0
         if self.group_column is not None:
             if example.record is None or self.group_column not in example.record:
                 where = f"{example.path}:{example.line}"
                 raise DataError(f"{where}: has no column {self.group_column!r} (data.group_column)")
-            group = str(example.record[self.group_column]).encode("utf-8", "surrogatepass")
-            row["groups"] = _number(hashlib.blake2b(group, digest_size=8).digest())
-        for name, number in row.items():
-            self.columns[name].append(number)
+            value = str(example.record[self.group_column]).encode("utf-8", "surrogatepass")
+            group = _number(hashlib.blake2b(value, digest_size=8).digest())
+        self.writer.append(
+            example.text,
+            _NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels)),
+            self.paths.setdefault(example.path, len(self.paths)),
+            example.line,
+            group,
+            _number(digest) if example.text.strip() else _EMPTY,
+        )
 
     def __getitem__(self, name: str) -> Ints:
         """Returns a column, memory-mapped, when all rows are there."""
-        return self.columns[name].mapped()
-
-    def __enter__(self) -> "_Table":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.ExitStack() as stack:  # a full disk may stop any of them
-            for column in self.columns.values():
-                stack.callback(column.close)
+        return np.asarray(self.writer.rows()[name])
 
 
 def _number(digest: bytes) -> int:
@@ -179,13 +148,13 @@ def _number(digest: bytes) -> int:
 def _build(folder: Path, source: Source, config: DataConfig) -> None:
     bad_rows: list[BadRow] = []
     given: dict[str, Ints] = {}
-    with TextWriter(folder / "texts.bin") as writer, _Table(folder, config.group_column) as table:
+    table = _Table(folder, config.group_column)
+    with table.writer:
         for name, reader in source.read.items():
             start, known = table.num_rows, frozenset(table.labels)
             for example in reader(bad_rows.append):
                 if _has_new_label(example, name, known, config, bad_rows):
                     continue
-                writer.append(example.text)
                 table.add(example)
             given[name] = np.arange(start, table.num_rows)
     label_ids, labels = _sorted_labels(table, source.labels)
@@ -203,7 +172,7 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
     doubtful, bad_rows = ([row for row in bad_rows if row.is_read == is_read] for is_read in (True, False))
     counts = {"read": table.num_rows + len(bad_rows), "used": table.num_rows, "skipped": len(bad_rows)}
     counts |= {"left_out": splits.num_left_out} if splits.num_left_out else {}
-    repeats = _repeats(orders, table["fingerprints"])
+    repeats = _repeats(orders, table["hashes"])
     notes = [
         *source.notes,
         *_notes(bad_rows, doubtful, repeats),
@@ -228,16 +197,19 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
 
 
 def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: Ints, labels: list[str]) -> None:
-    """Writes the columns of each split, and adds them to the table's digest."""
+    """Writes the rows of each split, and adds them to the table's digest."""
     table.content.update(json.dumps(labels).encode())
     table.content.update(label_ids.data)
+    rows = table.writer.rows()
     for name, order in orders.items():
         table.content.update(name.encode())
         table.content.update(order.data)
-        save_arrays(folder, **{f"{name}.order": order, f"{name}.label_ids": label_ids[order]})
-        save_arrays(folder, **{f"{name}.{key}": table[key][order] for key in ("path_ids", "lines")})
-    for name in _COLUMNS:
-        (folder / f"{name}.bin").unlink()
+        np.save(folder / f"{name}.label_ids.npy", label_ids[order])
+        with (folder / f"{name}.bin").open("wb") as file:
+            for part in chunks(order, BLOCK):
+                file.write(rows[part].data)
+                release(rows)
+    (folder / "rows.bin").unlink()
 
 
 def _has_new_label(
@@ -274,10 +246,9 @@ def _check(orders: Mapping[str, Ints], label_ids: Ints, labels: list[str], sourc
             raise DataError(f"{source.origin}: there is no text in {name}")
 
 
-def _repeats(orders: Mapping[str, Ints], fingerprints: Ints) -> dict[str, int]:
+def _repeats(orders: Mapping[str, Ints], hashes: Ints) -> dict[str, int]:
     """Counts exact duplicates within a split, and texts of one split that another has too; not empty ones."""
-    prints = {name: fingerprints[orders[name]] for name in LABELLED if name in orders}
-    release(fingerprints)
+    prints = {name: hashes[orders[name]] for name in LABELLED if name in orders}
     prints = {name: values[values != _EMPTY] for name, values in prints.items()}
     for values in prints.values():
         values.sort()
@@ -316,8 +287,7 @@ def _notes_on_splits(
     notes = []
     labelled = [orders[name] for name in LABELLED if name in orders]
     num_texts = sum(map(len, labelled))
-    fingerprints = table["fingerprints"]
-    num_empty = sum(int((fingerprints[order] == _EMPTY).sum()) for order in labelled)
+    num_empty = sum(int((table["hashes"][order] == _EMPTY).sum()) for order in labelled)
     if 3 * num_empty >= num_texts:
         notes.append(f"{num_empty} of {num_texts} texts are empty.")
     counts = np.bincount(label_ids[orders["train"]], minlength=len(table.labels))

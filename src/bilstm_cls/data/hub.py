@@ -4,13 +4,11 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.config import DataConfig
-from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
 
 OFFLINE_VARIABLE = "BILSTM_CLS_OFFLINE"
@@ -104,17 +102,13 @@ def naming_hub_faults(address: Address) -> Iterator[None]:
     of_the_network = errors.HfHubHTTPError.__bases__  # of the HTTP library that it is built on
     try:
         yield
-    except errors.RevisionNotFoundError as error:
-        raise ConfigError(f"hf://{address}: there is no such revision") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:  # the former for private ones too
-        raise ConfigError(
-            f"hf://{address}: there is no such repository, or you may not read it; check the name, or log in with "
-            f"`hf auth login`"
-        ) from error
-    except (OSError, errors.LocalEntryNotFoundError, *of_the_network) as error:
+    except (OSError, errors.HFValidationError, errors.LocalEntryNotFoundError, *of_the_network) as error:
         status = _status_in(error)
-        if status in (401, 403):
-            raise ConfigError(f"hf://{address}: not allowed (status {status}); log in with `hf auth login`") from error
+        if status in (401, 403, 404) or isinstance(error, errors.HFValidationError):
+            raise ConfigError(
+                f"hf://{address}: there is no such repository or revision, or you may not use it; check the name, or "
+                f"log in with `hf auth login`"
+            ) from error
         if status is not None:
             raise DownloadError(f"hf://{address}: the Hub answers with status {status}; try again later") from error
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
@@ -159,9 +153,9 @@ def load_hub_dataset(address: Address, label_column: str) -> dict[str, Any]:
     left out.
 
     Raises:
-        ConfigError: there is no such data set or revision, it may not be read, or its subset must be named.
+        ConfigError: there is no such data set or revision, or it may not be read.
         UnreachableError: the Hub does not answer, or may not be asked.
-        DataError: it cannot be read, or there is no split `train`.
+        DataError: it cannot be read, its subset must be named, or there is no split `train`.
     """
     try:
         import datasets
@@ -181,64 +175,20 @@ def load_hub_dataset(address: Address, label_column: str) -> dict[str, Any]:
         except datasets.exceptions.DatasetNotFoundError as error:
             raise ConfigError(f"hf://{address}: {error} Check the name, or log in with `hf auth login`.") from error
         except (RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise _unreadable(address, " ".join(str(error.__cause__ or error).split())[:300]) from error
+            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            raise DataError(
+                f"hf://{address}: cannot be read ({reason}); name one of several subsets as in "
+                f"hf/{address.repository}:SUBSET, and instead of a script try {address}@refs/convert/parquet"
+            ) from error
     splits = {SPLITS[name.lower()]: split for name, split in loaded.items() if name.lower() in SPLITS and len(split)}
     if "train" not in splits:
         raise DataError(f"hf://{address}: has no split 'train' (its splits: {', '.join(loaded)}); save it to files")
-    secret = [name for name, split in splits.items() if name != "unlabelled" and _is_secret(split, label_column)]
-    order = ("train", "valid", "test", "unlabelled")
-    return {name: splits[name] for name in order if name in splits and name not in secret}
-
-
-def _unreadable(address: Address, reason: str) -> Exception:
-    if "BuilderConfig" in reason or "Config name" in reason:
-        return ConfigError(f"hf://{address}: {reason}; name a subset, as in hf/{address.repository}:SUBSET")
-    if "scripts are no longer supported" in reason:
-        return DataError(f"hf://{address}: needs a script, which is not run; try {address}@refs/convert/parquet")
-    return DataError(f"hf://{address}: cannot be read ({reason})")
+    kept = {
+        name: split for name, split in splits.items() if name == "unlabelled" or not _is_secret(split, label_column)
+    }
+    return {name: kept[name] for name in ("train", "valid", "test", "unlabelled") if name in kept}
 
 
 def _is_secret(split: Any, label_column: str) -> bool:
-    if label_column not in split.column_names or not str(split.features[label_column].dtype).startswith("int"):
-        return False
-    return all(label is not None and label < 0 for label in split.unique(label_column))
-
-
-def label_names_of(rows: Any, label_column: str) -> list[str]:
-    """Returns the names of labels that are numbers, by number; empty where a split has none."""
-    return list(getattr(rows.features.get(label_column), "names", None) or [])
-
-
-def hub_examples(
-    rows: Any, path: str, config: DataConfig, on_bad_row: Callable[[BadRow], None], *, is_labelled: bool
-) -> Iterator[Example]:
-    """Yields the rows of a split as examples.
-
-    Args:
-        rows: a `datasets.Dataset`.
-        path: stands for the file in messages.
-        config: which columns to read, and what to do with bad rows.
-        on_bad_row: called with every skipped row.
-        is_labelled: whether to read the labels.
-
-    Raises:
-        DataError: a column is missing, or a row is bad and `data.bad_rows` is `error`.
-    """
-    names = label_names_of(rows, config.label_column)
-    wanted = [*config.text_columns, *([config.group_column] if config.group_column else [])]
-    wanted += [config.label_column] if is_labelled else []
-    for column in wanted:
-        if column not in rows.column_names:
-            raise DataError(f"{path}: no column {column!r} among {', '.join(map(repr, rows.column_names))}")
-    for number, row in enumerate(rows.select_columns(list(dict.fromkeys(wanted))), 1):
-        texts, label = [row[column] for column in config.text_columns], row.get(config.label_column)
-        if names and isinstance(label, int):
-            label = names[label] if 0 <= label < len(names) else None
-        label = None if label is None else str(label).strip()
-        if all(isinstance(text, str) for text in texts) and (label or not is_labelled):
-            yield Example("\n".join(texts), label if is_labelled else None, path, number, row)
-            continue
-        bad = BadRow(path, number, "a text is no string, or the label is empty")
-        if config.bad_rows == "error":
-            raise DataError(f"{bad}; set data.bad_rows to skip")
-        on_bad_row(bad)
+    column = split.features.get(label_column)
+    return str(getattr(column, "dtype", "")).startswith("int") and {*split.unique(label_column)} <= {-1}

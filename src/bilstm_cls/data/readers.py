@@ -5,7 +5,7 @@ import functools
 import glob
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from bilstm_cls.data.tables import Dialect, ReadOptions, Rows, find_dialect, rea
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError, cut, shown
 
-__all__ = ["READERS", "ReadOptions", "detect_format", "name_labels", "read", "read_label_names"]
+__all__ = ["READERS", "ReadOptions", "detect_format", "read", "read_label_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +106,12 @@ def read(
     if path.is_dir() != (format == "folder") and format != "arrow":
         kind = "is a folder, and format" if path.is_dir() else "is a file, and format"
         raise DataError(f"{path}: {kind} {format!r} reads a {'folder' if format == 'folder' else 'file'}")
-    return _without_bad_rows(READERS[format](path, options), options, bad_rows, on_bad_row)
+    return accepted(READERS[format](path, options), options, bad_rows, on_bad_row)
 
 
-def _without_bad_rows(rows: Rows, options: ReadOptions, bad_rows: str, on_bad_row: OnBadRow) -> Iterator[Example]:
-    for row in rows:
+def accepted(rows: Rows, options: ReadOptions, bad_rows: str, on_bad_row: OnBadRow) -> Iterator[Example]:
+    """Yields the examples among rows, with the names of their labels; arguments and errors are those of `read`."""
+    for row in rows if options.label_names is None else map(functools.partial(_named, options.label_names), rows):
         if isinstance(row, Example):
             yield row
         elif row.is_read or bad_rows == "skip":
@@ -315,7 +316,7 @@ def _are_labels(values: Sequence[str], max_labels: int) -> bool:
 
 
 def read_label_names(path: Path, encoding: str) -> dict[str, str]:
-    """Returns the name of each number, in the order of the numbers.
+    """Returns the name of each number, in the order of the numbers, and then of each name itself.
 
     Each line is the name of one label, the first that of label 0. A blank line stands for a number that no text has, as
     0 is where numbers begin with 1.
@@ -327,37 +328,17 @@ def read_label_names(path: Path, encoding: str) -> dict[str, str]:
     for row in read(path, format="lines", options=ReadOptions(label_column=None, encoding=encoding)):
         name = row.text.strip()
         if "\t" in name or name.isdecimal() or name in names.values():
-            wrong = "holds a tab" if "\t" in name else "is a number itself" if name.isdecimal() else "is there twice"
-            raise DataError(f"{path}:{row.line}: {shown(name)} {wrong}; there must be one name in words a line")
+            raise DataError(f"{path}:{row.line}: {shown(name)} is there twice, a number or several; give a name a line")
         if name:
             names[str(row.line - 1)] = name
     if not names:
         raise DataError(f"{path}: holds no name; there must be one a line, the first that of label 0")
-    return names
+    return names | {name: name for name in names.values()}
 
 
-def name_labels(
-    examples: Iterable[Example], names: dict[str, str], path: Path, *, bad_rows: str, on_bad_row: OnBadRow
-) -> Iterator[Example]:
-    """Gives each labelled example the name of its number, unless its label is a name already.
-
-    Args:
-        examples: whose labels are numbers.
-        names: what `read_label_names` returned.
-        path: where that was read, for messages.
-        bad_rows: `error` to stop at the first label that has no name, `skip` to go on.
-        on_bad_row: called with every skipped row.
-
-    Raises:
-        DataError: a label has no name, and `bad_rows` is `error`.
-    """
-    known = {**{name: name for name in names.values()}, **names}
-    which = f"in {path} (data.label_names), which names {next(iter(names))} to {next(reversed(names))}"
-    for example in examples:
-        if example.label is None or example.label in known:
-            yield example if example.label is None else replace(example, label=known[example.label])
-            continue
-        row = BadRow(example.path, example.line, f"label {shown(example.label)} has no name {which}")
-        if bad_rows == "error":
-            raise DataError(f"{row}; fix the row or that file, or set data.bad_rows to skip")
-        on_bad_row(row)
+def _named(names: Mapping[str, str], row: Example | BadRow) -> Example | BadRow:
+    if not isinstance(row, Example) or row.label is None:
+        return row
+    if row.label in names:
+        return replace(row, label=names[row.label])
+    return BadRow(row.path, row.line, f"label {shown(row.label)} has no name in the file data.label_names")

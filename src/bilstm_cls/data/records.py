@@ -28,7 +28,7 @@ MAX_DOCUMENT_BYTES = 2**28
 TEXT_SUFFIXES = (".txt", ".text")
 _MAX_HEAD = 100
 """JSON objects that show whether a key is missing from one or from all."""
-_BATCH_ROWS = 1024
+BATCH_ROWS = 1024
 _NO_MARK = {
     "\t": "has no tab between label and text, as the first line has",
     " ": "has no space between label and text",
@@ -39,6 +39,10 @@ Parts = tuple[str, str] | str
 """Label and text of a line, or what is wrong with it."""
 Record = tuple[int, dict[str, Any] | str | None]
 """Where a record starts (its line or, in a table, row, from 1), and its values or what is wrong; None for no record."""
+
+
+Batches = Callable[[Sequence[str]], Iterator[Any]]
+"""What yields batches of some columns of an Arrow table."""
 
 
 class _WrongValueError(Exception):
@@ -294,29 +298,42 @@ def read_arrow(path: Path, options: ReadOptions) -> Rows:
         import pyarrow as pa
     except ModuleNotFoundError:
         raise DataError(f"{path}: Parquet and Arrow need pyarrow; pip install 'bilstm-cls[parquet]'") from None
-    row = 0
     try:
-        schema, batches = _open_table(path)
-        require_columns(schema.names, options, str(path))
-        columns = schema.names if options.keep_record else list(dict.fromkeys(options.wanted))
-        class_names = _class_names(schema).get(options.label_column or "")
-        for record in itertools.chain.from_iterable(batch.to_pylist() for batch in batches(columns)):
-            row += 1
-            yield _example(record, options, path, row, place=f"row {row}: ", class_names=class_names)
+        yield from table_rows(*_open_table(path), str(path), options)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read as Parquet or Arrow ({reason})") from error
+
+
+def table_rows(schema: Any, batches: Batches, path: str, options: ReadOptions) -> Rows:
+    """Reads the rows of an Arrow table.
+
+    Args:
+        schema: of all its columns.
+        batches: what yields batches of some of its columns.
+        path: stands for the file in messages.
+        options: what to take.
+
+    Raises:
+        DataError: a column is not there, or the table is empty.
+    """
+    require_columns(schema.names, options, path)
+    columns = schema.names if options.keep_record else list(dict.fromkeys(options.wanted))
+    names = class_names(schema).get(options.label_column or "")
+    row = 0
+    for row, record in enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches(columns)), 1):
+        yield _example(record, options, path, row, place=f"row {row}: ", names=names)
     if row == 0:
         raise DataError(f"{path}: has no rows")
 
 
-def _open_table(path: Path) -> tuple[Any, Callable[[Sequence[str]], Iterator[Any]]]:
+def _open_table(path: Path) -> tuple[Any, Batches]:
     """Returns a table's schema, and what yields batches of some of its columns."""
     import pyarrow.parquet as pq
 
     if path.suffix.lower() != ".arrow" and path.is_file():
         file = pq.ParquetFile(path)
-        return file.schema_arrow, lambda columns: file.iter_batches(_BATCH_ROWS, columns=columns)
+        return file.schema_arrow, lambda columns: file.iter_batches(BATCH_ROWS, columns=columns)
     files = [path]
     if path.is_dir():
         try:
@@ -335,11 +352,12 @@ def _open_arrow(path: Path) -> Any:
 
 def _arrow_batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
     for batch in itertools.chain.from_iterable(map(_open_arrow, files)):
-        for start in range(0, batch.num_rows, _BATCH_ROWS):
-            yield batch.select(columns).slice(start, _BATCH_ROWS)
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            yield batch.select(columns).slice(start, BATCH_ROWS)
 
 
-def _class_names(schema: Any) -> dict[str, list[str]]:
+def class_names(schema: Any) -> dict[str, list[str]]:
+    """Returns the names of the numbers in each column that the library `datasets` calls a `ClassLabel`."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: list(map(str, f["names"])) for name, f in features.items() if f.get("_type") == "ClassLabel"}
@@ -350,16 +368,16 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
 def _example(
     record: Mapping[str, Any],
     options: ReadOptions,
-    path: Path,
+    path: Path | str,
     line: int,
     *,
     place: str = "",
-    class_names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Example | BadRow:
     try:
         text = "\n".join([_text_of(_value_of(record, column), column) for column in options.text_columns])
         column = options.label_column
-        label = None if column is None else _label_of(_value_of(record, column), column, class_names)
+        label = None if column is None else _label_of(_value_of(record, column), column, names)
     except _WrongValueError as error:
         return BadRow(str(path), line, f"{place}{error}")
     kept = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None) if options.keep_record else None
@@ -380,17 +398,17 @@ def _text_of(value: Any, column: str) -> str:
     return value
 
 
-def _label_of(value: Any, column: str, class_names: Sequence[str] | None) -> str:
+def _label_of(value: Any, column: str, names: Sequence[str] | None) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None or value != value:
         raise _WrongValueError(NO_LABEL)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and class_names is not None:
-        if not 0 <= value < len(class_names):
-            raise _WrongValueError(f"{shown(column)} is {value}, but there are names of 0 to {len(class_names) - 1}")
-        value = class_names[value]
+    if isinstance(value, int) and names is not None:
+        if not 0 <= value < len(names):
+            raise _WrongValueError(f"{shown(column)} is {value}, but there are names of 0 to {len(names) - 1}")
+        value = names[value]
     if isinstance(value, list):
         raise _WrongValueError(f"{shown(column)} holds a list; several labels per text are not supported")
     if not isinstance(value, str | int):

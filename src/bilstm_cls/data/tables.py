@@ -6,7 +6,7 @@ import difflib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class ReadOptions:
         encoding: any text codec, or `auto`.
         keep_record: whether an example's `record` gets all fields of its row in order.
         csv: what is known of the dialect of csv and tsv files.
+        label_names: what `read_label_names` returned, where labels are numbers of names.
     """
 
     text_columns: tuple[str, ...] = ("text",)
@@ -77,6 +78,7 @@ class ReadOptions:
     encoding: str = "utf-8"
     keep_record: bool = False
     csv: Dialect = Dialect()
+    label_names: Mapping[str, str] | None = None
 
     @property
     def wanted(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.sources import packaged
-from bilstm_cls.data.store import cached, file_digest, load_array, save_arrays
+from bilstm_cls.data.store import cached, file_digest
 from bilstm_cls.data.tokenizer import PADDING_ID
 from bilstm_cls.data.torchtext import PREFIX, vectors_file
 from bilstm_cls.errors import ConfigError, DataError
@@ -277,7 +277,7 @@ def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed
     folder = cached(
         "vectors", digest.hexdigest()[:32], lambda empty: _make_vectors(empty, corpora, vocab_size, dim, seed)
     )
-    return np.array(load_array(folder, "matrix"))
+    return np.asarray(np.load(folder / "matrix.npy"))
 
 
 def _make_vectors(folder: Path, corpora: Sequence[Corpus], vocab_size: int, dim: int, seed: int) -> None:
@@ -293,7 +293,7 @@ def _make_vectors(folder: Path, corpora: Sequence[Corpus], vocab_size: int, dim:
     matrix[PADDING_ID] = 0
     lengths = np.linalg.norm(matrix, axis=1)
     typical = np.sqrt(np.mean(lengths[lengths > 0] ** 2)) if lengths.any() else 1.0
-    save_arrays(folder, matrix=matrix * np.float32(math.sqrt(dim) * SPREAD * 3 / typical))
+    np.save(folder / "matrix.npy", matrix * np.float32(math.sqrt(dim) * SPREAD * 3 / typical))
 
 
 def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2**21) -> Any:

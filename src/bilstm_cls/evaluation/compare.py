@@ -4,10 +4,9 @@ Shapes: N texts, C labels.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,157 +20,50 @@ NUM_RESAMPLES = 1000
 SIGNIFICANT = 0.05
 TERMINAL_TEXT = 100
 
-Table = tuple[list[str], list[list[str]]]
+Row = dict[str, Any]
 
 
-class RunScores(NamedTuple):
-    """A run's predictions of all N texts in a common order, its scores, and F1 of each label.
-
-    `probabilities` are those of the predictions, `losses` are in nats; `scores` are `accuracy`, `macro_f1`, `log_loss`
-    and `ece`, and `interval` is the 95 % interval of the accuracy.
-    """
-
-    name: str
-    predicted: Ints
-    probabilities: Floats
-    losses: Floats
-    scores: dict[str, float]
-    interval: tuple[float, float]
-    f1: list[float]
-
-
-class Estimate(NamedTuple):
-    """A difference, and its 95 % interval by the paired bootstrap."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Difference(NamedTuple):
-    """How another run differs from the first in `accuracy`, `macro_f1` and `log_loss`.
-
-    `only_first` and `only_other` count the texts that one run alone predicts rightly. `p_value` is McNemar's exact
-    test, two-sided: how probable so uneven a share of those is where both err as often.
-    """
-
-    name: str
-    scores: dict[str, Estimate]
-    only_first: int
-    only_other: int
-    p_value: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """At least two runs on the same N texts of C labels, and how all but the first differ from it.
-
-    `disagreements` are the texts for which not all runs predict the same label, the greatest difference in loss first.
-    """
-
-    split: str
-    labels: list[str]
-    label_ids: Ints
-    texts: list[str]
-    places: list[str]
-    runs: list[RunScores]
-    differences: list[Difference]
-    disagreements: Ints
-
-    def as_object(self, limit: int) -> dict[str, Any]:
-        """Returns what `report --json` prints, with at most `limit` disagreements."""
-        first = self.runs[0].name
-        runs = [
-            {"run": run.name, **run.scores, "confidence_interval": run.interval,
-             "f1": dict(zip(self.labels, run.f1, strict=True))}
-            for run in self.runs
-        ]  # fmt: skip
-        differences = [
-            {"run": found.name, "against": first,
-             **{key: {"difference": score.value, "confidence_interval": score[1:]}
-                for key, score in found.scores.items()},
-             "right_alone": {first: found.only_first, found.name: found.only_other}, "mcnemar_p": found.p_value}
-            for found in self.differences
-        ]  # fmt: skip
-        disagreements = [
-            {"place": self.places[i], "label": self.labels[self.label_ids[i]],
-             "answers": {run.name: {"label": self.labels[run.predicted[i]], "probability": float(run.probabilities[i])}
-                         for run in self.runs},
-             "text": self.texts[i]}
-            for i in self.disagreements[:limit].tolist()
-        ]  # fmt: skip
-        return {
-            "split": self.split, "examples": len(self.label_ids), "runs": runs, "differences": differences,
-            "num_disagreements": len(self.disagreements), "disagreements": disagreements,
-        }  # fmt: skip
-
-    def score_table(self) -> Table:
-        """Returns head and rows: the scores of each run."""
-        rows = [
-            [run.name, f"{run.scores['accuracy']:.4f}", "{:.4f} to {:.4f}".format(*run.interval),
-             *(f"{run.scores[key]:.4f}" for key in ("macro_f1", "log_loss", "ece"))]
-            for run in self.runs
-        ]  # fmt: skip
-        return ["run", "accuracy", "95 % interval", "macro F1", "log loss", "ECE"], rows
-
-    def difference_table(self) -> Table:
-        """Returns head and rows: how the other runs differ from the first."""
-        rows = [
-            [found.name, *("{:+.4f} ({:+.4f} to {:+.4f})".format(*score) for score in found.scores.values()),
-             f"{found.only_first:,} : {found.only_other:,}", f"{found.p_value:.3g}"]
-            for found in self.differences
-        ]  # fmt: skip
-        first = self.runs[0].name
-        return [f"minus {first}", "accuracy", "macro F1", "log loss", "right alone", "McNemar's p"], rows
-
-    def verdicts(self) -> list[str]:
-        """Returns for each difference a sentence that says whether it may be chance."""
-        first, sentences = self.runs[0].name, []
-        for found in self.differences:
-            better = found.name if found.only_other > found.only_first else first
-            verdict = f"{better} is better, and chance rarely does that"
-            if found.p_value >= SIGNIFICANT:
-                verdict = "the difference may well be chance"
-            sentences.append(
-                f"{first} alone is right on {found.only_first:,} texts, {found.name} alone on {found.only_other:,}: "
-                f"{verdict} (p = {found.p_value:.3g})."
-            )
-        return sentences
-
-
-def compare(paths: Sequence[Path]) -> Comparison:
+def compare(paths: Sequence[Path], limit: int) -> Row:
     """Compares runs by their `predictions_*.csv`; no model is loaded.
+
+    A difference is that of another run to the first, with the 95 % interval of the paired bootstrap. `right_alone`
+    counts the texts that one of both predicts rightly and the other not. `mcnemar_p` is McNemar's exact test: how
+    probable so uneven a share of those is where both err as often.
 
     Args:
         paths: at least two run directories, those of `bilstm-cls baseline` among them.
+        limit: listed texts for which not all runs predict the same label, the greatest difference in loss first.
+
+    Returns:
+        What `report --json` prints.
 
     Raises:
         CheckpointError: a run was not evaluated, or its predictions are damaged.
         ConfigError: a run is given twice, or they were not evaluated on the same texts.
     """
-    assert len(paths) > 1
     names = _names(paths)
     found = [_in_common_order(read_predictions(path)) for path in paths]
     first = found[0]
     for path, other in zip(paths[1:], found[1:], strict=True):
         _check_same_texts(paths[0], first, path, other)
-    labels = sorted({label for predictions in found for label in (*predictions.labels, *predictions.predictions)})
+    labels = sorted({label for one in found for label in (*one.labels, *one.predictions)})
     number_of = {label: i for i, label in enumerate(labels)}
-    label_ids = np.array([number_of[label] for label in first.labels])
-    predicted = [np.array([number_of[label] for label in predictions.predictions]) for predictions in found]
-    runs = [_scores_of_run(*row, label_ids, len(labels)) for row in zip(names, found, predicted, strict=True)]
-    gaps = np.max([np.abs(run.losses - runs[0].losses) for run in runs[1:]], axis=0)
-    differ = np.flatnonzero(np.any([run.predicted != runs[0].predicted for run in runs[1:]], axis=0))
-    return Comparison(
-        split=first.split,
-        labels=labels,
-        label_ids=label_ids,
-        texts=first.texts,
-        places=[f"{path}:{line}" for path, line in first.places],
-        runs=runs,
-        differences=[_difference(runs[0], other, label_ids, len(labels)) for other in runs[1:]],
-        disagreements=differ[np.argsort(-gaps[differ], kind="stable")],
-    )
+    columns = [first.labels, *(one.predictions for one in found)]
+    ids = np.array([[number_of[label] for label in column] for column in columns])
+    label_ids, predicted, losses = ids[0], ids[1:], np.array([one.losses for one in found])
+    gaps, differ = np.abs(losses - losses[0]).max(0), np.flatnonzero((predicted != predicted[0]).any(0))
+    return {
+        "split": first.split,
+        "examples": len(first),
+        "support": dict(zip(labels, np.bincount(label_ids, minlength=len(labels)).tolist(), strict=True)),
+        "runs": [{"run": name, **_scores(one, label_ids, answers, labels)}
+                 for name, one, answers in zip(names, found, predicted, strict=True)],
+        "differences": [_difference(names[0], names[i], label_ids, predicted[[0, i]], losses[[0, i]], len(labels))
+                        for i in range(1, len(found))],
+        "num_disagreements": len(differ),
+        "disagreements": [_disagreement(names, found, i)
+                          for i in differ[np.argsort(-gaps[differ], kind="stable")][:limit].tolist()],
+    }  # fmt: skip
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -206,17 +98,17 @@ def _check_same_texts(path: Path, one: Predictions, other_path: Path, other: Pre
             )
 
 
-def _scores_of_run(name: str, predictions: Predictions, predicted: Ints, label_ids: Ints, num_labels: int) -> RunScores:
-    is_correct, f1 = predicted == label_ids, _f1(label_ids, predicted, num_labels)
+def _scores(one: Predictions, label_ids: Ints, predicted: Ints, labels: list[str]) -> Row:
+    is_correct, f1 = predicted == label_ids, _f1(label_ids, predicted, len(labels))
     accuracy = float(is_correct.mean())
-    scores = {
-        "accuracy": accuracy, "macro_f1": float(np.nanmean(f1)), "log_loss": float(predictions.losses.mean()),
-        "ece": calibration_bins(predictions.probabilities, is_correct).error,
-    }  # fmt: skip
-    return RunScores(
-        name, predicted, predictions.probabilities, predictions.losses, scores,
-        accuracy_interval(accuracy, len(is_correct)), np.nan_to_num(f1).tolist(),
-    )  # fmt: skip
+    return {
+        "accuracy": accuracy,
+        "macro_f1": float(np.nanmean(f1)),
+        "log_loss": float(one.losses.mean()),
+        "ece": calibration_bins(one.probabilities, is_correct).error,
+        "confidence_interval": accuracy_interval(accuracy, len(one)),
+        "f1": dict(zip(labels, np.nan_to_num(f1).tolist(), strict=True)),
+    }
 
 
 def _f1(label_ids: Ints, predicted: Ints, num_labels: int) -> Floats:
@@ -227,52 +119,93 @@ def _f1(label_ids: Ints, predicted: Ints, num_labels: int) -> Floats:
     return np.asarray(np.where(total > 0, 2 * right / np.maximum(1, total), np.nan))
 
 
-def _difference(first: RunScores, other: RunScores, label_ids: Ints, num_labels: int) -> Difference:
-    """Resamples texts, each with both of its predictions: what both runs find hard then widens no interval."""
+def _difference(first: str, name: str, label_ids: Ints, predicted: Ints, losses: Floats, num_labels: int) -> Row:
+    """Resamples texts, each with both predictions `[2, N]`: what both runs find hard then widens no interval."""
     from scipy.stats import binomtest
+
+    is_right = predicted == label_ids
 
     def gains(rows: Any) -> Floats:
         """Returns what is gained in accuracy, macro F1 and log loss on some texts."""
-        labels, one, two = label_ids[rows], first.predicted[rows], other.predicted[rows]
-        f1 = [np.nanmean(_f1(labels, predicted, num_labels)) for predicted in (one, two)]
-        gap = (other.losses[rows] - first.losses[rows]).mean()
-        return np.array([(two == labels).mean() - (one == labels).mean(), f1[1] - f1[0], gap])
+        f1 = [np.nanmean(_f1(label_ids[rows], answers[rows], num_labels)) for answers in predicted]
+        accuracy, loss = is_right[:, rows].mean(1), losses[:, rows].mean(1)
+        return np.diff([accuracy, f1, loss]).ravel()
 
     generator, number = np.random.default_rng(0), len(label_ids)
     draws = [gains(generator.integers(number, size=number)) for _ in range(NUM_RESAMPLES)]
-    ends = np.percentile(draws, [2.5, 97.5], axis=0)
-    estimates = [Estimate(*map(float, column)) for column in np.vstack([gains(slice(None)), ends]).T]
-    is_right, is_right_too = first.predicted == label_ids, other.predicted == label_ids
-    only_first, only_other = int((is_right & ~is_right_too).sum()), int((is_right_too & ~is_right).sum())
-    discordant = only_first + only_other
-    return Difference(
-        name=other.name,
-        scores=dict(zip(("accuracy", "macro_f1", "log_loss"), estimates, strict=True)),
-        only_first=only_first,
-        only_other=only_other,
-        p_value=float(binomtest(only_other, discordant).pvalue) if discordant else 1.0,
-    )
+    scores = zip(("accuracy", "macro_f1", "log_loss"), gains(slice(None)).tolist(),
+                 np.percentile(draws, [2.5, 97.5], axis=0).T.tolist(), strict=True)  # fmt: skip
+    alone = [int((is_right[i] & ~is_right[1 - i]).sum()) for i in (0, 1)]
+    return {
+        "run": name,
+        "against": first,
+        **{key: {"difference": value, "confidence_interval": ends} for key, value, ends in scores},
+        "right_alone": dict(zip((first, name), alone, strict=True)),
+        "mcnemar_p": float(binomtest(alone[1], sum(alone)).pvalue) if any(alone) else 1.0,
+    }
 
 
-def comparison_table(comparison: Comparison, limit: int) -> str:
-    """Returns what `report` prints of several runs, with at most `limit` disagreements."""
-    content, lines = comparison.as_object(limit), list[str]()
-    for head, rows in (comparison.score_table(), comparison.difference_table()):
-        lines += ["", *aligned([head, *rows])]
-    number = content["num_disagreements"]
-    shown = f" (the {limit:,} that differ most in loss)" if number > limit > 0 else ""
-    lines += ["", *comparison.verdicts(), f"They predict {number:,} texts differently{shown}"]
-    for row in content["disagreements"]:
+def _disagreement(names: Sequence[str], found: Sequence[Predictions], i: int) -> Row:
+    first = found[0]
+    answers = {
+        name: {"label": one.predictions[i], "probability": float(one.probabilities[i])}
+        for name, one in zip(names, found, strict=True)
+    }
+    return {
+        "place": "{}:{}".format(*first.places[i]), "label": first.labels[i], "answers": answers, "text": first.texts[i],
+    }  # fmt: skip
+
+
+def tables(content: Row) -> list[list[list[str]]]:
+    """Returns two tables with their heads: the scores of each run, and how the others differ from the first."""
+    scores = [["run", "accuracy", "95 % interval", "macro F1", "log loss", "ECE"]]
+    for run in content["runs"]:
+        numbers = [f"{run[key]:.4f}" for key in ("accuracy", "macro_f1", "log_loss", "ece")]
+        numbers.insert(1, "{:.4f} to {:.4f}".format(*run["confidence_interval"]))
+        scores.append([run["run"], *numbers])
+    first = content["runs"][0]["run"]
+    differences = [[f"minus {first}", "accuracy", "macro F1", "log loss", "right alone", "McNemar's p"]]
+    for found in content["differences"]:
+        gains = [found[key] for key in ("accuracy", "macro_f1", "log_loss")]
+        differences.append([
+            found["run"],
+            *("{:+.4f} ({:+.4f} to {:+.4f})".format(row["difference"], *row["confidence_interval"]) for row in gains),
+            " : ".join(f"{number:,}" for number in found["right_alone"].values()),
+            f"{found['mcnemar_p']:.3g}",
+        ])  # fmt: skip
+    return [scores, differences]
+
+
+def verdicts(content: Row) -> Iterator[str]:
+    """Yields for each difference a sentence that says whether it may be chance."""
+    for found in content["differences"]:
+        (first, one), (name, other) = found["right_alone"].items()
+        verdict = f"{name if other > one else first} is better, and chance rarely does that"
+        if found["mcnemar_p"] >= SIGNIFICANT:
+            verdict = "the difference may well be chance"
+        yield (
+            f"{first} alone is right on {one:,} texts, {name} alone on {other:,}: {verdict} "
+            f"(p = {found['mcnemar_p']:.3g})."
+        )
+
+
+def comparison_table(content: Row) -> str:
+    """Returns what `report` prints of several runs."""
+    number, listed = content["num_disagreements"], content["disagreements"]
+    lines = [f"{content['split']} split, {content['examples']:,} texts"]
+    for rows in tables(content):
+        lines += ["", *aligned(rows)]
+    shown = f" (the {len(listed):,} that differ most in loss)" if number > len(listed) > 0 else ""
+    lines += ["", *verdicts(content), f"They predict {number:,} texts differently{shown}"]
+    for row in listed:
         answers = (f"{name} {found['label']} {found['probability']:.3f}" for name, found in row["answers"].items())
         lines.append(f"  {row['place']}: label {row['label']}; {', '.join(answers)}")
         lines.append(f"    {printable(shortened(row['text'], TERMINAL_TEXT))}")
-    return "\n".join([f"{comparison.split} split, {len(comparison.label_ids):,} texts", *lines])
+    return "\n".join(lines)
 
 
-def write_comparison(path: Path, comparison: Comparison, limit: int) -> None:
-    """Writes one HTML file that loads nothing, with at most `limit` disagreements."""
-    content = comparison.as_object(limit)
-    title = " and ".join(run.name for run in comparison.runs)
-    support = np.bincount(comparison.label_ids, minlength=len(comparison.labels)).tolist()
-    page = render("comparison.html", title=title, comparison=comparison, content=content, support=support)
+def write_comparison(path: Path, content: Row) -> None:
+    """Writes one HTML file that loads nothing."""
+    title = " and ".join(run["run"] for run in content["runs"])
+    page = render("comparison.html", title=title, content=content, tables=tables(content), verdicts=verdicts(content))
     write_atomic(path, page)

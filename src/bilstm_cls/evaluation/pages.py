@@ -4,9 +4,8 @@ import base64
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -100,35 +99,24 @@ def _verbatim(text: str) -> Any:
     return Markup(str(escape(text)).replace("\r", "&#13;"))  # noqa: S704  # escaped; \r would be read as a line's end
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a text on a page.
+class Part(NamedTuple):
+    """A part of a text on a page: one token, several that share a character, or what is between them.
 
-    Attributes:
-        text: one token, several that share a character, or what is between them.
-        strength: its colour from -1, against the label, to 1, for it.
-        title: what is shown when it is pointed at.
-        is_quiet: whether it is shown in grey.
-        value: in nats; None for what is no token.
+    `strength` is its colour from -1, against the label, to 1, for it; `title` what is shown when it is pointed at.
+    `value`, in nats, is None for what is no token; with a title it is then shown in grey.
     """
 
     text: str
     strength: float = 0.0
     title: str = ""
-    is_quiet: bool = False
     value: float | None = None
 
 
 def parts_of(explanation: Explanation) -> list[Part]:
     """Cuts the whole text into parts; joined they are the text. The strongest has full colour."""
     pieces: list[tuple[int, int, float | None, str]] = []
-    for term in explanation.terms:
-        start, stop, value, title = (
-            term.start,
-            term.stop,
-            term.value,
-            "" if term.is_known else ", not in the vocabulary",
-        )
+    for _, start, stop, value, is_known in explanation.terms:
+        title = "" if is_known else ", not in the vocabulary"
         if pieces and start < pieces[-1][1]:
             start, before, other, other_title = pieces.pop()
             stop, value, title = max(stop, before), value + (other or 0.0), title or other_title
@@ -138,10 +126,9 @@ def parts_of(explanation: Explanation) -> list[Part]:
         pieces = sorted([*pieces, (*explanation.unread, None, UNREAD)], key=lambda piece: piece[:2])
     parts, position = list[Part](), 0
     for start, stop, total, note in pieces:
-        parts.append(Part(explanation.text[position:start]))
         title = note if total is None else f"{total:+.4f}{note}"
-        strength = (total or 0.0) / scale
-        parts.append(Part(explanation.text[start:stop], strength, title, is_quiet=total is None, value=total))
+        parts.append(Part(explanation.text[position:start]))
+        parts.append(Part(explanation.text[start:stop], (total or 0.0) / scale, title, total))
         position = stop
     return [part for part in [*parts, Part(explanation.text[position:])] if part.text]
 
@@ -154,11 +141,8 @@ def excerpt(explanation: Explanation, max_length: int) -> list[Part]:
     stops = np.maximum(np.searchsorted(ends, ends[:-1] + max_length, side="right") - 1, np.arange(len(found)) + 1)
     start = int((sums[stops] - sums[:-1]).argmax()) if found else 0
     stop = int(stops[start]) if found else 0
-    shown = []
-    for part in found[start:stop]:
-        is_faint = abs(part.strength) < _FAINTEST
-        text = part.text[:max_length]
-        shown.append(Part(text, is_quiet=part.is_quiet) if is_faint else Part(text, part.strength, part.title))
+    shown = [part if abs(part.strength) >= _FAINTEST or part.title == UNREAD else Part(part.text) for part in found]
+    shown = [part._replace(text=part.text[:max_length]) for part in shown[start:stop]]
     return [*([Part("… ")] if start > 0 else []), *shown, *([Part(" …")] if stop < len(found) else [])]
 
 
@@ -174,9 +158,9 @@ def explanation_lines(prediction: Prediction, explanation: Explanation, *, is_co
     yield f"{printable(prediction.label)}\t{prediction.probability:.4f}\t{shown}"
     yield f"  {_summary(explanation)}"
     if is_coloured:
-        yield "  " + " ".join(_painted(part) for part in _legend(explanation, parts))
+        yield f"  {_painted(Part(f'for {explanation.label}', 1.0))} {_painted(Part('against it', -1.0))}"
     else:
-        yield from (f"  {part.value:+.4f}  {printable(part.text)}" for part in _strongest(parts))
+        yield from ("  ".join(["", *row]) for row in _strongest(parts))
 
 
 def write_explanations(path: Path, title: str, explained: Iterable[tuple[Prediction, Explanation]]) -> None:
@@ -188,9 +172,9 @@ def write_explanations(path: Path, title: str, explained: Iterable[tuple[Predict
             "prediction": prediction,
             "probabilities": most_probable(prediction.probabilities, MAX_LABELS).items(),
             "parts": parts,
-            "legend": [*_legend(explanation, parts), *([Part(UNREAD, is_quiet=True)] if explanation.unread else [])],
+            "unread": UNREAD if explanation.unread else None,
             "summary": _summary(explanation),
-            "strongest": [(f"{part.value:+.4f}", printable(part.text)) for part in _strongest(parts)],
+            "strongest": _strongest(parts),
         })  # fmt: skip
     write_atomic(path, render("explanations.html", title=title, texts=texts))
     logger.info(f"wrote {path}")
@@ -198,7 +182,7 @@ def write_explanations(path: Path, title: str, explained: Iterable[tuple[Predict
 
 def _painted(part: Part) -> str:
     text = printable(part.text)
-    if part.is_quiet:
+    if part.title == UNREAD:
         return f"\x1b[2m{text}\x1b[0m"
     if abs(part.strength) < _FAINTEST:
         return text
@@ -207,19 +191,10 @@ def _painted(part: Part) -> str:
     return f"\x1b[48;5;{background};38;5;{letters}m{text}\x1b[0m"
 
 
-def _strongest(parts: Sequence[Part]) -> list[Part]:
-    return sorted((part for part in parts if part.value is not None), key=lambda p: -abs(p.strength))[:MAX_STRONGEST]
-
-
-def _legend(explanation: Explanation, parts: Sequence[Part]) -> list[Part]:
-    """Returns what the colours mean."""
-    if not (strongest := _strongest(parts)):
-        return [Part("a text without tokens: read as one unknown token")]
-    scale = abs(strongest[0].value or 0.0)
-    return [
-        Part(f"for {printable(explanation.label)}, full colour at {scale:+.3f}", 1.0),
-        Part(f"against it, full colour at {-scale:+.3f}", -1.0),
-    ]
+def _strongest(parts: Sequence[Part]) -> list[tuple[str, str]]:
+    valued = [(part.value, part.text) for part in parts if part.value is not None]
+    valued.sort(key=lambda pair: -abs(pair[0]))
+    return [(f"{value:+.4f}", printable(text)) for value, text in valued[:MAX_STRONGEST]]
 
 
 def _summary(explanation: Explanation) -> str:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.data.store import chunks
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import by_label, tfidf_model
@@ -25,7 +24,6 @@ MAX_GROUPS, NUM_BINS = 5, 40
 MIN_TEXTS = 20
 """Texts of a group of similar length, where there are so many: of fewer an accuracy says little."""
 
-CHUNK = 4096
 PURE = 0.9
 """Fraction of a token's texts that have the label, at the lower end of its 95 % interval."""
 
@@ -210,21 +208,20 @@ def near_duplicates(texts: Sequence[str]) -> list[Pair]:
     index = MinHashLSH(num_perm=NUM_HASHES, params=(NUM_BANDS, BAND))
     firsts: dict[bytes, int] = {}  # by signature: of many copies only the first is looked up
     pairs: list[Pair] = []
-    for start, chunk in zip(range(0, len(texts), CHUNK), chunks(texts, CHUNK), strict=True):
-        for row, text in enumerate(chunk, start):
-            if not (runs := runs_of(text)):
-                continue
-            signature = MinHash(num_perm=NUM_HASHES, hashfunc=int)
-            signature.update_batch(runs)
-            key = signature.hashvalues.tobytes()
-            candidates = [firsts[key]] if key in firsts else sorted(index.query(signature))
-            found = [(_similarity(runs, runs_of(texts[other])), -other) for other in candidates]
-            if found and max(found)[0] >= NEAR:
-                similarity, other = max(found)
-                pairs.append(Pair(-other, row, similarity))
-            if key not in firsts:
-                firsts[key] = row
-                index.insert(row, signature)
+    for row, text in enumerate(texts):
+        if not (runs := runs_of(text)):
+            continue
+        signature = MinHash(num_perm=NUM_HASHES, hashfunc=int)
+        signature.update_batch(runs)
+        key = signature.hashvalues.tobytes()
+        candidates = [firsts[key]] if key in firsts else sorted(index.query(signature))
+        found = [(_similarity(runs, runs_of(texts[other])), -other) for other in candidates]
+        if found and max(found)[0] >= NEAR:
+            similarity, other = max(found)
+            pairs.append(Pair(-other, row, similarity))
+        if key not in firsts:
+            firsts[key] = row
+            index.insert(row, signature)
     return pairs
 
 

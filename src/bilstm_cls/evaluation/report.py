@@ -1,20 +1,20 @@
 """What a reader of a score needs: pictures, a self-contained HTML report, and a Markdown model card."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bilstm_cls.classifier import LoadedModel, softmax
+from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.evaluation.metrics import Floats, Ints, Metrics, accuracy_interval, compute_metrics, example_losses
+from bilstm_cls.evaluation.metrics import Metrics, accuracy_interval, example_losses
 from bilstm_cls.evaluation.pages import aligned, excerpt, render
 from bilstm_cls.evaluation.predictions import Evaluation
 from bilstm_cls.evaluation.quality import Group, by_length, by_truncation, confident_disagreements
@@ -95,7 +95,6 @@ def write_report(
         is_correct = evaluation.probabilities.argmax(axis=1) == evaluation.split.label_ids
         groups["tokens of a text"] = by_length(corpus.num_tokens, is_correct)
         groups["truncation"] = by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
-    before = _before_scaling(evaluation.probabilities, metrics)
     scores, split, path = scores_of(metrics), evaluation.split.name, shlex.quote(str(run.path))
     is_long, per_class = len(labels) > MAX_LABELS, list(evaluation.metrics.per_class.items())
     values = {
@@ -106,11 +105,10 @@ def write_report(
         "notes": [*metrics.get("data/notes", []), *([NO_TEST] if split != "test" else []), *_warnings(scores)],
         "scores": scores,
         "history": history,
-        "drawn": _draw(run, config, evaluation, metrics, before, history, groups),
+        "drawn": _draw(run, config, evaluation, metrics, history, groups),
         "per_class": sorted(per_class, key=lambda item: item[1].f1)[:MAX_ROWS] if is_long else per_class,
         "shown_labels": labels[:MAX_ROWS] if is_long else labels,
         "label_ids": {label: i for i, label in enumerate(labels)},
-        "before": None if before is None else compute_metrics(before, evaluation.split.label_ids, labels),
         "groups": {name: found for name, found in groups.items() if found},
         **_errors(evaluation, labels, loaded),
         "environment": run.read_object("environment.json"),
@@ -135,20 +133,11 @@ def _warnings(scores: Sequence[Score]) -> list[str]:
     return [f"This model is not better than {best.name} ({best.accuracy:.2%}): think before you deploy it."]
 
 
-def _before_scaling(probabilities: Floats, metrics: Row) -> Floats | None:
-    """Returns the probabilities that the logits had before they were scaled; None where an n-gram model was added."""
-    scale = metrics.get("calibration/scale")
-    if scale is None or "model/ngrams" in metrics:
-        return None
-    return softmax(np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)) / scale)
-
-
 def _draw(
     run: RunDirectory,
     config: Config,
     evaluation: Evaluation,
     metrics: Row,
-    before: Floats | None,
     history: Sequence[Row],
     groups: Mapping[str, Sequence[Group]],
 ) -> dict[str, dict[str, Path]]:
@@ -170,11 +159,8 @@ def _draw(
     if len(evaluation.metrics.per_class) <= plots.MAX_CELLS:
         caption = f"Confusion matrix of the {split} split, shaded by the fraction of the true label"
     draw("confusion", "confusion_matrix", caption, plots.confusions, evaluation.metrics)
-    after = "As the run predicts"
-    if before is not None:
-        after = "After temperature scaling, as the run predicts"
-        draw("calibration", "calibration_before", "Before temperature scaling", plots.calibration, before, ids)
-    draw("calibration", "calibration", after, plots.calibration, evaluation.probabilities, ids)
+    caption = f"Predictions of the {split} split by their probability"
+    draw("calibration", "calibration", caption, plots.calibration, evaluation.probabilities, ids)
     if len(lengths := groups.get("tokens of a text", ())) > 1:
         caption = "Accuracy of texts of similar length, with 95 % intervals"
         draw("length", "score_by_length", caption, plots.score_by_length, lengths)
@@ -186,34 +172,30 @@ def _draw(
 
 def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel | None) -> Row:
     """Returns the wrong predictions that are shown: where the label is likely wrong, and the worst others."""
-    probabilities, label_ids = evaluation.probabilities, evaluation.split.label_ids
-    losses, doubtful = example_losses(probabilities, label_ids), confident_disagreements(probabilities, label_ids)
-    shown = doubtful[:MAX_DOUBTFUL]
-    others = np.setdiff1d(np.flatnonzero(probabilities.argmax(axis=1) != label_ids), shown)
-    worst = others[np.argsort(-losses[others], kind="stable")][:MAX_WORST]
-    return {
-        "doubtful": list(_wrong_predictions(evaluation, labels, losses, shown, loaded)),
-        "num_doubtful": len(doubtful),
-        "worst": list(_wrong_predictions(evaluation, labels, losses, worst, loaded)),
-    }
+    split, probabilities, label_ids = evaluation.split, evaluation.probabilities, evaluation.split.label_ids
+    losses, predicted = example_losses(probabilities, label_ids), probabilities.argmax(axis=1)
+    doubtful = confident_disagreements(probabilities, label_ids)
+    others = np.setdiff1d(np.flatnonzero(predicted != label_ids), doubtful[:MAX_DOUBTFUL])
+    worst = others[np.argsort(-losses[others], kind="stable")]
 
-
-def _wrong_predictions(
-    evaluation: Evaluation, labels: Sequence[str], losses: Floats, rows: Ints, loaded: LoadedModel | None
-) -> Iterator[Row]:
-    split, predicted = evaluation.split, evaluation.probabilities.argmax(axis=1)
-    for i in rows.tolist():
+    def card(i: int) -> Row:
         text = split.texts[i]
         found = None if loaded is None else explain(loaded, text, max_variants=MAX_VARIANTS)
-        yield {
+        return {
             "text": text,
-            "label": labels[split.label_ids[i]],
+            "label": labels[label_ids[i]],
             "prediction": labels[predicted[i]],
-            "probability": float(evaluation.probabilities[i, predicted[i]]),
+            "probability": float(probabilities[i, predicted[i]]),
             "loss": float(losses[i]),
             "place": f"{'/'.join(Path(split.paths[i]).parts[-2:])}:{split.lines[i]}",
             "parts": [] if found is None else excerpt(found, MAX_TEXT_LENGTH),
         }
+
+    return {
+        "doubtful": [card(i) for i in doubtful[:MAX_DOUBTFUL].tolist()],
+        "num_doubtful": len(doubtful),
+        "worst": [card(i) for i in worst[:MAX_WORST].tolist()],
+    }
 
 
 def metrics_table(metrics: Metrics, name: str) -> str:

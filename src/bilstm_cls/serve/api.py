@@ -4,7 +4,6 @@ Requests are bounded: bytes, texts, characters, and how many are queued. What is
 what was accepted is answered, also after the signal to stop.
 """
 
-import asyncio
 import base64
 import contextlib
 import hashlib
@@ -12,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import UserError, dotted
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.runtime import most_probable
+from bilstm_cls.evaluation.pages import TEMPLATES
+from bilstm_cls.runtime import Prediction, most_probable
 from bilstm_cls.serve.batching import MAX_QUEUED, Batcher, FullError
 
 logger = logging.getLogger(__name__)
@@ -72,23 +73,17 @@ class Question(BaseModel):
         return [self.text] if self.text is not None else self.texts or []
 
 
-class PredictionObject(BaseModel):
-    """The prediction for one text, with the keys of `bilstm-cls predict --json`."""
+@dataclass(frozen=True)
+class Answer(Prediction):
+    """The prediction for one text, with the keys of `bilstm-cls predict --json`, and with `explain` an explanation."""
 
-    text: str
-    label: str = Field(description="The most probable label.")
-    probability: float = Field(description="Of that label.")
-    probabilities: dict[str, float] = Field(description="Of every label in the run's order, or of the top_k.")
-    tokens: int = Field(description="Of the text before it was cut.")
-    truncated: bool = Field(description="Whether it was longer than the model reads.")
-    unknown_tokens: int = Field(description="How many of its tokens the vocabulary lacks.")
-    explanation: dict[str, Any] | None = Field(None, description="With `explain`: what each token changes.")
+    explanation: dict[str, Any] | None = None
 
 
-class Predictions(BaseModel):
+class Answers(BaseModel):
     """One prediction per text, in order."""
 
-    predictions: list[PredictionObject]
+    predictions: list[Answer]
 
 
 class Error(BaseModel):
@@ -104,20 +99,19 @@ def build_app(classifier: Classifier) -> ASGIApp:
     sizes = [2**power for power in range(9)]
     batch = Histogram("bilstm_cls_batch_texts", "Texts classified together.", buckets=sizes, registry=registry)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        batcher = Batcher(
-            lambda texts: [prediction.as_dict() for prediction in classifier.predict(texts)],
-            lambda text: explain(classifier.loaded, text).as_dict(),
-            on_batch=batch.observe,
-        )
-        queued.set_function(lambda: batcher.queued)
-        running = asyncio.create_task(batcher.run())
-        yield {"batcher": batcher}
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+    batcher = Batcher(
+        lambda texts: [prediction.as_dict() for prediction in classifier.predict(texts)],
+        lambda text: explain(classifier.loaded, text).as_dict(),
+        on_batch=batch.observe,
+    )
+    queued.set_function(lambda: batcher.queued)
 
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        batcher.close()
+
+    known = (ValidationError, UserError, FullError, ClientDisconnect, StarletteHTTPException, Exception)
     app = FastAPI(
         title="bilstm-cls",
         description=f"The text classifier {classifier.config.name!r}.",
@@ -125,37 +119,28 @@ def build_app(classifier: Classifier) -> ASGIApp:
         docs_url=None,  # their scripts would come from another server
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers={
-            ValidationError: _on_wrong_question,
-            UserError: _on_user_error,
-            FullError: _on_full,
-            ClientDisconnect: _on_gone,
-            StarletteHTTPException: _on_http_error,
-            Exception: _on_bug,
-        },
+        exception_handlers=dict.fromkeys(known, _on_error),
     )
-    _add_routes(app, classifier)
+    _add_routes(app, classifier, batcher)
     return Metered(app, registry)
 
 
-def _add_routes(app: FastAPI, classifier: Classifier) -> None:
+def _add_routes(app: FastAPI, classifier: Classifier, batcher: Batcher) -> None:
     page, policy = _build_page(classifier)
+    schema = Question.model_json_schema()
 
     @app.post(
         "/predict",
-        response_model=Predictions,
-        response_model_exclude_none=True,
+        response_model=Answers,
         responses={status: {"model": Error} for status in (400, 413, 415, 422, 503)},
-        openapi_extra={
-            "requestBody": {"required": True, "content": {"application/json": {"schema": Question.model_json_schema()}}}
-        },
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
         summary="Classify one text or several",
     )
     async def predict(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
         question = Question.model_validate_json(await _read_body(request))
-        answers = await request.state.batcher.answer(question.all_texts, explains=question.explain)
+        answers = await batcher.answer(question.all_texts, explains=question.explain)
         if question.top_k is not None:
             for answer in answers:
                 answer["probabilities"] = most_probable(answer["probabilities"], question.top_k)
@@ -163,12 +148,8 @@ def _add_routes(app: FastAPI, classifier: Classifier) -> None:
 
     @app.get("/health", summary="Whether the server answers, and with which run")
     async def health() -> dict[str, Any]:
-        return {
-            "status": "ok",
-            "version": version("bilstm-cls"),
-            "run": classifier.config.name,
-            "labels": classifier.labels,
-        }
+        facts = {"status": "ok", "version": version("bilstm-cls")}
+        return {**facts, "run": classifier.config.name, "labels": classifier.labels}
 
     @app.get("/", include_in_schema=False)
     async def show_page() -> Response:
@@ -219,44 +200,37 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _json(content: Any) -> Response:
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Prints as `predict --json` does; a surrogate in a label becomes its escape."""
     body = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    return Response(body, media_type="application/json")
+    return Response(body, status, headers, media_type="application/json")
 
 
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json.dumps({"error": message}), status, headers, media_type="application/json")
+async def _on_error(_: Request, error: Exception) -> Response:
+    headers: Mapping[str, str] | None = None
+    match error:
+        case ValidationError():
+            status, message = _wrong_question(error)
+        case UserError():
+            status, message = 422, str(error)
+        case FullError():
+            status, message, headers = 503, f"{MAX_QUEUED:,} texts are queued; try again", {"Retry-After": "1"}
+        case ClientDisconnect():
+            status, message = 499, "the client is gone"  # which nobody reads but /metrics
+        case StarletteHTTPException():
+            status, message, headers = error.status_code, error.detail, error.headers
+        case _:
+            kind = type(error).__name__
+            status, message = 500, f"internal error: this is a bug in bilstm-cls, please report it ({kind})"
+    return _json({"error": message}, status, headers)
 
 
-async def _on_wrong_question(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ValidationError)
+def _wrong_question(error: ValidationError) -> tuple[int, str]:
     problems = error.errors(include_url=False)
     if problems[0]["type"] == "json_invalid":
-        return _error(400, f"the body is not JSON: {problems[0]['msg'].removeprefix('Invalid JSON: ')}")
+        return 400, f"the body is not JSON: {problems[0]['msg'].removeprefix('Invalid JSON: ')}"
     words = (f"{dotted(p['loc'])}: {p['msg'].removeprefix('Value error, ')}".removeprefix(": ") for p in problems[:5])
-    return _error(422, "; ".join(words))
-
-
-async def _on_user_error(_: Request, error: Exception) -> Response:
-    return _error(422, str(error))
-
-
-async def _on_full(_: Request, __: Exception) -> Response:
-    return _error(503, f"{MAX_QUEUED:,} texts are queued; try again", {"Retry-After": "1"})
-
-
-async def _on_gone(_: Request, __: Exception) -> Response:
-    return _error(499, "the client is gone")  # which nobody reads but /metrics
-
-
-async def _on_http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, StarletteHTTPException)
-    return _error(error.status_code, str(error.detail), error.headers)
-
-
-async def _on_bug(_: Request, error: Exception) -> Response:
-    return _error(500, f"internal error: this is a bug in bilstm-cls, please report it ({type(error).__name__})")
+    return 422, "; ".join(words)
 
 
 def _build_page(classifier: Classifier) -> tuple[bytes, str]:
@@ -265,7 +239,7 @@ def _build_page(classifier: Classifier) -> tuple[bytes, str]:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = Template((_WEB / "page.html").read_text("utf-8")).substitute(
         name=escape(classifier.config.name),
-        style=(_WEB / "page.css").read_text("utf-8"),
+        style="".join((folder / "page.css").read_text("utf-8") for folder in (TEMPLATES, _WEB)),
         script=script,
         labels=len(classifier.labels),
         max_characters=MAX_CHARACTERS,

@@ -4,8 +4,7 @@ Shapes: B texts, T tokens (padded), E embedding_dim, N directions, H hidden_size
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,59 +35,41 @@ def build_graph(models: Sequence[BiLSTMClassifier]) -> onnx.ModelProto:
         models: one network, or those of an ensemble, whose logits are summed.
     """
     graph = _Graph()
-    inputs = _Inputs(
-        tokens=graph.node("Transpose", "token_ids", perm=[1, 0]),
-        lengths=graph.node("Cast", "lengths", to=TensorProto.INT32),
-        is_token=_is_token(graph),
-    )
+    tokens = graph.node("Transpose", "token_ids", perm=[1, 0])  # [T, B]
+    is_token = _is_token(graph)
     logits = []
     for number, model in enumerate(models):
         graph.prefix = f"member_{number}." if number else ""
-        logits.append(_network(graph, model, inputs))
-    graph.node("Sum", *logits, output="logits")
+        logits.append(_network(graph, model, tokens, is_token))
+    graph.node("Sum", *logits, outputs=["logits"])
     return graph.finished(num_labels=models[0].project.out_features)
 
 
 class _Graph:
-    """Nodes and weights in the order in which they are added."""
+    """Nodes and weights in the order in which they are added; `prefix` is of the weights of an ensemble's member."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
         self.prefix = ""
-        """Of the names of weights: what tells the members of an ensemble apart."""
 
-    def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Adds a node and returns the name of its output."""
-        outputs = [output or f"{kind.lower()}_{len(self._nodes)}"]
-        return self.node_of_many(kind, *inputs, outputs=outputs, **attributes)[0]
-
-    def node_of_many(self, kind: str, *inputs: str, outputs: list[str], **attributes: Any) -> list[str]:
-        """Adds a node of several outputs and returns their names."""
+    def node(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
+        """Adds a node and returns the name of its output, or of the first of several."""
+        outputs = outputs or [f"{kind.lower()}_{len(self._nodes)}"]
         self._nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes))
-        return outputs
+        return outputs[0]
 
     def weight(self, name: str, value: Tensor | Array) -> str:
         """Keeps an array in the file and returns its name."""
-        return self._keep(f"{self.prefix}{name}", value)
+        return self._keep(f"{self.prefix}{name}", _array(value) if isinstance(value, Tensor) else value)
 
-    def _keep(self, name: str, value: Tensor | Array) -> str:
-        array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
+    def constant(self, value: float | Sequence[int]) -> str:
+        """Keeps one number in 32 bits, or one or several whole ones in 64."""
+        return self._keep(f"constant_{value}", np.array(value, np.float32 if isinstance(value, float) else np.int64))
+
+    def _keep(self, name: str, array: Array) -> str:
         self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
-
-    def constant(self, value: float) -> str:
-        return self._keep(f"constant_{value}", np.array(value, dtype=np.float32))
-
-    def numbers(self, *values: int) -> str:
-        return self._keep("numbers_" + "_".join(map(str, values)), np.array(values, dtype=np.int64))
-
-    def number(self, value: int) -> str:
-        return self._keep(f"number_{value}", np.array(value, dtype=np.int64))
-
-    def linear(self, name: str, layer: nn.Linear) -> list[str]:
-        """Keeps the weights `[out, in]` and `[out]` of a layer."""
-        return [self.weight(f"{name}.{key}", value) for key, value in layer.named_parameters()]
 
     def finished(self, *, num_labels: int) -> onnx.ModelProto:
         inputs = [
@@ -101,54 +82,45 @@ class _Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="bilstm-cls")
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """Names of what all members read.
-
-    Attributes:
-        tokens: `[T, B]`.
-        lengths: `[B]` int32.
-        is_token: `[T, 1, B, 1]` bool, true where a text has a token.
-    """
-
-    tokens: str
-    lengths: str
-    is_token: str
+def _array(value: Tensor) -> Array:
+    return value.detach().float().cpu().numpy()
 
 
-def _network(graph: _Graph, model: BiLSTMClassifier, inputs: _Inputs) -> str:
+def _network(graph: _Graph, model: BiLSTMClassifier, tokens: str, is_token: str) -> str:
     """Adds one network and returns the name of its logits `[B, C]`."""
-    steps = graph.node("Gather", graph.weight("embedding", model.embedding.weight), inputs.tokens, axis=0)  # [T, B, E]
+    lengths = graph.node("Cast", "lengths", to=TensorProto.INT32)
+    steps = graph.node("Gather", graph.weight("embedding", model.embedding.weight), tokens, axis=0)  # [T, B, E]
     if model.bigrams is not None:
-        steps = graph.node("Add", steps, _bigrams(graph, model.bigrams, inputs))
+        steps = graph.node("Add", steps, _bigrams(graph, model.bigrams, tokens, is_token))
     outputs = final = ""
     for depth in range(len(model.encoder.layers)):
         if depth:
             steps = _joined_steps(graph, outputs)
-        outputs, final = _recurrent_layer(graph, model, depth, steps, inputs.lengths)
-    read = _Read(graph.node("Where", inputs.is_token, outputs, graph.constant(0.0)), final, inputs.is_token)
+        outputs, final = _recurrent_layer(graph, model, depth, steps, lengths)
+    read = _Read(graph.node("Where", is_token, outputs, graph.constant(0.0)), final, is_token)
     pooled = [_POOLINGS[name](graph, model.pooling, read) for name in model.pooling.names]
-    joined = graph.node("Concat", *pooled, axis=1) if len(pooled) > 1 else pooled[0]
-    return graph.node("Gemm", joined, *graph.linear("project", model.project), transB=1)
+    joined = graph.node("Concat", *pooled, axis=1)
+    weights = [graph.weight(f"project.{name}", value) for name, value in model.project.named_parameters()]
+    return graph.node("Gemm", joined, *weights, transB=1)
 
 
 def _is_token(graph: _Graph) -> str:
-    """`[T, 1, B, 1]` bool."""
-    num_steps = graph.node("Gather", graph.node("Shape", "token_ids"), graph.number(1), axis=0)
-    steps = graph.node("Range", graph.number(0), num_steps, graph.number(1))
-    steps = graph.node("Unsqueeze", steps, graph.numbers(1, 2, 3))  # [T, 1, 1, 1]
-    return graph.node("Less", steps, graph.node("Unsqueeze", "lengths", graph.numbers(1)))  # with [B, 1]
+    """`[T, 1, B, 1]` bool, true where a text has a token."""
+    num_steps = graph.node("Gather", graph.node("Shape", "token_ids"), graph.constant(1), axis=0)
+    steps = graph.node("Range", graph.constant(0), num_steps, graph.constant(1))
+    steps = graph.node("Unsqueeze", steps, graph.constant([1, 2, 3]))  # [T, 1, 1, 1]
+    return graph.node("Less", steps, graph.node("Unsqueeze", "lengths", graph.constant([1])))  # with [B, 1]
 
 
-def _bigrams(graph: _Graph, table: nn.Embedding, inputs: _Inputs) -> str:
+def _bigrams(graph: _Graph, table: nn.Embedding, tokens: str, is_token: str) -> str:
     """`[T, B, E]` vectors of pairs of neighbouring tokens, found as in `bilstm_cls.model.classifier.bigram_ids`."""
-    is_read = graph.node("Squeeze", inputs.is_token, graph.numbers(1, 3))  # [T, B]
-    tokens = graph.node("Where", is_read, inputs.tokens, graph.number(PADDING_ID))
-    following = graph.node("Slice", tokens, graph.numbers(1), graph.numbers(2**62), graph.numbers(0))
-    following = graph.node("Pad", following, graph.numbers(0, 0, 1, 0))  # one more step of zeros at the end
-    products = [graph.node("Mul", ids, graph.number(factor)) for ids, factor in ((tokens, FIRST), (following, SECOND))]
-    rows = graph.node("Mod", graph.node("Add", *products), graph.number(PRIME))
-    rows = graph.node("Mod", rows, graph.number(table.num_embeddings))
+    is_read = graph.node("Squeeze", is_token, graph.constant([1, 3]))  # [T, B]
+    tokens = graph.node("Where", is_read, tokens, graph.constant(PADDING_ID))
+    following = graph.node("Slice", tokens, graph.constant([1]), graph.constant([2**62]), graph.constant([0]))
+    following = graph.node("Pad", following, graph.constant([0, 0, 1, 0]))  # one more step of zeros at the end
+    products = [graph.node("Mul", ids, graph.constant(n)) for ids, n in ((tokens, FIRST), (following, SECOND))]
+    rows = graph.node("Mod", graph.node("Add", *products), graph.constant(PRIME))
+    rows = graph.node("Mod", rows, graph.constant(table.num_embeddings))
     return graph.node("Gather", graph.weight("bigrams", table.weight), rows, axis=0)
 
 
@@ -159,49 +131,36 @@ def _recurrent_layer(graph: _Graph, model: BiLSTMClassifier, depth: int, steps: 
     weights = [_recurrent_weights(rnn, GATES[encoder.cell]) for rnn in directions]
     names = [graph.weight(f"{name}_{depth}", np.stack(parts)) for name, *parts in zip("WRB", *weights, strict=True)]
     outputs = [f"{graph.prefix}outputs_{depth}", f"{graph.prefix}state_{depth}"]
-    graph.node_of_many(
-        encoder.cell.upper(),
-        steps,
-        *names,
-        lengths,
-        outputs=outputs,
-        hidden_size=encoder.hidden_size,
-        direction="bidirectional" if encoder.num_directions == 2 else "forward",
-        # The reset gate works on the product with the recurrent weights, as in PyTorch and cuDNN.
-        **({"linear_before_reset": 1} if encoder.cell == "gru" else {}),
-    )
+    options: dict[str, Any] = {"hidden_size": encoder.hidden_size}
+    options["direction"] = "bidirectional" if encoder.num_directions == 2 else "forward"
+    if encoder.cell == "gru":  # its reset gate works on the product with the recurrent weights, as in PyTorch and cuDNN
+        options["linear_before_reset"] = 1
+    graph.node(encoder.cell.upper(), steps, *names, lengths, outputs=outputs, **options)
     return outputs[0], outputs[1]
 
 
 def _joined_steps(graph: _Graph, outputs: str) -> str:
     """`[T, N, B, H]` to `[T, B, D]`."""
-    return graph.node("Reshape", graph.node("Transpose", outputs, perm=[0, 2, 1, 3]), graph.numbers(0, 0, -1))
+    return graph.node("Reshape", graph.node("Transpose", outputs, perm=[0, 2, 1, 3]), graph.constant([0, 0, -1]))
 
 
 def _joined(graph: _Graph, pooled: str) -> str:
     """`[N, B, H]` to `[B, D]`."""
-    return graph.node("Reshape", graph.node("Transpose", pooled, perm=[1, 0, 2]), graph.numbers(0, -1))
+    return graph.node("Reshape", graph.node("Transpose", pooled, perm=[1, 0, 2]), graph.constant([0, -1]))
 
 
 def _recurrent_weights(rnn: nn.RNNBase, gates: tuple[int, ...]) -> tuple[Array, Array, Array]:
     """Returns W `[G * H, E]`, R `[G * H, H]` and B `[2 * G * H]` with the gates in ONNX's order."""
     reordered = []
     for parameter in rnn.all_weights[0]:
-        parts = parameter.detach().float().cpu().numpy().reshape(len(gates), rnn.hidden_size, -1)[list(gates)]
+        parts = _array(parameter).reshape(len(gates), rnn.hidden_size, -1)[list(gates)]
         reordered.append(parts.reshape(parameter.shape))
     weight_ih, weight_hh, bias_ih, bias_hh = reordered
     return weight_ih, weight_hh, np.concatenate([bias_ih, bias_hh])
 
 
-@dataclass(frozen=True)
-class _Read:
-    """Names of what the last layer leaves.
-
-    Attributes:
-        outputs: `[T, N, B, H]`, zero past each length.
-        final: `[N, B, H]`, the state of each direction after its last step.
-        is_token: `[T, 1, B, 1]`.
-    """
+class _Read(NamedTuple):
+    """Names of what the last layer leaves: `[T, N, B, H]`, zero past each length, `[N, B, H]`, and `[T, 1, B, 1]`."""
 
     outputs: str
     final: str
@@ -209,26 +168,17 @@ class _Read:
 
 
 def _sum(graph: _Graph, values: str) -> str:
-    return graph.node("ReduceSum", values, graph.numbers(0), keepdims=0)
+    return graph.node("ReduceSum", values, graph.constant([0]), keepdims=0)
 
 
 def _mean(graph: _Graph, pooling: Pooling, read: _Read) -> str:
-    number = graph.node("Unsqueeze", graph.node("Cast", "lengths", to=TensorProto.FLOAT), graph.numbers(1))
+    number = graph.node("Unsqueeze", graph.node("Cast", "lengths", to=TensorProto.FLOAT), graph.constant([1]))
     return graph.node("Div", _joined(graph, _sum(graph, read.outputs)), number)
-
-
-def _reduce_mean(graph: _Graph, pooling: Pooling, read: _Read) -> str:
-    total = _joined(graph, _sum(graph, read.outputs))
-    return graph.node("Div", total, graph.constant(float(pooling.max_length)))
 
 
 def _max(graph: _Graph, pooling: Pooling, read: _Read) -> str:
     masked = graph.node("Where", read.is_token, read.outputs, graph.constant(-np.inf))
     return _joined(graph, graph.node("ReduceMax", masked, axes=[0], keepdims=0))
-
-
-def _last(graph: _Graph, pooling: Pooling, read: _Read) -> str:
-    return _joined(graph, read.final)
 
 
 def _attention(graph: _Graph, pooling: Pooling, read: _Read) -> str:
@@ -237,16 +187,18 @@ def _attention(graph: _Graph, pooling: Pooling, read: _Read) -> str:
     product = graph.node("MatMul", outputs, graph.weight("attention.weight", pooling.project.weight.t()))
     hidden = graph.node("Tanh", graph.node("Add", product, graph.weight("attention.bias", pooling.project.bias)))
     scores = graph.node("MatMul", hidden, graph.weight("attention.score", pooling.score.weight.t()))  # [T, B, 1]
-    is_token = graph.node("Squeeze", read.is_token, graph.numbers(1))
+    is_token = graph.node("Squeeze", read.is_token, graph.constant([1]))
     weights = graph.node("Softmax", graph.node("Where", is_token, scores, graph.constant(-np.inf)), axis=0)
     return _sum(graph, graph.node("Mul", outputs, weights))
 
 
 _POOLINGS: dict[str, Callable[[_Graph, Pooling, _Read], str]] = {
     "mean": _mean,
-    "reduce_mean": _reduce_mean,
+    "reduce_mean": lambda graph, pooling, read: graph.node(
+        "Div", _joined(graph, _sum(graph, read.outputs)), graph.constant(float(pooling.max_length))
+    ),
     "max": _max,
-    "last": _last,
+    "last": lambda graph, _, read: _joined(graph, read.final),
     "attention": _attention,
 }
 """How each pooling makes `[B, D]` of what was read; it returns the name of its result."""

@@ -5,30 +5,28 @@ import io
 import itertools
 import json
 import logging
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from bilstm_cls.checkpoint import digest_of
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.data.readers import ReadOptions, read
 from bilstm_cls.data.types import BadRow, Example
-from bilstm_cls.errors import ConfigError, DataError, shown
-from bilstm_cls.files import replacing
+from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.files import make_folder, replacing, row_writer, write_atomic
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-BAD_ROWS = ("error", "skip", "empty")
+ENDINGS = (".csv", ".tsv", ".jsonl")
 RESULTS = ("label", "probability", "probabilities", "tokens", "truncated", "unknown_tokens")
 ERROR = "error"
 """The field that says why a row has no prediction."""
-
-_NOT_IN_TSV = re.compile("[\t\r\n]")
 
 
 @dataclass(frozen=True)
@@ -63,46 +61,90 @@ def predict_file(
         ConfigError: `target` has an unknown ending, or is `source`.
     """
     source, target = Path(source), None if target is None else Path(target)
-    kind = _kind_of(target, as_json=as_json)
+    if target is not None and target.suffix.lower() not in ENDINGS:
+        raise ConfigError(f"--output: {target} must end in {', '.join(ENDINGS)}")
     if target is not None and target.resolve() == source.resolve():
         raise ConfigError(f"{target}: is the input as well; choose another --output")
-    rows = _rows(classifier, source, options)
+    rows = _rows(classifier, _read(classifier, source, options), options)
     if target is None:
-        WRITERS[kind](rows, classifier.labels, sys.stdout)
+        _write(rows, classifier.labels, ".jsonl" if as_json else ".csv", sys.stdout)
+    else:
+        _write_whole(rows, classifier.labels, target)
+
+
+def predict_part(
+    classifier: Classifier,
+    source: Path,
+    folder: Path,
+    options: PredictOptions = PredictOptions(),
+    *,
+    rank: int,
+    size: int,
+) -> None:
+    """Classifies the `rank`-th of `size` equal parts of a file into `folder`; joined in order, the parts are the whole.
+
+    The processes need no connection: each reads the file, and classifies its rows. A part that is there was written
+    whole and stays, so that the same command continues a job that was cut short.
+
+    Raises:
+        ConfigError: the folder holds parts of another job.
+        DataError: as in `predict_file`.
+    """
+    make_folder(folder)
+    target = folder / f"part-{rank:05}-of-{size:05}.jsonl"
+    stat = source.stat() if source.is_file() else None
+    states = [
+        {name: tensor.cpu() for name, tensor in member.state_dict().items()} for member in classifier.loaded.members
+    ]
+    job: Row = {
+        "input": str(source),
+        "bytes": stat and stat.st_size,
+        "changed": stat and stat.st_mtime_ns,
+        "parts": size,
+        "options": asdict(options),
+        "model": [digest_of(state, {}) for state in states],
+    }
+    content, job_file = json.dumps(job) + "\n", folder / "job.json"
+    if not job_file.exists():
+        write_atomic(job_file, content)
+    if job_file.read_text("utf-8") != content:
+        raise ConfigError(f"{job_file}: this folder holds the parts of another job; choose another --output")
+    if target.exists():
+        logger.info(f"{target} is there already")
         return
+    total = sum(1 for _ in _read(classifier, source, options, warn=lambda message: None))
+    rows = itertools.islice(_read(classifier, source, options), rank * total // size, (rank + 1) * total // size)
+    _write_whole(_rows(classifier, rows, options), classifier.labels, target)
+
+
+def _write_whole(rows: Iterable[Row], labels: Sequence[str], target: Path) -> None:
     with replacing(target) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
-        WRITERS[kind](rows, classifier.labels, text)
+        _write(rows, labels, target.suffix.lower(), text)
         text.flush()
         text.detach()
     logger.info(f"wrote {target}")
 
 
-def _read(classifier: Classifier, source: Path, options: PredictOptions) -> Iterator[Example | BadRow]:
+def _read(
+    classifier: Classifier, source: Path, options: PredictOptions, warn: Callable[[str], None] = logger.warning
+) -> Iterator[Example | BadRow]:
     """Yields all rows in order; those that cannot be read only where they are to be written."""
     data = classifier.config.data
     bad_rows = options.bad_rows or data.bad_rows
-    read_options = ReadOptions(
-        text_columns=tuple(options.text_columns or data.text_columns),
-        label_column=None,
-        encoding=data.encoding,
-        keep_record=True,
-    )
+    columns = tuple(options.text_columns or data.text_columns)
     unread: list[BadRow] = []
-    number = 0
 
     def on_bad_row(bad: BadRow) -> None:
-        nonlocal number
         if bad.is_read or bad_rows == "skip":
-            logger.warning(f"{bad}" if bad.is_read else f"skipped {bad}")
+            warn(f"{bad}" if bad.is_read else f"skipped {bad}")
         else:
             unread.append(bad)
-            number += 1
 
     examples = read(
         source,
         format="lines" if source.suffix.lower() in {".txt", ".text"} else "auto",
-        options=read_options,
+        options=ReadOptions(text_columns=columns, label_column=None, encoding=data.encoding, keep_record=True),
         bad_rows="error" if bad_rows == "error" else "skip",
         on_bad_row=on_bad_row,
     )
@@ -111,36 +153,33 @@ def _read(classifier: Classifier, source: Path, options: PredictOptions) -> Iter
         unread.clear()
         yield example
     yield from unread
-    if number:
-        logger.warning(f"{source}: {number} rows could not be read and have no prediction; see the field {ERROR!r}")
 
 
-def _rows(classifier: Classifier, source: Path, options: PredictOptions) -> Iterator[Row]:
+def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: PredictOptions) -> Iterator[Row]:
     """Yields each row's fields followed by its prediction, or by the reason why it has none."""
     with_errors = (options.bad_rows or classifier.config.data.bad_rows) == "empty"
-    results = {*RESULTS, *map(_column_of, classifier.labels), *([ERROR] if with_errors else [])}
     error: Row = {ERROR: None} if with_errors else {}
+    results = {*RESULTS, *map(_column_of, classifier.labels), *error}
     waiting: deque[Example | BadRow] = deque()
+    num_bad = 0
 
     def texts() -> Iterator[str]:
-        for row in _read(classifier, source, options):
+        for row in read:
             waiting.append(row)
             if isinstance(row, Example):
                 yield row.text
 
-    def bad_rows() -> Iterator[Row]:
-        while waiting and isinstance(bad := waiting[0], BadRow):
-            waiting.popleft()
-            yield {**dict.fromkeys(RESULTS), ERROR: str(bad)}
-
-    for prediction in classifier.stream(texts()):
-        yield from bad_rows()
-        example = waiting.popleft()
-        assert isinstance(example, Example)
-        fields = prediction.as_dict(top_k=options.top_k, min_probability=options.min_probability)
-        del fields["text"]
-        yield {**_renamed(example.record or {"text": example.text}, results), **fields, **error}
-    yield from bad_rows()
+    for prediction in itertools.chain(classifier.stream(texts()), [None]):
+        while waiting and isinstance(row := waiting.popleft(), BadRow):
+            num_bad += 1
+            yield {**dict.fromkeys(RESULTS), ERROR: str(row)}
+        if prediction is not None:
+            assert isinstance(row, Example)
+            fields = prediction.as_dict(top_k=options.top_k, min_probability=options.min_probability)
+            del fields["text"]
+            yield {**_renamed(row.record or {"text": row.text}, results), **fields, **error}
+    if num_bad:
+        logger.warning(f"{num_bad} rows could not be read and have no prediction; see the field {ERROR!r}")
 
 
 def _renamed(record: Mapping[str, Any], results: set[str]) -> Row:
@@ -183,51 +222,26 @@ def _table(rows: Iterable[Row], labels: Sequence[str]) -> Iterator[list[Any]]:
 
 def _cells(row: Row, labels: Sequence[str]) -> Row:
     probabilities = row["probabilities"] or {}
-    cells = {name: _cell(value) for name, value in row.items() if name != "probabilities"}
+    cells = {
+        name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+        for name, value in row.items()
+        if name != "probabilities"
+    }
     return cells | {_column_of(label): probabilities.get(label) for label in labels}
 
 
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-
-
-def _write_jsonl(rows: Iterable[Row], _: Sequence[str], file: IO[str]) -> None:
-    for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _write_csv(rows: Iterable[Row], labels: Sequence[str], file: IO[str]) -> None:
-    plain = csv.writer(file, lineterminator="\n")
-    careful = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    for values in _table(rows, labels):
-        has_return = any("\r" in value for value in values if isinstance(value, str))
-        (careful if has_return else plain).writerow(values)  # plain would leave a lone carriage return unquoted
-
-
-def _write_tsv(rows: Iterable[Row], labels: Sequence[str], file: IO[str]) -> None:
-    """Writes what `read_tsv` reads back: quotes are characters like others, so no tab or line end fits into a field."""
+def _write(rows: Iterable[Row], labels: Sequence[str], kind: str, file: IO[str]) -> None:
+    if kind == ".jsonl":
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return
+    # As `read_tsv` reads it: quotes are characters like others there, so no tab or line end fits into a field.
+    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if kind == ".tsv" else {}
+    writer = row_writer(file, **dialect)
     for number, values in enumerate(_table(rows, labels)):
-        cells = ["" if value is None else str(value) for value in values]
-        if cell := next((cell for cell in cells if _NOT_IN_TSV.search(cell)), None):
-            where = f"row {number}" if number else "the header"
+        try:
+            writer.writerow(values)
+        except csv.Error as error:
             raise DataError(
-                f"{where} has {shown(cell)}, and a tab-separated file can hold no tab or line end in a field; choose "
-                f"an --output that ends in .csv or .jsonl"
-            )
-        file.write("\t".join(cells) + "\n")
-
-
-WRITERS: dict[str, Callable[[Iterable[Row], Sequence[str], IO[str]], None]] = {
-    ".csv": _write_csv,
-    ".tsv": _write_tsv,
-    ".jsonl": _write_jsonl,
-}
-
-
-def _kind_of(target: Path | None, *, as_json: bool) -> str:
-    if target is None:
-        return ".jsonl" if as_json else ".csv"
-    kind = target.suffix.lower()
-    if kind not in WRITERS:
-        raise ConfigError(f"--output: {target} must end in {', '.join(WRITERS)}")
-    return kind
+                f"row {number} has a tab or line end in a field, which a tab-separated file cannot hold; choose an "
+                f"--output that ends in .csv or .jsonl"
+            ) from error

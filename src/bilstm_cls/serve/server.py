@@ -3,10 +3,8 @@
 import contextlib
 import ipaddress
 import logging
-import os
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -26,7 +24,7 @@ MAX_HEAD_BYTES = 2**16
 """Of a request before its body."""
 
 
-def serve(run: str | Path, *, host: str, port: int, device: str) -> None:
+def serve(run: str | Path, *, host: str, port: int, device: str, precision: str = "fp32") -> None:
     """Answers requests until a signal comes, then those that were accepted.
 
     Prints the address on stdout as soon as requests are answered. Port 0 is any that is free.
@@ -36,8 +34,9 @@ def serve(run: str | Path, *, host: str, port: int, device: str) -> None:
         CheckpointError: the run is missing or damaged.
         StoppedError: a signal came, and everything accepted has been answered.
     """
-    with contextlib.closing(listen(host, port)) as listener, _raising_at_sigterm():
-        classifier = Classifier.load(run, device=device)
+    with contextlib.closing(listen(host, port)) as listener:
+        signal.signal(signal.SIGTERM, _stop)  # uvicorn catches the signal, drains, and then raises it again
+        classifier = Classifier.load(run, device=device, precision=precision)
         logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
         if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
             logger.warning(f"--host {host}: whoever reaches this address can use it; there are no passwords")
@@ -79,30 +78,14 @@ def listen(host: str, port: int) -> socket.socket:
     """Returns a socket that takes connections, or raises `ConfigError` where the address is not ours, or taken."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With its protocol named, or asyncio would leave Nagle's algorithm on, which holds answers back for 40 ms.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener = socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"--host {host}: {error.strerror}; give an address of this machine") from error
-    try:
-        if os.name == "posix":  # elsewhere it lets two servers share a port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"--host {host} --port {port}: {error.strerror}; port 0 takes any that is free") from error
-    return listener
+        raise ConfigError(
+            f"--host {host} --port {port}: {error.strerror}; give an address of this machine; port 0 is any free one"
+        ) from error
+    # With its protocol named, or asyncio would leave Nagle's algorithm on, which holds answers back for 40 ms.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
 
 
-@contextlib.contextmanager
-def _raising_at_sigterm() -> Iterator[None]:
-    """uvicorn catches the signal, drains, and then raises it again."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise StoppedError("stopped by SIGTERM", signal_number=number)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _stop(number: int, _: FrameType | None) -> None:
+    raise StoppedError("stopped by SIGTERM", signal_number=number)

@@ -34,7 +34,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from bilstm_cls.config import TrainConfig
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import usable_cores
+from bilstm_cls.device import choose_device, usable_cores
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError
 
 MIN_TOKENS_TO_SHARE = 2_000_000
@@ -157,6 +157,17 @@ def rank_by_torchrun() -> int:
     return _number_of("RANK") if is_started_by_torchrun() else 0
 
 
+def size_by_torchrun() -> int:
+    """Returns the number of processes that a launcher started, or 1."""
+    return _number_of("WORLD_SIZE") if is_started_by_torchrun() else 1
+
+
+def device_by_torchrun(name: str) -> str:
+    """Returns the device of this process: of several on a machine with GPUs, each takes one of its own."""
+    is_cuda = is_started_by_torchrun() and choose_device(name).type == "cuda"
+    return f"cuda:{_number_of('LOCAL_RANK')}" if is_cuda else name
+
+
 def processes_here(size: int) -> int:
     """Returns how many of a group's processes share the cores of this machine."""
     return _number_of("LOCAL_WORLD_SIZE", str(size))
@@ -236,9 +247,8 @@ def joined_by_launcher(device: torch.device) -> contextlib.AbstractContextManage
     """
     if not is_started_by_torchrun():
         return contextlib.nullcontext(ALONE)
-    if device.type == "cuda":
-        device = torch.device("cuda", _number_of("LOCAL_RANK"))
-    return joined(device, rank=_number_of("RANK"), size=_number_of("WORLD_SIZE"), init_method="env://")
+    device = torch.device(device_by_torchrun(str(device)))
+    return joined(device, rank=rank_by_torchrun(), size=size_by_torchrun(), init_method="env://")
 
 
 def leave_group() -> NoReturn:

@@ -12,10 +12,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, FiniteFloat, TypeAdapter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,6 +47,7 @@ MAX_LOSS = 1e4
 for ever with numbers that are huge but finite."""
 
 Row = dict[str, Any]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +76,17 @@ class EvaluationReport:
 class Progress:
     """Where a run is; with the tensors, all that a resumed run needs."""
 
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    num_texts: int = 0
-    num_tokens: int = 0
-    evaluated_step: int = 0
-    best_value: float | None = None
-    best_step: int = 0
-    evaluations_without_gain: int = 0
+    step: Count = 0
+    epoch: Count = 0
+    batch: Count = 0
+    seconds: FiniteFloat = 0.0
+    loss_sum: FiniteFloat = 0.0
+    num_texts: Count = 0
+    num_tokens: Count = 0
+    evaluated_step: Count = 0
+    best_value: FiniteFloat | None = None
+    best_step: Count = 0
+    evaluations_without_gain: Count = 0
     history: list[Row] = field(default_factory=list)
 
     def facts(self) -> Row:
@@ -129,7 +131,7 @@ class Trainer:
             model, name=config.optimizer, weight_decay=config.weight_decay, momentum=config.momentum
         )
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
-        self.precision = Precision.named(config.precision, self.device)
+        self.precision = Precision.named(config.precision, self.device, model.encoder)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.dtype == torch.float16)
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.unlabelled = unlabelled or corpus
@@ -355,7 +357,7 @@ class Trainer:
         """Restores what `state` returned.
 
         Raises:
-            KeyError, RuntimeError, TypeError: the state is of another model or configuration.
+            KeyError, RuntimeError, TypeError, ValueError: the state is of another model or configuration, or forged.
         """
         self.model.load_state_dict(strip_prefix(tensors, "model."))
         if self.average is not None:
@@ -366,7 +368,7 @@ class Trainer:
         load_optimizer_state(self.optimizers, tensors, numbers["optimizers"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(numbers["scaler"])
-        self.progress = Progress(**numbers["progress"])
+        self.progress = TypeAdapter(Progress).validate_python(numbers["progress"])
         self.is_out_of_time = self._has_used_its_time()  # all processes load the same state
         if not self.is_out_of_epochs:
             self._start_epoch()

@@ -76,7 +76,7 @@ class Pretrainer:
         self.model, self.texts, self.config, self.seed = model, texts, config, seed
         self.progress = Progress()
         self.device = model.embedding.weight.device
-        self.precision = Precision.named(precision, self.device)
+        self.precision = Precision.named(precision, self.device, model.encoder)
         self.lengths = texts.lengths
         usable = np.flatnonzero(self.lengths > 1)
         if len(usable) < 2:
@@ -259,11 +259,10 @@ def pretrain(
         )
     if config.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' is for classifiers; pretrain in 'auto', 'tf32', 'bf16' or 'fp32'")
-    # An encoder is made in the same way for a run that pretrains it itself, and for one that finds it in its folder.
-    config = config.replace(**{"pretrain.enabled": False})
     if config.model.init_from is not None and Path(config.model.init_from).resolve() == folder.resolve():
         config = config.replace(**{"model.init_from": None})
-    config = with_dim(config)
+    # An encoder is made in the same way for a run that pretrains it itself, and for one that finds it in its folder.
+    config = with_dim(config.replace(**{"pretrain.enabled": False}))
     run = RunDirectory(folder)
     with StopSignals() as signals, run.locked(wait=wait), remembered_log() as earlier:
         check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)

@@ -10,7 +10,7 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
-from bilstm_cls.device import Precision, choose_device, freed_memory_kept, set_threads, threads_of_each
+from bilstm_cls.device import Precision, choose_device, freed_memory_kept, load_warning, set_threads, threads_of_each
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
@@ -21,6 +21,7 @@ from bilstm_cls.training.distributed import (
     is_started_by_torchrun,
     joined_by_launcher,
     number_of_processes,
+    processes_here,
     rank_by_torchrun,
 )
 from bilstm_cls.training.loggers import check_installed, open_loggers
@@ -154,8 +155,11 @@ def _learn(
         session = Session.start(run, config, data, group)
         if group.rank == 0:
             run.write_json("environment.json", session.environment())
+        check_load = load_warning(processes_here(group.size))
         with signals.deferred(), freed_memory_kept() as bound_memory:
             for report in session.reports(signals):
                 on_report(report)
                 bound_memory()
+                if group.rank == 0 and (warning := check_load()):
+                    logger.warning(warning)
     return session

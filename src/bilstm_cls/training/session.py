@@ -63,7 +63,10 @@ class Session:
             model, data.corpora["train"], config.train, seed=config.seed, class_weights=weights,
             unlabelled=data.corpora.get("unlabelled"), group=group,
         )  # fmt: skip
-        fingerprint = {"torch": torch.__version__, "device": device.type, "threads": threads, "processes": group.size}
+        fingerprint = {
+            "torch": torch.__version__, "device": device.type, "precision": str(trainer.precision), "threads": threads,
+            "processes": group.size,
+        }  # fmt: skip
         identity = {
             "data_digest": data.dataset.digest,
             "text_digest": text_digest(data.tokenizer, labels),
@@ -85,7 +88,7 @@ class Session:
         fingerprint = self.identity["fingerprint"]
         return {
             **environment(str(self.trainer.device), fingerprint["threads"]),
-            "processes": fingerprint["processes"],
+            **{key: fingerprint[key] for key in ("processes", "precision")},
             "data_digest": self.identity["data_digest"],
         }
 
