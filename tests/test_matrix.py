@@ -22,7 +22,8 @@ TINY = {
 
 FEATURES: dict[str, dict[str, Any]] = {
     "nothing": {},
-    "unlabelled texts": {"data.unlabelled": "more.txt", "train.objective": "mixed"},
+    "unlabelled texts": {"data.unlabelled": "more.txt", "train.objective": "virtual_adversarial"},
+    "a teacher": {"data.unlabelled": "more.txt", "train.teacher": "auto"},
     "an n-gram model": {"model.ngrams": "nbsvm"},
     "an ensemble": {},
     "bigrams": {"model.bigrams": 50},

@@ -110,10 +110,7 @@ class DataConfig(Section):
     encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
     bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
     split_seed: int = Field(
-        0,
-        ge=0,
-        lt=2**63,
-        description="Seed of the splits, separate from `seed` so that all seeds share one test split.",
+        0, ge=0, lt=2**63, description="Seed of the splits, apart from `seed`: all seeds share one test split."
     )
 
     @classmethod
@@ -224,19 +221,13 @@ class ModelConfig(Section):
     bidirectional: bool = Field(True, description="Read from both ends.")
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
-    init_from: str | None = Field(
-        None, description="Folder of an encoder of `pretrain`, or of a run; vectors, weights and vocabulary are its."
-    )
-    grows_vocabulary: bool = Field(
-        False, description="With init_from: also the tokens of train that its vocabulary lacks."
-    )
+    init_from: str | None = Field(None, description="Encoder of `pretrain`, or run, to start from by its vocabulary.")
+    grows_vocabulary: bool = Field(False, description="With init_from: also the tokens of train that it lacks.")
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
-        "mean",
-        description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",
+        "mean", description="How all outputs become one vector; a list joins several, concat is mean, max, last."
     )
     bigrams: Annotated[int, Field(ge=2, le=10**9)] | None = Field(
-        None,
-        description="Rows of a second table, where every pair of neighbouring tokens finds a vector; null for none.",
+        None, description="Rows of a second table, of vectors of pairs of neighbouring tokens; null for none."
     )
     dropout: Fraction = Field(0.5, description="Probability of dropping a number of the pooled vector in training.")
     embedding_dropout: Fraction = Field(0.2, description="Probability of dropping an embedding dimension, per text.")
@@ -260,9 +251,13 @@ class TrainConfig(Section):
     """How the network learns, when it stops, and on what it runs."""
 
     epochs: Count = Field(5, description="Passes over the train split.")
-    objective: Literal["cross_entropy", "adversarial", "virtual_adversarial", "mixed", "r_drop"] = Field(
-        "cross_entropy",
-        description="What a step minimises; mixed is adversarial, virtual_adversarial and low entropy together.",
+    objective: Literal["cross_entropy", "per_direction", "adversarial", "virtual_adversarial", "r_drop"] = Field(
+        "cross_entropy", description="What a step minimises; per_direction also asks each direction by itself."
+    )
+    teacher: Columns | None = Field(
+        None,
+        description="What labels the unlabelled texts: ngrams, network (of two epochs), a run's folder, or several; "
+        "auto is the first two, where there are such texts.",
     )
     adversarial_epsilon: Positive = Field(
         0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
@@ -273,8 +268,7 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
     learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
     layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0,
-        description="The encoder's learning rate is the head's times this, the embedding's the encoder's times this.",
+        1.0, description="The encoder's learning rate is the head's times this, the embedding's that times this."
     )
     unfreeze: Literal["all", "gradual"] = Field(
         "all", description="gradual: the head learns alone in the first epoch, then the encoder too, then everything."
@@ -322,6 +316,8 @@ class TrainConfig(Section):
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "device" and not re.match(DEVICE, value):
             return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
+        if key == "teacher" and not all(re.fullmatch(r"auto|ngrams|network|.*[./\\].*", name) for name in value or []):
+            return "must be 'auto', or a list of 'ngrams', 'network' and folders of runs, such as ./NAME"
         if key == "select_by" and value not in (choices := [f"valid/{name}" for name in METRICS]):
             return f"must be {_listed(choices)}"
         return None
@@ -331,8 +327,7 @@ class PretrainConfig(Section):
     """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
 
     enabled: bool = Field(
-        False,
-        description="Whether train first makes an encoder from the same texts, kept in the cache, and starts from it.",
+        False, description="Whether train first makes an encoder from its texts, kept in the cache, to start from."
     )
     epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
@@ -362,9 +357,9 @@ class Config(Section):
 
     @property
     def reads_unlabelled(self) -> bool:
-        """Whether texts without a label are of use: for word vectors, an encoder, or to the objective."""
-        has_objective = self.train.objective in ("virtual_adversarial", "mixed")
-        return "ppmi" in self.embedding.sources or self.pretrain.enabled or has_objective
+        """Whether texts without a label are of use: for word vectors, an encoder, or to the network as it learns."""
+        is_learnt = self.train.objective == "virtual_adversarial" or self.train.teacher is not None
+        return "ppmi" in self.embedding.sources or self.pretrain.enabled or is_learnt
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:

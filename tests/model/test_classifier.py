@@ -201,3 +201,22 @@ def test_pairs_learn_beside_a_frozen_embedding() -> None:
     assert model.bigrams is not None
     assert model.embedding.weight.grad is None
     assert model.bigrams.weight.grad is not None
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("pooling", [["mean", "max"], ["last", "attention"]])
+def test_directions_answer_by_their_own_units_and_together_as_the_whole(
+    pooling: list[str], bidirectional: bool
+) -> None:
+    torch.manual_seed(0)
+    model = BiLSTMClassifier(50, 3, pooling=pooling, bidirectional=bidirectional, **SETTINGS).eval()
+    token_ids, lengths = make_batch()
+    embedded = model.embed(token_ids, lengths)
+    parts = model.classify_by_direction(embedded, lengths)
+    assert len(parts) == 1 + bidirectional
+    assert torch.allclose(parts.mean(0), model(token_ids, lengths), atol=1e-6)
+    with torch.no_grad():  # the last direction's units, wherever they are joined
+        model.project.weight.view(3, 2, -1, 5)[:, :, -1] = 0
+    changed = model.classify_by_direction(embedded, lengths)
+    assert torch.equal(changed[:-1], parts[:-1])
+    assert torch.allclose(changed[-1], model.project.bias.expand(64, 3))

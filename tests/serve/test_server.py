@@ -13,9 +13,15 @@ from bilstm_cls.classifier import Classifier
 from bilstm_cls.commands import use as command
 from bilstm_cls.errors import UserError
 from bilstm_cls.serve import api, batching
-from bilstm_cls.serve import server as server_module
-from bilstm_cls.serve.api import MAX_BYTES, MAX_CHARACTERS, MAX_EXPLAINED, MAX_TEXTS
-from bilstm_cls.serve.server import DRAIN, MAX_CONNECTIONS, MAX_HEAD_BYTES
+from bilstm_cls.serve.api import (
+    DRAIN,
+    MAX_BYTES,
+    MAX_CHARACTERS,
+    MAX_CONNECTIONS,
+    MAX_EXPLAINED,
+    MAX_HEAD_BYTES,
+    MAX_TEXTS,
+)
 from tests.command_line import run_cli
 from tests.conftest import reviews
 from tests.serve.served import Address, read_reply, serving, spawned
@@ -198,7 +204,7 @@ def test_what_would_wait_too_long_is_refused_for_now(classifier: Classifier, mon
 
 
 def test_connections_above_the_limit_are_refused(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(api, "MAX_CONNECTIONS", 2)
     with serving(classifier) as server, server.connect() as first:
         first.sendall(POST)
         assert server.ask("/health").status == 503

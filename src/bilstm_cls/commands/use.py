@@ -291,10 +291,10 @@ def serve(
     missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
-    from bilstm_cls.serve import server
+    from bilstm_cls.serve import api
 
     chosen, name = opt.chosen_run(run, runs), opt.checked_device(device)
-    server.serve(chosen, host=host, port=port, device=name, precision=precision)
+    api.serve(chosen, host=host, port=port, device=name, precision=precision)
 
 
 REPOSITORY: Any = typer.Argument(

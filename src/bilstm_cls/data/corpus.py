@@ -35,6 +35,7 @@ class Corpus:
         truncate: which tokens of a longer text are read: the first (`head`), the last (`tail`), or the first and the
             last half of `max_length` (`both`).
         digest: of the texts and their encoding, where it is known.
+        soft_labels: `[N, C]` float32 probabilities that a teacher gives to the labels, or None.
     """
 
     token_ids: Tokens
@@ -43,6 +44,7 @@ class Corpus:
     max_length: int | None = None
     truncate: str = "both"
     digest: str = ""
+    soft_labels: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from bilstm_cls.config import Config, TextConfig, own_width
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, learn, learn_to_files, load_corpus, statistics
@@ -253,3 +256,24 @@ def _config_of_encoder(folder: Path) -> Config:
 def _value(config: Config, key: str) -> object:
     section, _, name = key.partition(".")
     return config.embedding.width if key == "embedding.dim" else getattr(getattr(config, section), name)
+
+
+def class_weights(setting: Any, label_ids: npt.NDArray[np.int64], labels: list[str]) -> list[float] | None:
+    """Returns one weight per label from `train.class_weights`: null, `balanced`, or a map from label to weight.
+
+    `balanced` gives `N / (C * count)`, so that every label has the same weight in sum.
+
+    Raises:
+        DataError: the map names a label that is not there, or lacks one.
+    """
+    if setting is None:
+        return None
+    if setting == "balanced":
+        counts = np.bincount(label_ids, minlength=len(labels))  # [C]
+        weights = [len(label_ids) / (len(labels) * max(1, int(count))) for count in counts]
+    else:
+        for wrong in sorted(set(setting) ^ set(labels)):
+            raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")
+        weights = [float(setting[label]) for label in labels]
+    logger.info("class weights: " + ", ".join(f"{n} {w:.3g}" for n, w in zip(labels, weights, strict=True)))
+    return weights

@@ -108,7 +108,8 @@ class Trainer:
         config: the `train` section.
         seed: of dropout and of the order of batches.
         class_weights: one per label, or None where all weigh 1.
-        unlabelled: the encoded texts without labels, for an objective that reads them; train where there are none.
+        unlabelled: the encoded texts without labels, for an objective that reads them or with labels of a teacher;
+            train where there are none.
         group: the processes that share every batch; all must be given the same of everything else.
     """
 
@@ -136,6 +137,7 @@ class Trainer:
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.unlabelled = unlabelled or corpus
         self.unlabelled_batches: tuple[int, list[Indices]] = (-1, [])
+        self.objective = OBJECTIVES[config.objective]
         self.context = StepContext(model, self._loss_of, self._backward, self.scaler.scale, config.adversarial_epsilon)
         self.is_out_of_time = False
         self._start_epoch()
@@ -211,13 +213,16 @@ class Trainer:
 
     def _gradients(self, indices: Indices) -> float:
         """Adds the gradients of this process's texts, and returns their part of the whole batch's mean loss."""
-        objective = OBJECTIVES[self.config.objective]
         loss = 0.0
         with self.precision.applied(self.device):
             if inputs := self._inputs(self.corpus, indices):
-                loss = objective.labelled(self.context, inputs).item()
-            if objective.unlabelled and (inputs := self._inputs(self.unlabelled, self._next_unlabelled())):
-                objective.unlabelled(self.context, inputs)
+                loss = self.objective.labelled(self.context, inputs).item()
+            is_taught, term = self.unlabelled.soft_labels is not None, self.objective.unlabelled
+            if (is_taught or term) and (inputs := self._inputs(self.unlabelled, self._next_unlabelled())):
+                if is_taught:
+                    self.objective.labelled(self.context, inputs)
+                if term:
+                    term(self.context, inputs)
         return loss
 
     def _inputs(self, corpus: Corpus, indices: Indices) -> Inputs | None:
@@ -227,6 +232,8 @@ class Trainer:
             return None
         batch = collate(corpus, part)
         inputs = Inputs(on_device(batch.token_ids, self.device), batch.lengths, 1 / len(indices))
+        if batch.soft_labels is not None:
+            return replace(inputs, soft_labels=on_device(batch.soft_labels, self.device))
         if batch.label_ids is None or corpus.label_ids is None:
             return inputs
         weights = self.class_weights
@@ -235,6 +242,8 @@ class Trainer:
 
     def _loss_of(self, logits: Tensor, inputs: Inputs) -> Tensor:
         """Returns the part of the batch's mean loss that texts with logits `[B, C]` have."""
+        if inputs.soft_labels is not None:  # Hinton et al. 2015, at temperature 1
+            return inputs.weight * F.cross_entropy(logits, inputs.soft_labels, reduction="sum")
         assert inputs.label_ids is not None
         smoothing = self.config.label_smoothing
         loss = F.cross_entropy(logits, inputs.label_ids, self.class_weights, label_smoothing=smoothing, reduction="sum")

@@ -34,6 +34,8 @@ class Inputs:
         weight: of each text in a loss that needs no label: one by the number of such texts in the whole batch.
         label_ids: `[B]` int64 on the model's device, where the texts have labels.
         label_weight: what the sum of their weighted losses is multiplied by for their part of the batch's mean.
+        soft_labels: `[B, C]` probabilities that a teacher gives to the labels of texts without them, which are then
+            learned from as labelled texts are.
     """
 
     token_ids: Tensor
@@ -41,6 +43,7 @@ class Inputs:
     weight: float
     label_ids: Tensor | None = None
     label_weight: float = 0.0
+    soft_labels: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class StepContext:
 
     Attributes:
         model: in training mode.
-        loss_of: logits `[B, C]` of labelled texts, and these, to their part of the batch's mean loss.
+        loss_of: logits `[B, C]` of texts with labels, soft ones or not, and these, to their part of the mean loss.
         backward: adds the gradients of a loss.
         scale: multiplies what is differentiated by a constant, so that in float16 no gradient vanishes.
         epsilon: norm of a perturbation, relative to the norm of the text's embedding.
@@ -66,6 +69,15 @@ def cross_entropy(context: StepContext, inputs: Inputs) -> Tensor:
     """The loss of the texts as they are."""
     loss = context.loss_of(context.model(inputs.token_ids, inputs.lengths), inputs)
     context.backward(loss)
+    return loss.detach()
+
+
+def per_direction(context: StepContext, inputs: Inputs) -> Tensor:
+    """The loss of the texts, plus the mean of what it is for each direction alone, so that each learns to answer."""
+    embedded = context.model.embed(inputs.token_ids, inputs.lengths)
+    parts = context.model.classify_by_direction(embedded, inputs.lengths)  # [directions, B, C]
+    loss = context.loss_of(parts.mean(0), inputs)
+    context.backward(loss + sum(context.loss_of(part, inputs) for part in parts) / len(parts))
     return loss.detach()
 
 
@@ -99,23 +111,10 @@ def virtual_adversarial(context: StepContext, inputs: Inputs) -> None:
 
     The perturbation is found by one step of the power method from a random direction.
     """
-    with torch.no_grad():
-        embedded = _embed(context.model, inputs)
-        logits = context.model.classify(embedded, inputs.lengths)
-    _virtual_adversarial(context, inputs, embedded, logits)
-
-
-def entropy_and_virtual_adversarial(context: StepContext, inputs: Inputs) -> None:
-    """Entropy of the answer in addition to its virtual adversarial divergence (Sachan et al. 2019, all weights 1)."""
-    embedded = _embed(context.model, inputs)
-    logits = context.model.classify(embedded, inputs.lengths)
-    context.backward(inputs.weight * entropy(logits).sum())
-    _virtual_adversarial(context, inputs, embedded.detach(), logits.detach())
-
-
-def _virtual_adversarial(context: StepContext, inputs: Inputs, embedded: Tensor, logits: Tensor) -> None:
-    """Takes the texts' `[T, B, E]` and answers `[B, C]`, both constants."""
     model = context.model
+    with torch.no_grad():
+        embedded = _embed(model, inputs)  # [T, B, E]
+        logits = model.classify(embedded, inputs.lengths)
     tokens = is_token(inputs.lengths, len(embedded), embedded.device).unsqueeze(2)  # [T, B, 1]
     random = scale_perturbation(torch.randn_like(embedded) * tokens, embedded, XI * context.epsilon).requires_grad_()
     divergence = kl_divergence(logits, _classify(model, inputs, random)).sum()
@@ -137,12 +136,6 @@ def _classify(model: BiLSTMClassifier, inputs: Inputs, perturbation: Tensor) -> 
 def kl_divergence(logits: Tensor, others: Tensor) -> Tensor:
     """Returns the Kullback-Leibler divergence `[B]` of answers from others, of `[B, C]` logits, in nats."""
     return F.kl_div(others.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True).sum(1)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Returns the entropy `[B]` of answers, of `[B, C]` logits, in nats."""
-    logs = logits.log_softmax(1)
-    return -(logs.exp() * logs).sum(1)
 
 
 def scale_perturbation(direction: Tensor, embedded: Tensor, epsilon: float) -> Tensor:
@@ -175,8 +168,8 @@ class Objective:
 
 OBJECTIVES = {
     "cross_entropy": Objective(cross_entropy),
+    "per_direction": Objective(per_direction),
     "adversarial": Objective(adversarial),
     "virtual_adversarial": Objective(cross_entropy, virtual_adversarial),
-    "mixed": Objective(adversarial, entropy_and_virtual_adversarial),
     "r_drop": Objective(r_drop),
 }
