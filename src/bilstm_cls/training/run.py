@@ -19,7 +19,7 @@ from bilstm_cls.training.distributed import (
     SeveralProcessesError,
     end_with_launcher,
     is_started_by_torchrun,
-    joined_by_launcher,
+    joined,
     number_of_processes,
     processes_here,
     rank_by_torchrun,
@@ -141,8 +141,8 @@ def _train(
         session = _learn(run, config, data, signals, on_report, take)
         set_threads(config.train.threads or threads_of_each())
         model = session.load_best_weights()
-        ngrams, facts = calibrate(model, data, config)
-        loaded = LoadedModel(model, data.tokenizer, data.dataset.labels, config, ngrams)
+        ngrams, task, facts = calibrate(model, data, config)
+        loaded = LoadedModel(model, data.tokenizer, data.dataset.labels, config, ngrams, task=task)
         run.save_model(loaded)
         progress = session.trainer.progress
         facts = progress.facts() | session.facts | facts
@@ -162,7 +162,7 @@ def _learn(
 ) -> Session:
     """Trains to the end, as one process or in step with the others; `on_first` gets the reports of a teacher."""
     ask_first(run, config, data)
-    with joined_by_launcher(choose_device(config.train.device)) as group:
+    with joined(choose_device(config.train.device)) as group:
         data, facts = taught(run, config, data, group, signals, on_first)
         session = Session.start(run, config, data, group)
         session.facts |= facts
