@@ -96,9 +96,7 @@ class DataConfig(Section):
         "random", description="How a fraction for valid is cut; blocks, where neighbouring texts belong together."
     )
     group_column: str | None = Field(None, description="Column of what texts share that must be in one split.")
-    unlabelled: str | None = Field(
-        None, description="A file or folder of texts without labels; imdb brings such texts."
-    )
+    unlabelled: str | None = Field(None, description="A file or folder of texts without labels; imdb brings its own.")
     format: Literal[
         "auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet", "arrow"
     ] = Field("auto", description="What the files are; auto goes by the file name, else by the first lines.")
