@@ -395,8 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runtime = Runtime.load(given.bundle)
         for prediction in runtime.stream(_given_texts(given.texts)):
-            fields = prediction.as_dict(min_probability=runtime.task.min_probability)
-            print(json.dumps(fields, ensure_ascii=False))
+            print(json.dumps(prediction.as_dict(min_probability=runtime.task.min_probability), ensure_ascii=False))
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
