@@ -15,7 +15,7 @@ from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
 from bilstm_cls.data.types import Dataset
-from bilstm_cls.data.vectors import width_of
+from bilstm_cls.data.vectors import ENGLISH, frequent_words, width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,9 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
     """Reads the splits, learns the vocabulary from the train split alone, and encodes them.
 
     A text is split into tokens once, whatever reads it afterwards: the files in the cache hold whole texts, for every
-    `text.max_length`. With `tokenizer: bpe` the train split is split twice, as its tokens are learned first. With
-    `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
+    `text.max_length`. The train split is split twice with `tokenizer: bpe`, whose tokens are learned first, and with
+    `en-300`, whose frequent words fill what is left of `text.max_vocab_size`, so that they are known where train lacks
+    them. With `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
 
     Args:
         config: what to read, and how.
@@ -81,6 +82,8 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
     if only is not None:
         names = [name for name in dataset.splits if name in only]
     tokenizer, learned = (given, None) if given is not None else _learned(dataset, config.text)
+    if given is None and ENGLISH in config.embedding.sources:
+        tokenizer, learned = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), None
     corpora = {}
     for name in names:
         if name == "train" and learned is not None:
@@ -104,6 +107,8 @@ def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
     elif tokenizer is None:
         tokenizer = Tokenizer.train(dataset.splits["train"].texts, **_splitting(text), **_limits(text))
     _check_vocabulary(tokenizer, text)
+    if config.model.init_from is None and ENGLISH in config.embedding.sources:
+        tokenizer, corpora = tokenizer.with_words(frequent_words(), text.max_vocab_size), {}
     for name, split in dataset.splits.items():
         if name not in corpora:
             corpora[name] = encode(split.texts, tokenizer, label_ids=split.label_ids, **cut)

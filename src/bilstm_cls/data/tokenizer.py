@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -196,6 +197,18 @@ class Tokenizer:
         """All tokens by id."""
         ids = self._engine.get_vocab()
         return sorted(ids, key=ids.__getitem__)
+
+    def with_words(self, words: Iterable[str], max_vocab_size: int | None) -> "Tokenizer":
+        """Returns a tokenizer that also knows those of more words that are a token, as long as there is room."""
+        content = json.loads(self.to_json())
+        if content["model"]["type"] != "WordLevel" or isinstance(self._engine, TorchtextEngine):
+            return self
+        vocab, room = content["model"]["vocab"], max_vocab_size or sys.maxsize
+        for word in words:
+            pieces = self._engine.pre_tokenizer.pre_tokenize_str(self._engine.normalizer.normalize_str(word))
+            if len(pieces) == 1 and len(vocab) < room:
+                vocab.setdefault(pieces[0][0], len(vocab))
+        return Tokenizer.from_json(json.dumps(content, ensure_ascii=False))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of every text, on all cores; a text without tokens has none.
