@@ -37,6 +37,15 @@ MIN_UNITS_OF_BF16 = 128
 time with 128 units and 2.1 to 2.5 times less with 256. Fewer units, other cells and other CPUs were not measured."""
 
 
+LAUNCHED = "bilstm-cls-"
+"""What the name of a group of processes begins with that a command started."""
+
+
+def is_launched() -> bool:
+    """Whether another command started this process as one of several."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(LAUNCHED)
+
+
 def configure_process() -> None:
     """Sets what libraries read from the process; to be called by the command line before they are imported."""
     csv.field_size_limit(2**24)  # characters; 128 KiB is less than a long text

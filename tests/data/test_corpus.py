@@ -13,10 +13,9 @@ from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, 
 from bilstm_cls.data.corpus import (
     Corpus,
     encode,
-    encode_to_files,
+    encode_whole,
     kept_places,
     learn,
-    learn_to_files,
     load_corpus,
     statistics,
 )
@@ -96,21 +95,20 @@ def same(one: Corpus, other: Corpus) -> bool:
 
 
 def test_files_hold_what_memory_holds(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = np.arange(6)
-    whole = encode(TEXTS, tokenizer, max_length=4, label_ids=labels)
+    whole = encode(TEXTS, tokenizer, max_length=None)
     monkeypatch.setattr(module, "CHUNK", 4)
-    encode_to_files(tmp_path, "train", TEXTS, tokenizer)
-    assert same(load_corpus(tmp_path, "train", labels, max_length=4, truncate="both"), whole)
-    encode_to_files(tmp_path, "empty", ["", " "], tokenizer)
-    empty = load_corpus(tmp_path, "empty", None, max_length=4, truncate="both")
+    assert same(encode_whole(TEXTS, tokenizer, tmp_path / "train"), whole)
+    assert same(load_corpus(tmp_path / "train"), whole)
+    empty = encode_whole(["", " "], tokenizer, tmp_path / "empty")
     assert statistics(empty)["unknown"] == 2
     assert pad(empty, np.array([1]))[0].tolist() == [[UNKNOWN_ID]]
 
 
 @pytest.mark.parametrize("kind", ["words", "whitespace", "basic_english", "cjk", "characters", "chinese_words"])
 @pytest.mark.parametrize("limits", [(1, None), (2, None), (1, 5)])
+@pytest.mark.parametrize("is_in_files", [True, False])
 def test_one_pass_gives_the_vocabulary_and_ids_of_two(
-    kind: str, limits: tuple[int, int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, limits: tuple[int, int | None], is_in_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [*TEXTS, "<pad> <unk> B", "中国人民 é e\u0301 <br /> \ud800", "", "Z's 3.5 b"]
     settings: Any = {"kind": kind, "lowercase": True, "normalize": "nfc", "strip_html": True}
@@ -118,13 +116,10 @@ def test_one_pass_gives_the_vocabulary_and_ids_of_two(
     expected = Tokenizer.train(texts, **settings, **sizes)
     corpus = encode(texts, expected, max_length=None)
     monkeypatch.setattr(module, "CHUNK", 3)
-    cut: Any = {"max_length": None, "truncate": "both", "label_ids": None}
-    in_memory, in_files = TokenCounter(**settings), TokenCounter(**settings)
-    tokenizer, learned = learn(texts, in_memory, **sizes, **cut)
+    monkeypatch.setattr(module, "BLOCK_TOKENS", 5)
+    tokenizer, learned = learn(texts, TokenCounter(**settings), tmp_path / "train" if is_in_files else None, **sizes)
     assert tokenizer.to_json() == expected.to_json()
     assert same(learned, corpus)
-    assert learn_to_files(tmp_path, "train", texts, in_files, **sizes).to_json() == expected.to_json()
-    assert same(load_corpus(tmp_path, "train", None, max_length=None, truncate="both"), corpus)
 
 
 def test_a_batch_is_padded_with_zeros_after_each_text(tokenizer: Tokenizer) -> None:

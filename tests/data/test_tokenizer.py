@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from bilstm_cls.data import tokenizer as tokenizer_module
 from bilstm_cls.data.tokenizer import (
-    CUT,
     PADDING_ID,
     TOKENIZERS,
     UNKNOWN_ID,
     Tokenizer,
-    places_without_cuts,
     with_cuts,
 )
+from bilstm_cls.data.torchtext import CUT
 from bilstm_cls.errors import CheckpointError, ConfigError
 
 REVIEW = "Don't miss it!!! It's 3.5/10...<br /><br />\"Great\" 中文 text; so: café"
@@ -235,12 +234,3 @@ def test_cuts_are_jiebas_and_border_on_han_characters(text: str, words: list[str
 @given(ANY)
 def test_nothing_but_marks_is_put_in(text: str) -> None:
     assert with_cuts(text).replace(CUT, "") == text.replace(CUT, " ")
-
-
-@given(ANY)
-def test_every_character_is_found_at_its_place(text: str) -> None:
-    marked = with_cuts(text)
-    places = places_without_cuts(marked)
-    assert places[-1] == len(text)
-    original = text.replace(CUT, " ")
-    assert all(c == CUT or original[place] == c for c, place in zip(marked, places, strict=False))

@@ -22,7 +22,7 @@ from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import StepReport, Trainer
 from bilstm_cls.training.run import FREE_KEYS, train
-from tests.training.runs import StoppedHereError, everything, history, result, stop_at
+from tests.training.runs import StoppedHereError, everything, flip, history, result, stop_at
 
 Make = Callable[..., Config]
 
@@ -202,12 +202,6 @@ def test_changed_data_are_refused(short_config: Make, reviews_csv: Path, tmp_pat
         train(config, resume=True)
     data.write_text(text, "utf-8")
     assert train(config, resume=True).run.read_status()["status"] == "finished"
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def tensors_of(run: RunDirectory, role: str) -> Path:

@@ -3,7 +3,6 @@
 Texts are stored whole, so that one file serves every `max_length`; they are cut when they are read.
 """
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -144,65 +143,55 @@ def encode(
         truncate: `head`, `tail` or `both`.
         label_ids: `[N]`, kept next to the texts.
     """
-    token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, tokenizer), strict=True))
-    return Corpus(token_ids, _offsets(lengths), label_ids, max_length, truncate)
+    corpus = encode_whole(texts, tokenizer, None)
+    return replace(corpus, max_length=max_length, truncate=truncate, label_ids=label_ids)
 
 
-def learn(
-    texts: Sequence[str],
-    counter: TokenCounter,
-    *,
-    min_freq: int,
-    max_vocab_size: int | None,
-    max_length: int | None,
-    truncate: str,
-    label_ids: Ints | None,
-) -> tuple[Tokenizer, Corpus]:
-    """Learns the vocabulary of texts in memory and encodes them, in one pass; arguments as for `encode`."""
-    token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, counter), strict=True))
-    tokenizer, table = counter.tokenizer(min_freq=min_freq, max_vocab_size=max_vocab_size)
-    return tokenizer, Corpus(table[token_ids], _offsets(lengths), label_ids, max_length, truncate)
+def encode_whole(texts: Sequence[str], encoder: Encoder, prefix: Path | None) -> Corpus:
+    """Encodes texts, of which nothing is cut: in memory, or chunk by chunk into files whose names begin with `prefix`.
 
-
-def encode_to_files(folder: Path, name: str, texts: Sequence[str], encoder: Encoder) -> None:
-    """Like `encode`, chunk by chunk into files that `load_corpus` maps, so that memory does not grow with the texts."""
-    with contextlib.ExitStack() as stack:
-        ids, ends = (stack.enter_context(_path(folder, name, key).open("wb")) for key in ("token_ids", "offsets"))
-        offsets = _offsets(np.empty(0, dtype=np.int64))
+    Memory does not grow with the texts of files.
+    """
+    if prefix is None:
+        token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, encoder), strict=True))
+        return Corpus(token_ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    ids_path, offsets_path = _paths(prefix)
+    with ids_path.open("wb") as ids, offsets_path.open("wb") as ends:
+        offsets = np.zeros(1, dtype=np.int64)
         ends.write(offsets.data)
         for token_ids, lengths in _encode_chunks(texts, encoder):
             offsets = offsets[-1] + np.cumsum(lengths)
             ids.write(token_ids.data)
             ends.write(offsets.data)
+    return load_corpus(prefix)
 
 
-def learn_to_files(
-    folder: Path, name: str, texts: Sequence[str], counter: TokenCounter, *, min_freq: int, max_vocab_size: int | None
-) -> Tokenizer:
-    """Like `learn`, into files: provisional ids first, which become those of the vocabulary when it is known."""
-    encode_to_files(folder, name, texts, counter)
+def learn(
+    texts: Sequence[str], counter: TokenCounter, prefix: Path | None, *, min_freq: int, max_vocab_size: int | None
+) -> tuple[Tokenizer, Corpus]:
+    """Learns the vocabulary of texts and encodes them as `encode_whole` does, in one pass.
+
+    The ids are provisional first, and become those of the vocabulary when it is known.
+    """
+    corpus = encode_whole(texts, counter, prefix)
     tokenizer, table = counter.tokenizer(min_freq=min_freq, max_vocab_size=max_vocab_size)
-    path = _path(folder, name, "token_ids")
-    if path.stat().st_size:
-        token_ids = np.memmap(path, dtype=np.int32, mode="r+")
-        for start in range(0, len(token_ids), BLOCK_TOKENS):
-            part = slice(start, start + BLOCK_TOKENS)
-            token_ids[part] = table[token_ids[part]]
+    token_ids = corpus.token_ids if prefix is None else mapped_numbers(_paths(prefix)[0], np.int32, mode="r+")
+    for part in chunks(token_ids, BLOCK_TOKENS):
+        part[:] = table[part]
+        if isinstance(token_ids, np.memmap):
             token_ids.flush()
-            release(token_ids)
-    return tokenizer
+        release(token_ids)
+    return tokenizer, corpus
 
 
-def load_corpus(
-    folder: Path, name: str, label_ids: Ints | None, *, max_length: int | None, truncate: str, digest: str = ""
-) -> Corpus:
-    """Memory-maps what `encode_to_files` wrote."""
-    token_ids = mapped_numbers(_path(folder, name, "token_ids"), np.int32)
-    return Corpus(token_ids, mapped_numbers(_path(folder, name, "offsets")), label_ids, max_length, truncate, digest)
+def load_corpus(prefix: Path) -> Corpus:
+    """Memory-maps what `encode_whole` wrote."""
+    ids_path, offsets_path = _paths(prefix)
+    return Corpus(mapped_numbers(ids_path, np.int32), mapped_numbers(offsets_path))
 
 
-def _path(folder: Path, name: str, key: str) -> Path:
-    return folder / f"{name}.{key}.bin"
+def _paths(prefix: Path) -> tuple[Path, Path]:
+    return prefix.with_name(f"{prefix.name}.token_ids.bin"), prefix.with_name(f"{prefix.name}.offsets.bin")
 
 
 def _encode_chunks(texts: Sequence[str], encoder: Encoder) -> Iterator[tuple[Tokens, Ints]]:
@@ -211,7 +200,3 @@ def _encode_chunks(texts: Sequence[str], encoder: Encoder) -> Iterator[tuple[Tok
         ids = encoder.encode_batch(chunk)
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         yield np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum())), lengths
-
-
-def _offsets(lengths: Ints) -> Ints:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

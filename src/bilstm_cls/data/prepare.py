@@ -4,13 +4,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import Config, TextConfig, own_width
 from bilstm_cls.config_file import load_config
-from bilstm_cls.data.corpus import Corpus, encode, encode_to_files, learn, learn_to_files, load_corpus, statistics
+from bilstm_cls.data.corpus import Corpus, encode_whole, learn, load_corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
@@ -76,110 +76,88 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
         DataError: something cannot be read, or no token is frequent enough.
         ConfigError: `model.init_from` names no encoder, or one that does not fit.
     """
-    given = tokenizer_of_encoder(config)
+    tokenizer = tokenizer_of_encoder(config)
     dataset = load_dataset(config.data)
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
-    tokenizer, learned = (given, None) if given is not None else _learned(dataset, config.text)
-    if given is None and ENGLISH in config.embedding.sources:
-        tokenizer, learned = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), None
+    content = [FORMAT, splitters(config.text.tokenizer), dataset.digest]
     corpora = {}
+    if tokenizer is None:
+        settings = config.text.model_dump(exclude={"max_length", "truncate"})
+
+        def build(folder: Path) -> None:
+            logger.info("learning the vocabulary and encoding the texts of train")
+            (folder / "tokenizer.json").write_text(_learn(dataset, config.text, folder)[0].to_json(), "utf-8")
+
+        folder = cached("corpus", _digest_of([*content, settings]), build)
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        corpora["train"] = replace(load_corpus(folder / "train"), digest=folder.name)
+        if ENGLISH in config.embedding.sources:
+            tokenizer, corpora = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), {}
     for name in names:
-        if name == "train" and learned is not None:
-            corpora[name] = _load(learned, dataset, name, config.text)
-        else:
-            corpora[name] = encode_split(dataset, name, tokenizer, config.text)
-        _log(name, corpora[name])
-    return PreparedData(dataset, tokenizer, corpora)
+        if name not in corpora:
+            corpora[name] = _encoded(dataset, name, tokenizer, [*content, name, _digest_of(tokenizer.to_json())])
+    return _prepared(dataset, tokenizer, {name: corpora[name] for name in names}, config.text)
 
 
 def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
     """Does the same for splits that are in memory, and leaves nothing in the cache; raises the same errors."""
-    text = config.text
-    cut: dict[str, Any] = {"max_length": text.max_length, "truncate": text.truncate}
     tokenizer, corpora = tokenizer_of_encoder(config), {}
-    if tokenizer is None and text.tokenizer != "bpe":
-        train = dataset.splits["train"]
-        tokenizer, corpora["train"] = learn(
-            train.texts, TokenCounter(**_splitting(text)), label_ids=train.label_ids, **_limits(text), **cut
-        )
-    elif tokenizer is None:
-        tokenizer = Tokenizer.train(dataset.splits["train"].texts, **_splitting(text), **_limits(text))
-    _check_vocabulary(tokenizer, text)
-    if config.model.init_from is None and ENGLISH in config.embedding.sources:
-        tokenizer, corpora = tokenizer.with_words(frequent_words(), text.max_vocab_size), {}
+    if tokenizer is None:
+        tokenizer, corpora["train"] = _learn(dataset, config.text, None)
+        if ENGLISH in config.embedding.sources:
+            tokenizer, corpora = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), {}
     for name, split in dataset.splits.items():
         if name not in corpora:
-            corpora[name] = encode(split.texts, tokenizer, label_ids=split.label_ids, **cut)
-    return PreparedData(dataset, tokenizer, {name: corpora[name] for name in dataset.splits})
+            corpora[name] = encode_whole(split.texts, tokenizer, None)
+    return _prepared(dataset, tokenizer, corpora, config.text)
 
 
-def encode_split(dataset: Dataset, name: str, tokenizer: Tokenizer, text: TextConfig) -> Corpus:
-    """Encodes a split of `load_dataset` by a tokenizer, or finds in the cache what an earlier call made."""
-    content = [FORMAT, splitters(text.tokenizer), dataset.digest, name, _digest_of(tokenizer.to_json())]
-
-    def build(folder: Path) -> None:
-        logger.info(f"encoding the texts of {name}")
-        encode_to_files(folder, name, dataset.splits[name].texts, tokenizer)
-
-    return _load(cached("corpus", _digest_of(json.dumps(content))[:32], build), dataset, name, text)
-
-
-def _learned(dataset: Dataset, text: TextConfig) -> tuple[Tokenizer, Path]:
-    """Returns the tokenizer of the train split, and the folder of the cache that also has the encoded split."""
-    settings = text.model_dump(exclude={"max_length", "truncate"})
-    content = [FORMAT, splitters(text.tokenizer), dataset.digest, settings]
-
-    def build(folder: Path) -> None:
-        logger.info("learning the vocabulary and encoding the texts of train")
-        texts = dataset.splits["train"].texts
-        if text.tokenizer == "bpe":
-            tokenizer = Tokenizer.train(texts, **_splitting(text), **_limits(text))
-            encode_to_files(folder, "train", texts, tokenizer)
-        else:
-            tokenizer = learn_to_files(folder, "train", texts, TokenCounter(**_splitting(text)), **_limits(text))
-        _check_vocabulary(tokenizer, text)
-        (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
-
-    folder = cached("corpus", _digest_of(json.dumps(content))[:32], build)
-    return Tokenizer.load(folder / "tokenizer.json"), folder
-
-
-def _load(folder: Path, dataset: Dataset, name: str, text: TextConfig) -> Corpus:
-    return load_corpus(
-        folder, name, dataset.splits[name].label_ids, max_length=text.max_length, truncate=text.truncate,
-        digest=folder.name,
-    )  # fmt: skip
-
-
-def _splitting(text: TextConfig) -> dict[str, Any]:
-    return text.model_dump(include={"lowercase", "normalize", "strip_html"}) | {"kind": text.tokenizer}
-
-
-def _limits(text: TextConfig) -> dict[str, Any]:
-    return text.model_dump(include={"min_freq", "max_vocab_size"})
-
-
-def _check_vocabulary(tokenizer: Tokenizer, text: TextConfig) -> None:
+def _learn(dataset: Dataset, text: TextConfig, folder: Path | None) -> tuple[Tokenizer, Corpus]:
+    texts, prefix = dataset.splits["train"].texts, None if folder is None else folder / "train"
+    splitting = text.model_dump(include={"lowercase", "normalize", "strip_html"}) | {"kind": text.tokenizer}
+    limits = text.model_dump(include={"min_freq", "max_vocab_size"})
+    if text.tokenizer == "bpe":
+        tokenizer = Tokenizer.train(texts, **splitting, **limits)
+        corpus = encode_whole(texts, tokenizer, prefix)
+    else:
+        tokenizer, corpus = learn(texts, TokenCounter(**splitting), prefix, **limits)
     if len(tokenizer) <= 2:
         raise DataError(
             f"no token of the train split occurs {text.min_freq} times, so there is no vocabulary; "
             f"lower text.min_freq or give more texts"
         )
+    return tokenizer, corpus
 
 
-def _digest_of(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()
+def _encoded(dataset: Dataset, name: str, tokenizer: Tokenizer, content: list[Any]) -> Corpus:
+    """Encodes a split, or finds in the cache what an earlier call made."""
+
+    def build(folder: Path) -> None:
+        logger.info(f"encoding the texts of {name}")
+        encode_whole(dataset.splits[name].texts, tokenizer, folder / name)
+
+    folder = cached("corpus", _digest_of(content), build)
+    return replace(load_corpus(folder / name), digest=folder.name)
 
 
-def _log(name: str, corpus: Corpus) -> None:
-    counts = statistics(corpus)
-    cut = f"{counts['truncated']:,} texts cut to {corpus.max_length} tokens, " if counts["truncated"] else ""
-    logger.info(
-        f"{name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {cut}"
-        f"{counts['empty']:,} empty, {counts['unknown']:,} unknown tokens"
-    )
+def _prepared(dataset: Dataset, tokenizer: Tokenizer, corpora: dict[str, Corpus], text: TextConfig) -> PreparedData:
+    """Cuts the texts as the config says, and gives them their labels."""
+    for name, corpus in corpora.items():
+        label_ids = dataset.splits[name].label_ids
+        corpora[name] = replace(corpus, label_ids=label_ids, max_length=text.max_length, truncate=text.truncate)
+        counts = statistics(corpora[name])
+        cut = f"{counts['truncated']:,} texts cut to {text.max_length} tokens, " if counts["truncated"] else ""
+        logger.info(
+            f"{name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {cut}"
+            f"{counts['empty']:,} empty, {counts['unknown']:,} unknown tokens"
+        )
+    return PreparedData(dataset, tokenizer, corpora)
+
+
+def _digest_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def encoder_folder(config: Config, data_digest: str) -> Path:
@@ -196,7 +174,7 @@ def encoder_folder(config: Config, data_digest: str) -> Path:
     content = [
         config.seed, data_digest, text, splitting, config.embedding.model_dump(), sizes, config.pretrain.model_dump()
     ]  # fmt: skip
-    return cache_folder() / "encoders" / _digest_of(json.dumps(content))[:32]
+    return cache_folder() / "encoders" / _digest_of(content)
 
 
 def tokenizer_of_encoder(config: Config) -> Tokenizer | None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -237,9 +237,9 @@ def _remove_abandoned(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def mapped_numbers(path: Path, dtype: npt.DTypeLike = np.int64) -> Array:
+def mapped_numbers(path: Path, dtype: npt.DTypeLike = np.int64, mode: Literal["r", "r+"] = "r") -> Array:
     """Memory-maps a file of numbers; an empty one is an empty array."""
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode=mode) if path.stat().st_size else np.empty(0, dtype=dtype)
 
 
 def release(*arrays: Array | None) -> None:

@@ -1,7 +1,8 @@
 """Texts to token ids: how a text is split, and the vocabulary, both in one portable `tokenizer.json`.
 
 The splitting runs in the Rust library `tokenizers`, on all cores. What the JSON says is the whole truth: any program
-that reads `tokenizers` files gives the same ids from it, but for `chinese_words`, whose texts are cut beforehand.
+that reads `tokenizers` files gives the same ids from it, but for `chinese_words` and torchtext's, whose texts are cut
+beforehand.
 """
 
 import collections
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
-from bilstm_cls.data.torchtext import PACKAGES, PREFIX, TorchtextEngine, is_from_torchtext
+from bilstm_cls.data.torchtext import CUT, PACKAGES, PREFIX, TorchtextCutter, is_from_torchtext
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
@@ -34,11 +35,11 @@ MAX_PIECE = 2**18
 CHUNK = 4096
 """Texts that are split at once."""
 
-CUT = "\x1f"
-"""The mark between words of Chinese, which is no part of any token."""
-
 _HAN = r"\u3005-\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _CUT_WITHOUT_HAN = re.compile(f"(?<![{_HAN}]){CUT}(?![{_HAN}])")
+
+Cutter = Callable[[str], str]
+"""What a text goes through before the library sees it."""
 
 Pipeline = tuple[list[Any], Any]
 """Normalizers in their order, and the pre-tokenizer that cuts the text into tokens."""
@@ -51,7 +52,7 @@ _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}々〆ー]"
 _NO_CJK = rf"(?:(?!{_CJK}){_LETTERS})"
 # str.lower() gives a capital sigma at the end of a word another small form; the library's lower-casing does not.
 _FINAL_SIGMA = normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς")
-_SPACE = re.compile(r"(?<=\w) (?=\w)")
+_BETWEEN_TOKENS = re.compile(rf"{CUT}|(?<=\w) (?=\w)")
 _BREAK = normalizers.Replace(Regex(r"<br\s*/?>"), " ")
 
 _FORMS: dict[str, list[Any]] = {"none": [], "nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()]}
@@ -110,10 +111,8 @@ def splitters(kind: str) -> dict[str, str]:
 class Tokenizer:
     """Splits texts and looks tokens up. `<pad>` has id 0 and `<unk>` id 1, and no text gives id 0."""
 
-    def __init__(self, engine: tokenizers.Tokenizer | TorchtextEngine) -> None:
-        self._engine = engine
-        self._is_chinese = _is_chinese(engine)
-        self._prepared = with_cuts if self._is_chinese else without_surrogates
+    def __init__(self, engine: tokenizers.Tokenizer, cutter: Cutter) -> None:
+        self._engine, self._cutter = engine, cutter
 
     @classmethod
     def train(
@@ -142,7 +141,8 @@ class Tokenizer:
             ConfigError: a package that this kind needs cannot be used here.
         """
         if kind == "bpe":
-            return cls(_train_bpe(texts, _engine(kind, lowercase, normalize, strip_html), min_freq, max_vocab_size))
+            engine, cutter = _engine(kind, lowercase, normalize, strip_html)
+            return cls(_train_bpe(texts, engine, min_freq, max_vocab_size), cutter)
         counter = TokenCounter(kind=kind, lowercase=lowercase, normalize=normalize, strip_html=strip_html)
         remaining = iter(texts)
         while chunk := list(itertools.islice(remaining, CHUNK)):
@@ -157,18 +157,22 @@ class Tokenizer:
             ConfigError: it is torchtext's, and that cannot be used here, or rjieba is needed and not installed.
             ValueError: it is no tokenizer of this program.
         """
+        cutter: Cutter = without_surrogates
         try:
-            engine = TorchtextEngine.from_str(text) if is_from_torchtext(text) else tokenizers.Tokenizer.from_str(text)
+            if is_from_torchtext(text):
+                engine, cutter = TorchtextCutter.from_json(text)
+            else:
+                engine = tokenizers.Tokenizer.from_str(text)
         except UserError:
             raise
         except Exception as error:
             raise ValueError(f"not a tokenizer: {error}") from error
         if (engine.token_to_id(PADDING), engine.token_to_id(UNKNOWN)) != (PADDING_ID, UNKNOWN_ID):
             raise ValueError(f"{PADDING} must have id {PADDING_ID} and {UNKNOWN} id {UNKNOWN_ID}")
-        tokenizer = cls(engine)
-        if tokenizer._is_chinese:
+        if engine.pre_tokenizer is not None and engine.pre_tokenizer.__getstate__() == _chinese_words().__getstate__():
+            cutter = with_cuts
             import_rjieba()  # now and not at the first text
-        return tokenizer
+        return cls(engine, cutter)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -187,7 +191,9 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """Returns the content of `tokenizer.json`."""
-        return str(self._engine.to_str())
+        return (
+            self._cutter.to_json(self._engine) if isinstance(self._cutter, TorchtextCutter) else self._engine.to_str()
+        )
 
     def __len__(self) -> int:
         return int(self._engine.get_vocab_size())
@@ -219,7 +225,7 @@ class Tokenizer:
         def encode(pieces: list[str]) -> Iterator[list[int]]:
             return (_without_padding(encoding.ids) for encoding in self._engine.encode_batch_fast(pieces))
 
-        return _by_pieces(map(self._prepared, texts), encode)
+        return _by_pieces(map(self._cutter, texts), encode)
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the ids of one text and, for each, where it begins and ends in the text's characters.
@@ -227,11 +233,13 @@ class Tokenizer:
         Raises:
             ConfigError: a tokenizer of torchtext gave a token that the text does not contain as it is.
         """
-        prepared = self._prepared(text)
-        encoding = self._engine.encode(prepared)
+        marked = self._cutter(text)
+        encoding = self._engine.encode(marked)
         offsets: list[tuple[int, int]] = encoding.offsets
-        if self._is_chinese:
-            places = places_without_cuts(prepared)
+        if isinstance(self._cutter, TorchtextCutter):
+            offsets = self._cutter.places(text)
+        elif self._cutter is with_cuts:
+            places = list(itertools.accumulate((character != CUT for character in marked), initial=0))
             offsets = [(places[start], places[stop]) for start, stop in offsets]
         return _without_padding(encoding.ids), offsets
 
@@ -249,14 +257,12 @@ class TokenCounter:
     """
 
     def __init__(self, *, kind: str, lowercase: bool, normalize: str, strip_html: bool) -> None:
-        self._engine = _engine(kind, lowercase, normalize, strip_html)
-        self._kind = kind
+        self._engine, self._cutter = _engine(kind, lowercase, normalize, strip_html)
         self._ids: collections.defaultdict[str, int] = collections.defaultdict(itertools.count().__next__)
         self._counts = np.zeros(0, dtype=np.int64)
-        if not kind.startswith(PREFIX):
-            # WordLevel gives unknown words no string. To this one, whose vocabulary is a space, every word is unknown,
-            # and unknown characters in a row are one token.
-            self._engine.model = models.Unigram([(" ", 0.0)], 0, False)
+        # WordLevel gives unknown words no string. To this one, whose vocabulary is a space, every word is unknown, and
+        # unknown characters in a row are one token.
+        self._engine.model = models.Unigram([(" ", 0.0)], 0, False)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns provisional ids of every text, and counts them."""
@@ -265,7 +271,7 @@ class TokenCounter:
         def encode(pieces: list[str]) -> Iterator[list[int]]:
             return (list(map(id_of, encoding.tokens)) for encoding in self._engine.encode_batch(pieces))
 
-        ids = _by_pieces(map(with_cuts if self._kind == "chinese_words" else without_surrogates, texts), encode)
+        ids = _by_pieces(map(self._cutter, texts), encode)
         flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
         counts = np.bincount(flat, minlength=len(self._ids))
         counts[: len(self._counts)] += self._counts
@@ -283,20 +289,21 @@ class TokenCounter:
         table[kept] = np.arange(2, len(kept) + 2)
         vocab = {token: i for i, token in enumerate([PADDING, UNKNOWN, *(tokens[i] for i in kept)])}
         self._engine.model = models.WordLevel(vocab, unk_token=UNKNOWN)
-        return Tokenizer(self._engine), table
+        return Tokenizer(self._engine, self._cutter), table
 
 
-def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> Any:
-    """Returns a tokenizer of the library, or what takes its place for torchtext, without a vocabulary."""
+def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> tuple[tokenizers.Tokenizer, Cutter]:
+    """Returns a tokenizer of the library without a vocabulary, and what its texts go through before."""
     first = [*_FORMS[normalize], *(_HTML if strip_html else [])]
     first += [_FINAL_SIGMA, normalizers.Lowercase()] if lowercase else []
     if kind.startswith(PREFIX):
-        return TorchtextEngine(kind, normalizers.Sequence(first))
+        cutter = TorchtextCutter(kind, normalizers.Sequence(first))
+        return cutter.engine(), cutter
     changes, pre_tokenizer = TOKENIZERS[kind]()
     engine = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: UNKNOWN_ID}, unk_token=UNKNOWN))
     engine.normalizer = normalizers.Sequence([*first, *changes])
     engine.pre_tokenizer = pre_tokenizer
-    return engine
+    return engine, with_cuts if kind == "chinese_words" else without_surrogates
 
 
 def _train_bpe(
@@ -346,16 +353,6 @@ def with_cuts(text: str) -> str:
     return _CUT_WITHOUT_HAN.sub("", CUT.join(words))
 
 
-def places_without_cuts(text: str) -> list[int]:
-    """Returns where each character of what `with_cuts` gave is in the original text, and the place of its end."""
-    return list(itertools.accumulate((character != CUT for character in text), initial=0))
-
-
-def _is_chinese(engine: tokenizers.Tokenizer | TorchtextEngine) -> bool:
-    given = getattr(engine, "pre_tokenizer", None)
-    return given is not None and bool(given.__getstate__() == _chinese_words().__getstate__())
-
-
 def _by_pieces(texts: Iterable[str], encode: Callable[[list[str]], Iterable[list[int]]]) -> list[list[int]]:
     """Encodes texts, of which the library sees a bounded number of characters at once."""
     ids: list[list[int]] = []
@@ -383,13 +380,11 @@ def _groups(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cuts a very long text before spaces between words, which no token spans; anywhere where there is none."""
+    """Cuts a very long text where no token is cut: at a mark, or before a space between words; else anywhere."""
     start = 0
     while len(text) - start > MAX_PIECE:
-        space = stop = start + MAX_PIECE
-        while space > start and not _SPACE.match(text, space):
-            space = max(start, text.rfind(" ", start, space))
-        stop = space if space > start else stop
+        places = _BETWEEN_TOKENS.finditer(text, start + 1, start + MAX_PIECE + 2)
+        stop = max((place.start() for place in places), default=start + MAX_PIECE)
         yield text[start:stop]
         start = stop
     yield text[start:]

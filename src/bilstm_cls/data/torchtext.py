@@ -1,12 +1,10 @@
 """The tokenizers of torchtext 0.18, which works with torch 2.3 alone (the extra `torchtext`), and its vector files."""
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +19,36 @@ PACKAGES: dict[str, str | None] = {
 }  # fmt: skip
 """Tokenizers of `torchtext.data.utils.get_tokenizer`, and the package that each needs besides."""
 
+CUT = "\x1f"
+"""The mark between tokens that are cut beforehand, which is no part of any token."""
+
 CACHE = Path(".vector_cache")
 """Where torchtext keeps vectors, in the working directory."""
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """The tokens of a text, their ids and, where they were asked for, their places in the text's characters."""
+class TorchtextCutter:
+    """Puts a mark between the tokens that torchtext gives for a text, which the library's normalizer has changed.
 
-    tokens: list[str]
-    ids: list[int]
-    offsets: list[tuple[int, int]] = field(default_factory=list)
-
-
-class TorchtextEngine:
-    """Takes the place of a tokenizer of the library `tokenizers`, and has the same methods.
-
-    Normalizer and vocabulary are those of the library; torchtext splits what is between them.
+    To the library `tokenizers`, what stands between two marks is a token.
     """
 
     def __init__(self, kind: str, normalizer: Any) -> None:
-        self._kind = kind
+        self._kind, self._normalizer = kind, normalizer
         self._split = _splitter(kind)
-        self._characters = tokenizers.Tokenizer(tokenizers.models.WordLevel({}, unk_token="<unk>"))  # noqa: S106
-        self._characters.normalizer = normalizer
-        self._characters.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-        self._ids: dict[str, int] = {}
 
-    @property
-    def model(self) -> Any:
-        return self._characters.model
+    def __call__(self, text: str) -> str:
+        """Returns the tokens with marks between them. A mark that the text itself holds becomes a space."""
+        return CUT.join(self._split(self._normalizer.normalize_str(_encodable(text).replace(CUT, " "))))
 
-    @model.setter
-    def model(self, model: Any) -> None:
-        self._characters.model = model
-        self._ids = self._characters.get_vocab()
+    def engine(self) -> tokenizers.Tokenizer:
+        """Returns a tokenizer of marked texts, without a vocabulary."""
+        engine = tokenizers.Tokenizer(tokenizers.models.WordLevel({}, unk_token="<unk>"))  # noqa: S106
+        engine.pre_tokenizer = tokenizers.pre_tokenizers.Split(CUT, "removed")
+        return engine
 
     @classmethod
-    def from_str(cls, text: str) -> "TorchtextEngine":
-        """Takes what `to_str` gave.
+    def from_json(cls, text: str) -> tuple[tokenizers.Tokenizer, "TorchtextCutter"]:
+        """Returns a tokenizer of marked texts, and what marks them, from what `to_json` gave.
 
         Raises:
             ConfigError: torchtext, or the package that its tokenizer needs, cannot be used here.
@@ -70,42 +59,29 @@ class TorchtextEngine:
         if kind.removeprefix(PREFIX) not in PACKAGES or sorted(ids.values()) != list(range(len(ids))):
             raise ValueError(f"{kind!r} is no tokenizer of torchtext, or ids are missing")
         library = tokenizers.Tokenizer.from_str(json.dumps({**content, "pre_tokenizer": None}))
-        engine = cls(kind, library.normalizer)
+        cutter = cls(kind, library.normalizer)
+        engine = cutter.engine()
         engine.model = library.model
-        return engine
+        return engine, cutter
 
-    def to_str(self) -> str:
+    def to_json(self, engine: tokenizers.Tokenizer) -> str:
         """Returns JSON of the form of `tokenizers`, with a pre-tokenizer that only this module knows."""
-        content = {**json.loads(self._characters.to_str()), "pre_tokenizer": {"type": self._kind}}
-        return json.dumps(content, ensure_ascii=False)
+        changes = {"normalizer": json.loads(self._normalizer.__getstate__()), "pre_tokenizer": {"type": self._kind}}
+        return json.dumps({**json.loads(engine.to_str()), **changes}, ensure_ascii=False)
 
-    def get_vocab_size(self) -> int:
-        return len(self._ids)
-
-    def get_vocab(self) -> dict[str, int]:
-        return self._ids
-
-    def token_to_id(self, token: str) -> int | None:
-        return self._ids.get(token)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        normalize, unknown = self._characters.normalizer.normalize_str, self._ids.get("<unk>", 0)
-        tokens = [self._split(normalize(text)) for text in texts]
-        return [Encoding(several, [self._ids.get(token, unknown) for token in several]) for several in tokens]
-
-    encode_batch_fast = encode_batch
-
-    def encode(self, text: str) -> Encoding:
-        """Also finds the tokens in the text, which torchtext itself does not report.
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Returns where each token begins and ends in the text's characters, which torchtext itself does not report.
 
         Raises:
             ConfigError: the text does not contain a token as it is, so that its place cannot be known.
         """
-        (encoding,) = self.encode_batch([text])
-        searched = self._characters.normalizer.normalize_str(text)
-        origin: list[tuple[int, int]] = self._characters.encode(text).offsets
+        characters = tokenizers.PreTokenizedString(_encodable(text))
+        characters.normalize(self._normalizer.normalize)
+        characters.split(lambda _, part: part.split(tokenizers.Regex(r"[\s\S]"), "isolated"))
+        found = characters.get_splits("original", "char")
+        searched = "".join(character for character, _, _ in found)
         places, stop = [], 0
-        for token in encoding.tokens:
+        for token in filter(None, self(text).split(CUT)):
             start = searched.find(token.strip(), stop)  # some tokenizers keep the space next to a token
             if start < 0 or not token.strip():
                 raise ConfigError(
@@ -113,51 +89,43 @@ class TorchtextEngine:
                     f"cannot be explained; a run with text.tokenizer words can explain every text"
                 )
             stop = start + len(token.strip())
-            places.append((origin[start][0], origin[stop - 1][1]))
-        return Encoding(encoding.tokens, encoding.ids, places)
+            places.append((found[start][1][0], found[stop - 1][1][1]))
+        return places
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def is_from_torchtext(text: str) -> bool:
-    """Whether the content of a `tokenizer.json` is what `TorchtextEngine.to_str` gave."""
+    """Whether the content of a `tokenizer.json` is what `to_json` gave."""
     return '"pre_tokenizer": {"type": "torchtext/' in text  # in a token, quotes would be escaped
 
 
-def import_torchtext(setting: str) -> Any:
-    """Returns the package, without the warning that it prints when it is imported.
-
-    Args:
-        setting: what needs it, for the message.
+def _splitter(kind: str) -> Callable[[str], list[str]]:
+    """Returns torchtext's function from a text to tokens, without the warnings that it prints.
 
     Raises:
-        ConfigError: it is not installed, or not made for the torch that is.
+        ConfigError: torchtext is not installed or not made for the torch that is, or a package is missing.
     """
+    name = kind.removeprefix(PREFIX)
+    package = PACKAGES[name]
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ConfigError(f"text.tokenizer {kind} needs the package {package}; run: pip install {package}")
     try:
         import torchtext
 
         torchtext.disable_torchtext_deprecation_warning()
         import torchtext.data.utils
-        import torchtext.vocab
-    except (ImportError, OSError, AttributeError) as error:
-        is_missing = isinstance(error, ModuleNotFoundError) and error.name == "torchtext"
-        found = "is not installed" if is_missing else f"cannot be used with torch {importlib.metadata.version('torch')}"
-        raise ConfigError(
-            f"{setting} needs torchtext 0.18.0, which {found}; it works with torch 2.3 alone, so make a virtual "
-            f"environment with Python 3.11 or 3.12 and run there: pip install 'bilstm-cls[torchtext]'"
-        ) from error
-    return torchtext
 
-
-def _splitter(kind: str) -> Callable[[str], list[str]]:
-    """Returns torchtext's function from a text to tokens."""
-    name, setting = kind.removeprefix(PREFIX), f"text.tokenizer {kind}"
-    torchtext, package = import_torchtext(setting), PACKAGES[name]
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise ConfigError(f"{setting} needs the package {package}; run: pip install {package}")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # where torchtext prints that a package is missing
+        with contextlib.redirect_stdout(io.StringIO()):
             split: Callable[[str], list[str]] = torchtext.data.utils.get_tokenizer(None if name == "split" else name)
     except (ImportError, OSError, AttributeError) as error:
-        raise ConfigError(f"{setting} cannot be used ({str(error).partition(chr(10))[0]})") from error
+        raise ConfigError(
+            f"text.tokenizer {kind} cannot be used ({str(error).partition(chr(10))[0]}); it needs torchtext 0.18.0, "
+            f"which works with torch 2.3 alone, so make a virtual environment with Python 3.11 or 3.12 and run there: "
+            f"pip install 'bilstm-cls[torchtext]'"
+        ) from error
     return split
 
 

@@ -19,7 +19,7 @@ from bilstm_cls.training.distributed import (
     SeveralProcessesError,
     end_with_launcher,
     is_started_by_torchrun,
-    joined_by_launcher,
+    joined,
     number_of_processes,
     processes_here,
     rank_by_torchrun,
@@ -151,7 +151,7 @@ def _learn(
     run: RunDirectory, config: Config, data: PreparedData, signals: StopSignals, on_report: Callable[[Report], None]
 ) -> Session:
     """Trains to the end, as one process or in step with the others."""
-    with joined_by_launcher(choose_device(config.train.device)) as group:
+    with joined(choose_device(config.train.device)) as group:
         session = Session.start(run, config, data, group)
         if group.rank == 0:
             run.write_json("environment.json", session.environment())
