@@ -112,7 +112,7 @@ def test_float16_finds_the_direction_that_changes_the_answer_to_a_long_text(tiny
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("objective", ["cross_entropy", "mixed", "r_drop"])
+@pytest.mark.parametrize("objective", ["cross_entropy", "per_direction", "virtual_adversarial", "r_drop"])
 def test_a_small_run_learns_in_every_precision(tiny_config: Make, precision: str, objective: str) -> None:
     config = tiny_config(
         "train.device=cuda", f"train.precision={precision}", f"train.objective={objective}", "train.epochs=8",
@@ -123,7 +123,7 @@ def test_a_small_run_learns_in_every_precision(tiny_config: Make, precision: str
     assert all(row["train/loss"] < 10 for row in history(Path(config.output_dir) / config.name))
 
 
-@pytest.mark.parametrize("objective", ["cross_entropy", "mixed"])
+@pytest.mark.parametrize("objective", ["cross_entropy", "virtual_adversarial"])
 def test_a_run_that_is_interrupted_ends_with_the_same_bits(tiny_config: Make, objective: str) -> None:
     found = []
     for name in ("whole", "parts"):

@@ -10,7 +10,8 @@ from pydantic import field_validator as check
 from bilstm_cls.errors import ConfigError, shown
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
-"""The scores that `train.select_by` may name."""
+MULTI_METRICS = ("samples_f1", "hamming_loss", "lrap", "average_precision")
+"""The scores that `train.select_by` may name, and those that only texts with several labels have."""
 
 SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 """What `data.source` may name, other than a data set of the Hugging Face Hub."""
@@ -103,17 +104,16 @@ class DataConfig(Section):
     ] = Field("auto", description="What the files are; auto goes by the file name, else by the first lines.")
     csv: CsvConfig = Field(default_factory=CsvConfig, description="The dialect of csv and tsv files.")
     text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
-    label_column: str = Field("label", description="Column that holds the label.")
-    label_names: str | None = Field(
-        None, description="With labels that are numbers: a file of their names, one a line, starting with label 0."
+    labels: Literal["single", "multi"] = Field("single", description="One label a text, or any number, even none.")
+    label_column: str | Annotated[list[str], Field(min_length=2)] = Field(
+        "label", description="Column of the label or labels; with labels multi also a list of columns of 1 and 0."
     )
+    label_separator: str = Field("|", description="With labels multi, what is between the labels in a column of text.")
+    label_names: str | None = Field(None, description="File with names of labels that are numbers, one a line from 0.")
     encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
     bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
     split_seed: int = Field(
-        0,
-        ge=0,
-        lt=2**63,
-        description="Seed of the splits, separate from `seed` so that all seeds share one test split.",
+        0, ge=0, lt=2**63, description="Seed of the splits, apart from `seed`: all seeds share one test split."
     )
 
     @classmethod
@@ -135,6 +135,8 @@ class DataConfig(Section):
                 valid = given.get("valid")
                 if isinstance(valid, float) and valid + value >= 1:
                     return f"must be less than {1 - valid:g}; valid takes {valid:g} of train"
+            case "label_column" if isinstance(value, list) and given.get("labels") == "single":
+                return "must be one column with labels 'single'"
             case "group_column" if value is not None and given.get("valid_split") == "blocks":
                 return "must be left out with valid_split 'blocks'; groups are kept together at random"
             case "group_column" if value is not None and source in SOURCES and has_texts:
@@ -228,21 +230,17 @@ class ModelConfig(Section):
         None, description="Folder of an encoder of `pretrain`, or of a run; vectors, weights and vocabulary are its."
     )
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
-        "mean",
-        description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",
+        "mean", description="How all outputs become one vector; a list joins several, concat is mean, max, last."
     )
     bigrams: Annotated[int, Field(ge=2, le=10**9)] | None = Field(
-        None,
-        description="Rows of a second table, where every pair of neighbouring tokens finds a vector; null for none.",
+        None, description="Rows of a second table, of vectors of pairs of neighbouring tokens; null for none."
     )
     dropout: Fraction = Field(0.5, description="Probability of dropping a number of the pooled vector in training.")
     embedding_dropout: Fraction = Field(0.2, description="Probability of dropping an embedding dimension, per text.")
     word_dropout: Fraction = Field(0.05, description="Probability of dropping a token as a whole.")
     layer_dropout: Fraction = Field(0.0, description="Probability of dropping a number between layers.")
     recurrent_dropout: Fraction = Field(0.0, description="Probability of dropping a recurrent weight.")
-    ngrams: Literal["nbsvm"] | None = Field(
-        None, description="A linear model of n-grams that answers together with the network, weighted on valid."
-    )
+    ngrams: Literal["nbsvm"] | None = Field(None, description="A linear model of n-grams, added to the network.")
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
@@ -255,21 +253,22 @@ class TrainConfig(Section):
     """How the network learns, when it stops, and on what it runs."""
 
     epochs: Count = Field(5, description="Passes over the train split.")
-    objective: Literal["cross_entropy", "adversarial", "virtual_adversarial", "mixed", "r_drop"] = Field(
-        "cross_entropy",
-        description="What a step minimises; mixed is adversarial, virtual_adversarial and low entropy together.",
+    objective: Literal["cross_entropy", "per_direction", "adversarial", "virtual_adversarial", "r_drop"] = Field(
+        "cross_entropy", description="What a step minimises; per_direction also asks each direction by itself."
     )
-    adversarial_epsilon: Positive = Field(
-        0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
+    teacher: Columns | None = Field(
+        None,
+        description="What labels the unlabelled texts: ngrams, network (of two epochs), a run's folder, or several; "
+        "auto is the first two, where there are such texts.",
     )
+    adversarial_epsilon: Positive = Field(0.05, description="Norm of a perturbation, relative to the embedding's.")
     unlabelled_batch_size: Count | None = Field(None, description="Texts without labels per step; null: batch_size.")
     batch_size: Count = Field(64, description="Texts per step.")
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
     learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
     layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0,
-        description="The encoder's learning rate is the head's times this, the embedding's the encoder's times this.",
+        1.0, description="The encoder's learning rate is the head's times this, the embedding's that times this."
     )
     unfreeze: Literal["all", "gradual"] = Field(
         "all", description="gradual: the head learns alone in the first epoch, then the encoder too, then everything."
@@ -304,7 +303,7 @@ class TrainConfig(Section):
     select_by: str = Field(
         "valid/accuracy",
         description="The score on the valid split that chooses the best weights; of equal ones, the log loss does.",
-        json_schema_extra={"enum": [f"valid/{name}" for name in METRICS]},
+        json_schema_extra={"enum": [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]},
     )
     patience: Count | None = Field(2, description="Evaluations without a better score before stopping; null: never.")
     calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
@@ -317,7 +316,9 @@ class TrainConfig(Section):
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "device" and not re.match(DEVICE, value):
             return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
-        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in METRICS]):
+        if key == "teacher" and not all(re.fullmatch(r"auto|ngrams|network|.*[./\\].*", name) for name in value or []):
+            return "must be 'auto', or a list of 'ngrams', 'network' and folders of runs, such as ./NAME"
+        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]):
             return f"must be {_listed(choices)}"
         return None
 
@@ -326,8 +327,7 @@ class PretrainConfig(Section):
     """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
 
     enabled: bool = Field(
-        False,
-        description="Whether train first makes an encoder from the same texts, kept in the cache, and starts from it.",
+        False, description="Whether train first makes an encoder from its texts, kept in the cache, to start from."
     )
     epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
@@ -357,9 +357,9 @@ class Config(Section):
 
     @property
     def reads_unlabelled(self) -> bool:
-        """Whether texts without a label are of use: for word vectors, an encoder, or to the objective."""
-        has_objective = self.train.objective in ("virtual_adversarial", "mixed")
-        return "ppmi" in self.embedding.sources or self.pretrain.enabled or has_objective
+        """Whether texts without a label are of use: for word vectors, an encoder, or to the network as it learns."""
+        is_learnt = self.train.objective == "virtual_adversarial" or self.train.teacher is not None
+        return "ppmi" in self.embedding.sources or self.pretrain.enabled or is_learnt
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:

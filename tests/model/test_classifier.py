@@ -167,3 +167,22 @@ def test_padding_rows_are_zero_after_loading_anything() -> None:
     assert model.embedding.weight[0].abs().max() == 0
     model.set_embedding(torch.ones(50, 6))
     assert model.embedding.weight[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("pooling", [["mean", "max"], ["last", "attention"]])
+def test_directions_answer_by_their_own_units_and_together_as_the_whole(
+    pooling: list[str], bidirectional: bool
+) -> None:
+    torch.manual_seed(0)
+    model = BiLSTMClassifier(50, 3, pooling=pooling, bidirectional=bidirectional, **SETTINGS).eval()
+    token_ids, lengths = make_batch()
+    embedded = model.embed(token_ids, lengths)
+    parts = model.classify_by_direction(embedded, lengths)
+    assert len(parts) == 1 + bidirectional
+    assert torch.allclose(parts.mean(0), model(token_ids, lengths), atol=1e-6)
+    with torch.no_grad():  # the last direction's units, wherever they are joined
+        model.project.weight.view(3, 2, -1, 5)[:, :, -1] = 0
+    changed = model.classify_by_direction(embedded, lengths)
+    assert torch.equal(changed[:-1], parts[:-1])
+    assert torch.allclose(changed[-1], model.project.bias.expand(64, 3))

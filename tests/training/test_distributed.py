@@ -28,6 +28,7 @@ from bilstm_cls.errors import ConfigError, ResourceError, UserError
 from bilstm_cls.training.distributed import Group, joined, launch, number_of_processes
 from bilstm_cls.training.run import train
 from tests.command_line import Outcome
+from tests.conftest import reviews
 from tests.training.runs import result
 
 Make = Callable[..., Config]
@@ -285,9 +286,13 @@ PLAIN = (
 )  # fmt: skip
 
 
-def test_two_processes_learn_what_one_learns(tiny_config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_taught", [False, True])
+def test_two_processes_learn_what_one_learns(tiny_config: Make, tmp_path: Path, is_taught: bool) -> None:
     """Without dropout the sums differ in their order alone, whatever is left over in the last batch."""
-    command = Command(tiny_config(*PLAIN, "model.ngrams=nbsvm"), tmp_path)
+    more = tmp_path / "more.txt"
+    more.write_text("".join(f"{text}\n" for text, _ in reviews(50, seed=3)), "utf-8")
+    taught = [f"data.unlabelled={more}", "train.teacher=auto"] if is_taught else []
+    command = Command(tiny_config(*PLAIN, *taught, "model.ngrams=nbsvm"), tmp_path)
     names = ("run1", "run2")
     for name in names:
         assert command.run("--processes", name[-1], "--set", f"name={name}").code == 0

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -518,3 +519,18 @@ def test_a_process_without_unlabelled_texts_adds_no_loss_of_its_labelled_ones(ra
     gradients = [{n: p.grad for n, p in t.model.named_parameters()} for t in (trainer, plain)]
     is_same = torch.equal(gradients[0]["project.weight"], gradients[1]["project.weight"])  # type: ignore[arg-type]
     assert is_same != learns
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "per_direction"])
+def test_texts_that_a_teacher_is_sure_of_are_learned_from_as_labelled_ones_are(objective: str) -> None:
+    plain = make_trainer(batch_size=NUM_TEXTS, dropouts={}, objective=objective)
+    labels = np.eye(NUM_LABELS, dtype=np.float32)[corpus().label_ids]
+    texts = replace(corpus(), label_ids=np.full(NUM_TEXTS, -1), soft_labels=labels)
+    taught = Trainer(plain.model, corpus(), plain.config, seed=2, unlabelled=texts)
+    gradients = []
+    for trainer in (plain, taught):
+        plain.model.zero_grad()
+        trainer._gradients(trainer.batches[0])
+        gradients.append({n: p.grad.to_dense() for n, p in plain.model.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(2 * gradient, gradients[1][name], atol=1e-6), name

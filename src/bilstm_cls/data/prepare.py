@@ -14,7 +14,7 @@ from bilstm_cls.data.corpus import Corpus, encode_whole, learn, load_corpus, sta
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
-from bilstm_cls.data.types import Dataset
+from bilstm_cls.data.types import Dataset, LabelIds, label_counts
 from bilstm_cls.data.vectors import ENGLISH, frequent_words, width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
@@ -234,3 +234,26 @@ def _config_of_encoder(folder: Path) -> Config:
 def _value(config: Config, key: str) -> object:
     section, _, name = key.partition(".")
     return config.embedding.width if key == "embedding.dim" else getattr(getattr(config, section), name)
+
+
+def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[float] | None:
+    """Returns one weight per label from `train.class_weights`: null, `balanced`, or a map from label to weight.
+
+    `balanced` gives `N / (C * count)`, so that every label has the same weight in sum; where a text may have several,
+    `(N - count) / count`, so that the texts with a label and those without weigh the same.
+
+    Raises:
+        DataError: the map names a label that is not there, or lacks one.
+    """
+    if setting is None:
+        return None
+    if setting == "balanced":
+        counts = label_counts(label_ids, len(labels))  # [C]
+        against = (len(label_ids) - counts).clip(1) if label_ids.ndim == 2 else len(label_ids) / len(labels)
+        weights = list(map(float, against / counts.clip(1)))
+    else:
+        for wrong in sorted(set(setting) ^ set(labels)):
+            raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")
+        weights = [float(setting[label]) for label in labels]
+    logger.info("class weights: " + ", ".join(f"{n} {w:.3g}" for n, w in zip(labels, weights, strict=True)))
+    return weights

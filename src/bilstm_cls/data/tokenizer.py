@@ -207,7 +207,7 @@ class Tokenizer:
     def with_words(self, words: Iterable[str], max_vocab_size: int | None) -> "Tokenizer":
         """Returns a tokenizer that also knows those of more words that are a token, as long as there is room."""
         content = json.loads(self.to_json())
-        if content["model"]["type"] != "WordLevel" or isinstance(self._engine, TorchtextEngine):
+        if content["model"]["type"] != "WordLevel" or self._engine.pre_tokenizer is None:
             return self
         vocab, room = content["model"]["vocab"], max_vocab_size or sys.maxsize
         for word in words:

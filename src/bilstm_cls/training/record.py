@@ -49,11 +49,11 @@ class StopSignals:
         Raises:
             StoppedError: a signal came after the block had looked for the last time.
         """
-        self._is_deferred = True
+        before, self._is_deferred = self._is_deferred, True
         try:
             yield
         finally:
-            self._is_deferred = False
+            self._is_deferred = before
         if self.received is not None:
             raise self.error()
 

@@ -33,6 +33,7 @@ from bilstm_cls.training.record import StopSignals, check_resumable, recorded, r
 from bilstm_cls.training.run import FREE_KEYS
 from bilstm_cls.training.search_space import Budget, Space, value_at
 from bilstm_cls.training.session import Session
+from bilstm_cls.training.teacher import taught
 
 if TYPE_CHECKING:
     import optuna
@@ -306,7 +307,9 @@ class _Study:
             raise optuna.TrialPruned
         make_encoder(config, data, on_report=self._check_time)
         shutil.rmtree(self.run / "trial", ignore_errors=True)
-        session = Session.start(RunDirectory(self.run / "trial"), config, data, ALONE)
+        run = RunDirectory(self.run / "trial")
+        data, _ = taught(run, config, data, ALONE, self.signals, self._check_time)
+        session = Session.start(run, config, data, ALONE)
         trainer = session.trainer
         stages = 0
         with freed_memory_kept() as bound_memory:
