@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -206,14 +205,22 @@ class Tokenizer:
 
     def with_words(self, words: Iterable[str], max_vocab_size: int | None) -> "Tokenizer":
         """Returns a tokenizer that also knows those of more words that are a token, as long as there is room."""
-        content = json.loads(self.to_json())
-        if content["model"]["type"] != "WordLevel" or self._engine.pre_tokenizer is None:
+        engine = self._engine
+        if not isinstance(engine.model, models.WordLevel) or engine.pre_tokenizer is None:
             return self
-        vocab, room = content["model"]["vocab"], max_vocab_size or sys.maxsize
-        for word in words:
-            pieces = self._engine.pre_tokenizer.pre_tokenize_str(self._engine.normalizer.normalize_str(word))
-            if len(pieces) == 1 and len(vocab) < room:
-                vocab.setdefault(pieces[0][0], len(vocab))
+        found = (engine.pre_tokenizer.pre_tokenize_str(engine.normalizer.normalize_str(word)) for word in words)
+        new = dict.fromkeys(pieces[0][0] for pieces in found if len(pieces) == 1)
+        room = len(new) if max_vocab_size is None else max(0, max_vocab_size - len(self))
+        return self.extended([token for token in new if engine.token_to_id(token) is None][:room])
+
+    def extended(self, tokens: Iterable[str]) -> "Tokenizer":
+        """Returns a tokenizer that also knows these tokens, after its own; `ConfigError` for `bpe` and torchtext's."""
+        content = json.loads(self.to_json())
+        if content.get("model", {}).get("type") != "WordLevel":
+            raise ConfigError("model.grows_vocabulary: must be false with this tokenizer; its vocabulary cannot grow")
+        vocab = content["model"]["vocab"]
+        for token in tokens:
+            vocab.setdefault(token, len(vocab))
         return Tokenizer.from_json(json.dumps(content, ensure_ascii=False))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
