@@ -3,11 +3,11 @@
 import itertools
 import json
 import re
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.config_file import flow_yaml, load_config
@@ -325,15 +325,8 @@ def _is_prose(values: Sequence[Any]) -> bool:
     return sum(num_words) >= 4 * len(values) and len(set(map(str, values))) > 0.5 * len(values)
 
 
-class _Size(NamedTuple):
-    """Settings for data of up to so many rows."""
-
-    max_rows: float
-    held_out: float
-    min_freq: int
-    batch_size: int
-    epochs: int
-
+_Size = namedtuple("_Size", "max_rows held_out min_freq batch_size epochs")
+"""Settings for data of up to so many rows."""
 
 _SIZES = (
     _Size(200, 0.2, 1, 8, 20),
@@ -349,8 +342,6 @@ _SIZES = (
 _ENGLISH = frozenset(("the", "and", "to", "of", "for", "with", "that", "you", "this", "are"))
 """Words of nearly every English sentence; together they are rare in other languages."""
 MIN_ENGLISH = 0.04
-SHORT = 50
-"""Tokens that half of the texts may have to count as short."""
 MAX_TOKENS = 3_000_000
 """With more tokens than these, vectors made from the texts are as good as others, and sooner trained."""
 
@@ -388,7 +379,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
         max_length=max_length,
         cut=sum(tokens > max_length for tokens in num_tokens) / len(num_tokens),
         has_ngrams=profile.num_rows >= MIN_NGRAM_TEXTS,
-        is_short=median <= SHORT,
+        is_short=median <= 50,
         is_english=is_few and num_english >= MIN_ENGLISH * sum(num_tokens),
         has_english=has_english(),
         imbalance=max(profile.labels.values()) / min(profile.labels.values()),
