@@ -12,29 +12,9 @@ from bilstm_cls import classifier as module
 from bilstm_cls import runtime as prediction
 from bilstm_cls.classifier import Classifier, Prediction, predict_logits, softmax
 from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.errors import ConfigError
 from tests.conftest import reviews
 
-ODD = {
-    "empty": "",
-    "space": " ",
-    "white space": " \t\r\n\u00a0\u3000",
-    "one character": "a",
-    "one mark": "!",
-    "all unknown": "zork bork quux",
-    "a megabyte of words": "good film " * 100_000,
-    "a megabyte without spaces": "x" * 1_000_000,
-    "NUL": "good\0film",
-    "lone surrogate": "good \ud800 film",
-    "low surrogate first": "\ude00\ud83d",
-    "emoji": "👩‍👩‍👧 good 😀",
-    "right to left": "فيلم جيد \u202egood\u202c",
-    "many marks on a letter": "e" + "\u0301" * 10_000,
-    "line separators": "good\u2028film\u2029\x85",
-    "control characters": "\x1b[31mgood\x07\x7f",
-    "the padding token": "<pad> good <unk>",
-    "a byte order mark": "\ufeffgood",
-}
 TEXTS = [text for text, _ in reviews(60, seed=3)]
 
 
@@ -43,54 +23,28 @@ def classifier(trained_run: Path) -> Classifier:
     return Classifier.load(trained_run, device="cpu")
 
 
-@pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
-def test_an_odd_text_has_an_answer_and_comes_back_as_it_was(text: str, classifier: Classifier) -> None:
-    (prediction,) = classifier.predict([text])
-    assert prediction.text == text
-    assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-9)
-    assert np.isfinite(list(prediction.probabilities.values())).all()
-    assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.__getitem__)
-    assert prediction.probability == prediction.probabilities[prediction.label]
-
-
-@pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
-def test_an_odd_text_has_the_same_answer_in_company(text: str, classifier: Classifier) -> None:
-    alone = classifier.predict_proba([text])
-    together = classifier.predict_proba([*TEXTS[:30], text, *TEXTS[30:]])
-    assert np.abs(together[30] - alone[0]).max() <= 1e-6
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=()), max_size=40), min_size=1, max_size=8))
 def test_any_texts_have_answers_that_do_not_depend_on_each_other(classifier: Classifier, texts: list[str]) -> None:
-    together = classifier.predict_proba(texts)
+    predictions = classifier.predict(texts)
+    together = np.array([list(prediction.probabilities.values()) for prediction in predictions])
+    assert [prediction.text for prediction in predictions] == texts
+    assert [prediction.probability for prediction in predictions] == together.max(1).tolist()
     alone = np.concatenate([classifier.predict_proba([text]) for text in texts])
     assert np.abs(alone - together).max() <= 1e-6
 
 
-def test_the_same_text_has_the_same_bits_again(classifier: Classifier) -> None:
-    assert classifier.predict_proba(TEXTS).tobytes() == classifier.predict_proba(TEXTS).tobytes()
-
-
-def test_an_empty_text_is_one_unknown_token(classifier: Classifier) -> None:
-    empty, unknown = classifier.predict(["", "zork"])
+def test_an_empty_text_is_one_unknown_token_and_unknown_ones_are_counted(classifier: Classifier) -> None:
+    empty, unknown, long = classifier.predict(["", "zork", "good zork " * 30])
     assert empty.probabilities == pytest.approx(unknown.probabilities)
-    assert (empty.tokens, unknown.tokens) == (0, 1)
+    assert (empty.tokens, unknown.tokens, long.tokens) == (0, 1, 60)
+    assert (empty.unknown_tokens, unknown.unknown_tokens) == (0, 1)
 
 
-@pytest.mark.parametrize(("number", "is_cut"), [(1, False), (20, False), (21, True), (100, True)])
+@pytest.mark.parametrize(("number", "is_cut"), [(20, False), (21, True)])
 def test_tokens_are_counted_before_the_text_is_cut(number: int, is_cut: bool, classifier: Classifier) -> None:
     (prediction,) = classifier.predict(["film " * number])
     assert (prediction.tokens, prediction.truncated) == (number, is_cut)
-
-
-def test_probabilities_are_in_the_order_of_the_labels_and_of_the_texts(classifier: Classifier) -> None:
-    probabilities = classifier.predict_proba(TEXTS)
-    assert classifier.labels == ["neg", "pos"]
-    assert probabilities.shape == (60, 2)
-    assert [list(p.probabilities.items()) for p in classifier.predict(TEXTS)] == [
-        [("neg", row[0]), ("pos", row[1])] for row in probabilities.tolist()
-    ]
 
 
 def test_no_text_has_no_prediction(classifier: Classifier) -> None:
@@ -133,7 +87,7 @@ def test_a_stream_reads_no_further_than_two_chunks(classifier: Classifier, monke
     stream.close()
 
 
-@pytest.mark.parametrize("chunk", [7, 60, 61])
+@pytest.mark.parametrize("chunk", [7, 60])
 def test_a_stream_gives_every_text_its_prediction_in_order(
     chunk: int, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,31 +97,12 @@ def test_a_stream_gives_every_text_its_prediction_in_order(
     assert np.allclose([p.probability for p in streamed], [p.probability for p in classifier.predict(TEXTS)], atol=1e-6)
 
 
-def test_an_error_of_the_texts_ends_a_stream(classifier: Classifier) -> None:
-    def texts() -> Iterator[str]:
-        yield "good"
-        raise OSError("gone")
-
-    with pytest.raises(OSError, match="gone"):
-        list(classifier.stream(texts()))
-
-
-def test_unknown_tokens_of_the_whole_text_are_counted(classifier: Classifier) -> None:
-    texts = ["good film", "zork good bork", "", "zork " * 30 + "good", "<pad>"]
-    assert [p.unknown_tokens for p in classifier.predict(texts)][:3] == [0, 2, 0]
-
-
 def test_the_most_probable_labels_are_kept_and_an_improbable_one_is_null() -> None:
     found = Prediction("t", "b", 0.5, {"a": 0.2, "b": 0.5, "c": 0.3}, 1, truncated=False, unknown_tokens=0)
     assert list(found.as_dict()["probabilities"]) == ["a", "b", "c"]
     assert found.as_dict(top_k=2)["probabilities"] == {"b": 0.5, "c": 0.3}
     assert [found.as_dict(min_probability=p)["label"] for p in (0.4, 0.5, 0.6)] == ["b", "b", None]
     assert found.as_dict(min_probability=0.6)["probability"] == 0.5
-
-
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not a run directory"):
-        Classifier.load(tmp_path)
 
 
 def test_a_device_that_is_not_here_is_refused(trained_run: Path) -> None:
@@ -179,7 +114,7 @@ def corpus_of(classifier: Classifier, texts: list[str]) -> Corpus:
     return encode(texts, classifier.tokenizer, max_length=20)
 
 
-@pytest.mark.parametrize("max_tokens", [1, 50, 400, 10**6])
+@pytest.mark.parametrize("max_tokens", [1, 400, 10**6])
 def test_logits_do_not_depend_on_how_texts_are_batched(
     max_tokens: int, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,15 +143,6 @@ def test_a_model_keeps_its_mode_and_no_random_number_is_drawn(is_training: bool,
     finally:
         classifier.model.eval()
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_model_keeps_its_mode_when_something_fails(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "evaluation_batches", lambda lengths, max_tokens: 1 / 0)
-    classifier.model.train()
-    with pytest.raises(ZeroDivisionError):
-        predict_logits(classifier.model, corpus_of(classifier, ["a"]))
-    assert classifier.model.training
-    classifier.model.eval()
 
 
 def test_softmax_takes_any_logits_and_sums_to_one() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import Outcome, serving, spawn_cli
+from tests.command_line import Outcome, run_cli, serving
 from tests.conftest import WORDS, reviews
 
 ROOT = Path(__file__).parent.parent
@@ -21,38 +22,21 @@ GOOD, BAD = (" ".join(WORDS[label] * 3) for label in ("pos", "neg"))
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: a table as an office program of Western Europe exports it, new texts, and the wheel."""
+def test_a_new_user_comes_from_a_table_to_a_server(tmp_path: Path) -> None:
+    """`walk`, in one new process that finds the package in the wheel alone."""
     for package in ("hatchling", "onnx", "onnxruntime", "fastapi", "prometheus_client", "uvicorn"):
         pytest.importorskip(package)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-index",
-        "--target",
-        str(tmp_path / "site"),
-    ]
-    subprocess.run([*install, *map(str, tmp_path.glob("*.whl"))], capture_output=True, check=True)
-    with (tmp_path / "my comments.csv").open("w", encoding="cp1252", newline="") as file:
-        writer = csv.writer(file, delimiter=";")
-        writer.writerow(["Id", "Date", "Comment", "Mood"])
-        for number, (text, label) in enumerate(reviews(300)):
-            writer.writerow([number, "2026-01-31", f"Café {number}: {text}", MOODS[label]])
-    (tmp_path / "new.csv").write_text(f"Comment\n{GOOD}\n{BAD}\n", "utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    return tmp_path
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", "site"]
+    subprocess.run([*install, *tmp_path.glob("*.whl")], cwd=tmp_path, capture_output=True, check=True)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, __file__], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
 
 
 def succeeding(*words: str) -> Outcome:
-    outcome = spawn_cli(*words)
+    outcome = run_cli(*words)
     assert outcome.code == 0, f"{words}: {outcome.stderr[-1000:]}"
     return outcome
 
@@ -65,9 +49,21 @@ def follow(text: str, mark: str) -> Outcome:
     return succeeding(*words)
 
 
-def test_a_new_user_comes_from_a_table_to_a_server(folder: Path) -> None:
-    where = [sys.executable, "-c", "import bilstm_cls; print(bilstm_cls.__file__)"]
-    assert str(folder / "site") in subprocess.run(where, capture_output=True, text=True, check=True).stdout
+def write_tables() -> None:
+    """Writes a table as an office program of Western Europe exports it, and new texts."""
+    with Path("my comments.csv").open("w", encoding="cp1252", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow(["Id", "Date", "Comment", "Mood"])
+        for number, (text, label) in enumerate(reviews(300)):
+            writer.writerow([number, "2026-01-31", f"Café {number}: {text}", MOODS[label]])
+    Path("new.csv").write_text(f"Comment\n{GOOD}\n{BAD}\n", "utf-8")
+
+
+def walk() -> None:
+    import bilstm_cls
+
+    assert Path(bilstm_cls.__file__).is_relative_to(Path("site").resolve())
+    write_tables()
     made = succeeding("init", "--data", "my comments.csv", "-o", "my comments.yaml")
     trained = follow(made.stderr, "next")
     report = "runs/my-comments/report.html"
@@ -98,3 +94,7 @@ def test_a_new_user_comes_from_a_table_to_a_server(folder: Path) -> None:
         assert answer["label"] == "unhappy"
         with urllib.request.urlopen(address, timeout=60) as response:
             assert b"</html>" in response.read()
+
+
+if __name__ == "__main__":
+    walk()

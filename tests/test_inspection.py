@@ -1,6 +1,4 @@
 import csv
-import importlib.metadata
-import json
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -12,6 +10,7 @@ import torch
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
+from bilstm_cls.data import store
 from bilstm_cls.data.prepare import prepare
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.inspection import (
@@ -21,9 +20,7 @@ from bilstm_cls.inspection import (
     inspect_data,
     inspect_file,
     inspect_run,
-    missing_packages,
     plan,
-    run_checks,
 )
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.recurrent import CELLS
@@ -110,17 +107,6 @@ def test_a_word_that_gives_the_label_away_is_found_without_looking_deep(
     assert not {"near_duplicates", "likely_wrong_labels"} & set(plain)
 
 
-def test_the_command_lists_findings_by_row(deep_findings: tuple[Path, dict[str, Any]]) -> None:
-    path, _ = deep_findings
-    options = ["--data", path / "train.csv", "--set", f"data.test={path / 'test.csv'}", "--deep", "-q"]
-    shown = run_cli("inspect", *options, "--limit", 2).stdout
-    assert f"{path / 'test.csv'}:3: split test, of {path / 'train.csv'}:3, " in shown
-    assert "token zork, label pos" in shown
-    found = run_cli("inspect", *options, "--limit", 0, "--json").json
-    assert found["near_duplicates"]["texts"] >= 2
-    assert found["near_duplicates"]["found"] == []
-
-
 def test_a_file_of_another_encoding_and_a_name_with_spaces_is_inspected(tmp_path: Path) -> None:
     rows = "".join(f"Un café numéro {i} très cher,{'bon' if i % 2 else 'mauvais'}\n" for i in range(40))
     path = tmp_path / "mes avis: 'été'.csv"
@@ -128,15 +114,6 @@ def test_a_file_of_another_encoding_and_a_name_with_spaces_is_inspected(tmp_path
     findings = inspect_file(path, [])
     assert findings["labels"] == ["bon", "mauvais"]
     assert findings["rows"]["read"] == 40
-
-
-def test_a_run_is_shown_with_its_state_and_scores(trained_run: Path) -> None:
-    findings = inspect_run(trained_run)
-    metrics = json.loads((trained_run / "metrics.json").read_text("utf-8"))
-    assert findings["status"]["status"] == "finished"
-    assert findings["parameters"] == metrics["model/parameters"]
-    assert findings["metrics"]["test/accuracy"] == metrics["test/accuracy"]
-    assert not any("confusion" in key or "per_class" in key for key in findings["metrics"])
 
 
 def test_a_plan_is_what_training_would_do(tiny_config: Callable[..., Config]) -> None:
@@ -170,62 +147,25 @@ def test_findings_are_shown_as_indented_lines() -> None:
     ]  # fmt: skip
 
 
-def test_unlabelled_texts_are_described_without_labels(config: Config, tmp_path: Path) -> None:
-    (tmp_path / "more.csv").write_text("text\nsame\nsame\nunseen words\n", "utf-8")
-    findings = inspect_data(config.replace(**{"data.unlabelled": str(tmp_path / "more.csv")}))
-    assert findings["splits"]["unlabelled"]["texts"] == 3
-    assert "labels" not in findings["splits"]["unlabelled"]
-    assert findings["splits"]["train"]["labels"] == {"neg": 2, "pos": 3}
-
-
-def test_inspecting_holds_no_texts(
-    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once the data are prepared, no text is read again unless it is asked for."""
-    from bilstm_cls.data import store
-
-    alive: set[int] = set()
-    most = 0
-
-    class Counted(str):
-        def __init__(self, *_: object) -> None:
-            nonlocal most
-            alive.add(id(self))
-            most = max(most, len(alive))
-
-        def __del__(self) -> None:
-            alive.discard(id(self))
-
-    (tmp_path / "many.csv").write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(9000)), "utf-8")
-    config = tiny_config(f"data.train={tmp_path / 'many.csv'}", "data.test=null")
+def test_inspecting_reads_no_text_of_prepared_data(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(config, only=["train", "valid", "test", "unlabelled"])
-    at = store.Texts._at
-    monkeypatch.setattr(store.Texts, "_at", lambda *args: map(Counted, at(*args)))
-    findings = inspect_data(config)
-    assert findings["splits"]["train"]["texts"] == 8100
-    assert most == 0
+    monkeypatch.setattr(store.Texts, "_of", lambda *_: pytest.fail("a text was read"))
+    assert inspect_data(config)["splits"]["train"]["texts"] == 5
 
 
-def test_all_members_of_an_ensemble_are_counted(trained_run: Path, tmp_path: Path) -> None:
+def test_a_run_is_shown_with_its_state_scores_and_all_members(trained_run: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
     run = RunDirectory(Path(shutil.copytree(trained_run, tmp_path / "copy")))
-    loaded = run.load_model()
+    loaded, metrics = run.load_model(), run.read_object("metrics.json")
     run.save_model(replace(loaded, others=(loaded.model, loaded.model)))
     found = inspect_run(run.path)
-    assert found["members"] == 3
-    assert found["parameters"] == 3 * sum(parameter.numel() for parameter in loaded.model.parameters())
+    assert (found["members"], found["parameters"]) == (3, 3 * metrics["model/parameters"])
+    assert (found["status"]["status"], found["metrics"]["test/accuracy"]) == ("finished", metrics["test/accuracy"])
+    assert not any("confusion" in key or "per_class" in key for key in found["metrics"])
 
 
 # doctor
-
-
-def test_texts_do_not_depend_on_company_and_padding_for_any_cell() -> None:
-    before = torch.get_rng_state()
-    checks = run_checks("cpu")
-    assert torch.equal(torch.get_rng_state(), before)
-    assert len(checks) == 2 * len(CELLS)
-    assert all(check["ok"] for check in checks)
 
 
 def test_a_failed_check_is_named_in_a_table_and_ends_with_7(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,23 +183,15 @@ def test_a_failed_check_is_named_in_a_table_and_ends_with_7(monkeypatch: pytest.
 
 
 def test_a_machine_without_faults_is_ok(cache: Path, trained_run: Path) -> None:
-    done = run_cli("doctor", "--device", "cpu", "--run", trained_run)
-    assert done.code == 0
-    assert sum(line.split()[0] == "ok" for line in done.stdout.splitlines()) == 2 * len(CELLS)
-    findings = examine("cpu")
+    before = torch.get_rng_state()
+    done = run_cli("doctor", "--device", "cpu", "--run", trained_run, "--json")
+    findings = done.json
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [check["ok"] for check in findings["checks"]] == [True] * 2 * len(CELLS)
     assert set(findings["versions"]) == set(PACKAGES)
     assert (findings["device"], findings["cache"], findings["ok"]) == ("cpu", str(cache), True)
     project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
     assert set(findings["extras"]) <= set(project["optional-dependencies"]) - {"dev"}
-
-
-def test_an_extra_is_there_if_all_its_packages_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = [
-        "torch>=2", "Py.Test_x>1; extra == 'a'", "pytest>=8; extra == 'a'",
-        "numpy<2; (x == 'y') and extra == \"b\"", "ruff; extra == 'dev'",
-    ]  # fmt: skip
-    monkeypatch.setattr(importlib.metadata, "requires", lambda _: listed)
-    assert missing_packages() == {"a": ["Py.Test_x"], "b": []}
 
 
 def test_a_damaged_run_and_a_missing_device_are_errors(trained_run: Path, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.estimator import TextClassifier
-from bilstm_cls.evaluation import plots
 from tests.command_line import Outcome, run_cli
 from tests.conftest import PRETRAINED, reviews
-from tests.training.runs import PICTURES, draw_nothing
+
+pytestmark = pytest.mark.usefixtures("light")
 
 TINY = {
     "text.max_length": 12, "text.min_freq": 1, "embedding.dim": 4, "model.hidden_size": 4, "train.epochs": 1,
@@ -22,7 +22,8 @@ TINY = {
 
 FEATURES: dict[str, dict[str, Any]] = {
     "nothing": {},
-    "unlabelled texts": {"data.unlabelled": "more.txt", "train.objective": "mixed"},
+    "unlabelled texts": {"data.unlabelled": "more.txt", "train.objective": "virtual_adversarial"},
+    "a teacher": {"data.unlabelled": "more.txt", "train.teacher": "auto"},
     "an n-gram model": {"model.ngrams": "nbsvm"},
     "an ensemble": {},
     "bigrams": {"model.bigrams": 50},
@@ -31,6 +32,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "numeric labels": {"data.train": "numbers.csv", "data.label_names": "names.txt"},
     "two processes": {"train.processes": 2},
     "a GRU": {"model.cell": "gru"},
+    "several labels": {"data.train": "several.csv", "data.labels": "multi", "model.ngrams": "nbsvm"},
     "several poolings": {"model.pooling": ["mean", "max", "attention"]},
 }
 
@@ -56,8 +58,10 @@ def fit(keys: dict[str, Any]) -> Outcome:
     named = {leaf: keys[key] for key, leaf in leaves.items() if leaf in known}
     others = {key: keys[key] for key, leaf in leaves.items() if leaf not in known}
     texts, labels = zip(*reviews(60), strict=True)
+    if "data.labels" in keys:
+        labels = tuple([label, "extra"] if i % 3 else [] for i, label in enumerate(labels))  # type: ignore[misc]
     model = TextClassifier(**named, epochs=1, threads=1, valid=0.2, overrides=others).fit(texts, labels)
-    assert model.predict(["good"]).shape == (1,)
+    assert model.predict(["good"]).shape == ((1, 3) if "data.labels" in keys else (1,))
     return Outcome(0, "", "")
 
 
@@ -65,9 +69,10 @@ def fit(keys: dict[str, Any]) -> Outcome:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with 60 texts, the same with numbers for labels, and texts without."""
     monkeypatch.chdir(tmp_path)
-    for name in PICTURES:
-        monkeypatch.setattr(plots, name, draw_nothing)
     rows = reviews(60)
+    several = [(text, f"{label}|extra" if i % 3 else "") for i, (text, label) in enumerate(rows)]
+    with Path("several.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *several])
     for name, labels in (("texts.csv", {}), ("numbers.csv", {"neg": 0, "pos": 1})):
         with Path(name).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *((text, labels.get(label, label)) for text, label in rows)])

@@ -4,8 +4,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +23,6 @@ from bilstm_cls.run_directory import (
     RunDirectory,
     build_model,
     environment,
-    newest_run,
 )
 
 TEXTS = ["a fine film", "a dull film"]
@@ -40,12 +37,6 @@ def change(path: Path, before: str, after: str) -> None:
     text = path.read_text("utf-8")
     assert before in text
     path.write_text(text.replace(before, after), "utf-8")
-
-
-def flip(path: Path, place: int = -5) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 4
-    path.write_bytes(content)
 
 
 @pytest.fixture
@@ -70,27 +61,6 @@ def test_a_directory_is_made_and_held_for_one_writer(run: RunDirectory) -> None:
         assert run.read_status()["status"] == "running"
 
 
-def test_the_lock_of_a_process_that_was_killed_is_free(run: RunDirectory) -> None:
-    script = "import sys, filelock; a = filelock.FileLock(sys.argv[1]); a.acquire(); print('held', flush=True); input()"
-    with run.locked():
-        pass
-    command = [sys.executable, "-c", script, str(run / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match="another run is writing here"):
-            run.locked().__enter__()
-        process.kill()
-    with run.locked():
-        assert run.path.is_dir()
-
-
-def test_a_place_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="file/one: cannot be written"):
-        RunDirectory(tmp_path / "file" / "one").locked().__enter__()
-
-
 @pytest.mark.parametrize("status", [None, "", "[]", "{}", "not JSON", '"status"'])
 def test_a_directory_with_other_files_is_refused_and_left_alone(run: RunDirectory, status: str | None) -> None:
     (run.path / "plots").mkdir(parents=True)
@@ -112,13 +82,7 @@ def test_clearing_deletes_all_files_of_a_run_and_no_others(copied: RunDirectory)
     known = {path for pattern in RUN_FILES for path in copied.path.glob(pattern)}
     assert {path for path in copied.path.rglob("*") if path.is_file()} - known <= {copied / ".lock"}
     (copied / "predictions_valid.csv").touch()
-    others = {
-        "notes.txt",
-        "plots/notes.txt",
-        "checkpoints/keep/step-1.safetensors",
-        "data/train.csv",
-        "labels.json.bak",
-    }
+    others = {"notes.txt", "plots/notes.txt", "checkpoints/keep/step-1.safetensors", "labels.json.bak"}
     for name in others:
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_text("of the user")
@@ -156,17 +120,6 @@ def test_the_status_holds_the_state_and_the_start_of_a_run(run: RunDirectory, mo
     assert (status["status"], status["reason"], status["exit_code"]) == ("stopped", "stopped by SIGINT", 130)
     assert (status["started"], status["updated"]) == (started, "2026-01-02T00:00:00+00:00")
     assert status["pid"] == os.getpid()
-
-
-@pytest.mark.parametrize(
-    "text", [None, "", "{", "[" * 100_000, '"\ud800'.encode("utf-8", "surrogatepass").decode("latin-1")]
-)
-def test_a_missing_or_damaged_json_file_is_named(run: RunDirectory, text: str | None) -> None:
-    run.path.mkdir(parents=True)
-    if text is not None:
-        (run / "metrics.json").write_text(text, "latin-1")
-    with pytest.raises(CheckpointError, match=r"metrics\.json: (missing|damaged)"):
-        run.read_json("metrics.json")
 
 
 def saved(run: RunDirectory, config: Config, number: int = 1) -> LoadedModel:
@@ -207,10 +160,11 @@ def test_a_model_comes_back_as_it_was_saved(
 
 
 @pytest.mark.parametrize("name", ["ngrams.safetensors", "model-2.safetensors", "model.safetensors"])
-@pytest.mark.parametrize("place", [9, 700, -5])
-def test_a_flipped_bit_is_refused(name: str, place: int, run: RunDirectory, tiny_config: Callable[..., Config]) -> None:
+def test_a_flipped_bit_is_refused(name: str, run: RunDirectory, tiny_config: Callable[..., Config]) -> None:
     saved(run, tiny_config("model.ngrams=nbsvm"), 2)
-    flip(run / name, place if place < (run / name).stat().st_size else -5)
+    content = bytearray((run / name).read_bytes())
+    content[-5] ^= 4
+    (run / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=name):
         run.load_model()
 
@@ -232,10 +186,6 @@ def test_a_file_of_the_model_that_is_missing_or_damaged_is_named(copied: RunDire
     ("before", "after", "message"),
     [
         ("pooling: mean", "pooling: max", r"config\.yaml: model\.pooling is "),
-        ("max_length: 20", "max_length: 21", r"config\.yaml: text\.max_length is "),
-        ("truncate: both", "truncate: head", r"config\.yaml: text\.truncate is "),
-        ("cell: lstm", "cell: gru", r"config\.yaml: model\.cell is "),
-        ("hidden_size: 8", "hidden_size: 9", r"config\.yaml: model\.hidden_size is "),
         ("lowercase: true", "lowercase: false", r"config\.yaml: text\.lowercase is "),
         ("dim: 8", "dim: 7", r"model\.safetensors does not fit config\.yaml"),
     ],
@@ -248,26 +198,16 @@ def test_a_config_that_does_not_fit_the_model_is_refused(
         copied.load_model()
 
 
-def test_a_config_whose_data_have_moved_still_fits_its_model(copied: RunDirectory) -> None:
-    change(copied / "config.yaml", "reviews.csv", "moved.csv")
-    assert str(copied.load_model().config.data.train).endswith("moved.csv")
-
-
-def test_a_tokenizer_of_another_run_is_refused(copied: RunDirectory) -> None:
-    (copied / "tokenizer.json").write_text(Tokenizer.train(["another text"], kind="words").to_json(), "utf-8")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json or labels\.json is not what the model was trained"):
-        copied.load_model()
-
-
-def test_a_run_of_an_earlier_version_has_to_be_trained_again(copied: RunDirectory) -> None:
+def test_what_is_of_another_run_or_version_is_one_line(copied: RunDirectory) -> None:
     tensors, metadata = load_tensors(copied / "model.safetensors")
     del metadata["sha256"]
     save_tensors(copied / "model.safetensors", tensors, metadata | {"format_version": "1"})
     with pytest.raises(CheckpointError, match=r"made by an earlier version \(format 1\); train it again"):
         copied.load_model()
-
-
-def test_a_config_with_keys_of_an_earlier_version_is_one_line(copied: RunDirectory) -> None:
+    save_tensors(copied / "model.safetensors", tensors, metadata)
+    (copied / "tokenizer.json").write_text(Tokenizer.train(["another text"], kind="words").to_json(), "utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json or labels\.json is not what the model was trained"):
+        copied.load_model()
     with (copied / "config.yaml").open("a", encoding="utf-8") as file:
         file.write("ema: 0.9\nlayer_decay: 2.6\n")
     with pytest.raises(CheckpointError, match=r"config\.yaml: .*made by an earlier version.*train it again") as caught:
@@ -284,34 +224,13 @@ def test_a_run_that_is_not_finished_reports_its_status(copied: RunDirectory, tmp
         RunDirectory(tmp_path).load_model()
 
 
-def test_the_newest_run_is_the_one_whose_model_was_written_last(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no finished run; train one, or name it with --run DIR"):
-        newest_run(tmp_path / "runs")
-    for name, time in (("a", 100), ("b", 300), ("c", 200)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").touch()
-        os.utime(tmp_path / name / "model.safetensors", (time, time))
-    (tmp_path / "d").mkdir()
-    assert newest_run(tmp_path).path == tmp_path / "b"
-
-
-@pytest.mark.parametrize(
-    ("files", "commit"),
-    [
-        ({"HEAD": "ref: refs/heads/main\n", "refs/heads/main": "abc123\n"}, "abc123"),
-        ({"HEAD": "def456\n"}, "def456"),
-        ({"HEAD": "ref: refs/heads/unborn\n"}, None),
-    ],
-)
-def test_the_environment_says_what_figures_may_depend_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], commit: str | None
-) -> None:
-    for name, text in files.items():
+def test_the_environment_says_what_figures_may_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"HEAD": "ref: refs/heads/main\n", "refs/heads/main": "abc123\n"}.items():
         (tmp_path / ".git" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / ".git" / name).write_text(text)
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     found = json.loads(json.dumps(environment("cpu", 3)))
-    assert (found["device"], found["threads"], found["git_commit"]) == ("cpu", 3, commit)
+    assert (found["device"], found["threads"], found["git_commit"]) == ("cpu", 3, "abc123")
     assert found["versions"]["torch"] == importlib.metadata.version("torch")
     assert {"python", "platform", "device_name"} <= found.keys()

@@ -10,7 +10,8 @@ from pydantic import field_validator as check
 from bilstm_cls.errors import ConfigError, shown
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
-"""The scores that `train.select_by` may name."""
+MULTI_METRICS = ("samples_f1", "hamming_loss", "lrap", "average_precision")
+"""The scores that `train.select_by` may name, and those that only texts with several labels have."""
 
 SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 """What `data.source` may name, other than a data set of the Hugging Face Hub."""
@@ -18,7 +19,7 @@ SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]+)?"
 
 MADE = ("random", "ppmi")
-VECTORS = r"random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
+VECTORS = r"(?s)random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
 
 DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 
@@ -95,25 +96,22 @@ class DataConfig(Section):
         "random", description="How a fraction for valid is cut; blocks, where neighbouring texts belong together."
     )
     group_column: str | None = Field(None, description="Column of what texts share that must be in one split.")
-    unlabelled: str | None = Field(
-        None, description="A file or folder of texts without labels; imdb brings such texts."
-    )
+    unlabelled: str | None = Field(None, description="A file or folder of texts without labels; imdb brings its own.")
     format: Literal[
         "auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet", "arrow"
     ] = Field("auto", description="What the files are; auto goes by the file name, else by the first lines.")
     csv: CsvConfig = Field(default_factory=CsvConfig, description="The dialect of csv and tsv files.")
     text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
-    label_column: str = Field("label", description="Column that holds the label.")
-    label_names: str | None = Field(
-        None, description="With labels that are numbers: a file of their names, one a line, starting with label 0."
+    labels: Literal["single", "multi"] = Field("single", description="One label a text, or any number, even none.")
+    label_column: str | Annotated[list[str], Field(min_length=2)] = Field(
+        "label", description="Column of the label or labels; with labels multi also a list of columns of 1 and 0."
     )
+    label_separator: str = Field("|", description="With labels multi, what is between the labels in a column of text.")
+    label_names: str | None = Field(None, description="File with names of labels that are numbers, one a line from 0.")
     encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
     bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
     split_seed: int = Field(
-        0,
-        ge=0,
-        lt=2**63,
-        description="Seed of the splits, separate from `seed` so that all seeds share one test split.",
+        0, ge=0, lt=2**63, description="Seed of the splits, apart from `seed`: all seeds share one test split."
     )
 
     @classmethod
@@ -135,6 +133,8 @@ class DataConfig(Section):
                 valid = given.get("valid")
                 if isinstance(valid, float) and valid + value >= 1:
                     return f"must be less than {1 - valid:g}; valid takes {valid:g} of train"
+            case "label_column" if isinstance(value, list) and given.get("labels") == "single":
+                return "must be one column with labels 'single'"
             case "group_column" if value is not None and given.get("valid_split") == "blocks":
                 return "must be left out with valid_split 'blocks'; groups are kept together at random"
             case "group_column" if value is not None and source in SOURCES and has_texts:
@@ -164,7 +164,7 @@ class TextConfig(Section):
     strip_html: bool = Field(False, description="Leave out HTML tags, scripts and styles, and replace entities.")
     min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
     max_vocab_size: Annotated[int, Field(ge=3, le=10**9)] | None = Field(
-        30000, description="Most frequent tokens kept, <pad> and <unk> included; null keeps all."
+        30000, description="Most frequent tokens kept, with <pad> and <unk>; en-300 fills what is left. null keeps all."
     )
     max_length: Count = Field(400, description="Tokens of a text that are read; longer texts are cut.")
     truncate: Literal["head", "tail", "both"] = Field("both", description="Which end of a long text is kept.")
@@ -224,28 +224,25 @@ class ModelConfig(Section):
     bidirectional: bool = Field(True, description="Read from both ends.")
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
-    init_from: str | None = Field(
-        None, description="Folder of an encoder of `pretrain`, or of a run; vectors, weights and vocabulary are its."
-    )
+    init_from: str | None = Field(None, description="Encoder of `pretrain`, or run, to start from by its vocabulary.")
+    grows_vocabulary: bool = Field(False, description="With init_from: also the tokens of train that it lacks.")
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
-        "mean",
-        description="How the outputs of all tokens become one vector; a list joins several, concat is mean, max, last.",
+        "mean", description="How all outputs become one vector; a list joins several, concat is mean, max, last."
     )
     bigrams: Annotated[int, Field(ge=2, le=10**9)] | None = Field(
-        None,
-        description="Rows of a second table, where every pair of neighbouring tokens finds a vector; null for none.",
+        None, description="Rows of a second table, of vectors of pairs of neighbouring tokens; null for none."
     )
     dropout: Fraction = Field(0.5, description="Probability of dropping a number of the pooled vector in training.")
     embedding_dropout: Fraction = Field(0.2, description="Probability of dropping an embedding dimension, per text.")
     word_dropout: Fraction = Field(0.05, description="Probability of dropping a token as a whole.")
     layer_dropout: Fraction = Field(0.0, description="Probability of dropping a number between layers.")
     recurrent_dropout: Fraction = Field(0.0, description="Probability of dropping a recurrent weight.")
-    ngrams: Literal["nbsvm"] | None = Field(
-        None, description="A linear model of n-grams that answers together with the network, weighted on valid."
-    )
+    ngrams: Literal["nbsvm"] | None = Field(None, description="A linear model of n-grams, added to the network.")
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        if key == "grows_vocabulary" and value and given.get("init_from") is None:
+            return "must be false without init_from; there is no vocabulary to grow"
         if key == "layer_dropout" and value > 0 and given.get("num_layers") == 1:
             return "must be 0 with num_layers 1; there is nothing between layers"
         return None
@@ -255,21 +252,22 @@ class TrainConfig(Section):
     """How the network learns, when it stops, and on what it runs."""
 
     epochs: Count = Field(5, description="Passes over the train split.")
-    objective: Literal["cross_entropy", "adversarial", "virtual_adversarial", "mixed", "r_drop"] = Field(
-        "cross_entropy",
-        description="What a step minimises; mixed is adversarial, virtual_adversarial and low entropy together.",
+    objective: Literal["cross_entropy", "per_direction", "adversarial", "virtual_adversarial", "r_drop"] = Field(
+        "cross_entropy", description="What a step minimises; per_direction also asks each direction by itself."
     )
-    adversarial_epsilon: Positive = Field(
-        0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
+    teacher: Columns | None = Field(
+        None,
+        description="What labels the unlabelled texts: ngrams, network (of two epochs), a run's folder, or several; "
+        "auto is the first two, where there are such texts.",
     )
+    adversarial_epsilon: Positive = Field(0.05, description="Norm of a perturbation, relative to the embedding's.")
     unlabelled_batch_size: Count | None = Field(None, description="Texts without labels per step; null: batch_size.")
     batch_size: Count = Field(64, description="Texts per step.")
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
     learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
     layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0,
-        description="The encoder's learning rate is the head's times this, the embedding's the encoder's times this.",
+        1.0, description="The encoder's learning rate is the head's times this, the embedding's that times this."
     )
     unfreeze: Literal["all", "gradual"] = Field(
         "all", description="gradual: the head learns alone in the first epoch, then the encoder too, then everything."
@@ -297,17 +295,18 @@ class TrainConfig(Section):
     processes: Literal["auto"] | Count = Field(
         "auto", description="Processes that share every batch; auto is one for two CPU cores where that is faster."
     )
-    threads: Count | None = Field(
-        None, description="CPU threads of each process; null divides the cores, or is `OMP_NUM_THREADS`."
-    )
+    threads: Count | None = Field(None, description="CPU threads of each process; null: OMP_NUM_THREADS, or the cores.")
     evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
     select_by: str = Field(
         "valid/accuracy",
         description="The score on the valid split that chooses the best weights; of equal ones, the log loss does.",
-        json_schema_extra={"enum": [f"valid/{name}" for name in METRICS]},
+        json_schema_extra={"enum": [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]},
     )
     patience: Count | None = Field(2, description="Evaluations without a better score before stopping; null: never.")
     calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
+    reject: Fraction | None = Field(
+        None, description="Precision wanted: less certain answers than those that have it on valid are null."
+    )
     max_minutes: Positive | None = Field(None, description="Stop after so long.")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
     baselines: bool = Field(False, description="Also evaluate the two linear baselines on the same splits.")
@@ -317,7 +316,9 @@ class TrainConfig(Section):
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "device" and not re.match(DEVICE, value):
             return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
-        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in METRICS]):
+        if key == "teacher" and not all(re.fullmatch(r"auto|ngrams|network|.*[./\\].*", name) for name in value or []):
+            return "must be 'auto', or a list of 'ngrams', 'network' and folders of runs, such as ./NAME"
+        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]):
             return f"must be {_listed(choices)}"
         return None
 
@@ -325,10 +326,7 @@ class TrainConfig(Section):
 class PretrainConfig(Section):
     """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
 
-    enabled: bool = Field(
-        False,
-        description="Whether train first makes an encoder from the same texts, kept in the cache, and starts from it.",
-    )
+    enabled: bool = Field(False, description="Whether train first makes an encoder from its texts, kept in the cache.")
     epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
     bptt: Annotated[int, Field(ge=1, le=10**6)] = Field(
@@ -357,14 +355,16 @@ class Config(Section):
 
     @property
     def reads_unlabelled(self) -> bool:
-        """Whether texts without a label are of use: for word vectors, an encoder, or to the objective."""
-        has_objective = self.train.objective in ("virtual_adversarial", "mixed")
-        return "ppmi" in self.embedding.sources or self.pretrain.enabled or has_objective
+        """Whether texts without a label are of use: for word vectors, an encoder, or to the network as it learns."""
+        is_learnt = self.train.objective == "virtual_adversarial" or self.train.teacher is not None
+        return "ppmi" in self.embedding.sources or self.pretrain.enabled or is_learnt
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "name" and not re.fullmatch(r"[\w-][\w.-]*", value):
             return "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
+        if key == "train" and value.reject is not None and getattr(given.get("data"), "labels", None) == "multi":
+            return "must be {reject: null} with data.labels 'multi', whose labels have thresholds of their own"
         folder = getattr(given.get("model"), "init_from", None)
         if key == "pretrain" and value.enabled and folder is not None:
             return f"must be {{enabled: false}} with model.init_from {shown(folder)}; a run starts from one encoder"

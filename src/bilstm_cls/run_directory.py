@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -25,21 +26,25 @@ from torch import Tensor
 from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config, load_config
+from bilstm_cls.data.prepare import WEIGHTS, weights_of_encoder
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.language_model import LanguageModels
 from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.runtime import Task
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 RUN_FILES = (
     "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "study.journal",
-    "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors", "tokenizer.json",
-    "labels.json", "metrics.json", "history.jsonl", "predictions_*.csv", "plots/*.png", "report.html",
-    "environment.json", "train.log", "loggers.json", "tensorboard/events.out.tfevents.*", "README.md",
-    "config.yaml", "status.json",
+    "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors",
+    "teacher/*.safetensors", "teacher/history.jsonl", "teacher/checkpoints/*.json",
+    "teacher/checkpoints/step-*.safetensors", "tokenizer.json", "labels.json", "thresholds.json", "metrics.json",
+    "history.jsonl", "predictions_*.csv", "plots/*.png", "report.html", "environment.json", "train.log",
+    "loggers.json", "tensorboard/events.out.tfevents.*", "README.md", "config.yaml", "status.json",
 )  # fmt: skip
 """Patterns of all files of a run, in the order in which they are deleted: a deletion that is interrupted leaves neither
 a model nor checkpoints without their config and status."""
@@ -55,6 +60,7 @@ class LoadedModel:
     config: Config
     ngrams: NgramModel | None = None
     others: tuple[BiLSTMClassifier, ...] = ()
+    task: Task = Task()  # noqa: RUF009 - frozen
 
     @property
     def members(self) -> tuple[BiLSTMClassifier, ...]:
@@ -122,7 +128,8 @@ class RunDirectory:
             for pattern in RUN_FILES:
                 for path in sorted(self.path.glob(pattern)):
                     path.unlink()
-            for folder in (self.plots, self.checkpoints, self / "tensorboard"):
+            folders = ("plots", "checkpoints", "tensorboard", "teacher/checkpoints", "teacher")
+            for folder in (self / name for name in folders):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 
@@ -177,6 +184,10 @@ class RunDirectory:
         write_atomic(self / "config.yaml", dump_config(config))
         write_atomic(self / "tokenizer.json", tokenizer.to_json())
         self.write_json("labels.json", labels)
+        if config.train.reject is not None:
+            self.write_json("thresholds.json", {"min_probability": loaded.task.min_probability})
+        if loaded.task.thresholds is not None:
+            self.write_json("thresholds.json", dict(zip(labels, loaded.task.thresholds.tolist(), strict=True)))
         metadata = {
             "format_version": str(FORMAT_VERSION),
             "text_digest": text_digest(tokenizer, labels),
@@ -230,7 +241,19 @@ class RunDirectory:
                 raise CheckpointError(f"{self / _weights_name(number)}: is of another ensemble than model.safetensors")
             members.append(_member(self / _weights_name(number), tensors, config, len(tokenizer), len(labels)))
         ngrams = None if config.model.ngrams is None else self._load_ngrams(len(labels))
-        return LoadedModel(members[0], tokenizer, labels, config, ngrams, tuple(members[1:]))
+        task = self._load_task(labels, config)
+        return LoadedModel(members[0], tokenizer, labels, config, ngrams, tuple(members[1:]), task)
+
+    def _load_task(self, labels: list[str], config: Config) -> Task:
+        is_multi = config.data.labels == "multi"
+        if not is_multi and config.train.reject is None:
+            return Task()
+        values, names = self.read_object("thresholds.json"), labels if is_multi else ["min_probability"]
+        is_number = [isinstance(value, int | float) and 0 < value <= 1 for value in values.values()]
+        if list(values) != names or not all(is_number):
+            raise CheckpointError(f"{self / 'thresholds.json'}: must hold a number from 0 to 1 for each of {names}")
+        numbers = np.array(list(values.values()), dtype=np.float64)
+        return Task(numbers) if is_multi else Task(None, float(numbers[0]))
 
     def _load_ngrams(self, num_labels: int) -> NgramModel:
         tensors, _ = load_tensors(self / "ngrams.safetensors")
@@ -285,6 +308,53 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
     )
 
 
+def load_encoder(
+    model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer, labels: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Puts what `pretrain` or `train` made into a model of the same sizes.
+
+    Of a run, pooling and the head's rows of the same labels come along where they fit. Tokens that its vocabulary lacks
+    keep the vectors that the model has for them.
+
+    Args:
+        model: to be started.
+        folder: of an encoder or a run.
+        tokenizer: the model's, whose first tokens are those of the folder.
+        labels: the model's.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit the others.
+    """
+    path = weights_of_encoder(folder)
+    tensors, metadata = load_tensors(path)
+    known = [] if path.name == WEIGHTS else RunDirectory(folder).read_json("labels.json")
+    before = Tokenizer.load(folder / "tokenizer.json")
+    if metadata.get("text_digest") != text_digest(before, known):
+        raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
+    state = model.state_dict()
+    wanted, found = ({n for n in names if n.startswith(("embedding.", "encoder."))} for names in (state, tensors))
+    vectors = tensors.get("embedding.weight", torch.empty(0))
+    if len(before) == len(vectors) <= len(tokenizer):
+        tensors["embedding.weight"] = torch.cat([vectors, state["embedding.weight"][len(vectors) :]])
+    for name in ("project.weight", "project.bias"):
+        rows = [(labels.index(label), place) for place, label in enumerate(known) if label in labels]
+        if rows and name in state and tensors[name].shape[1:] == state[name].shape[1:]:
+            new, old = map(list, zip(*rows, strict=True))
+            tensors[name] = state[name].index_copy(0, torch.tensor(new), tensors[name][old])
+    fitting = {n: t for n, t in tensors.items() if n in wanted or (n in state and t.shape == state[n].shape)}
+    try:
+        if found != wanted:
+            raise RuntimeError(f"it holds {sorted(tensors)}")
+        model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: {path.name} does not fit config.yaml: {error}") from error
+    logger.info(f"starting from the {'encoder' if path.name == WEIGHTS else 'run'} in {folder}")
+    facts: dict[str, Any] = {"encoder/sha256": metadata["sha256"]}
+    if (folder / "metrics.json").is_file():
+        facts["time/pretrain_seconds"] = RunDirectory(folder).read_object("metrics.json").get("time/pretrain_seconds")
+    return facts
+
+
 def pooling_names(pooling: str | Sequence[str]) -> list[str]:
     """Returns the single poolings that a config's value stands for."""
     if pooling == "concat":
@@ -298,7 +368,8 @@ def text_digest(tokenizer: Tokenizer, labels: list[str]) -> str:
 
 
 def _model_keys(config: Config) -> dict[str, Any]:
-    return {f"{name}.{key}": value for name in ("text", "model") for key, value in getattr(config, name)}
+    keys = {f"{name}.{key}": value for name in ("text", "model") for key, value in getattr(config, name)}
+    return keys | {"data.labels": config.data.labels}
 
 
 def newest_run(output_dir: str | Path) -> RunDirectory:

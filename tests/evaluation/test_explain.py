@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilstm_cls.classifier import Classifier, LoadedModel
-from bilstm_cls.data.tokenizer import TOKENIZERS, UNKNOWN_ID
+from bilstm_cls.data.tokenizer import TOKENIZERS
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.explain import Explanation, explain, read_tokens
 from bilstm_cls.evaluation.pages import parts_of
@@ -192,17 +192,10 @@ def test_a_long_text_has_terms_where_it_is_read(truncate: str, tokens: str, unre
     assert [term.token for term in explanation.terms] == tokens.split()
     assert explanation.unread is not None
     assert text[slice(*explanation.unread)] == unread.strip()
-    assert [part.text for part in parts_of(explanation) if part.is_quiet] == [unread.strip()]
+    assert [part.text for part in parts_of(explanation) if part.value is None and part.title] == [unread.strip()]
     ids = loaded.tokenizer.encode_batch([tokens])[0]
     assert read_tokens(loaded, text).token_ids == ids
     assert explanation.error < 1e-5
-
-
-@pytest.mark.parametrize("text", ["", " \n"])
-def test_a_text_without_tokens_is_one_unknown_token(text: str) -> None:
-    assert read_tokens(UNTRAINED, text).token_ids == [UNKNOWN_ID]
-    (term,) = exact(UNTRAINED, text).terms
-    assert (term.token, term.start, term.stop, term.is_known) == ("", 0, 0, False)
 
 
 # n-grams and ensembles

@@ -45,17 +45,6 @@ def test_outputs_are_those_of_the_kernel(cell: str, num_layers: int, bidirection
         torch.testing.assert_close(values["hidden"], output[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 7])
-@torch.no_grad()
-def test_the_cell_state_at_every_token_is_that_of_the_kernel(stop: int) -> None:
-    layer, inputs = layer_and_inputs("lstm", 1, True)
-    forward, backward = gate_activations(layer, inputs)
-    from_left = layer(inputs[None, :stop], torch.tensor([stop]))[1][0]
-    from_right = layer(inputs[None, -stop:], torch.tensor([stop]))[1][1]
-    torch.testing.assert_close((forward["hidden"][None, stop - 1], forward["cell"][None, stop - 1]), from_left)
-    torch.testing.assert_close((backward["hidden"][None, -stop], backward["cell"][None, -stop]), from_right)
-
-
 @pytest.mark.parametrize("overrides", CELLS, ids=str)
 def test_values_are_those_of_the_last_layer_with_its_units_sorted_by_memory(overrides: tuple[str, ...]) -> None:
     loaded = untrained(*overrides)
@@ -69,13 +58,9 @@ def test_values_are_those_of_the_last_layer_with_its_units_sorted_by_memory(over
         assert (np.diff(memory.mean(0)) <= 1e-7).all()
         for name in SHOWN[gates.cell]:
             np.testing.assert_allclose(np.sort(values[name]), np.sort(direction[name].numpy()), atol=1e-6)
-        if gates.cell == "lstm" and values is gates.values[0]:  # units have the same place in every gate
-            before = np.pad(values["cell"][:-1], ((1, 0), (0, 0)))
-            cell = values["forget"] * before + values["input"] * values["candidate"]
-            np.testing.assert_allclose(cell, values["cell"], atol=1e-6)
 
 
-@pytest.mark.parametrize("text", [TEXT, "", "good", "a$b$ \x00 \ud800 👨‍👩‍👧 ∮"])
+@pytest.mark.parametrize("text", ["", "a$b$ \x00 \ud800 👨‍👩‍👧 ∮"])
 def test_one_picture_has_everything(text: str, tmp_path: Path) -> None:
     write_gates(untrained(), text, tmp_path / "gates.png")
     width, height = png_size((tmp_path / "gates.png").read_bytes())

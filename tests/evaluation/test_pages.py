@@ -44,7 +44,6 @@ def test_an_excerpt_is_the_stretch_with_the_strongest_words() -> None:
     ("is_terminal", "environment", "expected"),
     [
         (True, {"TERM": "xterm"}, True),
-        (True, {"NO_COLOR": ""}, True),
         (False, {"TERM": "xterm"}, False),
         (True, {"NO_COLOR": "1"}, False),
         (True, {"TERM": "dumb"}, False),
@@ -106,13 +105,6 @@ def test_the_command_adds_the_explanation_to_the_stable_keys(trained_run: Path) 
     occluded = run_cli(*options, "--explain", text).json["explanation"]
     assert occluded["method"] == "occlusion"
     assert len(occluded["terms"]) == 4
-
-
-def test_the_command_prints_a_table_where_there_is_no_terminal(trained_run: Path) -> None:
-    plain = run_cli("predict", "--run", trained_run, "a dull film")
-    done = run_cli("predict", "--run", trained_run, "--explain", "a dull film")
-    assert done.stdout.splitlines()[0] == plain.stdout.splitlines()[0]
-    assert re.search(r"^  [+-]\d\.\d{4}  dull$", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

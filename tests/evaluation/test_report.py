@@ -14,6 +14,8 @@ from bilstm_cls.evaluation.report import MAX_ROWS, score_table, scores_of, write
 from bilstm_cls.run_directory import RunDirectory
 from tests.evaluation.pages import Page
 
+pytestmark = pytest.mark.usefixtures("light")
+
 EVIL = '<script>alert("1")</script>'
 LABELS = ["neg", "pos"]
 HISTORY = [{"step": 5, "epoch": 1.0, "train/loss": 0.5, "valid/accuracy": 0.7, "valid/auroc": None}]
@@ -86,9 +88,7 @@ def test_nothing_of_a_text_is_markup(tmp_path: Path) -> None:
     assert "--run 'runs/my films'" in card.replace(str(tmp_path) + "/", "")
 
 
-@pytest.mark.parametrize(
-    "text", ["\ud800", "\x00\x1b[31m", "عربي \u202e abc", "影评很好", "$notes ${style} {{ title }}"]
-)
+@pytest.mark.parametrize("text", ["\ud800", "\x00\x1b[31m", "عربي \u202e abc", "{{ title }}"])
 def test_odd_characters_can_be_written(tmp_path: Path, text: str) -> None:
     page, _, card = report_of(tmp_path, evaluation_of([text, "other"], [text]), title=text)
     assert text.replace("\ud800", "?").replace("\x00", "\ufffd")[-3:] in page.text
@@ -104,7 +104,7 @@ def test_a_model_that_loses_to_a_baseline_says_so(tmp_path: Path) -> None:
 def test_network_n_grams_and_baselines_have_a_row_each() -> None:
     metrics = metrics_of(evaluation_of(LABELS), **{"model/ngrams": "nbsvm", "network/test/accuracy": 0.7})
     metrics |= {"train/steps": 3, "time/train_seconds": 60.0, "time/peak_memory_mb": 99.0}
-    rows = [(score.name, score.accuracy) for score in scores_of(metrics)]
+    rows = [(score.name, score.value) for score in scores_of(metrics)]
     assert rows == [
         ("network with n-grams", 0.75), ("network alone", 0.7),
         ("TF-IDF of 1-2 grams and logistic regression", 0.6), ("majority class", 0.5),

@@ -115,27 +115,13 @@ def test_final_states_are_those_after_each_texts_own_last_step(cell: str) -> Non
             torch.testing.assert_close(state[direction][part], expected[:, part], atol=1e-5, rtol=0)
 
 
-def test_outputs_are_zero_past_each_length() -> None:
-    layer, inputs = make()
-    (forward, backward), _ = layer(inputs, LENGTHS)
-    is_padding = torch.arange(7) >= LENGTHS.unsqueeze(1)
-    assert forward[is_padding].abs().max() == 0
-    assert backward[is_padding].abs().max() == 0
-
-
-def test_padding_that_holds_rubbish_is_not_read() -> None:
+def test_padding_is_neither_read_nor_written() -> None:
     layer, inputs = make(num_layers=2)
-    spoiled = torch.where((torch.arange(7) < LENGTHS.unsqueeze(1)).unsqueeze(2), inputs, torch.tensor(1e6))
+    is_padding = torch.arange(7) >= LENGTHS.unsqueeze(1)
+    spoiled = torch.where(is_padding.unsqueeze(2), torch.tensor(1e6), inputs)
     clean, dirty = layer(inputs, LENGTHS), layer(spoiled, LENGTHS)
     torch.testing.assert_close(clean, dirty, atol=0, rtol=0)
-
-
-def test_time_major_swaps_the_first_two_axes() -> None:
-    layer, inputs = make()
-    batch_first, state = layer(inputs, LENGTHS)
-    time_first, same_state = layer(inputs.transpose(0, 1), LENGTHS, time_major=True)
-    torch.testing.assert_close(batch_first[1], time_first[1].transpose(0, 1), atol=0, rtol=0)
-    torch.testing.assert_close(state, same_state, atol=0, rtol=0)
+    assert all(output[is_padding].abs().max() == 0 for output in clean[0])
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -147,14 +133,6 @@ def test_reading_on_from_a_state_equals_reading_at_once(num_layers: int) -> None
     (second,), final = layer(inputs[:, 3:], torch.full((6,), 4), initial_state=half)
     torch.testing.assert_close(at_once[:, 3:], second, atol=1e-6, rtol=0)
     torch.testing.assert_close(state, final, atol=1e-6, rtol=0)
-
-
-def test_gradients_flow_through_states() -> None:
-    layer, inputs = make()
-    start = [tuple(torch.randn(6, 5, requires_grad=True) for _ in range(2)) for _ in range(2)]
-    _, state = layer(inputs, LENGTHS, initial_state=start)
-    sum(part.sum() for direction in state for part in direction).backward()
-    assert all(part.grad is not None and part.grad.abs().min() > 0 for direction in start for part in direction)
 
 
 @pytest.mark.parametrize(

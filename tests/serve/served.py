@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.serve.server import build_config, listen
+from bilstm_cls.serve.api import build_config, listen
 
 JSON = {"Content-Type": "application/json"}
 SECONDS = 60

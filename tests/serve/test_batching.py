@@ -63,8 +63,11 @@ def test_what_arrives_while_the_model_is_busy_is_answered_together_and_each_gets
     async def test(model: Model, batcher: Batcher) -> None:
         first = asked(batcher, "a")
         await model.is_busy()
+        gone = asked(batcher, "gone")
         others = [asked(batcher, "b", "c"), asked(batcher, "d")]
         await asyncio.sleep(0)  # lets them queue up
+        gone.cancel()
+        await asyncio.wait([gone])
         model.let(1000)
         assert await first == [{"text": "a"}]
         assert await asyncio.gather(*others) == [[{"text": "b"}, {"text": "c"}], [{"text": "d"}]]
@@ -117,15 +120,3 @@ def test_a_request_that_the_model_cannot_answer_fails_alone() -> None:
         assert isinstance(bad, ValueError)
 
     assert run(test).calls == [["first"], ["a", "bad", "b"], ["a"], ["bad"], ["b"]]
-
-
-def test_who_asked_may_be_gone_when_the_answer_comes() -> None:
-    async def test(model: Model, batcher: Batcher) -> None:
-        gone = asked(batcher, "a")
-        await model.is_busy()
-        gone.cancel()
-        await asyncio.wait([gone])
-        model.let(1000)
-        assert await batcher.answer(["b"]) == [{"text": "b"}]
-
-    run(test)

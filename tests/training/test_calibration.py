@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bilstm_cls import TextClassifier
 from bilstm_cls.checkpoint import load_best
 from bilstm_cls.classifier import Classifier, softmax
 from bilstm_cls.config import Config
@@ -15,8 +15,12 @@ from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.runtime import Task
 from bilstm_cls.training.calibration import fit_scales
 from bilstm_cls.training.run import train
+from tests.command_line import run_cli
+
+pytestmark = pytest.mark.usefixtures("light")
 
 Make = Callable[..., Config]
 
@@ -51,10 +55,31 @@ def test_a_model_that_is_no_help_gets_no_weight() -> None:
 def test_a_few_texts_that_are_all_right_do_not_pull_to_certainty() -> None:
     scale, _ = fit_scales(np.array([[1.0, -1.0]] * 3), np.zeros(3, dtype=np.int64))
     assert 1 < scale < 1.2
-
-
-def test_numbers_that_are_huge_stay_finite() -> None:
     assert np.isfinite(fit_scales(np.array([[1e30, -1e30], [-1e30, 1e30]]), np.array([1, 1]))).all()
+
+
+def test_uncertain_answers_are_rejected_so_that_the_others_have_the_wanted_precision() -> None:
+    certain = np.array([0.99, 0.95, 0.9, 0.9, 0.8, 0.7])
+    probabilities = np.stack([certain, 1 - certain], 1)
+    label_ids = np.array([0, 0, 0, 1, 0, 1])  # right, right, right, wrong, right, wrong
+    found = [Task().rejecting(probabilities, label_ids, wanted).min_probability for wanted in (1.0, 0.8, 0.75, 0.6)]
+    assert found == [0.95, 0.8, 0.8, 0.7]
+    assert Task().rejecting(probabilities, 1 - label_ids, 0.9).min_probability == 1.0  # the most certain one is wrong
+
+
+def test_a_run_answers_null_below_what_it_found_on_valid(tiny_config: Make, reviews_csv: Path, tmp_path: Path) -> None:
+    run = train(tiny_config("train.reject=0.9", f"output_dir={tmp_path}")).run
+    least = run.read_object("metrics.json")["calibration/min_probability"]
+    assert Classifier.load(run.path).task.min_probability == least > 0.5
+    answers = run_cli("predict", "--run", run.path, "--input", reviews_csv, "--json").stdout.splitlines()
+    rows = [json.loads(line) for line in answers]
+    assert {row["label"] is None for row in rows} == {True, False}
+    assert all((row["label"] is None) == (row["probability"] < least) for row in rows)
+    given = ["--min-probability", "0", "--json"]
+    assert run_cli("predict", "--run", run.path, "the", *given).json["label"] is not None
+    (run / "thresholds.json").write_text('{"min_probability": "high"}')
+    with pytest.raises(CheckpointError, match=r"thresholds\.json"):
+        Classifier.load(run.path)
 
 
 @pytest.fixture(scope="module")
@@ -71,31 +96,20 @@ def test_the_scale_is_in_the_last_layer_and_in_the_metrics(trained_run: Path) ->
     after = run.load_model().model.state_dict()[key]
     assert metrics["calibration/scale"] != 1
     assert torch.equal(after, before * metrics["calibration/scale"])
-
-
-def test_a_scale_changes_no_answer_on_valid(trained_run: Path) -> None:
-    metrics = RunDirectory(trained_run).read_object("metrics.json")
     assert metrics["calibrated/valid/accuracy"] == metrics["valid/accuracy"]
     assert metrics["calibrated/valid/log_loss"] <= metrics["valid/log_loss"] + 0.05  # the prior pulls a little
 
 
-def test_without_calibration_the_weights_are_those_that_were_chosen(tiny_config: Make) -> None:
-    run = train(tiny_config("name=plain-scale", "train.calibrate=false")).run
-    metrics = run.read_object("metrics.json")
-    best = load_best(run.checkpoints, metrics["train/best_step"])
-    assert not any(key.startswith("calibra") for key in metrics)
-    assert torch.equal(
-        run.load_model().model.project.bias, best.get("average.project.bias", best["model.project.bias"])
-    )
-
-
-def test_without_calibration_an_n_gram_model_alone_is_weighted(tiny_config: Make) -> None:
-    run = train(tiny_config("name=wide-plain", "train.calibrate=false", "model.ngrams=nbsvm", "train.epochs=1")).run
+@pytest.mark.parametrize("ngrams", ["null", "nbsvm"])
+def test_without_calibration_the_weights_are_those_that_were_chosen(tiny_config: Make, ngrams: str) -> None:
+    """An n-gram model alone is weighted."""
+    run = train(tiny_config(f"name=as-chosen-{ngrams}", "train.calibrate=false", f"model.ngrams={ngrams}")).run
     metrics = run.read_object("metrics.json")
     best = load_best(run.checkpoints, metrics["train/best_step"])
     weight = best.get("average.project.weight", best["model.project.weight"])
     assert torch.equal(run.load_model().model.project.weight, weight)
-    assert (metrics["calibration/scale"], metrics["calibration/ngrams"] > 0) == (1.0, True)
+    found = metrics.get("calibration/scale"), metrics.get("calibration/ngrams", 0) > 0
+    assert found == ((None, False) if ngrams == "null" else (1.0, True))
 
 
 def test_every_answer_of_a_wide_run_is_of_both_models(wide_run: Path) -> None:
@@ -132,20 +146,8 @@ def test_the_terms_of_a_wide_run_add_up_to_the_logit_of_both(wide_run: Path) -> 
     assert explanation.logit == pytest.approx(odds, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ngrams.safetensors"])
-def test_a_wide_run_without_its_n_grams_is_no_run(name: str, tiny_config: Make) -> None:
-    run = train(tiny_config("name=broken", "model.ngrams=nbsvm", "train.epochs=1")).run
-    (run / name).unlink()
-    with pytest.raises(CheckpointError, match=name):
-        run.load_model()
-
-
-def test_the_estimator_joins_both_and_keeps_them(tmp_path: Path) -> None:
-    texts = ["good fun", "bad film", "so good", "so bad", "good", "bad"] * 5
-    labels = [text.count("good") for text in texts]
-    options = {"epochs": 1, "hidden_size": 4, "dim": 4, "min_freq": 1, "ngrams": "nbsvm", "batch_size": 8}
-    estimator = TextClassifier(**options, valid=0.2).fit(texts, labels)
-    estimator.save(tmp_path / "run")
-    assert_allclose(TextClassifier.load(tmp_path / "run").predict_proba(texts), estimator.predict_proba(texts))
-    with pytest.raises(ValueError, match="weighted on texts that train lacks"):
-        TextClassifier(**options, valid=None).fit(texts, labels)
+def test_a_wide_run_without_its_n_grams_is_no_run(wide_run: Path, tmp_path: Path) -> None:
+    copy = RunDirectory(shutil.copytree(wide_run, tmp_path / "run"))
+    (copy / "ngrams.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"ngrams\.safetensors"):
+        copy.load_model()

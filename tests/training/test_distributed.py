@@ -17,25 +17,28 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.batches import evaluation_batches
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.errors import ConfigError, ResourceError
-from bilstm_cls.training.distributed import Group, joined, number_of_processes
+from bilstm_cls.device import LAUNCHED
+from bilstm_cls.errors import ConfigError, ResourceError, UserError
+from bilstm_cls.training.distributed import Group, joined, launch, number_of_processes
 from bilstm_cls.training.run import train
 from tests.command_line import Outcome
+from tests.conftest import reviews
 from tests.training.runs import result
 
 Make = Callable[..., Config]
 
 # Each process sums gradients that some processes lack, twice: in one group, and in another one after it.
 SUMMING = """
-import sys, torch
+import os, sys, torch
 from safetensors.torch import save_file
 from bilstm_cls.training.distributed import joined
-rank, folder = int(sys.argv[1]), sys.argv[2]
+rank, folder = int(os.environ["RANK"]), sys.argv[1]
 for meeting in range(2):
     table, matrix, bias = (torch.zeros(6, 3, requires_grad=True), torch.zeros(2, 2, requires_grad=True),
                            torch.zeros(2, requires_grad=True))
@@ -44,7 +47,7 @@ for meeting in range(2):
         values = torch.arange(3.0 * len(rows)).view(-1, 3) + rank
         table.grad = torch.sparse_coo_tensor(torch.tensor([rows]), values, (6, 3), check_invariants=False)
         matrix.grad = torch.full((2, 2), 1.0 + rank)
-    with joined(torch.device("cpu"), rank=rank, size=3, init_method=f"file://{folder}/meeting") as group:
+    with joined(torch.device("cpu")) as group:
         group.sum_gradients([matrix, bias], [table])
         flags = [group.any(rank == 1), group.any(False)]
         total = group.sum(0.1 * (rank + 1))
@@ -52,22 +55,24 @@ save_file({"table": table.grad.to_dense(), "matrix": matrix.grad, "bias": bias.g
            "more": torch.tensor([*map(float, flags), total], dtype=torch.float64)}, f"{folder}/{rank}.safetensors")
 """
 
-# Rank 0 is ready later than the others would wait for an answer.
+# Rank 1 is ready later than the others would wait for an answer.
 LATE = """
-import sys, time, torch
+import os, time, torch
 from bilstm_cls.training.distributed import joined
-rank, folder = int(sys.argv[1]), sys.argv[2]
-time.sleep(6 if rank == 0 else 0)
-with joined(torch.device("cpu"), rank=rank, size=2, init_method=f"file://{folder}/meeting") as group:
+time.sleep(6 if os.environ["RANK"] == "1" else 0)
+with joined(torch.device("cpu")) as group:
     assert group.sum(1.0) == 2.0
 """
 
 
 def run_together(script: str, folder: Path, size: int, **environment: str) -> list[int]:
-    """Runs a script in several processes and returns their exit codes."""
-    given = os.environ | {"GLOO_SOCKET_IFNAME": "lo"} | environment
-    command = [sys.executable, "-c", script]
-    processes = [subprocess.Popen([*command, str(rank), str(folder)], env=given) for rank in range(size)]
+    """Runs a script in several processes that know each other, and returns their exit codes."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as a launcher has one
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    shared |= {"WORLD_SIZE": str(size), "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-c", script, str(folder)]
+    given = [os.environ | shared | environment | {"RANK": str(rank)} for rank in range(size)]
+    processes = [subprocess.Popen(command, env=variables) for variables in given]
     return [process.wait(120) for process in processes]
 
 
@@ -147,43 +152,33 @@ def _long(num_tokens: int) -> Corpus:
     return Corpus(np.zeros(num_tokens, dtype=np.int32), np.array([0, num_tokens]), np.array([0]))
 
 
-@pytest.mark.parametrize("given", ["abc", "-1", "0", "", "nan", "inf"])
-def test_a_timeout_that_is_not_a_time_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    monkeypatch.setenv("BILSTM_CLS_TIMEOUT", given)
-    meeting = joined(torch.device("cpu"), rank=0, size=2, init_method="env://")
-    with pytest.raises(ConfigError, match="BILSTM_CLS_TIMEOUT"), meeting:
-        pass
-
-
 @pytest.mark.parametrize(
-    ("name", "given"), [("WORLD_SIZE", "abc"), ("RANK", "-1"), ("WORLD_SIZE", "2.0"), ("RANK", "")]
-)
-def test_numbers_that_a_launcher_never_sets_are_an_error_of_the_user(
-    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, name: str, given: str
+    ("name", "given"),
+    [
+        ("WORLD_SIZE", "abc"), ("RANK", "-1"), ("WORLD_SIZE", "2.0"), ("RANK", ""), ("MASTER_ADDR", None),
+        ("BILSTM_CLS_TIMEOUT", "abc"), ("BILSTM_CLS_TIMEOUT", "0"), ("BILSTM_CLS_TIMEOUT", "inf"),
+    ],
+)  # fmt: skip
+def test_a_wrong_variable_is_an_error_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, name: str, given: str | None
 ) -> None:
-    for key, value in {"WORLD_SIZE": "2", "RANK": "1", name: given}.items():
+    for key, value in {"WORLD_SIZE": "2", "RANK": "0"}.items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(ConfigError, match=f"{name}: '{given}' .*torchrun"):
-        train(tiny_config())
-
-
-def test_a_missing_address_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    meeting = joined(torch.device("cpu"), rank=0, size=2, init_method="env://")
-    with pytest.raises(ConfigError, match=r"MASTER_ADDR.*torchrun"), meeting:
+    monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(name, given)
+    with pytest.raises(ConfigError, match=name), joined(torch.device("cpu")):
         pass
 
 
-def test_a_process_whose_peers_never_come_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("BILSTM_CLS_TIMEOUT", "0.2")
-    for init_method in ("env://", f"file://{tmp_path / 'meeting'}"):
-        meeting = joined(torch.device("cpu"), rank=1, size=2, init_method=init_method)
-        with pytest.raises(ResourceError, match=r"within 0\.2 seconds"), meeting:
-            pass
+def test_a_process_whose_peers_never_come_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for key, value in (variables | {"BILSTM_CLS_TIMEOUT": "0.2"}).items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ResourceError, match=r"within 0\.2 seconds"), joined(torch.device("cpu")):
+        pass
 
 
 class Command:
@@ -273,10 +268,16 @@ def test_two_processes_that_are_interrupted_end_together_and_resume_to_the_same_
     assert result(command.folder / name) == undisturbed
 
 
-def test_an_error_of_the_user_in_several_processes_is_one_message(command: Command) -> None:
-    outcome = command.run("--processes", "2", "--set", "name=wrong", "--set", "train.class_weights={pos: 1}")
-    assert (outcome.code, len(outcome.errors)) == (3, 1), outcome.stderr
-    assert "train.class_weights" in outcome.errors[0]
+def test_an_error_in_several_processes_is_one_message_and_nothing_is_left_in_the_environment(
+    command: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = os.environ.copy()
+    words = command.words("--processes", "2", "--set", "name=wrong", "--set", "train.class_weights={pos: 1}")
+    with pytest.raises(UserError, match=r"train\.class_weights") as caught:
+        launch(words, 2)
+    assert caught.value.exit_code == 3
+    assert "error" not in capfd.readouterr().err
+    assert os.environ.keys() - before.keys() <= {"TORCHELASTIC_SIGNALS_TO_HANDLE"}  # by PyTorch, and without effect
 
 
 PLAIN = (
@@ -285,9 +286,13 @@ PLAIN = (
 )  # fmt: skip
 
 
-def test_two_processes_learn_what_one_learns(tiny_config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_taught", [False, True])
+def test_two_processes_learn_what_one_learns(tiny_config: Make, tmp_path: Path, is_taught: bool) -> None:
     """Without dropout the sums differ in their order alone, whatever is left over in the last batch."""
-    command = Command(tiny_config(*PLAIN, "model.ngrams=nbsvm"), tmp_path)
+    more = tmp_path / "more.txt"
+    more.write_text("".join(f"{text}\n" for text, _ in reviews(50, seed=3)), "utf-8")
+    taught = [f"data.unlabelled={more}", "train.teacher=auto"] if is_taught else []
+    command = Command(tiny_config(*PLAIN, *taught, "model.ngrams=nbsvm"), tmp_path)
     names = ("run1", "run2")
     for name in names:
         assert command.run("--processes", name[-1], "--set", f"name={name}").code == 0
@@ -327,7 +332,7 @@ def test_a_launched_process_ends_with_its_launcher_whatever_it_does(tmp_path: Pa
         "import subprocess, sys, time; "
         f"child = subprocess.Popen([sys.executable, '-c', {script!r}]); print(child.pid, flush=True); time.sleep(60)"
     )
-    environment = os.environ | {"BILSTM_CLS_LAUNCHED": "1"}
+    environment = os.environ | {"TORCHELASTIC_RUN_ID": LAUNCHED}
     process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environment, text=True)
     assert process.stdout is not None
     child = psutil.Process(int(process.stdout.readline()))

@@ -9,7 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.training.objectives import OBJECTIVES, Inputs, StepContext, entropy, kl_divergence, scale_perturbation
+from bilstm_cls.training.objectives import (
+    OBJECTIVES,
+    Inputs,
+    StepContext,
+    kl_divergence,
+    label_loss,
+    scale_perturbation,
+)
 
 TOKEN_IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0], [9, 0, 0, 0]])
 LENGTHS = torch.tensor([4, 2, 1])
@@ -80,8 +87,15 @@ def test_gradients_are_those_of_both_losses() -> None:
         assert torch.allclose(doubled[name], 2 * parameter.grad.to_dense(), atol=1e-6), name
 
 
-@pytest.mark.parametrize("name", ["virtual_adversarial", "mixed"])
-def test_a_direction_survives_gradients_that_vanish(name: str) -> None:
+def test_the_loss_per_direction_is_joined_by_the_mean_of_those_of_both() -> None:
+    model = make_model()
+    parts = model.classify_by_direction(model.embed(TOKEN_IDS, LENGTHS), LENGTHS)
+    value, (total,) = run("per_direction", model)
+    assert torch.allclose(value, run("cross_entropy", model)[0], atol=1e-6)
+    assert torch.allclose(total, value + (loss_of(parts[0]) + loss_of(parts[1])) / 2)
+
+
+def test_a_direction_survives_gradients_that_vanish() -> None:
     """As in float16, whose scaler makes up for it: all that is not scaled loses its gradient here."""
 
     class Coarse(torch.autograd.Function):
@@ -93,11 +107,11 @@ def test_a_direction_survives_gradients_that_vanish(name: str) -> None:
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
             return torch.where(gradient.abs() > 1e-2, gradient, 0.0)
 
-    exact = run(name, make_model())[1]
+    exact = run("virtual_adversarial", make_model())[1]
     coarse = make_model()
     coarse.project.register_forward_hook(lambda module, inputs, logits: Coarse.apply(logits))  # type: ignore[no-untyped-call]
-    assert not torch.allclose(run(name, coarse)[1][-1], exact[-1], rtol=1e-3)
-    scaled = run(name, coarse, scaled=lambda loss: loss * 2**16)[1]
+    assert not torch.allclose(run("virtual_adversarial", coarse)[1][-1], exact[-1], rtol=1e-3)
+    scaled = run("virtual_adversarial", coarse, scaled=lambda loss: loss * 2**16)[1]
     assert torch.allclose(scaled[-1], exact[-1], rtol=1e-3)
 
 
@@ -136,15 +150,6 @@ def test_the_virtual_adversarial_move_changes_the_answer_more_than_random_ones()
             assert kl_divergence(answers, moved).mean() < found
 
 
-def test_mixed_is_the_sum_of_its_parts() -> None:
-    model = make_model(**DROPS).train()
-    value, (clean, worst, uncertain, apart) = run("mixed", model)
-    assert value == clean
-    assert [clean, worst] == run("adversarial", model)[1]
-    assert apart == run("virtual_adversarial", model)[1][1]
-    assert 0 < uncertain <= torch.log(torch.tensor(2.0)) + 1e-6
-
-
 def test_the_answers_that_a_moved_text_is_compared_with_are_constants() -> None:
     """So the head's gradient of the last term is that of the cross entropy against fixed shares."""
     model = make_model()
@@ -165,10 +170,27 @@ def test_two_passes_of_r_drop_drop_different_things_and_are_drawn_together() -> 
     assert total == pytest.approx(float(value), abs=1e-6)
 
 
-def test_divergence_and_entropy_are_those_of_the_definition() -> None:
+def test_the_divergence_is_that_of_the_definition() -> None:
     one, other = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p, q = one.softmax(1), other.softmax(1)
     assert torch.allclose(kl_divergence(one, other), (p * (p / q).log()).sum(1))
-    assert torch.allclose(entropy(one), -(p * p.log()).sum(1))
     assert torch.isfinite(kl_divergence(torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]]))).all()
-    assert torch.isfinite(entropy(torch.tensor([[1e4, -1e4]]))).all()
+
+
+def test_the_loss_of_several_labels_is_the_sum_of_their_cross_entropies() -> None:
+    logits, weights = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]]), torch.tensor([1.0, 2.0, 5.0])
+    labels = torch.tensor([[1, 0, 1], [0, 0, 1]], dtype=torch.uint8)
+    p = logits.sigmoid()
+    terms = -(labels * weights * p.log() + (1 - labels) * (1 - p).log())
+    assert torch.allclose(label_loss(logits, labels, weights, 0.0, True), terms.sum())
+    smooth = 0.9 * labels + 0.05  # a tenth goes to both answers alike
+    expected = -(smooth * p.log() + (1 - smooth) * (1 - p).log()).sum()
+    assert torch.allclose(label_loss(logits, labels, None, 0.1, True), expected)
+    assert torch.allclose(label_loss(logits, smooth, None, 0.0, True), expected)
+
+
+def test_answers_of_several_labels_diverge_by_the_sum_over_labels() -> None:
+    one, other = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p, q = one.sigmoid(), other.sigmoid()
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(1)
+    assert torch.allclose(kl_divergence(one, other, is_multi=True), expected)

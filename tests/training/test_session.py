@@ -14,38 +14,30 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors
-from bilstm_cls.errors import CheckpointError, DataError
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.run_directory import build_model
+from bilstm_cls.run_directory import RunDirectory, build_model
 from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.run import train
 from bilstm_cls.training.session import class_weights, initialize_weights
+from tests.training.runs import flip
 
 LABEL_IDS = np.array([0, 0, 0, 0, 1, 1, 2, 0])
 LABELS = ["a", "b", "c"]
 
 
-def test_without_a_setting_labels_have_no_weights() -> None:
-    assert class_weights(None, LABEL_IDS, LABELS) is None
-
-
-def test_balanced_labels_weigh_the_same_in_sum() -> None:
-    weights = class_weights("balanced", LABEL_IDS, LABELS)
-    assert weights == pytest.approx([8 / 15, 8 / 6, 8 / 3])
-    sums = np.bincount(LABEL_IDS, weights=np.array(weights)[LABEL_IDS])
-    assert sums == pytest.approx([8 / 3] * 3)
-
-
-def test_labels_that_are_balanced_already_weigh_one() -> None:
-    assert class_weights("balanced", np.array([0, 1, 2, 2, 1, 0]), LABELS) == pytest.approx([1.0, 1.0, 1.0])
-
-
-def test_a_label_without_a_text_has_a_finite_weight() -> None:
-    assert class_weights("balanced", np.array([0, 0, 1]), LABELS) == pytest.approx([0.5, 1.0, 1.0])
-
-
-def test_a_map_is_taken_in_the_order_of_the_labels() -> None:
-    assert class_weights({"c": 3, "a": 0.5, "b": 1}, LABEL_IDS, LABELS) == [0.5, 1.0, 3.0]
+@pytest.mark.parametrize(
+    ("setting", "label_ids", "expected"),
+    [
+        (None, LABEL_IDS, None),
+        ("balanced", LABEL_IDS, [8 / 15, 8 / 6, 8 / 3]),  # so that all labels weigh the same in sum
+        ("balanced", np.array([0, 1, 2, 2, 1, 0]), [1.0, 1.0, 1.0]),
+        ("balanced", np.array([0, 0, 1]), [0.5, 1.0, 1.0]),  # the third label has no text
+        ({"c": 3, "a": 0.5, "b": 1}, LABEL_IDS, [0.5, 1.0, 3.0]),
+    ],
+)
+def test_labels_have_the_weights_that_are_set(setting: Any, label_ids: Any, expected: list[float] | None) -> None:
+    assert class_weights(setting, label_ids, LABELS) == (expected and pytest.approx(expected))
 
 
 @pytest.mark.parametrize(
@@ -65,15 +57,6 @@ def start(config: Config, data: PreparedData) -> tuple[BiLSTMClassifier, dict[st
     torch.manual_seed(0)
     model = build_model(config, len(data.tokenizer), 2)
     return model, initialize_weights(model, config, data)
-
-
-def test_random_vectors_are_those_of_the_new_model(tiny_config: Callable[..., Config], data: PreparedData) -> None:
-    config = tiny_config("embedding.init=random")
-    torch.manual_seed(0)
-    new = build_model(config, len(data.tokenizer), 2)
-    model, facts = start(config, data)
-    assert torch.equal(model.embedding.weight, new.embedding.weight)
-    assert facts == {}
 
 
 def test_vectors_of_the_corpus_are_made_of_the_train_split(
@@ -139,12 +122,36 @@ def test_a_run_is_as_good_a_start_as_an_encoder(tiny_config: Callable[..., Confi
     model, facts = start(config, prepare(config))
     trained = first.load_model().model.state_dict()
     own = model.state_dict()
-    assert all(torch.equal(own[name], trained[name]) for name in own if not name.startswith("project."))
-    assert not torch.equal(own["project.weight"], trained["project.weight"])
+    assert all(torch.equal(own[name], trained[name]) for name in own)
     assert facts.keys() == {"encoder/sha256", "time/pretrain_seconds"}
     (first / "tokenizer.json").write_text(Tokenizer.train(["good bad the"], min_freq=1).to_json(), "utf-8")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         start(config, prepare(config))
+
+
+def test_a_run_goes_on_with_new_labels_and_new_tokens(
+    tiny_config: Callable[..., Config], trained_run: Path, tmp_path: Path
+) -> None:
+    rows = [("a good zebra", "pos"), ("bad zebra", "odd"), ("the dull zebra", "odd"), ("great zebra", "pos")] * 5
+    (tmp_path / "new.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), "utf-8")
+    given = (f"model.init_from={trained_run}", f"data.train={tmp_path / 'new.csv'}", "data.test=null")
+    small, grown = (tiny_config(*given, f"model.grows_vocabulary={flag}") for flag in ("false", "true"))
+    before = RunDirectory(trained_run).load_model()
+    assert prepare(small).tokenizer.to_json() == before.tokenizer.to_json()
+    data = prepare(grown)
+    assert data.tokenizer.tokens == [*before.tokenizer.tokens, "zebra"]
+    assert data.corpora["train"].token_ids[-1] == len(before.tokenizer)
+    model, _ = start(grown, data)
+    assert torch.equal(model.embedding.weight[:-1], before.model.embedding.weight)
+    assert data.dataset.labels == ["odd", "pos"]
+    assert torch.equal(model.project.weight[1], before.model.project.weight[before.labels.index("pos")])
+    assert not torch.equal(model.project.weight[0], before.model.project.weight[before.labels.index("neg")])
+
+
+def test_a_vocabulary_of_byte_pairs_cannot_grow() -> None:
+    tokenizer = Tokenizer.train(["good bad"], kind="bpe", max_vocab_size=300)
+    with pytest.raises(ConfigError, match=r"model\.grows_vocabulary"):
+        tokenizer.extended(["zebra"])
 
 
 def test_averaged_weights_know_nothing_of_the_vectors_before_the_first_ones(
@@ -165,7 +172,7 @@ def test_averaged_weights_know_nothing_of_the_vectors_before_the_first_ones(
 def test_an_encoder_is_taken_over_to_the_bit_and_the_head_is_new(
     tiny_config: Callable[..., Config], encoder: Path
 ) -> None:
-    config = tiny_config(f"model.init_from={encoder}")
+    config = tiny_config(f"model.init_from={encoder}", "model.bigrams=50")
     torch.manual_seed(0)
     new = build_model(config, len(prepare(config).tokenizer), 2).state_dict()
     model, facts = start(config, prepare(config))
@@ -173,48 +180,35 @@ def test_an_encoder_is_taken_over_to_the_bit_and_the_head_is_new(
     own = model.state_dict()
     assert all(torch.equal(own.pop(name), tensor) for name, tensor in tensors.items())
     assert all(torch.equal(tensor, new[name]) for name, tensor in own.items())
-    assert own.keys() == {"project.weight", "project.bias"}
+    assert own.keys() == {"project.weight", "project.bias", "bigrams.weight"}
     assert facts.pop("time/pretrain_seconds") > 0
     assert facts == {"encoder/sha256": metadata["sha256"]}
 
 
-def test_a_classifier_with_a_table_of_pairs_takes_an_encoder_too(
-    tiny_config: Callable[..., Config], encoder: Path
-) -> None:
-    config = tiny_config(f"model.init_from={encoder}", "model.bigrams=50")
-    model, _ = start(config, prepare(config))
-    assert torch.equal(model.embedding.weight, load_tensors(encoder / "encoder.safetensors")[0]["embedding.weight"])
-
-
-def test_a_tokenizer_that_is_not_the_encoders_own_is_refused(
-    tiny_config: Callable[..., Config], encoder: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(encoder, tmp_path / "other")
-    tokens = Tokenizer.load(encoder / "tokenizer.json").tokens
+def with_another_token(folder: Path) -> str:
+    tokens = Tokenizer.load(folder / "tokenizer.json").tokens
     other = Tokenizer.train([" ".join([*tokens, "zebra"])], min_freq=1)
-    (tmp_path / "other/tokenizer.json").write_text(other.to_json(), "utf-8")
-    config = tiny_config(f"model.init_from={tmp_path / 'other'}")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not what the encoder was made with"):
-        start(config, prepare(config))
+    (folder / "tokenizer.json").write_text(other.to_json(), "utf-8")
+    return r"tokenizer\.json is not what the encoder was made with"
 
 
-def test_a_damaged_encoder_is_refused(tiny_config: Callable[..., Config], encoder: Path, tmp_path: Path) -> None:
-    shutil.copytree(encoder, tmp_path / "other")
-    path = tmp_path / "other/encoder.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    config = tiny_config(f"model.init_from={tmp_path / 'other'}")
-    with pytest.raises(CheckpointError, match="damaged"):
-        start(config, prepare(config))
+def with_a_flipped_bit(folder: Path) -> str:
+    flip(folder / "encoder.safetensors")
+    return "damaged"
 
 
-def test_weights_of_other_sizes_than_the_config_says_are_refused(
-    tiny_config: Callable[..., Config], encoder: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(encoder, tmp_path / "other")
-    path = tmp_path / "other/config.yaml"
+def with_another_size(folder: Path) -> str:
+    path = folder / "config.yaml"
     path.write_text(path.read_text("utf-8").replace("hidden_size: 8", "hidden_size: 9"), "utf-8")
-    config = tiny_config(f"model.init_from={tmp_path / 'other'}", "model.hidden_size=9")
-    with pytest.raises(CheckpointError, match=r"encoder\.safetensors does not fit config\.yaml"):
+    return r"encoder\.safetensors does not fit config\.yaml"
+
+
+@pytest.mark.parametrize("change", [with_another_token, with_a_flipped_bit, with_another_size])
+def test_an_encoder_whose_files_do_not_fit_is_refused(
+    tiny_config: Callable[..., Config], encoder: Path, tmp_path: Path, change: Callable[[Path], str]
+) -> None:
+    message = change(shutil.copytree(encoder, tmp_path / "other"))
+    size = 9 if change is with_another_size else 8
+    config = tiny_config(f"model.init_from={tmp_path / 'other'}", f"model.hidden_size={size}")
+    with pytest.raises(CheckpointError, match=message):
         start(config, prepare(config))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bilstm_cls.device import is_launched
+
 if TYPE_CHECKING:
     from bilstm_cls.config import Config
 
@@ -144,7 +146,7 @@ def start_logging(*, quiet: bool = False, verbose: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(message)s"))
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # an error is raised as well, and `main` prints it
-    if "BILSTM_CLS_LAUNCHED" in os.environ:  # the command that started this one has prepared the data
+    if is_launched():  # the command that started this one has prepared the data
         handler.addFilter(lambda record: not record.name.startswith("bilstm_cls.data."))
     if os.environ.get("RANK", "0") != "0":  # process 0 says the same
         handler.addFilter(lambda record: False)

@@ -65,8 +65,8 @@ def evaluate(
         label_column=label_column, data_format=data_format, device=opt.checked_device(device),
     )  # fmt: skip
     out.show(metrics.as_object(name), metrics_table(metrics, name))
-    if fail_under is not None and metrics.accuracy < fail_under:
-        raise CheckFailedError(f"--fail-under {fail_under}: the accuracy is {metrics.accuracy:.4f}")
+    if fail_under is not None and (score := getattr(metrics, metrics.main)) < fail_under:
+        raise CheckFailedError(f"--fail-under {fail_under}: the {metrics.main} is {score:.4f}")
 
 
 @opt.with_output
@@ -89,8 +89,8 @@ def predict(
         help="At a row of --input that cannot be read: stop, leave it out, or keep its place. [run: data.bad_rows]",
     ),
     top_k: int | None = typer.Option(None, "--top-k", min=1, help="Show the K most probable labels only.", metavar="K"),
-    min_probability: float = typer.Option(
-        0.0, "--min-probability", min=0, max=1, help="Answer null below it.", metavar="P"
+    min_probability: float | None = typer.Option(
+        None, "--min-probability", min=0, max=1, help="Answer null below it. [run: from train.reject]", metavar="P"
     ),
     explains: bool = typer.Option(False, "--explain", help="Colour words by what they change in the prediction."),
     method: Literal["occlusion", "exact"] | None = typer.Option(
@@ -125,7 +125,7 @@ def predict(
         return
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
-            fields = prediction.as_dict(top_k=top_k, min_probability=min_probability)
+            fields = prediction.as_dict(top_k=top_k, min_probability=classifier.task.limit(min_probability))
             out.show(fields, _line_of(fields))
         sys.stdout.flush()  # whoever writes the lines may wait for their answers
 
@@ -231,23 +231,29 @@ def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
 def _print_explained(
     classifier: "Classifier", texts: Iterable[str], method: str, page: Path | None, out: opt.Output
 ) -> None:
-    from bilstm_cls.evaluation.explain import explain
+    from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
     from bilstm_cls.evaluation.pages import explanation_lines, has_colours, write_explanations
 
     is_coloured = has_colours(sys.stdout.isatty(), os.environ)
     explained = []
     for text in texts:
-        prediction, explanation = classifier.predict([text])[0], explain(classifier.loaded, text, method=method)
-        words = "\n".join(explanation_lines(prediction, explanation, is_coloured=is_coloured))
-        out.show({**prediction.as_dict(), "explanation": explanation.as_dict()}, words)
+        (prediction,) = classifier.predict([text])
+        found = explain_prediction(classifier.loaded, prediction, method)
+        lines = (explanation_lines(prediction, explanation, is_coloured=is_coloured) for explanation in found)
+        words = "\n".join(itertools.chain.from_iterable(lines))
+        out.show({**prediction.as_dict(), "explanation": explanation_object(prediction, found)}, words)
         sys.stdout.flush()
         if page is not None:
-            explained.append((prediction, explanation))
+            explained += [(prediction, explanation) for explanation in found]
     if page is not None:
         write_explanations(page, f"{classifier.config.name}: what changes the predictions", explained)
 
 
 def _line_of(fields: dict[str, Any]) -> str:
+    if "labels" in fields:
+        found = fields["labels"]
+        numbers = ",".join(f"{fields['probabilities'].get(label, 0.0):.4f}" for label in found)
+        return f"{_printable(','.join(found))}\t{numbers}\t{_printable(fields['text'])}"
     label = "null" if fields["label"] is None else _printable(fields["label"])
     return f"{label}\t{fields['probability']:.4f}\t{_printable(fields['text'])}"
 
@@ -270,8 +276,8 @@ def export(
     """Write a verified ONNX bundle, which needs no PyTorch."""
     from bilstm_cls.serve import export as exporting
 
-    bundle = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
-    out.show(bundle.as_object(), exporting.export_table(bundle))
+    facts = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
+    out.show(facts, exporting.export_table(facts))
 
 
 def serve(
@@ -291,10 +297,10 @@ def serve(
     missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
-    from bilstm_cls.serve import server
+    from bilstm_cls.serve import api
 
     chosen, name = opt.chosen_run(run, runs), opt.checked_device(device)
-    server.serve(chosen, host=host, port=port, device=name, precision=precision)
+    api.serve(chosen, host=host, port=port, device=name, precision=precision)
 
 
 REPOSITORY: Any = typer.Argument(

@@ -30,13 +30,15 @@ class Batch:
         indices: `[B]` int64, places in the corpus.
         token_ids: `[B, T]` int64, zero past each text.
         lengths: `[B]` int64 on the CPU.
-        label_ids: `[B]` int64, or None where the corpus has none.
+        label_ids: `[B]` int64, of several labels a text `[B, C]` uint8, or None where the corpus has none.
+        soft_labels: `[B, C]` float32, or None where the corpus has none.
     """
 
     indices: Indices
     token_ids: "Tensor"
     lengths: "Tensor"
     label_ids: "Tensor | None"
+    soft_labels: "Tensor | None"
 
     @property
     def num_tokens(self) -> int:
@@ -54,6 +56,7 @@ def collate(corpus: Corpus, indices: Indices) -> Batch:
         token_ids=torch.from_numpy(token_ids),
         lengths=torch.from_numpy(lengths),
         label_ids=None if corpus.label_ids is None else torch.from_numpy(corpus.label_ids[indices]),
+        soft_labels=None if corpus.soft_labels is None else torch.from_numpy(corpus.soft_labels[indices]),
     )
     corpus.release()
     return batch

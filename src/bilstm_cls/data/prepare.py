@@ -14,8 +14,8 @@ from bilstm_cls.data.corpus import Corpus, encode_whole, learn, load_corpus, sta
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
-from bilstm_cls.data.types import Dataset
-from bilstm_cls.data.vectors import width_of
+from bilstm_cls.data.types import Dataset, LabelIds, label_counts
+from bilstm_cls.data.vectors import ENGLISH, frequent_words, width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,9 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
     """Reads the splits, learns the vocabulary from the train split alone, and encodes them.
 
     A text is split into tokens once, whatever reads it afterwards: the files in the cache hold whole texts, for every
-    `text.max_length`. With `tokenizer: bpe` the train split is split twice, as its tokens are learned first. With
-    `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
+    `text.max_length`. The train split is split twice with `tokenizer: bpe`, whose tokens are learned first, and with
+    `en-300`, whose frequent words fill what is left of `text.max_vocab_size`, so that they are known where train lacks
+    them. With `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
 
     Args:
         config: what to read, and how.
@@ -75,14 +76,14 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
         DataError: something cannot be read, or no token is frequent enough.
         ConfigError: `model.init_from` names no encoder, or one that does not fit.
     """
-    tokenizer = tokenizer_of_encoder(config)
+    given = tokenizer = tokenizer_of_encoder(config)
     dataset = load_dataset(config.data)
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
     content = [FORMAT, splitters(config.text.tokenizer), dataset.digest]
     corpora = {}
-    if tokenizer is None:
+    if tokenizer is None or config.model.grows_vocabulary:
         settings = config.text.model_dump(exclude={"max_length", "truncate"})
 
         def build(folder: Path) -> None:
@@ -92,6 +93,10 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
         folder = cached("corpus", _digest_of([*content, settings]), build)
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         corpora["train"] = replace(load_corpus(folder / "train"), digest=folder.name)
+        if given is None and ENGLISH in config.embedding.sources:
+            tokenizer, corpora = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), {}
+    if given is not None and config.model.grows_vocabulary:
+        tokenizer, corpora = given.extended(tokenizer.tokens), {}
     for name in names:
         if name not in corpora:
             corpora[name] = _encoded(dataset, name, tokenizer, [*content, name, _digest_of(tokenizer.to_json())])
@@ -103,6 +108,10 @@ def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
     tokenizer, corpora = tokenizer_of_encoder(config), {}
     if tokenizer is None:
         tokenizer, corpora["train"] = _learn(dataset, config.text, None)
+        if ENGLISH in config.embedding.sources:
+            tokenizer, corpora = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), {}
+    elif config.model.grows_vocabulary:
+        tokenizer = tokenizer.extended(_learn(dataset, config.text, None)[0].tokens)
     for name, split in dataset.splits.items():
         if name not in corpora:
             corpora[name] = encode_whole(split.texts, tokenizer, None)
@@ -229,3 +238,26 @@ def _config_of_encoder(folder: Path) -> Config:
 def _value(config: Config, key: str) -> object:
     section, _, name = key.partition(".")
     return config.embedding.width if key == "embedding.dim" else getattr(getattr(config, section), name)
+
+
+def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[float] | None:
+    """Returns one weight per label from `train.class_weights`: null, `balanced`, or a map from label to weight.
+
+    `balanced` gives `N / (C * count)`, so that every label has the same weight in sum; where a text may have several,
+    `(N - count) / count`, so that the texts with a label and those without weigh the same.
+
+    Raises:
+        DataError: the map names a label that is not there, or lacks one.
+    """
+    if setting is None:
+        return None
+    if setting == "balanced":
+        counts = label_counts(label_ids, len(labels))  # [C]
+        against = (len(label_ids) - counts).clip(1) if label_ids.ndim == 2 else len(label_ids) / len(labels)
+        weights = list(map(float, against / counts.clip(1)))
+    else:
+        for wrong in sorted(set(setting) ^ set(labels)):
+            raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")
+        weights = [float(setting[label]) for label in labels]
+    logger.info("class weights: " + ", ".join(f"{n} {w:.3g}" for n, w in zip(labels, weights, strict=True)))
+    return weights

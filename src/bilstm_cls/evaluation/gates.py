@@ -5,9 +5,9 @@ gate is kept. Shapes: T tokens, E input size, H hidden size.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -76,19 +76,18 @@ def read_gates(loaded: LoadedModel, text: str) -> Gates:
     model, reading = loaded.model, read_tokens(loaded, text)
     with torch.inference_mode():
         steps = model.embed(*reading_tensors(reading, model))[:, 0]  # [T, E]
-        activations = gate_activations(model.encoder, steps)
+        directions = gate_activations(model.encoder, steps)
     cell, values = model.encoder.cell, []
-    for direction in activations:
+    for direction in directions:
         arrays = {name: value.cpu().numpy() for name, value in direction.items()}  # [T, H]
         order = np.argsort(-arrays[_MEMORY[cell]].mean(0), kind="stable")
         values.append({name: array[:MAX_SHOWN, order] for name, array in arrays.items()})
-    tokens = [text[start:stop] or UNKNOWN for start, stop in reading.places[:MAX_SHOWN]]
-    layers, total = len(model.encoder.layers), len(reading.token_ids)
+    tokens, layers = [text[slice(*place)] or UNKNOWN for place in reading.places], len(model.encoder.layers)
     caption = (
         f"{model.encoder.hidden_size} {cell} units per direction, layer {layers} of {layers}, sorted by their mean "
-        f"{SHOWN[cell][_MEMORY[cell]]}, {len(tokens)} of {total} tokens"
+        f"{SHOWN[cell][_MEMORY[cell]]}, {len(tokens[:MAX_SHOWN])} of {len(tokens)} tokens"
     )
-    return Gates(cell, tokens, caption, values)
+    return Gates(cell, tokens[:MAX_SHOWN], caption, values)
 
 
 def gate_activations(layer: BidirectionalLSTM, steps: Tensor) -> list[Activations]:
@@ -100,22 +99,22 @@ def gate_activations(layer: BidirectionalLSTM, steps: Tensor) -> list[Activation
     """
     directions: list[Activations] = []
     for rnns in layer.layers:
-        assert isinstance(rnns, nn.ModuleList)
-        directions = [_read(layer.cell, rnn, steps, backward=i == 1) for i, rnn in enumerate(rnns)]
+        forward, *backward = cast("Iterable[nn.RNNBase]", rnns)
+        directions = [_read(layer.cell, forward, steps)]
+        for rnn in backward:
+            read = _read(layer.cell, rnn, steps.flip(0))
+            directions.append({name: value.flip(0) for name, value in read.items()})
         steps = torch.cat([values["hidden"] for values in directions], 1)
     return directions
 
 
-def _read(cell: str, rnn: nn.Module, steps: Tensor, *, backward: bool) -> Activations:
-    assert isinstance(rnn, nn.RNNBase)
+def _read(cell: str, rnn: nn.RNNBase, steps: Tensor) -> Activations:
     weight_ih, weight_hh, bias_ih, bias_hh = rnn.all_weights[0]
-    values = {"hidden": steps.new_zeros(rnn.hidden_size), "cell": steps.new_zeros(rnn.hidden_size)}
-    read: list[Activations] = []
-    for step in steps.flip(0) if backward else steps:
+    values, read = {"hidden": steps.new_zeros(rnn.hidden_size), "cell": steps.new_zeros(rnn.hidden_size)}, []
+    for step in steps:
         values = STEPS[cell](F.linear(step, weight_ih, bias_ih), F.linear(values["hidden"], weight_hh, bias_hh), values)
         read.append(values)
-    in_order = read[::-1] if backward else read
-    return {name: torch.stack([values[name] for values in in_order]) for name in read[0]}
+    return {name: torch.stack([values[name] for values in read]) for name in read[0]}
 
 
 def _lstm_step(x: Tensor, h: Tensor, before: Activations) -> Activations:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilstm_cls.evaluation.metrics import NUM_BINS, Floats, Metrics, calibration_bins
+from bilstm_cls.evaluation.metrics import NUM_BINS, Floats, Metrics, calibration_bins, confidences
 from bilstm_cls.evaluation.quality import Group
 from bilstm_cls.files import replacing
 
@@ -41,18 +41,11 @@ RATES = {"learning_rate": (GREY, "learning rate")}
 def learning_curves(
     history: Sequence[Mapping[str, Any]], series: Mapping[str, tuple[str, str]], title: str, path: Path
 ) -> None:
-    """Draws numbers over epochs, with a ring around the evaluation that was kept.
+    """Draws numbers of `history.jsonl` over epochs, with a ring around the evaluation that was kept.
 
-    Args:
-        history: rows of `history.jsonl`; keys that a row lacks are left out.
-        series: colour and name by key: `LOSSES`, `SCORES` or `RATES`.
-        title: what the numbers are.
-        path: the PNG to write.
+    `series` has colour and name by key: `LOSSES`, `SCORES` or `RATES`.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    figure = new_figure(3.6, 2.7)
-    axes = figure.subplots()
+    figure, axes = _new_axes(3.6, 2.7)
     for key, (colour, name) in series.items():
         rows = [row for row in history if row.get(key) is not None]
         axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], "o-", color=colour, ms=3.5, label=name)
@@ -60,7 +53,7 @@ def learning_curves(
         if best and key.startswith("valid/"):
             axes.plot(best[-1]["epoch"], best[-1][key], "o", ms=11, mfc="none", color=colour)
     axes.set(xlabel="epoch", ylabel=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3, color=GREY)
     if len(series) > 1:
         axes.legend(frameon=False)
@@ -69,8 +62,6 @@ def learning_curves(
 
 def confusions(metrics: Metrics, path: Path) -> None:
     """Draws the confusion matrix of few labels, shaded by the fraction of the true label, or the worst confusions."""
-    from matplotlib.ticker import MaxNLocator
-
     labels = list(metrics.per_class)
     if metrics.confusion_matrix is not None and len(labels) <= MAX_CELLS:
         _matrix(np.asarray(metrics.confusion_matrix, dtype=np.int64), labels, path)
@@ -78,13 +69,12 @@ def confusions(metrics: Metrics, path: Path) -> None:
     names_of = {label: drawable(label, i) for i, label in enumerate(labels)}
     shown = metrics.confusions[:MAX_PAIRS]
     names = [f"{names_of[pair.label]} → {names_of[pair.prediction]}" for pair in shown]
-    figure = new_figure(6.6, 1.1 + 0.28 * max(1, len(shown)))
-    axes = figure.subplots()
+    figure, axes = _new_axes(6.6, 1.1 + 0.28 * max(1, len(shown)))
     bars = axes.barh(range(len(shown)), [pair.texts for pair in shown], color=BLUE)
     axes.bar_label(bars, [f"{pair.texts:,}" for pair in shown], padding=3, color=INK, fontsize=9)
     axes.set_yticks(range(len(names)), names, parse_math=False, fontfamily=font_families(), fontsize=9)
     axes.set(xlabel="texts", ylim=(max(1, len(shown)) - 0.4, -0.6))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)
     axes.margins(x=0.12)
     save_figure(figure, path)
 
@@ -94,8 +84,7 @@ def _matrix(counts: Any, labels: Sequence[str], path: Path) -> None:
 
     fractions = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     side = 2.3 + 0.55 * len(labels)
-    figure = new_figure(side + 0.4, side)
-    axes = figure.subplots()
+    figure, axes = _new_axes(side + 0.4, side)
     axes.imshow(fractions, LinearSegmentedColormap.from_list("cells", CELLS), vmin=0, vmax=1)
     style: dict[str, Any] = {"parse_math": False, "fontfamily": font_families(), "fontsize": 9}
     names = [drawable(label, i) for i, label in enumerate(labels)]
@@ -112,9 +101,8 @@ def _matrix(counts: Any, labels: Sequence[str], path: Path) -> None:
 
 
 def calibration(probabilities: Floats, label_ids: Any, path: Path) -> None:
-    """Draws how often predictions `[N, C]` of a probability are right by labels `[N]`, and how many there are."""
-    confidence = probabilities.max(axis=1)
-    bins = calibration_bins(confidence, probabilities.argmax(axis=1) == label_ids)
+    """Draws how often predictions `[N, C]` of a probability are right by label ids, and how many there are."""
+    bins = calibration_bins(*confidences(probabilities, label_ids))
     held = bins.counts > 0
     centres, width = (np.arange(NUM_BINS) + 0.5) / NUM_BINS, 1 / NUM_BINS
     accuracy = bins.num_correct[held] / bins.counts[held]
@@ -132,17 +120,8 @@ def calibration(probabilities: Floats, label_ids: Any, path: Path) -> None:
 
 
 def length_histogram(counts: Sequence[int], width: int, max_length: int, path: Path) -> None:
-    """Draws how long the texts are and where they are cut.
-
-    Args:
-        counts: texts by length before truncation: of up to `width` tokens, of up to twice as many, and so on; the last
-            bin holds all longer texts.
-        width: tokens of a bin.
-        max_length: tokens of a text that the model reads.
-        path: the PNG to write.
-    """
-    figure = new_figure(4.4, 3.0)
-    axes = figure.subplots()
+    """Draws how long the texts are, by bins of `width` tokens as `quality.length_histogram` counts, and the cut."""
+    figure, axes = _new_axes(4.4, 3.0)
     axes.bar((np.arange(len(counts)) + 0.5) * width, counts, 0.9 * width, color=BLUE)
     axes.axvline(max_length, color=VERMILION, ls="--", label=f"text.max_length {max_length:,}")
     axes.set(xlabel="tokens (the last bar holds all longer texts)", ylabel="texts")
@@ -152,8 +131,7 @@ def length_histogram(counts: Sequence[int], width: int, max_length: int, path: P
 
 def score_by_length(groups: Sequence[Group], path: Path) -> None:
     """Draws the accuracy of texts of similar length, with its interval; the groups by rising length, at least one."""
-    figure = new_figure(4.4, 3.0)
-    axes = figure.subplots()
+    figure, axes = _new_axes(4.4, 3.0)
     scores = np.array([group.accuracy for group in groups])
     low, high = np.array([group.interval for group in groups]).T
     errors = np.maximum(0.0, [scores - low, high - scores])
@@ -172,6 +150,11 @@ def new_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _new_axes(width: float, height: float) -> tuple["Figure", Any]:
+    figure = new_figure(width, height)
+    return figure, figure.subplots()
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
+from bilstm_cls.data.types import label_counts
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import by_label, tfidf_model
 from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, wilson_interval
@@ -75,14 +76,9 @@ def by_truncation(num_tokens: Ints, max_length: int, is_correct: Bools) -> list[
 
 
 def length_histogram(num_tokens: Ints, max_length: int) -> tuple[list[int], int]:
-    """Returns how many texts there are by length, in `NUM_BINS` bins of which the last holds all longer ones.
+    """Returns how many texts have so many tokens before truncation, in `NUM_BINS` bins, and the tokens of a bin.
 
-    Args:
-        num_tokens: `[N]` tokens before truncation, of at least one text.
-        max_length: tokens of a text that the model reads, which the bins show.
-
-    Returns:
-        The counts, and the tokens of a bin.
+    The bins show `max_length`, and the last one holds all longer texts.
     """
     shown = max(1.1 * min(max_length, num_tokens.max()), float(np.percentile(num_tokens, 99)))
     width = max(1, math.ceil(shown / NUM_BINS))
@@ -96,10 +92,6 @@ def confident_disagreements(probabilities: Floats, label_ids: Ints) -> Ints:
     As in confident learning (Northcutt, Jiang & Chuang 2021), a prediction disagrees confidently with a label where it
     is at least as probable as it is, on average, for the texts that have it as their label. The texts must not be those
     the model learned from.
-
-    Args:
-        probabilities: `[N, C]`.
-        label_ids: `[N]`.
     """
     rows, num_labels = np.arange(len(label_ids)), probabilities.shape[1]
     of_label, support = probabilities[rows, label_ids], np.bincount(label_ids, minlength=num_labels)
@@ -154,26 +146,27 @@ def leaking_tokens(corpus: Corpus, tokens: Sequence[str], num_labels: int) -> li
     """Returns the tokens that give the label away, the most frequent first.
 
     A few are what a label is about. Others are leaks and habits of the collection, such as an address that only one
-    source has (Gardner et al. 2021).
-
-    Args:
-        corpus: the texts of train as the model reads them, with labels.
-        tokens: the vocabulary.
-        num_labels: C.
+    source has (Gardner et al. 2021). Train is given as the model reads it, with labels.
     """
     from scipy.sparse import csc_matrix
 
     assert corpus.label_ids is not None
     counts = csc_matrix((num_labels, len(tokens)), dtype=np.int64)
-    firsts = np.full(len(tokens), len(corpus), dtype=np.int64)
+    support = label_counts(corpus.label_ids, num_labels)
+    firsts, totals = np.full(len(tokens), len(corpus), dtype=np.int64), np.zeros(len(tokens), dtype=np.int64)
     for rows, token_ids, lengths in corpus.blocks():
         pairs = np.unique(np.repeat(rows, lengths) * len(tokens) + token_ids)  # a token counts once a text
         texts, ids = np.divmod(pairs, len(tokens))
         np.minimum.at(firsts, ids, texts)
-        counts += csc_matrix((np.ones_like(ids), (corpus.label_ids[texts], ids)), shape=counts.shape)
-    totals, with_label = np.asarray(counts.sum(0)).ravel(), counts.max(0).toarray().ravel()
+        labels = corpus.label_ids[texts]
+        if labels.ndim == 2:
+            which, labels = np.nonzero(labels)
+            ids = ids[which]
+        counts += csc_matrix((np.ones_like(ids), (labels, ids)), shape=counts.shape)
+        totals += np.bincount(pairs % len(tokens), minlength=len(tokens))
+    with_label = counts.max(0).toarray().ravel()
     labels = np.asarray(counts.argmax(0)).ravel()  # the most frequent label of each token
-    fractions = np.bincount(corpus.label_ids, minlength=num_labels)[labels] / len(corpus)
+    fractions = support[labels] / len(corpus)
     low, _ = wilson_interval(with_label, totals)
     is_leaking = (low >= PURE) & (low * (1 - fractions) >= LIFT * fractions * (1 - low))
     shown = np.flatnonzero(is_leaking & (np.arange(len(tokens)) > UNKNOWN_ID))

@@ -114,11 +114,19 @@ class BiLSTMClassifier(nn.Module):
 
     def classify(self, embedded: Tensor, lengths: Tensor) -> Tensor:
         """Returns logits `[B, C]` in 32 bits of what `embed` returned."""
-        outputs = self.encoder.encode(embedded, lengths, aligned=self.pooling.needs_alignment)
-        pooled = self.pooling(outputs, lengths)  # [B, D]
-        pooled = F.dropout(pooled, self.dropout, self.training)
-        logits: Tensor = self.project(pooled)
+        logits: Tensor = self.project(self._pooled(embedded, lengths))
         return logits.float()
+
+    def classify_by_direction(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """Returns the logits of each direction alone, `[directions, B, C]`; their mean is what `classify` returns."""
+        number = self.encoder.num_directions
+        parts = (-1, len(self.pooling.names), number, self.encoder.hidden_size)  # as `Pooling` joins them
+        pooled, weight = self._pooled(embedded, lengths).view(parts), self.project.weight.view(parts)
+        return number * torch.einsum("bpdh,cpdh->dbc", pooled, weight).float() + self.project.bias
+
+    def _pooled(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        outputs = self.encoder.encode(embedded, lengths, aligned=self.pooling.needs_alignment)
+        return F.dropout(self.pooling(outputs, lengths), self.dropout, self.training)  # [B, D]
 
     def set_embedding(self, matrix: Tensor) -> None:
         """Copies word vectors `[V, E]` into the embedding; the padding's row stays zero."""

@@ -1,4 +1,4 @@
-"""A run that answers over HTTP, and a page to type into.
+"""A run that answers over HTTP, and a page to type into; and the process that does so until a signal comes.
 
 Requests are bounded: bytes, texts, characters, and how many are queued. What is above a bound is refused in words, and
 what was accepted is answered, also after the signal to stop.
@@ -7,8 +7,11 @@ what was accepted is answered, also after the signal to stop.
 import base64
 import contextlib
 import hashlib
+import ipaddress
 import json
 import logging
+import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +19,10 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
+from types import FrameType
 from typing import Annotated, Any
 
+import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_asgi_app
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -26,8 +31,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.errors import UserError, dotted
-from bilstm_cls.evaluation.explain import explain
+from bilstm_cls.errors import ConfigError, StoppedError, UserError, dotted
+from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
 from bilstm_cls.evaluation.pages import TEMPLATES
 from bilstm_cls.runtime import Prediction, most_probable
 from bilstm_cls.serve.batching import MAX_QUEUED, Batcher, FullError
@@ -44,6 +49,13 @@ MAX_CHARACTERS = 100_000
 
 PATHS = ("/", "/predict", "/health", "/metrics", "/openapi.json")
 """Each has its figures; all others are counted as one, or anybody could fill the memory."""
+
+DRAIN = 20
+"""Seconds that accepted requests get after the signal to stop."""
+
+MAX_CONNECTIONS, BACKLOG = 512, 2048
+MAX_HEAD_BYTES = 2**16
+"""Of a request before its body."""
 
 _Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 _WEB = Path(__file__).with_name("web")
@@ -77,7 +89,7 @@ class Question(BaseModel):
 class Answer(Prediction):
     """The prediction for one text, with the keys of `bilstm-cls predict --json`, and with `explain` an explanation."""
 
-    explanation: dict[str, Any] | None = None
+    explanation: dict[str, Any] | list[dict[str, Any]] | None = None
 
 
 class Answers(BaseModel):
@@ -97,11 +109,16 @@ def build_app(classifier: Classifier) -> ASGIApp:
     registry = CollectorRegistry()
     queued = Gauge("bilstm_cls_queued_texts", f"Accepted texts; at most {MAX_QUEUED:,}.", registry=registry)
     sizes = [2**power for power in range(9)]
+
+    def explained(text: str) -> Any:
+        (prediction,) = classifier.predict([text])
+        return explanation_object(prediction, explain_prediction(classifier.loaded, prediction))
+
     batch = Histogram("bilstm_cls_batch_texts", "Texts classified together.", buckets=sizes, registry=registry)
 
     batcher = Batcher(
-        lambda texts: [prediction.as_dict() for prediction in classifier.predict(texts)],
-        lambda text: explain(classifier.loaded, text).as_dict(),
+        lambda texts: [p.as_dict(min_probability=classifier.task.min_probability) for p in classifier.predict(texts)],
+        explained,
         on_batch=batch.observe,
     )
     queued.set_function(lambda: batcher.queued)
@@ -249,3 +266,70 @@ def _build_page(classifier: Classifier) -> tuple[bytes, str]:
         "base-uri 'none';form-action 'none';frame-ancestors 'none'"
     )
     return page.encode("utf-8", "replace"), policy
+
+
+def serve(run: str | Path, *, host: str, port: int, device: str, precision: str = "fp32") -> None:
+    """Answers requests until a signal comes, then those that were accepted.
+
+    Prints the address on stdout as soon as requests are answered. Port 0 is any that is free.
+
+    Raises:
+        ConfigError: the address cannot be used.
+        CheckpointError: the run is missing or damaged.
+        StoppedError: a signal came, and everything accepted has been answered.
+    """
+    with contextlib.closing(listen(host, port)) as listener:
+        signal.signal(signal.SIGTERM, _stop)  # uvicorn catches the signal, drains, and then raises it again
+        classifier = Classifier.load(run, device=device, precision=precision)
+        logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
+        if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+            logger.warning(f"--host {host}: whoever reaches this address can use it; there are no passwords")
+        server = _AnnouncingServer(build_config(classifier))
+        server.run(sockets=[listener])
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """Prints its address once it answers, and not before: from then on it ends as it should at any signal."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            address, port = listener.getsockname()[:2]
+            print(f"http://{f'[{address}]' if ':' in address else address}:{port}", flush=True)
+
+
+def build_config(classifier: Classifier) -> uvicorn.Config:
+    """Returns what a server needs. What its clients do wrong is counted, and reported to them alone."""
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    return uvicorn.Config(
+        build_app(classifier),
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=DRAIN,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that takes connections, or raises `ConfigError` where the address is not ours, or taken."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} --port {port}: {error.strerror}; give an address of this machine; port 0 is any free one"
+        ) from error
+    # With its protocol named, or asyncio would leave Nagle's algorithm on, which holds answers back for 40 ms.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise StoppedError("stopped by SIGTERM", signal_number=number)

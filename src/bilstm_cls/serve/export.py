@@ -4,25 +4,24 @@ import contextlib
 import io
 import json
 import logging
-import secrets
+import math
 import shlex
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from bilstm_cls.classifier import answer
+from bilstm_cls.classifier import Classifier
 from bilstm_cls.data.batches import pad
-from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.torchtext import PREFIX
-from bilstm_cls.errors import CheckpointError, ConfigError, UserError
+from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.evaluation.metrics import is_right
+from bilstm_cls.evaluation.predictions import read_predictions
 from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
 from bilstm_cls.runtime import FILES, FORMAT_VERSION, NGRAMS, Runtime, sealed
@@ -36,55 +35,22 @@ NUM_TEXTS = 500
 MAX_CHECKED_LENGTH = 2000
 """Tokens of the longest random text: a `max_length` of a million would take hours to check."""
 
-MAX_VALID_TEXTS = 1000
+MAX_TEXTS = 1000
 MAX_BYTES = 2**31 - 2**20
 """What one ONNX file can hold, less some room for the graph."""
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far 8-bit weights move the predictions: the fraction of texts with the same label, the largest difference."""
-
-    texts: int
-    origin: str
-    labels: float
-    probability: float
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A bundle that was written.
-
-    Attributes:
-        bytes: of all files together.
-        difference: the largest difference between a logit of onnxruntime and of PyTorch, before weights had 8 bits.
-        longest: tokens of the longest text that was compared.
-        int8: what 8-bit weights changed; None with 32 bits.
-    """
-
-    path: Path
-    bytes: int
-    difference: float
-    longest: int
-    int8: Agreement | None
-
-    def as_object(self) -> dict[str, Any]:
-        facts = {"path": str(self.path), "bytes": self.bytes, "checked_texts": NUM_TEXTS}
-        facts |= {"checked_longest": self.longest, "largest_logit_difference": self.difference}
-        if self.int8 is not None:
-            facts |= {"int8_texts": self.int8.texts, "int8_texts_from": self.int8.origin}
-            facts |= {"int8_label_agreement": self.int8.labels}
-            facts |= {"int8_largest_probability_difference": self.int8.probability}
-        return facts
-
-
 def export(
     path: str | Path, output: str | Path | None = None, *, int8: bool = False, overwrite: bool = False
-) -> Bundle:
+) -> dict[str, Any]:
     """Writes the model of a run, ensembles and n-gram models included, as a bundle.
 
     Before it is put in its place onnxruntime has given PyTorch's logits for random tokens, and the whole bundle the
     run's probabilities for texts. With `int8` weights have 8 bits, and what that changes is measured.
+
+    Returns:
+        What `export --json` prints: `path` and `bytes` of the bundle; the `largest_logit_difference` to PyTorch, before
+        weights had 8 bits, over how many texts of how many tokens; and what 8-bit weights changed.
 
     Raises:
         CheckpointError: the run is damaged, or onnxruntime does not agree with PyTorch within `TOLERANCE`.
@@ -113,29 +79,28 @@ def export(
                 f"{path}: onnxruntime differs from PyTorch by {difference:.2g}, more than the accepted {TOLERANCE:g}, "
                 f"so no bundle was written; this is a bug in bilstm-cls, please report it"
             )
-        agreement = None
+        facts = {"checked_texts": NUM_TEXTS, "checked_longest": longest, "largest_logit_difference": difference}
         if int8:
             _quantize(folder / "model.onnx")
             _write_rest(folder, loaded, precision="int8")
-            agreement = _agreement(Runtime.load(folder), run, loaded)
+            facts |= _agreement(Runtime.load(folder), run, loaded)
         size = sum(file.stat().st_size for file in folder.iterdir())
-    return Bundle(target, size, difference, longest, agreement)
+    return {"path": str(target), "bytes": size, **facts}
 
 
-def export_table(bundle: Bundle) -> str:
+def export_table(facts: Mapping[str, Any]) -> str:
     """Returns what `export` prints."""
     lines = [
-        f"largest difference from PyTorch: {bundle.difference:.2g} in a logit, over {NUM_TEXTS} random texts of 1 to "
-        f"{bundle.longest:,} tokens (allowed: {TOLERANCE:g})"
+        f"largest difference from PyTorch: {facts['largest_logit_difference']:.2g} in a logit, over {NUM_TEXTS} random "
+        f"texts of 1 to {facts['checked_longest']:,} tokens (allowed: {TOLERANCE:g})"
     ]
-    if bundle.int8 is not None:
+    if "int8_texts" in facts:
         lines.append(
-            f"8-bit weights: {bundle.int8.labels:.2%} of {bundle.int8.texts:,} {bundle.int8.origin} keep their label, "
-            f"largest difference {bundle.int8.probability:.2g} in a probability"
+            f"8-bit weights: {facts['int8_label_agreement']:.2%} of {facts['int8_texts']:,} {facts['int8_texts_from']} "
+            f"keep their label, largest difference {facts['int8_largest_probability_difference']:.2g} in a probability"
         )
-    command = f"python -m bilstm_cls.runtime {shlex.quote(str(bundle.path))} TEXT"
-    lines.append(f"wrote {bundle.path}, {bundle.bytes / 1000:,.0f} kB; try it: {command}")
-    return "\n".join(lines)
+    command = f"python -m bilstm_cls.runtime {shlex.quote(facts['path'])} TEXT"
+    return "\n".join([*lines, f"wrote {facts['path']}, {facts['bytes'] / 1000:,.0f} kB; try it: {command}"])
 
 
 def _check_free(target: Path, *, overwrite: bool) -> None:
@@ -171,24 +136,14 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
     """Yields a new folder that takes the place of `target` when the block succeeds, and is removed when it fails."""
     with naming_disk_faults(target):
         make_folder(target.parent)
-        fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        fresh.mkdir()
-    try:
-        yield fresh
-        with naming_disk_faults(target):
-            retired = fresh.with_suffix(".old")
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
+            fresh, retired = Path(place) / "new", Path(place) / "old"
+            fresh.mkdir()
+            yield fresh
             if target.exists():
                 target.rename(retired)
-            try:
-                fresh.rename(target)
-            except OSError:
-                if retired.exists():
-                    retired.rename(target)
-                raise
+            fresh.rename(target)
             sync_folder(target.parent)
-        shutil.rmtree(retired, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _write_model(path: Path, loaded: LoadedModel) -> None:
@@ -216,6 +171,8 @@ def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
         "name": loaded.config.name,
         "max_length": text.max_length,
         "truncate": text.truncate,
+        "thresholds": None if loaded.task.thresholds is None else loaded.task.thresholds.tolist(),
+        "min_probability": loaded.task.min_probability,
         "precision": precision,
         "sha256": {name: sha256_of(folder / name) for name in names},
     }
@@ -235,13 +192,9 @@ def _compare(runtime: Runtime, loaded: LoadedModel) -> tuple[float, int]:
             expected = np.sum([member(*batch).numpy() for member in loaded.members], axis=0)
         largest.append(float(np.abs(runtime.run(token_ids, lengths) - expected).max()))
     texts = _random_texts(loaded)
-    largest.append(float(np.abs(runtime.predict_proba(texts) - _probabilities(loaded, texts)).max()))
+    expected = Classifier(loaded, "cpu").predict_proba(texts)
+    largest.append(float(np.abs(runtime.predict_proba(texts) - expected).max()))
     return float(np.max(largest)), int(corpus.lengths.max())  # unlike max, numpy's lets nothing hide a nan
-
-
-def _probabilities(loaded: LoadedModel, texts: Sequence[str]) -> npt.NDArray[np.float64]:
-    text = loaded.config.text
-    return answer(loaded, texts, encode(texts, loaded.tokenizer, max_length=text.max_length, truncate=text.truncate))
 
 
 def _random_texts(loaded: LoadedModel, number: int = 100) -> list[str]:
@@ -273,26 +226,18 @@ def _quantize(path: Path) -> None:
         quantized.replace(path)
 
 
-def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> Agreement:
-    texts, origin = _valid_texts(run, loaded)
-    exact, rounded = _probabilities(loaded, texts), runtime.predict_proba(texts)
-    return Agreement(
-        texts=len(texts),
-        origin=origin,
-        labels=float((exact.argmax(1) == rounded.argmax(1)).mean()),
-        probability=float(np.abs(exact - rounded).max()),
-    )
-
-
-def _valid_texts(run: RunDirectory, loaded: LoadedModel) -> tuple[Sequence[str], str]:
-    """Returns texts of the valid split, or random ones where the data are no longer there."""
+def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> dict[str, Any]:
+    """Compares the predictions for texts that the run was evaluated on, or for random ones where it has none."""
     try:
-        dataset = load_dataset(loaded.config.data)
-        is_same = dataset.digest == run.read_object("environment.json").get("data_digest")
-        reason = "they have changed since"
-    except UserError as error:
-        is_same, reason = False, str(error)
-    if not is_same:
-        logger.info(f"8-bit weights are measured on random texts, because the run's data cannot be read: {reason}")
-        return _random_texts(loaded, NUM_TEXTS), "random texts"
-    return dataset.splits["valid"].texts[:MAX_VALID_TEXTS], "texts of the valid split"
+        texts, origin = read_predictions(run.path).texts, "texts of the run's predictions"
+        texts = texts[:: math.ceil(len(texts) / MAX_TEXTS)]  # the worst predicted come first
+    except CheckpointError as error:
+        logger.info(f"8-bit weights are measured on random texts: {error}")
+        texts, origin = _random_texts(loaded, NUM_TEXTS), "random texts"
+    exact, rounded = Classifier(loaded, "cpu").predict_proba(texts), runtime.predict_proba(texts)
+    return {
+        "int8_texts": len(texts),
+        "int8_texts_from": origin,
+        "int8_label_agreement": float(is_right(loaded.task.predicted(rounded), loaded.task.predicted(exact)).mean()),
+        "int8_largest_probability_difference": float(np.abs(exact - rounded).max()),
+    }

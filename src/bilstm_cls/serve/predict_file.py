@@ -36,13 +36,13 @@ class PredictOptions:
     Attributes:
         bad_rows: for a row that cannot be read: `error` stops there, `skip` leaves it out, `empty` writes it with no
             prediction and the reason under `error`.
-        min_probability: a label that is less probable is written as null.
+        min_probability: a label that is less probable is written as null; None is what `train.reject` came to.
     """
 
     text_columns: Sequence[str] | None = None
     bad_rows: str | None = None
     top_k: int | None = None
-    min_probability: float = 0.0
+    min_probability: float | None = None
 
 
 def predict_file(
@@ -159,7 +159,8 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
     """Yields each row's fields followed by its prediction, or by the reason why it has none."""
     with_errors = (options.bad_rows or classifier.config.data.bad_rows) == "empty"
     error: Row = {ERROR: None} if with_errors else {}
-    results = {*RESULTS, *map(_column_of, classifier.labels), *error}
+    names = RESULTS if classifier.task.thresholds is None else ("labels", *RESULTS[2:])
+    results = {*names, *map(_column_of, classifier.labels), *error}
     waiting: deque[Example | BadRow] = deque()
     num_bad = 0
 
@@ -172,10 +173,12 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
     for prediction in itertools.chain(classifier.stream(texts()), [None]):
         while waiting and isinstance(row := waiting.popleft(), BadRow):
             num_bad += 1
-            yield {**dict.fromkeys(RESULTS), ERROR: str(row)}
+            yield {**dict.fromkeys(names), ERROR: str(row)}
         if prediction is not None:
             assert isinstance(row, Example)
-            fields = prediction.as_dict(top_k=options.top_k, min_probability=options.min_probability)
+            fields = prediction.as_dict(
+                top_k=options.top_k, min_probability=classifier.task.limit(options.min_probability)
+            )
             del fields["text"]
             yield {**_renamed(row.record or {"text": row.text}, results), **fields, **error}
     if num_bad:

@@ -34,20 +34,16 @@ from torch.distributed.rendezvous import rendezvous
 
 from bilstm_cls.config import TrainConfig
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import choose_device, usable_cores
+from bilstm_cls.device import LAUNCHED, choose_device, is_launched, usable_cores
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError
 
 MIN_TOKENS_TO_SHARE = 2_000_000
 """Tokens in all epochs from which more processes pay for the seconds that their start takes."""
 
-TIMEOUT_SECONDS = 600.0
-"""How long a process waits for the others; `BILSTM_CLS_TIMEOUT` sets another time."""
 MEETING_SECONDS = 7 * 86400.0
-"""How long it waits for them to be ready where a launcher would end it if one of them had failed."""
+"""How long a process waits for others to be ready where a launcher would end it if one of them had failed."""
 SAVING_SECONDS = 600
 """How long the launcher waits for processes that it has asked to stop."""
-LAUNCHED = "BILSTM_CLS_LAUNCHED"
-"""Variable of the environment that is set in the processes that `launch` starts."""
 
 
 @dataclass(frozen=True)
@@ -110,27 +106,22 @@ class Group:
             for table in tables:
                 table.grad = self._sum_rows(table)
 
-    def _sum_rows(self, parameter: Tensor) -> Tensor:
-        width = parameter.shape[1]
-        if parameter.grad is None:
-            rows, values = torch.empty(0, dtype=torch.int64, device=self.device), parameter.new_empty(0, width)
-        else:
-            gradient = parameter.grad.coalesce()
+    def _sum_rows(self, table: Tensor) -> Tensor:
+        rows, values = torch.empty(0, dtype=torch.int64, device=self.device), table.new_empty(0, table.shape[1])
+        if table.grad is not None:
+            gradient = table.grad.coalesce()
             rows, values = gradient.indices()[0], gradient.values()
         sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
         dist.all_gather(sizes, torch.tensor([len(rows)], device=self.device))
-        numbers = [int(size) for size in sizes]
-        room = max(numbers)
-        padded_rows = torch.zeros(room, dtype=torch.int64, device=self.device)
-        padded_values = torch.zeros(room, width, dtype=values.dtype, device=self.device)
-        padded_rows[: len(rows)], padded_values[: len(rows)] = rows, values
-        all_rows = [torch.empty_like(padded_rows) for _ in numbers]
-        all_values = [torch.empty_like(padded_values) for _ in numbers]
-        dist.all_gather(all_rows, padded_rows)
-        dist.all_gather(all_values, padded_values)
-        indices = torch.cat([part[:n] for part, n in zip(all_rows, numbers, strict=True)]).unsqueeze(0)
-        joined = torch.cat([part[:n] for part, n in zip(all_values, numbers, strict=True)])
-        return torch.sparse_coo_tensor(indices, joined, parameter.shape, check_invariants=False).coalesce()
+        numbers, everyones = [int(size) for size in sizes], []
+        for part in (rows, values):
+            padded = part.new_zeros(max(numbers), *part.shape[1:])
+            padded[: len(part)] = part
+            parts = [torch.empty_like(padded) for _ in numbers]
+            dist.all_gather(parts, padded)
+            everyones.append(torch.cat([part[:number] for part, number in zip(parts, numbers, strict=True)]))
+        rows, values = everyones
+        return torch.sparse_coo_tensor(rows.unsqueeze(0), values, table.shape, check_invariants=False).coalesce()
 
     @contextlib.contextmanager
     def _naming_lost_peers(self) -> Iterator[None]:
@@ -181,25 +172,31 @@ def _number_of(name: str, default: str = "") -> int:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device, *, rank: int, size: int, init_method: str) -> Iterator[Group]:
-    """Makes this process one of a group for a `with` block; a process may join one group after another.
+def joined(device: torch.device) -> Iterator[Group]:
+    """Makes this process one of its launcher's group for a `with` block, or without a launcher a group of one.
+
+    A process may join one group after another.
 
     Args:
-        device: where this process computes; CUDA devices communicate by NCCL, others by Gloo.
-        rank: of this process.
-        size: number of processes.
-        init_method: where they find each other: `env://` under a launcher, or `file://PATH`.
+        device: where this process computes. CUDA devices, of which each process of a machine takes one, communicate by
+            NCCL, others by Gloo.
 
     Raises:
         ResourceError: they did not find each other in time.
         ConfigError: `BILSTM_CLS_TIMEOUT` is not a number of seconds, or variables of the launcher are missing.
     """
-    seconds = _timeout()
+    if not is_started_by_torchrun():
+        yield ALONE
+        return
+    rank, size, seconds = rank_by_torchrun(), size_by_torchrun(), _timeout()
     if device.type == "cuda":
+        device = torch.device("cuda", _number_of("LOCAL_RANK"))
         torch.cuda.set_device(device)
+    elif is_launched():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     timeout = datetime.timedelta(seconds=seconds)
     try:
-        store = PrefixStore(f"meeting-{next(_meetings)}", _store(init_method, rank, size, timeout))
+        store = PrefixStore(f"meeting-{next(_meetings)}", _store(timeout))
         store.set(str(rank), "ready")  # one that still prepares its data is waited for without a connection to lose
         patience = MEETING_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else seconds
         store.wait([str(other) for other in range(size)], datetime.timedelta(seconds=patience))
@@ -227,28 +224,17 @@ _meetings = itertools.count()
 
 
 @functools.cache
-def _store(init_method: str, rank: int, size: int, timeout: datetime.timedelta) -> Store:
+def _store(timeout: datetime.timedelta) -> Store:
     """Returns the table that processes find each other by, which lives as long as they do."""
-    store: Store = next(rendezvous(init_method, rank, size, timeout=timeout))[0]
+    store: Store = next(rendezvous("env://", timeout=timeout))[0]
     return store
 
 
 def _timeout() -> float:
-    given = os.environ.get("BILSTM_CLS_TIMEOUT", str(TIMEOUT_SECONDS))
+    given = os.environ.get("BILSTM_CLS_TIMEOUT", "600")
     if not re.fullmatch(r"\d{1,7}(\.\d+)?", given) or float(given) == 0:
         raise ConfigError(f"BILSTM_CLS_TIMEOUT: {given!r} is not a number of seconds above 0")
     return float(given)
-
-
-def joined_by_launcher(device: torch.device) -> contextlib.AbstractContextManager[Group]:
-    """Like `joined`, by the launcher's variables; each process of a machine takes a GPU of its own.
-
-    A process that no launcher started is a group of one.
-    """
-    if not is_started_by_torchrun():
-        return contextlib.nullcontext(ALONE)
-    device = torch.device(device_by_torchrun(str(device)))
-    return joined(device, rank=rank_by_torchrun(), size=size_by_torchrun(), init_method="env://")
 
 
 def leave_group() -> NoReturn:
@@ -286,10 +272,10 @@ def launch(arguments: Sequence[str], size: int) -> None:
 
     logging.getLogger("torch.distributed.elastic").addHandler(logging.NullHandler())
     logging.getLogger("torch.distributed.elastic").propagate = False  # what is to be said is said below
-    os.environ |= {LAUNCHED: "1", "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback())}
-    heeded = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if _is_heeded(name)]
+    names = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    heeded = [name for name in names if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
     newer: dict[str, Any] = {"signals_to_handle": ",".join(heeded), "shutdown_timeout": SAVING_SECONDS}
-    with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
+    with tempfile.TemporaryDirectory(prefix=LAUNCHED) as folder:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=size, run_id=Path(folder).name, max_restarts=0,
             rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", monitor_interval=0.1,
@@ -303,10 +289,6 @@ def launch(arguments: Sequence[str], size: int) -> None:
         except SignalException as error:
             name = signal.Signals(error.sigval).name
             raise StoppedError(f"stopped by {name}", signal_number=int(error.sigval)) from None
-
-
-def _is_heeded(name: str) -> bool:
-    return hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN
 
 
 def _first_failure(failures: dict[int, Any], size: int) -> UserError:
@@ -324,15 +306,10 @@ def _first_failure(failures: dict[int, Any], size: int) -> UserError:
     return error
 
 
-def loopback() -> str:
-    """Returns the name of the network interface that processes of one machine communicate through."""
-    return "lo0" if sys.platform == "darwin" else "lo"
-
-
 def pass_to_launcher(message: str, exit_code: int) -> bool:
     """Hands the message that a process ends with to `launch`, which prints one; False where that did not start it."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if LAUNCHED not in os.environ or path is None:
+    if path is None or not is_launched():
         return False
     now = time.time()
     content = {"message": message, "timestamp": int(now), "seconds": now, "exit_code": exit_code}
@@ -350,7 +327,7 @@ def end_with_launcher() -> None:
             time.sleep(0.1)
         os._exit(1)
 
-    if LAUNCHED in os.environ:
+    if is_launched():
         threading.Thread(target=watch, daemon=True).start()
 
 

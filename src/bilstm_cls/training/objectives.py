@@ -32,8 +32,10 @@ class Inputs:
         token_ids: `[B, T]` int64 on the model's device.
         lengths: `[B]` int64 on the CPU.
         weight: of each text in a loss that needs no label: one by the number of such texts in the whole batch.
-        label_ids: `[B]` int64 on the model's device, where the texts have labels.
+        label_ids: `[B]` int64 on the model's device, where the texts have labels; with several a text `[B, C]` uint8.
         label_weight: what the sum of their weighted losses is multiplied by for their part of the batch's mean.
+        soft_labels: `[B, C]` probabilities that a teacher gives to the labels of texts without them, which are then
+            learned from as labelled texts are.
     """
 
     token_ids: Tensor
@@ -41,6 +43,7 @@ class Inputs:
     weight: float
     label_ids: Tensor | None = None
     label_weight: float = 0.0
+    soft_labels: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,11 @@ class StepContext:
 
     Attributes:
         model: in training mode.
-        loss_of: logits `[B, C]` of labelled texts, and these, to their part of the batch's mean loss.
+        loss_of: logits `[B, C]` of texts with labels, soft ones or not, and these, to their part of the mean loss.
         backward: adds the gradients of a loss.
         scale: multiplies what is differentiated by a constant, so that in float16 no gradient vanishes.
         epsilon: norm of a perturbation, relative to the norm of the text's embedding.
+        is_multi: whether a text may have several labels.
     """
 
     model: BiLSTMClassifier
@@ -60,12 +64,38 @@ class StepContext:
     backward: Callable[[Tensor], None]
     scale: Callable[[Tensor], Tensor]
     epsilon: float
+    is_multi: bool = False
+
+
+def label_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float, is_multi: bool) -> Tensor:
+    """Returns the sum of the losses of texts: cross-entropy, or with several labels a text that of each label.
+
+    Args:
+        logits: `[B, C]`.
+        labels: ids `[B]`, or `[B, C]` 1 and 0 or probabilities.
+        weights: `[C]`, of texts that have the label.
+        smoothing: probability that the target spreads over all answers.
+        is_multi: whether a text may have several labels.
+    """
+    if not is_multi:
+        return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
+    targets = labels.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
 
 
 def cross_entropy(context: StepContext, inputs: Inputs) -> Tensor:
     """The loss of the texts as they are."""
     loss = context.loss_of(context.model(inputs.token_ids, inputs.lengths), inputs)
     context.backward(loss)
+    return loss.detach()
+
+
+def per_direction(context: StepContext, inputs: Inputs) -> Tensor:
+    """The loss of the texts, plus the mean of what it is for each direction alone, so that each learns to answer."""
+    embedded = context.model.embed(inputs.token_ids, inputs.lengths)
+    parts = context.model.classify_by_direction(embedded, inputs.lengths)  # [directions, B, C]
+    loss = context.loss_of(parts.mean(0), inputs)
+    context.backward(loss + sum(context.loss_of(part, inputs) for part in parts) / len(parts))
     return loss.detach()
 
 
@@ -89,7 +119,7 @@ def r_drop(context: StepContext, inputs: Inputs) -> Tensor:
     first = context.model(inputs.token_ids, inputs.lengths)  # [B, C]
     second = context.model(inputs.token_ids, inputs.lengths)
     loss = (context.loss_of(first, inputs) + context.loss_of(second, inputs)) / 2
-    divergence = (kl_divergence(first, second) + kl_divergence(second, first)) / 2
+    divergence = (kl_divergence(first, second, context.is_multi) + kl_divergence(second, first, context.is_multi)) / 2
     context.backward(loss + inputs.weight * divergence.sum())
     return loss.detach()
 
@@ -99,29 +129,17 @@ def virtual_adversarial(context: StepContext, inputs: Inputs) -> None:
 
     The perturbation is found by one step of the power method from a random direction.
     """
-    with torch.no_grad():
-        embedded = _embed(context.model, inputs)
-        logits = context.model.classify(embedded, inputs.lengths)
-    _virtual_adversarial(context, inputs, embedded, logits)
-
-
-def entropy_and_virtual_adversarial(context: StepContext, inputs: Inputs) -> None:
-    """Entropy of the answer in addition to its virtual adversarial divergence (Sachan et al. 2019, all weights 1)."""
-    embedded = _embed(context.model, inputs)
-    logits = context.model.classify(embedded, inputs.lengths)
-    context.backward(inputs.weight * entropy(logits).sum())
-    _virtual_adversarial(context, inputs, embedded.detach(), logits.detach())
-
-
-def _virtual_adversarial(context: StepContext, inputs: Inputs, embedded: Tensor, logits: Tensor) -> None:
-    """Takes the texts' `[T, B, E]` and answers `[B, C]`, both constants."""
     model = context.model
+    with torch.no_grad():
+        embedded = _embed(model, inputs)  # [T, B, E]
+        logits = model.classify(embedded, inputs.lengths)
     tokens = is_token(inputs.lengths, len(embedded), embedded.device).unsqueeze(2)  # [T, B, 1]
     random = scale_perturbation(torch.randn_like(embedded) * tokens, embedded, XI * context.epsilon).requires_grad_()
-    divergence = kl_divergence(logits, _classify(model, inputs, random)).sum()
+    divergence = kl_divergence(logits, _classify(model, inputs, random), context.is_multi).sum()
     (direction,) = torch.autograd.grad(context.scale(divergence), random)  # its size does not matter
     perturbation = scale_perturbation(direction, embedded, context.epsilon)
-    context.backward(inputs.weight * kl_divergence(logits, _classify(model, inputs, perturbation)).sum())
+    moved = _classify(model, inputs, perturbation)
+    context.backward(inputs.weight * kl_divergence(logits, moved, context.is_multi).sum())
 
 
 def _embed(model: BiLSTMClassifier, inputs: Inputs) -> Tensor:
@@ -134,15 +152,15 @@ def _classify(model: BiLSTMClassifier, inputs: Inputs, perturbation: Tensor) -> 
     return model.classify(_embed(model, inputs) + perturbation, inputs.lengths)
 
 
-def kl_divergence(logits: Tensor, others: Tensor) -> Tensor:
+def log_probabilities(logits: Tensor, is_multi: bool) -> Tensor:
+    """Returns those of all answers, of `[B, C]` logits: with several labels a text, of each label and its lack."""
+    return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], 1) if is_multi else logits.log_softmax(1)
+
+
+def kl_divergence(logits: Tensor, others: Tensor, is_multi: bool = False) -> Tensor:
     """Returns the Kullback-Leibler divergence `[B]` of answers from others, of `[B, C]` logits, in nats."""
-    return F.kl_div(others.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True).sum(1)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Returns the entropy `[B]` of answers, of `[B, C]` logits, in nats."""
-    logs = logits.log_softmax(1)
-    return -(logs.exp() * logs).sum(1)
+    logs, other_logs = log_probabilities(logits, is_multi), log_probabilities(others, is_multi)
+    return F.kl_div(other_logs, logs, reduction="none", log_target=True).sum(1)
 
 
 def scale_perturbation(direction: Tensor, embedded: Tensor, epsilon: float) -> Tensor:
@@ -175,8 +193,8 @@ class Objective:
 
 OBJECTIVES = {
     "cross_entropy": Objective(cross_entropy),
+    "per_direction": Objective(per_direction),
     "adversarial": Objective(adversarial),
     "virtual_adversarial": Objective(cross_entropy, virtual_adversarial),
-    "mixed": Objective(adversarial, entropy_and_virtual_adversarial),
     "r_drop": Objective(r_drop),
 }

@@ -10,7 +10,7 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
-from bilstm_cls.device import Precision, choose_device, freed_memory_kept, load_warning, set_threads, threads_of_each
+from bilstm_cls.device import Precision, choose_device, load_warning, set_threads, threads_of_each
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
@@ -19,7 +19,7 @@ from bilstm_cls.training.distributed import (
     SeveralProcessesError,
     end_with_launcher,
     is_started_by_torchrun,
-    joined_by_launcher,
+    joined,
     number_of_processes,
     processes_here,
     rank_by_torchrun,
@@ -29,6 +29,7 @@ from bilstm_cls.training.loop import Row
 from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import StopSignals, check_resumable, is_finished, recorded, remembered_log
 from bilstm_cls.training.session import Report, Session
+from bilstm_cls.training.teacher import ask_first, taught
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,10 @@ FREE_KEYS = (
     *(f"pretrain.{key}" for key in PretrainConfig.model_fields if key != "enabled"),
 )  # fmt: skip
 """Keys that may change when a run is resumed: its result does not depend on them, but for the last bits."""
+
+
+def _ignore(report: Report) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    on_report: Callable[[Report], None] = lambda report: None,
+    on_report: Callable[[Report], None] = _ignore,
     can_launch: bool = False,
 ) -> TrainResult:
     """Trains, evaluates on the test split once, and writes the run directory `output_dir/name`.
@@ -82,8 +87,8 @@ def train(
     with StopSignals() as signals:
         if rank_by_torchrun() > 0:
             if not (resume and is_finished(run, "model.safetensors")):
-                data = _prepare(run, config, overwrite=overwrite, can_launch=False, on_report=lambda report: None)
-                _learn(run, config, data, signals, lambda report: None)
+                data = _prepare(run, config, overwrite=overwrite, can_launch=False, on_report=_ignore)
+                _learn(run, config, data, signals, _ignore, _ignore)
             return TrainResult(run, {})
         with run.locked(), remembered_log() as earlier:
             check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
@@ -133,11 +138,11 @@ def _train(
             on_report(report)
             loggers.take(report)
 
-        session = _learn(run, config, data, signals, take)
+        session = _learn(run, config, data, signals, on_report, take)
         set_threads(config.train.threads or threads_of_each())
         model = session.load_best_weights()
-        ngrams, facts = calibrate(model, data, config)
-        loaded = LoadedModel(model, data.tokenizer, data.dataset.labels, config, ngrams)
+        ngrams, task, facts = calibrate(model, data, config)
+        loaded = LoadedModel(model, data.tokenizer, data.dataset.labels, config, ngrams, task=task)
         run.save_model(loaded)
         progress = session.trainer.progress
         facts = progress.facts() | session.facts | facts
@@ -148,18 +153,27 @@ def _train(
 
 
 def _learn(
-    run: RunDirectory, config: Config, data: PreparedData, signals: StopSignals, on_report: Callable[[Report], None]
+    run: RunDirectory,
+    config: Config,
+    data: PreparedData,
+    signals: StopSignals,
+    on_first: Callable[[Report], None],
+    on_report: Callable[[Report], None],
 ) -> Session:
-    """Trains to the end, as one process or in step with the others."""
-    with joined_by_launcher(choose_device(config.train.device)) as group:
+    """Trains to the end, as one process or in step with the others; `on_first` gets the reports of a teacher."""
+    ask_first(run, config, data)
+    with joined(choose_device(config.train.device)) as group:
+        data, facts = taught(run, config, data, group, signals, on_first)
         session = Session.start(run, config, data, group)
+        session.facts |= facts
         if group.rank == 0:
             run.write_json("environment.json", session.environment())
         check_load = load_warning(processes_here(group.size))
-        with signals.deferred(), freed_memory_kept() as bound_memory:
-            for report in session.reports(signals):
-                on_report(report)
-                bound_memory()
-                if group.rank == 0 and (warning := check_load()):
-                    logger.warning(warning)
+
+        def take(report: Report) -> None:
+            on_report(report)
+            if group.rank == 0 and (warning := check_load()):
+                logger.warning(warning)
+
+        session.learn(signals, take)
     return session

@@ -1,29 +1,26 @@
 """What one process holds while a run trains: the model with its first weights, the trainer, and its checkpoints."""
 
+import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from bilstm_cls.checkpoint import load_best, load_newest, load_tensors, save_checkpoint
-from bilstm_cls.classifier import predict_logits, softmax
+from bilstm_cls.checkpoint import load_best, load_newest, save_checkpoint
+from bilstm_cls.classifier import Task, predict_logits
 from bilstm_cls.config import MADE, Config
-from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, weights_of_encoder
-from bilstm_cls.data.tokenizer import Tokenizer
+from bilstm_cls.data.prepare import PreparedData, class_weights, encoder_folder
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors, random_vectors
-from bilstm_cls.device import choose_device, set_threads, threads_of_each
+from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.files import write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.language_model import LanguageModels
-from bilstm_cls.run_directory import RunDirectory, build_model, environment, flat_json, text_digest
+from bilstm_cls.run_directory import RunDirectory, build_model, environment, flat_json, load_encoder, text_digest
 from bilstm_cls.training.distributed import Group, processes_here
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
 from bilstm_cls.training.record import StopSignals
@@ -67,9 +64,11 @@ class Session:
             "torch": torch.__version__, "device": device.type, "precision": str(trainer.precision), "threads": threads,
             "processes": group.size,
         }  # fmt: skip
+        soft_labels = trainer.unlabelled.soft_labels
         identity = {
             "data_digest": data.dataset.digest,
             "text_digest": text_digest(data.tokenizer, labels),
+            "teacher_digest": None if soft_labels is None else hashlib.sha256(soft_labels.tobytes()).hexdigest(),
             "fingerprint": fingerprint,
         }
         session = cls(run, data, trainer, {}, identity)
@@ -103,7 +102,7 @@ class Session:
         if loaded is None:
             return False
         tensors, numbers = loaded
-        for key in ("data_digest", "text_digest"):
+        for key in ("data_digest", "text_digest", "teacher_digest"):
             if numbers.get(key) != self.identity[key]:
                 what = key.partition("_")[0]
                 raise DataError(f"{self.run.path}: the data are not those this run started with ({what} differs)")
@@ -136,6 +135,13 @@ class Session:
             raise self.trainer.diverged(step - 1, "a weight is not finite")
         content = {**self.identity, "facts": self.facts, "trainer": numbers}
         save_checkpoint(self.run.checkpoints, step, tensors, content, roles=roles)
+
+    def learn(self, signals: StopSignals, on_report: Callable[[Report], None]) -> None:
+        """Trains to the end; raises a StoppedError as `reports` does."""
+        with signals.deferred(), freed_memory_kept() as bound_memory:
+            for report in self.reports(signals):
+                on_report(report)
+                bound_memory()
 
     def reports(self, signals: StopSignals) -> Iterator[Report]:
         """Trains to the end and yields what happens; process 0 keeps checkpoints and the history up to date.
@@ -176,8 +182,8 @@ class Session:
         logits = group.sum_array(part)
         if not np.isfinite(logits).all():
             raise trainer.diverged(trainer.progress.step - 1, "the logits of valid are not finite")
-        labels = self.data.dataset.labels
-        return compute_metrics(softmax(logits), corpus.label_ids, labels).scalars("valid")
+        task, labels = Task.of(corpus.label_ids), self.data.dataset.labels
+        return compute_metrics(task.probabilities(logits), corpus.label_ids, labels, task=task).scalars("valid")
 
     def load_best_weights(self) -> BiLSTMClassifier:
         """Returns the model with the weights of the best evaluation, or raises a CheckpointError."""
@@ -204,7 +210,7 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
         DataError: the vectors cannot be read.
     """
     if config.pretrain.enabled or config.model.init_from is not None:
-        return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer)
+        return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer, data.dataset.labels)
     if config.embedding.init == "random":
         return {}
     tokens, sources = data.tokenizer.tokens, config.embedding.sources
@@ -212,66 +218,15 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
     rest = config.embedding.width - sum(vectors.matrix.shape[1] for vectors in found.values())
     if rest < 0 or (rest > 0) != (len(found) + 1 == len(sources)):
         raise DataError(f"embedding.dim: {config.embedding.width} does not fit the vectors of {', '.join(sources)}")
-    parts = [found[name].matrix if name in found else _made_vectors(name, data, rest, config.seed) for name in sources]
+    corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
+    made = {
+        "random": lambda: random_vectors(len(tokens), rest, seed=config.seed),
+        "ppmi": lambda: corpus_vectors(corpora, len(tokens), dim=rest, seed=config.seed),
+    }
+    parts = [found[name].matrix if name in found else made[name]() for name in sources]
     model.set_embedding(torch.from_numpy(np.concatenate(parts, axis=1)))
     if not found:
         return {}
     coverage = float(np.mean(np.any([vectors.is_found for vectors in found.values()], axis=0)))
     logger.info(f"word vectors {', '.join(found)}: {coverage:.1%} of the vocabulary found")
     return {"embedding/coverage": coverage}
-
-
-def _made_vectors(name: str, data: PreparedData, dim: int, seed: int) -> npt.NDArray[np.float32]:
-    if name == "random":
-        return random_vectors(len(data.tokenizer), dim, seed=seed)
-    corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
-    return corpus_vectors(corpora, len(data.tokenizer), dim=dim, seed=seed)
-
-
-def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer) -> Row:
-    """Puts the embedding and the encoder that `pretrain` or `train` made into a model of the same sizes.
-
-    Raises:
-        CheckpointError: a file is missing, damaged, or does not fit the others.
-    """
-    path = weights_of_encoder(folder)
-    tensors, metadata = load_tensors(path)
-    labels = [] if path.name == WEIGHTS else RunDirectory(folder).read_json("labels.json")
-    if metadata.get("text_digest") != text_digest(tokenizer, labels):
-        raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
-    wanted, tensors = (
-        {name: tensor for name, tensor in found.items() if name.startswith(("embedding.", "encoder."))}
-        for found in (model.state_dict(), tensors)
-    )
-    try:
-        if tensors.keys() != wanted.keys():
-            raise RuntimeError(f"it holds {sorted(tensors)}")
-        model.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: {path.name} does not fit config.yaml: {error}") from error
-    logger.info(f"starting from the encoder in {folder}")
-    facts: Row = {"encoder/sha256": metadata["sha256"]}
-    if (folder / "metrics.json").is_file():
-        facts["time/pretrain_seconds"] = RunDirectory(folder).read_object("metrics.json").get("time/pretrain_seconds")
-    return facts
-
-
-def class_weights(setting: Any, label_ids: npt.NDArray[np.int64], labels: list[str]) -> list[float] | None:
-    """Returns one weight per label from `train.class_weights`: null, `balanced`, or a map from label to weight.
-
-    `balanced` gives `N / (C * count)`, so that every label has the same weight in sum.
-
-    Raises:
-        DataError: the map names a label that is not there, or lacks one.
-    """
-    if setting is None:
-        return None
-    if setting == "balanced":
-        counts = np.bincount(label_ids, minlength=len(labels))  # [C]
-        weights = [len(label_ids) / (len(labels) * max(1, int(count))) for count in counts]
-    else:
-        for wrong in sorted(set(setting) ^ set(labels)):
-            raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")
-        weights = [float(setting[label]) for label in labels]
-    logger.info("class weights: " + ", ".join(f"{n} {w:.3g}" for n, w in zip(labels, weights, strict=True)))
-    return weights
