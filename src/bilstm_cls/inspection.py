@@ -13,8 +13,8 @@ import numpy as np
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import parse_yaml, with_overrides
-from bilstm_cls.data.batches import padding_share, training_batches
-from bilstm_cls.data.corpus import statistics
+from bilstm_cls.data.batches import Indices, training_batches
+from bilstm_cls.data.corpus import Ints, statistics
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split, label_counts, named, spoken
@@ -321,3 +321,9 @@ def _differences(cell: str, device: str) -> tuple[float, float]:
         alone = torch.cat([model(t[None].to(device), n[None]) for t, n in zip(token_ids, lengths, strict=True)])
     alone = alone.double().softmax(1)
     return float((alone - together).abs().max()), float((padded - together).abs().max())
+
+
+def padding_share(batches: Sequence[Indices], lengths: Ints) -> float:
+    """Returns the fraction of padded places among all places of these batches, 0 to 1."""
+    places = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    return 1.0 - int(sum(int(lengths[batch].sum()) for batch in batches)) / max(places, 1)

@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bilstm_cls.data import corpus as module
-from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, pad, padding_share, training_batches
+from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, pad, training_batches
 from bilstm_cls.data.corpus import (
     Corpus,
     encode,
     encode_whole,
-    kept_places,
     learn,
     load_corpus,
     statistics,
 )
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, TokenCounter, Tokenizer
+from bilstm_cls.evaluation.explain import _kept_places
+from bilstm_cls.inspection import padding_share
 
 TEXTS = ["a b c d e f", "b", "", "  ", "a zebra", "c c c c c"]
 
@@ -79,7 +80,7 @@ def test_any_texts_are_read_as_each_would_be_alone(
     assert np.concatenate([ids for _, ids, _ in blocks]).tolist() == [i for ids in expected for i in ids]
     assert np.concatenate([indices for indices, _, _ in blocks]).tolist() == list(range(len(texts)))
     for text in filter(None, texts):
-        places = kept_places(len(text), max_length, truncate)
+        places = _kept_places(len(text), max_length, truncate)
         assert [text[i] for i in places] == expected[texts.index(text)]
 
 

@@ -4,7 +4,6 @@ The order of an epoch is a pure function of the seed and the epoch's number, so 
 position to go on with the same batches.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -117,9 +116,3 @@ def cut_by_tokens(order: Indices, lengths: npt.NDArray[np.int64], max_tokens: in
     if start < len(order):
         batches.append(order[start:])
     return batches
-
-
-def padding_share(batches: Sequence[Indices], lengths: npt.NDArray[np.int64]) -> float:
-    """Returns the fraction of padded places among all places of these batches, 0 to 1."""
-    places = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    return 1.0 - int(sum(int(lengths[batch].sum()) for batch in batches)) / max(places, 1)

@@ -118,13 +118,6 @@ def statistics(corpus: Corpus) -> dict[str, int]:
     return dict(corpus._statistics)
 
 
-def kept_places(num_tokens: int, max_length: int | None, truncate: str) -> list[int]:
-    """Returns which tokens of a text of `num_tokens`, at least 1, are read."""
-    text = Corpus(np.arange(num_tokens, dtype=np.int32), np.array([0, num_tokens]), None, max_length, truncate)
-    kept: list[int] = text.read(np.array([0]))[0].tolist()
-    return kept
-
-
 Encoder = Tokenizer | TokenCounter
 """What gives texts ids; those of a `TokenCounter` are provisional."""
 

@@ -1,10 +1,12 @@
 """From a config to what training reads: splits, vocabulary and encoded corpora, kept in the cache by their content."""
 
+import contextlib
 import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from bilstm_cls.config_file import load_config
 from bilstm_cls.data.corpus import Corpus, encode_whole, learn, load_corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
-from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
+from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
+from bilstm_cls.data.torchtext import PACKAGES, PREFIX
 from bilstm_cls.data.types import Dataset, LabelIds, label_counts
 from bilstm_cls.data.vectors import ENGLISH, frequent_words, width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -81,7 +84,7 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
-    content = [FORMAT, splitters(config.text.tokenizer), dataset.digest]
+    content = [FORMAT, _splitters(config.text.tokenizer), dataset.digest]
     corpora = {}
     if tokenizer is None or config.model.grows_vocabulary:
         settings = config.text.model_dump(exclude={"max_length", "truncate"})
@@ -174,7 +177,7 @@ def encoder_folder(config: Config, data_digest: str) -> Path:
     assert config.pretrain.enabled
     text = config.text.model_dump(exclude={"max_length", "truncate"})
     sizes = config.model.model_dump(include={"cell", "bidirectional", "hidden_size", "num_layers", "recurrent_dropout"})
-    splitting = splitters(config.text.tokenizer)  # another version may learn another vocabulary
+    splitting = _splitters(config.text.tokenizer)  # another version may learn another vocabulary
     content = [
         config.seed, data_digest, text, splitting, config.embedding.model_dump(), sizes, config.pretrain.model_dump()
     ]  # fmt: skip
@@ -261,3 +264,20 @@ def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[
         weights = [float(setting[label]) for label in labels]
     logger.info("class weights: " + ", ".join(f"{n} {w:.3g}" for n, w in zip(labels, weights, strict=True)))
     return weights
+
+
+def _splitters(kind: str) -> dict[str, str]:
+    """Returns the installed packages that split texts for this kind of tokenizer, and their versions.
+
+    Another version may split otherwise.
+    """
+    packages = ["tokenizers"]
+    if kind == "chinese_words":
+        packages.append("rjieba")
+    elif kind.startswith(PREFIX):
+        packages += ["torchtext", PACKAGES[kind.removeprefix(PREFIX)] or "torchtext"]
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # what needs it says so
+            versions[package] = metadata.version(package)
+    return versions

@@ -6,12 +6,10 @@ beforehand.
 """
 
 import collections
-import contextlib
 import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
-from bilstm_cls.data.torchtext import CUT, PACKAGES, PREFIX, TorchtextCutter, is_from_torchtext
+from bilstm_cls.data.torchtext import CUT, PREFIX, TorchtextCutter, is_from_torchtext
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
@@ -88,23 +86,6 @@ TOKENIZERS: dict[str, Callable[[], Pipeline]] = {
     "chinese_words": lambda: ([_BREAK], _chinese_words()),
     "bpe": lambda: ([_BREAK], pre_tokenizers.ByteLevel(add_prefix_space=True)),
 }
-
-
-def splitters(kind: str) -> dict[str, str]:
-    """Returns the installed packages that split texts for this kind of tokenizer, and their versions.
-
-    Another version may split otherwise.
-    """
-    packages = ["tokenizers"]
-    if kind == "chinese_words":
-        packages.append("rjieba")
-    elif kind.startswith(PREFIX):
-        packages += ["torchtext", PACKAGES[kind.removeprefix(PREFIX)] or "torchtext"]
-    versions = {}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # what needs it says so
-            versions[package] = metadata.version(package)
-    return versions
 
 
 class Tokenizer:

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from bilstm_cls.config import MADE, EmbeddingConfig
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.sources import packaged
 from bilstm_cls.data.store import cached, file_digest
@@ -66,6 +67,32 @@ class Vectors:
 
     matrix: Matrix
     is_found: npt.NDArray[np.bool_]
+
+
+def joined_vectors(
+    embedding: EmbeddingConfig, tokens: Sequence[str], corpora: Sequence[Corpus], *, seed: int
+) -> tuple[Matrix, float | None]:
+    """Returns the vectors `[V, E]` of what `embedding.init` joins, and the fraction of tokens that files have.
+
+    Raises:
+        DataError: the vectors cannot be read, or are not as wide as the config says.
+    """
+    sources = embedding.sources
+    found = {name: load_vectors(name, tokens, seed=seed) for name in sources if name not in MADE}
+    rest = embedding.width - sum(vectors.matrix.shape[1] for vectors in found.values())
+    if rest < 0 or (rest > 0) != (len(found) + 1 == len(sources)):
+        raise DataError(f"embedding.dim: {embedding.width} does not fit the vectors of {', '.join(sources)}")
+    made = {
+        "random": lambda: random_vectors(len(tokens), rest, seed=seed),
+        "ppmi": lambda: corpus_vectors(corpora, len(tokens), dim=rest, seed=seed),
+    }
+    parts = [found[name].matrix if name in found else made[name]() for name in sources]
+    matrix = np.concatenate(parts, axis=1)
+    if not found:
+        return matrix, None
+    coverage = float(np.mean(np.any([vectors.is_found for vectors in found.values()], axis=0)))
+    logger.info(f"word vectors {', '.join(found)}: {coverage:.1%} of the vocabulary found")
+    return matrix, coverage
 
 
 def load_vectors(init: str, tokens: Sequence[str], *, seed: int) -> Vectors:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from bilstm_cls.classifier import LoadedModel, Prediction, predict_logits
-from bilstm_cls.data.corpus import Corpus, kept_places
+from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import ConfigError
@@ -255,7 +255,7 @@ def read_tokens(loaded: LoadedModel, text: str) -> Reading:
         places = [_without_space(text, *place) for place in places]
     if len(ids) <= config.max_length:
         return Reading(ids, places)
-    kept = kept_places(len(ids), config.max_length, config.truncate)
+    kept = _kept_places(len(ids), config.max_length, config.truncate)
     return Reading([ids[i] for i in kept], [places[i] for i in kept], _unread(places, kept))
 
 
@@ -338,3 +338,10 @@ def _integrate(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, cont
         gradient += torch.einsum("tpe,p->te", slopes, weights[i : i + size] / 2)
     with torch.no_grad():
         return (embedded[:, 0] * gradient).sum(1), float(logits_of(torch.zeros_like(embedded)))
+
+
+def _kept_places(num_tokens: int, max_length: int | None, truncate: str) -> list[int]:
+    """Returns which tokens of a text of `num_tokens`, at least 1, are read."""
+    text = Corpus(np.arange(num_tokens, dtype=np.int32), np.array([0, num_tokens]), None, max_length, truncate)
+    kept: list[int] = text.read(np.array([0]))[0].tolist()
+    return kept

@@ -11,9 +11,9 @@ import torch
 
 from bilstm_cls.checkpoint import load_best, load_newest, save_checkpoint
 from bilstm_cls.classifier import Task, predict_logits
-from bilstm_cls.config import MADE, Config
+from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData, class_weights, encoder_folder
-from bilstm_cls.data.vectors import corpus_vectors, load_vectors, random_vectors
+from bilstm_cls.data.vectors import joined_vectors
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.evaluation.metrics import compute_metrics
@@ -213,20 +213,7 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
         return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer, data.dataset.labels)
     if config.embedding.init == "random":
         return {}
-    tokens, sources = data.tokenizer.tokens, config.embedding.sources
-    found = {name: load_vectors(name, tokens, seed=config.seed) for name in sources if name not in MADE}
-    rest = config.embedding.width - sum(vectors.matrix.shape[1] for vectors in found.values())
-    if rest < 0 or (rest > 0) != (len(found) + 1 == len(sources)):
-        raise DataError(f"embedding.dim: {config.embedding.width} does not fit the vectors of {', '.join(sources)}")
     corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
-    made = {
-        "random": lambda: random_vectors(len(tokens), rest, seed=config.seed),
-        "ppmi": lambda: corpus_vectors(corpora, len(tokens), dim=rest, seed=config.seed),
-    }
-    parts = [found[name].matrix if name in found else made[name]() for name in sources]
-    model.set_embedding(torch.from_numpy(np.concatenate(parts, axis=1)))
-    if not found:
-        return {}
-    coverage = float(np.mean(np.any([vectors.is_found for vectors in found.values()], axis=0)))
-    logger.info(f"word vectors {', '.join(found)}: {coverage:.1%} of the vocabulary found")
-    return {"embedding/coverage": coverage}
+    matrix, coverage = joined_vectors(config.embedding, data.tokenizer.tokens, corpora, seed=config.seed)
+    model.set_embedding(torch.from_numpy(matrix))
+    return {} if coverage is None else {"embedding/coverage": coverage}
