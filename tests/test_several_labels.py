@@ -180,6 +180,22 @@ def test_a_run_is_resumed_to_the_same_bits(run: Path, tmp_path: Path) -> None:
         assert (folder / "a" / name).read_bytes() == (run / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    "keys", [["train.objective=virtual_adversarial", "train.teacher=auto"], ["train.objective=r_drop"]]
+)
+def test_texts_without_labels_are_learned_from(keys: list[str], run: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("".join(f"{text}\n" for text, _ in texts(60, 3)), "utf-8")
+    changes = [*keys, f"data.unlabelled={tmp_path / 'more.txt'}", "train.epochs=1", "name=again"]
+    sets = [word for key in changes for word in ("--set", key)]
+    outcome = run_cli("train", "-c", run / "config.yaml", *sets, "-o", tmp_path, "--quiet")
+    assert outcome.code == 0, outcome.stderr
+    metrics = json.loads((tmp_path / "again" / "metrics.json").read_text("utf-8"))
+    assert metrics["test/micro_f1"] > 0.9
+    if "train.teacher=auto" in keys:
+        assert metrics["teacher/valid/micro_f1"] > 0.9
+        assert [len(factors) for factors in metrics["teacher/factors"]] == [3, 3]
+
+
 @pytest.mark.parametrize("form", ["matrix", "lists"])
 def test_the_estimator_takes_a_matrix_or_lists(form: str, tmp_path: Path) -> None:
     rows = texts(160, 2)
