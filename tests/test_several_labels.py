@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import f1_score
@@ -50,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "a"
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(np.float64, (12, 2), elements=st.sampled_from([0.1, 0.2, 0.4, 0.7, 0.9])),
     arrays.arrays(np.uint8, (12, 2), elements=st.integers(0, 1)),
