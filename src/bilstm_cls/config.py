@@ -164,7 +164,7 @@ class TextConfig(Section):
     strip_html: bool = Field(False, description="Leave out HTML tags, scripts and styles, and replace entities.")
     min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
     max_vocab_size: Annotated[int, Field(ge=3, le=10**9)] | None = Field(
-        30000, description="Most frequent tokens kept, <pad> and <unk> included; null keeps all."
+        30000, description="Most frequent tokens kept, with <pad> and <unk>; en-300 fills what is left. null keeps all."
     )
     max_length: Count = Field(400, description="Tokens of a text that are read; longer texts are cut.")
     truncate: Literal["head", "tail", "both"] = Field("both", description="Which end of a long text is kept.")

@@ -181,7 +181,7 @@ class _Study:
 
     def data_of(self, config: Config) -> PreparedData:
         names = ["train", "valid", *(["unlabelled"] if config.reads_unlabelled else [])]
-        key = json.dumps([config.text.model_dump(), config.model.init_from, names])
+        key = json.dumps([config.text.model_dump(), config.embedding.init, config.model.init_from, names])
         if key not in self.prepared:
             data = prepare(config, only=names)
             splits = {name: split for name, split in data.dataset.splits.items() if name in names}
