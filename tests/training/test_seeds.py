@@ -20,6 +20,8 @@ from bilstm_cls.training.run import train
 from bilstm_cls.training.seeds import SeedsResult, seeds_table, train_seeds
 from tests.command_line import run_cli
 
+pytestmark = pytest.mark.usefixtures("light")
+
 Make = Callable[..., Config]
 TEXTS = ["a good film", "a bad film", ""]
 
@@ -146,9 +148,3 @@ def test_the_command_prints_the_table_or_one_object(tiny_config: Make, reviews_c
     told = run_cli("train", "-q", "-o", tmp_path, "--seeds", "2", "--resume", "--ensemble", *options)
     assert "2 seeds, valid split" in told.stdout
     assert "few-ensemble" in told.stdout
-
-
-def test_an_ensemble_needs_seeds() -> None:
-    told = run_cli("train", "--ensemble")
-    assert told.code == 2
-    assert "--ensemble needs --seeds" in told.stderr
