@@ -32,6 +32,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "numeric labels": {"data.train": "numbers.csv", "data.label_names": "names.txt"},
     "two processes": {"train.processes": 2},
     "a GRU": {"model.cell": "gru"},
+    "several labels": {"data.train": "several.csv", "data.labels": "multi", "model.ngrams": "nbsvm"},
     "several poolings": {"model.pooling": ["mean", "max", "attention"]},
 }
 
@@ -57,8 +58,10 @@ def fit(keys: dict[str, Any]) -> Outcome:
     named = {leaf: keys[key] for key, leaf in leaves.items() if leaf in known}
     others = {key: keys[key] for key, leaf in leaves.items() if leaf not in known}
     texts, labels = zip(*reviews(60), strict=True)
+    if "data.labels" in keys:
+        labels = tuple([label, "extra"] if i % 3 else [] for i, label in enumerate(labels))  # type: ignore[misc]
     model = TextClassifier(**named, epochs=1, threads=1, valid=0.2, overrides=others).fit(texts, labels)
-    assert model.predict(["good"]).shape == (1,)
+    assert model.predict(["good"]).shape == ((1, 3) if "data.labels" in keys else (1,))
     return Outcome(0, "", "")
 
 
@@ -69,6 +72,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in PICTURES:
         monkeypatch.setattr(plots, name, draw_nothing)
     rows = reviews(60)
+    several = [(text, f"{label}|extra" if i % 3 else "") for i, (text, label) in enumerate(rows)]
+    with Path("several.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *several])
     for name, labels in (("texts.csv", {}), ("numbers.csv", {"neg": 0, "pos": 1})):
         with Path(name).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *((text, labels.get(label, label)) for text, label in rows)])

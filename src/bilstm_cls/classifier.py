@@ -16,9 +16,9 @@ from bilstm_cls.device import Precision, choose_device, on_device
 from bilstm_cls.hub import fetched_run
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
-from bilstm_cls.runtime import Prediction, Predictor, softmax
+from bilstm_cls.runtime import Prediction, Predictor, Task, softmax
 
-__all__ = ["Classifier", "LoadedModel", "Prediction", "answer", "predict_logits", "softmax"]
+__all__ = ["Classifier", "LoadedModel", "Prediction", "Task", "answer", "predict_logits", "softmax"]
 
 MAX_TOKENS = {"cpu": 2**14, "cuda": 2**17}
 """Padded tokens of a batch: as many as a device reads fastest."""
@@ -38,6 +38,7 @@ class Classifier(Predictor):
     def __init__(self, loaded: LoadedModel, device: str = "auto", precision: str = "fp32") -> None:
         self.loaded = loaded
         self.labels = loaded.labels
+        self.task = loaded.task
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.device = choose_device(device)
@@ -78,7 +79,7 @@ def answer(
         corpus: the same texts, encoded.
     """
     logits = np.stack([predict_logits(member, corpus, precision) for member in loaded.members]).sum(0, dtype=np.float64)
-    return softmax(logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts))
+    return loaded.task.probabilities(logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts))
 
 
 def predict_logits(

@@ -10,7 +10,8 @@ from pydantic import field_validator as check
 from bilstm_cls.errors import ConfigError, shown
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
-"""The scores that `train.select_by` may name."""
+MULTI_METRICS = ("samples_f1", "hamming_loss", "lrap", "average_precision")
+"""The scores that `train.select_by` may name, and those that only texts with several labels have."""
 
 SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 """What `data.source` may name, other than a data set of the Hugging Face Hub."""
@@ -103,10 +104,12 @@ class DataConfig(Section):
     ] = Field("auto", description="What the files are; auto goes by the file name, else by the first lines.")
     csv: CsvConfig = Field(default_factory=CsvConfig, description="The dialect of csv and tsv files.")
     text_columns: Columns = Field(["text"], description="Columns that hold the text; several are joined.")
-    label_column: str = Field("label", description="Column that holds the label.")
-    label_names: str | None = Field(
-        None, description="With labels that are numbers: a file of their names, one a line, starting with label 0."
+    labels: Literal["single", "multi"] = Field("single", description="One label a text, or any number, even none.")
+    label_column: str | Annotated[list[str], Field(min_length=2)] = Field(
+        "label", description="Column of the label or labels; with labels multi also a list of columns of 1 and 0."
     )
+    label_separator: str = Field("|", description="With labels multi, what is between the labels in a column of text.")
+    label_names: str | None = Field(None, description="File with names of labels that are numbers, one a line from 0.")
     encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
     bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
     split_seed: int = Field(
@@ -132,6 +135,8 @@ class DataConfig(Section):
                 valid = given.get("valid")
                 if isinstance(valid, float) and valid + value >= 1:
                     return f"must be less than {1 - valid:g}; valid takes {valid:g} of train"
+            case "label_column" if isinstance(value, list) and given.get("labels") == "single":
+                return "must be one column with labels 'single'"
             case "group_column" if value is not None and given.get("valid_split") == "blocks":
                 return "must be left out with valid_split 'blocks'; groups are kept together at random"
             case "group_column" if value is not None and source in SOURCES and has_texts:
@@ -235,9 +240,7 @@ class ModelConfig(Section):
     word_dropout: Fraction = Field(0.05, description="Probability of dropping a token as a whole.")
     layer_dropout: Fraction = Field(0.0, description="Probability of dropping a number between layers.")
     recurrent_dropout: Fraction = Field(0.0, description="Probability of dropping a recurrent weight.")
-    ngrams: Literal["nbsvm"] | None = Field(
-        None, description="A linear model of n-grams that answers together with the network, weighted on valid."
-    )
+    ngrams: Literal["nbsvm"] | None = Field(None, description="A linear model of n-grams, added to the network.")
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
@@ -258,9 +261,7 @@ class TrainConfig(Section):
         description="What labels the unlabelled texts: ngrams, network (of two epochs), a run's folder, or several; "
         "auto is the first two, where there are such texts.",
     )
-    adversarial_epsilon: Positive = Field(
-        0.05, description="Norm of an adversarial perturbation, relative to the norm of a text's embedding."
-    )
+    adversarial_epsilon: Positive = Field(0.05, description="Norm of a perturbation, relative to the embedding's.")
     unlabelled_batch_size: Count | None = Field(None, description="Texts without labels per step; null: batch_size.")
     batch_size: Count = Field(64, description="Texts per step.")
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
@@ -302,7 +303,7 @@ class TrainConfig(Section):
     select_by: str = Field(
         "valid/accuracy",
         description="The score on the valid split that chooses the best weights; of equal ones, the log loss does.",
-        json_schema_extra={"enum": [f"valid/{name}" for name in METRICS]},
+        json_schema_extra={"enum": [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]},
     )
     patience: Count | None = Field(2, description="Evaluations without a better score before stopping; null: never.")
     calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
@@ -317,7 +318,7 @@ class TrainConfig(Section):
             return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
         if key == "teacher" and not all(re.fullmatch(r"auto|ngrams|network|.*[./\\].*", name) for name in value or []):
             return "must be 'auto', or a list of 'ngrams', 'network' and folders of runs, such as ./NAME"
-        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in METRICS]):
+        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]):
             return f"must be {_listed(choices)}"
         return None
 

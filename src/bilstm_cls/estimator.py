@@ -6,7 +6,7 @@ import json
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
@@ -23,7 +24,7 @@ from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY, dataset_in_memory
 from bilstm_cls.data.prepare import PreparedData, prepare_in_memory, with_dim
-from bilstm_cls.data.types import check_texts
+from bilstm_cls.data.types import LabelIds, check_texts
 from bilstm_cls.device import choose_device, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import write_atomic
@@ -136,6 +137,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any) -> "TextClassifier":  # noqa: N803 - scikit-learn's names
         """Trains on N texts (list, array, series or generator) and N labels of one type that numpy sorts.
 
+        Where texts have several labels, `y` is an indicator matrix `[N, C]` (array, sparse matrix or data frame), or
+        holds a list of labels for each text.
+
         Raises:
             TypeError: `X` is one text, or a text is no `str`.
             ValueError: an argument, the texts or the labels cannot be used.
@@ -145,9 +149,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         texts = check_texts(X, "X")
         if not texts:
             raise ValueError("X holds no text, and at least two classes need one each")
-        classes, label_ids = _classes_of(y, texts)
+        classes, label_ids = _classes_of_several(y, texts) or _classes_of(y, texts)
         try:
-            config = with_dim(_config_of(self.get_params(deep=False)))
+            config = with_dim(_config_of(self.get_params(deep=False), is_multi=label_ids.ndim == 2))
             seed, names = config.data.split_seed, _names_of(classes)
             dataset = dataset_in_memory(texts, label_ids, names, valid=self.valid, seed=seed)
             with _LOCK, _same_for_every_caller(config):
@@ -160,9 +164,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
-        """Returns the likeliest label of each text, `[N]`; an empty text is one unknown token."""
+        """Returns the likeliest label of each text, `[N]`, or 1 for each of several labels, `[N, C]`.
+
+        An empty text is one unknown token.
+        """
         check_is_fitted(self)
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(1)])
+        predicted = self.classifier_.task.predicted(self.predict_proba(X))
+        return predicted.astype(np.int64) if predicted.ndim == 2 else np.asarray(self.classes_[predicted])
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:  # noqa: N803
         """Returns probabilities `[N, C]`, columns in the order of `classes_`."""
@@ -262,6 +270,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
+        tags.classifier_tags.multi_label = True
         return tags
 
 
@@ -275,8 +284,8 @@ def _train(config: Config, data: PreparedData) -> tuple[LoadedModel, list[Row]]:
             pass
         trainer = session.trainer
         trainer.load_weights(load_best(run.checkpoints, trainer.progress.best_step))
-        ngrams, _ = calibrate(trainer.model, data, config)
-        loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams)
+        ngrams, task, _ = calibrate(trainer.model, data, config)
+        loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams, task=task)
         return loaded, trainer.progress.history
 
 
@@ -318,6 +327,28 @@ def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, npt.NDArray[np.int
     return classes, label_ids.astype(np.int64)
 
 
+def _classes_of_several(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds] | None:
+    """Returns the classes `[C]` and 1 or 0 for each text and class, `[N, C]`; None where a text has one label."""
+    columns, y = getattr(y, "columns", None), y.toarray() if hasattr(y, "toarray") else y
+    is_matrix = getattr(y, "ndim", 1) == 2 and y.shape[1] > 1
+    rows = np.asarray(y) if is_matrix else list(y) if isinstance(y, Iterable) else []
+    if not len(rows) or not (is_matrix or all(isinstance(row, list | tuple | set | np.ndarray) for row in rows)):
+        return None
+    check_consistent_length(texts, rows)
+    if isinstance(rows, list) and len({*map(len, rows)}) == 1 and {label for row in rows for label in row} == {0, 1}:
+        rows = np.array(rows)  # of lists
+    if isinstance(rows, list):
+        has_label = (binarizer := MultiLabelBinarizer()).fit_transform(rows)
+        classes = np.array(binarizer.classes_.tolist())
+    elif np.isin(rows, (0, 1)).all():
+        has_label, classes = rows, np.arange(rows.shape[1]) if columns is None else np.array(list(columns))
+    else:
+        raise ValueError("y is a matrix that holds others than 0 and 1")
+    if np.count_nonzero(has_label.any(axis=0)) < 2:
+        raise ValueError("y has texts of fewer than two labels; a classifier needs at least two")
+    return classes, has_label.astype(np.uint8)
+
+
 def _names_of(classes: Array) -> list[str]:
     return [str(label) for label in classes.tolist()]
 
@@ -335,7 +366,7 @@ def _classes_from(names: Sequence[str], metrics: Mapping[str, Any]) -> Array:
     return classes
 
 
-def _config_of(params: Mapping[str, Any]) -> Config:
+def _config_of(params: Mapping[str, Any], *, is_multi: bool = False) -> Config:
     """Returns the config of an estimator's arguments, or raises `ConfigError` with all wrong ones at once."""
     overrides = {str(key): _plain(value) for key, value in (params["overrides"] or {}).items()}
     for key in overrides:
@@ -345,6 +376,7 @@ def _config_of(params: Mapping[str, Any]) -> Config:
             raise ConfigError(f"overrides: {key!r} must be another key of {', '.join(OVERRIDDEN)}, or data.split_seed")
     values = {key: _plain(params[argument]) for argument, key in ARGUMENTS.items()}
     values |= {"name": "text-classifier", "data.train": IN_MEMORY, "train.processes": 1}
+    values["data.labels"] = "multi" if is_multi else "single"
     values["data.valid"] = IN_MEMORY if params["valid"] is None else values["data.valid"]
     return Config().replace(**values | overrides)
 

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 SCHEME = "hf://"
 MODEL_FILES = (
-    "model.safetensors", "model-*.safetensors", "ngrams.safetensors", "tokenizer.json", "labels.json", "config.yaml",
+    "model.safetensors", "model-*.safetensors", "ngrams.safetensors", "tokenizer.json", "labels.json",
+    "thresholds.json", "config.yaml",
 )  # fmt: skip
 """All that a prediction needs."""
 

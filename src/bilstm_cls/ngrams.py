@@ -3,7 +3,7 @@
 An n-gram is hashed into one of 2**24 columns, so no vocabulary of millions of n-grams is held in memory. Predictions
 need numpy alone, because an exported bundle uses this file; scipy and scikit-learn are imported where a model learns.
 
-Shapes: N texts, K kept columns, C labels, S rows of weights: C, or one where there are two labels.
+Shapes: N texts, K kept columns, C labels, S rows of weights: C, or one where a text has one of two labels.
 """
 
 import functools
@@ -69,12 +69,13 @@ class NgramModel:
     is_spaced: bool
 
     @classmethod
-    def train(cls, texts: Sequence[str], label_ids: Ints, num_labels: int) -> "NgramModel":
+    def train(cls, texts: Sequence[str], label_ids: npt.NDArray[Any], num_labels: int) -> "NgramModel":
         """Learns from N labelled texts, or raises `DataError` where no n-gram occurs in them."""
         spaced = is_spaced(texts)
         counts, columns = kept(count(texts, spaced=spaced, max_n=MAX_N, is_binary=True), min_texts=1)
-        rows = [1] if num_labels == 2 else range(num_labels)
-        fitted = [nbsvm(counts, label_ids == label_id) for label_id in rows]
+        if label_ids.ndim == 1:
+            label_ids = np.stack([label_ids == i for i in ([1] if num_labels == 2 else range(num_labels))], axis=1)
+        fitted = [nbsvm(counts, has_label > 0) for has_label in label_ids.T]
         weights, intercepts = zip(*fitted, strict=True)
         return cls(columns, np.stack(weights).astype(np.float32), np.array(intercepts), spaced)
 
@@ -122,9 +123,9 @@ class NgramModel:
     def _by_label(self, scores: Floats) -> Floats:
         return np.asarray(np.concatenate([-scores, scores], 1) / 2) if len(self.weights) == 1 else scores
 
-    def scaled(self, factor: float) -> "NgramModel":
-        """Returns the model whose logits are `factor` times as large."""
-        weights = (self.weights * np.float32(factor)).astype(np.float32)
+    def scaled(self, factor: float | Floats) -> "NgramModel":
+        """Returns the model whose logits are `factor` times as large, one number or `[S]`."""
+        weights = (self.weights * np.reshape(factor, (-1, 1)).astype(np.float32)).astype(np.float32)
         return NgramModel(self.columns, weights, self.intercepts * factor, self.is_spaced)
 
     @classmethod
@@ -151,8 +152,9 @@ class NgramModel:
         if missing := {"columns", "weights", "intercepts", "is_spaced"} - arrays.keys():
             raise ValueError(f"no n-gram model, {min(missing)} is missing")
         columns, weights, intercepts = (arrays[name] for name in ("columns", "weights", "intercepts"))
-        num_rows = 1 if num_labels == 2 else num_labels
-        if weights.shape != (num_rows, len(columns)) or intercepts.shape != (num_rows,) or len(columns) == 0:
+        num_rows = len(intercepts)
+        is_fitting = num_rows == num_labels or (num_rows == 1 and num_labels == 2)
+        if not is_fitting or weights.shape != (num_rows, len(columns)) or intercepts.ndim != 1 or len(columns) == 0:
             raise ValueError(f"an n-gram model that does not fit {num_labels} labels (weights {list(weights.shape)})")
         is_spaced = bool(arrays["is_spaced"].any())
         return cls(columns.astype(np.int64), weights.astype(np.float32), intercepts.astype(np.float64), is_spaced)
@@ -257,8 +259,8 @@ def nbsvm(features: Counts, is_label: Bools) -> tuple[Floats, float]:
 
     As in Mesnil et al. 2014 by a logistic regression, whose weights are taken whole: it gives probabilities.
     """
-    if not is_label.any():
-        return np.zeros(features.shape[1]), NEVER
+    if is_label.all() or not is_label.any():
+        return np.zeros(features.shape[1]), NEVER * (-1 if is_label.all() else 1)
     with_label, without = (
         SMOOTHING + np.asarray(features[rows].sum(axis=0), dtype=np.float64).ravel() for rows in (is_label, ~is_label)
     )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -32,6 +33,7 @@ from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.language_model import LanguageModels
 from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.runtime import Task
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +42,9 @@ RUN_FILES = (
     "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "study.journal",
     "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors",
     "teacher/*.safetensors", "teacher/history.jsonl", "teacher/checkpoints/*.json",
-    "teacher/checkpoints/step-*.safetensors", "tokenizer.json", "labels.json", "metrics.json", "history.jsonl",
-    "predictions_*.csv", "plots/*.png", "report.html", "environment.json", "train.log", "loggers.json",
-    "tensorboard/events.out.tfevents.*", "README.md", "config.yaml", "status.json",
+    "teacher/checkpoints/step-*.safetensors", "tokenizer.json", "labels.json", "thresholds.json", "metrics.json",
+    "history.jsonl", "predictions_*.csv", "plots/*.png", "report.html", "environment.json", "train.log",
+    "loggers.json", "tensorboard/events.out.tfevents.*", "README.md", "config.yaml", "status.json",
 )  # fmt: skip
 """Patterns of all files of a run, in the order in which they are deleted: a deletion that is interrupted leaves neither
 a model nor checkpoints without their config and status."""
@@ -58,6 +60,7 @@ class LoadedModel:
     config: Config
     ngrams: NgramModel | None = None
     others: tuple[BiLSTMClassifier, ...] = ()
+    task: Task = Task()  # noqa: RUF009 - frozen
 
     @property
     def members(self) -> tuple[BiLSTMClassifier, ...]:
@@ -181,6 +184,8 @@ class RunDirectory:
         write_atomic(self / "config.yaml", dump_config(config))
         write_atomic(self / "tokenizer.json", tokenizer.to_json())
         self.write_json("labels.json", labels)
+        if loaded.task.thresholds is not None:
+            self.write_json("thresholds.json", dict(zip(labels, loaded.task.thresholds.tolist(), strict=True)))
         metadata = {
             "format_version": str(FORMAT_VERSION),
             "text_digest": text_digest(tokenizer, labels),
@@ -234,7 +239,15 @@ class RunDirectory:
                 raise CheckpointError(f"{self / _weights_name(number)}: is of another ensemble than model.safetensors")
             members.append(_member(self / _weights_name(number), tensors, config, len(tokenizer), len(labels)))
         ngrams = None if config.model.ngrams is None else self._load_ngrams(len(labels))
-        return LoadedModel(members[0], tokenizer, labels, config, ngrams, tuple(members[1:]))
+        task = self._load_task(labels) if config.data.labels == "multi" else Task()
+        return LoadedModel(members[0], tokenizer, labels, config, ngrams, tuple(members[1:]), task)
+
+    def _load_task(self, labels: list[str]) -> Task:
+        values = self.read_object("thresholds.json")
+        is_number = [isinstance(value, int | float) and 0 < value <= 1 for value in values.values()]
+        if list(values) != labels or not all(is_number):
+            raise CheckpointError(f"{self / 'thresholds.json'}: must be a number from 0 to 1 for each label, in order")
+        return Task(np.array(list(values.values()), dtype=np.float64))
 
     def _load_ngrams(self, num_labels: int) -> NgramModel:
         tensors, _ = load_tensors(self / "ngrams.safetensors")
@@ -330,7 +343,8 @@ def text_digest(tokenizer: Tokenizer, labels: list[str]) -> str:
 
 
 def _model_keys(config: Config) -> dict[str, Any]:
-    return {f"{name}.{key}": value for name in ("text", "model") for key, value in getattr(config, name)}
+    keys = {f"{name}.{key}": value for name in ("text", "model") for key, value in getattr(config, name)}
+    return keys | {"data.labels": config.data.labels}
 
 
 def newest_run(output_dir: str | Path) -> RunDirectory:

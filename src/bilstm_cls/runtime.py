@@ -26,7 +26,7 @@ import numpy.typing as npt
 from bilstm_cls.data.batches import evaluation_batches, pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
-from bilstm_cls.data.types import check_texts, iterate_texts
+from bilstm_cls.data.types import LabelIds, check_texts, iterate_texts, named
 from bilstm_cls.device import usable_cores
 from bilstm_cls.errors import CheckpointError, ConfigError, ExitCode, UserError
 from bilstm_cls.ngrams import NgramModel
@@ -56,10 +56,11 @@ class Prediction:
         text: as it was given.
         label: the most probable label.
         probability: of that label, 0 to 1.
-        probabilities: of every label, in the order of the run's labels; they sum to 1.
+        probabilities: of every label, in the order of the run's labels; they sum to 1 where a text has one label.
         tokens: of the text before it was cut.
         truncated: whether it was longer than the model reads.
         unknown_tokens: how many of the tokens the vocabulary lacks.
+        labels: of a run with several labels a text, those that are at least as probable as their thresholds; else None.
     """
 
     text: str
@@ -69,17 +70,21 @@ class Prediction:
     tokens: int
     truncated: bool
     unknown_tokens: int
+    labels: tuple[str, ...] | None = None
 
     def as_dict(self, *, top_k: int | None = None, min_probability: float = 0.0) -> dict[str, Any]:
         """Returns the fields in the order in which `--json` prints them.
 
         Args:
             top_k: keep the probabilities of so many labels, the most probable first; all in their order if None.
-            min_probability: a label that is less probable becomes None.
+            min_probability: a label that is less probable becomes None; several labels lose it.
         """
-        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields = {name: getattr(self, name) for name in self.__slots__ if name != "labels"}
         if top_k is not None:
             fields["probabilities"] = most_probable(self.probabilities, top_k)
+        if self.labels is not None:
+            likely = [label for label in self.labels if self.probabilities[label] >= min_probability]
+            return {"text": self.text, "labels": likely, **dict(list(fields.items())[3:])}
         if self.probability < min_probability:
             fields["label"] = None
         return fields
@@ -93,8 +98,62 @@ def most_probable(probabilities: Mapping[str, float], number: int) -> dict[str, 
 def softmax(logits: npt.NDArray[Any]) -> Probabilities:
     """Returns `[N, C]` probabilities in 64 bits from `[N, C]` logits."""
     wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def sigmoid(logits: npt.NDArray[Any]) -> Probabilities:
+    """Returns the probabilities of labels that do not exclude each other, in 64 bits."""
+    return np.asarray(softmax(np.stack([np.zeros_like(logits), logits], axis=-1))[..., 1])
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """From logits to answers: a text has one label, or any number of them.
+
+    Attributes:
+        thresholds: `[C]`, from which probability on a text has a label; None where it has the most probable one alone.
+    """
+
+    thresholds: Probabilities | None = None
+
+    @classmethod
+    def of(cls, label_ids: LabelIds) -> "Task":
+        """Returns the task of texts with such labels, before thresholds are chosen."""
+        return cls(np.full(label_ids.shape[1], 0.5) if label_ids.ndim == 2 else None)
+
+    def tuned(self, probabilities: Probabilities, label_ids: LabelIds) -> "Task":
+        """Returns the task with the thresholds that give each label its greatest F1 on some texts.
+
+        A threshold lies in the middle between two texts; of equally good ones it is the lowest, and of a label that no
+        text has it stays as it is.
+        """
+        if self.thresholds is None:
+            return self
+        order = np.argsort(-probabilities, axis=0, kind="stable")
+        ranked = np.take_along_axis(probabilities, order, 0)  # [N, C]
+        following = np.concatenate([ranked[1:], np.zeros_like(ranked[:1])])
+        num_right = np.take_along_axis(label_ids, order, 0).cumsum(0, dtype=np.int64)
+        f1 = 2 * num_right / (np.arange(1, len(ranked) + 1)[:, np.newaxis] + num_right[-1])
+        best = np.where(ranked > following, f1, -1.0)[::-1].argmax(0)  # of equal probabilities all or none
+        rows, columns = len(ranked) - 1 - best, np.arange(ranked.shape[1])
+        middle = (ranked[rows, columns] + following[rows, columns]) / 2
+        return Task(np.where(num_right[-1] > 0, middle, self.thresholds))
+
+    def probabilities(self, logits: npt.NDArray[Any]) -> Probabilities:
+        """Returns `[N, C]` in 64 bits from logits `[N, C]`."""
+        return softmax(logits) if self.thresholds is None else sigmoid(logits)
+
+    def logits(self, probabilities: Probabilities) -> Probabilities:
+        """Returns logits `[N, C]` of such probabilities, none further from 0 than 21."""
+        known: Probabilities = probabilities.clip(1e-9, None if self.thresholds is None else 1 - 1e-9)
+        return np.asarray(np.log(known) if self.thresholds is None else np.log(known) - np.log1p(-known))
+
+    def predicted(self, probabilities: Probabilities) -> LabelIds:
+        """Returns the predicted labels, in the form of label ids."""
+        if self.thresholds is None:
+            return np.asarray(probabilities.argmax(axis=1))
+        return (probabilities >= self.thresholds).astype(np.uint8)
 
 
 class Predictor(ABC):
@@ -102,9 +161,11 @@ class Predictor(ABC):
 
     Attributes:
         labels: C class names, by label id.
+        task: one label a text, or several.
     """
 
     labels: list[str]
+    task: Task
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Corpus:
@@ -159,12 +220,16 @@ class Predictor(ABC):
             corpus.num_tokens.tolist(),
             (corpus.num_tokens > corpus.lengths).tolist(),
             np.diff(unknown_before[corpus.offsets]).tolist(),
+            named(self.task.predicted(probabilities), self.labels),
             strict=True,
         )
         names = self.labels
         return [
-            Prediction(text, names[best], row[best], dict(zip(names, row, strict=True)), tokens, truncated, unknown)
-            for text, row, best, tokens, truncated, unknown in columns
+            Prediction(
+                *(text, names[best], row[best], dict(zip(names, row, strict=True)), tokens, truncated, unknown),
+                labels=found if isinstance(found, tuple) else None,
+            )
+            for text, row, best, tokens, truncated, unknown, found in columns
         ]
 
 
@@ -186,8 +251,10 @@ class Runtime(Predictor):
         max_length: int,
         truncate: str,
         ngrams: NgramModel | None = None,
+        task: Task = Task(),
     ) -> None:
         self.labels = list(labels)
+        self.task = task
         self.max_length = max_length
         self.ngrams = ngrams
         self._truncate = truncate
@@ -221,6 +288,7 @@ class Runtime(Predictor):
             max_length=config["max_length"],
             truncate=config["truncate"],
             ngrams=_read_ngrams(path / NGRAMS, content[NGRAMS], len(labels)) if NGRAMS in content else None,
+            task=Task(np.array(config["thresholds"])) if config.get("thresholds") else Task(),
         )
 
     def logits(self, corpus: Corpus) -> npt.NDArray[np.float32]:
@@ -245,7 +313,7 @@ class Runtime(Predictor):
 
     def answer(self, texts: Sequence[str], corpus: Corpus) -> Probabilities:
         logits = self.logits(corpus)
-        return softmax(logits if self.ngrams is None else logits + self.ngrams.logits(texts))
+        return self.task.probabilities(logits if self.ngrams is None else logits + self.ngrams.logits(texts))
 
 
 def sealed(config: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.types import Dataset
+from bilstm_cls.errors import DataError
 from tests.command_line import run_cli
 from tests.conftest import TINY, reviews
 
@@ -272,19 +273,74 @@ def test_a_starter_config_trains(name: str, content: str, folder: Path, tmp_path
     assert (tmp_path / "a" / "metrics.json").exists()
 
 
+SETS = [(text, {label, *(["extra"] if i % 3 == 0 else [])} - ({label} if i % 8 == 0 else set()))
+        for i, (text, label) in enumerate(PLAIN_ROWS)]  # fmt: skip
+"""Texts with one label, two, or none."""
+NAMES = ("neg", "pos", "extra", "never")
+
+
+def one_hot(folder: Path) -> Path:
+    rows = ((i, text, *(int(name in labels) for name in NAMES)) for i, (text, labels) in enumerate(SETS))
+    (folder / "a.csv").write_text(as_csv(rows, "id", "comment", *NAMES), "utf-8")
+    return folder / "a.csv"
+
+
+def one_column(name: str, form: Callable[[list[str]], str]) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_text(as_csv(((x, form(sorted(y))) for x, y in SETS), "text", "label"), "utf-8")
+        return folder / name
+
+    return write
+
+
+def json_lists(folder: Path) -> Path:
+    rows = (json.dumps({"text": x, "tags": [*y]}) + "\n" for x, y in SETS)
+    (folder / "a.jsonl").write_text("".join(rows), "utf-8")
+    return folder / "a.jsonl"
+
+
+def fasttext(folder: Path) -> Path:
+    rows = ("".join(f"__label__{label} " for label in y) + x + "\n" for x, y in SETS)
+    (folder / "a.txt").write_text("".join(rows), "utf-8")
+    return folder / "a.txt"
+
+
+def parquet_lists(folder: Path) -> Path:
+    datasets = pytest.importorskip("datasets")
+    kind = datasets.Sequence(datasets.ClassLabel(names=list(NAMES)))
+    columns = {"text": [x for x, _ in SETS], "labels": [[NAMES.index(label) for label in y] for _, y in SETS]}
+    features = datasets.Features({"text": datasets.Value("string"), "labels": kind})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(folder / "a.parquet"))
+    return folder / "a.parquet"
+
+
 MULTI = {
-    "a.csv": as_csv([(x, y, i % 2, i % 3 == 0) for i, (x, y) in enumerate(ROWS)], "text", "toxic", "insult", "threat")
-    .replace("pos", "1").replace("neg", "0").replace("True", "1").replace("False", "0"),
-    "b.csv": as_csv([(x, y + "|extra" * (i % 3 == 0)) for i, (x, y) in enumerate(ROWS)], "text", "toxic"),
-    "c.jsonl": "".join(json.dumps({"text": x, "label": [y]}) + "\n" for x, y in ROWS),
+    "columns of 1 and 0": one_hot, "bars": one_column("a.csv", "|".join), "semicolons": one_column("a.csv", "; ".join),
+    "lists in text": one_column("a.csv", repr), "JSON lists": json_lists, "fastText": fasttext,
+    "Parquet with class names": parquet_lists,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MULTI)
-def test_several_labels_per_text_are_refused_in_one_line(name: str, folder: Path) -> None:
-    (folder / name).write_text(MULTI[name], "utf-8")
-    outcome = run_cli("init", "--data", folder / name)
-    assert outcome.code == 3
-    assert "several labels per text are not supported" in outcome.stderr
-    assert ("'label'" if name == "c.jsonl" else "'toxic'") in outcome.stderr
-    assert outcome.stderr.count("\n") == 1
+@pytest.mark.parametrize("kind", MULTI)
+def test_several_labels_of_a_text_are_found_and_read(kind: str, folder: Path) -> None:
+    config = config_of(MULTI[kind](folder))
+    assert (config.data.labels, config.train.select_by) == ("multi", "valid/average_precision")
+    dataset = load_dataset(config.data)
+    found = {
+        text.strip(): {dataset.labels[i] for i in row.nonzero()[0]}
+        for split in dataset.splits.values()
+        for text, row in zip(split.texts, split.label_ids, strict=True)
+    }
+    assert found == dict(SETS)
+    assert ("never" in dataset.labels) == (kind == "columns of 1 and 0")
+
+
+@pytest.mark.parametrize(("value", "reason"), [("2", "must be 1 or 0"), ("-1", "must be 1 or 0")])
+def test_what_is_neither_1_nor_0_is_a_bad_row(value: str, reason: str, folder: Path) -> None:
+    content = one_hot(folder).read_text("utf-8").splitlines()
+    content[9] = content[9].rpartition(",")[0] + f",{value}"
+    (folder / "a.csv").write_text("\n".join(content), "utf-8")
+    columns = json.dumps(list(NAMES))
+    sets = [f"data.train={folder / 'a.csv'}", "data.labels=multi", f"data.label_column={columns}"]
+    with pytest.raises(DataError, match=f"a.csv:10: 'never' {reason}"):
+        load_dataset(load_config(None, [*sets, "data.text_columns=comment"]).data)

@@ -115,3 +115,37 @@ def test_groups_make_splits_of_about_the_asked_size_and_labels() -> None:
     valid = cut_splits(np.arange(2000), label_ids, {"valid": 0.2}, seed=0, groups=groups).orders["valid"]
     assert abs(len(valid) - 400) <= 8
     assert np.abs(np.bincount(label_ids[valid]) - 0.2 * np.bincount(label_ids)).max() <= 4
+
+
+def sets_of(seed: int, size: int = 400) -> Any:
+    """Five labels of unlike frequency, the last three of few texts; a third of the texts has none."""
+    generator = np.random.default_rng(seed)
+    has_label = generator.random((size, 5)) < [0.5, 0.2, 0.03, 0.02, 0.01]
+    has_label[generator.random(size) < 0.33] = False
+    has_label[:2, 4] = True
+    return has_label.astype(np.uint8)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
+def test_splits_of_several_labels_have_the_asked_size_and_of_each_label_its_fraction(
+    seed: int, test: float, valid: float
+) -> None:
+    has_label = sets_of(seed)
+    found = cut_splits(np.arange(400), has_label, {"test": test, "valid": valid}, seed=seed).orders
+    assert [len(found["test"]), len(found["valid"])] == [round(test * 400), round(valid * 400)]
+    assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(400))
+    assert (has_label[found["train"]].sum(0) > 0).all()
+    for name, fraction in (("test", test), ("valid", valid)):
+        exact = fraction * has_label.sum(0)
+        assert (np.abs(has_label[found[name]].sum(0) - exact) <= 2 + 0.1 * exact).all()
+
+
+def test_groups_and_blocks_of_texts_with_several_labels() -> None:
+    has_label, groups = sets_of(0), np.arange(400) // 4
+    found = cut_splits(np.arange(400), has_label, {"test": 0.2}, seed=0, groups=groups).orders
+    assert not np.intersect1d(groups[found["train"]], groups[found["test"]]).size
+    assert 60 <= len(found["test"]) <= 100
+    blocks = cut_splits(np.arange(400), has_label, {"valid": 0.1}, seed=0, valid_split="blocks").orders["valid"]
+    assert len(blocks) == 40
+    assert (np.diff(blocks) > 1).sum() == NUM_BLOCKS - 1

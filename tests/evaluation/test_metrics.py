@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from bilstm_cls.evaluation.metrics import (
     example_losses,
     wilson_interval,
 )
+from bilstm_cls.runtime import Task
 
 LABELS = ["neg", "neutral", "pos"]
 
@@ -138,3 +140,53 @@ def test_rows_and_objects_carry_every_score_and_survive_json():
     ]  # fmt: skip
     for found in (row, content):
         assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def several(number: int = 60, num_labels: int = 4, seed: int = 0) -> tuple[Any, Any, Task]:
+    generator = np.random.default_rng(seed)
+    has_label = (generator.random((number, num_labels)) < [0.6, 0.3, 0.2, 0.1]).astype(np.uint8)
+    noise = generator.random((number, num_labels))
+    return 0.6 * noise + 0.4 * has_label * generator.random((number, 1)), has_label, Task(np.full(num_labels, 0.4))
+
+
+def test_scores_of_several_labels_are_those_of_scikit_learn() -> None:
+    probabilities, has_label, task = several()
+    predicted = probabilities >= 0.4
+    found = compute_metrics(probabilities, has_label, ["a", "b", "c", "d"], task=task, with_intervals=True)
+    expected = {
+        "accuracy": oracle.accuracy_score(has_label, predicted),
+        "hamming_loss": oracle.hamming_loss(has_label, predicted),
+        "micro_f1": oracle.f1_score(has_label, predicted, average="micro"),
+        "macro_f1": oracle.f1_score(has_label, predicted, average="macro"),
+        "weighted_f1": oracle.f1_score(has_label, predicted, average="weighted"),
+        "samples_f1": oracle.f1_score(has_label, predicted, average="samples", zero_division=1),
+        "lrap": oracle.label_ranking_average_precision_score(has_label, probabilities),
+        "average_precision": oracle.average_precision_score(has_label, probabilities),
+        "auroc": oracle.roc_auc_score(has_label, probabilities),
+        "log_loss": np.mean([oracle.log_loss(y, p) for y, p in zip(has_label.T, probabilities.T, strict=True)]),
+    }  # fmt: skip
+    assert found.scalars("x").keys() - {"x/ece"} == {f"x/{name}" for name in expected}
+    assert {name: getattr(found, name) for name in expected} == pytest.approx(expected)
+    assert found.intervals is not None
+    for name, (low, high) in found.intervals.items():
+        assert low < getattr(found, name) < high
+        assert high - low < 0.4
+    per_label = oracle.average_precision_score(has_label, probabilities, average=None)
+    assert [row.average_precision for row in found.per_class.values()] == pytest.approx(per_label.tolist())
+    json.dumps(found.flat("test"), allow_nan=False)
+
+
+def test_few_texts_that_are_all_right_have_an_interval_all_the_same() -> None:
+    has_label = np.array([[1, 0], [1, 1], [0, 1], [0, 0]], dtype=np.uint8)
+    found = compute_metrics(has_label * 0.8 + 0.1, has_label, ["a", "b"], task=Task.of(has_label), with_intervals=True)
+    assert found.accuracy == found.micro_f1 == found.samples_f1 == 1
+    assert found.intervals is not None
+    assert found.intervals["micro_f1"] == found.confidence_interval
+    assert found.hamming_loss == 0
+
+
+def test_a_label_without_a_text_counts_in_no_mean() -> None:
+    has_label = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.uint8)
+    found = compute_metrics(has_label * 0.8 + 0.1, has_label, ["a", "b", "c"], task=Task.of(has_label))
+    assert (found.macro_f1, found.average_precision, found.auroc) == (1, 1, 1)
+    assert found.per_class["c"].average_precision is None

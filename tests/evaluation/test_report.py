@@ -102,7 +102,7 @@ def test_a_model_that_loses_to_a_baseline_says_so(tmp_path: Path) -> None:
 def test_network_n_grams_and_baselines_have_a_row_each() -> None:
     metrics = metrics_of(evaluation_of(LABELS), **{"model/ngrams": "nbsvm", "network/test/accuracy": 0.7})
     metrics |= {"train/steps": 3, "time/train_seconds": 60.0, "time/peak_memory_mb": 99.0}
-    rows = [(score.name, score.accuracy) for score in scores_of(metrics)]
+    rows = [(score.name, score.value) for score in scores_of(metrics)]
     assert rows == [
         ("network with n-grams", 0.75), ("network alone", 0.7),
         ("TF-IDF of 1-2 grams and logistic regression", 0.6), ("majority class", 0.5),

@@ -9,7 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.training.objectives import OBJECTIVES, Inputs, StepContext, kl_divergence, scale_perturbation
+from bilstm_cls.training.objectives import (
+    OBJECTIVES,
+    Inputs,
+    StepContext,
+    kl_divergence,
+    label_loss,
+    scale_perturbation,
+)
 
 TOKEN_IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0], [9, 0, 0, 0]])
 LENGTHS = torch.tensor([4, 2, 1])
@@ -168,3 +175,22 @@ def test_the_divergence_is_that_of_the_definition() -> None:
     p, q = one.softmax(1), other.softmax(1)
     assert torch.allclose(kl_divergence(one, other), (p * (p / q).log()).sum(1))
     assert torch.isfinite(kl_divergence(torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]]))).all()
+
+
+def test_the_loss_of_several_labels_is_the_sum_of_their_cross_entropies() -> None:
+    logits, weights = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]]), torch.tensor([1.0, 2.0, 5.0])
+    labels = torch.tensor([[1, 0, 1], [0, 0, 1]], dtype=torch.uint8)
+    p = logits.sigmoid()
+    terms = -(labels * weights * p.log() + (1 - labels) * (1 - p).log())
+    assert torch.allclose(label_loss(logits, labels, weights, 0.0, True), terms.sum())
+    smooth = 0.9 * labels + 0.05  # a tenth goes to both answers alike
+    expected = -(smooth * p.log() + (1 - smooth) * (1 - p).log()).sum()
+    assert torch.allclose(label_loss(logits, labels, None, 0.1, True), expected)
+    assert torch.allclose(label_loss(logits, smooth, None, 0.0, True), expected)
+
+
+def test_answers_of_several_labels_diverge_by_the_sum_over_labels() -> None:
+    one, other = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p, q = one.sigmoid(), other.sigmoid()
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(1)
+    assert torch.allclose(kl_divergence(one, other, is_multi=True), expected)

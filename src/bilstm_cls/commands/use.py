@@ -65,8 +65,8 @@ def evaluate(
         label_column=label_column, data_format=data_format, device=opt.checked_device(device),
     )  # fmt: skip
     out.show(metrics.as_object(name), metrics_table(metrics, name))
-    if fail_under is not None and metrics.accuracy < fail_under:
-        raise CheckFailedError(f"--fail-under {fail_under}: the accuracy is {metrics.accuracy:.4f}")
+    if fail_under is not None and (score := getattr(metrics, metrics.main)) < fail_under:
+        raise CheckFailedError(f"--fail-under {fail_under}: the {metrics.main} is {score:.4f}")
 
 
 @opt.with_output
@@ -231,23 +231,29 @@ def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
 def _print_explained(
     classifier: "Classifier", texts: Iterable[str], method: str, page: Path | None, out: opt.Output
 ) -> None:
-    from bilstm_cls.evaluation.explain import explain
+    from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
     from bilstm_cls.evaluation.pages import explanation_lines, has_colours, write_explanations
 
     is_coloured = has_colours(sys.stdout.isatty(), os.environ)
     explained = []
     for text in texts:
-        prediction, explanation = classifier.predict([text])[0], explain(classifier.loaded, text, method=method)
-        words = "\n".join(explanation_lines(prediction, explanation, is_coloured=is_coloured))
-        out.show({**prediction.as_dict(), "explanation": explanation.as_dict()}, words)
+        (prediction,) = classifier.predict([text])
+        found = explain_prediction(classifier.loaded, prediction, method)
+        lines = (explanation_lines(prediction, explanation, is_coloured=is_coloured) for explanation in found)
+        words = "\n".join(itertools.chain.from_iterable(lines))
+        out.show({**prediction.as_dict(), "explanation": explanation_object(prediction, found)}, words)
         sys.stdout.flush()
         if page is not None:
-            explained.append((prediction, explanation))
+            explained += [(prediction, explanation) for explanation in found]
     if page is not None:
         write_explanations(page, f"{classifier.config.name}: what changes the predictions", explained)
 
 
 def _line_of(fields: dict[str, Any]) -> str:
+    if "labels" in fields:
+        found = fields["labels"]
+        numbers = ",".join(f"{fields['probabilities'].get(label, 0.0):.4f}" for label in found)
+        return f"{_printable(','.join(found))}\t{numbers}\t{_printable(fields['text'])}"
     label = "null" if fields["label"] is None else _printable(fields["label"])
     return f"{label}\t{fields['probability']:.4f}\t{_printable(fields['text'])}"
 

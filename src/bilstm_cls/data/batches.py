@@ -30,7 +30,7 @@ class Batch:
         indices: `[B]` int64, places in the corpus.
         token_ids: `[B, T]` int64, zero past each text.
         lengths: `[B]` int64 on the CPU.
-        label_ids: `[B]` int64, or None where the corpus has none.
+        label_ids: `[B]` int64, of several labels a text `[B, C]` uint8, or None where the corpus has none.
         soft_labels: `[B, C]` float32, or None where the corpus has none.
     """
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from bilstm_cls.data.store import chunks, mapped_numbers, release
 from bilstm_cls.data.tokenizer import CHUNK, UNKNOWN_ID, TokenCounter, Tokenizer
+from bilstm_cls.data.types import LabelIds
 
 Ints = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
@@ -29,7 +30,7 @@ class Corpus:
     Attributes:
         token_ids: `[total]` int32, all texts one after the other and whole, in memory or memory-mapped.
         offsets: `[N + 1]` int64, where each text begins.
-        label_ids: `[N]` int64, or None where there are no labels.
+        label_ids: of N texts, or None where there are no labels.
         max_length: tokens of a text that are read; None for all.
         truncate: which tokens of a longer text are read: the first (`head`), the last (`tail`), or the first and the
             last half of `max_length` (`both`).
@@ -39,7 +40,7 @@ class Corpus:
 
     token_ids: Tokens
     offsets: Ints
-    label_ids: Ints | None = None
+    label_ids: LabelIds | None = None
     max_length: int | None = None
     truncate: str = "both"
     digest: str = ""
@@ -134,7 +135,7 @@ def encode(
     *,
     max_length: int | None,
     truncate: str = "both",
-    label_ids: Ints | None = None,
+    label_ids: LabelIds | None = None,
 ) -> Corpus:
     """Encodes texts in memory.
 
@@ -143,7 +144,7 @@ def encode(
         tokenizer: with its vocabulary.
         max_length: tokens of a text that are read.
         truncate: `head`, `tail` or `both`.
-        label_ids: `[N]`, kept next to the texts.
+        label_ids: kept next to the texts.
     """
     corpus = encode_whole(texts, tokenizer, None)
     return replace(corpus, max_length=max_length, truncate=truncate, label_ids=label_ids)

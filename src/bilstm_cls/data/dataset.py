@@ -14,7 +14,17 @@ from bilstm_cls.config import DataConfig
 from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.splits import cut_splits
 from bilstm_cls.data.store import BLOCK, ROW, Texts, TextWriter, cached, chunks, mapped_numbers, release
-from bilstm_cls.data.types import BadRow, Dataset, Example, Split, alike_labels
+from bilstm_cls.data.types import (
+    BadRow,
+    Dataset,
+    Example,
+    Label,
+    LabelIds,
+    Split,
+    alike_labels,
+    label_counts,
+    names_in,
+)
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -51,13 +61,13 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 
 def dataset_in_memory(
-    texts: Sequence[str], label_ids: Ints, labels: list[str], *, valid: float | None, seed: int
+    texts: Sequence[str], label_ids: LabelIds, labels: list[str], *, valid: float | None, seed: int
 ) -> Dataset:
     """Splits texts that a program holds, in the way those of a file are split.
 
     Args:
         texts: N raw texts.
-        label_ids: `[N]`, indices into `labels`.
+        label_ids: of `labels`.
         labels: class names, at least two of them with a text.
         valid: the fraction that chooses the best epoch; with None it is chosen on the texts of train.
         seed: of the split.
@@ -111,7 +121,7 @@ class _Table:
     def __init__(self, folder: Path, group_column: str | None) -> None:
         self.writer = TextWriter(folder)
         self.group_column = group_column
-        self.labels: dict[str, int] = {}
+        self.labels: dict[Label, int] = {}  # numbers of all different sets, where texts have several
         self.paths: dict[str, int] = {}
         self.num_rows = 0
         self.content = hashlib.sha256()
@@ -151,13 +161,14 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
     table = _Table(folder, config.group_column)
     with table.writer:
         for name, reader in source.read.items():
-            start, known = table.num_rows, frozenset(table.labels)
+            start, known = table.num_rows, frozenset(name for label in table.labels for name in names_in(label))
+            known |= {*source.labels} if config.labels == "multi" else set()
             for example in reader(bad_rows.append):
                 if _has_new_label(example, name, known, config, bad_rows):
                     continue
                 table.add(example)
             given[name] = np.arange(start, table.num_rows)
-    label_ids, labels = _sorted_labels(table, source.labels)
+    label_ids, labels = _sorted_labels(table, source.labels, is_multi=config.labels == "multi")
     if len(given["train"]) == 0:
         skipped = f"; {len(bad_rows)} rows were skipped, the first: {bad_rows[0]}" if bad_rows else ""
         raise DataError(f"{source.origin}: there is no text to train on{skipped}")
@@ -196,7 +207,7 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
     (folder / "dataset.json").write_text(json.dumps(meta, ensure_ascii=False), "utf-8")
 
 
-def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: Ints, labels: list[str]) -> None:
+def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: LabelIds, labels: list[str]) -> None:
     """Writes the rows of each split, and adds them to the table's digest."""
     table.content.update(json.dumps(labels).encode())
     table.content.update(label_ids.data)
@@ -216,9 +227,10 @@ def _has_new_label(
     example: Example, split: str, known: frozenset[str], config: DataConfig, bad_rows: list[BadRow]
 ) -> bool:
     """Whether a row of valid or test has a label that no text of train has: never a new class."""
-    if split not in ("valid", "test") or example.label in known:
+    new = [name for name in names_in(example.label) if name not in known]
+    if split not in ("valid", "test") or not new:
         return False
-    reason = f"label {example.label!r} does not occur in train, whose labels are {', '.join(sorted(known)[:20])}"
+    reason = f"label {new[0]!r} does not occur in train, whose labels are {', '.join(sorted(known)[:20])}"
     row = BadRow(example.path, example.line, reason)
     if config.bad_rows == "error":
         raise DataError(f"{row}; fix it, or set data.bad_rows to skip")
@@ -226,19 +238,25 @@ def _has_new_label(
     return True
 
 
-def _sorted_labels(table: _Table, order: list[str]) -> tuple[Ints, list[str]]:
+def _sorted_labels(table: _Table, order: list[str], *, is_multi: bool) -> tuple[LabelIds, list[str]]:
     """Numbers the labels in the source's order, else by value where all are whole numbers, else by alphabet."""
-    is_numeric = all(label.isascii() and label.isdigit() for label in table.labels)
-    labels = sorted(table.labels, key=(lambda label: (int(label), label)) if is_numeric else None)
+    names = {name for label in table.labels for name in names_in(label)}
+    is_numeric = all(name.isascii() and name.isdigit() for name in names)
+    labels = sorted(names, key=(lambda name: (int(name), name)) if is_numeric else None)
     if order:
-        labels = [label for label in order if label in table.labels]
-    ranks = np.array([*(labels.index(label) for label in table.labels), _NO_LABEL], dtype=np.int64)
+        labels = [name for name in order if is_multi or name in names]
+    places = {name: place for place, name in enumerate(labels)}
+    if is_multi:
+        rows = np.zeros((len(table.labels) + 1, len(labels)), dtype=np.uint8)  # the last one of texts without labels
+        for row, label in zip(rows, table.labels, strict=False):
+            row[[places[name] for name in names_in(label)]] = 1
+        return rows[table["label_ids"]], labels
+    ranks = np.array([*(places[name] for label in table.labels for name in names_in(label)), _NO_LABEL])
     return ranks[table["label_ids"]], labels
 
 
-def _check(orders: Mapping[str, Ints], label_ids: Ints, labels: list[str], source: Source) -> None:
-    present = np.unique(label_ids[orders["train"]])
-    if len(present) < 2:
+def _check(orders: Mapping[str, Ints], label_ids: LabelIds, labels: list[str], source: Source) -> None:
+    if np.count_nonzero(label_counts(label_ids[orders["train"]], len(labels))) < 2:
         found = f"only the label {labels[0]!r}" if labels else "no label"
         raise DataError(f"{source.origin}: {found} in train; a classifier needs at least two")
     for name in ("valid", "test"):
@@ -282,7 +300,7 @@ def _notes(bad_rows: list[BadRow], doubtful: list[BadRow], repeats: Mapping[str,
 
 
 def _notes_on_splits(
-    orders: Mapping[str, Ints], given: Mapping[str, Ints], label_ids: Ints, table: _Table, groups: Ints | None
+    orders: Mapping[str, Ints], given: Mapping[str, Ints], label_ids: LabelIds, table: _Table, groups: Ints | None
 ) -> list[str]:
     notes = []
     labelled = [orders[name] for name in LABELLED if name in orders]
@@ -290,12 +308,12 @@ def _notes_on_splits(
     num_empty = sum(int((table["hashes"][order] == _EMPTY).sum()) for order in labelled)
     if 3 * num_empty >= num_texts:
         notes.append(f"{num_empty} of {num_texts} texts are empty.")
-    counts = np.bincount(label_ids[orders["train"]], minlength=len(table.labels))
+    counts = label_counts(label_ids[orders["train"]], len(table.labels))
     for name in ("valid", "test"):
         if name not in orders:
             continue
         if name not in given:
-            is_absent = (np.bincount(label_ids[orders[name]], minlength=len(counts)) == 0) & (counts > 0)
+            is_absent = (label_counts(label_ids[orders[name]], len(counts)) == 0) & (counts > 0)
             if is_absent.any():
                 notes.append(
                     f"{int(is_absent.sum())} of {int((counts > 0).sum())} labels, with {int(counts[is_absent].sum())} "

@@ -8,16 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from bilstm_cls.config import Config, TextConfig, own_width
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.corpus import Corpus, encode_whole, learn, load_corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
-from bilstm_cls.data.types import Dataset
+from bilstm_cls.data.types import Dataset, LabelIds, label_counts
 from bilstm_cls.data.vectors import width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
@@ -234,10 +231,11 @@ def _value(config: Config, key: str) -> object:
     return config.embedding.width if key == "embedding.dim" else getattr(getattr(config, section), name)
 
 
-def class_weights(setting: Any, label_ids: npt.NDArray[np.int64], labels: list[str]) -> list[float] | None:
+def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[float] | None:
     """Returns one weight per label from `train.class_weights`: null, `balanced`, or a map from label to weight.
 
-    `balanced` gives `N / (C * count)`, so that every label has the same weight in sum.
+    `balanced` gives `N / (C * count)`, so that every label has the same weight in sum; where a text may have several,
+    `(N - count) / count`, so that the texts with a label and those without weigh the same.
 
     Raises:
         DataError: the map names a label that is not there, or lacks one.
@@ -245,8 +243,9 @@ def class_weights(setting: Any, label_ids: npt.NDArray[np.int64], labels: list[s
     if setting is None:
         return None
     if setting == "balanced":
-        counts = np.bincount(label_ids, minlength=len(labels))  # [C]
-        weights = [len(label_ids) / (len(labels) * max(1, int(count))) for count in counts]
+        counts = label_counts(label_ids, len(labels))  # [C]
+        against = (len(label_ids) - counts).clip(1) if label_ids.ndim == 2 else len(label_ids) / len(labels)
+        weights = list(map(float, against / counts.clip(1)))
     else:
         for wrong in sorted(set(setting) ^ set(labels)):
             raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")

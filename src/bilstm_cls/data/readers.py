@@ -29,7 +29,7 @@ from bilstm_cls.data.records import (
     read_lines,
 )
 from bilstm_cls.data.tables import Dialect, ReadOptions, Rows, find_dialect, read_table
-from bilstm_cls.data.types import BadRow, Example
+from bilstm_cls.data.types import BadRow, Example, names_in
 from bilstm_cls.errors import ConfigError, DataError, cut, shown
 
 __all__ = ["READERS", "ReadOptions", "detect_format", "read", "read_label_names"]
@@ -339,6 +339,8 @@ def read_label_names(path: Path, encoding: str) -> dict[str, str]:
 def _named(names: Mapping[str, str], row: Example | BadRow) -> Example | BadRow:
     if not isinstance(row, Example) or row.label is None:
         return row
-    if row.label in names:
-        return replace(row, label=names[row.label])
-    return BadRow(row.path, row.line, f"label {shown(row.label)} has no name in the file data.label_names")
+    found = [names.get(label) for label in names_in(row.label)]
+    if None in found:
+        unnamed = names_in(row.label)[found.index(None)]
+        return BadRow(row.path, row.line, f"label {shown(unnamed)} has no name in the file data.label_names")
+    return replace(row, label=tuple(sorted(map(str, found))) if isinstance(row.label, tuple) else found[0])

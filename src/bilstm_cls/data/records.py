@@ -10,7 +10,6 @@ from typing import Any
 
 from bilstm_cls.data.encoding import (
     MAX_CHARACTERS,
-    SURROGATE,
     TOO_LONG,
     TextLines,
     byte_blocks,
@@ -20,7 +19,7 @@ from bilstm_cls.data.encoding import (
     resolve_encoding,
 )
 from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, require_columns
-from bilstm_cls.data.types import BLANK_LINE, NO_LABEL, BadRow, Example, SkippedLines, clean_label
+from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, checked_text, label_of
 from bilstm_cls.errors import DataError, shown
 
 MAX_DOCUMENT_BYTES = 2**28
@@ -35,18 +34,14 @@ _NO_MARK = {
 }
 _FASTTEXT_LABEL = re.compile(r"(?<!\S)__label__(\S+)(?:\s|$)")
 
-Parts = tuple[str, str] | str
-"""Label and text of a line, or what is wrong with it."""
+Parts = tuple[str | list[str], str] | str
+"""Label or labels and text of a line, or what is wrong with it."""
 Record = tuple[int, dict[str, Any] | str | None]
 """Where a record starts (its line or, in a table, row, from 1), and its values or what is wrong; None for no record."""
 
 
 Batches = Callable[[Sequence[str]], Iterator[Any]]
 """What yields batches of some columns of an Arrow table."""
-
-
-class _WrongValueError(Exception):
-    """A value that cannot be a text or a label."""
 
 
 def read_lines(path: Path, options: ReadOptions) -> Rows:
@@ -71,7 +66,7 @@ def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[st
         if isinstance(parts, str):
             yield BadRow(str(path), number, parts)
         else:
-            yield _labelled(clean_label(parts[0]), parts[1], path, number, options)
+            yield _labelled(parts[0], parts[1], path, number, options)
     if not mark:
         raise DataError(f"{path}: holds blank lines only")
     yield from skipped.remarks()
@@ -90,13 +85,8 @@ def label_last(line: str, mark: str) -> Parts:
 
 
 def fasttext(line: str, _: str) -> Parts:
-    """Takes the word that begins with `__label__` out of a line."""
-    labels = list(_FASTTEXT_LABEL.finditer(line))
-    if not labels:
-        return "has no label (__label__NAME)"
-    if len(labels) > 1:
-        return f"has {len(labels)} labels; several labels per text are not supported"
-    return labels[0][1], line[: labels[0].start()] + line[labels[0].end() :]
+    """Takes the words that begin with `__label__` out of a line."""
+    return _FASTTEXT_LABEL.findall(line), _FASTTEXT_LABEL.sub("", line)
 
 
 def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
@@ -105,12 +95,14 @@ def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
         yield number, line.removesuffix("\r"), lines.fault([line]) if lines.is_damaged else None
 
 
-def _labelled(label: str, text: str, path: Path, line: int, options: ReadOptions) -> Example | BadRow:
-    wants_label = options.label_column is not None
-    if wants_label and not label:
-        return BadRow(str(path), line, NO_LABEL)
+def _labelled(label: str | list[str], text: str, path: Path, line: int, options: ReadOptions) -> Example | BadRow:
+    try:
+        columns = options.label_columns[:1]
+        found = label_of([label], columns, options.separator) if columns else None
+    except WrongValueError as error:
+        return BadRow(str(path), line, str(error))
     record = {"label": label, "text": text} if options.keep_record else None
-    return Example(text, label if wants_label else None, str(path), line, record)
+    return Example(text, found, str(path), line, record)
 
 
 def read_folder(path: Path, options: ReadOptions) -> Rows:
@@ -319,7 +311,7 @@ def table_rows(schema: Any, batches: Batches, path: str, options: ReadOptions) -
     """
     require_columns(schema.names, options, path)
     columns = schema.names if options.keep_record else list(dict.fromkeys(options.wanted))
-    names = class_names(schema).get(options.label_column or "")
+    names = class_names(schema).get(*options.label_columns[:1] or [""])
     row = 0
     for row, record in enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches(columns)), 1):
         yield _example(record, options, path, row, place=f"row {row}: ", names=names)
@@ -357,10 +349,11 @@ def _arrow_batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[An
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """Returns the names of the numbers in each column that the library `datasets` calls a `ClassLabel`."""
+    """Returns the names of the numbers in each column that is a `ClassLabel` of the library `datasets`, or of lists."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: list(map(str, f["names"])) for name, f in features.items() if f.get("_type") == "ClassLabel"}
+        inner = {name: f[0] if isinstance(f, list) else f.get("feature", f) for name, f in features.items()}
+        return {name: list(map(str, f["names"])) for name, f in inner.items() if f.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -375,10 +368,10 @@ def _example(
     names: Sequence[str] | None = None,
 ) -> Example | BadRow:
     try:
-        text = "\n".join([_text_of(_value_of(record, column), column) for column in options.text_columns])
-        column = options.label_column
-        label = None if column is None else _label_of(_value_of(record, column), column, names)
-    except _WrongValueError as error:
+        text = "\n".join([checked_text(_value_of(record, column), column) for column in options.text_columns])
+        values = [_value_of(record, column) for column in options.label_columns]
+        label = label_of(values, options.label_columns, options.separator, names) if values else None
+    except WrongValueError as error:
         return BadRow(str(path), line, f"{place}{error}")
     kept = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None) if options.keep_record else None
     return Example(text, label, str(path), line, kept)  # dates and the like are kept as text, NaN as null
@@ -386,34 +379,5 @@ def _example(
 
 def _value_of(record: Mapping[str, Any], column: str) -> Any:
     if column not in record:
-        raise _WrongValueError(f"has no {shown(column)} among {', '.join(map(shown, list(record)[:MAX_SHOWN]))}")
+        raise WrongValueError(f"has no {shown(column)} among {', '.join(map(shown, list(record)[:MAX_SHOWN]))}")
     return record[column]
-
-
-def _text_of(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise _WrongValueError(f"{shown(column)} must be text, not {shown(value)}")
-    if not value.isascii() and (found := SURROGATE.search(value)):
-        raise _WrongValueError(f"{shown(column)} holds a lone surrogate (U+{ord(found[0]):04X})")
-    return value
-
-
-def _label_of(value: Any, column: str, names: Sequence[str] | None) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None or value != value:
-        raise _WrongValueError(NO_LABEL)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and names is not None:
-        if not 0 <= value < len(names):
-            raise _WrongValueError(f"{shown(column)} is {value}, but there are names of 0 to {len(names) - 1}")
-        value = names[value]
-    if isinstance(value, list):
-        raise _WrongValueError(f"{shown(column)} holds a list; several labels per text are not supported")
-    if not isinstance(value, str | int):
-        raise _WrongValueError(f"{shown(column)} must be text, a whole number, true or false, not {shown(value)}")
-    label = clean_label(_text_of(str(value), column))
-    if not label:
-        raise _WrongValueError(NO_LABEL)
-    return label

@@ -13,7 +13,7 @@ import re
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ class Source:
         fractions: for `valid` and `test` without texts, their fraction of train, unless the config says otherwise.
         is_official: whether the test split is the one that published scores use.
         notes: plain sentences that a reader of the score must know.
-        labels: class names in their order, where the source knows one; names that no text has may be among them.
+        labels: class names in their order, where the source knows one; names that no text has may be among them, and
+            count where texts have several labels.
     """
 
     origin: str
@@ -94,14 +95,15 @@ def _files(config: DataConfig) -> Source:
     paths = {split: data_files(value) for split, value in given.items() if isinstance(value, str | list)}
     names_path = [] if config.label_names is None else [Path(config.label_names)]
     names = read_label_names(names_path[0], config.encoding) if names_path else None
+    columns = config.label_column if isinstance(config.label_column, list) else []
     return Source(
         origin=", ".join(f"{split} {_short(files)}" for split, files in paths.items()),
         identity=[identity_of(path) for files in [*paths.values(), names_path] for path in files],
         read={
-            split: functools.partial(_read_files, files, _options(config, split, names), config)
+            split: functools.partial(_read_files, files, read_options(config, split, names), config)
             for split, files in paths.items()
         },
-        labels=list(dict.fromkeys((names or {}).values())),
+        labels=columns or list(dict.fromkeys((names or {}).values())),
     )
 
 
@@ -109,7 +111,8 @@ def _short(files: Sequence[Path]) -> str:
     return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
-def _options(config: DataConfig, split: str, names: dict[str, str] | None = None) -> ReadOptions:
+def read_options(config: DataConfig, split: str, names: Mapping[str, str] | None = None) -> ReadOptions:
+    """Returns how a split is read; `names` are those of labels that are numbers."""
     return ReadOptions(
         text_columns=tuple(config.text_columns),
         label_column=None if split == "unlabelled" else config.label_column,
@@ -117,6 +120,7 @@ def _options(config: DataConfig, split: str, names: dict[str, str] | None = None
         keep_record=config.group_column is not None,
         csv=Dialect(**dict(config.csv)),
         label_names=names,
+        separator=config.label_separator if config.labels == "multi" else None,
     )
 
 
@@ -247,13 +251,14 @@ def _require_digest(path: Path, digest: str, expected: str) -> None:
 def _hub(config: DataConfig) -> Source:
     """A data set of the Hugging Face Hub: its splits, and for those that it lacks the config's fractions."""
     address = Address.parse(config.source)
-    splits = load_hub_dataset(address, config.label_column)
-    labels = class_names(splits["train"].features.arrow_schema).get(config.label_column, [])
+    column = config.label_column if isinstance(config.label_column, str) else config.label_column[0]
+    splits = load_hub_dataset(address, column)
+    labels = class_names(splits["train"].features.arrow_schema).get(column, [])
     return Source(
         origin=f"{address} of the Hugging Face Hub",
         identity=[str(address), *labels, *(f"{name} {rows._fingerprint}" for name, rows in splits.items())],
         read={
-            name: functools.partial(_read_rows, rows, f"hf://{address}/{name}", _options(config, name), config)
+            name: functools.partial(_read_rows, rows, f"hf://{address}/{name}", read_options(config, name), config)
             for name, rows in splits.items()
         },
         is_official="test" in splits,

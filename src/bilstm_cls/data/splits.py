@@ -1,4 +1,7 @@
-"""Cutting `test` and `valid` out of train: stratified by label, in blocks of neighbours, or by whole groups."""
+"""Cutting `test` and `valid` out of train: stratified by label, in blocks of neighbours, or by whole groups.
+
+Shapes: n texts of train, N of all; C labels, and where texts have several one more, which every text has.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bilstm_cls.data.types import LabelIds, label_counts
 from bilstm_cls.errors import DataError
 
 Ints = npt.NDArray[np.int64]
@@ -33,7 +37,7 @@ class Splits:
 
 def cut_splits(
     train: Ints,
-    label_ids: Ints,
+    label_ids: LabelIds,
     fractions: Mapping[str, float],
     *,
     seed: int,
@@ -43,14 +47,15 @@ def cut_splits(
     """Cuts fractions out of the texts of train.
 
     A split has the size that was asked for (with groups, about that), and of every label as near to the same fraction
-    as whole texts allow (the method of largest remainders). The last text of a label stays in train.
+    as whole texts allow (the method of largest remainders; for texts with several labels iterative stratification).
+    The last text of a label stays in train.
 
     Args:
         train: `[n]`, places of the texts, in the order they were read.
-        label_ids: `[N]`, of all texts.
+        label_ids: of all texts.
         fractions: for `test`, `valid` or both, of the n texts.
         seed: of the splits.
-        valid_split: `random`, or `blocks`: valid is made of blocks of neighbours of one label.
+        valid_split: `random`, or `blocks`: valid is made of blocks of neighbours, where a text has one label of one.
         groups: `[N]`, a number for each text; texts with the same one are in the same split.
 
     Raises:
@@ -58,27 +63,33 @@ def cut_splits(
     """
     orders = {}
     num_left_out, size = 0, len(train)
-    counts = np.bincount(label_ids[train])
+    if is_multi := label_ids.ndim == 2:
+        label_ids = np.column_stack([label_ids, np.ones(len(label_ids), dtype=np.uint8)])
+    counts = label_counts(label_ids[train], 0)
     room = (counts - 1).clip(0)
     for number, name in enumerate(("test", "valid")):
         if name not in fractions:
             continue
         ties, generator = (np.random.Generator(np.random.PCG64([seed, number, *more])) for more in ([1], []))
-        quotas = _quotas(counts, room, round(fractions[name] * size), ties)
-        is_gap = np.zeros(len(train), dtype=bool)
-        if groups is not None:
-            is_chosen = _whole_groups(groups[train], label_ids[train], quotas, room, generator)
-        elif name == "valid" and valid_split == "blocks":
-            is_chosen, is_gap = _blocks(label_ids[train], quotas, generator)
+        ids, is_gap = label_ids[train], np.zeros(len(train), dtype=bool)
+        if is_multi:
+            quotas = np.minimum(np.round(fractions[name] * counts).astype(np.int64), room)
         else:
-            is_chosen = _random(label_ids[train], quotas, generator)
+            quotas = _quotas(counts, room, round(fractions[name] * size), ties)
+        if groups is not None:
+            is_chosen = _whole_groups(groups[train], ids, quotas, room, generator)
+        elif name == "valid" and valid_split == "blocks":
+            ids, quotas = (np.zeros_like(train), quotas[-1:]) if is_multi else (ids, quotas)
+            is_chosen, is_gap = _blocks(ids, quotas, generator)
+        else:
+            is_chosen = (_iterative if is_multi else _random)(ids, quotas, generator)
         if not is_chosen.any():
             raise DataError(
                 f"data.{name}: the fraction {fractions[name]:g} of {size} texts is less than one text (or group) that "
                 f"train can do without; give more texts, a greater fraction, or a file"
             )
         orders[name] = train[is_chosen]
-        room = room - np.bincount(label_ids[orders[name]], minlength=len(room))
+        room = room - label_counts(label_ids[orders[name]], len(room))
         num_left_out += int(is_gap.sum())
         train = train[~(is_chosen | is_gap)]
     return Splits({"train": train, **orders}, num_left_out)
@@ -116,6 +127,31 @@ def _random(label_ids: Ints, quotas: Ints, generator: np.random.Generator) -> np
     return is_chosen
 
 
+def _iterative(has: LabelIds, quotas: Ints, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Chooses texts by iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), those of rare labels first.
+
+    A text goes where more texts of its rarest label are still missing: to the split, or to what stays in train.
+    """
+    part, order = np.full(len(has), -1), generator.permutation(len(has))
+    unseen = has.sum(0, dtype=np.int64)  # [C], texts of each label that have no place yet
+    wanted = [len(has) - quotas[-1], quotas[-1]]
+    missing = np.outer(wanted, unseen / len(has))  # [2, C], of what stays and of the split
+    is_kept = np.zeros(len(unseen), dtype=bool)  # whether a text of the label stays
+    while unseen[-1] > 0:
+        label = int(np.where(unseen > 0, unseen, len(has) + 1).argmin())
+        for i in order[(has[order, label] > 0) & (part[order] < 0)].tolist():
+            labels = np.flatnonzero(has[i])
+            is_full = missing[:, -1] < 0.5
+            part[i] = tuple(missing[1, [label, -1]]) > tuple(missing[0, [label, -1]])
+            part[i] = 1 - is_full.argmax() if is_full.any() else part[i]
+            if (~is_kept[labels] & (unseen[labels] == 1)).any():
+                part[i] = 0
+            is_kept[labels] |= part[i] == 0
+            missing[part[i], labels] -= 1
+            unseen[labels] -= 1
+    return np.asarray(part == 1)
+
+
 def _blocks(
     label_ids: Ints, quotas: Ints, generator: np.random.Generator
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -136,7 +172,7 @@ def _blocks(
 
 
 def _whole_groups(
-    groups: Ints, label_ids: Ints, quotas: Ints, room: Ints, generator: np.random.Generator
+    groups: Ints, label_ids: LabelIds, quotas: Ints, room: Ints, generator: np.random.Generator
 ) -> npt.NDArray[np.bool_]:
     """Takes groups in random order, each that brings the labels nearer to their quotas."""
     is_chosen = np.zeros(len(groups), dtype=bool)
@@ -144,7 +180,11 @@ def _whole_groups(
     members = np.split(by_group, np.flatnonzero(np.diff(groups[by_group])) + 1)
     missing, left = quotas.copy(), room.copy()
     for i in generator.permutation(len(members)):
-        labels, counts = np.unique(label_ids[members[i]], return_counts=True)
+        if label_ids.ndim == 2:
+            labels = np.flatnonzero(counts := label_counts(label_ids[members[i]], 0))
+            counts = counts[labels]
+        else:
+            labels, counts = np.unique(label_ids[members[i]], return_counts=True)
         is_nearer = np.abs(missing[labels] - counts).sum() < np.abs(missing[labels]).sum()
         if is_nearer and (counts <= left[labels]).all():
             is_chosen[members[i]] = True

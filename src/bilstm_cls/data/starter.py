@@ -23,7 +23,7 @@ from bilstm_cls.data.readers import (
 )
 from bilstm_cls.data.records import folder_files, read_labelled_files
 from bilstm_cls.data.tables import NONE, Dialect, ReadOptions, TableRows, column_names
-from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label
+from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label, list_in, names_in
 from bilstm_cls.errors import DataError, shown
 
 MAX_ROWS = 20_000
@@ -45,8 +45,9 @@ _MAX_LABEL = 60
 """Characters; what is longer is a text."""
 _MAX_LABELS = 500
 _NUMBER = re.compile(r"[-+]?[0-9]+([.][0-9]*)?([eE][-+]?[0-9]+)?|nan")
-_ONE_LABEL = "several labels per text are not supported"
-_SET_LABEL = "--set data.label_column="
+_SWITCHES = {"0", "1", "0.0", "1.0", "true", "false"}
+MIN_SWITCHES = 3
+"""Columns of 1 and 0 from which on they are taken for one label each."""
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 _NO_SPACES = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf"
 """Thai, Lao, Tibetan, Burmese, Khmer, Tai Le, New Tai Lue and Tai Tham, which put no spaces between words."""
@@ -62,8 +63,9 @@ class DataProfile:
     """What a look at data shows.
 
     `splits` holds the files or folders of train, and of valid and test where a folder has them; `dialect` is of csv and
-    tsv files; columns are empty and None for formats without; `texts`, `labels` and `bad_rows` are of the rows looked
-    at; `num_rows` counts the rows of all files of train, and is estimated unless `is_whole`.
+    tsv files; columns are empty and None for formats without; `texts`, `labels`, `num_labels` (of a text) and
+    `bad_rows` are of the rows looked at; `separator` is what is between several labels where it was found; `num_rows`
+    counts the rows of all files of train, and is estimated unless `is_whole`.
     """
 
     splits: dict[str, list[str]]
@@ -71,9 +73,12 @@ class DataProfile:
     encoding: str
     dialect: Dialect | None
     text_columns: tuple[str, ...] = ()
-    label_column: str | None = None
+    label_column: str | list[str] | None = None
+    is_multi: bool = False
+    separator: str | None = None
     texts: list[str] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
+    num_labels: set[int] = field(default_factory=set)
     bad_rows: list[BadRow] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     num_rows: int = 0
@@ -106,33 +111,42 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
     format = detect_format(files[0]) if given.format == "auto" else given.format
     is_encoding_given = "encoding" in given.model_fields_set and given.encoding != "auto"
     encoding = given.encoding if is_encoding_given else _encoding_of(files[0], format)
-    options = ReadOptions(encoding=encoding, csv=Dialect(**dict(given.csv)))
+    is_multi = given.labels == "multi" or (format == "fasttext" and "labels" not in given.model_fields_set)
+    csv, separator = Dialect(**dict(given.csv)), given.label_separator
+    options = ReadOptions(encoding=encoding, csv=csv, separator=separator if is_multi else None)
     profile = DataProfile(splits, format, encoding, None)
     if format in ("csv", "tsv"):
         profile.dialect = TableRows(files[0], encoding, options.csv, (), is_tsv=format == "tsv").dialect
         options = replace(options, csv=profile.dialect)
     if format in ("csv", "tsv", "jsonl", "parquet", "arrow"):
-        profile.text_columns, profile.label_column = _choose_columns(files[0], format, options, given)
+        profile.text_columns, profile.label_column, has_lists = _choose_columns(files[0], format, options, given)
+        is_multi = is_multi or has_lists or isinstance(profile.label_column, list)
         options = replace(options, text_columns=profile.text_columns, label_column=profile.label_column)
-    _look(profile, files, options)
-    if not profile.texts:
-        raise DataError(f"{profile.bad_rows[0] if profile.bad_rows else path}; no row can be read as {format}")
-    if profile.label_column is not None and "label_column" not in given.model_fields_set:
-        _refuse_joined_labels(profile, path)
-    return profile
+        options = replace(options, separator=separator if is_multi else None)
+    found = _look(profile, files, options)
+    is_guess = not {"labels", "label_column"} & given.model_fields_set
+    if is_guess and isinstance(profile.label_column, str) and not is_multi and (mark := _mark_between(found.labels)):
+        options = replace(options, separator=mark)
+        found = replace(_look(profile, files, options), separator=mark)
+    if not found.texts:
+        raise DataError(f"{found.bad_rows[0] if found.bad_rows else path}; no row can be read as {format}")
+    if not found.labels:
+        raise DataError(f"{path}: no row has a label")
+    is_one_each = format == "fasttext" and is_guess and found.num_labels == {1}
+    return replace(found, is_multi=options.separator is not None and not is_one_each)
 
 
-def _refuse_joined_labels(profile: DataProfile, path: Path) -> None:
-    """Raises a DataError if many labels are others with a mark between them, as in `good|extra`."""
-    joined = [
-        label
-        for label in profile.labels
-        for mark in "|;,"
-        if mark in label and any(part.strip() in profile.labels for part in label.split(mark))
-    ]
-    if 10 * sum(profile.labels[label] for label in {*joined}) > profile.labels.total():
-        found = f"column {shown(profile.label_column)} holds such as {shown(joined[0])}"
-        raise DataError(f"{path}: {_ONE_LABEL}; {found} (to take it as one: {_SET_LABEL}{profile.label_column})")
+def _mark_between(labels: Counter[str]) -> str | None:
+    """Returns what is between labels if many are others with a mark between them, as in `good|extra`, or lists."""
+    for mark in "[|;,":
+        joined = [label for label in labels if mark in label]
+        if mark == "[":
+            joined = [label for label in joined if len(list_in(label)) > 1]
+        else:
+            joined = [label for label in joined if any(part.strip() in labels for part in label.split(mark))]
+        if 10 * sum(labels[label] for label in joined) > labels.total():
+            return mark
+    return None
 
 
 def _encoding_of(path: Path, format: str) -> str:
@@ -149,7 +163,8 @@ def _some_files(folder: Path) -> list[tuple[str, Path]]:
     return files[:: 1 + len(files) // MAX_FILES]
 
 
-def _look(profile: DataProfile, files: Sequence[Path], options: ReadOptions) -> None:
+def _look(empty: DataProfile, files: Sequence[Path], options: ReadOptions) -> DataProfile:
+    profile = replace(empty, texts=[], labels=Counter(), num_labels=set(), bad_rows=[], remarks=[])
     is_folder = profile.format == "folder"
     rows = (row for file in files for row in READERS[profile.format](file, options))
     num_bytes = 0
@@ -158,8 +173,9 @@ def _look(profile: DataProfile, files: Sequence[Path], options: ReadOptions) -> 
             (profile.remarks.append(str(row)) if row.is_read else profile.bad_rows.append(row))
             continue
         profile.texts.append(row.text)
-        profile.labels[row.label or ""] += 1
-        num_bytes += len(row.text.encode(errors="replace")) + len(row.label or "") + 2
+        profile.labels.update(names_in(row.label))
+        profile.num_labels.add(len(names_in(row.label)))
+        num_bytes += len(row.text.encode(errors="replace")) + sum(map(len, names_in(row.label))) + 2
         if len(profile.texts) + len(profile.bad_rows) >= MAX_ROWS or num_bytes > MAX_BYTES:
             profile.is_whole = False
             break
@@ -170,6 +186,7 @@ def _look(profile: DataProfile, files: Sequence[Path], options: ReadOptions) -> 
         profile.is_whole = profile.num_rows == len(profile.texts) + len(profile.bad_rows)
     elif not profile.is_whole:
         profile.num_rows = max(profile.num_rows, _estimated_rows(files, profile, num_bytes))
+    return profile
 
 
 def _estimated_rows(files: Sequence[Path], profile: DataProfile, num_bytes: int) -> int:
@@ -187,8 +204,12 @@ _Table = dict[str, list[Any]]
 """The values of each column, all equally many."""
 
 
-def _choose_columns(path: Path, format: str, options: ReadOptions, given: DataConfig) -> tuple[tuple[str, ...], str]:
+def _choose_columns(
+    path: Path, format: str, options: ReadOptions, given: DataConfig
+) -> tuple[tuple[str, ...], str | list[str], bool]:
     """Returns the columns of the text and of the label, as far as they are not given by what they are called and hold.
+
+    Columns of 1 and 0 are one label each. The last value says whether the label's column holds lists.
 
     Raises:
         DataError: no row can be read, or nothing shows one of the columns.
@@ -207,18 +228,20 @@ def _choose_columns(path: Path, format: str, options: ReadOptions, given: DataCo
         table = _without_header(table)
     known = tuple(given.text_columns) if "text_columns" in given.model_fields_set else ()
     label = given.label_column if "label_column" in given.model_fields_set else _guess_label(table, known)
-    if label is None or label not in table:
-        raise DataError(f"{path}: {_unknown(table, 'label', label)}; name it: --set data.label_column=NAME")
-    switches = [name for name in table if {*map(str, table[name])} <= {"0", "1"}]
-    is_guess = "label_column" not in given.model_fields_set and label.lower() not in _SURE_LABELS
-    if is_guess and label in switches and len(switches) > 2:
-        found = f"columns {', '.join(map(shown, switches[:8]))} hold 0 and 1"
-        raise DataError(f"{path}: {_ONE_LABEL}; {found} (to choose one: {_SET_LABEL}{label})")
-    texts = known or _guess_texts(table, label)
+    labels = [label] if isinstance(label, str) else label or []
+    missing = next((name for name in labels if name not in table), None)
+    if not labels or missing is not None:
+        raise DataError(f"{path}: {_unknown(table, 'label', missing)}; name it: --set data.label_column=NAME")
+    switches = [name for name in table if {str(value).strip().casefold() for value in table[name]} <= _SWITCHES]
+    is_guess = not {"label_column", "labels"} & given.model_fields_set and labels[0].lower() not in _SURE_LABELS
+    if is_guess and labels[0] in switches and len(switches) >= MIN_SWITCHES:
+        labels = switches
+    texts = known or _guess_texts(table, labels)
     wrong = next((name for name in texts if name not in table), None)
     if not texts or wrong is not None:
         raise DataError(f"{path}: {_unknown(table, 'text', wrong)}; name it: --set data.text_columns=NAME")
-    return texts, label
+    has_lists = any(isinstance(value, list) for value in table[labels[0]])
+    return texts, labels if len(labels) > 1 else labels[0], has_lists
 
 
 def _unknown(table: _Table, kind: str, name: str | None) -> str:
@@ -265,9 +288,9 @@ def _guess_label(table: _Table, texts: Sequence[str]) -> str | None:
     return min(few)[2] if few else None
 
 
-def _guess_texts(table: _Table, label: str) -> tuple[str, ...]:
+def _guess_texts(table: _Table, labels: Sequence[str]) -> tuple[str, ...]:
     """Returns the text's columns: those of usual names, else the longest and others that read like prose."""
-    found = {name.casefold(): name for name in table if name != label and _is_text(table[name])}
+    found = {name.casefold(): name for name in table if name not in labels and _is_text(table[name])}
     for pair in _PAIRS:
         if all(name in found for name in pair):
             return tuple(found[name] for name in pair)
@@ -282,6 +305,7 @@ def _guess_texts(table: _Table, label: str) -> tuple[str, ...]:
 
 def _num_labels(values: Sequence[Any]) -> int:
     """Returns how many labels a column holds; 0 if its values cannot be labels."""
+    values = [part for value in values for part in (value if isinstance(value, list) else [value])]
     labels = {clean_label(str(value)) for value in values if value not in (None, "")}
     is_fitting = all(isinstance(value, str | int | float | None) for value in values)
     is_fitting = is_fitting and all(0 < len(label) <= _MAX_LABEL for label in labels)
@@ -357,7 +381,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
 
 
 def _remarks(profile: DataProfile) -> Iterator[str]:
-    total, number = profile.labels.total(), len(profile.labels)
+    total, number = len(profile.texts) if profile.is_multi else profile.labels.total(), len(profile.labels)
     listed = ", ".join(f"{label} {count / total:.1%}" for label, count in profile.labels.most_common(8))
     more = f" and {number - 8} more" if number > 8 else "; one label alone cannot be learned" * (number == 1)
     yield f"Labels: {listed}{more}."

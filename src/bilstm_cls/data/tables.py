@@ -4,6 +4,7 @@ import contextlib
 import csv
 import difflib
 import itertools
+import operator
 import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.data.encoding import TextLines
-from bilstm_cls.data.types import BLANK_LINE, NO_LABEL, BadRow, Example, SkippedLines, clean_label
+from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, Label, SkippedLines, WrongValueError, label_of
 from bilstm_cls.errors import DataError, shown
 
 DELIMITERS = (":::", "|||", "::", "||", "\t", ";", "|", ",")
@@ -66,24 +67,33 @@ class ReadOptions:
     Attributes:
         text_columns: columns of the text; several are joined by a line feed. With names `#1`, `#2`, ... for all given
             columns, a csv or tsv file has no header, and columns are positions counted from 1.
-        label_column: column of the label; None where labels are not wanted, and every label is None then.
+        label_column: column of the label or labels, or columns of 1 and 0; None where labels are not wanted, and every
+            label is None then.
         encoding: any text codec, or `auto`.
         keep_record: whether an example's `record` gets all fields of its row in order.
         csv: what is known of the dialect of csv and tsv files.
         label_names: what `read_label_names` returned, where labels are numbers of names.
+        separator: what is between labels in one value where a text may have several; None where it has one.
     """
 
     text_columns: tuple[str, ...] = ("text",)
-    label_column: str | None = "label"
+    label_column: str | Sequence[str] | None = "label"
     encoding: str = "utf-8"
     keep_record: bool = False
     csv: Dialect = Dialect()
     label_names: Mapping[str, str] | None = None
+    separator: str | None = None
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of the labels; none where labels are not wanted."""
+        column = self.label_column
+        return () if column is None else (column,) if isinstance(column, str) else tuple(column)
 
     @property
     def wanted(self) -> tuple[str, ...]:
         """The columns of text and label."""
-        return (*self.text_columns, *([] if self.label_column is None else [self.label_column]))
+        return (*self.text_columns, *self.label_columns)
 
     @property
     def is_headerless(self) -> bool:
@@ -262,7 +272,7 @@ class TableRows:
         self.record.append(line)
         return line
 
-    def may_hold_rows(self, width: int, label: int | None, labels: Container[str]) -> bool:
+    def may_hold_rows(self, width: int, label: int | None, labels: Container[Any]) -> bool:
         """Whether several lines of the record look like rows: two stray quotes make one text of many."""
         delimiter, quotechar = self.dialect.delimiter or ",", self.dialect.quotechar or ""
         rows = [line.replace(quotechar, "").rstrip("\r\n").split(delimiter) for line in self.record]
@@ -279,7 +289,7 @@ class Columns:
     names: tuple[str, ...]
     num_named: int
     texts: tuple[int, ...]
-    label: int | None
+    labels: tuple[int, ...]
 
     @classmethod
     def of(cls, first_row: Sequence[str], options: ReadOptions, where: str) -> "Columns":
@@ -298,8 +308,8 @@ class Columns:
             names = column_names(cells)
         require_columns(names, options, where)
         num_named = max((position for position, cell in enumerate(cells, 1) if cell), default=0)
-        label = None if options.label_column is None else names.index(options.label_column)
-        return cls(tuple(names), num_named, tuple(names.index(name) for name in options.text_columns), label)
+        texts, labels = (tuple(map(names.index, wanted)) for wanted in (options.text_columns, options.label_columns))
+        return cls(tuple(names), num_named, texts, labels)
 
     def fit(self, row: list[str]) -> list[str] | None:
         """Returns a row as wide as the table if empty fields are all that is too much, or too little, in it."""
@@ -345,8 +355,8 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     if isinstance(first, str):
         raise DataError(f"{path}:{number}: {first}, in the {'header' if has_header else 'first row'}")
     columns = Columns.of(first, options, f"{path}:{number}")
-    width, label_at = len(columns.names), columns.label
-    labels: dict[str, str] = {}  # clean, by what is written
+    width, written_in = len(columns.names), operator.itemgetter(*columns.labels or [0])
+    labels: dict[str | tuple[str, ...], Label] = {}  # by what is written
     is_empty = True
     for line, row in body if has_header else itertools.chain([(number, first)], body):
         if row == first and has_header and width > 1:
@@ -354,21 +364,24 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
             continue
         if isinstance(row, list) and len(row) != width:
             row = columns.fit(row) or _ragged(row, width, len(rows.record))
-        if isinstance(row, list) and label_at is not None and row[label_at] not in labels:
-            if label := clean_label(row[label_at]):
-                labels[row[label_at]] = label
-            elif any(map(str.strip, row)):
-                row = NO_LABEL
-            else:
-                skipped.add(BLANK_LINE, line)
-                continue
+        if isinstance(row, list) and columns.labels and not any(map(str.strip, row)):
+            skipped.add(BLANK_LINE, line)
+            continue
+        label = None
+        if isinstance(row, list) and columns.labels and (label := labels.get(written := written_in(row))) is None:
+            try:
+                values = [written] if isinstance(written, str) else written
+                label = labels[written] = label_of(values, options.label_columns, options.separator)
+            except WrongValueError as error:
+                row = str(error)
         is_empty = False
         if isinstance(row, str):
             yield BadRow(str(path), line, row)
             continue
         text = "\n".join([row[position] for position in columns.texts])
         record = dict(zip(columns.names, row, strict=True)) if options.keep_record else None
-        yield Example(text, None if label_at is None else labels[row[label_at]], str(path), line, record)
+        yield Example(text, label, str(path), line, record)
+        label_at = columns.labels[0] if len(columns.labels) == 1 else None
         if len(rows.record) > 1 and width > 1 and rows.may_hold_rows(width, label_at, labels):
             reason = "one text of several lines that could be rows (is a quote missing?)"
             yield BadRow(str(path), line, reason, is_read=True)

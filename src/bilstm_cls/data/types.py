@@ -1,5 +1,6 @@
 """The things data is made of: one example, one bad row, one label, one split, one data set."""
 
+import ast
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -10,14 +11,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.errors import cut
+from bilstm_cls.data.encoding import SURROGATE
+from bilstm_cls.errors import cut, shown
 
 NO_LABEL = "the label is empty"
 BLANK_LINE = "blank line"
 
+Label = str | tuple[str, ...]
+"""A text's class name; where texts have several labels, the names of all that it has, sorted."""
+LabelIds = npt.NDArray[Any]
+"""`[N]` int64, indices into the labels; where texts have several, `[N, C]` uint8, 1 for each label that a text has."""
+
 _WHOLE_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
 """Unicode's categories of control and format characters, and of spaces."""
+
+
+class WrongValueError(Exception):
+    """A value that cannot be a text or a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +37,14 @@ class Example:
 
     Attributes:
         text: the raw text.
-        label: the class name, or None where the file has none.
+        label: the class name, or those of a text with several labels; None where no labels are read.
         path: the file (or archive member) it came from.
         line: the line where the record starts, counted from 1.
         record: all fields of the row where the reader was asked to keep them.
     """
 
     text: str
-    label: str | None
+    label: Label | None
     path: str
     line: int
     record: Mapping[str, Any] | None = None
@@ -73,11 +84,111 @@ class SkippedLines:
             yield BadRow(str(self._path), line, reason, is_read=True)
 
 
+def names_in(label: Label | None) -> tuple[str, ...]:
+    """Returns the class names of a text."""
+    return label if isinstance(label, tuple) else () if label is None else (label,)
+
+
+def label_counts(label_ids: LabelIds, num_labels: int) -> npt.NDArray[np.int64]:
+    """Returns `[C]`, how many texts have each label."""
+    several = label_ids.ndim == 2
+    return label_ids.sum(0, dtype=np.int64) if several else np.bincount(label_ids, minlength=num_labels)
+
+
+def named(label_ids: LabelIds, labels: Sequence[str]) -> Iterator[Label]:
+    """Yields the label or labels of each text."""
+    for row in label_ids:
+        yield labels[row] if row.ndim == 0 else tuple(labels[i] for i in np.flatnonzero(row).tolist())
+
+
 def clean_label(text: str) -> str:
     """Returns a label without surrounding spaces; of a whole number, without the decimals that a spreadsheet adds."""
     label = text.strip()
     whole = _WHOLE_FLOAT.fullmatch(label)
     return whole[1] if whole else label
+
+
+def spoken(label: Label) -> str:
+    """Returns a label, or several, as a reader expects it."""
+    return label if isinstance(label, str) else ", ".join(label) or "none"
+
+
+def checked_text(value: Any, column: str) -> str:
+    """Returns a value that is a text, or raises `WrongValueError`."""
+    if not isinstance(value, str):
+        raise WrongValueError(f"{shown(column)} must be text, not {shown(value)}")
+    if not value.isascii() and (found := SURROGATE.search(value)):
+        raise WrongValueError(f"{shown(column)} holds a lone surrogate (U+{ord(found[0]):04X})")
+    return value
+
+
+def one_label(value: Any, column: str, names: Sequence[str] | None = None) -> str:
+    """Returns the label that a value stands for: its text, or of a number with a name that; or `WrongValueError`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or value != value:
+        raise WrongValueError(NO_LABEL)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and names is not None:
+        if not 0 <= value < len(names):
+            raise WrongValueError(f"{shown(column)} is {value}, but there are names of 0 to {len(names) - 1}")
+        value = names[value]
+    if isinstance(value, list):
+        raise WrongValueError(f"{shown(column)} holds a list; set data.labels: multi where texts have several labels")
+    if not isinstance(value, str | int):
+        raise WrongValueError(f"{shown(column)} must be text, a whole number, true or false, not {shown(value)}")
+    label = clean_label(checked_text(str(value), column))
+    if not label:
+        raise WrongValueError(NO_LABEL)
+    return label
+
+
+def label_of(
+    values: Sequence[Any], columns: Sequence[str], separator: str | None, names: Sequence[str] | None = None
+) -> Label:
+    """Returns the label that the values of its columns stand for, or raises `WrongValueError`.
+
+    With a separator a row has any number of labels: of several columns the names of those that hold 1; of one its list,
+    which may be written in a text as `["a", "b"]`, or its parts. What is empty or missing is no label.
+
+    Args:
+        values: one for each column.
+        columns: one, or several of 1 and 0.
+        separator: of labels in one text; None where a row has one label.
+        names: of labels that are numbers.
+    """
+    if separator is None:
+        value = values[0]
+        value = (value[0] if value else None) if isinstance(value, list) and len(value) < 2 else value
+        return one_label(value, columns[0], names)
+    if len(columns) > 1:
+        return tuple(sorted(name for name, value in zip(columns, values, strict=True) if _is_one(value, name)))
+    parts = values[0]
+    if isinstance(parts, str):
+        parts = list_in(parts) if parts.startswith("[") else parts.split(separator)
+    parts = parts if isinstance(parts, list) else [parts]
+    return tuple(sorted({one_label(part, columns[0], names) for part in parts if not _is_missing(part)}))
+
+
+def list_in(text: str) -> list[Any]:
+    """Returns the list that a text holds in the grammar of JSON or Python; the text in a list where it holds none."""
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = text
+    return found if isinstance(found, list) else [text]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def _is_one(value: Any, column: str) -> bool:
+    word = "0" if _is_missing(value) else one_label(value, column).casefold()
+    if word not in ("0", "1", "false", "true"):
+        raise WrongValueError(f"{shown(column)} must be 1 or 0, not {shown(value)}")
+    return word in ("1", "true")
 
 
 def alike_labels(labels: Sequence[str]) -> list[list[str]]:
@@ -97,14 +208,14 @@ class Split:
     Attributes:
         name: train, valid or test.
         texts: N raw texts.
-        label_ids: `[N]` int64, indices into the data set's labels.
+        label_ids: of the data set's labels.
         paths: N file names.
         lines: `[N]` int64, the line where each record starts.
     """
 
     name: str
     texts: Sequence[str]
-    label_ids: npt.NDArray[np.int64]
+    label_ids: LabelIds
     paths: Sequence[str]
     lines: npt.NDArray[np.int64]
 

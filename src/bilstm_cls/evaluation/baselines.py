@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.data.types import Split
+from bilstm_cls.data.types import Split, label_counts
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.metrics import Floats
 from bilstm_cls.ngrams import SMALL_TRAIN, WORD, NgramModel, count, is_spaced, kept
-from bilstm_cls.runtime import softmax
+from bilstm_cls.runtime import Task
 
 _TINY = float(np.finfo(np.float64).tiny)
 FEW_LABELS = 100
@@ -46,14 +46,14 @@ def run_baseline(name: str, train: Split, test: Split, num_labels: int) -> tuple
     """Trains a baseline and predicts the texts of the test split, whose labels are not read.
 
     Returns:
-        `[N, C]` probabilities whose rows sum to 1, and the seconds that it took. A label that `train` lacks is never
-        predicted.
+        `[N, C]` probabilities, whose rows sum to 1 where a text has one label, and the seconds that it took. A label
+        that `train` lacks is never predicted.
 
     Raises:
         DataError: the train split holds no n-gram, or a single label.
     """
     started = time.monotonic()
-    num_present = len(np.unique(train.label_ids))
+    num_present = np.count_nonzero(label_counts(train.label_ids, num_labels))
     if num_present < 2:
         raise DataError(f"{train.name} split: a baseline needs texts of at least two labels, found {num_present}")
     return BASELINES[name].run(train, test, num_labels), time.monotonic() - started
@@ -88,10 +88,15 @@ def tfidf_model(**options: Any) -> Any:
     return make_pipeline(TfidfTransformer(sublinear_tf=True), OneVsRestClassifier(linear))
 
 
-def by_label(predicted: Floats, present: Sequence[int], num_labels: int) -> Floats:
-    """Spreads probabilities `[N, P]` of P label ids that occur to all `[N, C]`; rows sum to 1, even of zeros."""
+def by_label(predicted: Floats, present: Sequence[int], num_labels: int, *, is_multi: bool = False) -> Floats:
+    """Spreads probabilities `[N, P]` of P label ids that occur to all `[N, C]`; rows sum to 1, even of zeros.
+
+    With `is_multi` they stay as they are: a text may have several labels.
+    """
     probabilities = np.zeros((len(predicted), num_labels))
-    probabilities[:, present] = np.maximum(predicted, _TINY)
+    probabilities[:, present] = np.clip(predicted, _TINY, 1.0)
+    if is_multi:
+        return probabilities
     return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
 
 
@@ -104,16 +109,19 @@ def _tfidf(train: Split, test: Split, num_labels: int) -> Floats:
         warnings.simplefilter("ignore")
         model = tfidf_model(max_iter=300).fit(counts, train.label_ids)
     predicted = model.predict_proba(count(test.texts, spaced=spaced, max_n=2, is_binary=False)[:, columns])
-    return by_label(predicted, model.classes_, num_labels)
+    return by_label(predicted, model.classes_, num_labels, is_multi=train.label_ids.ndim == 2)
 
 
 def _nbsvm(train: Split, test: Split, num_labels: int) -> Floats:
-    return softmax(NgramModel.train(train.texts, train.label_ids, num_labels).logits(test.texts))
+    logits = NgramModel.train(train.texts, train.label_ids, num_labels).logits(test.texts)
+    return Task.of(train.label_ids).probabilities(logits)
 
 
 def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
-    """Joulin et al. 2017: a softmax over the mean of the vectors of words and pairs of words."""
+    """Joulin et al. 2017: linear in the mean of the vectors of words and pairs of words."""
     import fasttext
+
+    is_multi = train.label_ids.ndim == 2
 
     token = re.compile(WORD if is_spaced(train.texts) else r"\S")
 
@@ -124,18 +132,20 @@ def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
         path = Path(folder) / "train.txt"
         with path.open("w", encoding="utf-8") as file:
             for i in np.random.default_rng(0).permutation(len(train)).tolist():  # fastText does not shuffle
-                file.write(f"__label__{train.label_ids[i]} {line_of(train.texts[i])}\n")
-        loss = "softmax" if num_labels <= FEW_LABELS else "hs"
+                ids = np.flatnonzero(train.label_ids[i]) if is_multi else [train.label_ids[i]]
+                marks = "".join(f"__label__{label_id} " for label_id in ids)
+                file.write(f"{marks}{line_of(train.texts[i])}\n")
+        loss = "ova" if is_multi else "softmax" if num_labels <= FEW_LABELS else "hs"
         epochs = max(5, min(100, 100_000 // len(train)))
         options = {"dim": 10, "lr": 0.5, "epoch": epochs, "bucket": 2**20, "loss": loss, "verbose": 0}
         # Several threads would give another result each time.
         model = fasttext.train_supervised(str(path), wordNgrams=2, thread=1, seed=1, **options)
-    present = np.unique(train.label_ids).tolist()
+    present = np.flatnonzero(label_counts(train.label_ids, num_labels)).tolist()
     predicted = np.zeros((len(test), len(present)))
     for row, text in zip(predicted, test.texts, strict=True):
         for label, probability in zip(*model.predict(line_of(text), k=-1), strict=True):
             row[present.index(int(label.removeprefix("__label__")))] = probability
-    return by_label(predicted, present, num_labels)
+    return by_label(predicted, present, num_labels, is_multi=is_multi)
 
 
 BASELINES: dict[str, Baseline] = {

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from bilstm_cls.data.types import LabelIds, label_counts, names_in, spoken
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.metrics import Floats, Ints, accuracy_interval, calibration_bins
+from bilstm_cls.evaluation.metrics import Floats, accuracy_interval, calibration_bins, is_right
 from bilstm_cls.evaluation.pages import aligned, printable, render, shortened
-from bilstm_cls.evaluation.predictions import Predictions, read_predictions
+from bilstm_cls.evaluation.predictions import Predictions, label_ids_of, read_predictions
 from bilstm_cls.files import write_atomic
 
 NUM_RESAMPLES = 1000
@@ -21,6 +22,7 @@ SIGNIFICANT = 0.05
 TERMINAL_TEXT = 100
 
 Row = dict[str, Any]
+NAMES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "log_loss": "log loss", "ece": "ECE"}
 
 
 def compare(paths: Sequence[Path], limit: int) -> Row:
@@ -46,16 +48,15 @@ def compare(paths: Sequence[Path], limit: int) -> Row:
     first = found[0]
     for path, other in zip(paths[1:], found[1:], strict=True):
         _check_same_texts(paths[0], first, path, other)
-    labels = sorted({label for one in found for label in (*one.labels, *one.predictions)})
-    number_of = {label: i for i, label in enumerate(labels)}
     columns = [first.labels, *(one.predictions for one in found)]
-    ids = np.array([[number_of[label] for label in column] for column in columns])
+    labels = sorted({name for column in columns for label in column for name in names_in(label)})
+    ids = np.stack([label_ids_of(column, labels) for column in columns])  # [R, N], or [R, N, C]
     label_ids, predicted, losses = ids[0], ids[1:], np.array([one.losses for one in found])
-    gaps, differ = np.abs(losses - losses[0]).max(0), np.flatnonzero((predicted != predicted[0]).any(0))
+    gaps, differ = np.abs(losses - losses[0]).max(0), np.flatnonzero(~is_right(predicted, predicted[0]).all(0))
     return {
         "split": first.split,
         "examples": len(first),
-        "support": dict(zip(labels, np.bincount(label_ids, minlength=len(labels)).tolist(), strict=True)),
+        "support": dict(zip(labels, label_counts(label_ids, len(labels)).tolist(), strict=True)),
         "runs": [{"run": name, **_scores(one, label_ids, answers, labels)}
                  for name, one, answers in zip(names, found, predicted, strict=True)],
         "differences": [_difference(names[0], names[i], label_ids, predicted[[0, i]], losses[[0, i]], len(labels))
@@ -98,11 +99,13 @@ def _check_same_texts(path: Path, one: Predictions, other_path: Path, other: Pre
             )
 
 
-def _scores(one: Predictions, label_ids: Ints, predicted: Ints, labels: list[str]) -> Row:
-    is_correct, f1 = predicted == label_ids, _f1(label_ids, predicted, len(labels))
-    accuracy = float(is_correct.mean())
+def _scores(one: Predictions, label_ids: LabelIds, predicted: LabelIds, labels: list[str]) -> Row:
+    is_correct, f1 = is_right(predicted, label_ids), _f1(label_ids, predicted, len(labels))
+    accuracy, several = float(is_correct.mean()), label_ids.ndim == 2
+    micro = 2 * (label_ids * predicted).sum() / max(1, int(label_ids.sum() + predicted.sum()))
     return {
         "accuracy": accuracy,
+        **({"micro_f1": float(micro)} if several else {}),
         "macro_f1": float(np.nanmean(f1)),
         "log_loss": float(one.losses.mean()),
         "ece": calibration_bins(one.probabilities, is_correct).error,
@@ -111,31 +114,33 @@ def _scores(one: Predictions, label_ids: Ints, predicted: Ints, labels: list[str
     }
 
 
-def _f1(label_ids: Ints, predicted: Ints, num_labels: int) -> Floats:
+def _f1(label_ids: LabelIds, predicted: LabelIds, num_labels: int) -> Floats:
     """Returns `[C]`; NaN where a label has no text and no prediction. scikit-learn's takes 20 times as long."""
-    chosen = (label_ids[label_ids == predicted], label_ids, predicted)
-    right, support, given = (np.bincount(ids, minlength=num_labels) for ids in chosen)
+    both = label_ids * predicted if label_ids.ndim == 2 else label_ids[label_ids == predicted]
+    right, support, given = (label_counts(ids, num_labels) for ids in (both, label_ids, predicted))
     total = support + given
     return np.asarray(np.where(total > 0, 2 * right / np.maximum(1, total), np.nan))
 
 
-def _difference(first: str, name: str, label_ids: Ints, predicted: Ints, losses: Floats, num_labels: int) -> Row:
+def _difference(
+    first: str, name: str, label_ids: LabelIds, predicted: LabelIds, losses: Floats, num_labels: int
+) -> Row:
     """Resamples texts, each with both predictions `[2, N]`: what both runs find hard then widens no interval."""
     from scipy.stats import binomtest
 
-    is_right = predicted == label_ids
+    is_correct = is_right(predicted, label_ids)
 
     def gains(rows: Any) -> Floats:
         """Returns what is gained in accuracy, macro F1 and log loss on some texts."""
         f1 = [np.nanmean(_f1(label_ids[rows], answers[rows], num_labels)) for answers in predicted]
-        accuracy, loss = is_right[:, rows].mean(1), losses[:, rows].mean(1)
+        accuracy, loss = is_correct[:, rows].mean(1), losses[:, rows].mean(1)
         return np.diff([accuracy, f1, loss]).ravel()
 
     generator, number = np.random.default_rng(0), len(label_ids)
     draws = [gains(generator.integers(number, size=number)) for _ in range(NUM_RESAMPLES)]
     scores = zip(("accuracy", "macro_f1", "log_loss"), gains(slice(None)).tolist(),
                  np.percentile(draws, [2.5, 97.5], axis=0).T.tolist(), strict=True)  # fmt: skip
-    alone = [int((is_right[i] & ~is_right[1 - i]).sum()) for i in (0, 1)]
+    alone = [int((is_correct[i] & ~is_correct[1 - i]).sum()) for i in (0, 1)]
     return {
         "run": name,
         "against": first,
@@ -158,9 +163,11 @@ def _disagreement(names: Sequence[str], found: Sequence[Predictions], i: int) ->
 
 def tables(content: Row) -> list[list[list[str]]]:
     """Returns two tables with their heads: the scores of each run, and how the others differ from the first."""
-    scores = [["run", "accuracy", "95 % interval", "macro F1", "log loss", "ECE"]]
+    keys = [key for key in ("accuracy", "micro_f1", "macro_f1", "log_loss", "ece") if key in content["runs"][0]]
+    words = [NAMES.get(key, key) for key in keys]
+    scores = [["run", words[0], "95 % interval", *words[1:]]]
     for run in content["runs"]:
-        numbers = [f"{run[key]:.4f}" for key in ("accuracy", "macro_f1", "log_loss", "ece")]
+        numbers = [f"{run[key]:.4f}" for key in keys]
         numbers.insert(1, "{:.4f} to {:.4f}".format(*run["confidence_interval"]))
         scores.append([run["run"], *numbers])
     first = content["runs"][0]["run"]
@@ -198,8 +205,9 @@ def comparison_table(content: Row) -> str:
     shown = f" (the {len(listed):,} that differ most in loss)" if number > len(listed) > 0 else ""
     lines += ["", *verdicts(content), f"They predict {number:,} texts differently{shown}"]
     for row in listed:
-        answers = (f"{name} {found['label']} {found['probability']:.3f}" for name, found in row["answers"].items())
-        lines.append(f"  {row['place']}: label {row['label']}; {', '.join(answers)}")
+        parts = ((name, spoken(found["label"]), found["probability"]) for name, found in row["answers"].items())
+        answers = ", ".join(f"{name} {label} {probability:.3f}" for name, label, probability in parts)
+        lines.append(f"  {row['place']}: label {spoken(row['label'])}; {answers}")
         lines.append(f"    {printable(shortened(row['text'], TERMINAL_TEXT))}")
     return "\n".join(lines)
 

@@ -4,24 +4,27 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bilstm_cls.classifier import LoadedModel, predict_logits, softmax
+from bilstm_cls.classifier import LoadedModel, Task, predict_logits
 from bilstm_cls.config import Config, DataConfig
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus, encode, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.readers import ReadOptions, read, read_label_names
-from bilstm_cls.data.types import BadRow, Dataset, Split
+from bilstm_cls.data.sources import read_options
+from bilstm_cls.data.tables import Dialect
+from bilstm_cls.data.types import BadRow, Dataset, Label, Split, label_counts, names_in
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics
-from bilstm_cls.evaluation.predictions import Evaluation, read_predictions, write_predictions
+from bilstm_cls.evaluation.predictions import Evaluation, label_ids_of, read_predictions, write_predictions
 from bilstm_cls.evaluation.quality import length_histogram
 from bilstm_cls.evaluation.report import write_report
 from bilstm_cls.files import write_atomic
@@ -67,12 +70,15 @@ def evaluate(
     if data is None:
         found = _split_of_run(run, loaded.config, split)
     else:
-        options = ReadOptions(
-            text_columns=tuple(text_columns or loaded.config.data.text_columns),
-            label_column=label_column or loaded.config.data.label_column,
-            encoding=loaded.config.data.encoding,
+        config = loaded.config.data
+        names = None if config.label_names is None else read_label_names(Path(config.label_names), config.encoding)
+        options = replace(
+            read_options(config, split, names),
+            text_columns=tuple(text_columns or config.text_columns),
+            label_column=label_column or config.label_column,
+            csv=Dialect(),
         )
-        found = _read_split(data, data_format, options, loaded.config.data, loaded.labels)
+        found = _read_split(data, data_format, options, config, loaded.labels)
     for member in loaded.members:
         member.to(chosen)
     corpus = _encoded(loaded, found)
@@ -102,20 +108,17 @@ def _split_of_run(run: RunDirectory, config: Config, name: str) -> Split:
 
 
 def _read_split(path: Path, data_format: str, options: ReadOptions, config: DataConfig, labels: list[str]) -> Split:
-    known = {label: i for i, label in enumerate(labels)}
-    if config.label_names is not None:  # a number may stand for a label
-        names = read_label_names(Path(config.label_names), config.encoding)
-        known = {number: known[name] for number, name in names.items() if name in known} | known
     bad: list[BadRow] = []
-    texts, label_ids, lines = [], [], []
+    texts, found, lines = [], list[Label](), []
     for example in read(path, format=data_format, options=options, bad_rows=config.bad_rows, on_bad_row=bad.append):
-        if str(example.label) not in known:
+        assert example.label is not None
+        if unknown := [name for name in names_in(example.label) if name not in labels]:
             raise DataError(
-                f"{example.path}:{example.line}: label {example.label!r} is not one that the run knows: "
+                f"{example.path}:{example.line}: label {unknown[0]!r} is not one that the run knows: "
                 f"{', '.join(labels[:20])}"
             )
         texts.append(example.text)
-        label_ids.append(known[str(example.label)])
+        found.append(example.label)
         lines.append(example.line)
     if skipped := [row for row in bad if not row.is_read]:
         logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
@@ -123,7 +126,8 @@ def _read_split(path: Path, data_format: str, options: ReadOptions, config: Data
         logger.warning(str(row))
     if not texts:
         raise DataError(f"{path}: there is no text to evaluate")
-    return Split(str(path), texts, np.array(label_ids), [str(path)] * len(texts), np.array(lines))
+    ids = label_ids_of(found, labels)
+    return Split(str(path), texts, ids, [str(path)] * len(texts), np.array(lines))
 
 
 def _encoded(loaded: LoadedModel, split: Split) -> Corpus:
@@ -137,15 +141,17 @@ def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, majority:
     """Evaluates a model on encoded texts; with an n-gram model also what the network alone predicts."""
 
     def score(logits: Floats) -> tuple[Floats, Metrics]:
-        probabilities = softmax(logits)
+        probabilities = loaded.task.probabilities(logits)
         ids = loaded.labels.index(majority) if majority in loaded.labels else None
-        return probabilities, compute_metrics(probabilities, split.label_ids, loaded.labels, majority_label_id=ids)
+        return probabilities, compute_metrics(
+            probabilities, split.label_ids, loaded.labels, majority_label_id=ids, task=loaded.task, with_intervals=True
+        )
 
     network = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
     if loaded.ngrams is None:
-        return Evaluation(split, *score(network))
-    ngrams = loaded.ngrams.logits(split.texts)
-    return Evaluation(split, *score(network + ngrams), network=score(network)[1], ngram_logits=ngrams)
+        return Evaluation(split, *score(network), task=loaded.task)
+    ngrams, alone = loaded.ngrams.logits(split.texts), score(network)[1]
+    return Evaluation(split, *score(network + ngrams), network=alone, ngram_logits=ngrams, task=loaded.task)
 
 
 def evaluate_model(loaded: LoadedModel, data: PreparedData) -> Evaluation:
@@ -159,7 +165,7 @@ def _scored_split(dataset: Dataset) -> Split:
 
 
 def _majority(dataset: Dataset) -> str:
-    return dataset.labels[int(np.bincount(dataset.splits["train"].label_ids).argmax())]
+    return dataset.labels[int(label_counts(dataset.splits["train"].label_ids, 0).argmax())]
 
 
 def write_results(
@@ -188,8 +194,7 @@ def write_results(
     metrics: Row = {
         **{key: value for key, value in best.items() if key.startswith("valid/")},
         **evaluation.metrics.flat(split),  # without a test split valid again, of probabilities that are calibrated
-        f"network/{split}/accuracy": network.accuracy,
-        f"network/{split}/macro_f1": network.macro_f1,
+        **{f"network/{split}/{name}": getattr(network, name) for name in ("accuracy", "macro_f1", "micro_f1")},
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
         **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else [], evaluation),
@@ -213,18 +218,25 @@ def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluat
     """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
     split, ngrams, row = _scored_split(dataset), evaluation.ngram_logits, Row()
     for name in names:
-        if name == "nbsvm" and ngrams is not None and ngrams.any():  # else its weight is 0
-            probabilities = softmax(ngrams)
+        task = Task.of(split.label_ids)
+        if name == "nbsvm" and task.thresholds is None and ngrams is not None and ngrams.any():  # else its weight is 0
+            probabilities = task.probabilities(ngrams)
         else:
-            probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
-        scores = compute_metrics(probabilities, split.label_ids, dataset.labels)
-        row |= {f"baseline/{name}/accuracy": scores.accuracy, f"baseline/{name}/macro_f1": scores.macro_f1}
+            task, probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
+        scores = compute_metrics(probabilities, split.label_ids, dataset.labels, task=task)
+        row |= {f"baseline/{name}/{key}": getattr(scores, key) for key in ("accuracy", "macro_f1", "micro_f1")}
     return row
 
 
-def _run_baseline(name: str, dataset: Dataset) -> tuple[Floats, float]:
+def _run_baseline(name: str, dataset: Dataset) -> tuple[Task, Floats, float]:
     logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
-    return run_baseline(name, dataset.splits["train"], _scored_split(dataset), len(dataset.labels))
+    train, valid, split = dataset.splits["train"], dataset.splits["valid"], _scored_split(dataset)
+    task = Task.of(train.label_ids)
+    if task.thresholds is None or split is valid:
+        return task, *run_baseline(name, train, split, len(dataset.labels))
+    both = replace(split, texts=[*valid.texts, *split.texts])
+    probabilities, seconds = run_baseline(name, train, both, len(dataset.labels))
+    return task.tuned(probabilities[: len(valid)], valid.label_ids), probabilities[len(valid) :], seconds
 
 
 def _balance(dataset: Dataset) -> Row:
@@ -232,7 +244,7 @@ def _balance(dataset: Dataset) -> Row:
     labels, row = dataset.labels, Row()
     for name, split in dataset.splits.items():
         if name != "unlabelled":
-            counts = np.bincount(split.label_ids, minlength=len(labels)).tolist()
+            counts = label_counts(split.label_ids, len(labels)).tolist()
             row |= {f"data/labels/{name}/{label}": count for label, count in zip(labels, counts, strict=True)}
     return {"data/majority_label": _majority(dataset), **row}
 
@@ -260,9 +272,10 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             run.clear()
             run.remove_leftovers()
             run.write_status("running", "evaluating")
-            probabilities, seconds = _run_baseline(name, dataset)
-            scores = compute_metrics(probabilities, split.label_ids, dataset.labels, majority_label_id=majority)
-            evaluation = Evaluation(split, probabilities, scores)
+            task, probabilities, seconds = _run_baseline(name, dataset)
+            options: Row = {"majority_label_id": majority, "task": task, "with_intervals": True}
+            scores = compute_metrics(probabilities, split.label_ids, dataset.labels, **options)
+            evaluation = Evaluation(split, probabilities, scores, task=task)
             results[name] = {
                 **scores.flat(split.name),
                 **_balance(dataset),
@@ -305,7 +318,7 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
         )
     loaded = run.load_model()
     predictions = read_predictions(path)
-    unknown = sorted(set(predictions.labels) - set(loaded.labels))
+    unknown = sorted({name for label in predictions.labels for name in names_in(label)} - set(loaded.labels))
     if unknown:
         raise CheckpointError(
             f"{path}: predictions_{predictions.split}.csv has the label {unknown[0]!r}, labels.json does not"

@@ -1,9 +1,9 @@
 """How much each token of a text changes a prediction.
 
-What is explained is a label's logit minus the mean of the other labels' logits. For two labels that is the logarithm of
-the odds, `log(p / (1 - p))`. Occlusion leaves a token out and reads the rest: the difference is easy to understand, and
-holds for any model. The exact method instead writes the logit as a sum of one term per token and a bias: the weighted
-output at the token, for the attention and the maxima that the text has.
+What is explained is a label's logit, minus the mean of the other labels' logits where a text has one label. For two
+labels that is the logarithm of the odds, `log(p / (1 - p))`. Occlusion leaves a token out and reads the rest: the
+difference is easy to understand, and holds for any model. The exact method instead writes the logit as a sum of one
+term per token and a bias: the weighted output at the token, for the attention and the maxima that the text has.
 
 Shapes: T tokens, E embedding_dim, N directions, H hidden_size, D pooled size, C labels.
 """
@@ -13,7 +13,7 @@ import copy
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilstm_cls.classifier import LoadedModel, predict_logits
+from bilstm_cls.classifier import LoadedModel, Prediction, predict_logits
 from bilstm_cls.data.corpus import Corpus, kept_places
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.device import allow_tf32
@@ -95,6 +95,18 @@ class Explanation:
         return {"label": self.label, "method": self.method, "logit": self.logit, **sum_of, "terms": terms}
 
 
+def explain_prediction(loaded: LoadedModel, prediction: Prediction, method: str = OCCLUSION) -> list[Explanation]:
+    """Explains each predicted label, or the likeliest one where none is predicted."""
+    labels = prediction.labels or (prediction.label,)
+    return [explain(loaded, prediction.text, label=label, method=method) for label in labels]
+
+
+def explanation_object(prediction: Prediction, found: Sequence[Explanation]) -> Any:
+    """Returns what JSON holds of `explain_prediction`: one object, or a list where a text may have several labels."""
+    objects = [explanation.as_dict() for explanation in found]
+    return objects[0] if prediction.labels is None else objects
+
+
 class Reading(NamedTuple):
     """What the model reads of a text: at least one token, its place in characters, and `Explanation.unread`."""
 
@@ -138,7 +150,8 @@ def explain(
     reading = read_tokens(loaded, text)
     logits = _logits(loaded, [reading.token_ids], [text])[0]
     best = int(logits.argmax())
-    contrast = _contrast(best if label is None else labels.index(label), len(labels))
+    which, several = best if label is None else labels.index(label), loaded.task.thresholds is not None
+    contrast = torch.eye(len(labels), dtype=torch.float64)[which] if several else _contrast(which, len(labels))
     logit = float(logits @ contrast.numpy())
     if method == OCCLUSION:
         bias, terms = None, _occlude(loaded, text, reading, contrast, logit, max_variants)

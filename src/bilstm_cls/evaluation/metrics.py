@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
+from bilstm_cls.config import METRICS, MULTI_METRICS
+from bilstm_cls.data.types import LabelIds, label_counts
+from bilstm_cls.runtime import Task
+
+NUM_RESAMPLES = 300
 NUM_BINS = 15
 MAX_MATRIX = 200
 """Labels up to which the whole confusion matrix is kept; of more, the most frequent confusions alone."""
@@ -25,12 +29,16 @@ Bools = npt.NDArray[np.bool_]
 
 
 class ClassMetrics(NamedTuple):
-    """Scores of one label; `support` is the number of texts that have it."""
+    """Scores of one label; `support` is the number of texts that have it.
+
+    `average_precision` is None where a text has one label, or no text has this one.
+    """
 
     precision: float
     recall: float
     f1: float
     support: int
+    average_precision: float | None = None
 
 
 class Confusion(NamedTuple):
@@ -46,18 +54,27 @@ class Metrics:
     """Scores of a model on N texts of one split.
 
     Attributes:
+        accuracy: fraction of texts whose label is right; where texts have several, whose labels are all right.
         macro_f1: mean F1 over the labels that occur among the true or the predicted ones.
         micro_f1: F1 over all decisions; with one label a text it equals accuracy.
         weighted_f1: mean F1, each label weighted by its texts.
         auroc: area under the ROC curve of the second of two labels, or the mean of one-vs-rest over more; None where
-            a label has no text.
-        log_loss: mean negative log-likelihood in nats; probabilities count as at least 2.2e-16 (float64's epsilon).
-        ece: expected calibration error over 15 equal bins of the top probability (Guo et al. 2017).
+            a label has no text (where texts have several labels, the mean over those that have).
+        log_loss: mean negative log-likelihood in nats (where texts have several labels, of whether a text has a label);
+            probabilities count as at least 2.2e-16 (float64's epsilon).
+        ece: expected calibration error over 15 equal bins of the top probability (Guo et al. 2017), or where texts have
+            several labels of all probabilities.
         majority: accuracy of always predicting the train split's most frequent label; None where it was not given.
         confidence_interval: 95 % Wilson interval of the accuracy.
         per_class: scores by label, in the order of the labels.
         confusions: the most frequent confusions, at most 50.
         confusion_matrix: `[C][C]` counts, rows true, columns predicted; None for more than 200 labels.
+        samples_f1: where texts have several labels, and None elsewhere like all that follows: mean F1 over texts; of a
+            text without labels, for which none is predicted, it is 1.
+        hamming_loss: fraction of wrong decisions.
+        lrap: label ranking average precision.
+        average_precision: mean over the labels that have a text.
+        intervals: 95 % bootstrap intervals of the scores that count decisions.
     """
 
     examples: int
@@ -73,18 +90,44 @@ class Metrics:
     per_class: dict[str, ClassMetrics]
     confusions: list[Confusion]
     confusion_matrix: list[list[int]] | None
+    samples_f1: float | None = None
+    hamming_loss: float | None = None
+    lrap: float | None = None
+    average_precision: float | None = None
+    intervals: dict[str, tuple[float, float]] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all scores."""
+        return METRICS if self.lrap is None else (*METRICS, *MULTI_METRICS)
+
+    @property
+    def main(self) -> str:
+        """The name of the score that says most in one number."""
+        return "accuracy" if self.lrap is None else "micro_f1"
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the main score."""
+        return self.confidence_interval if self.intervals is None else self.intervals[self.main]
 
     def scalars(self, prefix: str) -> dict[str, float | None]:
-        """Returns the scores of `METRICS` as `prefix/accuracy` and so on: a row of the history."""
-        return {f"{prefix}/{name}": getattr(self, name) for name in METRICS}
+        """Returns the scores as `prefix/accuracy` and so on: a row of the history."""
+        return {f"{prefix}/{name}": getattr(self, name) for name in self.names}
+
+    def by_label(self) -> dict[str, dict[str, Any]]:
+        """Returns the scores of each label by name."""
+        kept = ClassMetrics._fields[: 4 if self.lrap is None else 5]
+        return {label: {name: getattr(row, name) for name in kept} for label, row in self.per_class.items()}
 
     def flat(self, prefix: str) -> dict[str, Any]:
         """Returns everything under keys such as `test/accuracy` and `test/per_class/pos/f1`, ready for JSON."""
         row: dict[str, Any] = {f"{prefix}/examples": self.examples, **self.scalars(prefix)}
         row[f"{prefix}/majority"] = self.majority
         row[f"{prefix}/confidence_interval"] = list(self.confidence_interval)
-        for label, scores in self.per_class.items():
-            row |= {f"{prefix}/per_class/{label}/{name}": value for name, value in scores._asdict().items()}
+        row |= {f"{prefix}/intervals/{name}": list(found) for name, found in (self.intervals or {}).items()}
+        for label, scores in self.by_label().items():
+            row |= {f"{prefix}/per_class/{label}/{name}": value for name, value in scores.items()}
         row[f"{prefix}/confusions"] = [list(found) for found in self.confusions]
         return row if self.confusion_matrix is None else row | {f"{prefix}/confusion_matrix": self.confusion_matrix}
 
@@ -93,25 +136,36 @@ class Metrics:
         return {
             "split": split, "examples": self.examples, "accuracy": self.accuracy, "macro_f1": self.macro_f1,
             "loss": self.log_loss, "ece": self.ece, "confidence_interval": list(self.confidence_interval),
-            "per_class": {label: scores._asdict() for label, scores in self.per_class.items()},
+            **({name: getattr(self, name) for name in self.names} if self.intervals else {}),
+            **({"intervals": self.intervals} if self.intervals else {}), "per_class": self.by_label(),
         }  # fmt: skip
 
 
 def compute_metrics(
-    probabilities: Floats, label_ids: Ints, labels: Sequence[str], *, majority_label_id: int | None = None
+    probabilities: Floats,
+    label_ids: LabelIds,
+    labels: Sequence[str],
+    *,
+    majority_label_id: int | None = None,
+    task: Task = Task(),  # noqa: B008 - frozen
+    with_intervals: bool = False,
 ) -> Metrics:
     """Evaluates probabilities. Where two labels are equally probable, the first of them is the prediction.
 
     Args:
-        probabilities: `[N, C]`, finite, rows summing to 1; N at least 1.
-        label_ids: `[N]`, indices into `labels`.
+        probabilities: `[N, C]`, finite, where a text has one label with rows summing to 1; N at least 1.
+        label_ids: of N texts.
         labels: C distinct class names.
         majority_label_id: the most frequent label of the train split.
+        task: what is predicted, one label or several.
+        with_intervals: where texts have several labels, whether to compute `intervals`.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     _check(probabilities, label_ids, labels)
-    predicted = probabilities.argmax(axis=1)
+    predicted = task.predicted(probabilities)
+    if task.thresholds is not None:
+        return _of_several(probabilities, label_ids, labels, predicted, with_intervals=with_intervals)
     is_correct = predicted == label_ids
     with warnings.catch_warnings():  # that the labels are many for so few texts
         warnings.simplefilter("ignore")
@@ -126,9 +180,9 @@ def compute_metrics(
         macro_f1=float(f1[has_occurred].mean()),
         micro_f1=accuracy,
         weighted_f1=float(f1 @ support) / number,
-        auroc=_auroc(probabilities, label_ids),
+        auroc=_auroc(probabilities, label_ids, needs_all=True),
         log_loss=float(example_losses(probabilities, label_ids).mean()),
-        ece=calibration_bins(probabilities.max(axis=1), is_correct).error,
+        ece=calibration_bins(*confidences(probabilities, label_ids)).error,
         majority=None if majority_label_id is None else int(support[majority_label_id]) / number,
         confidence_interval=accuracy_interval(accuracy, number),
         per_class={label: ClassMetrics(*row) for label, row in zip(labels, rows, strict=True)},
@@ -139,10 +193,93 @@ def compute_metrics(
     )
 
 
-def example_losses(probabilities: Floats, label_ids: Ints) -> Floats:
-    """Returns `[N]` negative log-likelihoods in nats, between 0 and 36.05."""
-    likelihoods = probabilities[np.arange(len(label_ids)), label_ids]
-    return np.abs(np.log(np.clip(likelihoods, _SMALLEST, 1.0)))  # abs: -log(1) would be -0.0
+def _of_several(
+    probabilities: Floats, has_label: LabelIds, labels: Sequence[str], predicted: LabelIds, *, with_intervals: bool
+) -> Metrics:
+    """Evaluates texts with several labels: true and predicted ones are `[N, C]` of 1 and 0."""
+    from sklearn import metrics as sk
+
+    empty: dict[str, Any] = {"macro": np.nan, "micro": 0.0, "weighted": 0.0, "samples": 1.0}
+    found = {name: sk.f1_score(has_label, predicted, average=name, zero_division=empty[name]) for name in empty}
+    f1 = {name: float(np.nan_to_num(score)) for name, score in found.items()}
+    scores = sk.precision_recall_fscore_support(has_label, predicted, labels=range(len(labels)), zero_division=0)
+    precisions = [
+        float(sk.average_precision_score(column, of_label)) if column.any() else None
+        for column, of_label in zip(has_label.T, probabilities.T, strict=True)
+    ]
+    known = [precision for precision in precisions if precision is not None]
+    rows = zip(*(column.tolist() for column in scores), precisions, strict=True)
+    number, accuracy = len(has_label), float(is_right(predicted, has_label).mean())
+    lrap = float(sk.label_ranking_average_precision_score(has_label, probabilities))
+    return Metrics(
+        examples=number,
+        accuracy=accuracy,
+        macro_f1=f1["macro"],
+        micro_f1=f1["micro"],
+        weighted_f1=f1["weighted"],
+        auroc=_auroc(probabilities, has_label, needs_all=False),
+        log_loss=float(example_losses(probabilities, has_label).mean()),
+        ece=calibration_bins(*confidences(probabilities, has_label)).error,
+        majority=None,
+        confidence_interval=accuracy_interval(accuracy, number),
+        per_class={label: ClassMetrics(*row) for label, row in zip(labels, rows, strict=True)},
+        confusions=[],
+        confusion_matrix=None,
+        samples_f1=f1["samples"],
+        hamming_loss=float(sk.hamming_loss(has_label, predicted)),
+        lrap=lrap,
+        average_precision=float(np.mean(known)) if known else None,
+        intervals=bootstrap(has_label, predicted) if with_intervals else None,
+    )
+
+
+def bootstrap(has_label: LabelIds, predicted: LabelIds) -> dict[str, tuple[float, float]]:
+    """Returns the 95 % intervals of scores that are functions of counts, by resampling the texts.
+
+    Where all resamples are alike, because of few texts all are right, it is Wilson's interval.
+    """
+    hits, num_true, num_said = (counts.astype(np.float64) for counts in (has_label * predicted, has_label, predicted))
+    of_text = np.stack([2 * hits.sum(1), (num_true + num_said).sum(1), (has_label != predicted).mean(1)], 1)
+    samples = np.where(of_text[:, 1] > 0, of_text[:, 0] / of_text[:, 1].clip(1), 1.0)
+    generator, found, has_occurred = np.random.default_rng(0), [], (has_label | predicted).any(0)
+    for _ in range(NUM_RESAMPLES):
+        drawn = np.bincount(generator.integers(0, len(hits), len(hits)), minlength=len(hits)) / len(hits)
+        both, true, said = drawn @ hits, drawn @ num_true, drawn @ num_said  # [C]
+        f1 = 2 * both / np.where(true + said > 0, true + said, 1)
+        micro = 2 * both.sum() / max((true + said).sum(), _SMALLEST)
+        weighted = f1 @ true / max(true.sum(), _SMALLEST)
+        found.append([micro, f1[has_occurred].mean(), weighted, drawn @ samples, drawn @ of_text[:, 2]])
+    low, high = np.quantile(found, [0.025, 0.975], axis=0).tolist()
+    names = ("micro_f1", "macro_f1", "weighted_f1", "samples_f1", "hamming_loss")
+    wilson = [accuracy_interval(end, len(hits)) for end in low]
+    ends = zip(low, high, wilson, strict=True)
+    return {name: (a, b) if b - a > 1e-9 else other for name, (a, b, other) in zip(names, ends, strict=True)}
+
+
+def is_right(predicted: LabelIds, label_ids: LabelIds) -> Bools:
+    """Returns `[N]`, whether the label, or all labels, of a text are right."""
+    is_equal = predicted == label_ids
+    return np.asarray(is_equal.all(axis=-1) if label_ids.ndim == 2 else is_equal)
+
+
+def likelihoods(probabilities: Floats, label_ids: LabelIds) -> Floats:
+    """Returns the probability of the label of each text, `[N]`, or of each label or its lack, `[N, C]`."""
+    if label_ids.ndim == 2:
+        return np.where(label_ids > 0, probabilities, 1 - probabilities)
+    return np.asarray(probabilities[np.arange(len(label_ids)), label_ids])
+
+
+def example_losses(probabilities: Floats, label_ids: LabelIds) -> Floats:
+    """Returns `[N]` negative log-likelihoods in nats, between 0 and 36.05; with several labels the mean over these."""
+    losses = np.abs(np.log(np.clip(likelihoods(probabilities, label_ids), _SMALLEST, 1.0)))  # abs: -log(1) is -0.0
+    return np.asarray(losses.mean(axis=1) if losses.ndim == 2 else losses)
+
+
+def confidences(probabilities: Floats, label_ids: LabelIds) -> tuple[Floats, Bools]:
+    """Returns probabilities and whether what they are of is true: predictions `[N]`, or all labels of all texts."""
+    if label_ids.ndim == 2:
+        return probabilities.ravel(), label_ids.ravel() > 0
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == label_ids
 
 
 def _confusions(label_ids: Ints, predicted: Ints, labels: Sequence[str]) -> list[Confusion]:
@@ -191,23 +328,31 @@ def calibration_bins(confidence: Floats, is_correct: Bools) -> CalibrationBins:
     return CalibrationBins(counts, num_correct, np.bincount(bins, confidence, NUM_BINS).astype(np.float64))
 
 
-def _auroc(probabilities: Floats, label_ids: Ints) -> float | None:
+def _auroc(probabilities: Floats, label_ids: LabelIds, *, needs_all: bool) -> float | None:
     """Counts ordered pairs (Mann & Whitney), because `roc_auc_score` takes minutes for thousands of labels."""
     from scipy.stats import rankdata
 
     number, num_labels = probabilities.shape
-    support = np.bincount(label_ids, minlength=num_labels)
-    if num_labels < 2 or (support == 0).any():
+    several = label_ids.ndim == 2
+    support = label_counts(label_ids, num_labels)
+    is_defined = (support > 0) & (support < number)
+    if num_labels < 2 or not (is_defined.all() if needs_all else is_defined.any()):
         return None
-    sums = np.array([rankdata(column)[label_ids == i].sum() for i, column in enumerate(probabilities.T)])
-    areas = (sums - support * (support + 1) / 2) / (support * (number - support))
-    return float(areas[1] if num_labels == 2 else areas.mean())
+    sums = np.array(
+        [
+            rankdata(column)[label_ids[:, i] > 0 if several else label_ids == i].sum()
+            for i, column in enumerate(probabilities.T)
+        ]
+    )
+    areas = (sums - support * (support + 1) / 2)[is_defined] / (support * (number - support))[is_defined]
+    return float(areas[1] if num_labels == 2 and not several else areas.mean())
 
 
-def _check(probabilities: Floats, label_ids: Ints, labels: Sequence[str]) -> None:
+def _check(probabilities: Floats, label_ids: LabelIds, labels: Sequence[str]) -> None:
     assert probabilities.dtype == np.float64, probabilities.dtype
     assert probabilities.shape == (len(label_ids), len(labels)), (probabilities.shape, len(label_ids), len(labels))
     assert len(label_ids) > 0, "nothing to evaluate"
     assert len(set(labels)) == len(labels), labels
     assert (probabilities >= 0).all(), "a probability is negative or not a number"
-    assert np.allclose(probabilities.sum(axis=1), 1.0, rtol=0, atol=1e-5), "rows of probabilities must sum to 1"
+    is_sum_right = label_ids.ndim == 2 or np.allclose(probabilities.sum(axis=1), 1.0, rtol=0, atol=1e-5)
+    assert is_sum_right, "rows of probabilities must sum to 1"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bilstm_cls.data.types import spoken
 from bilstm_cls.evaluation.explain import OCCLUSION, Explanation
 from bilstm_cls.files import write_atomic
 from bilstm_cls.runtime import Prediction, most_probable
@@ -43,6 +44,7 @@ def _environment() -> "Environment":
     )
     environment.filters |= {
         "number": number, "shortened": shortened, "picture": _picture, "verbatim": _verbatim, "markdown": markdown,
+        "spoken": spoken,
         "width": lambda path: int.from_bytes(path.read_bytes()[16:20], "big") // 2,  # of a PNG of twice the pixels
     }  # fmt: skip
     return environment
@@ -155,7 +157,7 @@ def explanation_lines(prediction: Prediction, explanation: Explanation, *, is_co
     """Yields lines for a terminal: label, probability and text; the sum; without colours the strongest words."""
     parts = parts_of(explanation)
     shown = "".join(_painted(part) if is_coloured else printable(part.text) for part in parts)
-    yield f"{printable(prediction.label)}\t{prediction.probability:.4f}\t{shown}"
+    yield f"{printable(explanation.label)}\t{prediction.probabilities[explanation.label]:.4f}\t{shown}"
     yield f"  {_summary(explanation)}"
     if is_coloured:
         yield f"  {_painted(Part(f'for {explanation.label}', 1.0))} {_painted(Part('against it', -1.0))}"
@@ -169,7 +171,8 @@ def write_explanations(path: Path, title: str, explained: Iterable[tuple[Predict
     for prediction, explanation in explained:
         parts = parts_of(explanation)
         texts.append({
-            "prediction": prediction,
+            "label": explanation.label,
+            "probability": prediction.probabilities[explanation.label],
             "probabilities": most_probable(prediction.probabilities, MAX_LABELS).items(),
             "parts": parts,
             "unread": UNREAD if explanation.unread else None,
@@ -198,7 +201,7 @@ def _strongest(parts: Sequence[Part]) -> list[tuple[str, str]]:
 
 
 def _summary(explanation: Explanation) -> str:
-    logit = f"logit of {printable(explanation.label)} over the others {explanation.logit:+.4f}"
+    logit = f"logit of {printable(explanation.label)} {explanation.logit:+.4f}"
     if explanation.method == OCCLUSION:
         return f"{logit}; occlusion: what it loses when a word is left out"
     return (

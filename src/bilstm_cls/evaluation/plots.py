@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilstm_cls.evaluation.metrics import NUM_BINS, Floats, Metrics, calibration_bins
+from bilstm_cls.evaluation.metrics import NUM_BINS, Floats, Metrics, calibration_bins, confidences
 from bilstm_cls.evaluation.quality import Group
 from bilstm_cls.files import replacing
 
@@ -101,9 +101,8 @@ def _matrix(counts: Any, labels: Sequence[str], path: Path) -> None:
 
 
 def calibration(probabilities: Floats, label_ids: Any, path: Path) -> None:
-    """Draws how often predictions `[N, C]` of a probability are right by labels `[N]`, and how many there are."""
-    confidence = probabilities.max(axis=1)
-    bins = calibration_bins(confidence, probabilities.argmax(axis=1) == label_ids)
+    """Draws how often predictions `[N, C]` of a probability are right by label ids, and how many there are."""
+    bins = calibration_bins(*confidences(probabilities, label_ids))
     held = bins.counts > 0
     centres, width = (np.arange(NUM_BINS) + 0.5) / NUM_BINS, 1 / NUM_BINS
     accuracy = bins.num_correct[held] / bins.counts[held]

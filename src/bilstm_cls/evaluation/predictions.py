@@ -1,7 +1,9 @@
 """What evaluation leaves in a run directory: every text with its label, the prediction, and how wrong it is."""
 
 import csv
+import functools
 import io
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from bilstm_cls.data.tokenizer import without_surrogates
-from bilstm_cls.data.types import Split
+from bilstm_cls.data.types import Label, LabelIds, Split, named, names_in
 from bilstm_cls.errors import CheckpointError
-from bilstm_cls.evaluation.metrics import Floats, Ints, Metrics, example_losses
+from bilstm_cls.evaluation.metrics import Floats, Metrics, example_losses, likelihoods
 from bilstm_cls.files import replacing
+from bilstm_cls.runtime import Task
 
 COLUMNS = ("path", "line", "label", "prediction", "probability", "loss", "text")
+MULTI_COLUMNS = ("path", "line", "labels", "predictions", *COLUMNS[4:])
+"""Where texts have several labels these are JSON lists, and the probability is that of all decisions together."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Evaluation:
         metrics: their scores.
         network: scores of the network alone, where an n-gram model is added to it.
         ngram_logits: `[N, C]` of that n-gram model alone.
+        task: one label a text, or several.
     """
 
     split: Split
@@ -35,6 +41,18 @@ class Evaluation:
     metrics: Metrics
     network: Metrics | None = None
     ngram_logits: Floats | None = None
+    task: Task = Task()  # noqa: RUF009 - frozen
+
+    @functools.cached_property
+    def predicted(self) -> LabelIds:
+        """The predicted labels."""
+        return self.task.predicted(self.probabilities)
+
+    @functools.cached_property
+    def confidence(self) -> Floats:
+        """`[N]`, the probabilities of the predictions."""
+        found = likelihoods(self.probabilities, self.predicted)
+        return np.asarray(found.prod(axis=1) if found.ndim == 2 else found)
 
 
 @dataclass(frozen=True)
@@ -54,8 +72,8 @@ class Predictions:
     split: str
     texts: list[str]
     places: list[tuple[str, int]]
-    labels: list[str]
-    predictions: list[str]
+    labels: list[Label]
+    predictions: list[Label]
     probabilities: Floats
     losses: Floats
 
@@ -64,26 +82,41 @@ class Predictions:
 
     def as_split(self, labels: Sequence[str]) -> Split:
         """Returns the texts as they were evaluated, with label ids of the given labels."""
-        ids: Ints = np.array([labels.index(label) for label in self.labels], dtype=np.int64)
+        ids = label_ids_of(self.labels, labels)
         lines = np.array([line for _, line in self.places], dtype=np.int64)
         return Split(self.split, self.texts, ids, [path for path, _ in self.places], lines)
+
+
+def label_ids_of(found: Sequence[Label], labels: Sequence[str]) -> LabelIds:
+    """Returns the label ids of texts whose labels are given by name."""
+    places = {label: place for place, label in enumerate(labels)}
+    if found and isinstance(found[0], str):
+        return np.array([places[name] for label in found for name in names_in(label)], dtype=np.int64)
+    ids = np.zeros((len(found), len(labels)), dtype=np.uint8)
+    for row, label in zip(ids, found, strict=True):
+        row[[places[name] for name in names_in(label)]] = 1
+    return ids
+
+
+def _cell(label: Label) -> str:
+    return label if isinstance(label, str) else json.dumps(label, ensure_ascii=False)
 
 
 def write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
     """Writes a CSV with every text of the split, the worst prediction first."""
     losses = example_losses(evaluation.probabilities, evaluation.split.label_ids)
-    predicted = evaluation.probabilities.argmax(1)
+    true, predicted = (list(named(ids, labels)) for ids in (evaluation.split.label_ids, evaluation.predicted))
     with replacing(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
         plain = csv.writer(lines, lineterminator="\n")
         quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        plain.writerow(COLUMNS)
+        plain.writerow(COLUMNS if evaluation.task.thresholds is None else MULTI_COLUMNS)
         for i in np.argsort(-losses, kind="stable").tolist():
             text = without_surrogates(evaluation.split.texts[i])
             writer = quoted if "\r" in text else plain  # which would leave a lone carriage return bare
             place = evaluation.split.paths[i], int(evaluation.split.lines[i])
-            names = labels[evaluation.split.label_ids[i]], labels[predicted[i]]
-            numbers = f"{evaluation.probabilities[i, predicted[i]]:.6f}", f"{losses[i]:.6f}"
+            names = _cell(true[i]), _cell(predicted[i])
+            numbers = f"{evaluation.confidence[i]:.6f}", f"{losses[i]:.6f}"
             writer.writerow([*place, *names, *numbers, text])
         lines.detach()
 
@@ -101,18 +134,20 @@ def read_predictions(run: Path) -> Predictions:
     if not found:
         raise CheckpointError(f"{run}: holds no predictions_test.csv, so it is not a run that was evaluated")
     path = found[0]
-    rows: list[tuple[tuple[str, int], str, str, float, float, str]] = []
+    rows: list[tuple[tuple[str, int], Label, Label, float, float, str]] = []
     limit = csv.field_size_limit(sys.maxsize)  # of the whole process; the default is less than a long text
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file, strict=True)
-            if tuple(next(reader, ())) != COLUMNS:
+            header = tuple(next(reader, ()))
+            if header not in (COLUMNS, MULTI_COLUMNS):
                 raise CheckpointError(f"{path}: damaged, its first line is not {','.join(COLUMNS)}")
             for number, row in enumerate(reader, 2):
                 try:
-                    source, line, label, prediction, probability, loss, text = row
+                    source, line, *cells, probability, loss, text = row
+                    label, prediction = cells if header == COLUMNS else (tuple(json.loads(cell)) for cell in cells)
                     rows.append(((source, int(line)), label, prediction, float(probability), float(loss), text))
-                except ValueError as error:
+                except (ValueError, TypeError) as error:
                     raise CheckpointError(f"{path}: damaged, its row {number} cannot be read ({error})") from error
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error

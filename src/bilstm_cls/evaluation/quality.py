@@ -15,6 +15,7 @@ import numpy as np
 
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
+from bilstm_cls.data.types import label_counts
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import by_label, tfidf_model
 from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, wilson_interval
@@ -151,15 +152,21 @@ def leaking_tokens(corpus: Corpus, tokens: Sequence[str], num_labels: int) -> li
 
     assert corpus.label_ids is not None
     counts = csc_matrix((num_labels, len(tokens)), dtype=np.int64)
-    firsts = np.full(len(tokens), len(corpus), dtype=np.int64)
+    support = label_counts(corpus.label_ids, num_labels)
+    firsts, totals = np.full(len(tokens), len(corpus), dtype=np.int64), np.zeros(len(tokens), dtype=np.int64)
     for rows, token_ids, lengths in corpus.blocks():
         pairs = np.unique(np.repeat(rows, lengths) * len(tokens) + token_ids)  # a token counts once a text
         texts, ids = np.divmod(pairs, len(tokens))
         np.minimum.at(firsts, ids, texts)
-        counts += csc_matrix((np.ones_like(ids), (corpus.label_ids[texts], ids)), shape=counts.shape)
-    totals, with_label = np.asarray(counts.sum(0)).ravel(), counts.max(0).toarray().ravel()
+        labels = corpus.label_ids[texts]
+        if labels.ndim == 2:
+            which, labels = np.nonzero(labels)
+            ids = ids[which]
+        counts += csc_matrix((np.ones_like(ids), (labels, ids)), shape=counts.shape)
+        totals += np.bincount(pairs % len(tokens), minlength=len(tokens))
+    with_label = counts.max(0).toarray().ravel()
     labels = np.asarray(counts.argmax(0)).ravel()  # the most frequent label of each token
-    fractions = np.bincount(corpus.label_ids, minlength=num_labels)[labels] / len(corpus)
+    fractions = support[labels] / len(corpus)
     low, _ = wilson_interval(with_label, totals)
     is_leaking = (low >= PURE) & (low * (1 - fractions) >= LIFT * fractions * (1 - low))
     shown = np.flatnonzero(is_leaking & (np.arange(len(tokens)) > UNKNOWN_ID))

@@ -11,10 +11,11 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.data.types import named, spoken
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.evaluation.metrics import Metrics, accuracy_interval, example_losses
+from bilstm_cls.evaluation.metrics import Metrics, accuracy_interval, example_losses, is_right, likelihoods
 from bilstm_cls.evaluation.pages import aligned, excerpt, render
 from bilstm_cls.evaluation.predictions import Evaluation
 from bilstm_cls.evaluation.quality import Group, by_length, by_truncation, confident_disagreements
@@ -34,12 +35,19 @@ MAX_VARIANTS = 64
 NO_TEST = "There is no test split: these are the scores of the valid split, which also chose the weights."
 
 
+SCORE_NAMES = {
+    "accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1", "weighted_f1": "weighted F1",
+    "samples_f1": "samples F1", "hamming_loss": "Hamming loss", "lrap": "LRAP", "auroc": "AUROC",
+    "average_precision": "average precision", "log_loss": "log loss", "ece": "ECE",
+}  # fmt: skip
+
+
 class Score(NamedTuple):
-    """An accuracy to compare, with its 95 % interval; `is_this` for that of the whole model."""
+    """A main score to compare, with its 95 % interval where it is known; `is_this` for that of the whole model."""
 
     name: str
-    accuracy: float
-    interval: tuple[float, float]
+    value: float
+    interval: tuple[float, float] | None
     is_this: bool = False
 
 
@@ -48,20 +56,32 @@ def scored_split(metrics: Mapping[str, Any]) -> str:
     return "test" if "test/accuracy" in metrics else "valid"
 
 
+def main_score(metrics: Mapping[str, Any]) -> str:
+    """Returns the name of the score of a `metrics.json` that says most in one number."""
+    return "micro_f1" if f"{scored_split(metrics)}/lrap" in metrics else "accuracy"
+
+
+def other_scores(metrics: Metrics) -> dict[str, float | None]:
+    """Returns all scores but the main one by their names in words."""
+    words = SCORE_NAMES if metrics.lrap is None else SCORE_NAMES | {"accuracy": "subset accuracy"}
+    left_out = {metrics.main, "micro_f1"}  # which is the accuracy where it is not the main score
+    return {words[name]: getattr(metrics, name) for name in metrics.names if name not in left_out}
+
+
 def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
-    """Returns the accuracies of a `metrics.json` to compare: of the model, the network alone, and what is simpler."""
-    split = scored_split(metrics)
+    """Returns the main scores of a `metrics.json` to compare: of the model, the network alone, and what is simpler."""
+    split, main = scored_split(metrics), main_score(metrics)
     this = "network with n-grams" if "model/ngrams" in metrics else "network alone"
-    rows = {this if f"network/{split}/accuracy" in metrics else "this model": f"{split}/accuracy"}
+    rows = {this if f"network/{split}/{main}" in metrics else "this model": f"{split}/{main}"}
     if "model/ngrams" in metrics:
-        rows["network alone"] = f"network/{split}/accuracy"
-    rows |= {baseline.description: f"baseline/{name}/accuracy" for name, baseline in BASELINES.items()}
+        rows["network alone"] = f"network/{split}/{main}"
+    rows |= {baseline.description: f"baseline/{name}/{main}" for name, baseline in BASELINES.items()}
     rows["majority class"] = f"{split}/majority"
     found = {name: metrics[key] for name, key in rows.items() if metrics.get(key) is not None}
-    total = metrics[f"{split}/examples"]
+    total, ends = metrics[f"{split}/examples"], metrics.get(f"{split}/intervals/{main}")
     return [
-        Score(name, accuracy, accuracy_interval(accuracy, total), is_this=i == 0)
-        for i, (name, accuracy) in enumerate(found.items())
+        Score(name, value, accuracy_interval(value, total) if main == "accuracy" else None if i else ends, i == 0)
+        for i, (name, value) in enumerate(found.items())
     ]
 
 
@@ -92,7 +112,7 @@ def write_report(
     """
     groups: dict[str, list[Group]] = {}
     if corpus is not None:
-        is_correct = evaluation.probabilities.argmax(axis=1) == evaluation.split.label_ids
+        is_correct = is_right(evaluation.predicted, evaluation.split.label_ids)
         groups["tokens of a text"] = by_length(corpus.num_tokens, is_correct)
         groups["truncation"] = by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
     scores, split, path = scores_of(metrics), evaluation.split.name, shlex.quote(str(run.path))
@@ -104,6 +124,9 @@ def write_report(
         "split": split,
         "notes": [*metrics.get("data/notes", []), *([NO_TEST] if split != "test" else []), *_warnings(scores)],
         "scores": scores,
+        "main": SCORE_NAMES[main_score(metrics)],
+        "other_scores": other_scores(evaluation.metrics),
+        "thresholds": evaluation.task.thresholds,
         "history": history,
         "drawn": _draw(run, config, evaluation, metrics, history, groups),
         "per_class": sorted(per_class, key=lambda item: item[1].f1)[:MAX_ROWS] if is_long else per_class,
@@ -127,10 +150,10 @@ def write_report(
 def _warnings(scores: Sequence[Score]) -> list[str]:
     """Returns a warning where something simpler is as good as the model."""
     simpler = [score for score in scores[1:] if score.name != "network alone"]
-    best = max(simpler, key=lambda score: score.accuracy, default=None)
-    if best is None or best.accuracy < scores[0].accuracy:
+    best = max(simpler, key=lambda score: score.value, default=None)
+    if best is None or best.value < scores[0].value:
         return []
-    return [f"This model is not better than {best.name} ({best.accuracy:.2%}): think before you deploy it."]
+    return [f"This model is not better than {best.name} ({best.value:.2%}): think before you deploy it."]
 
 
 def _draw(
@@ -158,7 +181,8 @@ def _draw(
     caption = f"The most frequent confusions of the {split} split: true label → predicted label"
     if len(evaluation.metrics.per_class) <= plots.MAX_CELLS:
         caption = f"Confusion matrix of the {split} split, shaded by the fraction of the true label"
-    draw("confusion", "confusion_matrix", caption, plots.confusions, evaluation.metrics)
+    if evaluation.task.thresholds is None:
+        draw("confusion", "confusion_matrix", caption, plots.confusions, evaluation.metrics)
     caption = f"Predictions of the {split} split by their probability"
     draw("calibration", "calibration", caption, plots.calibration, evaluation.probabilities, ids)
     if len(lengths := groups.get("tokens of a text", ())) > 1:
@@ -173,19 +197,21 @@ def _draw(
 def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel | None) -> Row:
     """Returns the wrong predictions that are shown: where the label is likely wrong, and the worst others."""
     split, probabilities, label_ids = evaluation.split, evaluation.probabilities, evaluation.split.label_ids
-    losses, predicted = example_losses(probabilities, label_ids), probabilities.argmax(axis=1)
-    doubtful = confident_disagreements(probabilities, label_ids)
-    others = np.setdiff1d(np.flatnonzero(predicted != label_ids), doubtful[:MAX_DOUBTFUL])
+    losses, predicted, several = example_losses(probabilities, label_ids), evaluation.predicted, label_ids.ndim == 2
+    doubtful = np.empty(0, dtype=np.int64) if several else confident_disagreements(probabilities, label_ids)
+    others = np.setdiff1d(np.flatnonzero(~is_right(predicted, label_ids)), doubtful[:MAX_DOUBTFUL])
     worst = others[np.argsort(-losses[others], kind="stable")]
 
     def card(i: int) -> Row:
-        text = split.texts[i]
-        found = None if loaded is None else explain(loaded, text, max_variants=MAX_VARIANTS)
+        text, row = split.texts[i], [i]
+        # Of several labels, the decision that is most wrong.
+        label = labels[int(likelihoods(probabilities[row], label_ids[row])[0].argmin())] if several else None
+        found = None if loaded is None else explain(loaded, text, label=label, max_variants=MAX_VARIANTS)
         return {
             "text": text,
-            "label": labels[label_ids[i]],
-            "prediction": labels[predicted[i]],
-            "probability": float(probabilities[i, predicted[i]]),
+            "label": spoken(next(named(label_ids[row], labels))),
+            "prediction": spoken(next(named(predicted[row], labels))),
+            "probability": float(evaluation.confidence[i]),
             "loss": float(losses[i]),
             "place": f"{'/'.join(Path(split.paths[i]).parts[-2:])}:{split.lines[i]}",
             "parts": [] if found is None else excerpt(found, MAX_TEXT_LENGTH),
@@ -200,16 +226,13 @@ def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel |
 
 def metrics_table(metrics: Metrics, name: str) -> str:
     """Returns the scores as lines for a terminal, with the worst labels first where there are many."""
-    low, high = metrics.confidence_interval
-    lines = [
-        f"{name}: {metrics.examples:,} texts",
-        f"accuracy     {metrics.accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f})",
-    ]
+    (low, high), width = metrics.interval, 12 if metrics.lrap is None else 17
+    score = f"{SCORE_NAMES[metrics.main]:<{width}} {getattr(metrics, metrics.main):.4f}"
+    lines = [f"{name}: {metrics.examples:,} texts", f"{score}  (95 % interval {low:.4f} to {high:.4f})"]
     if metrics.majority is not None:
         lines.append(f"majority     {metrics.majority:.4f}  (always predicting the most frequent label of train)")
-    scores = {"macro F1": metrics.macro_f1, "weighted F1": metrics.weighted_f1, "AUROC": metrics.auroc}
-    scores |= {"log loss": metrics.log_loss, "ECE": metrics.ece}
-    lines += [f"{key:<12} {'undefined' if value is None else f'{value:.4f}'}" for key, value in scores.items()]
+    found = other_scores(metrics).items()
+    lines += [f"{name:<{width}} {'undefined' if value is None else f'{value:.4f}'}" for name, value in found]
     shown = list(metrics.per_class.items())
     if len(shown) > MAX_LABELS:
         lines += ["", f"the {MAX_LABELS} labels with the lowest F1 of {len(shown):,}:"]
@@ -222,10 +245,11 @@ def score_table(metrics: Row, path: Path) -> str:
     """Returns what `train` prints at its end: the scores, what they are compared with, and where everything is."""
     split = scored_split(metrics)
     rows = [
-        [f"  {name}", f"{accuracy:.4f}", "(95 % interval {:.4f} to {:.4f})".format(*interval) if is_this else ""]
-        for name, accuracy, interval, is_this in scores_of(metrics)
+        [f"  {name}", f"{value:.4f}", "(95 % interval {:.4f} to {:.4f})".format(*interval or ()) if is_this else ""]
+        for name, value, interval, is_this in scores_of(metrics)
     ]
-    lines = [f"accuracy on the {split} split, {metrics[f'{split}/examples']:,} texts:", *aligned(rows)]
+    main = SCORE_NAMES[main_score(metrics)]
+    lines = [f"{main} on the {split} split, {metrics[f'{split}/examples']:,} texts:", *aligned(rows)]
     before = metrics.get("time/pretrain_seconds")
     pretrained = f"pretrained in {before / 60:.1f} minutes, " if isinstance(before, float) else ""
     lines.append(
@@ -241,12 +265,13 @@ def baselines_table(results: Mapping[str, Row]) -> str:
     """Returns what `baseline` prints."""
     lines = []
     for name, metrics in results.items():
-        split = scored_split(metrics)
-        low, high = metrics[f"{split}/confidence_interval"]
+        split, main = scored_split(metrics), main_score(metrics)
+        ends = "{:.4f} to {:.4f}".format(*scores_of(metrics)[0].interval or ())
         lines.append(
-            f"{BASELINES[name].description}: accuracy {metrics[f'{split}/accuracy']:.4f} ({low:.4f} to {high:.4f}), "
+            f"{BASELINES[name].description}: {SCORE_NAMES[main]} {metrics[f'{split}/{main}']:.4f} ({ends}), "
             f"macro F1 {metrics[f'{split}/macro_f1']:.4f}, {metrics[f'time/baseline_{name}_seconds']:.0f} s"
         )
     first = next(iter(results.values()))
-    lines.append(f"majority class: accuracy {first[f'{scored_split(first)}/majority']:.4f}")
+    if (majority := first[f"{scored_split(first)}/majority"]) is not None:
+        lines.append(f"majority class: accuracy {majority:.4f}")
     return "\n".join([*lines, *(f"note: {note}" for note in first["data/notes"])])

@@ -32,7 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, StoppedError, UserError, dotted
-from bilstm_cls.evaluation.explain import explain
+from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
 from bilstm_cls.evaluation.pages import TEMPLATES
 from bilstm_cls.runtime import Prediction, most_probable
 from bilstm_cls.serve.batching import MAX_QUEUED, Batcher, FullError
@@ -89,7 +89,7 @@ class Question(BaseModel):
 class Answer(Prediction):
     """The prediction for one text, with the keys of `bilstm-cls predict --json`, and with `explain` an explanation."""
 
-    explanation: dict[str, Any] | None = None
+    explanation: dict[str, Any] | list[dict[str, Any]] | None = None
 
 
 class Answers(BaseModel):
@@ -109,11 +109,16 @@ def build_app(classifier: Classifier) -> ASGIApp:
     registry = CollectorRegistry()
     queued = Gauge("bilstm_cls_queued_texts", f"Accepted texts; at most {MAX_QUEUED:,}.", registry=registry)
     sizes = [2**power for power in range(9)]
+
+    def explained(text: str) -> Any:
+        (prediction,) = classifier.predict([text])
+        return explanation_object(prediction, explain_prediction(classifier.loaded, prediction))
+
     batch = Histogram("bilstm_cls_batch_texts", "Texts classified together.", buckets=sizes, registry=registry)
 
     batcher = Batcher(
         lambda texts: [prediction.as_dict() for prediction in classifier.predict(texts)],
-        lambda text: explain(classifier.loaded, text).as_dict(),
+        explained,
         on_batch=batch.observe,
     )
     queued.set_function(lambda: batcher.queued)

@@ -20,6 +20,7 @@ from bilstm_cls.data.batches import pad
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.evaluation.metrics import is_right
 from bilstm_cls.evaluation.predictions import read_predictions
 from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
@@ -170,6 +171,7 @@ def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
         "name": loaded.config.name,
         "max_length": text.max_length,
         "truncate": text.truncate,
+        "thresholds": None if loaded.task.thresholds is None else loaded.task.thresholds.tolist(),
         "precision": precision,
         "sha256": {name: sha256_of(folder / name) for name in names},
     }
@@ -235,6 +237,6 @@ def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> dict
     return {
         "int8_texts": len(texts),
         "int8_texts_from": origin,
-        "int8_label_agreement": float((exact.argmax(1) == rounded.argmax(1)).mean()),
+        "int8_label_agreement": float(is_right(loaded.task.predicted(rounded), loaded.task.predicted(exact)).mean()),
         "int8_largest_probability_difference": float(np.abs(exact - rounded).max()),
     }

@@ -159,7 +159,8 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
     """Yields each row's fields followed by its prediction, or by the reason why it has none."""
     with_errors = (options.bad_rows or classifier.config.data.bad_rows) == "empty"
     error: Row = {ERROR: None} if with_errors else {}
-    results = {*RESULTS, *map(_column_of, classifier.labels), *error}
+    names = RESULTS if classifier.task.thresholds is None else ("labels", *RESULTS[2:])
+    results = {*names, *map(_column_of, classifier.labels), *error}
     waiting: deque[Example | BadRow] = deque()
     num_bad = 0
 
@@ -172,7 +173,7 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
     for prediction in itertools.chain(classifier.stream(texts()), [None]):
         while waiting and isinstance(row := waiting.popleft(), BadRow):
             num_bad += 1
-            yield {**dict.fromkeys(RESULTS), ERROR: str(row)}
+            yield {**dict.fromkeys(names), ERROR: str(row)}
         if prediction is not None:
             assert isinstance(row, Example)
             fields = prediction.as_dict(top_k=options.top_k, min_probability=options.min_probability)

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bilstm_cls.classifier import predict_logits, softmax
+from bilstm_cls.classifier import Task, predict_logits, softmax
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY
 from bilstm_cls.data.prepare import PreparedData
+from bilstm_cls.data.types import LabelIds
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.metrics import Floats, Ints, compute_metrics
+from bilstm_cls.evaluation.metrics import Floats, compute_metrics
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.ngrams import NgramModel
 
@@ -23,11 +24,14 @@ LIMIT = 20.0
 SPREAD = 0.3
 
 
-def calibrate(model: BiLSTMClassifier, data: PreparedData, config: Config) -> tuple[NgramModel | None, dict[str, Any]]:
+def calibrate(
+    model: BiLSTMClassifier, data: PreparedData, config: Config
+) -> tuple[NgramModel | None, Task, dict[str, Any]]:
     """Scales the model's last layer, and an n-gram model to be added to it, so that valid is most probable.
 
     Without an n-gram model this is temperature scaling (Guo et al. 2017): one number that changes no answer. It is put
-    into the weights, so that whatever reads them needs to know nothing of it.
+    into the weights, so that whatever reads them needs to know nothing of it. Where texts have several labels each
+    label has its scales, and a threshold with the greatest F1 on valid.
 
     Args:
         model: its last layer is changed, unless `train.calibrate` is false.
@@ -35,50 +39,59 @@ def calibrate(model: BiLSTMClassifier, data: PreparedData, config: Config) -> tu
         config: `model.ngrams` and `train.calibrate`.
 
     Returns:
-        The n-gram model, where there is one, and facts for `metrics.json`.
+        The n-gram model, where there is one; how to answer; and facts for `metrics.json`.
 
     Raises:
         ConfigError: an n-gram model is to be weighted, and valid is train.
     """
-    has_ngrams = config.model.ngrams is not None
+    has_ngrams, labels = config.model.ngrams is not None, data.dataset.labels
+    task = Task.of(data.dataset.splits["valid"].label_ids)
     if config.data.valid == IN_MEMORY:  # the texts of train
         if has_ngrams:
             raise ConfigError("model.ngrams: is weighted on texts that train lacks; give valid a fraction of the texts")
-        return None, {}
-    if not config.train.calibrate and not has_ngrams:
-        return None, {}
+        return None, task, {}
+    if not config.train.calibrate and not has_ngrams and task.thresholds is None:
+        return None, task, {}
     train, valid = data.dataset.splits["train"], data.dataset.splits["valid"]
     ngrams, other = None, None
     if has_ngrams:
         logger.info("learning the n-gram model")
-        ngrams = NgramModel.train(train.texts, train.label_ids, len(data.dataset.labels))
+        ngrams = NgramModel.train(train.texts, train.label_ids, len(labels))
         other = ngrams.logits(valid.texts)  # [N, C]
     logits = predict_logits(model, data.corpora["valid"]).astype(np.float64)  # [N, C]
     scale, weight = fit_scales(logits, valid.label_ids, other, keeps_first=not config.train.calibrate)
     scale_logits(model, scale)
     total = scale * logits + (0.0 if other is None else weight * other)
-    metrics = compute_metrics(softmax(total), valid.label_ids, data.dataset.labels)
-    facts = {"calibration/scale": scale, **metrics.scalars("calibrated/valid")}
+    probabilities = task.probabilities(total)
+    task = task.tuned(probabilities, valid.label_ids)
+    metrics = compute_metrics(probabilities, valid.label_ids, labels, task=task)
+    facts = {"calibration/scale": np.asarray(scale).tolist(), **metrics.scalars("calibrated/valid")}
     if ngrams is not None:
-        facts["calibration/ngrams"] = weight
+        facts["calibration/ngrams"] = np.asarray(weight).tolist()
         ngrams = ngrams.scaled(weight)
     logger.info(
-        f"calibrated: logits times {scale:.3g}{'' if other is None else f', n-grams times {weight:.3g}'}; "
+        f"calibrated: logits times {np.mean(scale):.3g}"
+        f"{'' if other is None else f', n-grams times {np.mean(weight):.3g}'}; "
         f"valid/accuracy {metrics.accuracy:.4f}, valid/log_loss {metrics.log_loss:.4f}, valid/ece {metrics.ece:.4f}"
     )
-    return ngrams, facts
+    return ngrams, task, facts
 
 
-def scale_logits(model: BiLSTMClassifier, factor: float) -> None:
-    """Makes a model's logits `factor` times as large."""
+def scale_logits(model: BiLSTMClassifier, factor: float | Floats) -> None:
+    """Makes a model's logits `factor` times as large, one number or one for each label."""
     with torch.no_grad():
-        model.project.weight.mul_(factor)
-        model.project.bias.mul_(factor)
+        factors = torch.as_tensor(factor).to(model.project.bias)
+        model.project.weight.mul_(factors.reshape(-1, 1))
+        model.project.bias.mul_(factors)
+
+
+Scale = float | Floats
+"""Of all logits, or `[C]` of each label's."""
 
 
 def fit_scales(
-    logits: Floats, label_ids: Ints, other: Floats | None = None, *, keeps_first: bool = False
-) -> tuple[float, float]:
+    logits: Floats, label_ids: LabelIds, other: Floats | None = None, *, keeps_first: bool = False
+) -> tuple[Scale, Scale]:
     """Returns the factors of two models' logits whose sum makes the labels most probable; the second is 0 without one.
 
     A few texts cannot pull far, even if all are answered well: the logarithm of the first has a normal prior with the
@@ -86,12 +99,17 @@ def fit_scales(
 
     Args:
         logits: `[N, C]`.
-        label_ids: `[N]`.
+        label_ids: of N texts.
         other: `[N, C]` of another model, or None.
         keeps_first: whether the first factor is 1.
     """
     from scipy.optimize import minimize
 
+    if label_ids.ndim == 2:  # each label is a task with two answers, whose logits are half the label's each way
+        halves = [[None] * logits.shape[1] if z is None else np.stack([-z.T, z.T], 2) / 2 for z in (logits, other)]
+        pairs = zip(*halves, label_ids.T.astype(np.int64), strict=True)
+        fitted = [fit_scales(one, has_label, two, keeps_first=keeps_first) for one, two, has_label in pairs]
+        return np.array([scale for scale, _ in fitted]), np.array([weight for _, weight in fitted])
     rows = np.arange(len(logits))
     second = np.zeros_like(logits) if other is None else other
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from pydantic import Field, FiniteFloat, TypeAdapter
 from torch import Tensor
-from torch.nn import functional as F
 
 from bilstm_cls.config import TrainConfig
 from bilstm_cls.data.batches import Indices, collate, training_batches
@@ -27,7 +26,7 @@ from bilstm_cls.device import Precision, on_device
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training.distributed import ALONE, Group
-from bilstm_cls.training.objectives import OBJECTIVES, Inputs, StepContext
+from bilstm_cls.training.objectives import OBJECTIVES, Inputs, StepContext, label_loss
 from bilstm_cls.training.optimizer import (
     WeightAverage,
     build_optimizers,
@@ -41,7 +40,7 @@ from bilstm_cls.training.optimizer import (
     trainable_parameters,
 )
 
-LOWER_IS_BETTER = {"log_loss", "ece"}
+LOWER_IS_BETTER = {"log_loss", "ece", "hamming_loss"}
 MAX_LOSS = 1e4
 """Nats per text beyond which a run is lost: a network that is merely bad stays far below, and saturated gates can go on
 for ever with numbers that are huge but finite."""
@@ -138,7 +137,9 @@ class Trainer:
         self.unlabelled = unlabelled or corpus
         self.unlabelled_batches: tuple[int, list[Indices]] = (-1, [])
         self.objective = OBJECTIVES[config.objective]
-        self.context = StepContext(model, self._loss_of, self._backward, self.scaler.scale, config.adversarial_epsilon)
+        is_multi, epsilon = corpus.label_ids.ndim == 2, config.adversarial_epsilon
+        self.context = StepContext(model, self._loss_of, self._backward, self.scaler.scale, epsilon, is_multi)
+        self.num_answers = corpus.label_ids.shape[1] if is_multi else 1  # for each text, whose loss is their mean
         self.is_out_of_time = False
         self._start_epoch()
         self.total_steps = config.epochs * len(self.batches)
@@ -231,23 +232,24 @@ class Trainer:
         if not len(part):
             return None
         batch = collate(corpus, part)
-        inputs = Inputs(on_device(batch.token_ids, self.device), batch.lengths, 1 / len(indices))
+        num_answers = len(indices) * self.num_answers
+        inputs = Inputs(on_device(batch.token_ids, self.device), batch.lengths, 1 / num_answers)
         if batch.soft_labels is not None:
             return replace(inputs, soft_labels=on_device(batch.soft_labels, self.device))
         if batch.label_ids is None or corpus.label_ids is None:
             return inputs
-        weights = self.class_weights
-        total = len(indices) if weights is None else float(weights[torch.from_numpy(corpus.label_ids[indices])].sum())
+        weights, total = self.class_weights, float(num_answers)
+        if weights is not None and not self.context.is_multi:
+            total = float(weights[torch.from_numpy(corpus.label_ids[indices])].sum())
         return replace(inputs, label_ids=on_device(batch.label_ids, self.device), label_weight=1 / total)
 
     def _loss_of(self, logits: Tensor, inputs: Inputs) -> Tensor:
         """Returns the part of the batch's mean loss that texts with logits `[B, C]` have."""
         if inputs.soft_labels is not None:  # Hinton et al. 2015, at temperature 1
-            return inputs.weight * F.cross_entropy(logits, inputs.soft_labels, reduction="sum")
+            return inputs.weight * label_loss(logits, inputs.soft_labels, None, 0.0, self.context.is_multi)
         assert inputs.label_ids is not None
-        smoothing = self.config.label_smoothing
-        loss = F.cross_entropy(logits, inputs.label_ids, self.class_weights, label_smoothing=smoothing, reduction="sum")
-        return loss * inputs.label_weight
+        weights, smoothing = self.class_weights, self.config.label_smoothing
+        return inputs.label_weight * label_loss(logits, inputs.label_ids, weights, smoothing, self.context.is_multi)
 
     def _backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -310,10 +312,10 @@ class Trainer:
             ConfigError: the score of `train.select_by` is undefined.
         """
         progress = self.progress
-        selected = metrics[self.config.select_by]
+        selected = metrics.get(self.config.select_by)
         if selected is None:
             name = self.config.select_by
-            raise ConfigError(f"train.select_by: {name!r} is undefined here because a label has no valid example")
+            raise ConfigError(f"train.select_by: {name!r} is undefined here; a label may have no valid example")
         progress.seconds += seconds
         best = next((row for row in reversed(progress.history) if row["is_best"]), None)
         is_best = best is None or self._rank(metrics) > self._rank(best)

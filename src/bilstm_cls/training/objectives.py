@@ -32,7 +32,7 @@ class Inputs:
         token_ids: `[B, T]` int64 on the model's device.
         lengths: `[B]` int64 on the CPU.
         weight: of each text in a loss that needs no label: one by the number of such texts in the whole batch.
-        label_ids: `[B]` int64 on the model's device, where the texts have labels.
+        label_ids: `[B]` int64 on the model's device, where the texts have labels; with several a text `[B, C]` uint8.
         label_weight: what the sum of their weighted losses is multiplied by for their part of the batch's mean.
         soft_labels: `[B, C]` probabilities that a teacher gives to the labels of texts without them, which are then
             learned from as labelled texts are.
@@ -56,6 +56,7 @@ class StepContext:
         backward: adds the gradients of a loss.
         scale: multiplies what is differentiated by a constant, so that in float16 no gradient vanishes.
         epsilon: norm of a perturbation, relative to the norm of the text's embedding.
+        is_multi: whether a text may have several labels.
     """
 
     model: BiLSTMClassifier
@@ -63,6 +64,23 @@ class StepContext:
     backward: Callable[[Tensor], None]
     scale: Callable[[Tensor], Tensor]
     epsilon: float
+    is_multi: bool = False
+
+
+def label_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float, is_multi: bool) -> Tensor:
+    """Returns the sum of the losses of texts: cross-entropy, or with several labels a text that of each label.
+
+    Args:
+        logits: `[B, C]`.
+        labels: ids `[B]`, or `[B, C]` 1 and 0 or probabilities.
+        weights: `[C]`, of texts that have the label.
+        smoothing: probability that the target spreads over all answers.
+        is_multi: whether a text may have several labels.
+    """
+    if not is_multi:
+        return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
+    targets = labels.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
 
 
 def cross_entropy(context: StepContext, inputs: Inputs) -> Tensor:
@@ -101,7 +119,7 @@ def r_drop(context: StepContext, inputs: Inputs) -> Tensor:
     first = context.model(inputs.token_ids, inputs.lengths)  # [B, C]
     second = context.model(inputs.token_ids, inputs.lengths)
     loss = (context.loss_of(first, inputs) + context.loss_of(second, inputs)) / 2
-    divergence = (kl_divergence(first, second) + kl_divergence(second, first)) / 2
+    divergence = (kl_divergence(first, second, context.is_multi) + kl_divergence(second, first, context.is_multi)) / 2
     context.backward(loss + inputs.weight * divergence.sum())
     return loss.detach()
 
@@ -117,10 +135,11 @@ def virtual_adversarial(context: StepContext, inputs: Inputs) -> None:
         logits = model.classify(embedded, inputs.lengths)
     tokens = is_token(inputs.lengths, len(embedded), embedded.device).unsqueeze(2)  # [T, B, 1]
     random = scale_perturbation(torch.randn_like(embedded) * tokens, embedded, XI * context.epsilon).requires_grad_()
-    divergence = kl_divergence(logits, _classify(model, inputs, random)).sum()
+    divergence = kl_divergence(logits, _classify(model, inputs, random), context.is_multi).sum()
     (direction,) = torch.autograd.grad(context.scale(divergence), random)  # its size does not matter
     perturbation = scale_perturbation(direction, embedded, context.epsilon)
-    context.backward(inputs.weight * kl_divergence(logits, _classify(model, inputs, perturbation)).sum())
+    moved = _classify(model, inputs, perturbation)
+    context.backward(inputs.weight * kl_divergence(logits, moved, context.is_multi).sum())
 
 
 def _embed(model: BiLSTMClassifier, inputs: Inputs) -> Tensor:
@@ -133,9 +152,15 @@ def _classify(model: BiLSTMClassifier, inputs: Inputs, perturbation: Tensor) -> 
     return model.classify(_embed(model, inputs) + perturbation, inputs.lengths)
 
 
-def kl_divergence(logits: Tensor, others: Tensor) -> Tensor:
+def log_probabilities(logits: Tensor, is_multi: bool) -> Tensor:
+    """Returns those of all answers, of `[B, C]` logits: with several labels a text, of each label and its lack."""
+    return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], 1) if is_multi else logits.log_softmax(1)
+
+
+def kl_divergence(logits: Tensor, others: Tensor, is_multi: bool = False) -> Tensor:
     """Returns the Kullback-Leibler divergence `[B]` of answers from others, of `[B, C]` logits, in nats."""
-    return F.kl_div(others.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True).sum(1)
+    logs, other_logs = log_probabilities(logits, is_multi), log_probabilities(others, is_multi)
+    return F.kl_div(other_logs, logs, reduction="none", log_target=True).sum(1)
 
 
 def scale_perturbation(direction: Tensor, embedded: Tensor, epsilon: float) -> Tensor:

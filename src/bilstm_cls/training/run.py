@@ -141,8 +141,8 @@ def _train(
         session = _learn(run, config, data, signals, on_report, take)
         set_threads(config.train.threads or threads_of_each())
         model = session.load_best_weights()
-        ngrams, facts = calibrate(model, data, config)
-        loaded = LoadedModel(model, data.tokenizer, data.dataset.labels, config, ngrams)
+        ngrams, task, facts = calibrate(model, data, config)
+        loaded = LoadedModel(model, data.tokenizer, data.dataset.labels, config, ngrams, task=task)
         run.save_model(loaded)
         progress = session.trainer.progress
         facts = progress.facts() | session.facts | facts

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 ENSEMBLE = "ensemble"
 """The kind of run that is made of others, in `status.json`."""
 
-SCORES = ("accuracy", "macro_f1", "log_loss", "ece")
+SCORES = ("accuracy", "micro_f1", "macro_f1", "log_loss", "ece")
 
 
 @dataclass(frozen=True)
@@ -148,17 +148,18 @@ def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -
         scale_logits(model.model, 1 / len(models))
     ngrams = None if models[0].ngrams is None else NgramModel.mean([m.ngrams for m in models if m.ngrams is not None])
     members = [model.model for model in models]
-    if config.train.calibrate:
+    first, task = models[0], models[0].task
+    if config.train.calibrate or task.thresholds is not None:
         valid = data.dataset.splits["valid"]
         logits: Any = np.sum([predict_logits(m, data.corpora["valid"]) for m in members], axis=0, dtype=np.float64)
         if ngrams is not None:
             logits = logits + ngrams.logits(valid.texts)
-        scale, _ = fit_scales(logits, valid.label_ids)
+        scale = fit_scales(logits, valid.label_ids)[0] if config.train.calibrate else 1.0
         for member in members:
             scale_logits(member, scale)
         ngrams = None if ngrams is None else ngrams.scaled(scale)
-    first = models[0]
-    return LoadedModel(first.model, first.tokenizer, first.labels, config, ngrams, tuple(members[1:]))
+        task = task.tuned(task.probabilities(scale * logits), valid.label_ids)
+    return LoadedModel(first.model, first.tokenizer, first.labels, config, ngrams, tuple(members[1:]), task)
 
 
 def seeds_table(result: SeedsResult) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from bilstm_cls.checkpoint import load_best, load_newest, save_checkpoint
-from bilstm_cls.classifier import predict_logits, softmax
+from bilstm_cls.classifier import Task, predict_logits
 from bilstm_cls.config import MADE, Config
 from bilstm_cls.data.prepare import PreparedData, class_weights, encoder_folder
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors, random_vectors
@@ -183,8 +183,8 @@ class Session:
         logits = group.sum_array(part)
         if not np.isfinite(logits).all():
             raise trainer.diverged(trainer.progress.step - 1, "the logits of valid are not finite")
-        labels = self.data.dataset.labels
-        return compute_metrics(softmax(logits), corpus.label_ids, labels).scalars("valid")
+        task, labels = Task.of(corpus.label_ids), self.data.dataset.labels
+        return compute_metrics(task.probabilities(logits), corpus.label_ids, labels, task=task).scalars("valid")
 
     def load_best_weights(self) -> BiLSTMClassifier:
         """Returns the model with the weights of the best evaluation, or raises a CheckpointError."""

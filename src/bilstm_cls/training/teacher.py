@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bilstm_cls.checkpoint import load_tensors, save_tensors
-from bilstm_cls.classifier import Classifier, predict_logits, softmax
+from bilstm_cls.classifier import Classifier, Task, predict_logits
 from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.errors import ConfigError, DataError
@@ -59,9 +59,9 @@ def ask_first(run: RunDirectory, config: Config, data: PreparedData) -> None:
             logits = {split: model.logits(splits[split].texts) for split in ASKED}
         else:
             other = Classifier.load(name, device=config.train.device)
-            if other.labels != data.dataset.labels:
+            if other.labels != data.dataset.labels or other.config.data.labels != config.data.labels:
                 raise ConfigError(f"train.teacher: {name} has the labels {other.labels}, not {data.dataset.labels}")
-            logits = {split: np.log(other.predict_proba(splits[split].texts).clip(1e-9)) for split in ASKED}
+            logits = {split: other.task.logits(other.predict_proba(splits[split].texts)) for split in ASKED}
         save_tensors(path, {split: torch.from_numpy(part) for split, part in logits.items()}, _identity(data))
 
 
@@ -135,10 +135,12 @@ def _write_answers(run: RunDirectory, data: PreparedData, models: Sequence[dict[
         scale, weight = fit_scales(total["valid"], label_ids, other["valid"])
         total = {split: scale * part + weight * other[split] for split, part in total.items()}
         scales = [*(scale * before for before in scales), weight]
-    metrics = compute_metrics(softmax(total["valid"]), label_ids, data.dataset.labels)
-    logger.info(f"teacher: valid/accuracy {metrics.accuracy:.4f}, factors {', '.join(f'{s:.3g}' for s in scales)}")
-    facts = {"teacher/factors": scales, **metrics.scalars("teacher/valid")}
-    probabilities = torch.from_numpy(softmax(total["unlabelled"]).astype(np.float32))
+    task, factors = Task.of(label_ids), [np.asarray(scale) for scale in scales]
+    metrics = compute_metrics(task.probabilities(total["valid"]), label_ids, data.dataset.labels, task=task)
+    shown = ", ".join(f"{factor.mean():.3g}" for factor in factors)
+    logger.info(f"teacher: valid/accuracy {metrics.accuracy:.4f}, factors {shown}")
+    facts = {"teacher/factors": [factor.tolist() for factor in factors], **metrics.scalars("teacher/valid")}
+    probabilities = torch.from_numpy(task.probabilities(total["unlabelled"]).astype(np.float32))
     save_tensors(run / ANSWERS, {"probabilities": probabilities}, _identity(data) | {"facts": json.dumps(facts)})
 
 

@@ -62,9 +62,12 @@ async function answerTurn(asked) {
 function showPrediction(prediction, milliseconds) {
   lastAnswer = prediction;
   at("problem").hidden = true;
-  at("label").textContent = prediction.label;
-  at("probability").textContent = `probability ${percent(prediction.probability)}`;
-  at("spoken").textContent = `${prediction.label}, ${percent(prediction.probability)}`;
+  const names = labelsOf(prediction);
+  const label = names.join(", ") || "no label";
+  const probability = names.map((name) => percent(prediction.probabilities[name])).join(", ");
+  at("label").textContent = label;
+  at("probability").textContent = names.length ? `probability ${probability}` : "";
+  at("spoken").textContent = `${label}, ${probability}`;
   const tokens = prediction.tokens.toLocaleString("en");
   const cut = prediction.truncated ? ", more than the model reads" : "";
   const unknown = prediction.unknown_tokens ? `, ${prediction.unknown_tokens.toLocaleString("en")} unknown` : "";
@@ -72,13 +75,16 @@ function showPrediction(prediction, milliseconds) {
   showBars(prediction);
 }
 
-function showBars({ label, probabilities }) {
-  const all = Object.entries(probabilities);
+const labelsOf = (prediction) => prediction.labels || [prediction.label]; // a run may give a text several
+
+function showBars(prediction) {
+  const names = labelsOf(prediction);
+  const all = Object.entries(prediction.probabilities);
   const few = all.length <= SHOWN_LABELS; // each keeps its place; of many, the most probable come first
   if (!few) all.sort(([, one], [, other]) => other - one);
   const shown = few || showsAll ? all : all.slice(0, SHOWN_LABELS);
   const rows = shown.map(([name, probability]) => {
-    const row = element("tr", "", { className: name === label ? "best" : "" });
+    const row = element("tr", "", { className: names.includes(name) ? "best" : "" });
     const bar = element("td", "", { className: "bar" });
     const length = element("span", "");
     length.style.width = 100 * probability + "%";
@@ -115,6 +121,7 @@ function spansOf({ text, truncated, explanation }) {
 }
 
 function showExplanation(prediction) {
+  [prediction.explanation] = [prediction.explanation].flat(); // of several labels the first
   const { label } = prediction.explanation;
   const spans = spansOf(prediction);
   const valued = spans.filter((span) => span.value !== undefined);

@@ -1,0 +1,205 @@
+"""A run whose texts have several labels or none, from the file to every way of asking it."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from sklearn.metrics import f1_score
+
+from bilstm_cls.classifier import Classifier, Task, softmax
+from bilstm_cls.data.dataset import load_dataset
+from bilstm_cls.errors import CheckpointError
+from bilstm_cls.estimator import TextClassifier
+from bilstm_cls.evaluation.explain import explain_prediction
+from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.runtime import Runtime, sigmoid
+from bilstm_cls.training.calibration import fit_scales
+from tests.command_line import run_cli
+
+WORDS = {"food": "soup", "rude": "grumpy", "late": "delayed"}
+"""Each label and the word that stands for it."""
+
+
+def texts(number: int, seed: int) -> list[tuple[str, set[str]]]:
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(number):
+        labels = {label for label, share in zip(WORDS, (0.5, 0.4, 0.2), strict=True) if generator.random() < share}
+        words = [*(WORDS[label] for label in labels), *generator.choice(["the", "waiter", "table", "door", "a"], 4)]
+        rows.append((" ".join(generator.permutation(words)), labels))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    with (folder / "a.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text", *WORDS], *((x, *(int(w in y) for w in WORDS)) for x, y in texts(240, 0))])
+    assert run_cli("init", "--data", folder / "a.csv", "-o", folder / "a.yaml").code == 0
+    sizes = ["embedding.dim=16", "embedding.init=random", "model.hidden_size=8", "train.epochs=4", "train.threads=1"]
+    sets = [word for key in [*sizes, "train.baselines=false"] for word in ("--set", key)]
+    outcome = run_cli("train", "-c", folder / "a.yaml", *sets, "-o", folder / "runs", "--quiet")
+    assert outcome.code == 0, outcome.stderr
+    return folder / "runs" / "a"
+
+
+@given(
+    arrays.arrays(np.float64, (12, 2), elements=st.sampled_from([0.1, 0.2, 0.4, 0.7, 0.9])),
+    arrays.arrays(np.uint8, (12, 2), elements=st.integers(0, 1)),
+)
+def test_a_threshold_gives_its_label_the_greatest_f1_there_is(probabilities: Any, has_label: Any) -> None:
+    tuned = Task.of(has_label).tuned(probabilities, has_label)
+    assert tuned.thresholds is not None
+    predicted = tuned.predicted(probabilities)
+    for i, of_label in enumerate(has_label.T):
+        if not of_label.any():
+            assert tuned.thresholds[i] == 0.5
+            continue
+        best = max(f1_score(of_label, probabilities[:, i] >= t, zero_division=0) for t in probabilities[:, i])
+        assert f1_score(of_label, predicted[:, i], zero_division=0) == pytest.approx(best)
+
+
+def test_each_label_is_calibrated_by_itself() -> None:
+    true = np.random.default_rng(0).normal(0, 2, (20000, 2))
+    has_label = (np.random.default_rng(1).random(true.shape) < sigmoid(true)).astype(np.uint8)
+    scales, weights = fit_scales(true * [4.0, 0.5], has_label)
+    assert np.asarray(scales) == pytest.approx([0.25, 2.0], rel=0.05)
+    assert not np.any(weights)
+
+
+def test_probabilities_of_large_logits_are_finite() -> None:
+    logits = np.array([[-1e4, 0.0, 1e4]])
+    assert sigmoid(logits).tolist() == [[0.0, 0.5, 1.0]]
+    assert sigmoid(logits[:, :2])[0] == pytest.approx(softmax(np.array([[0.0, -1e4], [0.0, 0.0]]))[:, 1])
+
+
+def test_a_run_learns_which_labels_a_text_has(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert metrics["test/micro_f1"] > 0.9
+    low, high = metrics["test/intervals/micro_f1"]
+    assert low < metrics["test/micro_f1"] <= high + 1e-9
+    assert metrics["data/labels/train/late"] > 0
+    classifier = Classifier.load(run, device="cpu")
+    found = classifier.predict(["the soup delayed", "grumpy waiter", "a door"])
+    assert [set(prediction.labels or ()) for prediction in found] == [{"food", "late"}, {"rude"}, set()]
+    thresholds = json.loads((run / "thresholds.json").read_text("utf-8"))
+    for prediction in found:
+        assert prediction.labels == tuple(
+            label for label, probability in prediction.probabilities.items() if probability >= thresholds[label]
+        )
+
+
+def test_evaluating_again_and_on_a_file_gives_the_same_scores(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    evaluated = json.loads(run_cli("eval", "--run", run, "--json").stdout)
+    assert evaluated["micro_f1"] == metrics["test/micro_f1"]
+    assert evaluated["per_class"]["late"]["average_precision"] == metrics["test/per_class/late/average_precision"]
+    other = json.loads(run_cli("eval", "--run", run, "--data", run.parent.parent / "a.csv", "--json").stdout)
+    assert other["examples"] == 240
+    assert other["lrap"] > 0.9
+
+
+def test_predict_prints_the_labels_and_all_probabilities(run: Path) -> None:
+    asked = ("predict", "--run", run, "the soup delayed")
+    assert run_cli(*asked).stdout.split("\t")[0] == "food,late"
+    answer = json.loads(run_cli(*asked, "--json").stdout)
+    assert answer["labels"] == ["food", "late"]
+    assert list(answer["probabilities"]) == list(WORDS)
+    assert "label" not in answer
+    sure = json.loads(run_cli(*asked, "--json", "--min-probability", "1").stdout)
+    assert sure["labels"] == []
+
+
+def test_what_predict_writes_can_be_read_as_labels(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text\nsoup delayed\na door\ngrumpy soup\n", "utf-8")
+    outcome = run_cli("predict", "--run", run, "--input", tmp_path / "in.csv", "--output", tmp_path / "out.csv")
+    assert outcome.code == 0, outcome.stderr
+    data = RunDirectory(run).load_config().data
+    changes = {"train": str(tmp_path / "out.csv"), "valid": 0.34, "test": None, "label_column": "labels"}
+    dataset = load_dataset(data.model_copy(update=changes))
+    assert dataset.labels == ["food", "late", "rude"]
+
+
+def test_every_predicted_label_is_explained(run: Path) -> None:
+    classifier = Classifier.load(run, device="cpu")
+    (prediction,) = classifier.predict(["the soup delayed"])
+    food, late = explain_prediction(classifier.loaded, prediction)
+    assert [food.label, late.label] == ["food", "late"]
+    assert max(food.terms, key=lambda term: term.value).token == "soup"
+    assert max(late.terms, key=lambda term: term.value).token == "delayed"
+    (exact, _) = explain_prediction(classifier.loaded, prediction, "exact")
+    assert exact.error is not None
+    assert exact.error < 1e-4
+    assert sigmoid(np.array([exact.logit]))[0] == pytest.approx(prediction.probabilities["food"], abs=1e-6)
+
+
+def test_a_bundle_answers_as_the_run_does(run: Path, tmp_path: Path) -> None:
+    outcome = run_cli("export", "--run", run, "-o", tmp_path / "bundle", "--json")
+    assert outcome.code == 0, outcome.stderr
+    asked = [text for text, _ in texts(40, 1)]
+    runtime, classifier = Runtime.load(tmp_path / "bundle", threads=1), Classifier.load(run, device="cpu")
+    assert runtime.predict_proba(asked) == pytest.approx(classifier.predict_proba(asked), abs=1e-5)
+    assert [p.labels for p in runtime.predict(asked)] == [p.labels for p in classifier.predict(asked)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"food": 0.5, "rude": 0.5}',
+        '{"rude": 0.5, "food": 0.5, "late": 0.5}',
+        '{"food": 0.5, "rude": 2, "late": 0.5}',
+        "[",
+    ],
+    ids=["a label is missing", "another order", "no probability", "damaged"],
+)
+def test_thresholds_that_do_not_fit_are_not_used(content: str, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "thresholds.json").write_text(content, "utf-8")
+    with pytest.raises(CheckpointError, match=r"thresholds\.json"):
+        RunDirectory(tmp_path / "run").load_model()
+
+
+def test_a_run_is_resumed_to_the_same_bits(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    shutil.copytree(run, folder / "a")
+    config = (folder / "a" / "config.yaml").read_text("utf-8")
+    for name in ("model.safetensors", "metrics.json", "thresholds.json"):
+        (folder / "a" / name).unlink()
+    (folder / "a" / "status.json").write_text('{"status": "stopped"}', "utf-8")
+    (folder / "c.yaml").write_text(config, "utf-8")
+    outcome = run_cli("train", "-c", folder / "c.yaml", "-o", folder, "--resume", "--quiet")
+    assert outcome.code == 0, outcome.stderr
+    for name in ("model.safetensors", "thresholds.json"):
+        assert (folder / "a" / name).read_bytes() == (run / name).read_bytes()
+
+
+@pytest.mark.parametrize("form", ["matrix", "lists"])
+def test_the_estimator_takes_a_matrix_or_lists(form: str, tmp_path: Path) -> None:
+    rows = texts(160, 2)
+    matrix = np.array([[int(label in labels) for label in sorted(WORDS)] for _, labels in rows])
+    y: Any = matrix if form == "matrix" else [sorted(labels) for _, labels in rows]
+    sizes = {"dim": 16, "hidden_size": 16, "batch_size": 8, "min_freq": 1, "threads": 1}
+    model = TextClassifier(epochs=12, patience=None, valid=0.2, learning_rate=0.02, dropout=0.0, **sizes)
+    model.fit([text for text, _ in rows], y)
+    assert model.classes_.tolist() == ([0, 1, 2] if form == "matrix" else sorted(WORDS))
+    predicted = model.predict([text for text, _ in rows])
+    assert predicted.shape == matrix.shape
+    assert f1_score(matrix, predicted, average="micro") > 0.9
+    assert model.score([text for text, _ in rows], matrix) > 0.7
+    model.save(tmp_path / "run")
+    again = TextClassifier.load(tmp_path / "run")
+    assert (again.predict([text for text, _ in rows]) == predicted).all()
+    assert again.classes_.tolist() == model.classes_.tolist()
+
+
+@pytest.mark.parametrize("y", [[[1, 2], [0, 1]], [[0, 1], [0, 1]], [["a"], ["a"]]])
+def test_labels_that_are_no_several_ones_are_refused(y: Any) -> None:
+    with pytest.raises(ValueError, match=r"^y "):
+        TextClassifier().fit(["one text", "two"], np.array(y) if isinstance(y[0][0], int) else y)
