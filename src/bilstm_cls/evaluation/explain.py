@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilstm_cls.classifier import LoadedModel, Prediction, predict_logits
+from bilstm_cls.classifier import LoadedModel, Prediction, network_logits
 from bilstm_cls.data.corpus import Corpus, kept_places
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.device import allow_tf32
@@ -175,7 +175,7 @@ def _logits(loaded: LoadedModel, rows: list[list[int]], texts: list[str]) -> Any
     lengths = [len(row) for row in rows]
     token_ids = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
     corpus = Corpus(token_ids, np.cumsum([0, *lengths]))
-    logits = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
+    logits = network_logits(loaded, corpus)
     return logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts)
 
 
@@ -298,7 +298,7 @@ def _share_of_last(outputs: Tensor, weights: Tensor, _: Pooling) -> Tensor:
 
 def _share_of_attention(outputs: Tensor, weights: Tensor, pooling: Pooling) -> Tensor:
     steps = outputs.transpose(0, 1).flatten(1)  # [T, N * H]
-    attention = pooling.score(torch.tanh(pooling.project(steps))).softmax(0)  # [T, 1]
+    attention: Tensor = pooling.score(torch.tanh(pooling.project(steps))).softmax(0)  # [T, 1]
     return (attention * steps) @ weights.flatten()
 
 
