@@ -20,6 +20,7 @@ from bilstm_cls import cli
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.commands.train import ProgressBar
 from bilstm_cls.config_file import load_config
+from bilstm_cls.run_directory import RunDirectory
 from tests.command_line import Outcome, run_cli
 from tests.conftest import TINY
 
@@ -479,3 +480,14 @@ def test_tab_offers_commands_options_runs_configs_and_keys(
     words: list[str], offers: list[str], completed: Callable[..., list[str]]
 ) -> None:
     assert completed(*words) == offers
+
+
+def test_a_finished_run_is_trained_on(trained_run: Path, reviews_csv: Path, tmp_path: Path) -> None:
+    given = ["--from", trained_run, "--set", f"data.train={reviews_csv}", "--output-dir", tmp_path, "--json"]
+    outcome = run_cli("train", *given, "--set", "train.epochs=1")
+    assert outcome.code == 0, outcome.stderr
+    before, run = RunDirectory(trained_run), RunDirectory(tmp_path / f"{trained_run.name}-continued")
+    assert run.load_config().model.init_from == str(trained_run)
+    first, continued = (json.loads((f.path / "history.jsonl").read_text().splitlines()[0]) for f in (before, run))
+    assert continued["valid/log_loss"] < first["valid/log_loss"] - 0.05
+    assert run_cli("train", *given, "--set", f"name={trained_run.name}", "--output-dir", trained_run.parent).code == 2

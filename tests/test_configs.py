@@ -14,7 +14,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 def test_there_are_configs() -> None:
     films = {"imdb", "imdb-quick", "imdb-strong", "imdb-best", "rotten-tomatoes", "sst2"}
-    expected = films | {"bbc-news", "csv-example", "thucnews", "ag-news"}
+    expected = films | {"bbc-news", "csv-example", "several-labels", "thucnews", "ag-news"}
     assert {path.stem for path in CONFIGS} >= expected
 
 

@@ -96,9 +96,7 @@ class DataConfig(Section):
         "random", description="How a fraction for valid is cut; blocks, where neighbouring texts belong together."
     )
     group_column: str | None = Field(None, description="Column of what texts share that must be in one split.")
-    unlabelled: str | None = Field(
-        None, description="A file or folder of texts without labels; imdb brings such texts."
-    )
+    unlabelled: str | None = Field(None, description="A file or folder of texts without labels; imdb brings its own.")
     format: Literal[
         "auto", "csv", "tsv", "jsonl", "folder", "fasttext", "label-text", "text-label", "parquet", "arrow"
     ] = Field("auto", description="What the files are; auto goes by the file name, else by the first lines.")
@@ -226,9 +224,8 @@ class ModelConfig(Section):
     bidirectional: bool = Field(True, description="Read from both ends.")
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
-    init_from: str | None = Field(
-        None, description="Folder of an encoder of `pretrain`, or of a run; vectors, weights and vocabulary are its."
-    )
+    init_from: str | None = Field(None, description="Encoder of `pretrain`, or run, to start from by its vocabulary.")
+    grows_vocabulary: bool = Field(False, description="With init_from: also the tokens of train that it lacks.")
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean", description="How all outputs become one vector; a list joins several, concat is mean, max, last."
     )
@@ -244,6 +241,8 @@ class ModelConfig(Section):
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
+        if key == "grows_vocabulary" and value and given.get("init_from") is None:
+            return "must be false without init_from; there is no vocabulary to grow"
         if key == "layer_dropout" and value > 0 and given.get("num_layers") == 1:
             return "must be 0 with num_layers 1; there is nothing between layers"
         return None

@@ -1,6 +1,7 @@
 """What is in a data set or a run, what training would do, and whether this machine computes as it should."""
 
 import importlib.metadata
+import math
 import platform
 import re
 from collections import Counter, defaultdict
@@ -16,7 +17,7 @@ from bilstm_cls.data.batches import padding_share, training_batches
 from bilstm_cls.data.corpus import statistics
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.store import cache_folder
-from bilstm_cls.data.types import Split
+from bilstm_cls.data.types import Split, label_counts, named, spoken
 from bilstm_cls.device import choose_device
 from bilstm_cls.evaluation.metrics import example_losses
 from bilstm_cls.evaluation.pages import number, printable, shortened
@@ -82,7 +83,7 @@ def _describe(data: PreparedData, split: Split) -> dict[str, Any]:
         "lengths": {f"{q}%": length for q, length in zip(_QUANTILES, lengths, strict=True)},
     }
     if split.name != "unlabelled":
-        counts = np.bincount(split.label_ids, minlength=len(data.dataset.labels)).tolist()
+        counts = label_counts(split.label_ids, len(data.dataset.labels)).tolist()
         found["duplicates"] = data.dataset.counts[f"duplicates_{split.name}"]
         found["labels"] = dict(zip(data.dataset.labels, counts, strict=True))
     return found
@@ -194,7 +195,7 @@ def _leaking_tokens(data: PreparedData, limit: int) -> dict[str, Any]:
 def _near_duplicates(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
     """Lists first the pairs of other labels, then those across splits, then by similarity."""
     kinds = Counter(f"{texts.splits[second]} in {texts.splits[first]}" for first, second, _ in pairs)
-    is_same = {pair: bool(texts.label_ids[pair.first] == texts.label_ids[pair.second]) for pair in pairs}
+    is_same = {pair: bool(np.all(texts.label_ids[pair.first] == texts.label_ids[pair.second])) for pair in pairs}
     ranked = sorted(
         pairs,
         key=lambda pair: (is_same[pair], texts.splits[pair.first] == texts.splits[pair.second], -pair.similarity),
@@ -202,7 +203,7 @@ def _near_duplicates(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str]
     listed = [
         texts.finding(second, **{
             "of": texts.places[first], "of split": texts.splits[first], "similarity": round(similarity, 4),
-            "labels": [labels[texts.label_ids[i]] for i in (second, first)],
+            "labels": [spoken(label) for label in named(texts.label_ids[[second, first]], labels)],
         })
         for first, second, similarity in ranked[:limit]
     ]  # fmt: skip
@@ -219,17 +220,22 @@ def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], l
     groups, rows = clusters(pairs, number), np.arange(number)
     if number > MAX_CHECKED:
         rows = np.sort(np.random.default_rng(0).permutation(number)[:MAX_CHECKED])
-    label_ids = texts.label_ids[rows]
-    found, probabilities = label_errors([texts.texts[i] for i in rows.tolist()], label_ids, groups[rows], len(labels))
-    losses, predicted = example_losses(probabilities, label_ids), probabilities.argmax(axis=1)
-    listed = [
-        texts.finding(
-            int(rows[i]), label=labels[label_ids[i]], likelier=labels[predicted[i]],
-            probability=round(float(probabilities[i, predicted[i]]), 4), loss=round(float(losses[i]), 4),
-        )
-        for i in found[:limit].tolist()
-    ]  # fmt: skip
-    return {"texts": len(found), "of": len(rows), "found": listed}
+    label_ids, chosen = texts.label_ids[rows], [texts.texts[i] for i in rows.tolist()]
+    tasks = [(label_ids, labels)]
+    if label_ids.ndim == 2:  # each label against the rest
+        columns = ((label_ids[:, i].astype(np.int64), [f"not {name}", name]) for i, name in enumerate(labels))
+        tasks = [(ids, names) for ids, names in columns if 0 < ids.sum() < len(ids)]
+    ranked: list[tuple[float, dict[str, Any]]] = []
+    for ids, names in tasks:
+        found, probabilities = label_errors(chosen, ids, groups[rows], len(names))
+        losses, predicted = example_losses(probabilities, ids), probabilities.argmax(axis=1)
+        for i in found.tolist():
+            facts = {"label": names[ids[i]], "likelier": names[predicted[i]]}
+            numbers = {"probability": float(probabilities[i, predicted[i]]), "loss": float(losses[i])}
+            facts |= {name: round(value, 4) for name, value in numbers.items()}
+            ranked.append((math.exp(-numbers["loss"]) - numbers["probability"], texts.finding(int(rows[i]), **facts)))
+    ranked.sort(key=lambda pair: pair[0])
+    return {"texts": len(ranked), "of": len(rows), "found": [finding for _, finding in ranked[:limit]]}
 
 
 def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:

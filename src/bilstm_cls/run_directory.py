@@ -302,28 +302,47 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
     )
 
 
-def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Puts the embedding and the encoder that `pretrain` or `train` made into a model of the same sizes.
+def load_encoder(
+    model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer, labels: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Puts what `pretrain` or `train` made into a model of the same sizes.
+
+    Of a run, pooling and the head's rows of the same labels come along where they fit. Tokens that its vocabulary lacks
+    keep the vectors that the model has for them.
+
+    Args:
+        model: to be started.
+        folder: of an encoder or a run.
+        tokenizer: the model's, whose first tokens are those of the folder.
+        labels: the model's.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the others.
     """
     path = weights_of_encoder(folder)
     tensors, metadata = load_tensors(path)
-    labels = [] if path.name == WEIGHTS else RunDirectory(folder).read_json("labels.json")
-    if metadata.get("text_digest") != text_digest(tokenizer, labels):
+    known = [] if path.name == WEIGHTS else RunDirectory(folder).read_json("labels.json")
+    before = Tokenizer.load(folder / "tokenizer.json")
+    if metadata.get("text_digest") != text_digest(before, known):
         raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
-    wanted, tensors = (
-        {name: tensor for name, tensor in found.items() if name.startswith(("embedding.", "encoder."))}
-        for found in (model.state_dict(), tensors)
-    )
+    state = model.state_dict()
+    wanted, found = ({n for n in names if n.startswith(("embedding.", "encoder."))} for names in (state, tensors))
+    vectors = tensors.get("embedding.weight", torch.empty(0))
+    if len(before) == len(vectors) <= len(tokenizer):
+        tensors["embedding.weight"] = torch.cat([vectors, state["embedding.weight"][len(vectors) :]])
+    for name in ("project.weight", "project.bias"):
+        rows = [(labels.index(label), place) for place, label in enumerate(known) if label in labels]
+        if rows and name in state and tensors[name].shape[1:] == state[name].shape[1:]:
+            new, old = map(list, zip(*rows, strict=True))
+            tensors[name] = state[name].index_copy(0, torch.tensor(new), tensors[name][old])
+    fitting = {n: t for n, t in tensors.items() if n in wanted or (n in state and t.shape == state[n].shape)}
     try:
-        if tensors.keys() != wanted.keys():
+        if found != wanted:
             raise RuntimeError(f"it holds {sorted(tensors)}")
-        model.load_state_dict(tensors, strict=False)
+        model.load_state_dict(fitting, strict=False)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: {path.name} does not fit config.yaml: {error}") from error
-    logger.info(f"starting from the encoder in {folder}")
+    logger.info(f"starting from the {'encoder' if path.name == WEIGHTS else 'run'} in {folder}")
     facts: dict[str, Any] = {"encoder/sha256": metadata["sha256"]}
     if (folder / "metrics.json").is_file():
         facts["time/pretrain_seconds"] = RunDirectory(folder).read_object("metrics.json").get("time/pretrain_seconds")

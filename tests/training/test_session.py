@@ -14,9 +14,9 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors
-from bilstm_cls.errors import CheckpointError, DataError
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.run_directory import build_model
+from bilstm_cls.run_directory import RunDirectory, build_model
 from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.run import train
 from bilstm_cls.training.session import class_weights, initialize_weights
@@ -122,12 +122,36 @@ def test_a_run_is_as_good_a_start_as_an_encoder(tiny_config: Callable[..., Confi
     model, facts = start(config, prepare(config))
     trained = first.load_model().model.state_dict()
     own = model.state_dict()
-    assert all(torch.equal(own[name], trained[name]) for name in own if not name.startswith("project."))
-    assert not torch.equal(own["project.weight"], trained["project.weight"])
+    assert all(torch.equal(own[name], trained[name]) for name in own)
     assert facts.keys() == {"encoder/sha256", "time/pretrain_seconds"}
     (first / "tokenizer.json").write_text(Tokenizer.train(["good bad the"], min_freq=1).to_json(), "utf-8")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         start(config, prepare(config))
+
+
+def test_a_run_goes_on_with_new_labels_and_new_tokens(
+    tiny_config: Callable[..., Config], trained_run: Path, tmp_path: Path
+) -> None:
+    rows = [("a good zebra", "pos"), ("bad zebra", "odd"), ("the dull zebra", "odd"), ("great zebra", "pos")] * 5
+    (tmp_path / "new.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), "utf-8")
+    given = (f"model.init_from={trained_run}", f"data.train={tmp_path / 'new.csv'}", "data.test=null")
+    small, grown = (tiny_config(*given, f"model.grows_vocabulary={flag}") for flag in ("false", "true"))
+    before = RunDirectory(trained_run).load_model()
+    assert prepare(small).tokenizer.to_json() == before.tokenizer.to_json()
+    data = prepare(grown)
+    assert data.tokenizer.tokens == [*before.tokenizer.tokens, "zebra"]
+    assert data.corpora["train"].token_ids[-1] == len(before.tokenizer)
+    model, _ = start(grown, data)
+    assert torch.equal(model.embedding.weight[:-1], before.model.embedding.weight)
+    assert data.dataset.labels == ["odd", "pos"]
+    assert torch.equal(model.project.weight[1], before.model.project.weight[before.labels.index("pos")])
+    assert not torch.equal(model.project.weight[0], before.model.project.weight[before.labels.index("neg")])
+
+
+def test_a_vocabulary_of_byte_pairs_cannot_grow() -> None:
+    tokenizer = Tokenizer.train(["good bad"], kind="bpe", max_vocab_size=300)
+    with pytest.raises(ConfigError, match=r"model\.grows_vocabulary"):
+        tokenizer.extended(["zebra"])
 
 
 def test_averaged_weights_know_nothing_of_the_vectors_before_the_first_ones(

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from bilstm_cls.training.loop import EvaluationReport, StepReport
 
 
+FROM: Any = typer.Option(
+    None, "--from", help="Start from a finished run, by its config unless -c gives another one.", metavar="RUN",
+    autocompletion=opt.complete_run,
+)  # fmt: skip
+
+
 @opt.with_output
 def train(
     out: opt.Output,
     config: Path | None = opt.CONFIG,
+    start: Path | None = FROM,
     overrides: list[str] | None = opt.OVERRIDES,
     output_dir: str | None = opt.OUTPUT_DIR,
     device: str | None = opt.DEVICE,
@@ -43,6 +50,7 @@ def train(
     if ensemble and seeds is None:
         raise ConfigError("--ensemble needs --seeds N: it joins the runs of several seeds")
     number = int(processes) if processes is not None and processes.isdecimal() else processes
+    config, overrides = _started_from(start, config, overrides or [])
     resolved = opt.resolve(config, overrides, output_dir=output_dir, device=device, seed=seed, processes=number)
     if dry_run:
         from bilstm_cls.inspection import plan
@@ -171,6 +179,15 @@ def tune(
     out.show(result.as_object(), result.as_table())
     if result.stopped is not None:
         raise result.stopped
+
+
+def _started_from(run: Path | None, config: Path | None, overrides: list[str]) -> tuple[Path | None, list[str]]:
+    if run is None:
+        return config, overrides
+    overrides = [f"model.init_from={run}", "pretrain.enabled=false", *overrides]
+    if config is not None:
+        return config, overrides
+    return run / "config.yaml", [f"name={run.resolve().name}-continued", *overrides]
 
 
 def _exclude(one: str, is_one: bool, other: str, is_other: bool) -> None:

@@ -75,14 +75,14 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
         DataError: something cannot be read, or no token is frequent enough.
         ConfigError: `model.init_from` names no encoder, or one that does not fit.
     """
-    tokenizer = tokenizer_of_encoder(config)
+    given = tokenizer = tokenizer_of_encoder(config)
     dataset = load_dataset(config.data)
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
     content = [FORMAT, splitters(config.text.tokenizer), dataset.digest]
     corpora = {}
-    if tokenizer is None:
+    if tokenizer is None or config.model.grows_vocabulary:
         settings = config.text.model_dump(exclude={"max_length", "truncate"})
 
         def build(folder: Path) -> None:
@@ -92,6 +92,8 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
         folder = cached("corpus", _digest_of([*content, settings]), build)
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         corpora["train"] = replace(load_corpus(folder / "train"), digest=folder.name)
+    if given is not None and config.model.grows_vocabulary:
+        tokenizer, corpora = given.extended(tokenizer.tokens), {}
     for name in names:
         if name not in corpora:
             corpora[name] = _encoded(dataset, name, tokenizer, [*content, name, _digest_of(tokenizer.to_json())])
@@ -103,6 +105,8 @@ def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
     tokenizer, corpora = tokenizer_of_encoder(config), {}
     if tokenizer is None:
         tokenizer, corpora["train"] = _learn(dataset, config.text, None)
+    elif config.model.grows_vocabulary:
+        tokenizer = tokenizer.extended(_learn(dataset, config.text, None)[0].tokens)
     for name, split in dataset.splits.items():
         if name not in corpora:
             corpora[name] = encode_whole(split.texts, tokenizer, None)

@@ -203,6 +203,16 @@ class Tokenizer:
         ids = self._engine.get_vocab()
         return sorted(ids, key=ids.__getitem__)
 
+    def extended(self, tokens: Iterable[str]) -> "Tokenizer":
+        """Returns a tokenizer that also knows these tokens, after its own; `ConfigError` for `bpe` and torchtext's."""
+        content = json.loads(self.to_json())
+        if content.get("model", {}).get("type") != "WordLevel":
+            raise ConfigError("model.grows_vocabulary: must be false with this tokenizer; its vocabulary cannot grow")
+        vocab = content["model"]["vocab"]
+        for token in tokens:
+            vocab.setdefault(token, len(vocab))
+        return Tokenizer.from_json(json.dumps(content, ensure_ascii=False))
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of every text, on all cores; a text without tokens has none.
 

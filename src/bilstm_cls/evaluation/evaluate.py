@@ -84,8 +84,7 @@ def evaluate(
         f"{found.name}: {counts['texts']:,} texts, {counts['truncated']:,} cut to {loaded.config.text.max_length} "
         f"tokens, {counts['empty']:,} empty, {counts['unknown']:,} of {counts['tokens']:,} tokens unknown"
     )
-    majority = run.read_object("metrics.json").get("data/majority_label")
-    return found.name, _evaluate_split(loaded, found, corpus, majority).metrics
+    return found.name, _evaluate_split(loaded, found, corpus, run.read_object("metrics.json")).metrics
 
 
 def _split_of_run(run: RunDirectory, config: Config, name: str) -> Split:
@@ -127,27 +126,27 @@ def _read_split(path: Path, data_format: str, options: ReadOptions, config: Data
     return Split(str(path), texts, ids, [str(path)] * len(texts), np.array(lines))
 
 
-def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, majority: str | None) -> Evaluation:
-    """Evaluates a model on encoded texts; with an n-gram model also what the network alone predicts."""
+def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Mapping[str, Any]) -> Evaluation:
+    """Evaluates a model on encoded texts; with an n-gram model also what the network alone predicts.
 
-    def score(logits: Floats) -> tuple[Floats, Metrics]:
-        probabilities = loaded.task.probabilities(logits)
+    Of `metrics.json` the facts are the most frequent label, and the thresholds of the network alone.
+    """
+    majority = facts.get("data/majority_label")
+
+    def score(logits: Floats, task: Task = loaded.task) -> tuple[Floats, Metrics]:
+        probabilities = task.probabilities(logits)
         ids = loaded.labels.index(majority) if majority in loaded.labels else None
         return probabilities, compute_metrics(
-            probabilities, split.label_ids, loaded.labels, majority_label_id=ids, task=loaded.task, with_intervals=True
+            probabilities, split.label_ids, loaded.labels, majority_label_id=ids, task=task, with_intervals=True
         )
 
     network = network_logits(loaded, corpus)
     if loaded.ngrams is None:
         return Evaluation(split, *score(network), task=loaded.task)
-    ngrams, alone = loaded.ngrams.logits(split.texts), score(network)[1]
+    thresholds = facts.get("calibration/network_thresholds")
+    task = Task.of(split.label_ids) if thresholds is None else Task(np.array(thresholds))
+    ngrams, alone = loaded.ngrams.logits(split.texts), score(network, task)[1]
     return Evaluation(split, *score(network + ngrams), network=alone, ngram_logits=ngrams, task=loaded.task)
-
-
-def evaluate_model(loaded: LoadedModel, data: PreparedData) -> Evaluation:
-    """Evaluates a model on the test split, or on valid where there is none."""
-    split = _scored_split(data.dataset)
-    return _evaluate_split(loaded, split, data.corpora[split.name], _majority(data.dataset))
 
 
 def _scored_split(dataset: Dataset) -> Split:
@@ -177,7 +176,8 @@ def write_results(
     config, split = loaded.config, _scored_split(data.dataset).name
     for member in loaded.members:
         member.eval()
-    evaluation = evaluate_model(loaded, data)
+    about = {"data/majority_label": _majority(data.dataset), **facts}
+    evaluation = _evaluate_split(loaded, _scored_split(data.dataset), data.corpora[split], about)
     network = evaluation.network or evaluation.metrics
     lengths, width = length_histogram(data.corpora["train"].num_tokens, config.text.max_length)
     best = next((row for row in reversed(history) if row["step"] == facts.get("train/best_step")), {})
@@ -308,7 +308,7 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
         )
     metrics, split = run.read_object("metrics.json"), predictions.as_split(loaded.labels)
     corpus = Classifier(loaded, device).encode(split.texts)
-    evaluation = _evaluate_split(loaded, split, corpus, metrics.get("data/majority_label"))
+    evaluation = _evaluate_split(loaded, split, corpus, metrics)
     log = run / "history.jsonl"
     try:  # an ensemble has none
         history = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []

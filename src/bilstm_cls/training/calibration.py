@@ -68,6 +68,8 @@ def calibrate(
     facts = {"calibration/scale": np.asarray(scale).tolist(), **metrics.scalars("calibrated/valid")}
     if ngrams is not None:
         facts["calibration/ngrams"] = np.asarray(weight).tolist()
+        alone = Task.of(valid.label_ids).tuned(task.probabilities(scale * logits), valid.label_ids).thresholds
+        facts |= {} if alone is None else {"calibration/network_thresholds": alone.tolist()}
         ngrams = ngrams.scaled(weight)
     logger.info(
         f"calibrated: logits times {np.mean(scale):.3g}"

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Collection, Iterator
 from logging.handlers import MemoryHandler
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -87,6 +88,8 @@ def check_resumable(run: RunDirectory, config: Config, *, free: Collection[str],
     Raises:
         ConfigError: the directory is taken, or its run was started with another config.
     """
+    if config.model.init_from is not None and Path(config.model.init_from).resolve() == run.path.resolve():
+        raise ConfigError(f"{run.path}: is the run to start from; choose another place with --set name=NAME")
     if not run.is_taken or overwrite:
         return
     if not resume:

@@ -211,7 +211,7 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
         DataError: the vectors cannot be read.
     """
     if config.pretrain.enabled or config.model.init_from is not None:
-        return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer)
+        return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer, data.dataset.labels)
     if config.embedding.init == "random":
         return {}
     tokens, sources = data.tokenizer.tokens, config.embedding.sources
