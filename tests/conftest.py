@@ -134,3 +134,19 @@ def trained_run(tiny_config: Callable[..., Config]) -> Path:
     from bilstm_cls.training.run import train
 
     return train(tiny_config()).run.path
+
+
+@pytest.fixture(scope="module")
+def light(trained_run: Path) -> Iterator[None]:
+    """Lets runs end without drawing pictures or waiting for the disk, which is most of their time.
+
+    The run that all tests share comes before it, whole.
+    """
+    from bilstm_cls.evaluation import plots
+    from tests.training.runs import PICTURES, draw_nothing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        for name in PICTURES:
+            patch.setattr(plots, name, draw_nothing)
+        yield

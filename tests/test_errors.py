@@ -5,6 +5,8 @@ import json
 import resource
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -336,6 +338,13 @@ def test_too_little_memory_ends_with_6_and_advice(
 
     monkeypatch.setattr(*where, fail)
     check(run_cli(*command.split()), 6, "out of memory", "train.batch_size", "text.max_length")
+
+
+@pytest.mark.parametrize("megabytes", [400, 620])
+def test_too_little_memory_to_start_ends_with_6_where_libraries_would_abort(megabytes: int, folder: Path) -> None:
+    command = f"ulimit -v {megabytes * 1000}; exec {shlex.quote(sys.executable)} -m bilstm_cls predict x"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    check(Outcome(done.returncode, done.stdout, done.stderr), 6, "out of memory")
 
 
 def test_what_onednn_cannot_calculate_is_not_a_lack_of_memory() -> None:

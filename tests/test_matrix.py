@@ -10,10 +10,10 @@ import pytest
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.estimator import TextClassifier
-from bilstm_cls.evaluation import plots
 from tests.command_line import Outcome, run_cli
 from tests.conftest import PRETRAINED, reviews
-from tests.training.runs import PICTURES, draw_nothing
+
+pytestmark = pytest.mark.usefixtures("light")
 
 TINY = {
     "text.max_length": 12, "text.min_freq": 1, "embedding.dim": 4, "model.hidden_size": 4, "train.epochs": 1,
@@ -69,8 +69,6 @@ def fit(keys: dict[str, Any]) -> Outcome:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with 60 texts, the same with numbers for labels, and texts without."""
     monkeypatch.chdir(tmp_path)
-    for name in PICTURES:
-        monkeypatch.setattr(plots, name, draw_nothing)
     rows = reviews(60)
     several = [(text, f"{label}|extra" if i % 3 else "") for i, (text, label) in enumerate(rows)]
     with Path("several.csv").open("w", encoding="utf-8", newline="") as file:

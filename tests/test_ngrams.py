@@ -21,6 +21,9 @@ def model() -> NgramModel:
 def test_two_labels_share_one_log_odds(model: NgramModel) -> None:
     logits = model.logits([*TEXTS, "nothing known here", ""])
     assert logits.shape == (8, 2)
+    several = NgramModel.train(TEXTS, LABELS, 3).logits(TEXTS)
+    assert (several[:, 2] == NEVER).all()  # a label without a text is never the answer
+    assert several.argmax(1).tolist() == LABELS.tolist()
     assert np.array_equal(logits[:, 0], -logits[:, 1])
     assert logits[:6].argmax(1).tolist() == LABELS.tolist()
     assert logits[6, 1] == logits[7, 1] == model.intercepts[0] / 2
@@ -30,26 +33,6 @@ def test_two_labels_share_one_log_odds(model: NgramModel) -> None:
 def test_a_text_has_the_same_logits_in_any_company(texts: list[str], model: NgramModel) -> None:
     alone = np.concatenate([model.logits([text]) for text in texts[:6]])
     assert np.array_equal(model.logits(texts)[:6], alone)
-
-
-def test_it_is_the_baseline_of_the_same_name() -> None:
-    from bilstm_cls.classifier import softmax
-    from bilstm_cls.data.types import Split
-    from bilstm_cls.evaluation.baselines import run_baseline
-
-    test = ["good film", "bad fun", "a film, so good"]
-    numbers = np.arange(6)
-    train = Split("train", TEXTS, LABELS, ["x"] * 6, numbers)
-    expected, _ = run_baseline("nbsvm", train, Split("test", test, LABELS[:3], ["x"] * 3, numbers[:3]), 2)
-    assert np.allclose(softmax(NgramModel.train(TEXTS, LABELS, 2).logits(test)), expected, atol=1e-6)
-
-
-def test_several_labels_have_a_row_each_and_one_without_a_text_is_never_the_answer() -> None:
-    model = NgramModel.train(TEXTS, LABELS, 3)
-    logits = model.logits(TEXTS)
-    assert logits.shape == (6, 3)
-    assert (logits[:, 2] == NEVER).all()
-    assert logits.argmax(1).tolist() == LABELS.tolist()
 
 
 def test_writing_without_spaces_is_read_by_characters() -> None:
@@ -114,11 +97,3 @@ def test_every_n_gram_is_counted_once_a_text(texts: list[str], spaced: bool) -> 
     assert counts.sum(1).A1.tolist() == [sum(max(0, n - i) for i in range(3)) for n in lengths]
     for i, j in itertools.combinations(range(len(texts)), 2):
         assert len(set(binary[i].indices) & set(binary[j].indices)) == len(expected[i] & expected[j])
-
-
-def test_the_columns_of_an_n_gram_are_the_same_on_every_machine() -> None:
-    assert sorted(count(["Good film"], spaced=True, max_n=2, is_binary=True).indices.tolist()) == [
-        1544845,
-        2230723,
-        15621209,
-    ]

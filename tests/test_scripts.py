@@ -107,22 +107,6 @@ def test_the_config_reference_is_up_to_date() -> None:
     assert script["page"]() == script["PAGE"].read_text("utf-8"), "run scripts/config-reference"
 
 
-@pytest.mark.parametrize(
-    ("schema", "kind"),
-    [
-        ({"type": "integer", "minimum": 1, "maximum": 8192}, "whole number from 1 to 8192"),
-        ({"anyOf": [{"type": "string"}, {"type": "number", "exclusiveMinimum": 0}]}, "text or number above 0"),
-        ({"anyOf": [{"const": "nbsvm", "type": "string"}, {"type": "null"}]}, "`nbsvm` or `null`"),
-        ({"type": "object", "additionalProperties": {"type": "number"}}, "map to number"),
-        ({"type": "array", "items": {"enum": ["a", "b"], "type": "string"}}, "list of `a`, `b`"),
-        ({"type": "boolean"}, "`true`, `false`"),
-    ],
-)
-def test_the_config_reference_says_what_a_key_takes(schema: dict[str, Any], kind: str) -> None:
-    script = runpy.run_path(str(ROOT / "scripts" / "config-reference"))
-    assert " or ".join(script["kinds"](schema)) == kind
-
-
 def test_steps_are_timed_next_to_others(run_script: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["model.hidden_size=4", "embedding.dim=4", "train.batch_size=4", "text.max_length=20"]
     words = [word for size in [*sizes, "train.device=cpu"] for word in ("--set", size)]

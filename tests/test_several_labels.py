@@ -23,6 +23,8 @@ from bilstm_cls.runtime import Runtime, sigmoid
 from bilstm_cls.training.calibration import fit_scales
 from tests.command_line import run_cli
 
+pytestmark = pytest.mark.usefixtures("light")
+
 WORDS = {"food": "soup", "rude": "grumpy", "late": "delayed"}
 """Each label and the word that stands for it."""
 

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from bilstm_cls.commands import look, train, use
-from bilstm_cls.device import configure_process, is_launched
+from bilstm_cls.device import check_memory, configure_process, is_launched
 from bilstm_cls.errors import ConfigError, ExitCode, StoppedError, UserError, is_out_of_memory
 
 app = typer.Typer(
@@ -109,6 +109,8 @@ def _root(
         raise ConfigError("the current folder was deleted; change to one that is there") from None
     if context.invoked_subcommand in COMMANDS:
         configure_process()
+    if context.invoked_subcommand in COMMANDS.keys() - {"init", "cache"}:
+        check_memory()
 
 
 class _Closed(io.TextIOBase):

@@ -19,7 +19,7 @@ SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]+)?"
 
 MADE = ("random", "ppmi")
-VECTORS = r"random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
+VECTORS = r"(?s)random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
 
 DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 
@@ -164,7 +164,7 @@ class TextConfig(Section):
     strip_html: bool = Field(False, description="Leave out HTML tags, scripts and styles, and replace entities.")
     min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
     max_vocab_size: Annotated[int, Field(ge=3, le=10**9)] | None = Field(
-        30000, description="Most frequent tokens kept, <pad> and <unk> included; null keeps all."
+        30000, description="Most frequent tokens kept, with <pad> and <unk>; en-300 fills what is left. null keeps all."
     )
     max_length: Count = Field(400, description="Tokens of a text that are read; longer texts are cut.")
     truncate: Literal["head", "tail", "both"] = Field("both", description="Which end of a long text is kept.")
@@ -295,9 +295,7 @@ class TrainConfig(Section):
     processes: Literal["auto"] | Count = Field(
         "auto", description="Processes that share every batch; auto is one for two CPU cores where that is faster."
     )
-    threads: Count | None = Field(
-        None, description="CPU threads of each process; null divides the cores, or is `OMP_NUM_THREADS`."
-    )
+    threads: Count | None = Field(None, description="CPU threads of each process; null: OMP_NUM_THREADS, or the cores.")
     evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
     select_by: str = Field(
         "valid/accuracy",
@@ -306,6 +304,9 @@ class TrainConfig(Section):
     )
     patience: Count | None = Field(2, description="Evaluations without a better score before stopping; null: never.")
     calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
+    reject: Fraction | None = Field(
+        None, description="Precision wanted: less certain answers than those that have it on valid are null."
+    )
     max_minutes: Positive | None = Field(None, description="Stop after so long.")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
     baselines: bool = Field(False, description="Also evaluate the two linear baselines on the same splits.")
@@ -325,9 +326,7 @@ class TrainConfig(Section):
 class PretrainConfig(Section):
     """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
 
-    enabled: bool = Field(
-        False, description="Whether train first makes an encoder from its texts, kept in the cache, to start from."
-    )
+    enabled: bool = Field(False, description="Whether train first makes an encoder from its texts, kept in the cache.")
     epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
     bptt: Annotated[int, Field(ge=1, le=10**6)] = Field(
@@ -364,6 +363,8 @@ class Config(Section):
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "name" and not re.fullmatch(r"[\w-][\w.-]*", value):
             return "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
+        if key == "train" and value.reject is not None and getattr(given.get("data"), "labels", None) == "multi":
+            return "must be {reject: null} with data.labels 'multi', whose labels have thresholds of their own"
         folder = getattr(given.get("model"), "init_from", None)
         if key == "pretrain" and value.enabled and folder is not None:
             return f"must be {{enabled: false}} with model.init_from {shown(folder)}; a run starts from one encoder"

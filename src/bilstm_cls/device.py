@@ -7,9 +7,11 @@ import contextlib
 import csv
 import ctypes
 import math
+import mmap
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +39,9 @@ MIN_UNITS_OF_BF16 = 128
 time with 128 units and 2.1 to 2.5 times less with 256. Fewer units, other cells and other CPUs were not measured."""
 
 
+START_BYTES = 640 * 2**20
+"""Address space in which PyTorch and the tokenizers start."""
+
 LAUNCHED = "bilstm-cls-"
 """What the name of a group of processes begins with that a command started."""
 
@@ -44,6 +49,15 @@ LAUNCHED = "bilstm-cls-"
 def is_launched() -> bool:
     """Whether another command started this process as one of several."""
     return os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(LAUNCHED)
+
+
+def check_memory() -> None:
+    """Raises `MemoryError` where libraries of C++ and Rust could not start: they would abort the process instead."""
+    if "torch" not in sys.modules:
+        try:
+            mmap.mmap(-1, START_BYTES).close()  # never touched
+        except OSError as error:
+            raise MemoryError(f"less than {START_BYTES // 2**20} MiB are left to start in") from error
 
 
 def configure_process() -> None:

@@ -184,6 +184,8 @@ class RunDirectory:
         write_atomic(self / "config.yaml", dump_config(config))
         write_atomic(self / "tokenizer.json", tokenizer.to_json())
         self.write_json("labels.json", labels)
+        if config.train.reject is not None:
+            self.write_json("thresholds.json", {"min_probability": loaded.task.min_probability})
         if loaded.task.thresholds is not None:
             self.write_json("thresholds.json", dict(zip(labels, loaded.task.thresholds.tolist(), strict=True)))
         metadata = {
@@ -239,15 +241,19 @@ class RunDirectory:
                 raise CheckpointError(f"{self / _weights_name(number)}: is of another ensemble than model.safetensors")
             members.append(_member(self / _weights_name(number), tensors, config, len(tokenizer), len(labels)))
         ngrams = None if config.model.ngrams is None else self._load_ngrams(len(labels))
-        task = self._load_task(labels) if config.data.labels == "multi" else Task()
+        task = self._load_task(labels, config)
         return LoadedModel(members[0], tokenizer, labels, config, ngrams, tuple(members[1:]), task)
 
-    def _load_task(self, labels: list[str]) -> Task:
-        values = self.read_object("thresholds.json")
+    def _load_task(self, labels: list[str], config: Config) -> Task:
+        is_multi = config.data.labels == "multi"
+        if not is_multi and config.train.reject is None:
+            return Task()
+        values, names = self.read_object("thresholds.json"), labels if is_multi else ["min_probability"]
         is_number = [isinstance(value, int | float) and 0 < value <= 1 for value in values.values()]
-        if list(values) != labels or not all(is_number):
-            raise CheckpointError(f"{self / 'thresholds.json'}: must be a number from 0 to 1 for each label, in order")
-        return Task(np.array(list(values.values()), dtype=np.float64))
+        if list(values) != names or not all(is_number):
+            raise CheckpointError(f"{self / 'thresholds.json'}: must hold a number from 0 to 1 for each of {names}")
+        numbers = np.array(list(values.values()), dtype=np.float64)
+        return Task(numbers) if is_multi else Task(None, float(numbers[0]))
 
     def _load_ngrams(self, num_labels: int) -> NgramModel:
         tensors, _ = load_tensors(self / "ngrams.safetensors")

@@ -113,9 +113,11 @@ class Task:
 
     Attributes:
         thresholds: `[C]`, from which probability on a text has a label; None where it has the most probable one alone.
+        min_probability: below which that one is no answer, as `train.reject` asks for.
     """
 
     thresholds: Probabilities | None = None
+    min_probability: float = 0.0
 
     @classmethod
     def of(cls, label_ids: LabelIds) -> "Task":
@@ -139,6 +141,19 @@ class Task:
         rows, columns = len(ranked) - 1 - best, np.arange(ranked.shape[1])
         middle = (ranked[rows, columns] + following[rows, columns]) / 2
         return Task(np.where(num_right[-1] > 0, middle, self.thresholds))
+
+    def rejecting(self, probabilities: Probabilities, label_ids: LabelIds, precision: float) -> "Task":
+        """Returns the task that answers most of some texts so that this share of its answers is right, or none."""
+        largest, is_right = probabilities.max(1), self.predicted(probabilities) == label_ids
+        order = np.argsort(-largest, kind="stable")
+        ranked, share = largest[order], is_right[order].cumsum() / np.arange(1, len(order) + 1)
+        is_end = ranked > np.concatenate([ranked[1:], [0.0]])  # of equal probabilities all or none
+        good = np.flatnonzero(is_end & (share >= precision))
+        return Task(self.thresholds, float(ranked[good[-1]]) if len(good) else 1.0)
+
+    def limit(self, given: float | None) -> float:
+        """Returns the probability below which an answer is null, where a user has given one or not."""
+        return self.min_probability if given is None else given
 
     def probabilities(self, logits: npt.NDArray[Any]) -> Probabilities:
         """Returns `[N, C]` in 64 bits from logits `[N, C]`."""
@@ -295,7 +310,7 @@ class Runtime(Predictor):
             max_length=config["max_length"],
             truncate=config["truncate"],
             ngrams=_read_ngrams(path / NGRAMS, content[NGRAMS], len(labels)) if NGRAMS in content else None,
-            task=Task(np.array(config["thresholds"])) if config.get("thresholds") else Task(),
+            task=Task(np.array(config["thresholds"]) if config["thresholds"] else None, config["min_probability"]),
         )
 
     def logits(self, corpus: Corpus) -> npt.NDArray[np.float32]:
@@ -376,8 +391,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        for prediction in Runtime.load(given.bundle).stream(_given_texts(given.texts)):
-            print(json.dumps(prediction.as_dict(), ensure_ascii=False))
+        runtime = Runtime.load(given.bundle)
+        for prediction in runtime.stream(_given_texts(given.texts)):
+            print(json.dumps(prediction.as_dict(min_probability=runtime.task.min_probability), ensure_ascii=False))
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
+from bilstm_cls.data import prepare as module
 from bilstm_cls.data.prepare import PreparedData, prepare, prepare_in_memory
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -153,6 +154,19 @@ def test_texts_are_encoded_by_the_vocabulary_of_the_encoder(tiny_config: Make, e
     assert data.tokenizer.to_json() == used.to_json()
     first = data.dataset.splits["train"].texts[0]
     assert data.corpora["train"].token_ids[:2].tolist() == used.encode_batch([first])[0]
+
+
+def test_english_vectors_bring_frequent_words_that_train_lacks(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "frequent_words", lambda: ["good", "zebra", "the"])
+    without, with_words = (
+        prepare(tiny_config(f"embedding.init={init}", "embedding.dim=null")) for init in ("ppmi", "[en-300, ppmi]")
+    )
+    assert with_words.tokenizer.tokens == [*without.tokenizer.tokens, "zebra"]
+    memory = prepare_in_memory(without.dataset, tiny_config("embedding.init=en-300", "embedding.dim=null"))
+    assert memory.tokenizer.tokens == with_words.tokenizer.tokens
+    assert ids_of(memory) == ids_of(with_words)
 
 
 def test_another_vocabulary_is_another_preparation(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:

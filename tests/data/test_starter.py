@@ -171,15 +171,48 @@ def test_the_length_follows_the_texts(write: Write, num_words: int, max_length: 
     assert reloaded(profile_data(path), path).text.max_length == max_length
 
 
-def test_unequal_labels_are_weighted(write: Write, tmp_path: Path) -> None:
+ENGLISH = [f"the film is one of those that you see with friends, part {i}" for i in range(60)]
+DUTCH = [f"de film is er een van die je met vrienden ziet, deel {i}" for i in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "repeat", "is_installed", "init"),
+    [
+        (ENGLISH, 1, True, "en-300"),
+        (ENGLISH, 1, False, "ppmi"),
+        (DUTCH, 1, True, "ppmi"),
+        (ENGLISH, 2000, True, "ppmi"),
+    ],
+    ids=["English", "English without the extra", "Dutch", "English and much of it"],
+)
+def test_english_texts_get_english_vectors_where_they_are_few(
+    write: Write, monkeypatch: pytest.MonkeyPatch, texts: list[str], repeat: int, is_installed: bool, init: str
+) -> None:
+    monkeypatch.setattr(starter, "has_english", lambda: is_installed)
+    monkeypatch.setattr(starter, "MAX_TOKENS", 50_000)
+    path = write("a.csv", [("text", "label"), *((text, "ab"[i % 2]) for i, text in enumerate(texts * repeat))])
+    found = profile_data(path)
+    assert reloaded(found, path).embedding.init == init
+    assert ("pip install" in starter_config(found, path)) == (texts is ENGLISH and not is_installed)
+
+
+def test_a_short_text_loses_no_word_in_training(write: Write) -> None:
+    short, long = (
+        write(f"{n}.csv", [("text", "label"), *(("word " * n, "ab"[i % 2]) for i in range(60))]) for n in (5, 80)
+    )
+    assert reloaded(profile_data(short), short).model.word_dropout == 0
+    assert reloaded(profile_data(long), long).model.word_dropout > 0
+
+
+def test_unequal_labels_are_remarked_on(write: Write, tmp_path: Path) -> None:
     few, many = (
         profile_data(
             write(f"{n}.csv", [("text", "label"), *((s, "a" if i % n else "b") for i, s in enumerate(SENTENCES))])
         )
         for n in (6, 3)
     )
-    assert reloaded(few, tmp_path / "x").train.class_weights == "balanced"
-    assert reloaded(many, tmp_path / "x").train.class_weights is None
+    assert "# class_weights: balanced" in starter_config(few, tmp_path / "x")
+    assert "class_weights" not in starter_config(many, tmp_path / "x")
 
 
 def test_settings_follow_the_size_of_the_whole_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +222,7 @@ def test_settings_follow_the_size_of_the_whole_file(write: Write, monkeypatch: p
     assert (len(found.texts), found.is_whole) == (50, False)
     assert found.num_rows == pytest.approx(9000, rel=0.1)
     config = reloaded(found, path)
-    assert (config.train.batch_size, config.text.min_freq, config.data.valid, config.data.test) == (64, 2, 0.1, 0.1)
+    assert (config.train.batch_size, config.text.min_freq, config.data.valid, config.data.test) == (32, 1, 0.1, 0.1)
 
 
 def test_few_texts_get_small_batches_and_keep_all_words(write: Write) -> None:

@@ -85,6 +85,16 @@ def test_basic_english_follows_its_rules_on_any_text(text: str) -> None:
     assert tokens_of(text, "basic_english") == basic_english(text)
 
 
+def test_a_vocabulary_takes_more_words_while_there_is_room() -> None:
+    given = Tokenizer.train(["a film a"], kind="words")
+    words = ["the", "Film", "THE", "two words", "n't!", "plot", "end"]
+    assert given.with_words(words, 6).tokens == ["<pad>", "<unk>", "a", "film", "the", "plot"]
+    assert len(given.with_words(words, None)) == 7
+    assert given.with_words(words, 4).to_json() == given.to_json()
+    pieces = Tokenizer.train(["a film a"], kind="bpe", max_vocab_size=300)
+    assert pieces.with_words(words, None) is pieces
+
+
 def test_vocabulary_is_sorted_by_frequency_and_then_by_alphabet() -> None:
     texts = ["b b b a a c c d", "Z z é"]
     tokenizer = Tokenizer.train(texts, kind="whitespace", min_freq=2)

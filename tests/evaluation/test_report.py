@@ -14,6 +14,8 @@ from bilstm_cls.evaluation.report import MAX_ROWS, score_table, scores_of, write
 from bilstm_cls.run_directory import RunDirectory
 from tests.evaluation.pages import Page
 
+pytestmark = pytest.mark.usefixtures("light")
+
 EVIL = '<script>alert("1")</script>'
 LABELS = ["neg", "pos"]
 HISTORY = [{"step": 5, "epoch": 1.0, "train/loss": 0.5, "valid/accuracy": 0.7, "valid/auroc": None}]

@@ -57,11 +57,6 @@ def result(path: Path) -> dict[str, Any]:
     }
 
 
-def everything(path: Path) -> dict[str, str]:
-    """The digest of every file below a folder."""
-    return {str(p.relative_to(path)): sha256_of(p) for p in path.rglob("*") if p.is_file()}
-
-
 def flip(path: Path) -> None:
     """Flips a bit in the middle of a file."""
     content = bytearray(path.read_bytes())

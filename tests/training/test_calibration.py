@@ -15,8 +15,12 @@ from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.runtime import Task
 from bilstm_cls.training.calibration import fit_scales
 from bilstm_cls.training.run import train
+from tests.command_line import run_cli
+
+pytestmark = pytest.mark.usefixtures("light")
 
 Make = Callable[..., Config]
 
@@ -52,6 +56,30 @@ def test_a_few_texts_that_are_all_right_do_not_pull_to_certainty() -> None:
     scale, _ = fit_scales(np.array([[1.0, -1.0]] * 3), np.zeros(3, dtype=np.int64))
     assert 1 < scale < 1.2
     assert np.isfinite(fit_scales(np.array([[1e30, -1e30], [-1e30, 1e30]]), np.array([1, 1]))).all()
+
+
+def test_uncertain_answers_are_rejected_so_that_the_others_have_the_wanted_precision() -> None:
+    certain = np.array([0.99, 0.95, 0.9, 0.9, 0.8, 0.7])
+    probabilities = np.stack([certain, 1 - certain], 1)
+    label_ids = np.array([0, 0, 0, 1, 0, 1])  # right, right, right, wrong, right, wrong
+    found = [Task().rejecting(probabilities, label_ids, wanted).min_probability for wanted in (1.0, 0.8, 0.75, 0.6)]
+    assert found == [0.95, 0.8, 0.8, 0.7]
+    assert Task().rejecting(probabilities, 1 - label_ids, 0.9).min_probability == 1.0  # the most certain one is wrong
+
+
+def test_a_run_answers_null_below_what_it_found_on_valid(tiny_config: Make, reviews_csv: Path, tmp_path: Path) -> None:
+    run = train(tiny_config("train.reject=0.9", f"output_dir={tmp_path}")).run
+    least = run.read_object("metrics.json")["calibration/min_probability"]
+    assert Classifier.load(run.path).task.min_probability == least > 0.5
+    answers = run_cli("predict", "--run", run.path, "--input", reviews_csv, "--json").stdout.splitlines()
+    rows = [json.loads(line) for line in answers]
+    assert {row["label"] is None for row in rows} == {True, False}
+    assert all((row["label"] is None) == (row["probability"] < least) for row in rows)
+    given = ["--min-probability", "0", "--json"]
+    assert run_cli("predict", "--run", run.path, "the", *given).json["label"] is not None
+    (run / "thresholds.json").write_text('{"min_probability": "high"}')
+    with pytest.raises(CheckpointError, match=r"thresholds\.json"):
+        Classifier.load(run.path)
 
 
 @pytest.fixture(scope="module")

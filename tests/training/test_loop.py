@@ -4,18 +4,18 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
-from bilstm_cls.classifier import predict_logits, softmax
+from bilstm_cls.classifier import predict_logits
 from bilstm_cls.config import METRICS, TrainConfig
 from bilstm_cls.data.batches import training_batches
 from bilstm_cls.data.corpus import Corpus
@@ -26,21 +26,10 @@ from bilstm_cls.model.recurrent import BidirectionalLSTM
 from bilstm_cls.training import loop
 from bilstm_cls.training.distributed import Group
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, step_seed, training
+from tests.training.runs import without_time
 
 NUM_TEXTS, NUM_LABELS, VOCAB_SIZE = 22, 3, 12
 DROPOUTS = {"dropout": 0.3, "embedding_dropout": 0.2, "word_dropout": 0.1, "recurrent_dropout": 0.1}
-
-
-def probabilities_of(model: BiLSTMClassifier, corpus: Corpus) -> npt.NDArray[np.float64]:
-    return softmax(predict_logits(model, corpus))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def corpus() -> Corpus:
@@ -90,16 +79,12 @@ def rows(reports: list[Any]) -> list[Row]:
 def bits(trainer: Trainer) -> dict[str, bytes]:
     """Everything that decides how training goes on, to the last bit; its times left out."""
     tensors, numbers = copy.deepcopy(trainer.state())
-    numbers["progress"] |= {"seconds": 0.0, "history": without_time(numbers["progress"]["history"])}
+    numbers["progress"] |= {"seconds": 0.0, "history": list(map(without_time, numbers["progress"]["history"]))}
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()} | {"": json.dumps(numbers).encode()}
 
 
 def weights(trainer: Trainer) -> dict[str, bytes]:
     return {name: value for name, value in bits(trainer).items() if name.startswith(("model.", "average."))}
-
-
-def without_time(history: list[Row]) -> list[Row]:
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in history]
 
 
 def test_every_step_is_reported_in_order() -> None:
@@ -113,18 +98,12 @@ def test_every_step_is_reported_in_order() -> None:
 
 
 def test_an_epoch_takes_the_batches_of_its_seed_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[list[int]] = []
-    collate = loop.collate
-
-    def recording(texts: Corpus, indices: Any) -> Any:
-        taken.append(indices.tolist())
-        return collate(texts, indices)
-
-    monkeypatch.setattr(loop, "collate", recording)
+    collate = mock.Mock(wraps=loop.collate)
+    monkeypatch.setattr(loop, "collate", collate)
     run(make_trainer(seed=3))
-    plans = [
-        training_batches(corpus().lengths, batch_size=5, batch_tokens=None, seed=3, epoch=epoch) for epoch in (0, 1)
-    ]
+    options: Any = {"batch_size": 5, "batch_tokens": None, "seed": 3}
+    plans = [training_batches(corpus().lengths, epoch=epoch, **options) for epoch in (0, 1)]
+    taken = [call.args[1].tolist() for call in collate.call_args_list]
     assert taken == [batch.tolist() for plan in plans for batch in plan]
 
 
@@ -200,7 +179,8 @@ def test_training_stops_when_its_time_is_over_and_is_evaluated_then(minutes: flo
 
 @pytest.mark.usefixtures("_ten_seconds")
 def test_time_before_a_stop_counts_after_it() -> None:
-    first = stopped_at(2, max_minutes=0.5)
+    first = make_trainer(max_minutes=0.5)
+    list(itertools.islice(training(first, scores()), 2))
     assert len(steps(run(taken_up(first, max_minutes=0.5)))) == 1
 
 
@@ -305,28 +285,23 @@ def test_parts_far_from_the_answer_learn_slower_by_the_layer_lr_decay() -> None:
 def evaluating(trainer: Trainer) -> Callable[[], Row]:
     def evaluate() -> Row:
         with trainer.averaged():
-            probabilities = probabilities_of(trainer.model, trainer.corpus)
-        return {"valid/accuracy": float(probabilities.mean()), "valid/log_loss": 0.5}
+            logits = predict_logits(trainer.model, trainer.corpus)
+        return {"valid/accuracy": float(logits.mean()), "valid/log_loss": 0.5}
 
     return evaluate
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
-    one, again, other = make_trainer(), make_trainer(), make_trainer(seed=2)
-    for trainer in (one, again, other):
-        run(trainer)
-    assert bits(one) == bits(again)
-    assert weights(one) != weights(other)
-
-
 @pytest.mark.parametrize("every", [1, 2, "epoch"])
-def test_how_often_it_is_evaluated_and_watched_and_saved_changes_no_weight(every: Any) -> None:
+def test_only_the_seed_decides_and_not_how_often_it_is_evaluated_and_saved(every: Any) -> None:
     undisturbed, trainer = make_trainer(evaluate_every=99), make_trainer(evaluate_every=every)
     run(undisturbed)
     for _ in training(trainer, evaluating(trainer)):
         torch.rand(3)  # the caller draws from the generator that all share
         trainer.state()
     assert weights(trainer) == weights(undisturbed)
+    other = make_trainer(seed=2)
+    run(other)
+    assert weights(other) != weights(undisturbed)
 
 
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -342,15 +317,6 @@ OPTIONS: list[Any] = [
     pytest.param({"precision": "bf16"}, marks=pytest.mark.skipif(not HAS_BF16, reason="the CPU lacks it")),
     {"schedule": "constant", "weight_decay": 0.1, "label_smoothing": 0.1},
 ]
-
-
-def stopped_at(step: int, evaluate: Callable[[], Row] | None = None, **options: Any) -> Trainer:
-    """A trainer that has come to a step, and not yet to its evaluation."""
-    trainer = make_trainer(**options)
-    reports = training(trainer, evaluate or scores())
-    while trainer.progress.step < step:
-        next(reports)
-    return trainer
 
 
 def taken_up(trainer: Trainer, **options: Any) -> Trainer:
@@ -376,7 +342,9 @@ def test_trainers_that_take_up_each_others_state_end_with_the_bits_of_one(option
 
 
 def test_a_state_is_taken_up_before_its_evaluation_and_stays_out_of_patience() -> None:
-    assert isinstance(next(training(taken_up(stopped_at(5)), scores())), EvaluationReport)
+    first = make_trainer()
+    list(itertools.islice(training(first, scores()), 5))
+    assert isinstance(next(training(taken_up(first), scores())), EvaluationReport)
     first = make_trainer(epochs=5, patience=1)
     run(first, scores([0.5, 0.4]))
     assert run(taken_up(first, epochs=5, patience=1)) == []
@@ -397,9 +365,8 @@ def test_the_weights_of_a_state_are_those_that_were_evaluated(decay: float | Non
     run(trainer)
     other.load_weights(trainer.state()[0])
     with trainer.averaged():
-        assert np.array_equal(
-            probabilities_of(other.model, other.corpus), probabilities_of(trainer.model, trainer.corpus)
-        )
+        one, another = (predict_logits(each.model, each.corpus) for each in (trainer, other))
+        assert np.array_equal(one, another)
     is_same = torch.equal(other.model.project.weight, trainer.model.project.weight)
     assert is_same == (decay is None)
 
@@ -439,28 +406,17 @@ def test_auto_is_bfloat16_by_rule_on_a_cpu_with_amx(
     assert Precision.named("fp32", CPU, encoder).dtype == torch.float32  # it can be overridden
 
 
-def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'half' is not one of auto, fp32"):
-        Precision.named("half", CPU)
-
-
-@pytest.mark.parametrize("precision", ["fp16", "tf32"])
-def test_what_only_cuda_has_is_refused_on_a_cpu(precision: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{precision}' is for CUDA; on a CPU use 'bf16' or 'fp32'"):
-        Precision.named(precision, CPU)
-
-
-@pytest.mark.parametrize(("cudnn", "is_taken"), [(91300, True), (91200, False), (None, False)])
-def test_a_gpu_takes_bfloat16_only_with_a_cudnn_that_has_it(
-    monkeypatch: pytest.MonkeyPatch, cudnn: int | None, is_taken: bool
+@pytest.mark.parametrize(
+    ("name", "device", "cudnn"),
+    [("half", CPU, None), ("fp16", CPU, None), ("tf32", CPU, None), ("bf16", CUDA, 91200), ("bf16", CUDA, None)],
+)
+def test_a_precision_that_the_device_lacks_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, cudnn: int | None
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
-    if is_taken:
-        assert Precision.named("bf16", CUDA).dtype == torch.bfloat16
-        return
-    with pytest.raises(ConfigError, match=f"here is cuDNN {cudnn or 0}; use 'tf32'"):
-        Precision.named("bf16", CUDA)
+    with pytest.raises(ConfigError, match=f"precision: '{name}'"):
+        Precision.named(name, device)
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 2**31), (1, 1 + 2**32), (5, 6)])
@@ -474,16 +430,10 @@ def test_seeds_share_no_dropout_masks(one: int, other: int) -> None:
 
 
 def test_planning_only_one_epoch_counts_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned: list[int] = []
-    plan = loop.training_batches
-
-    def recording(*args: Any, epoch: int, **options: Any) -> Any:
-        planned.append(epoch)
-        return plan(*args, epoch=epoch, **options)
-
-    monkeypatch.setattr(loop, "training_batches", recording)
+    plan = mock.Mock(wraps=loop.training_batches)
+    monkeypatch.setattr(loop, "training_batches", plan)
     assert make_trainer(epochs=1000).total_steps == 5000
-    assert planned == [0]
+    assert [call.kwargs["epoch"] for call in plan.call_args_list] == [0]
 
 
 class OneOfTwo(Group):

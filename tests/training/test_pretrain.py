@@ -33,6 +33,8 @@ from tests.command_line import run_cli
 from tests.conftest import PRETRAINED, TINY
 from tests.training.runs import StoppedHereError, stop_at, without_time
 
+pytestmark = pytest.mark.usefixtures("light")
+
 Make = Callable[..., Config]
 
 

@@ -20,6 +20,8 @@ from bilstm_cls.training.run import train
 from bilstm_cls.training.seeds import SeedsResult, seeds_table, train_seeds
 from tests.command_line import run_cli
 
+pytestmark = pytest.mark.usefixtures("light")
+
 Make = Callable[..., Config]
 TEXTS = ["a good film", "a bad film", ""]
 

@@ -130,7 +130,7 @@ def test_a_bug_ends_the_study_and_the_trial_starts_again(base: Config, monkeypat
 @pytest.mark.parametrize(
     ("words", "limits", "reason"),
     [
-        (["train.learning_rate=1e8..1e9"], {"trials": 100}, "first 5 trials failed"),
+        (["train.learning_rate=1e8..1e9"], {"trials": 2}, "2 trials were trained"),
         (SEARCH, {"max_bytes": 100}, "50 proposals in a row"),
         (SEARCH, {"trials": None, "seconds": 0.02}, "time is over"),
     ],
@@ -233,13 +233,6 @@ def test_a_damaged_journal_is_named(damage: bytes, base: Config) -> None:
 def test_a_missing_optuna_is_named(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[tune\]'"):
-        search(base)
-
-
-def test_torchrun_is_refused(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ConfigError, match="without torchrun"):
         search(base)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,20 @@ def baseline(
     out.show(metrics, baselines_table(metrics))
 
 
+def parse_duration(text: str) -> float:
+    """Returns seconds; raises a `ValueError` as pydantic does."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(timedelta).validate_python(f"PT{text.upper()}").total_seconds()
+
+
+def parse_size(text: str) -> int:
+    """Returns bytes; raises a `ValueError` as pydantic does."""
+    from pydantic import ByteSize, TypeAdapter
+
+    return TypeAdapter(ByteSize).validate_python(text)
+
+
 @opt.with_output
 def tune(
     out: opt.Output,
@@ -150,11 +165,11 @@ def tune(
     trials: int | None = typer.Option(
         None, "--trials", min=1, help="Trials to train. [default: 20 without --time]", metavar="N"
     ),
-    duration: str | None = typer.Option(
-        None, "--time", help="How long to search, such as 20m or 1h30m.", metavar="DURATION"
+    duration: float | None = typer.Option(
+        None, "--time", help="How long to search, such as 20m or 1h30m.", metavar="DURATION", parser=parse_duration
     ),
-    max_size: str | None = typer.Option(
-        None, "--max-size", help="The model is to take no more, such as 5MB.", metavar="SIZE"
+    max_size: int | None = typer.Option(
+        None, "--max-size", help="The model is to take no more, such as 5MB.", metavar="SIZE", parser=parse_size
     ),
     output_dir: str | None = opt.OUTPUT_DIR,
     device: str | None = opt.DEVICE,
@@ -165,10 +180,10 @@ def tune(
 ) -> None:  # fmt: skip
     """Search for a better config on valid, and write it."""
     _exclude("--resume", resume, "--overwrite", overwrite)
-    from bilstm_cls.training.search_space import Budget, parse_space
+    from bilstm_cls.training.search_space import DEFAULT_TRIALS, Budget, parse_space
 
     resolved = opt.resolve(config, overrides, output_dir=output_dir, device=device, seed=seed)
-    budget = Budget.parse(trials, duration, max_size)
+    budget = Budget(DEFAULT_TRIALS if trials is None and duration is None else trials, duration, max_size)
     space = parse_space(searches or [], resolved, limits_size=budget.max_bytes is not None)
     if dry_run:
         out.show({"budget": vars(budget), "search": {key: values.words for key, values in space.items()}})

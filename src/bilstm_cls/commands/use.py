@@ -89,8 +89,8 @@ def predict(
         help="At a row of --input that cannot be read: stop, leave it out, or keep its place. [run: data.bad_rows]",
     ),
     top_k: int | None = typer.Option(None, "--top-k", min=1, help="Show the K most probable labels only.", metavar="K"),
-    min_probability: float = typer.Option(
-        0.0, "--min-probability", min=0, max=1, help="Answer null below it.", metavar="P"
+    min_probability: float | None = typer.Option(
+        None, "--min-probability", min=0, max=1, help="Answer null below it. [run: from train.reject]", metavar="P"
     ),
     explains: bool = typer.Option(False, "--explain", help="Colour words by what they change in the prediction."),
     method: Literal["occlusion", "exact"] | None = typer.Option(
@@ -125,7 +125,7 @@ def predict(
         return
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
-            fields = prediction.as_dict(top_k=top_k, min_probability=min_probability)
+            fields = prediction.as_dict(top_k=top_k, min_probability=classifier.task.limit(min_probability))
             out.show(fields, _line_of(fields))
         sys.stdout.flush()  # whoever writes the lines may wait for their answers
 

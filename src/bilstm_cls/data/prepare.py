@@ -15,7 +15,7 @@ from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer, splitters
 from bilstm_cls.data.types import Dataset, LabelIds, label_counts
-from bilstm_cls.data.vectors import width_of
+from bilstm_cls.data.vectors import ENGLISH, frequent_words, width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,9 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
     """Reads the splits, learns the vocabulary from the train split alone, and encodes them.
 
     A text is split into tokens once, whatever reads it afterwards: the files in the cache hold whole texts, for every
-    `text.max_length`. With `tokenizer: bpe` the train split is split twice, as its tokens are learned first. With
-    `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
+    `text.max_length`. The train split is split twice with `tokenizer: bpe`, whose tokens are learned first, and with
+    `en-300`, whose frequent words fill what is left of `text.max_vocab_size`, so that they are known where train lacks
+    them. With `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
 
     Args:
         config: what to read, and how.
@@ -92,6 +93,8 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
         folder = cached("corpus", _digest_of([*content, settings]), build)
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         corpora["train"] = replace(load_corpus(folder / "train"), digest=folder.name)
+        if given is None and ENGLISH in config.embedding.sources:
+            tokenizer, corpora = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), {}
     if given is not None and config.model.grows_vocabulary:
         tokenizer, corpora = given.extended(tokenizer.tokens), {}
     for name in names:
@@ -105,6 +108,8 @@ def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
     tokenizer, corpora = tokenizer_of_encoder(config), {}
     if tokenizer is None:
         tokenizer, corpora["train"] = _learn(dataset, config.text, None)
+        if ENGLISH in config.embedding.sources:
+            tokenizer, corpora = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), {}
     elif config.model.grows_vocabulary:
         tokenizer = tokenizer.extended(_learn(dataset, config.text, None)[0].tokens)
     for name, split in dataset.splits.items():

@@ -3,11 +3,11 @@
 import itertools
 import json
 import re
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.config_file import flow_yaml, load_config
@@ -24,6 +24,7 @@ from bilstm_cls.data.readers import (
 from bilstm_cls.data.records import folder_files, read_labelled_files
 from bilstm_cls.data.tables import NONE, Dialect, ReadOptions, TableRows, column_names
 from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label, list_in, names_in
+from bilstm_cls.data.vectors import has_english
 from bilstm_cls.errors import DataError, shown
 
 MAX_ROWS = 20_000
@@ -324,26 +325,25 @@ def _is_prose(values: Sequence[Any]) -> bool:
     return sum(num_words) >= 4 * len(values) and len(set(map(str, values))) > 0.5 * len(values)
 
 
-class _Size(NamedTuple):
-    """Settings for data of up to so many rows."""
-
-    max_rows: float
-    held_out: float
-    min_freq: int
-    batch_size: int
-    epochs: int
-    patience: int
-
+_Size = namedtuple("_Size", "max_rows held_out min_freq batch_size epochs")
+"""Settings for data of up to so many rows."""
 
 _SIZES = (
-    _Size(200, 0.2, 1, 8, 30, 5),
-    _Size(1_000, 0.1, 1, 16, 30, 5),
-    _Size(5_000, 0.1, 1, 32, 15, 3),
-    _Size(50_000, 0.1, 2, 64, 8, 2),
-    _Size(200_000, 0.1, 2, 64, 5, 2),
-    _Size(1_000_000, 0.05, 2, 128, 3, 2),
-    _Size(float("inf"), 0.01, 3, 256, 2, 2),
+    _Size(200, 0.2, 1, 8, 20),
+    _Size(1_000, 0.1, 1, 16, 12),
+    _Size(5_000, 0.1, 1, 32, 10),
+    _Size(20_000, 0.1, 1, 32, 6),
+    _Size(50_000, 0.1, 2, 64, 5),
+    _Size(200_000, 0.1, 2, 64, 4),
+    _Size(1_000_000, 0.05, 2, 128, 3),
+    _Size(float("inf"), 0.01, 3, 256, 2),
 )
+
+_ENGLISH = frozenset(("the", "and", "to", "of", "for", "with", "that", "you", "this", "are"))
+"""Words of nearly every English sentence; together they are rare in other languages."""
+MIN_ENGLISH = 0.04
+MAX_TOKENS = 3_000_000
+"""With more tokens than these, vectors made from the texts are as good as others, and sooner trained."""
 
 
 def starter_config(profile: DataProfile, path: Path) -> str:
@@ -362,8 +362,11 @@ def starter_config(profile: DataProfile, path: Path) -> str:
     environment.filters |= {"yaml": flow_yaml, "comment": _in_comment}
     some = profile.texts[:: 1 + len(profile.texts) // MAX_TEXTS]
     tokenizer = _tokenizer_for(some)
-    num_tokens = sorted(len(_TOKENS[tokenizer].findall(text)) for text in some)
-    max_length = _max_length(num_tokens)
+    tokens = [_TOKENS[tokenizer].findall(text.lower()) for text in some]
+    num_tokens = sorted(map(len, tokens))
+    max_length, median = _max_length(num_tokens), num_tokens[len(num_tokens) // 2]
+    is_few = profile.num_rows * min(median, max_length) <= MAX_TOKENS
+    num_english = sum(token in _ENGLISH for several in tokens for token in several)
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         profile=profile,
         path=str(path),
@@ -376,6 +379,9 @@ def starter_config(profile: DataProfile, path: Path) -> str:
         max_length=max_length,
         cut=sum(tokens > max_length for tokens in num_tokens) / len(num_tokens),
         has_ngrams=profile.num_rows >= MIN_NGRAM_TEXTS,
+        is_short=median <= 50,
+        is_english=is_few and num_english >= MIN_ENGLISH * sum(num_tokens),
+        has_english=has_english(),
         imbalance=max(profile.labels.values()) / min(profile.labels.values()),
     )
 

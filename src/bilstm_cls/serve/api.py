@@ -117,7 +117,7 @@ def build_app(classifier: Classifier) -> ASGIApp:
     batch = Histogram("bilstm_cls_batch_texts", "Texts classified together.", buckets=sizes, registry=registry)
 
     batcher = Batcher(
-        lambda texts: [prediction.as_dict() for prediction in classifier.predict(texts)],
+        lambda texts: [p.as_dict(min_probability=classifier.task.min_probability) for p in classifier.predict(texts)],
         explained,
         on_batch=batch.observe,
     )

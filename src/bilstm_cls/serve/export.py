@@ -172,6 +172,7 @@ def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
         "max_length": text.max_length,
         "truncate": text.truncate,
         "thresholds": None if loaded.task.thresholds is None else loaded.task.thresholds.tolist(),
+        "min_probability": loaded.task.min_probability,
         "precision": precision,
         "sha256": {name: sha256_of(folder / name) for name in names},
     }

@@ -36,13 +36,13 @@ class PredictOptions:
     Attributes:
         bad_rows: for a row that cannot be read: `error` stops there, `skip` leaves it out, `empty` writes it with no
             prediction and the reason under `error`.
-        min_probability: a label that is less probable is written as null.
+        min_probability: a label that is less probable is written as null; None is what `train.reject` came to.
     """
 
     text_columns: Sequence[str] | None = None
     bad_rows: str | None = None
     top_k: int | None = None
-    min_probability: float = 0.0
+    min_probability: float | None = None
 
 
 def predict_file(
@@ -176,7 +176,9 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
             yield {**dict.fromkeys(names), ERROR: str(row)}
         if prediction is not None:
             assert isinstance(row, Example)
-            fields = prediction.as_dict(top_k=options.top_k, min_probability=options.min_probability)
+            fields = prediction.as_dict(
+                top_k=options.top_k, min_probability=classifier.task.limit(options.min_probability)
+            )
             del fields["text"]
             yield {**_renamed(row.record or {"text": row.text}, results), **fields, **error}
     if num_bad:

@@ -44,13 +44,14 @@ def calibrate(
     Raises:
         ConfigError: an n-gram model is to be weighted, and valid is train.
     """
-    has_ngrams, labels = config.model.ngrams is not None, data.dataset.labels
+    has_ngrams, labels, reject = config.model.ngrams is not None, data.dataset.labels, config.train.reject
     task = Task.of(data.dataset.splits["valid"].label_ids)
     if config.data.valid == IN_MEMORY:  # the texts of train
-        if has_ngrams:
-            raise ConfigError("model.ngrams: is weighted on texts that train lacks; give valid a fraction of the texts")
+        if has_ngrams or reject is not None:
+            key = "model.ngrams" if has_ngrams else "train.reject"
+            raise ConfigError(f"{key}: is fitted to texts that train lacks; give valid a fraction of the texts")
         return None, task, {}
-    if not config.train.calibrate and not has_ngrams and task.thresholds is None:
+    if not config.train.calibrate and not has_ngrams and task.thresholds is None and reject is None:
         return None, task, {}
     train, valid = data.dataset.splits["train"], data.dataset.splits["valid"]
     ngrams, other = None, None
@@ -66,6 +67,10 @@ def calibrate(
     task = task.tuned(probabilities, valid.label_ids)
     metrics = compute_metrics(probabilities, valid.label_ids, labels, task=task)
     facts = {"calibration/scale": np.asarray(scale).tolist(), **metrics.scalars("calibrated/valid")}
+    if reject is not None:
+        task = task.rejecting(probabilities, valid.label_ids, reject)
+        facts["calibration/min_probability"] = task.min_probability
+        facts["calibration/answered"] = float((probabilities.max(1) >= task.min_probability).mean())
     if ngrams is not None:
         facts["calibration/ngrams"] = np.asarray(weight).tolist()
         alone = Task.of(valid.label_ids).tuned(task.probabilities(scale * logits), valid.label_ids).thresholds

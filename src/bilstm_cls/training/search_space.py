@@ -14,17 +14,12 @@ if TYPE_CHECKING:
     import optuna
 
 DEFAULT_TRIALS = 20
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-NUMBER = r"\d+(?:\.\d+)?"
-
 SECTIONS = ("text", "embedding", "model", "train")
 NOT_SEARCHED = (
     "train.select_by", "train.device", "train.processes", "train.threads", "train.max_minutes",
     "train.checkpoint_seconds", "train.baselines", "train.loggers", "train.calibrate", "model.ngrams",
 )  # fmt: skip
 """Keys of these sections that change no score that trials are compared by, or the comparison itself."""
-
 OF_THE_ENCODER = ("text.min_freq", "text.max_vocab_size", "embedding.dim", "model.hidden_size")
 """Keys that the encoder of `pretrain.enabled` or `model.init_from` decides."""
 
@@ -33,30 +28,9 @@ OF_THE_ENCODER = ("text.min_freq", "text.max_vocab_size", "embedding.dim", "mode
 class Budget:
     """The limits of a study, over all its calls together: trained trials, seconds, and bytes of a model."""
 
-    trials: int | None = DEFAULT_TRIALS
+    trials: int | None = None
     seconds: float | None = None
     max_bytes: int | None = None
-
-    @classmethod
-    def parse(cls, trials: int | None, duration: str | None, max_size: str | None) -> "Budget":
-        """Reads `--trials`, `--time` such as `1h30m` and `--max-size` such as `5MB`.
-
-        Raises:
-            ConfigError: a duration or size cannot be read, or is nothing.
-        """
-        seconds, max_bytes = None, None
-        if duration is not None:
-            text = duration.lower().replace(" ", "")
-            parts = re.findall(rf"({NUMBER})([smhd])", text)
-            seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
-            if not re.fullmatch(rf"(?:{NUMBER}[smhd])+", text) or seconds == 0:
-                raise ConfigError(f"--time: {duration!r} must be a duration with its unit, such as 90s, 20m or 1h30m")
-        if max_size is not None:
-            found = re.fullmatch(rf"({NUMBER})([a-z]+)", max_size.lower().replace(" ", ""))
-            max_bytes = int(float(found[1]) * BYTES.get(found[2], 0)) if found else 0
-            if max_bytes == 0:
-                raise ConfigError(f"--max-size: {max_size!r} must be a size with its unit, such as 500KB, 5MB or 5MiB")
-        return cls(DEFAULT_TRIALS if trials is None and duration is None else trials, seconds, max_bytes)
 
 
 @dataclass(frozen=True)
@@ -67,17 +41,24 @@ class Values:
     values: tuple[Any, ...]
     is_interval: bool = False
 
-    def suggest(self, trial: "optuna.Trial", key: str) -> Any:
-        """Returns a value for the config; of a real number, four digits."""
+    def distribution(self) -> "optuna.distributions.BaseDistribution":
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
         if not self.is_interval:
-            return json.loads(trial.suggest_categorical(key, [json.dumps(value) for value in self.values]))
-        (low, high), is_log = self.values, self.words.endswith(":log")
-        if isinstance(low, int):
-            return trial.suggest_int(key, low, high, log=is_log)
-        return min(max(float(f"{trial.suggest_float(key, low, high, log=is_log):.4g}"), low), high)
+            return CategoricalDistribution([json.dumps(value) for value in self.values])
+        low, high = self.values
+        kind = IntDistribution if isinstance(low, int) else FloatDistribution
+        return kind(low, high, log=self.words.endswith(":log"))
+
+    def value(self, parameter: Any) -> Any:
+        """Returns what Optuna proposes as the config has it: choices are kept as text, and numbers get four digits."""
+        if not self.is_interval:
+            return json.loads(parameter)
+        low, high = self.values
+        return parameter if isinstance(parameter, int) else min(max(float(f"{parameter:.4g}"), low), high)
 
     def parameter(self, value: Any) -> Any:
-        """Returns a value as Optuna keeps it, a choice as text since it may be a list; None where it is outside."""
+        """Returns a value as Optuna keeps it, or None where it is outside."""
         if self.is_interval:
             is_inside = isinstance(value, type(self.values[0])) and self.values[0] <= value <= self.values[1]
             return value if is_inside else None
@@ -101,7 +82,7 @@ def parse_space(searches: Sequence[str], config: Config, *, limits_size: bool = 
         try:
             space[key] = _parse(key, text, config)
         except ConfigError as error:
-            problems.append(f"--search {cut(words)}: {error}")
+            problems.append(f"--search {cut(words)}: {error}".partition("\n")[0])
     if problems:
         raise ConfigError("\n".join(problems))
     return space
@@ -132,31 +113,19 @@ def default_space(config: Config, *, limits_size: bool) -> list[str]:
 
 
 def _parse(key: str, text: str, config: Config) -> Values:
-    if not text:
-        raise ConfigError("must look like key.path=low..high, key.path=low..high:log or key.path=a|b|c")
     section = key.partition(".")[0]
     if key in NOT_SEARCHED or (section in config_keys()[""] and section not in SECTIONS):
         raise ConfigError("is not searched, trials would not compare by it; use --set to fix it")
     interval = re.fullmatch(r"([^|]+?)\.\.([^|]+?)(:log)?", text)
-    values = [_parsed(key, part.strip(), config) for part in (interval.groups()[:2] if interval else text.split("|"))]
-    if not interval:
-        if len(values) < 2 or any(value in values[:i] for i, value in enumerate(values)):
-            raise ConfigError("must name two values or more that differ; use --set to fix one")
-        return Values(text, tuple(values))
-    low, high = values
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        raise ConfigError("must have a number at both ends; choices are written a|b|c")
-    if low >= high or (interval[3] and low <= 0):
-        raise ConfigError("must go from a lower number to a higher one, and start above 0 with :log")
-    return Values(text, (low, high), is_interval=True)
-
-
-def _parsed(key: str, text: str, config: Config) -> Any:
-    try:
-        return value_at(with_overrides(config, [f"{key}={text}"]), key)
-    except ConfigError as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(re.sub(r"^--set [^:]*: ", f"{text}: ", reason)) from None
+    parts = interval.groups()[:2] if interval else text.split("|")
+    values = tuple(value_at(with_overrides(config, [f"{key}={part.strip()}"]), key) for part in parts)
+    if interval:
+        is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        if not is_number or values[0] >= values[1] or (interval[3] and values[0] <= 0):
+            raise ConfigError("must go from a lower number to a higher one, and start above 0 with :log")
+    elif len(values) < 2 or any(value in values[:i] for i, value in enumerate(values)):
+        raise ConfigError("must look like KEY.PATH=LOW..HIGH or KEY.PATH=A|B; use --set to fix one value")
+    return Values(text, values, is_interval=interval is not None)
 
 
 def value_at(config: Config, key: str) -> Any:

@@ -158,7 +158,10 @@ def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -
         for member in members:
             scale_logits(member, scale)
         ngrams = None if ngrams is None else ngrams.scaled(scale)
-        task = task.tuned(task.probabilities(scale * logits), valid.label_ids)
+        probabilities = task.probabilities(scale * logits)
+        task = task.tuned(probabilities, valid.label_ids)
+        if config.train.reject is not None:
+            task = task.rejecting(probabilities, valid.label_ids, config.train.reject)
     return LoadedModel(first.model, first.tokenizer, first.labels, config, ngrams, tuple(members[1:]), task)
 
 

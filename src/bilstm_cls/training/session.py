@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from bilstm_cls.checkpoint import load_best, load_newest, save_checkpoint
@@ -219,17 +218,15 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
     rest = config.embedding.width - sum(vectors.matrix.shape[1] for vectors in found.values())
     if rest < 0 or (rest > 0) != (len(found) + 1 == len(sources)):
         raise DataError(f"embedding.dim: {config.embedding.width} does not fit the vectors of {', '.join(sources)}")
-    parts = [found[name].matrix if name in found else _made_vectors(name, data, rest, config.seed) for name in sources]
+    corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
+    made = {
+        "random": lambda: random_vectors(len(tokens), rest, seed=config.seed),
+        "ppmi": lambda: corpus_vectors(corpora, len(tokens), dim=rest, seed=config.seed),
+    }
+    parts = [found[name].matrix if name in found else made[name]() for name in sources]
     model.set_embedding(torch.from_numpy(np.concatenate(parts, axis=1)))
     if not found:
         return {}
     coverage = float(np.mean(np.any([vectors.is_found for vectors in found.values()], axis=0)))
     logger.info(f"word vectors {', '.join(found)}: {coverage:.1%} of the vocabulary found")
     return {"embedding/coverage": coverage}
-
-
-def _made_vectors(name: str, data: PreparedData, dim: int, seed: int) -> npt.NDArray[np.float32]:
-    if name == "random":
-        return random_vectors(len(data.tokenizer), dim, seed=seed)
-    corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
-    return corpus_vectors(corpora, len(data.tokenizer), dim=dim, seed=seed)

@@ -44,18 +44,17 @@ WINNER, JOURNAL = "best.yaml", "study.journal"
 STAGES = 10
 """Trials of unlike lengths are compared at the same tenth of their steps, where their learning rates have come as far
 on the schedule."""
-
-RANDOM_TRIALS, TRIALS_BEFORE_PRUNING, TRIALS_FOR_IMPORTANCES, MAX_FAILURES_AT_FIRST = 8, 4, 4, 5
+RANDOM_TRIALS, TRIALS_BEFORE_PRUNING, TRIALS_FOR_IMPORTANCES = 8, 4, 4
 MAX_IN_A_ROW = 50
 """Proposals in a row that cannot be trained, after which the space is taken to be exhausted."""
 
 FINISHED, PRUNED, FAILED, TOO_LARGE, REPEATED = "finished", "pruned", "failed", "too large", "repeated"
 TRAINED = (FINISHED, PRUNED, FAILED)
-FAILURES = (ConfigError, DataError, CheckpointError, DivergedError, MemoryError)
-"""What ends a trial and not the study."""
+FAILURES = (ConfigError, DataError, CheckpointError, DivergedError)
+"""What ends a trial and not the study, as too little memory does."""
 
 
-class _OutOfTimeError(Exception):
+class _OutOfTimeError(BaseException):
     """The study's time is over within a trial."""
 
 
@@ -107,7 +106,7 @@ class TuneResult:
         """Returns what `tune` prints at its end: the winner, what mattered, and all trials."""
         minutes = sum(trial.seconds for trial in self.trials) / 60
         lines = [f"{len(self.trials)} trials in {minutes:.1f} minutes; {self.reason}"]
-        if self.best is None or self.best.score is None:
+        if self.best is None:
             return lines[0]
         lines.append(f"best: trial {self.best.number}, {self.score_name} {self.best.score:.4f}")
         lines += [f"  {key}  {json.dumps(value)}" for key, value in self.best.values.items()]
@@ -122,17 +121,13 @@ class TuneResult:
 
 
 def rows_of(trials: Sequence[Trial]) -> list[list[Any]]:
-    """Returns the rows of `trials.csv`, names first, with a column for each searched key."""
+    """Returns the rows of `trials.csv`, names first."""
     keys = list(trials[0].values) if trials else []
-    return [
-        ["trial", "state", "score", "bytes", "seconds", *keys, "reason"],
-        *(
-            [t.number, t.state, t.score, t.num_bytes, round(t.seconds, 2)]
-            + [json.dumps(t.values[key]).strip('"') for key in keys]
-            + [t.reason]
-            for t in trials
-        ),
-    ]
+    rows: list[list[Any]] = [["trial", "state", "score", "bytes", "seconds", *keys, "reason"]]
+    for t in trials:
+        values = [json.dumps(t.values[key]).strip('"') for key in keys]
+        rows.append([t.number, t.state, t.score, t.num_bytes, round(t.seconds, 2), *values, t.reason])
+    return rows
 
 
 def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, overwrite: bool = False) -> TuneResult:
@@ -180,13 +175,13 @@ class _Study:
         self.run, self.config, self.space, self.budget, self.signals = run, config, space, budget, signals
         self.is_lower_better = config.train.select_by.rpartition("/")[2] in LOWER_IS_BETTER
         self.reason = "the time is over"
-        self.num_in_a_row = 0
+        self.trials: list[Trial] = []
         self.ngrams: NgramModel | None = None
         self.prepared: dict[str, PreparedData] = {}
 
     def data_of(self, config: Config) -> PreparedData:
         names = ["train", "valid", *(["unlabelled"] if config.reads_unlabelled else [])]
-        key = json.dumps([config.text.model_dump(), config.model.init_from, names])
+        key = json.dumps([config.text.model_dump(), config.embedding.init, config.model.init_from, names])
         if key not in self.prepared:
             data = prepare(config, only=names)
             splits = {name: split for name, split in data.dataset.splits.items() if name in names}
@@ -194,20 +189,18 @@ class _Study:
         return self.prepared[key]
 
     def search(self) -> TuneResult:
-        self.study = self._opened()
+        study = self._opened()
         if self.config.model.ngrams is not None:  # which no searched key changes
             dataset = self.data_of(self.config).dataset
             train = dataset.splits["train"]
             self.ngrams = NgramModel.train(train.texts, train.label_ids, len(dataset.labels))
-        used = sum(trial.user_attrs.get("seconds", 0.0) for trial in self.study.get_trials(deepcopy=False))
-        seconds = math.inf if self.budget.seconds is None else max(0.0, self.budget.seconds - used)
-        self.deadline = time.monotonic() + seconds
+        left = math.inf if self.budget.seconds is None else self.budget.seconds
+        self.deadline = time.monotonic() + left - sum(trial.seconds for trial in self.trials)
         stopped = None
         try:
             with self.signals.deferred():
-                if not self._is_over():
-                    options: dict[str, Any] = {"catch": FAILURES, "callbacks": [self._after], "gc_after_trial": True}
-                    self.study.optimize(self._objective, timeout=seconds, **options)
+                while not self._is_over():
+                    self._try(study)
         except _OutOfTimeError:
             pass
         except StoppedError as error:
@@ -215,14 +208,9 @@ class _Study:
         finally:
             shutil.rmtree(self.run / "trial", ignore_errors=True)
         ranked, score_name = self._keep(), self.config.train.select_by
-        result = TuneResult(self.run, score_name, ranked, self._importances(ranked), stopped, self.reason)
+        result = TuneResult(self.run, score_name, ranked, _importances(study), stopped, self.reason)
         self.run.write_json("tuning.json", result.as_object())
         return result
-
-    def trials(self) -> list[Trial]:
-        """Returns all proposals with an outcome, in their order; those that were interrupted have none."""
-        known = (trial.user_attrs.get("trial") for trial in self.study.get_trials(deepcopy=False))
-        return [Trial(**attrs) for attrs in known if attrs]
 
     def _opened(self) -> "optuna.Study":
         import optuna
@@ -232,10 +220,8 @@ class _Study:
         (path.parent / f"{path.name}.lock").unlink(missing_ok=True)  # left by a kill: this process has the folder
         if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
             write_atomic(path, content[: content.rfind(b"\n") + 1])  # a kill in the middle of a line
-        marks = {
-            "space": {key: found.words for key, found in self.space.items()},
-            "data_digest": self.data_of(self.config).dataset.digest,
-        }
+        space = {key: found.words for key, found in self.space.items()}
+        marks = {"space": space, "data_digest": self.data_of(self.config).dataset.digest}
         try:
             study = optuna.create_study(
                 study_name=self.config.name,
@@ -253,58 +239,76 @@ class _Study:
             raise ConfigError(f"{path}: trials of another search would not compare; it searched {before['space']}")
         for key, mark in marks.items():
             study.set_user_attr(key, mark)
-        for trial in trials:
-            if trial.state.name == "RUNNING":
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        if not trials:
-            first = {key: found.parameter(value_at(self.config, key)) for key, found in self.space.items()}
-        else:  # the trial that a stop or a kill ended, if one did
-            first = {} if "trial" in trials[-1].user_attrs else trials[-1].params
+        self.trials = [Trial(**trial.user_attrs["trial"]) for trial in trials if trial.user_attrs]
+        first = {key: found.parameter(value_at(self.config, key)) for key, found in self.space.items()}
+        if trials:  # the trial that a stop or a kill ended, if one did
+            first = {} if trials[-1].user_attrs else trials[-1].params
+            for trial in trials:
+                if trial.state.name == "RUNNING":
+                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         if first.keys() == self.space.keys() and None not in first.values():
             study.enqueue_trial(first)
         return study
 
-    def _objective(self, proposal: "optuna.Trial") -> float:
+    def _is_over(self) -> bool:
+        if self.signals.received is not None:
+            raise self.signals.error()
+        self._check_time()
+        trained = [trial for trial in self.trials if trial.state in TRAINED]
+        if self.budget.trials is not None and len(trained) >= self.budget.trials:
+            self.reason = f"{len(trained)} trials were trained"
+            return True
+        last = self.trials[-MAX_IN_A_ROW:]
+        self.reason = f"{len(last)} proposals in a row were too large or known already"
+        if len(last) == MAX_IN_A_ROW and all(trial.state not in TRAINED for trial in last):
+            return True
+        self.reason = "the time is over"
+        return False
+
+    def _check_time(self, _: object = None) -> None:
+        if time.monotonic() >= self.deadline:
+            raise _OutOfTimeError
+
+    def _try(self, study: "optuna.Study") -> None:
+        """Trains the next proposal, and keeps what came of it on the disk."""
         import optuna
 
         # Seeded by the number of trials, so that a study that was cut short comes to the same ones.
-        seed = (self.config.seed + len(self.trials())) % 2**32
-        self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
-        values = {key: found.suggest(proposal, key) for key, found in self.space.items()}
+        seed = (self.config.seed + len(self.trials)) % 2**32
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
+        proposal = study.ask({key: found.distribution() for key, found in self.space.items()})
+        values = {key: found.value(proposal.params[key]) for key, found in self.space.items()}
         trial, started = Trial(proposal.number, values), time.monotonic()
-        twin = next((known for known in self.trials() if known.values == values and known.state in TRAINED), None)
+        twin = next((known for known in self.trials if known.values == values and known.state in TRAINED), None)
         try:
-            if twin is not None:
+            if twin is None:
+                self._train(proposal, trial)
+            else:
                 trial.state, trial.score = REPEATED, twin.score
-                if twin.state == FINISHED and twin.score is not None:
-                    return twin.score
-                raise optuna.TrialPruned
-            trial.score = self._trained(proposal, trial)
-            trial.state = FINISHED
-            return trial.score
-        except FAILURES as error:
-            trial.state, trial.reason = FAILED, str(error).partition("\n")[0] or "out of memory"
-            raise
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            if not isinstance(error, FAILURES) and not is_out_of_memory(error):
                 raise
-            trial.state, trial.reason = FAILED, "out of memory"
-            raise MemoryError from error
-        finally:
-            trial.seconds = time.monotonic() - started
-            proposal.set_user_attr("seconds", trial.seconds)
-            if trial.state:
-                proposal.set_user_attr("trial", asdict(trial))
+            reason = "out of memory" if is_out_of_memory(error) else str(error).partition("\n")[0]
+            trial.state, trial.reason = FAILED, reason
+        trial.seconds = time.monotonic() - started
+        self.trials.append(trial)
+        proposal.set_user_attr("trial", asdict(trial))
+        if FINISHED in (trial.state, twin and twin.state):
+            study.tell(proposal, trial.score)
+        else:
+            study.tell(proposal, state=getattr(optuna.trial.TrialState, "FAIL" if trial.state == FAILED else "PRUNED"))
+        if trial.state in TRAINED:
+            outcome = trial.reason or f"{self.config.train.select_by} {trial.score:.4f}"
+            logger.info(f"trial {trial.number} {trial.state} after {trial.seconds:.0f} s: {outcome}")
+            self._keep()
 
-    def _trained(self, proposal: "optuna.Trial", trial: Trial) -> float:
-        import optuna
-
+    def _train(self, proposal: "optuna.Trial", trial: Trial) -> None:
         config = with_dim(self.config.replace(**trial.values))
         data = self.data_of(config)
         trial.num_bytes = model_bytes(config, data, self.ngrams)
         if self.budget.max_bytes is not None and trial.num_bytes > self.budget.max_bytes:
             trial.state = TOO_LARGE
-            raise optuna.TrialPruned
+            return
         make_encoder(config, data, on_report=self._check_time)
         shutil.rmtree(self.run / "trial", ignore_errors=True)
         run = RunDirectory(self.run / "trial")
@@ -323,47 +327,16 @@ class _Study:
                         stages = stage
                     if stages < STAGES and proposal.should_prune():
                         trial.state = PRUNED
-                        raise optuna.TrialPruned
+                        return
                 if not trainer.is_out_of_epochs:
                     self._check_time()
-        assert trial.score is not None, "a run ends with an evaluation"
-        return trial.score
-
-    def _check_time(self, _: object = None) -> None:
-        if time.monotonic() >= self.deadline:
-            raise _OutOfTimeError
-
-    def _after(self, study: "optuna.Study", _: object) -> None:
-        """Keeps the winner and the table on the disk, and ends the study at a limit."""
-        trial = self.trials()[-1]
-        self.num_in_a_row = 0 if trial.state in TRAINED else self.num_in_a_row + 1
-        if trial.state in TRAINED:
-            score = "-" if trial.score is None else f"{trial.score:.4f}"
-            outcome = trial.reason or f"{self.config.train.select_by} {score}"
-            logger.info(f"trial {trial.number} {trial.state} after {trial.seconds:.0f} s: {outcome}")
-            self._keep()
-        if self._is_over():
-            study.stop()
-
-    def _is_over(self) -> bool:
-        trained = [trial for trial in self.trials() if trial.state in TRAINED]
-        if self.signals.received is not None:
-            raise self.signals.error()
-        if self.budget.trials is not None and len(trained) >= self.budget.trials:
-            self.reason = f"{len(trained)} trials were trained"
-        elif len(trained) >= MAX_FAILURES_AT_FIRST and all(trial.state == FAILED for trial in trained):
-            self.reason = f"the first {len(trained)} trials failed, the last one: {trained[-1].reason}"
-        elif self.num_in_a_row >= MAX_IN_A_ROW:
-            self.reason = f"{self.num_in_a_row} proposals in a row were too large or known already"
-        else:
-            return False
-        return True
+        trial.state = FINISHED
 
     def _keep(self) -> list[Trial]:
         """Writes the table and the winning config, and returns the trained trials: finished ones first, best first."""
         sign = 1 if self.is_lower_better else -1
         ranked = sorted(
-            (trial for trial in self.trials() if trial.state in TRAINED),
+            (trial for trial in self.trials if trial.state in TRAINED),
             key=lambda t: (t.state != FINISHED, math.inf if t.score is None else sign * t.score, t.number),
         )
         text = io.StringIO()
@@ -380,15 +353,16 @@ class _Study:
             )
         return ranked
 
-    def _importances(self, ranked: Sequence[Trial]) -> dict[str, float]:
-        """Returns the share of each key in the variance of the scores (fANOVA, Hutter et al. 2014), largest first."""
-        import optuna
 
-        scores = [trial.score for trial in ranked if trial.state == FINISHED]
-        if len(scores) < TRIALS_FOR_IMPORTANCES or len(set(scores)) < 2:
-            return {}
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        return dict(optuna.importance.get_param_importances(self.study, evaluator=evaluator))
+def _importances(study: "optuna.Study") -> dict[str, float]:
+    """Returns the share of each key in the variance of the scores (fANOVA, Hutter et al. 2014), largest first."""
+    import optuna
+
+    scores = [trial.value for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    if len(scores) < TRIALS_FOR_IMPORTANCES or len(set(scores)) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
 def model_bytes(config: Config, data: PreparedData, ngrams: NgramModel | None) -> int:
