@@ -73,11 +73,6 @@ def problems(action: Callable[[], object], folder: Path) -> list[str]:
     return str(caught.value).replace(f"{folder}/", "").splitlines()
 
 
-def test_defaults_need_no_file() -> None:
-    config = load_config(None)
-    assert (config.name, config.train.epochs, config.data.train) == ("run", 5, None)
-
-
 def test_a_file_goes_over_the_defaults_and_overrides_over_the_file(load: Load) -> None:
     config = load(SAMPLE, "seed=4", "train.learning_rate=2e-3", "train.learning_rate=3e-3", "model.pooling=[last]")
     assert (config.seed, config.train.learning_rate, config.model.pooling) == (4, 0.003, ["last"])

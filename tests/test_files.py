@@ -40,12 +40,6 @@ def test_a_file_is_written_byte_for_byte_with_its_folders(tmp_path: Path, conten
     assert names(path.parent) == ["file"]
 
 
-def test_a_file_takes_the_place_of_the_old_one(old: Path) -> None:
-    write_atomic(old, "new")
-    assert old.read_text() == "new"
-    assert names(old.parent) == ["file.txt"]
-
-
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(old: Path) -> None:
     with replacing(old) as file:
         file.write(b"new")

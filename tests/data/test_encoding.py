@@ -125,12 +125,6 @@ def test_what_is_wrong_with_the_bytes_of_a_row_is_named(
     assert f"a.csv:2: {reason}" in str(caught.value)
 
 
-@pytest.mark.parametrize("encoding", ["utf-9", "hex", "\0", "idna", "utf-7"])
-def test_an_unknown_codec_is_a_config_error(write: Write, encoding: str) -> None:
-    with pytest.raises(ConfigError, match=r"data\.encoding: "):
-        pairs(write("a.csv", "text,label\nx,y\n"), options=ReadOptions(encoding=encoding))
-
-
 @pytest.mark.parametrize("encoding", ["cp037", "utf-32", "utf-16-be"])
 @pytest.mark.parametrize("data_format", sorted({*READERS} - {"folder", "parquet", "arrow"}))
 @pytest.mark.parametrize("content", [b"text,label\n\xe9\\x,+2AA-\n", b"\x80" * 99, bytes(range(256)), b"xn--a\n"])

@@ -374,7 +374,7 @@ def test_a_folder_gives_a_text_a_file(write: Write, tmp_path: Path) -> None:
 def test_a_wrong_byte_in_a_folder_is_named(write: Write, tmp_path: Path) -> None:
     write("corpus/neg/1.txt", b"one\ntw\xf3\n")
     write("corpus/pos/1.txt", "fine")
-    with pytest.raises(DataError, match=r"neg.1\.txt:2: byte 0xf3 is not utf-8"):
+    with pytest.raises(DataError, match=r"neg.1\.txt:1: byte 0xf3 1 line further down is not utf-8"):
         list(read(tmp_path / "corpus"))
     auto = ReadOptions(encoding="auto")
     assert [e.text for e in read(tmp_path / "corpus", options=auto)] == ["one\ntwó\n", "fine"]

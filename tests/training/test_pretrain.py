@@ -136,11 +136,6 @@ def test_a_signal_in_the_middle_of_a_long_text_ends_it_at_once_and_it_goes_on_to
     assert result(tmp_path / "parts") == result(tmp_path / "whole")
 
 
-def test_another_seed_gives_another_encoder(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
-    pretrain(tiny_config(*PRETRAINED, "seed=2"), tmp_path / "encoder")
-    assert result(tmp_path / "encoder")["encoder"] != result(encoder)["encoder"]
-
-
 def test_steps_are_as_many_as_were_told(tiny_config: Make, tmp_path: Path) -> None:
     reports: list[StepReport] = []
     pretrain(tiny_config(*PRETRAINED), tmp_path / "encoder", on_report=reports.append)
@@ -162,10 +157,6 @@ def test_texts_without_a_label_are_read_too(tiny_config: Make, tmp_path: Path) -
     config = tiny_config(*PRETRAINED, f"data.unlabelled={tmp_path / 'more.txt'}", "pretrain.epochs=1")
     metrics = pretrain(config, tmp_path / "encoder")
     assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 168 + 28
-
-
-def test_neither_valid_nor_test_is_encoded(tiny_config: Make) -> None:
-    assert set(prepare(tiny_config(), only=("train", "unlabelled")).corpora) == {"train"}
 
 
 @pytest.mark.parametrize(("cell", "bidirectional"), [("gru", True), ("rnn", False)])
@@ -279,12 +270,6 @@ def test_the_command_writes_vectors(reviews_csv: Path, tmp_path: Path) -> None:
         2,
         [f"error: {tmp_path / 'v.txt'}: is there already; add --overwrite to replace it"],
     )
-
-
-@pytest.mark.parametrize("option", ["--overwrite", "--vectors"])
-def test_options_that_exclude_each_other_are_told(option: str, reviews_csv: Path) -> None:
-    outcome = run_cli(*words(reviews_csv, "--resume", option))
-    assert (outcome.code, outcome.errors) == (2, [f"error: --resume and {option} exclude each other"])
 
 
 def test_checkpoints_that_do_not_fit_are_told(tiny_config: Make, tmp_path: Path) -> None:

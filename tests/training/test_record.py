@@ -88,12 +88,6 @@ def test_after_a_deferring_block_signals_stop_the_run_at_once_again() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
-def test_the_handlers_from_before_come_back(before: dict[int, object]) -> None:
-    with StopSignals():
-        assert all(signal.getsignal(number) is not before[number] for number in SIGNALS)
-    assert {number: signal.getsignal(number) for number in SIGNALS} == before
-
-
 def test_the_handlers_from_before_come_back_after_an_error(before: dict[int, object]) -> None:
     with pytest.raises(StoppedError), StopSignals():
         signal.raise_signal(signal.SIGTERM)

@@ -148,9 +148,3 @@ def test_the_command_prints_the_table_or_one_object(tiny_config: Make, reviews_c
     told = run_cli("train", "-q", "-o", tmp_path, "--seeds", "2", "--resume", "--ensemble", *options)
     assert "2 seeds, valid split" in told.stdout
     assert "few-ensemble" in told.stdout
-
-
-def test_an_ensemble_needs_seeds() -> None:
-    told = run_cli("train", "--ensemble")
-    assert told.code == 2
-    assert "--ensemble needs --seeds" in told.stderr

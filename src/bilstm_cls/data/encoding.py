@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from bilstm_cls.errors import ConfigError, DataError, cut
+from bilstm_cls.errors import DataError, cut
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ _SCRIPTS = {
     "euc-jp": ("[\u3041-\u30ff]", 0.3),
 }
 """Encodings that charset-normalizer confuses: characters of their languages, and their least share of non-ASCII."""
-_NOT_FOR_FILES = {"unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined", "utf-7"}
 _MARKING = "bilstm_cls.mark"
 
 
@@ -66,7 +65,10 @@ def _zst_blocks(path: Path) -> Iterator[bytes]:
         while block := file.read(BLOCK_BYTES // 64):
             while block:
                 decoder = zstandard.ZstdDecompressor().decompressobj() if decoder.eof else decoder
-                yield decoder.decompress(block)
+                try:
+                    yield decoder.decompress(block)
+                except zstandard.ZstdError as error:
+                    raise ValueError(error) from error
                 block = decoder.unused_data
     if not decoder.eof:  # which the package's stream passes over
         raise EOFError("compressed file ended before the end of its last frame")
@@ -79,19 +81,14 @@ def byte_blocks(path: Path) -> Iterator[bytes]:
         DataError: it cannot be opened, read or decompressed.
     """
     try:
-        suffix = path.suffix.lower()
-        if suffix == ".zst":
-            yield from filter(None, _zst_blocks(path))
+        if path.suffix.lower() == ".zst":
+            yield from _zst_blocks(path)
         else:
-            with gzip.open(path) if suffix == ".gz" else path.open("rb") as file:
+            with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
                 while block := file.read(BLOCK_BYTES):
                     yield block
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":  # of a package that need not be there
-            raise
-        raise DataError(f"{path}: cannot be read ({error})") from error
     yield b""
 
 
@@ -101,35 +98,6 @@ def require_rereadable(path: Path) -> None:
         raise DataError(f"{path}: is a pipe or device, and has to be read twice; write it to a file first")
 
 
-def _refuse_other_mark(path: Path, block: bytes, encoding: str) -> None:
-    mark = next((mark for mark in _BOMS if block.startswith(mark)), None)
-    if mark is not None and _BOMS[mark] != "utf-8" and codecs.lookup(encoding).name in ("utf-8", "ascii"):
-        raise DataError(f"{path}: begins with the byte order mark of {_BOMS[mark]}; set data.encoding: {_BOMS[mark]}")
-
-
-def resolve_encoding(path: Path, encoding: str) -> str:
-    """Returns the codec to read a file with: the given one, or the one found where it is `auto`.
-
-    Raises:
-        ConfigError: Python does not know the codec, or it is not one of text.
-        DataError: `auto` finds none.
-    """
-    if encoding == "auto":
-        found = find_encoding(path)
-        logger.info(f"{path}: reading as {found}")
-        return found
-    try:
-        "".encode(encoding)
-        name = codecs.lookup(encoding).name
-        if name in _NOT_FOR_FILES:
-            raise LookupError(name)
-    except (LookupError, ValueError):
-        raise ConfigError(
-            f"data.encoding: {encoding!r} is not a text codec that Python knows; 'utf-8', 'windows-1252' or 'auto' are"
-        ) from None
-    return encoding if name != "utf-8-sig" else "utf-8"
-
-
 def find_encoding(path: Path, *, max_bytes: int | None = None) -> str:
     """Finds how a file is encoded: by its byte order mark, else UTF-8 where that fits, else what it looks like.
 
@@ -137,15 +105,15 @@ def find_encoding(path: Path, *, max_bytes: int | None = None) -> str:
     accident, and a few bytes that came in from elsewhere are bad rows, not a reason to read all others wrongly.
 
     Args:
-        path: the file, which is read to its end unless a byte that is not UTF-8 turns up.
+        path: the file, which is read to its end unless its first lines show that it is not UTF-8.
         max_bytes: look no further than this.
 
     Raises:
         DataError: nothing fits, it is UTF-16 or UTF-32 without a mark, or a pipe.
     """
     require_rereadable(path)
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
+    num_valid = num_wrong = offset = 0
+    sample = tail = b""
     for block in byte_blocks(path):
         if offset == 0:
             if marked := next((encoding for mark, encoding in _BOMS.items() if block.startswith(mark)), None):
@@ -153,22 +121,8 @@ def find_encoding(path: Path, *, max_bytes: int | None = None) -> str:
             if 5 * block.count(b"\0") > len(block):
                 raise DataError(f"{path}: looks like UTF-16 without a byte order mark; set data.encoding: utf-16-le")
         offset += len(block)
-        is_cut = max_bytes is not None and offset >= max_bytes
-        try:
-            decoder.decode(block, not block and not is_cut)
-        except UnicodeDecodeError:
-            return _encoding_of_lines(path)
-        if is_cut:
-            break
-    return "utf-8"
-
-
-def _encoding_of_lines(path: Path) -> str:
-    """Decides by the lines of a file that hold bytes above 127."""
-    num_valid = num_wrong = 0
-    sample = tail = b""
-    for block in byte_blocks(path):
         *lines, tail = (tail + block).split(b"\n") if block else [tail, b""]
+        tail = tail if len(tail) <= MAX_CHARACTERS else b""
         for line in itertools.filterfalse(bytes.isascii, lines):
             try:
                 line.decode("utf-8")
@@ -176,7 +130,7 @@ def _encoding_of_lines(path: Path) -> str:
             except UnicodeDecodeError:
                 num_wrong += 1
                 sample += line[: SAMPLE_BYTES // 4] + b"\n" if len(sample) < SAMPLE_BYTES else b""
-        if not num_valid and len(sample) >= SAMPLE_BYTES:
+        if (not num_valid and len(sample) >= SAMPLE_BYTES) or (max_bytes is not None and offset >= max_bytes):
             break
     if num_valid >= num_wrong:
         return "utf-8"
@@ -206,18 +160,19 @@ class TextLines:
     """Iterates over a file's lines without their line feeds, in the memory of one block and one line.
 
     A byte order mark is dropped. A line ends at a line feed alone; a carriage return stays, also before the line feed.
-    A line of more than `MAX_CHARACTERS` is yielded cut, but longer than that, so that its length shows it.
+    A line of more than `MAX_CHARACTERS` is yielded cut, but longer than that, so that its length shows it. In the place
+    of bytes that are not of the encoding are `SURROGATE`s; see `fault`.
 
     Attributes:
         encoding: the codec, never `auto`.
-        is_damaged: whether a line already yielded, or the next, may be cut or hold `SURROGATE`s in the place of bytes
-            that are not of the encoding; see `fault`.
     """
 
     def __init__(self, path: Path, encoding: str) -> None:
         self.path = path
-        self.encoding = resolve_encoding(path, encoding)
-        self.is_damaged = False
+        self.encoding = encoding
+        if encoding == "auto":
+            self.encoding = find_encoding(path)
+            logger.info(f"{path}: reading as {self.encoding}")
 
     def __iter__(self) -> Iterator[str]:
         return itertools.chain.from_iterable(self.blocks())
@@ -228,63 +183,57 @@ class TextLines:
         Raises:
             DataError: the file is empty, or cannot be read as text at all.
         """
-        tail = ""
-        is_empty = True
-        for text in self._decoded():
-            lines = text.split("\n")
-            lines[0] = tail + (lines[0].removeprefix("\ufeff") if is_empty else lines[0])
+        tail, is_empty = "", True
+        for text in self.text():
+            *lines, tail = (tail + text).split("\n")
+            tail = tail[: MAX_CHARACTERS + 1]
             is_empty = False
-            tail = lines.pop()
             if lines:
                 yield lines
-            if len(tail) > MAX_CHARACTERS:
-                tail = tail[: MAX_CHARACTERS + 1]
-                self.is_damaged = True
         if is_empty:
             raise DataError(f"{self.path}: is empty")
         if tail:
             yield [tail]
 
-    def _decoded(self) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder(self.encoding)()
+    def text(self) -> Iterator[str]:
+        """Yields what is in the file, as it is, in blocks."""
+        decoder = codecs.getincrementaldecoder(self.encoding)(_MARKING)
+        is_first = True
         for number, block in enumerate(byte_blocks(self.path)):
             if number == 0:
-                _refuse_other_mark(self.path, block, self.encoding)
-            state = decoder.getstate()
+                self._refuse_other_mark(block)
             try:
-                try:
-                    text = decoder.decode(block, not block)
-                except UnicodeDecodeError:
-                    # From here on wrong bytes are marked. Until one turns up, no line needs to be searched for marks.
-                    self.is_damaged = True
-                    decoder.errors = _MARKING
-                    decoder.setstate(state)
-                    text = decoder.decode(block, not block)
+                text = decoder.decode(block, not block)
             except UnicodeError as error:
-                raise DataError(_undecodable(self.path, self.encoding, error)) from error
+                reason = f"cannot be read as {self.encoding} ({cut(str(error))}); set data.encoding, such as to auto"
+                raise DataError(f"{self.path}: {reason}") from error
             if text:
-                yield text
+                yield text.removeprefix("\ufeff") if is_first else text
+                is_first = False
+
+    def whole(self, max_characters: int) -> str | None:
+        """Returns all of the text, or None if it is longer."""
+        parts, size = [], 0
+        for text in self.text():
+            parts.append(text)
+            size += len(text)
+            if size > max_characters:
+                return None
+        return "".join(parts)
 
     def fault(self, lines: list[str]) -> str | None:
         """Returns what is wrong with lines that are one record: too long, or which byte could not be decoded."""
-        if not self.is_damaged:
-            return None
-        if any(len(line) > MAX_CHARACTERS for line in lines):
+        if max(map(len, lines)) > MAX_CHARACTERS:
             return TOO_LONG
+        if all(map(str.isascii, lines)):
+            return None
         return decoding_fault("\n".join(line.removesuffix("\n") for line in lines), self.encoding)
 
-
-def decode(path: Path, content: bytes, encoding: str) -> str:
-    """Decodes a whole file; as in `TextLines`, a wrong byte becomes a surrogate and a byte order mark is dropped."""
-    _refuse_other_mark(path, content, encoding)
-    try:
-        return content.decode(encoding, _MARKING).removeprefix("\ufeff")
-    except UnicodeError as error:
-        raise DataError(_undecodable(path, encoding, error)) from error
-
-
-def _undecodable(path: Path, encoding: str, error: UnicodeError) -> str:
-    return f"{path}: cannot be read as {encoding} ({cut(str(error))}); set data.encoding, such as to auto"
+    def _refuse_other_mark(self, block: bytes) -> None:
+        mark = next((mark for mark in _BOMS if block.startswith(mark)), b"")
+        if _BOMS.get(mark, "utf-8") != "utf-8" and codecs.lookup(self.encoding).name in ("utf-8", "ascii"):
+            wanted = _BOMS[mark]
+            raise DataError(f"{self.path}: begins with the byte order mark of {wanted}; set data.encoding: {wanted}")
 
 
 def decoding_fault(text: str, encoding: str) -> str | None:

@@ -12,11 +12,8 @@ from bilstm_cls.data.encoding import (
     MAX_CHARACTERS,
     TOO_LONG,
     TextLines,
-    byte_blocks,
-    decode,
     decoding_fault,
     find_encoding,
-    resolve_encoding,
 )
 from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, require_columns
 from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, checked_text, label_of
@@ -92,7 +89,7 @@ def fasttext(line: str, _: str) -> Parts:
 def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
     """Yields every line's number from 1, its text without the line end, and what is wrong with it, if anything."""
     for number, line in enumerate(lines, 1):
-        yield number, line.removesuffix("\r"), lines.fault([line]) if lines.is_damaged else None
+        yield number, line.removesuffix("\r"), lines.fault([line])
 
 
 def _labelled(label: str | list[str], text: str, path: Path, line: int, options: ReadOptions) -> Example | BadRow:
@@ -113,8 +110,12 @@ def read_folder(path: Path, options: ReadOptions) -> Rows:
 def read_labelled_files(files: Iterable[tuple[str, Path]], options: ReadOptions) -> Rows:
     """Reads one text a file, with the label given next to it; with encoding `auto`, finds that of each file."""
     for label, file in files:
-        encoding = find_encoding(file) if options.encoding == "auto" else resolve_encoding(file, options.encoding)
-        yield _read_file(file, label, options, encoding)
+        lines = TextLines(file, find_encoding(file) if options.encoding == "auto" else options.encoding)
+        text = lines.whole(MAX_CHARACTERS)
+        if fault := TOO_LONG if text is None else lines.fault([text]):
+            yield BadRow(str(file), 1, fault)
+        else:
+            yield _labelled(label, str(text), file, 1, options)
 
 
 def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
@@ -134,19 +135,6 @@ def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
             yield from ((folder.name, file) for file in files)
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
-
-
-def _read_file(file: Path, label: str, options: ReadOptions, encoding: str) -> Example | BadRow:
-    content = b""
-    for block in byte_blocks(file):
-        content += block
-        if len(content) > MAX_CHARACTERS:
-            return BadRow(str(file), 1, TOO_LONG)
-    text = decode(file, content, encoding)
-    for number, line in enumerate(text.split("\n") if not text.isascii() else (), 1):
-        if fault := decoding_fault(line, encoding):
-            return BadRow(str(file), number, fault)
-    return _labelled(label, text, file, 1, options)
 
 
 def read_jsonl(path: Path, options: ReadOptions) -> Rows:
@@ -179,12 +167,10 @@ def read_jsonl(path: Path, options: ReadOptions) -> Rows:
 def _json_records(path: Path, options: ReadOptions) -> Iterator[Record]:
     lines = TextLines(path, options.encoding)
     if _is_document(list(itertools.islice((line for line in lines if line.strip()), 2)), options):
-        yield from _document_records(path, lines.encoding)
+        yield from _document_records(lines)
         return
-    lines = TextLines(path, lines.encoding)
     for number, line in enumerate(lines, 1):
-        fault = lines.fault([line]) if lines.is_damaged else None
-        yield number, fault or (_parse(line) if line and not line.isspace() else None)
+        yield number, lines.fault([line]) or (_parse(line) if line and not line.isspace() else None)
 
 
 def _is_document(lines: Sequence[str], options: ReadOptions) -> bool:
@@ -230,20 +216,15 @@ def _json_fault(error: ValueError | RecursionError) -> str:
     return "nested too deep" if isinstance(error, RecursionError) else f"not JSON: {error}"
 
 
-def _document_records(path: Path, encoding: str) -> Iterator[Record]:
-    content = b""
-    for block in byte_blocks(path):
-        content += block
-        if len(content) > MAX_DOCUMENT_BYTES:
-            rows = ".[]" if content.lstrip()[:1] == b"[" else ".data[]"
-            command = f"jq -c '{rows}' {path.name} > {path.stem}.jsonl"
-            raise DataError(f"{path}: is too large for one JSON document; write one object a line: {command}")
-    text = decode(path, content, encoding)
-    del content
-    value = decoding_fault(text, encoding) or _parse(text)
+def _document_records(lines: TextLines) -> Iterator[Record]:
+    text, path = lines.whole(MAX_DOCUMENT_BYTES), lines.path
+    if text is None:
+        command = f"jq -c '.[]' {path.name} > {path.stem}.jsonl"
+        raise DataError(f"{path}: is too large for one JSON document; write one object a line, as with: {command}")
+    value = decoding_fault(text, lines.encoding) or _parse(text)
     table = _table_of(value) if isinstance(value, dict) else None
     # What is not one object is an array of objects, or one after the other.
-    yield from enumerate(table, 1) if table is not None else _objects(text, encoding)
+    yield from enumerate(table, 1) if table is not None else _objects(text, lines.encoding)
 
 
 def _objects(text: str, encoding: str) -> Iterator[Record]:
