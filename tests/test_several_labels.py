@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import f1_score
@@ -52,6 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "a"
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(np.float64, (12, 2), elements=st.sampled_from([0.1, 0.2, 0.4, 0.7, 0.9])),
     arrays.arrays(np.uint8, (12, 2), elements=st.integers(0, 1)),
@@ -180,6 +181,22 @@ def test_a_run_is_resumed_to_the_same_bits(run: Path, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.stderr
     for name in ("model.safetensors", "thresholds.json"):
         assert (folder / "a" / name).read_bytes() == (run / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "keys", [["train.objective=virtual_adversarial", "train.teacher=auto"], ["train.objective=r_drop"]]
+)
+def test_texts_without_labels_are_learned_from(keys: list[str], run: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("".join(f"{text}\n" for text, _ in texts(60, 3)), "utf-8")
+    changes = [*keys, f"data.unlabelled={tmp_path / 'more.txt'}", "train.epochs=1", "name=again"]
+    sets = [word for key in changes for word in ("--set", key)]
+    outcome = run_cli("train", "-c", run / "config.yaml", *sets, "-o", tmp_path, "--quiet")
+    assert outcome.code == 0, outcome.stderr
+    metrics = json.loads((tmp_path / "again" / "metrics.json").read_text("utf-8"))
+    assert metrics["test/micro_f1"] > 0.9
+    if "train.teacher=auto" in keys:
+        assert metrics["teacher/valid/micro_f1"] > 0.9
+        assert [len(factors) for factors in metrics["teacher/factors"]] == [3, 3]
 
 
 @pytest.mark.parametrize("form", ["matrix", "lists"])

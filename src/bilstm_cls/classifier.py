@@ -3,7 +3,6 @@
 The prediction for a text does not depend on the texts it is batched with.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,14 @@ import numpy.typing as npt
 import torch
 
 from bilstm_cls.data.batches import collate, evaluation_batches
-from bilstm_cls.data.corpus import Corpus, encode
+from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.device import Precision, choose_device, on_device
 from bilstm_cls.hub import fetched_run
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
 from bilstm_cls.runtime import Prediction, Predictor, Task, softmax
 
-__all__ = ["Classifier", "LoadedModel", "Prediction", "Task", "answer", "predict_logits", "softmax"]
+__all__ = ["Classifier", "LoadedModel", "Prediction", "Task", "network_logits", "predict_logits", "softmax"]
 
 MAX_TOKENS = {"cpu": 2**14, "cuda": 2**17}
 """Padded tokens of a batch: as many as a device reads fastest."""
@@ -36,11 +35,9 @@ class Classifier(Predictor):
     """
 
     def __init__(self, loaded: LoadedModel, device: str = "auto", precision: str = "fp32") -> None:
-        self.loaded = loaded
-        self.labels = loaded.labels
-        self.task = loaded.task
-        self.config = loaded.config
-        self.tokenizer = loaded.tokenizer
+        self.loaded, self.config, self.ngrams = loaded, loaded.config, loaded.ngrams
+        self.labels, self.task, self.tokenizer = loaded.labels, loaded.task, loaded.tokenizer
+        self.max_length, self.truncate = loaded.config.text.max_length, loaded.config.text.truncate
         self.device = choose_device(device)
         self.precision = Precision.named(precision, self.device)
         self.model = loaded.model
@@ -60,26 +57,14 @@ class Classifier(Predictor):
         """
         return cls(RunDirectory(fetched_run(path)).load_model(), device, precision)
 
-    def encode(self, texts: Sequence[str]) -> Corpus:
-        text = self.config.text
-        return encode(texts, self.tokenizer, max_length=text.max_length, truncate=text.truncate)
-
-    def answer(self, texts: Sequence[str], corpus: Corpus) -> npt.NDArray[np.float64]:
-        return answer(self.loaded, texts, corpus, self.precision)
+    def logits(self, corpus: Corpus) -> npt.NDArray[np.float64]:
+        return network_logits(self.loaded, corpus, self.precision)
 
 
-def answer(
-    loaded: LoadedModel, texts: Sequence[str], corpus: Corpus, precision: Precision = FP32
-) -> npt.NDArray[np.float64]:
-    """Returns the probabilities `[N, C]` of everything that a run holds: networks and n-gram model.
-
-    Args:
-        loaded: a run's models.
-        texts: N raw texts.
-        corpus: the same texts, encoded.
-    """
-    logits = np.stack([predict_logits(member, corpus, precision) for member in loaded.members]).sum(0, dtype=np.float64)
-    return loaded.task.probabilities(logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts))
+def network_logits(loaded: LoadedModel, corpus: Corpus, precision: Precision = FP32) -> npt.NDArray[np.float64]:
+    """Returns the sum `[N, C]` of the logits of all networks of a run."""
+    logits = np.stack([predict_logits(member, corpus, precision) for member in loaded.members])
+    return np.asarray(logits.sum(0, dtype=np.float64))
 
 
 def predict_logits(

@@ -177,18 +177,29 @@ class Predictor(ABC):
     Attributes:
         labels: C class names, by label id.
         task: one label a text, or several.
+        tokenizer: splits texts, which are cut to `max_length` tokens as `truncate` says.
+        ngrams: whose logits are added to those of the networks.
     """
 
     labels: list[str]
     task: Task
+    tokenizer: Tokenizer
+    max_length: int
+    truncate: str
+    ngrams: NgramModel | None
 
     @abstractmethod
+    def logits(self, corpus: Corpus) -> npt.NDArray[Any]:
+        """Returns the logits `[N, C]` of the networks, without the n-gram model."""
+
     def encode(self, texts: Sequence[str]) -> Corpus:
         """Returns N texts as the model reads them."""
+        return encode(texts, self.tokenizer, max_length=self.max_length, truncate=self.truncate)
 
-    @abstractmethod
     def answer(self, texts: Sequence[str], corpus: Corpus) -> Probabilities:
         """Returns the probabilities `[N, C]` of N raw texts and the same texts encoded."""
+        logits = self.logits(corpus)
+        return self.task.probabilities(logits if self.ngrams is None else logits + self.ngrams.logits(texts))
 
     def predict(self, texts: Iterable[str]) -> list[Prediction]:
         """Returns one prediction per text, in order; an empty text is one unknown token.
@@ -268,13 +279,9 @@ class Runtime(Predictor):
         ngrams: NgramModel | None = None,
         task: Task = Task(),
     ) -> None:
-        self.labels = list(labels)
-        self.task = task
-        self.max_length = max_length
-        self.ngrams = ngrams
-        self._truncate = truncate
+        self.labels, self.task, self.tokenizer, self.ngrams = list(labels), task, tokenizer, ngrams
+        self.max_length, self.truncate = max_length, truncate
         self._session = session
-        self._tokenizer = tokenizer
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None) -> "Runtime":
@@ -307,7 +314,6 @@ class Runtime(Predictor):
         )
 
     def logits(self, corpus: Corpus) -> npt.NDArray[np.float32]:
-        """Returns the logits `[N, C]` of the networks, without the n-gram model."""
         logits = np.zeros((len(corpus), len(self.labels)), dtype=np.float32)
         for indices in evaluation_batches(corpus.lengths, max_tokens=BATCH_TOKENS):
             logits[indices] = self.run(*pad(corpus, indices))
@@ -323,13 +329,6 @@ class Runtime(Predictor):
         (logits,) = self._session.run(["logits"], {"token_ids": token_ids, "lengths": lengths})
         return np.asarray(logits)
 
-    def encode(self, texts: Sequence[str]) -> Corpus:
-        return encode(texts, self._tokenizer, max_length=self.max_length, truncate=self._truncate)
-
-    def answer(self, texts: Sequence[str], corpus: Corpus) -> Probabilities:
-        logits = self.logits(corpus)
-        return self.task.probabilities(logits if self.ngrams is None else logits + self.ngrams.logits(texts))
-
 
 def sealed(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of `config.json` with a digest over itself."""
@@ -342,12 +341,11 @@ def _digest_of(config: dict[str, Any]) -> str:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(_read(path))
+        content = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
-    if not isinstance(config, dict) or "format_version" not in config:
-        raise CheckpointError(f"{path}: not the config of a bundle; `bilstm-cls export` writes one")
-    if (found := config["format_version"]) != FORMAT_VERSION:
+    config: dict[str, Any] = content if isinstance(content, dict) else {}
+    if (found := config.get("format_version")) != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format {found!r} is not {FORMAT_VERSION}; export it again")
     if config.pop("digest", None) != _digest_of(config):
         raise CheckpointError(f"{path}: damaged, its contents do not match the digest inside")

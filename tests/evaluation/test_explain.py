@@ -33,13 +33,9 @@ EXACT = [
     ("model.pooling=[mean, max]", "model.cell=gru", "model.bidirectional=false"),
     ("model.pooling=mean", "model.cell=rnn"),
     ("model.pooling=[mean, max]", "model.bigrams=50"),
-]
-PAIRED = ("model.pooling=[attention, last]", "model.bigrams=50")
-INTEGRATED = [
-    ("model.pooling=last",),
-    ("model.pooling=attention",),
-    ("model.pooling=[attention, mean, last]", "model.num_layers=2", "model.cell=gru"),
     ("model.pooling=last", "model.bidirectional=false"),
+    ("model.pooling=[attention, mean, last]", "model.num_layers=2", "model.cell=gru"),
+    ("model.pooling=[attention, last]", "model.bigrams=50"),
 ]
 ODD = [
     TEXT,
@@ -63,7 +59,6 @@ def id_of(overrides: tuple[str, ...]) -> str:
 @pytest.mark.parametrize("overrides", EXACT, ids=id_of)
 def test_exact_terms_and_the_bias_add_up_to_the_logit(overrides: tuple[str, ...], text: str) -> None:
     explanation = exact(untrained(*overrides), text)
-    assert explanation.method == "exact"
     total = explanation.bias + sum(term.value for term in explanation.terms)
     assert total == pytest.approx(explanation.logit, abs=1e-5)
     assert explanation.error == pytest.approx(abs(total - explanation.logit), abs=1e-12)
@@ -98,27 +93,6 @@ def test_a_maximum_goes_to_the_token_that_has_it() -> None:
         expected[values.index(max(values))] += max(values) * weights[unit].item()
     found = [term.value for term in exact(loaded, TEXT, label="pos").terms]
     np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("text", [TEXT, "", "zork", "good film " * 50])
-@pytest.mark.parametrize("overrides", [*INTEGRATED, PAIRED], ids=id_of)
-def test_integrated_gradients_add_up_to_the_logit(overrides: tuple[str, ...], text: str) -> None:
-    explanation = exact(untrained(*overrides), text)
-    assert explanation.method == "integrated gradients"
-    assert explanation.error < 1e-5
-
-
-def test_integrated_gradients_are_the_integral_of_the_gradients() -> None:
-    loaded = untrained("model.pooling=last")
-    ids = torch.tensor([read_tokens(loaded, TEXT).token_ids])
-    model, lengths = loaded.model.double(), torch.full((200,), ids.shape[1])
-    embedded = model.embedding(ids).detach()  # [1, T, E]
-    steps = (embedded * ((torch.arange(200) + 0.5) / 200).view(-1, 1, 1)).requires_grad_()
-    _, states = model.encoder(steps, lengths)
-    logits = model.project(torch.cat([h for h, _ in states], 1))
-    (slopes,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), steps)
-    found = exact(untrained("model.pooling=last"), TEXT, label="pos")
-    np.testing.assert_allclose([term.value for term in found.terms], (slopes * embedded).sum(2).mean(0), atol=1e-4)
 
 
 @pytest.mark.parametrize("label", ["a", "b", "c"])
@@ -232,7 +206,7 @@ def test_the_n_gram_models_part_is_at_its_words() -> None:
 # Occlusion
 
 
-@pytest.mark.parametrize("overrides", [EXACT[0], PAIRED], ids=id_of)
+@pytest.mark.parametrize("overrides", [EXACT[0], EXACT[-1]], ids=id_of)
 @pytest.mark.parametrize("has_ngrams", [False, True])
 def test_occlusion_is_what_the_logit_loses_when_a_word_is_left_out(
     overrides: tuple[str, ...], has_ngrams: bool

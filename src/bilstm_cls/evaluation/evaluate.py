@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.classifier import LoadedModel, Task, predict_logits
+from bilstm_cls.classifier import Classifier, LoadedModel, Task, network_logits
 from bilstm_cls.config import Config, DataConfig
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.corpus import Corpus, encode, statistics
+from bilstm_cls.data.corpus import Corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.readers import ReadOptions, read, read_label_names
 from bilstm_cls.data.sources import read_options
 from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Dataset, Label, Split, label_counts, names_in
-from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics
@@ -65,8 +64,8 @@ def evaluate(
         DataError: the data cannot be read, are not those the run was trained on, or have a label it does not know.
     """
     run = RunDirectory(path)
-    chosen = choose_device(device)
-    loaded = run.load_model()
+    classifier = Classifier(run.load_model(), device)
+    loaded = classifier.loaded
     if data is None:
         found = _split_of_run(run, loaded.config, split)
     else:
@@ -79,9 +78,7 @@ def evaluate(
             csv=Dialect(),
         )
         found = _read_split(data, data_format, options, config, loaded.labels)
-    for member in loaded.members:
-        member.to(chosen)
-    corpus = _encoded(loaded, found)
+    corpus = classifier.encode(found.texts)
     counts = statistics(corpus)
     logger.info(
         f"{found.name}: {counts['texts']:,} texts, {counts['truncated']:,} cut to {loaded.config.text.max_length} "
@@ -129,13 +126,6 @@ def _read_split(path: Path, data_format: str, options: ReadOptions, config: Data
     return Split(str(path), texts, ids, [str(path)] * len(texts), np.array(lines))
 
 
-def _encoded(loaded: LoadedModel, split: Split) -> Corpus:
-    text = loaded.config.text
-    return encode(
-        split.texts, loaded.tokenizer, max_length=text.max_length, truncate=text.truncate, label_ids=split.label_ids
-    )
-
-
 def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Mapping[str, Any]) -> Evaluation:
     """Evaluates a model on encoded texts; with an n-gram model also what the network alone predicts.
 
@@ -150,7 +140,7 @@ def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Ma
             probabilities, split.label_ids, loaded.labels, majority_label_id=ids, task=task, with_intervals=True
         )
 
-    network = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
+    network = network_logits(loaded, corpus)
     if loaded.ngrams is None:
         return Evaluation(split, *score(network), task=loaded.task)
     thresholds = facts.get("calibration/network_thresholds")
@@ -299,13 +289,6 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
 
     The model reads the texts of `predictions_test.csv` again; the data it was trained on are not needed.
 
-    Args:
-        path: the run directory.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Returns:
-        The report.
-
     Raises:
         CheckpointError: the run is not finished, or damaged.
         ConfigError: the device does not exist, or the directory cannot be written.
@@ -323,12 +306,8 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
         raise CheckpointError(
             f"{path}: predictions_{predictions.split}.csv has the label {unknown[0]!r}, labels.json does not"
         )
-    metrics = run.read_object("metrics.json")
-    chosen = choose_device(device)
-    for member in loaded.members:
-        member.to(chosen)
-    split = predictions.as_split(loaded.labels)
-    corpus = _encoded(loaded, split)
+    metrics, split = run.read_object("metrics.json"), predictions.as_split(loaded.labels)
+    corpus = Classifier(loaded, device).encode(split.texts)
     evaluation = _evaluate_split(loaded, split, corpus, metrics)
     log = run / "history.jsonl"
     try:  # an ensemble has none

@@ -3,7 +3,7 @@
 What is explained is a label's logit, minus the mean of the other labels' logits where a text has one label. For two
 labels that is the logarithm of the odds, `log(p / (1 - p))`. Occlusion leaves a token out and reads the rest: the
 difference is easy to understand, and holds for any model. The exact method instead writes the logit as a sum of one
-term per token and a bias: exactly where the pooling is linear in the outputs, by integrated gradients where it is not.
+term per token and a bias: the weighted output at the token, for the attention and the maxima that the text has.
 
 Shapes: T tokens, E embedding_dim, N directions, H hidden_size, D pooled size, C labels.
 """
@@ -21,23 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilstm_cls.classifier import LoadedModel, Prediction, predict_logits
+from bilstm_cls.classifier import LoadedModel, Prediction, network_logits
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.model.pooling import Pooling
 from bilstm_cls.ngrams import TOKEN, NgramModel
 
-OCCLUSION, EXACT, INTEGRATED = "occlusion", "exact", "integrated gradients"
-METHODS = (OCCLUSION, EXACT)
-
-STEPS = 64
-"""Points at which the integral over the path from zero to the embedding is evaluated."""
-
-MAX_TOKENS = 8192
-"""Tokens whose gradients are held at once, in copies of the text at several points of the path."""
-
+OCCLUSION, EXACT = METHODS = ("occlusion", "exact")
 MAX_VARIANTS = 512
 """Of one text, each with something else left out: of longer texts, stretches of several tokens are left out."""
 
@@ -65,16 +58,15 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """A value for each token; for all methods but occlusion, `logit = bias + sum of the terms`, within `error`.
+    """A value for each token; for the exact method, `logit = bias + sum of the terms`, within `error`.
 
     Attributes:
         text: as it was given.
         label: whose logit it is.
         prediction: the likeliest label.
-        method: `occlusion`, `exact` or `integrated gradients`.
+        method: `occlusion` or `exact`.
         logit: the label's, minus the mean of the others', as the model computes it.
-        bias: what no token adds: of the head and the n-gram model, or for integrated gradients the logit of a text of
-            zero vectors; None for occlusion.
+        bias: what no token adds: of the head and the n-gram model; None for occlusion.
         terms: one per token that the model reads, in the order of the text, and per token of an n-gram model where that
             splits the text in other places.
         unread: where the part of a long text that was cut out begins and ends, in characters; None for nothing.
@@ -133,9 +125,9 @@ def explain(
 ) -> Explanation:
     """Says how much each token of a text changes a label's logit.
 
-    `occlusion` gives a token what the logit loses when it is left out. `exact` divides the logit: of an n-gram model
-    and of poolings `mean`, `reduce_mean` and `max`, alone or joined, exactly (of a maximum each unit goes to the token
-    that has it); with `last` or `attention` by integrated gradients (Sundararajan et al. 2017) from zero vectors.
+    `occlusion` gives a token what the logit loses when it is left out. `exact` divides the logit among the outputs that
+    the pooling takes, of a maximum each unit to the token that has it, and among n-grams. An output also holds what
+    was read before it: of the pooling `last` all is at the ends of the text.
 
     Args:
         loaded: a run's model, in evaluation mode.
@@ -164,10 +156,8 @@ def explain(
     if method == OCCLUSION:
         bias, terms = None, _occlude(loaded, text, reading, contrast, logit, max_variants)
     else:
-        is_exact = all(name in SHARES for name in loaded.model.pooling.names)
-        method = EXACT if is_exact else INTEGRATED
-        bias, terms = _divide_all(loaded, text, reading, contrast, _divide if is_exact else _integrate)
-    is_whole = loaded.ngrams is not None and method != OCCLUSION  # the n-gram model reads the whole text
+        bias, terms = _divide_all(loaded, text, reading, contrast)
+    is_whole = loaded.ngrams is not None and method == EXACT  # the n-gram model reads the whole text
     return Explanation(
         text=text,
         label=labels[best] if label is None else label,
@@ -185,7 +175,7 @@ def _logits(loaded: LoadedModel, rows: list[list[int]], texts: list[str]) -> Any
     lengths = [len(row) for row in rows]
     token_ids = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
     corpus = Corpus(token_ids, np.cumsum([0, *lengths]))
-    logits = np.stack([predict_logits(member, corpus) for member in loaded.members]).sum(0, dtype=np.float64)
+    logits = network_logits(loaded, corpus)
     return logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts)
 
 
@@ -203,16 +193,10 @@ def _occlude(
     return _terms(text, reading, np.repeat(losses / sizes, sizes).tolist())
 
 
-def _divide_all(
-    loaded: LoadedModel,
-    text: str,
-    reading: Reading,
-    contrast: Tensor,
-    divide: Callable[[BiLSTMClassifier, Tensor, Tensor, Tensor], tuple[Tensor, float]],
-) -> tuple[float, list[Term]]:
+def _divide_all(loaded: LoadedModel, text: str, reading: Reading, contrast: Tensor) -> tuple[float, list[Term]]:
     """Divides the logit of networks and n-gram model; returns the bias and the terms."""
     token_ids, lengths = reading_tensors(reading, loaded.model)
-    parts = [divide(member, token_ids, lengths, contrast) for member in loaded.members]
+    parts = [_divide(member, token_ids, lengths, contrast) for member in loaded.members]
     terms = _terms(text, reading, torch.stack([values for values, _ in parts]).sum(0).tolist())
     bias = math.fsum(part for _, part in parts)
     if loaded.ngrams is not None:
@@ -289,55 +273,43 @@ def _contrast(label_id: int, num_labels: int) -> Tensor:
 
 def _divide(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, contrast: Tensor) -> tuple[Tensor, float]:
     """Returns `[T]` terms in 64 bits and the bias."""
-    pooling = model.pooling
+    pooling = copy.deepcopy(model.pooling).cpu().double()
     with torch.inference_mode(), allow_tf32(False):
         directions = model.encoder.encode(model.embed(token_ids, lengths), lengths, aligned=True)
         outputs = torch.stack([output[:, 0] for output in directions]).cpu().double()  # [N, T, H]
         weights = contrast @ model.project.weight.cpu().double()  # [D]
         weights = weights.view(len(pooling.names), outputs.shape[0], outputs.shape[2])
-        parts = [SHARES[name](outputs, w, pooling.max_length) for name, w in zip(pooling.names, weights, strict=True)]
+        parts = [SHARES[name](outputs, w, pooling) for name, w in zip(pooling.names, weights, strict=True)]
         return torch.stack(parts).sum(0), float(contrast @ model.project.bias.cpu().double())
 
 
-def _share_of_max(outputs: Tensor, weights: Tensor, max_length: int) -> Tensor:
+def _share_of_max(outputs: Tensor, weights: Tensor, _: Pooling) -> Tensor:
     largest, winners = outputs.max(1)  # [N, H]
     terms = outputs.new_zeros(outputs.shape[1])
     return terms.index_add(0, winners.flatten(), (largest * weights).flatten())
 
 
-SHARES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+def _share_of_last(outputs: Tensor, weights: Tensor, _: Pooling) -> Tensor:
+    terms = outputs.new_zeros(outputs.shape[1])
+    for place, output, weight in zip((-1, 0), outputs, weights, strict=False):  # each direction ends at its own end
+        terms[place] += output[place] @ weight
+    return terms
+
+
+def _share_of_attention(outputs: Tensor, weights: Tensor, pooling: Pooling) -> Tensor:
+    steps = outputs.transpose(0, 1).flatten(1)  # [T, N * H]
+    attention: Tensor = pooling.score(torch.tanh(pooling.project(steps))).softmax(0)  # [T, 1]
+    return (attention * steps) @ weights.flatten()
+
+
+SHARES: dict[str, Callable[[Tensor, Tensor, Pooling], Tensor]] = {
     "mean": lambda outputs, weights, _: torch.einsum("nth,nh->t", outputs, weights) / outputs.shape[1],
-    "reduce_mean": lambda outputs, weights, max_length: torch.einsum("nth,nh->t", outputs, weights) / max_length,
+    "reduce_mean": lambda outputs, weights, pooling: torch.einsum("nth,nh->t", outputs, weights) / pooling.max_length,
     "max": _share_of_max,
+    "last": _share_of_last,
+    "attention": _share_of_attention,
 }
-"""Poolings whose part of a logit is a sum over tokens: outputs `[N, T, H]`, weights `[N, H]`, max_length to `[T]`."""
-
-
-def _integrate(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, contrast: Tensor) -> tuple[Tensor, float]:
-    """Returns `[T]` integrated gradients in 64 bits, by Gauss and Legendre's rule, and the logit of zero vectors.
-
-    The recurrent layers run as a copy in 64 bits on the CPU: cuDNN's have no gradients outside training.
-    """
-    encoder = copy.deepcopy(model.encoder).cpu().double()
-    pooling = copy.deepcopy(model.pooling).cpu()
-    project = copy.deepcopy(model.project).cpu().double()
-    embedded = model.embed(token_ids, lengths).detach().cpu().double()  # [T, 1, E]
-
-    def logits_of(steps: Tensor) -> Tensor:
-        all_lengths = lengths.expand(steps.shape[1])
-        outputs = encoder.encode(steps, all_lengths, aligned=pooling.needs_alignment)
-        logits: Tensor = project(pooling(outputs, all_lengths).double()) @ contrast
-        return logits
-
-    points, weights = (torch.from_numpy(numbers) for numbers in np.polynomial.legendre.leggauss(STEPS))
-    size = max(1, MAX_TOKENS // len(embedded))
-    gradient = torch.zeros_like(embedded[:, 0])  # [T, E]
-    for i in range(0, STEPS, size):
-        steps = (embedded * ((points[i : i + size] + 1) / 2).view(-1, 1)).requires_grad_()  # [T, points, E]
-        (slopes,) = torch.autograd.grad(logits_of(steps).sum(), steps)
-        gradient += torch.einsum("tpe,p->te", slopes, weights[i : i + size] / 2)
-    with torch.no_grad():
-        return (embedded[:, 0] * gradient).sum(1), float(logits_of(torch.zeros_like(embedded)))
+"""The part of a logit that each token has by a pooling: outputs `[N, T, H]`, weights `[N, H]` to `[T]`."""
 
 
 def _kept_places(num_tokens: int, max_length: int | None, truncate: str) -> list[int]:

@@ -85,11 +85,11 @@ class Metrics:
     auroc: float | None
     log_loss: float
     ece: float
-    majority: float | None
     confidence_interval: tuple[float, float]
     per_class: dict[str, ClassMetrics]
-    confusions: list[Confusion]
-    confusion_matrix: list[list[int]] | None
+    majority: float | None = None
+    confusions: Sequence[Confusion] = ()
+    confusion_matrix: list[list[int]] | None = None
     samples_f1: float | None = None
     hamming_loss: float | None = None
     lrap: float | None = None
@@ -160,77 +160,60 @@ def compute_metrics(
         task: what is predicted, one label or several.
         with_intervals: where texts have several labels, whether to compute `intervals`.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import precision_recall_fscore_support
 
     _check(probabilities, label_ids, labels)
-    predicted = task.predicted(probabilities)
-    if task.thresholds is not None:
-        return _of_several(probabilities, label_ids, labels, predicted, with_intervals=with_intervals)
-    is_correct = predicted == label_ids
+    predicted, several = task.predicted(probabilities), task.thresholds is not None
+    number, accuracy = len(label_ids), float(is_right(predicted, label_ids).mean())
     with warnings.catch_warnings():  # that the labels are many for so few texts
         warnings.simplefilter("ignore")
         scores = precision_recall_fscore_support(label_ids, predicted, labels=range(len(labels)), zero_division=0)
     f1, support = scores[2], scores[3]
-    has_occurred = (support > 0) | (np.bincount(predicted, minlength=len(labels)) > 0)
-    rows = zip(*(column.tolist() for column in scores), strict=True)
-    number, accuracy, is_small = len(label_ids), float(is_correct.mean()), len(labels) <= MAX_MATRIX
+    has_occurred = (support > 0) | (label_counts(predicted, len(labels)) > 0)
+    columns = [column.tolist() for column in scores]
+    if several:
+        precisions, special = _of_several(probabilities, label_ids, predicted, with_intervals=with_intervals)
+        columns.append(precisions)
+    else:
+        majority = None if majority_label_id is None else int(support[majority_label_id]) / number
+        special = {"micro_f1": accuracy, "majority": majority, **_confusions(label_ids, predicted, labels)}
     return Metrics(
         examples=number,
         accuracy=accuracy,
-        macro_f1=float(f1[has_occurred].mean()),
-        micro_f1=accuracy,
-        weighted_f1=float(f1 @ support) / number,
-        auroc=_auroc(probabilities, label_ids, needs_all=True),
+        macro_f1=float(f1[has_occurred].mean()) if has_occurred.any() else 0.0,
+        weighted_f1=float(f1 @ support) / max(1, int(support.sum())),
+        auroc=_auroc(probabilities, label_ids),
         log_loss=float(example_losses(probabilities, label_ids).mean()),
         ece=calibration_bins(*confidences(probabilities, label_ids)).error,
-        majority=None if majority_label_id is None else int(support[majority_label_id]) / number,
         confidence_interval=accuracy_interval(accuracy, number),
-        per_class={label: ClassMetrics(*row) for label, row in zip(labels, rows, strict=True)},
-        confusions=_confusions(label_ids, predicted, labels),
-        confusion_matrix=confusion_matrix(label_ids, predicted, labels=range(len(labels))).tolist()
-        if is_small
-        else None,
+        per_class={label: ClassMetrics(*row) for label, *row in zip(labels, *columns, strict=True)},
+        **special,
     )
 
 
 def _of_several(
-    probabilities: Floats, has_label: LabelIds, labels: Sequence[str], predicted: LabelIds, *, with_intervals: bool
-) -> Metrics:
-    """Evaluates texts with several labels: true and predicted ones are `[N, C]` of 1 and 0."""
+    probabilities: Floats, has_label: LabelIds, predicted: LabelIds, *, with_intervals: bool
+) -> tuple[list[float | None], dict[str, Any]]:
+    """Returns the average precision of each label, and what `Metrics` has where texts have several labels."""
     from sklearn import metrics as sk
 
-    empty: dict[str, Any] = {"macro": np.nan, "micro": 0.0, "weighted": 0.0, "samples": 1.0}
-    found = {name: sk.f1_score(has_label, predicted, average=name, zero_division=empty[name]) for name in empty}
-    f1 = {name: float(np.nan_to_num(score)) for name, score in found.items()}
-    scores = sk.precision_recall_fscore_support(has_label, predicted, labels=range(len(labels)), zero_division=0)
+    f1 = {
+        name: float(sk.f1_score(has_label, predicted, average=name, zero_division=empty))
+        for name, empty in (("micro", 0.0), ("samples", 1.0))
+    }
     precisions = [
         float(sk.average_precision_score(column, of_label)) if column.any() else None
         for column, of_label in zip(has_label.T, probabilities.T, strict=True)
     ]
     known = [precision for precision in precisions if precision is not None]
-    rows = zip(*(column.tolist() for column in scores), precisions, strict=True)
-    number, accuracy = len(has_label), float(is_right(predicted, has_label).mean())
-    lrap = float(sk.label_ranking_average_precision_score(has_label, probabilities))
-    return Metrics(
-        examples=number,
-        accuracy=accuracy,
-        macro_f1=f1["macro"],
-        micro_f1=f1["micro"],
-        weighted_f1=f1["weighted"],
-        auroc=_auroc(probabilities, has_label, needs_all=False),
-        log_loss=float(example_losses(probabilities, has_label).mean()),
-        ece=calibration_bins(*confidences(probabilities, has_label)).error,
-        majority=None,
-        confidence_interval=accuracy_interval(accuracy, number),
-        per_class={label: ClassMetrics(*row) for label, row in zip(labels, rows, strict=True)},
-        confusions=[],
-        confusion_matrix=None,
-        samples_f1=f1["samples"],
-        hamming_loss=float(sk.hamming_loss(has_label, predicted)),
-        lrap=lrap,
-        average_precision=float(np.mean(known)) if known else None,
-        intervals=bootstrap(has_label, predicted) if with_intervals else None,
-    )
+    return precisions, {
+        "micro_f1": f1["micro"],
+        "samples_f1": f1["samples"],
+        "hamming_loss": float(sk.hamming_loss(has_label, predicted)),
+        "lrap": float(sk.label_ranking_average_precision_score(has_label, probabilities)),
+        "average_precision": float(np.mean(known)) if known else None,
+        "intervals": bootstrap(has_label, predicted) if with_intervals else None,
+    }
 
 
 def bootstrap(has_label: LabelIds, predicted: LabelIds) -> dict[str, tuple[float, float]]:
@@ -282,11 +265,15 @@ def confidences(probabilities: Floats, label_ids: LabelIds) -> tuple[Floats, Boo
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == label_ids
 
 
-def _confusions(label_ids: Ints, predicted: Ints, labels: Sequence[str]) -> list[Confusion]:
-    is_wrong = label_ids != predicted
-    cells, counts = np.unique(label_ids[is_wrong] * len(labels) + predicted[is_wrong], return_counts=True)
+def _confusions(label_ids: Ints, predicted: Ints, labels: Sequence[str]) -> dict[str, Any]:
+    from sklearn.metrics import confusion_matrix
+
+    is_wrong, number = label_ids != predicted, len(labels)
+    cells, counts = np.unique(label_ids[is_wrong] * number + predicted[is_wrong], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_CONFUSIONS].tolist()
-    return [Confusion(labels[cells[i] // len(labels)], labels[cells[i] % len(labels)], int(counts[i])) for i in order]
+    matrix = None if number > MAX_MATRIX else confusion_matrix(label_ids, predicted, labels=range(number)).tolist()
+    found = [Confusion(labels[cells[i] // number], labels[cells[i] % number], int(counts[i])) for i in order]
+    return {"confusions": found, "confusion_matrix": matrix}
 
 
 def wilson_interval(hits: npt.ArrayLike, totals: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -328,22 +315,17 @@ def calibration_bins(confidence: Floats, is_correct: Bools) -> CalibrationBins:
     return CalibrationBins(counts, num_correct, np.bincount(bins, confidence, NUM_BINS).astype(np.float64))
 
 
-def _auroc(probabilities: Floats, label_ids: LabelIds, *, needs_all: bool) -> float | None:
+def _auroc(probabilities: Floats, label_ids: LabelIds) -> float | None:
     """Counts ordered pairs (Mann & Whitney), because `roc_auc_score` takes minutes for thousands of labels."""
     from scipy.stats import rankdata
 
-    number, num_labels = probabilities.shape
-    several = label_ids.ndim == 2
+    (number, num_labels), several = probabilities.shape, label_ids.ndim == 2
     support = label_counts(label_ids, num_labels)
     is_defined = (support > 0) & (support < number)
-    if num_labels < 2 or not (is_defined.all() if needs_all else is_defined.any()):
+    if num_labels < 2 or not (is_defined.any() if several else is_defined.all()):
         return None
-    sums = np.array(
-        [
-            rankdata(column)[label_ids[:, i] > 0 if several else label_ids == i].sum()
-            for i, column in enumerate(probabilities.T)
-        ]
-    )
+    ranks = (rankdata(column) for column in probabilities.T)
+    sums = np.array([of[label_ids[:, i] > 0 if several else label_ids == i].sum() for i, of in enumerate(ranks)])
     areas = (sums - support * (support + 1) / 2)[is_defined] / (support * (number - support))[is_defined]
     return float(areas[1] if num_labels == 2 and not several else areas.mean())
 

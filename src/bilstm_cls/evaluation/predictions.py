@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bilstm_cls.data.tokenizer import without_surrogates
 from bilstm_cls.data.types import Label, LabelIds, Split, named, names_in
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.metrics import Floats, Metrics, example_losses, likelihoods
-from bilstm_cls.files import replacing
+from bilstm_cls.files import replacing, row_writer
 from bilstm_cls.runtime import Task
 
 COLUMNS = ("path", "line", "label", "prediction", "probability", "loss", "text")
@@ -107,29 +106,19 @@ def write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str])
     losses = example_losses(evaluation.probabilities, evaluation.split.label_ids)
     true, predicted = (list(named(ids, labels)) for ids in (evaluation.split.label_ids, evaluation.predicted))
     with replacing(path) as file:
-        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        plain = csv.writer(lines, lineterminator="\n")
-        quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        plain.writerow(COLUMNS if evaluation.task.thresholds is None else MULTI_COLUMNS)
+        lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
+        writer = row_writer(lines)
+        writer.writerow(COLUMNS if evaluation.task.thresholds is None else MULTI_COLUMNS)
         for i in np.argsort(-losses, kind="stable").tolist():
-            text = without_surrogates(evaluation.split.texts[i])
-            writer = quoted if "\r" in text else plain  # which would leave a lone carriage return bare
             place = evaluation.split.paths[i], int(evaluation.split.lines[i])
-            names = _cell(true[i]), _cell(predicted[i])
             numbers = f"{evaluation.confidence[i]:.6f}", f"{losses[i]:.6f}"
-            writer.writerow([*place, *names, *numbers, text])
+            writer.writerow([*place, _cell(true[i]), _cell(predicted[i]), *numbers, evaluation.split.texts[i]])
+        lines.flush()
         lines.detach()
 
 
 def read_predictions(run: Path) -> Predictions:
-    """Reads what `write_predictions` wrote for the split that a run was evaluated on.
-
-    Args:
-        run: the run directory.
-
-    Raises:
-        CheckpointError: there is no such file, or it is damaged.
-    """
+    """Reads what `write_predictions` wrote into a run directory, or raises `CheckpointError`: missing, or damaged."""
     found = [path for name in ("test", "valid") if (path := run / f"predictions_{name}.csv").exists()]
     if not found:
         raise CheckpointError(f"{run}: holds no predictions_test.csv, so it is not a run that was evaluated")
