@@ -127,7 +127,11 @@ def test_the_tutorial_works_as_written(tmp_path: Path, monkeypatch: pytest.Monke
     page = "docs/tutorial.md"
     (script,) = re.findall(r"<<'END'\n(import csv.*?)\nEND", DOCS[page], re.S)
     exec(compile(script, page, "exec"), {})
-    tiny = [option for key in (*TINY, "train.epochs=1", "train.baselines=false") for option in ("--set", key)]
+    tiny = [
+        option
+        for key in (*TINY, "embedding.init=ppmi", "train.epochs=1", "train.baselines=false")
+        for option in ("--set", key)
+    ]
     printed = ""
     for command, *words in itertools.takewhile(lambda call: call[0] != "eval", calls_of(page)):
         outcome = run_cli(command, *words, *(tiny if command == "train" else []))
