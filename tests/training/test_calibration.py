@@ -14,11 +14,13 @@ from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.evaluation.explain import explain
+from bilstm_cls.ngrams import NgramModel
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Task
-from bilstm_cls.training.calibration import fit_scales
+from bilstm_cls.training.calibration import fit_scales, out_of_fold
 from bilstm_cls.training.run import train
 from tests.command_line import run_cli
+from tests.conftest import reviews
 
 pytestmark = pytest.mark.usefixtures("light")
 
@@ -56,6 +58,22 @@ def test_a_few_texts_that_are_all_right_do_not_pull_to_certainty() -> None:
     scale, _ = fit_scales(np.array([[1.0, -1.0]] * 3), np.zeros(3, dtype=np.int64))
     assert 1 < scale < 1.2
     assert np.isfinite(fit_scales(np.array([[1e30, -1e30], [-1e30, 1e30]]), np.array([1, 1]))).all()
+
+
+def test_of_a_few_texts_both_models_get_about_half_in_units_of_their_own() -> None:
+    one, other = np.array([[1.0, -1.0], [-1.0, 1.0]] * 2), np.array([[1.0, -1.0], [-1.0, 1.0]] * 2)
+    scale, share = fit_scales(one, np.array([0, 1, 0, 1]), other, own=3.0)
+    assert 0.5 < scale < 0.75
+    assert 0.4 < share / 3 < 0.7
+
+
+def test_logits_out_of_fold_know_nothing_of_their_own_labels() -> None:
+    texts = [text for text, _ in reviews(200)]
+    drawn = np.random.default_rng(0).integers(0, 2, 200)
+    assert (NgramModel.train(texts, drawn, 2).logits(texts).argmax(1) == drawn).mean() > 0.9
+    assert 0.3 < (out_of_fold(texts, drawn, 2).argmax(1) == drawn).mean() < 0.7
+    true = np.arange(200) % 2
+    assert (out_of_fold(texts, true, 2).argmax(1) == true).mean() > 0.9
 
 
 def test_uncertain_answers_are_rejected_so_that_the_others_have_the_wanted_precision() -> None:
