@@ -64,7 +64,8 @@ def test_every_command_of_the_page_has_these_options_and_values(page: str) -> No
         known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
         assert {word.partition("=")[0] for word in words if re.match(r"--?\w", word)} <= {*known, "--help"}, call
         sets = [text for option, text in itertools.pairwise(words) if option == "--set" and "KEY" not in text]
-        load_config(None, ["data.train=a.csv", *sets])
+        shipped = next((ROOT / word for word in words if re.fullmatch(r"configs/[\w-]+\.yaml", word)), None)
+        load_config(shipped, sets if shipped else ["data.train=a.csv", *sets])
 
 
 @EVERY_PAGE
@@ -129,7 +130,7 @@ def test_the_tutorial_works_as_written(tmp_path: Path, monkeypatch: pytest.Monke
     exec(compile(script, page, "exec"), {})
     tiny = [
         option
-        for key in (*TINY, "embedding.init=random", "train.epochs=1", "train.baselines=false")
+        for key in (*TINY, "embedding.init=ppmi", "train.epochs=1", "train.baselines=false")
         for option in ("--set", key)
     ]
     printed = ""

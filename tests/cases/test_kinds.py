@@ -267,7 +267,8 @@ LONG_TAIL = [*ROWS, *((f"topic {i} {i}", f"rare {i // 2}") for i in range(60))]
 def test_a_starter_config_trains(name: str, content: str, folder: Path, tmp_path: Path) -> None:
     (folder / name).write_text(content, "utf-8")
     config_of(folder / name)
-    settings = [word for setting in [*TINY, "train.epochs=1", f"output_dir={tmp_path}"] for word in ("--set", setting)]
+    given = [*TINY, "embedding.init=ppmi", "train.epochs=1", f"output_dir={tmp_path}"]
+    settings = [word for setting in given for word in ("--set", setting)]
     outcome = run_cli("train", "-c", tmp_path / "config.yaml", "--quiet", *settings)
     assert outcome.code == 0, outcome.stderr
     assert (tmp_path / "a" / "metrics.json").exists()
