@@ -166,7 +166,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], object], str]] = [
 """A command, a file of the newest run, what happens to the file, and what is said of it."""
 NO_RUNS = [
     ("predict x --run runs/nope", "runs/nope"),
-    ("predict x --run runs", "runs model"),
+    ("predict x --run runs", "runs/config.yaml"),
     ("predict x --run reviews.csv", "reviews.csv"),
     ("export --run runs/nope", "runs/nope"),
     *((f"{command} --run bundle", "bundle run") for command in ("predict x", "eval", "report", "export", "inspect")),

@@ -330,8 +330,8 @@ def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, npt.NDArray[np.int
 def _classes_of_several(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds] | None:
     """Returns the classes `[C]` and 1 or 0 for each text and class, `[N, C]`; None where a text has one label."""
     columns, y = getattr(y, "columns", None), y.toarray() if hasattr(y, "toarray") else y
-    is_matrix = getattr(y, "ndim", 1) == 2 and y.shape[1] > 1
-    rows = np.asarray(y) if is_matrix else list(y) if isinstance(y, Iterable) else []
+    is_matrix, is_column = getattr(y, "ndim", 1) == 2, getattr(y, "shape", ())[1:] == (1,)
+    rows = [] if is_column else np.asarray(y) if is_matrix else list(y) if isinstance(y, Iterable) else []
     if not len(rows) or not (is_matrix or all(isinstance(row, list | tuple | set | np.ndarray) for row in rows)):
         return None
     check_consistent_length(texts, rows)

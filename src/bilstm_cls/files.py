@@ -29,8 +29,8 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def naming_disk_faults(path: Path) -> Iterator[None]:
-    """Turns an operating system's refusal to write `path` into an error that says what to do.
+def naming_disk_faults(path: Path, place: str = "-o") -> Iterator[None]:
+    """Turns an operating system's refusal to write `path` into an error that says what to do: `place` names another.
 
     Raises:
         ResourceError: the disk or quota is full.
@@ -42,8 +42,10 @@ def naming_disk_faults(path: Path) -> Iterator[None]:
         reason = error.strerror or error
         if error.errno in _OUT_OF_SPACE:
             free = f", {_free_megabytes(path):,} MB are free there"
-            raise ResourceError(f"{path}: no room left to write it ({reason}{free}); free some and resume") from error
-        raise ConfigError(f"{path}: cannot be written ({reason}); choose another place with -o") from error
+            raise ResourceError(
+                f"{path}: no room left ({reason}{free}); free some and resume, or set {place}"
+            ) from error
+        raise ConfigError(f"{path}: cannot be written ({reason}); choose another place with {place}") from error
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
     }
     if deep:
         texts = _Texts([splits[name] for name in LABELLED if name in splits])
-        found = near_duplicates(texts.texts)
+        found = near_duplicates(texts)
         findings["near_duplicates"] = _near_duplicates(texts, found, labels, limit)
         findings["likely_wrong_labels"] = _label_errors(texts, found, labels, limit)
     return findings
@@ -165,20 +165,38 @@ def _shown(value: Any) -> str:
     return "none" if value is None else number(value)
 
 
-class _Texts:
-    """The texts of several splits, one after the other."""
+class _Texts(Sequence[str]):
+    """The texts of several splits, one after the other, each read when it is asked for."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
-        self.texts = [text for split in splits for text in split.texts]
+        self._splits = splits
+        self._ends = np.cumsum([len(split) for split in splits])
         self.label_ids = np.concatenate([split.label_ids for split in splits])
-        self.splits = [split.name for split in splits for _ in range(len(split))]
-        places = (pair for split in splits for pair in zip(split.paths, split.lines.tolist(), strict=True))
-        self.places = [f"{path}:{line}" for path, line in places]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        split, row = self._locate(index)
+        return split.texts[row]
+
+    def _locate(self, index: int) -> tuple[Split, int]:
+        if index >= len(self):
+            raise IndexError(index)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self._splits[number], index - int(self._ends[number]) + len(self._splits[number])
+
+    def split(self, index: int) -> str:
+        return self._locate(index)[0].name
+
+    def place(self, index: int) -> str:
+        split, row = self._locate(index)
+        return f"{split.paths[row]}:{split.lines[row]}"
 
     def finding(self, index: int, **facts: Any) -> dict[str, Any]:
         """Returns what is found of a text: file and line, the facts, the text."""
-        text = shortened(self.texts[index], MAX_SHOWN)
-        return {"place": self.places[index], "split": self.splits[index], **facts, "text": text}
+        text = shortened(self[index], MAX_SHOWN)
+        return {"place": self.place(index), "split": self.split(index), **facts, "text": text}
 
 
 def _leaking_tokens(data: PreparedData, limit: int) -> dict[str, Any]:
@@ -194,15 +212,15 @@ def _leaking_tokens(data: PreparedData, limit: int) -> dict[str, Any]:
 
 def _near_duplicates(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
     """Lists first the pairs of other labels, then those across splits, then by similarity."""
-    kinds = Counter(f"{texts.splits[second]} in {texts.splits[first]}" for first, second, _ in pairs)
+    kinds = Counter(f"{texts.split(second)} in {texts.split(first)}" for first, second, _ in pairs)
     is_same = {pair: bool(np.all(texts.label_ids[pair.first] == texts.label_ids[pair.second])) for pair in pairs}
     ranked = sorted(
         pairs,
-        key=lambda pair: (is_same[pair], texts.splits[pair.first] == texts.splits[pair.second], -pair.similarity),
+        key=lambda pair: (is_same[pair], texts.split(pair.first) == texts.split(pair.second), -pair.similarity),
     )
     listed = [
         texts.finding(second, **{
-            "of": texts.places[first], "of split": texts.splits[first], "similarity": round(similarity, 4),
+            "of": texts.place(first), "of split": texts.split(first), "similarity": round(similarity, 4),
             "labels": [spoken(label) for label in named(texts.label_ids[[second, first]], labels)],
         })
         for first, second, similarity in ranked[:limit]
@@ -216,11 +234,11 @@ def _near_duplicates(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str]
 
 
 def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
-    number = len(texts.texts)
+    number = len(texts)
     groups, rows = clusters(pairs, number), np.arange(number)
     if number > MAX_CHECKED:
         rows = np.sort(np.random.default_rng(0).permutation(number)[:MAX_CHECKED])
-    label_ids, chosen = texts.label_ids[rows], [texts.texts[i] for i in rows.tolist()]
+    label_ids, chosen = texts.label_ids[rows], [texts[i] for i in rows.tolist()]
     tasks = [(label_ids, labels)]
     if label_ids.ndim == 2:  # each label against the rest
         columns = ((label_ids[:, i].astype(np.int64), [f"not {name}", name]) for i, name in enumerate(labels))

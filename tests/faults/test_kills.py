@@ -179,7 +179,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("name", "rank"), zip(FAULTS, (1, 0, 1), strict=True))
+@pytest.mark.parametrize(("name", "rank"), [*zip(FAULTS, (1, 0, 1), strict=True)])
 def test_a_process_that_does_not_go_on_ends_the_other_one(
     name: str, rank: int, settings: Settings, two_undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:

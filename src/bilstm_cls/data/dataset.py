@@ -95,7 +95,7 @@ def _open(folder: Path) -> Dataset:
     paths, splits = meta.pop("paths"), {}
     for name in meta.pop("splits"):
         rows = mapped_numbers(folder / f"{name}.bin", ROW)
-        label_ids = np.load(folder / f"{name}.label_ids.npy", mmap_mode="r")
+        label_ids = np.load(folder / f"{name}.label_ids.npy", mmap_mode="r", allow_pickle=False)
         splits[name] = Split(
             name, Texts(folder / "texts.bin", rows), label_ids, _Picked(paths, rows["path_ids"]), rows["lines"]
         )
@@ -215,7 +215,7 @@ def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: L
     for name, order in orders.items():
         table.content.update(name.encode())
         table.content.update(order.data)
-        np.save(folder / f"{name}.label_ids.npy", label_ids[order])
+        np.save(folder / f"{name}.label_ids.npy", label_ids[order], allow_pickle=False)
         with (folder / f"{name}.bin").open("wb") as file:
             for part in chunks(order, BLOCK):
                 file.write(rows[part].data)

@@ -156,7 +156,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         fresh = folder = Path(tempfile.mkdtemp(prefix="bilstm-cls-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
-        with naming_disk_faults(folder):
+        with naming_disk_faults(folder, "BILSTM_CLS_CACHE"):
             build(fresh)
             _write_manifest(fresh)
             try:

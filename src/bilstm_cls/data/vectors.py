@@ -331,7 +331,7 @@ def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed
     folder = cached(
         "vectors", digest.hexdigest()[:32], lambda empty: _make_vectors(empty, corpora, vocab_size, dim, seed)
     )
-    return np.asarray(np.load(folder / "matrix.npy"))
+    return np.asarray(np.load(folder / "matrix.npy", allow_pickle=False))
 
 
 def _make_vectors(folder: Path, corpora: Sequence[Corpus], vocab_size: int, dim: int, seed: int) -> None:
@@ -347,7 +347,8 @@ def _make_vectors(folder: Path, corpora: Sequence[Corpus], vocab_size: int, dim:
     matrix[PADDING_ID] = 0
     lengths = np.linalg.norm(matrix, axis=1)
     typical = np.sqrt(np.mean(lengths[lengths > 0] ** 2)) if lengths.any() else 1.0
-    np.save(folder / "matrix.npy", matrix * np.float32(math.sqrt(dim) * SPREAD * 3 / typical))
+    matrix *= np.float32(math.sqrt(dim) * SPREAD * 3 / typical)
+    np.save(folder / "matrix.npy", matrix, allow_pickle=False)
 
 
 def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2**21) -> Any:
