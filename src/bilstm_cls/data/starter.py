@@ -258,7 +258,7 @@ def _without_header(table: _Table) -> _Table:
     below = [row for row in rows[1:] if row != rows[0]]
     if not rows or not _is_header(rows[0], list(zip(*below, strict=True))):
         return table
-    return {name: [row[at] for row in below] for at, name in enumerate(column_names([cell.strip() for cell in rows[0]]))}
+    return {name: [row[at] for row in below] for at, name in enumerate(column_names([c.strip() for c in rows[0]]))}
 
 
 def _is_header(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
