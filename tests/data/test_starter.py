@@ -135,6 +135,11 @@ def test_columns_that_cannot_be_guessed_are_asked_for(
         profile_data(path)
 
 
+def test_a_header_without_rows_is_no_question_of_columns(write: Write) -> None:
+    with pytest.raises(DataError, match=r"a\.csv: (?!.*label_column).*no row"):
+        profile_data(write("a.csv", [("text", "label")]))
+
+
 def test_what_the_user_sets_is_not_guessed(write: Write) -> None:
     path = write("a.csv", [("p", "q", "n"), *((SENTENCES[i], SENTENCES[-i], i) for i in range(60))])
     found = profile_data(path, ["data.label_column=n", "data.text_columns=p", "data.encoding=latin-1"])

@@ -227,6 +227,8 @@ def _choose_columns(
     table = {name: [record.get(name) for record in records] for name in names}
     if is_csv:
         table = _without_header(table)
+        if not any(table.values()):
+            raise DataError(f"{path}: has a header, but no row below it")
     known = tuple(given.text_columns) if "text_columns" in given.model_fields_set else ()
     label = given.label_column if "label_column" in given.model_fields_set else _guess_label(table, known)
     labels = [label] if isinstance(label, str) else label or []
@@ -241,8 +243,7 @@ def _choose_columns(
     wrong = next((name for name in texts if name not in table), None)
     if not texts or wrong is not None:
         raise DataError(f"{path}: {_unknown(table, 'text', wrong)}; name it: --set data.text_columns=NAME")
-    has_lists = any(isinstance(value, list) for value in table[labels[0]])
-    return texts, labels if len(labels) > 1 else labels[0], has_lists
+    return texts, labels if len(labels) > 1 else labels[0], any(isinstance(value, list) for value in table[labels[0]])
 
 
 def _unknown(table: _Table, kind: str, name: str | None) -> str:
@@ -257,8 +258,7 @@ def _without_header(table: _Table) -> _Table:
     below = [row for row in rows[1:] if row != rows[0]]
     if not rows or not _is_header(rows[0], list(zip(*below, strict=True))):
         return table
-    names = column_names([cell.strip() for cell in rows[0]])
-    return {name: [row[at] for row in below] for at, name in enumerate(names)}
+    return {name: [row[at] for row in below] for at, name in enumerate(column_names([c.strip() for c in rows[0]]))}
 
 
 def _is_header(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
