@@ -491,3 +491,22 @@ def test_a_finished_run_is_trained_on(trained_run: Path, reviews_csv: Path, tmp_
     first, continued = (json.loads((f.path / "history.jsonl").read_text().splitlines()[0]) for f in (before, run))
     assert continued["valid/log_loss"] < first["valid/log_loss"] - 0.05
     assert run_cli("train", *given, "--set", f"name={trained_run.name}", "--output-dir", trained_run.parent).code == 2
+
+
+def test_without_a_valid_split_the_epoch_is_chosen_on_train(reviews_csv: Path, tmp_path: Path) -> None:
+    given = ["--set", f"data.train={reviews_csv}", "--set", "data.valid=null", "--output-dir", tmp_path, "--json"]
+    tiny = [word for option in (*TINY, "train.epochs=1") for word in ("--set", option)]
+    outcome = run_cli("train", *given, *tiny)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.json["text/train/texts"] == outcome.json["text/valid/texts"] == 240
+    assert "data.valid: null" in " ".join(outcome.json["data/notes"])
+    refused = run_cli("train", *given, *tiny, "--set", "model.ngrams=nbsvm", "--set", "name=other")
+    assert refused.code == 2
+    assert "ngrams" in refused.stderr
+    assert "data.valid" in refused.stderr
+
+
+@pytest.mark.parametrize("mark", ["|", ">", ";"])
+def test_a_lone_mark_of_yaml_is_a_value(mark: str, reviews_csv: Path) -> None:
+    given = [f"data.train={reviews_csv}", "data.labels=multi", f"data.label_separator={mark}"]
+    assert load_config(None, given).data.label_separator == mark

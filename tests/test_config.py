@@ -193,7 +193,6 @@ WRONG_DATA = [
     ("source: bbc_news\n  path: a", "data.path: 'a'", 3),
     ("source: bbc_news\n  label_names: a", "data.label_names: 'a'", 3),
     ("source: imbd", "data.source: 'imbd' 'files' mean 'imdb'?", 2),
-    ("train: a.csv\n  valid: null", "data.valid: number null", 3),
     ("train: a.csv\n  valid: 1.5", "data.valid: less than 1, 1.5", 3),
     ("train: a.csv\n  valid: 0.5\n  test: 0.5", "data.test: less than 0.5", 4),
     ("train: a.csv\n  encoding: utf-88", "data.encoding: 'utf-88'", 3),

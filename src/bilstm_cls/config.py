@@ -90,7 +90,7 @@ class DataConfig(Section):
     train: Files | None = Field(
         None, description="With files: the file, folder, pattern of names (part-*.csv) or list of them to train on."
     )
-    valid: FileOrFraction = Field(0.1, description="A file, or a stratified fraction of train; chooses the best epoch.")
+    valid: FileOrFraction | None = Field(0.1, description="A file, or a fraction of train; chooses the best epoch.")
     test: FileOrFraction | None = Field(None, description="A file, or a stratified fraction of train; evaluated once.")
     valid_split: Literal["random", "blocks"] = Field(
         "random", description="How a fraction for valid is cut; blocks, where neighbouring texts belong together."
@@ -158,9 +158,7 @@ class TextConfig(Section):
         "learns its tokens, and torchtext/... are those of torchtext.",
     )  # fmt: skip
     lowercase: bool = Field(True, description="Whether upper and lower case are the same.")
-    normalize: Literal["nfc", "nfkc", "none"] = Field(
-        "nfc", description="The Unicode form that texts are brought to; nfkc also makes full-width letters plain."
-    )
+    normalize: Literal["nfc", "nfkc", "none"] = Field("nfc", description="Unicode form; nfkc narrows wide letters.")
     strip_html: bool = Field(False, description="Leave out HTML tags, scripts and styles, and replace entities.")
     min_freq: Count = Field(2, description="Times a token must occur in the train split to be in the vocabulary.")
     max_vocab_size: Annotated[int, Field(ge=3, le=10**9)] | None = Field(
@@ -363,6 +361,8 @@ class Config(Section):
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "name" and not re.fullmatch(r"[\w-][\w.-]*", value):
             return "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
+        if key == "model" and value.ngrams is not None and getattr(given.get("data"), "valid", 0) is None:
+            return "must be {ngrams: null} with data.valid null; its weight is fitted to texts that train lacks"
         if key == "train" and value.reject is not None and getattr(given.get("data"), "labels", None) == "multi":
             return "must be {reject: null} with data.labels 'multi', whose labels have thresholds of their own"
         folder = getattr(given.get("model"), "init_from", None)

@@ -133,7 +133,7 @@ class ConfigInput:
         place = next(self._after_the_file), cut(written)
         key, equals, text = override.partition("=")
         path = tuple(part.strip() for part in key.split("."))
-        document, keys = parse_yaml(text), config_keys()
+        document, keys = parse_yaml(f'"{text}"' if text in ("|", ">") else text), config_keys()
         problems = [problem for _, problem in document.problems]
         if not equals or not all(path):
             problems = ["must look like key.path=value"]

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ def load_dataset(config: DataConfig) -> Dataset:
     key = hashlib.sha256(json.dumps([FORMAT, source.identity, config.model_dump()]).encode()).hexdigest()
     folder = cached("data", key[:32], lambda empty: _build(empty, source, config))
     dataset = _open(folder)
+    if "valid" not in dataset.splits:
+        note = "There is no valid split: the best epoch is the best on the texts of train (data.valid: null)."
+        splits = dataset.splits | {"valid": replace(dataset.splits["train"], name="valid")}
+        dataset = replace(dataset, splits=splits, notes=[*dataset.notes, note])
     for note in dataset.notes:
         logger.warning(note)
     return dataset

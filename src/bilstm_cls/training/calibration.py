@@ -51,7 +51,7 @@ def calibrate(
     """
     has_ngrams, labels, reject = config.model.ngrams is not None, data.dataset.labels, config.train.reject
     task = Task.of(data.dataset.splits["valid"].label_ids)
-    if config.data.valid == IN_MEMORY:  # the texts of train
+    if config.data.valid in (None, IN_MEMORY):  # the texts of train
         if has_ngrams or reject is not None:
             key = "model.ngrams" if has_ngrams else "train.reject"
             raise ConfigError(f"{key}: is fitted to texts that train lacks; give valid a fraction of the texts")
