@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bilstm_cls.data.splits import MAX_GAP, NUM_BLOCKS, cut_splits
@@ -127,6 +127,7 @@ def sets_of(seed: int, size: int = 400) -> Any:
 
 
 @settings(deadline=None, max_examples=25)
+@example(44972, 0.25, 0.25)  # no text has the fourth label
 @given(st.integers(0, 10**6), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
 def test_splits_of_several_labels_have_the_asked_size_and_of_each_label_its_fraction(
     seed: int, test: float, valid: float
@@ -135,7 +136,7 @@ def test_splits_of_several_labels_have_the_asked_size_and_of_each_label_its_frac
     found = cut_splits(np.arange(400), has_label, {"test": test, "valid": valid}, seed=seed).orders
     assert [len(found["test"]), len(found["valid"])] == [round(test * 400), round(valid * 400)]
     assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(400))
-    assert (has_label[found["train"]].sum(0) > 0).all()
+    assert ((has_label[found["train"]].sum(0) > 0) == (has_label.sum(0) > 0)).all()  # some seeds leave a label out
     for name, fraction in (("test", test), ("valid", valid)):
         exact = fraction * has_label.sum(0)
         assert (np.abs(has_label[found[name]].sum(0) - exact) <= 2 + 0.1 * exact).all()
