@@ -500,10 +500,11 @@ def test_without_a_valid_split_the_epoch_is_chosen_on_train(reviews_csv: Path, t
     assert outcome.code == 0, outcome.stderr
     assert outcome.json["text/train/texts"] == outcome.json["text/valid/texts"] == 240
     assert "data.valid: null" in " ".join(outcome.json["data/notes"])
-    refused = run_cli("train", *given, *tiny, "--set", "model.ngrams=nbsvm", "--set", "name=other")
-    assert refused.code == 2
-    assert "ngrams" in refused.stderr
-    assert "data.valid" in refused.stderr
+    for key, value in (("model.ngrams", "nbsvm"), ("train.reject", "0.9")):
+        refused = run_cli("train", *given, *tiny, "--set", f"{key}={value}", "--set", "name=other")
+        assert refused.code == 2
+        assert key.partition(".")[2] in refused.stderr
+        assert not (tmp_path / "other").exists()  # before any training
 
 
 @pytest.mark.parametrize("mark", ["|", ">", ";"])

@@ -290,9 +290,7 @@ class TrainConfig(Section):
     device: str = Field(
         "auto", description="auto (CUDA, else CPU), cpu, cuda or cuda:N.", json_schema_extra={"pattern": DEVICE}
     )
-    processes: Literal["auto"] | Count = Field(
-        "auto", description="Processes that share every batch; auto is one for two CPU cores where that is faster."
-    )
+    processes: Literal["auto"] | Count = Field("auto", description="That share every batch; auto: one for two cores.")
     threads: Count | None = Field(None, description="CPU threads of each process; null: OMP_NUM_THREADS, or the cores.")
     evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
     select_by: str = Field(
@@ -361,8 +359,9 @@ class Config(Section):
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
         if key == "name" and not re.fullmatch(r"[\w-][\w.-]*", value):
             return "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
-        if key == "model" and value.ngrams is not None and getattr(given.get("data"), "valid", 0) is None:
-            return "must be {ngrams: null} with data.valid null; its weight is fitted to texts that train lacks"
+        name = {"model": "ngrams", "train": "reject"}.get(key)
+        if name and getattr(value, name) is not None and getattr(given.get("data"), "valid", 0) is None:
+            return f"must be {{{name}: null}} with data.valid null; it is fitted to texts that train lacks"
         if key == "train" and value.reject is not None and getattr(given.get("data"), "labels", None) == "multi":
             return "must be {reject: null} with data.labels 'multi', whose labels have thresholds of their own"
         folder = getattr(given.get("model"), "init_from", None)
