@@ -141,8 +141,8 @@ def find_dialect(
         trial = _try(lines, replace(best.dialect, **change))
         best = trial if trial.num_good > best.num_good else best
     if given.skip_lines is None and best.width > 1 and not _fit(best, wanted)[0]:
-        is_before = lambda line: (best.dialect.delimiter or ",") not in line  # noqa: E731
-        preamble = sum(1 for _ in itertools.takewhile(is_before, lines[:MAX_PREAMBLE]))
+        has_fields = [(best.dialect.delimiter or ",") in line for line in lines[:MAX_PREAMBLE]]
+        preamble = has_fields.index(True) if True in has_fields else len(has_fields)
         best = _try(lines[preamble:], replace(best.dialect, skip_lines=start + preamble))
     comments = [row for row in best.rows if _COMMENT.match(row[0])]
     if given.comment is None and 2 * sum(len(row) != best.width for row in comments) > len(comments):
