@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bilstm_cls.errors import DataError
-from bilstm_cls.ngrams import NEVER, WORD, NgramModel, count
+from bilstm_cls.ngrams import NEVER, WORD, NgramModel, count, kept, rarity_weighted
 
 TEXTS = ["a good film", "a bad film", "so good", "so very bad", "good good fun", "bad, bad fun"]
 LABELS = np.array([1, 0, 1, 0, 1, 0])
@@ -27,6 +27,14 @@ def test_two_labels_share_one_log_odds(model: NgramModel) -> None:
     assert np.array_equal(logits[:, 0], -logits[:, 1])
     assert logits[:6].argmax(1).tolist() == LABELS.tolist()
     assert logits[6, 1] == logits[7, 1] == model.intercepts[0] / 2
+
+
+def test_the_model_is_the_mean_of_nbsvm_and_a_logistic_regression(model: NgramModel) -> None:
+    nbsvm = NgramModel.train(TEXTS, LABELS, 2, is_mean=False)
+    counts, _ = kept(count(TEXTS, spaced=True, max_n=3, is_binary=True), min_texts=1)
+    weights, intercept = rarity_weighted(counts, LABELS == 1)
+    np.testing.assert_allclose(model.weights[0], (nbsvm.weights[0] + weights) / 2, rtol=1e-5)
+    assert model.intercepts[0] == pytest.approx((nbsvm.intercepts[0] + intercept) / 2)
 
 
 @pytest.mark.parametrize("texts", [["a good film"], ["a bad film", "good"], TEXTS * 1000], ids=["1", "2", "6000"])

@@ -54,7 +54,7 @@ class NgramTerm:
 
 @dataclass(frozen=True)
 class NgramModel:
-    """NB-SVM of n-grams of 1 to 3 words (or characters, where words are not separated by spaces).
+    """A linear model of n-grams of 1 to 3 words (or characters, where words are not separated by spaces).
 
     Attributes:
         columns: `[K]` int64, rising: hashes of the n-grams that count.
@@ -69,15 +69,24 @@ class NgramModel:
     is_spaced: bool
 
     @classmethod
-    def train(cls, texts: Sequence[str], label_ids: npt.NDArray[Any], num_labels: int) -> "NgramModel":
-        """Learns from N labelled texts, or raises `DataError` where no n-gram occurs in them."""
+    def train(
+        cls, texts: Sequence[str], label_ids: npt.NDArray[Any], num_labels: int, *, is_mean: bool = True
+    ) -> "NgramModel":
+        """Learns from N labelled texts, or raises `DataError` where no n-gram occurs in them.
+
+        The weights are the mean of those of NB-SVM and of a logistic regression on n-grams that weigh the more the
+        rarer they are, or with `is_mean` false those of NB-SVM. NB-SVM is better where many weak signs add up, the
+        other where few n-grams decide; their mean has a lower log loss than either on nearly all data sets.
+        """
         spaced = is_spaced(texts)
         counts, columns = kept(count(texts, spaced=spaced, max_n=MAX_N, is_binary=True), min_texts=1)
         if label_ids.ndim == 1:
             label_ids = np.stack([label_ids == i for i in ([1] if num_labels == 2 else range(num_labels))], axis=1)
-        fitted = [nbsvm(counts, has_label > 0) for has_label in label_ids.T]
-        weights, intercepts = zip(*fitted, strict=True)
-        return cls(columns, np.stack(weights).astype(np.float32), np.array(intercepts), spaced)
+        fits = [nbsvm, rarity_weighted] if is_mean else [nbsvm]
+        fitted = [[fit(counts, has_label > 0) for has_label in label_ids.T] for fit in fits]  # [fits, S] pairs
+        weights = np.mean([[weights for weights, _ in rows] for rows in fitted], axis=0)
+        intercepts = np.mean([[intercept for _, intercept in rows] for rows in fitted], axis=0)
+        return cls(columns, weights.astype(np.float32), intercepts, spaced)
 
     def logits(self, texts: Iterable[str]) -> Floats:
         """Returns `[N, C]`: the log-odds of each label, and of two labels half of them each way."""
@@ -260,10 +269,29 @@ def nbsvm(features: Counts, is_label: Bools) -> tuple[Floats, float]:
     As in Mesnil et al. 2014 by a logistic regression, whose weights are taken whole: it gives probabilities.
     """
     if is_label.all() or not is_label.any():
-        return np.zeros(features.shape[1]), NEVER * (-1 if is_label.all() else 1)
+        return _constant(features, is_label)
     with_label, without = (
         SMOOTHING + np.asarray(features[rows].sum(axis=0), dtype=np.float64).ravel() for rows in (is_label, ~is_label)
     )
     ratios = np.log(with_label / with_label.sum()) - np.log(without / without.sum())
     weights, intercept = logistic(features.multiply(ratios[np.newaxis]).tocsr(), is_label, strength=1.0)
     return ratios * weights, intercept
+
+
+def rarity_weighted(features: Counts, is_label: Bools) -> tuple[Floats, float]:
+    """Fits n-grams that are scaled by their inverse document frequency, so that a text has a norm of 1 on average.
+
+    Not text by text as in TF-IDF: so the scale is part of the weights, and they are those of a linear model.
+    """
+    if is_label.all() or not is_label.any():
+        return _constant(features, is_label)
+    num_texts, num_columns = features.shape
+    rarity = 1 + np.log((1 + num_texts) / (1 + np.bincount(features.indices, minlength=num_columns)))
+    rarity /= np.sqrt(features @ rarity**2).mean()
+    weights, intercept = logistic(features.multiply(rarity[np.newaxis]).tocsr(), is_label)
+    return rarity * weights, intercept
+
+
+def _constant(features: Counts, is_label: Bools) -> tuple[Floats, float]:
+    """Returns the weights where all texts have the label, or none."""
+    return np.zeros(features.shape[1]), NEVER * (-1 if is_label.all() else 1)

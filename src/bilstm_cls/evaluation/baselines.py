@@ -113,7 +113,7 @@ def _tfidf(train: Split, test: Split, num_labels: int) -> Floats:
 
 
 def _nbsvm(train: Split, test: Split, num_labels: int) -> Floats:
-    logits = NgramModel.train(train.texts, train.label_ids, num_labels).logits(test.texts)
+    logits = NgramModel.train(train.texts, train.label_ids, num_labels, is_mean=False).logits(test.texts)
     return Task.of(train.label_ids).probabilities(logits)
 
 
