@@ -62,11 +62,10 @@ def calibrate(
     ngrams, other, own = None, None, None
     if has_ngrams:
         logger.info("learning the n-gram model")
-        counted = NgramCounts.of_split(train)
-        ngrams = NgramModel.train(counted, train.label_ids, len(labels))
+        ngrams = NgramModel.train(NgramCounts.of_split(train), train.label_ids, len(labels))
         other = ngrams.logits(valid.texts)  # [N, C]
         if len(valid) < FEW_VALID and len(train) <= MAX_FOLDED:
-            own, _ = fit_scales(out_of_fold(counted, train.label_ids, len(labels)), train.label_ids)
+            own, _ = fit_scales(out_of_fold(NgramCounts.of_split(train), train.label_ids, len(labels)), train.label_ids)
     logits = predict_logits(model, data.corpora["valid"]).astype(np.float64)  # [N, C]
     scale, weight = fit_scales(logits, valid.label_ids, other, own=own, keeps_first=not config.train.calibrate)
     scale_logits(model, scale)
