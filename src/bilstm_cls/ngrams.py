@@ -31,7 +31,7 @@ SMALL_TRAIN = 1000
 MIN_SPACES = 0.05
 SMOOTHING = 1.0
 RARITY = 10.0
-"""Squared norm of a text whose n-grams weigh the more the rarer they are: with it C of the regression is 1."""
+"""Mean squared norm of a text whose n-grams weigh the more the rarer they are; C of the regression is 1."""
 NEVER = -30.0
 """Logit of a label without a training text."""
 
@@ -108,9 +108,8 @@ class NgramModel:
     def train(cls, ngrams: NgramCounts, label_ids: LabelIds, num_labels: int, *, is_mean: bool = True) -> "NgramModel":
         """Learns from N labelled texts, or raises `DataError` where no n-gram occurs in them.
 
-        The weights are the mean of those of NB-SVM and of a logistic regression on n-grams that weigh the more the
-        rarer they are, or with `is_mean` false those of NB-SVM. NB-SVM is better where many weak signs add up, the
-        other where few n-grams decide; their mean has a lower log loss than either on nearly all data sets.
+        The weights are those of NB-SVM, with `is_mean` their mean with those of a logistic regression on n-grams that
+        weigh the more the rarer they are. The mean has a lower log loss than either on nearly all data sets.
         """
         counts, columns = kept(ngrams.sets, min_texts=1)
         if label_ids.ndim == 1:
@@ -290,9 +289,7 @@ def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, Ints]:
     return counts[:, columns], columns
 
 
-def fit(
-    features: Counts, is_label: Bools, scale: Callable[[Counts, Bools], Floats]
-) -> tuple[npt.NDArray[np.float64], float]:
+def fit(features: Counts, is_label: Bools, scale: Callable[[Counts, Bools], Floats]) -> tuple[Floats, float]:
     """Fits one label against the rest by a logistic regression on scaled n-grams: weights `[K]` and intercept."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -319,10 +316,7 @@ def ratios(features: Counts, is_label: Bools) -> Floats:
 
 
 def rarities(features: Counts, _: Bools) -> Floats:
-    """Returns `[K]`, inverse document frequencies that make the squared norm of a text about `RARITY`.
-
-    TF-IDF scales each text by itself; here the factors are part of the weights, and the model stays linear.
-    """
+    """Returns `[K]`, inverse document frequencies, scaled for all texts alike so that the model stays linear."""
     num_texts, num_columns = features.shape
     factors = 1 + np.log((1 + num_texts) / (1 + np.bincount(features.indices, minlength=num_columns)))
     return np.asarray(factors * RARITY**0.5 / np.sqrt(features @ factors**2).mean())

@@ -39,8 +39,7 @@ ENGLISH_SHA256 = {
     "key2row": "389912f67e81a52fbabb7edf8e36a0c3700b0b20d6dc6ef71bd56eb91ba08a0a",
     "strings.json": "06aeff5e8687bc142b8d3b54846e034ad18b8d9e98650d4a27273e483ed57f45",
 }
-ENGLISH_SCALE = 0.15
-"""Of these vectors, whose norm is 44: with such numbers an LSTM hardly learns, neither its gates nor the vectors."""
+ENGLISH_SCALE = 0.15  # their norm is 44: of such numbers an LSTM learns little, and they change little
 _CONTRACTION = re.compile(r"(n['’]t|['’]\w+)$")  # which spaCy splits off
 FREQUENT = 100_000
 """Words of `en-300` that a vocabulary may be filled with."""
