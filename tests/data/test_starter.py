@@ -297,6 +297,22 @@ def test_rare_and_alike_labels_are_remarked_on(write: Write) -> None:
     assert "# The labels '1', '01' look alike" in text
 
 
+@pytest.mark.parametrize(
+    ("labels", "mark"),
+    [
+        (["good/food", "bad/food", "bad"], "/"),
+        (["a + b", "a + c"], "+"),
+        (["n/a", "yes"], None),
+        (["x/y", "z/w"], None),
+    ],
+)
+def test_one_label_that_looks_like_several_is_remarked_on(write: Write, labels: list[str], mark: str | None) -> None:
+    path = write("a.csv", [("text", "label"), *((SENTENCES[i], labels[i % len(labels)]) for i in range(60))])
+    found = profile_data(path)
+    assert not found.is_multi
+    assert (f"data.label_separator: {mark!r}" in starter_config(found, path)) == (mark is not None)
+
+
 # formats and files
 
 

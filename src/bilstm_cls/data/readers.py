@@ -40,7 +40,13 @@ SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ft": "fasttext", ".fasttext": "fasttext",
 }  # fmt: skip
-_UNREADABLE = {".zip": "unpack it first", ".xlsx": "save it as CSV (UTF-8)", ".xls": "save it as CSV (UTF-8)"}
+_UNREADABLE = {
+    "unpack it first": (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz"),
+    "save it as CSV (UTF-8)": (".xlsx", ".xls", ".ods"),
+    "write its texts and labels to a CSV file, as DataFrame.to_csv of pandas does": (
+        ".pkl", ".pickle", ".xml", ".html", ".yaml", ".yml", ".arff", ".feather", ".db", ".sqlite", ".npy", ".npz",
+    ),
+}  # fmt: skip
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
 LABEL_NAMES = (
     "label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "y", "stars", "star_rating",
@@ -221,7 +227,7 @@ def detect_format(path: Path) -> str:
         return "arrow" if (path / "state.json").exists() else "folder"
     if format := format_of_name(path):
         return format
-    if advice := _UNREADABLE.get(path.suffix.lower()):
+    if advice := next((advice for advice, kinds in _UNREADABLE.items() if path.suffix.lower() in kinds), None):
         raise DataError(f"{path}: {path.suffix} files are not read; {advice}")
     require_rereadable(path)
     if next(byte_blocks(path)).startswith(b"PAR1"):

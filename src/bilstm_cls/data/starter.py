@@ -137,14 +137,16 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
     return replace(found, is_multi=options.separator is not None and not is_one_each)
 
 
+def _parts(label: str, mark: str) -> set[str]:
+    """Returns what is between marks in a label, or in the list that it is."""
+    return {*map(str, list_in(label))} if mark == "[" else {part.strip() for part in label.split(mark)}
+
+
 def _mark_between(labels: Counter[str]) -> str | None:
     """Returns what is between labels if many are others with a mark between them, as in `good|extra`, or lists."""
     for mark in "[|;,":
-        joined = [label for label in labels if mark in label]
-        if mark == "[":
-            joined = [label for label in joined if len(list_in(label)) > 1]
-        else:
-            joined = [label for label in joined if any(part.strip() in labels for part in label.split(mark))]
+        joined = {label: parts for label in labels if mark in label and len(parts := _parts(label, mark)) > 1}
+        joined = {label: parts for label, parts in joined.items() if mark == "[" or not labels.keys().isdisjoint(parts)}
         if 10 * sum(labels[label] for label in joined) > labels.total():
             return mark
     return None
@@ -223,6 +225,9 @@ def _choose_columns(
     bad_rows = [row for row in rows if isinstance(row, BadRow) and not row.is_read]
     if bad_rows and len(records) <= is_csv:
         raise DataError(f"{bad_rows[0]}; none of {len(bad_rows):,} rows can be read as {format}")
+    if format == "jsonl" and len(records) == 1:
+        form, command = '[{"text": ..., "label": ...}, ...]', "jq 'to_entries | map({text: .key, label: .value})'"
+        raise DataError(f"{path}: holds one JSON object and no table; write {form}, as with {command} for text: label")
     names = list(dict.fromkeys(name for record in records for name in record))
     table = {name: [record.get(name) for record in records] for name in names}
     if is_csv:
@@ -396,6 +401,12 @@ def _remarks(profile: DataProfile) -> Iterator[str]:
         yield f"{num_rare} labels have fewer than {FEW_TEXTS} texts; they are hardly learned, and some not tested."
     for group in alike_labels(list(profile.labels)):
         yield f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}."
+    for mark in "" if profile.is_multi else "|;,/+&":
+        parts = {label: _parts(label, mark) for label in profile.labels}
+        counts = Counter(itertools.chain.from_iterable(parts.values()))
+        joined = (label for label in parts if mark in label and any(counts[part] > 1 for part in parts[label]))
+        if label := next(joined, None):
+            yield f"{shown(label)} may be several labels; if so: data.labels: multi, data.label_separator: {mark!r}."
     yield from profile.remarks
 
 
