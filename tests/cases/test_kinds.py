@@ -26,6 +26,7 @@ from tests.conftest import TINY, reviews
 Rows = list[tuple[str, str]]
 
 ROWS = [(f"{text}, “naïve” {number}", label) for number, (text, label) in enumerate(reviews(80))]
+TEXTS, LABELS = map(list, zip(*ROWS, strict=True))
 PLAIN_ROWS = [(text.replace(",", "").replace("“naïve” ", ""), label) for text, label in ROWS]
 THAI = [("ไปกับเพื่อน" * (i % 3 + 1) + ("อร่อยมาก" if i % 2 else "ไม่ชอบเลย") + f" {i}", "ab"[i % 2]) for i in range(80)]
 LATIN = [(f"{text} costs £{number}", label) for number, (text, label) in enumerate(PLAIN_ROWS)]
@@ -99,7 +100,7 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "JSON array": ("a.json", json.dumps(objects(ROWS)), ROWS),
     "JSON array on many lines": ("a.json", json.dumps(objects(ROWS), indent=1), ROWS),
     "JSON data": ("a.json", json.dumps({"version": "1.0", "data": objects(ROWS)}), ROWS),
-    "JSON columns of arrays": ("a.json", json.dumps(dict(zip(("text", "label"), zip(*ROWS)))), ROWS),
+    "JSON columns of arrays": ("a.json", json.dumps({"text": TEXTS, "label": LABELS}), ROWS),
     "JSON pairs": ("a.json", json.dumps(ROWS), ROWS),
     "JSON pairs, label first": ("a.jsonl", "".join(json.dumps([y, x]) + "\n" for x, y in ROWS), ROWS),
     "JSON floats": ("a.jsonl", "".join(json.dumps({"text": x, "y": float(y)}) + "\n" for x, y in NUMBERED), NUMBERED),

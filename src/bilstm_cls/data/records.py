@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def read_lines(path: Path, options: ReadOptions) -> Rows:
 
 def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[str, str], Parts]) -> Rows:
     """Reads a label and a text a line; `split` parts a line at its second argument, a tab or else a space."""
-    skipped = SkippedLines(path)
+    options, skipped = _without_columns(options), SkippedLines(path)
     mark = ""
     for number, line, fault in _numbered(TextLines(path, options.encoding)):
         if not line.strip() and not fault:
@@ -63,7 +64,7 @@ def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[st
         if isinstance(parts, str):
             yield BadRow(str(path), number, parts)
         else:
-            yield _labelled(parts[0], parts[1], path, number, options)
+            yield _example(dict(zip(("label", "text"), parts, strict=True)), options, path, number)
     if not mark:
         raise DataError(f"{path}: holds blank lines only")
     yield from skipped.remarks()
@@ -92,14 +93,9 @@ def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
         yield number, line.removesuffix("\r"), lines.fault([line])
 
 
-def _labelled(label: str | list[str], text: str, path: Path, line: int, options: ReadOptions) -> Example | BadRow:
-    try:
-        columns = options.label_columns[:1]
-        found = label_of([label], columns, options.separator) if columns else None
-    except WrongValueError as error:
-        return BadRow(str(path), line, str(error))
-    record = {"label": label, "text": text} if options.keep_record else None
-    return Example(text, found, str(path), line, record)
+def _without_columns(options: ReadOptions) -> ReadOptions:
+    """Returns the options for formats that have a label and a text and no names for them."""
+    return replace(options, text_columns=("text",), label_column="label" if options.label_columns else None)
 
 
 def read_folder(path: Path, options: ReadOptions) -> Rows:
@@ -109,13 +105,14 @@ def read_folder(path: Path, options: ReadOptions) -> Rows:
 
 def read_labelled_files(files: Iterable[tuple[str, Path]], options: ReadOptions) -> Rows:
     """Reads one text a file, with the label given next to it; with encoding `auto`, finds that of each file."""
+    options = _without_columns(options)
     for label, file in files:
         lines = TextLines(file, find_encoding(file) if options.encoding == "auto" else options.encoding)
         text = lines.whole(MAX_CHARACTERS)
         if fault := TOO_LONG if text is None else lines.fault([text]):
             yield BadRow(str(file), 1, fault)
         else:
-            yield _labelled(label, str(text), file, 1, options)
+            yield _example({"label": label, "text": text}, options, file, 1)
 
 
 def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
@@ -370,8 +367,10 @@ def _example(
 ) -> Example | BadRow:
     try:
         text = "\n".join([checked_text(_value_of(record, column), column) for column in options.text_columns])
-        values = [_value_of(record, column) for column in options.label_columns]
-        label = label_of(values, options.label_columns, options.separator, names) if values else None
+        label = None
+        if columns := options.label_columns:
+            values = [_value_of(record, column) for column in columns]
+            label = label_of(values, columns, options.separator, names)
     except WrongValueError as error:
         return BadRow(str(path), line, f"{place}{error}")
     kept = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None) if options.keep_record else None

@@ -58,6 +58,13 @@ class Dialect:
     comment: str | None = None
     skip_spaces: bool = False
 
+    def unusual(self, format: str) -> dict[str, Any]:
+        """Returns what files of the format do not usually have, as keys of `data.csv`."""
+        usual = {"delimiter": "\t" if format == "tsv" else ",", "quotechar": "" if format == "tsv" else '"',
+                 "escapechar": "", "skip_lines": 0, "comment": ""}  # fmt: skip
+        found = {key: getattr(self, key) for key in usual}
+        return {key: NONE if value == "" else value for key, value in found.items() if value != usual[key]}
+
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
