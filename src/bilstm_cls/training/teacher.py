@@ -75,7 +75,8 @@ def taught(
 ) -> tuple[PreparedData, Row]:
     """Returns the data with a teacher's labels of the unlabelled texts, and facts for `metrics.json`.
 
-    The teacher is the calibrated sum of all that `train.teacher` names. All processes of the group come here.
+    The teacher is the calibrated sum of all that `train.teacher` names, of which `ask_first` has asked the others than
+    the network. All processes of the group come here.
 
     Raises:
         ConfigError: a teacher is demanded where there are no unlabelled texts, or has other labels.
@@ -88,7 +89,6 @@ def taught(
             logger.info("no unlabelled texts, so train.teacher is not used")
         return data, {}
     if not group.any(group.rank == 0 and (run / ANSWERS).exists()):
-        ask_first(run, config, data)
         network = _network(run, config, data, group, signals, on_report) if "network" in names else {}
         if group.rank == 0:
             _write_answers(

@@ -33,7 +33,7 @@ from bilstm_cls.training.record import StopSignals, check_resumable, recorded, r
 from bilstm_cls.training.run import FREE_KEYS
 from bilstm_cls.training.search_space import Budget, Space, value_at
 from bilstm_cls.training.session import Session
-from bilstm_cls.training.teacher import taught
+from bilstm_cls.training.teacher import ask_first, taught
 
 if TYPE_CHECKING:
     import optuna
@@ -312,6 +312,7 @@ class _Study:
         make_encoder(config, data, on_report=self._check_time)
         shutil.rmtree(self.run / "trial", ignore_errors=True)
         run = RunDirectory(self.run / "trial")
+        ask_first(run, config, data)
         data, _ = taught(run, config, data, ALONE, self.signals, self._check_time)
         session = Session.start(run, config, data, ALONE)
         trainer = session.trainer
