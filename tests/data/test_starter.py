@@ -282,7 +282,7 @@ def test_what_is_found_of_the_dialect_is_in_the_config(tmp_path: Path) -> None:
     ("labels", "remarks"),
     [
         (["True", "true"], ["The labels 'True', 'true' look alike"]),
-        (["1", "01", *(f"rare {i}" for i in range(20))], ["22 labels have fewer than 10", "The labels '1', '01' look"]),
+        (["1", "01", *(f"rare {i}" for i in range(20))], ["22 labels have fewer than 10", "'1', '01' look alike"]),
         (["good/food", "bad/food", "bad"], ["data.label_separator: '/'"]),
         (["a + b", "a + c"], ["data.label_separator: '+'"]),
         (["a"] * 5 + ["b"], ["class_weights: balanced"]),
