@@ -209,7 +209,7 @@ def joined_labels(labels: Iterable[str], mark: str) -> dict[str, set[str]]:
     return {label: several for label, several in parts.items() if len(several) > 1}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """The texts of one split, in the order they were read.
 
