@@ -494,7 +494,7 @@ def test_a_folder_in_place_of_a_file_is_an_error_and_the_reverse(
 
 
 def test_an_unknown_format_is_a_config_error(write: Write) -> None:
-    with pytest.raises(ConfigError, match="unknown data format 'cvs'; did you mean 'csv'"):
+    with pytest.raises(ConfigError, match="unknown data format 'cvs'; choose auto, csv"):
         read(write("a.csv", "x"), format="cvs")
 
 

@@ -104,9 +104,7 @@ def read(
     assert bad_rows in ("error", "skip"), bad_rows
     path = Path(path)
     if format != "auto" and format not in READERS:
-        near = difflib.get_close_matches(format, READERS, n=1)
-        advice = f"did you mean {near[0]!r}?" if near else f"choose auto, {', '.join(READERS)}"
-        raise ConfigError(f"unknown data format {format!r}; {advice}")
+        raise ConfigError(f"unknown data format {format!r}; choose auto, {', '.join(READERS)}")
     require_path(path)
     format = detect_format(path) if format == "auto" else format
     if path.is_dir() != (format == "folder") and format != "arrow":

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,16 +133,19 @@ def find_dialect(
     Returns:
         The dialect, and the rows of the sample that it can read.
     """
+    none: dict[str, Any] = {key: "" for key, value in asdict(given).items() if value == NONE}
+    given = replace(given, **none)
     separator = _SEPARATOR_LINE.fullmatch(sample[0]) if sample and given.skip_lines is None else None
     start = given.skip_lines or (1 if separator else 0)
     lines = [line + "\n" for line in sample[start:SAMPLE_LINES]]
-    delimiter = given.delimiter or (separator[1] if separator else "\t" if is_tsv else None)
-    delimiters = [delimiter] if delimiter else [d for d in DELIMITERS if d == "," or any(d in line for line in lines)]
+    known = given.delimiter or (separator[1] if separator else "\t" if is_tsv else None)
     trials = (
-        _try(lines, wanted, Dialect(delimiter, *marks, start, _character(given.comment), skip_spaces))
+        _try(lines, wanted, Dialect(delimiter, quotechar, escapechar, start, given.comment or "", skip_spaces))
         for skip_spaces in (False, True)
-        for delimiter in delimiters
-        for marks in itertools.product(_quotechars(lines, given, delimiter, is_tsv), _escapechars(given))
+        for delimiter in ([known] if known else DELIMITERS)
+        if delimiter in (known, ",") or any(delimiter in line for line in lines)
+        for quotechar in _quotechars(lines, given, delimiter, is_tsv)
+        for escapechar in (["", "\\"] if given.escapechar is None else [given.escapechar])
     )
     # Where nothing fits, commas are meant.
     best = max(trials, key=lambda t: (t.has_wanted, t.num_good, not t.num_good and t.dialect.delimiter == ","))
@@ -157,18 +160,10 @@ def find_dialect(
     return best.dialect, best.rows
 
 
-def _character(given: str | None) -> str:
-    return "" if given in (None, NONE) else str(given)
-
-
-def _escapechars(given: Dialect) -> Sequence[str]:
-    return ("", "\\") if given.escapechar is None else (_character(given.escapechar),)
-
-
 def _quotechars(lines: Sequence[str], given: Dialect, delimiter: str, is_tsv: bool) -> Sequence[str]:
     """Returns what may be around fields, the most usual first."""
     if given.quotechar is not None:
-        return (_character(given.quotechar),)
+        return [given.quotechar]
     quotes = ["", '"'] if is_tsv else ['"', ""] if delimiter == "\t" else ['"']
     num_single = sum(line.startswith("'") or f"{delimiter}'" in line for line in lines)
     return [*quotes, "'"] if 2 * num_single > len(lines) else quotes
