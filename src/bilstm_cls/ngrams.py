@@ -30,8 +30,7 @@ MAX_N = 3
 SMALL_TRAIN = 1000
 MIN_SPACES = 0.05
 SMOOTHING = 1.0
-RARITY = 10.0
-"""Mean squared norm of a text whose n-grams weigh the more the rarer they are; C of the regression is 1."""
+RARITY = 10.0  # mean squared norm of a text whose n-grams weigh the more the rarer they are, where C is 1
 NEVER = -30.0
 """Logit of a label without a training text."""
 
@@ -291,7 +290,6 @@ def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, Ints]:
 
 def fit(features: Counts, is_label: Bools, scale: Callable[[Counts, Bools], Floats]) -> tuple[Floats, float]:
     """Fits one label against the rest by a logistic regression on scaled n-grams: weights `[K]` and intercept."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     if is_label.all() or not is_label.any():
@@ -299,7 +297,7 @@ def fit(features: Counts, is_label: Bools, scale: Callable[[Counts, Bools], Floa
     factors = scale(features, is_label)
     model = LogisticRegression(C=1.0, solver="liblinear", dual=True, random_state=0, max_iter=300)
     with warnings.catch_warnings():  # the last digits of its optimum are of no interest
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore")
         model.fit(features.multiply(factors[np.newaxis]).tocsr(), is_label)
     return factors * model.coef_[0], float(model.intercept_[0])
 

@@ -122,8 +122,7 @@ def _read_split(path: Path, data_format: str, options: ReadOptions, config: Data
         logger.warning(str(row))
     if not texts:
         raise DataError(f"{path}: there is no text to evaluate")
-    ids = label_ids_of(found, labels)
-    return Split(str(path), texts, ids, [str(path)] * len(texts), np.array(lines))
+    return Split(str(path), texts, label_ids_of(found, labels), [str(path)] * len(texts), np.array(lines))
 
 
 def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Mapping[str, Any]) -> Evaluation:
@@ -217,12 +216,10 @@ def _baseline_scores(dataset: Dataset, names: Sequence[str]) -> Row:
 def _run_baseline(name: str, dataset: Dataset) -> tuple[Task, Floats, float]:
     logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
     train, valid, split = dataset.splits["train"], dataset.splits["valid"], _scored_split(dataset)
-    task = Task.of(train.label_ids)
-    if task.thresholds is None or split is valid:
-        return task, *run_baseline(name, train, split, len(dataset.labels))
     both = replace(split, texts=[*valid.texts, *split.texts])
     probabilities, seconds = run_baseline(name, train, both, len(dataset.labels))
-    return task.tuned(probabilities[: len(valid)], valid.label_ids), probabilities[len(valid) :], seconds
+    task = Task.of(train.label_ids).tuned(probabilities[: len(valid)], valid.label_ids)
+    return task, probabilities[len(valid) :], seconds
 
 
 def _balance(dataset: Dataset) -> Row:
