@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
@@ -276,13 +277,23 @@ def _member(
     try:
         if config.model.num_layers > len(tensors):
             raise RuntimeError(f"{config.model.num_layers} layers, but {len(tensors)} tensors")
-        with torch.device("meta"):  # shapes alone
+        with torch.device("meta"), _WithoutDraws():  # shapes alone
             model = build_model(config, vocab_size, num_labels)
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{path.parent}: {path.name} does not fit config.yaml: {fault}") from error
     return model.eval()
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leaves out normal numbers: to draw them on the device `meta` PyTorch imports its compiler, for seconds."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function.__name__ == "normal_":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClassifier:
