@@ -148,7 +148,7 @@ def test_every_answer_is_as_described(task: Task, without: set[str]) -> None:
     assert described["properties"].keys() - answer.keys() == without
     assert set(described["required"]) <= answer.keys()
     nullable = {name for name, key in described["properties"].items() if {"type": "null"} in key.get("anyOf", [])}
-    assert {name for name, value in answer.items() if value is None} <= nullable == {"label"}
+    assert {name for name, value in answer.items() if value is None} <= nullable == {"label", "probability"}
     assert (answer.get("label", "") is None) == (task.min_probability == 1)
 
 

@@ -92,7 +92,7 @@ class Answer(BaseModel):
     text: str
     label: str | None = Field(None, description="Null below the run's least probability; none with several labels.")
     labels: list[str] = Field([], description="Of a run with several labels a text, instead of `label`.")
-    probability: float = Field(None, description="Of `label`; none with several labels.")
+    probability: float | None = Field(None, description="Of `label`; none with several labels.")
     probabilities: dict[str, float]
     tokens: int = Field(description="Of the text before it was cut.")
     truncated: bool
