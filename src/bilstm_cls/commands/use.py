@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bilstm_cls.serve.predict_file import PredictOptions
 
 READ_BYTES = 2**20
-MAX_LINES = 2048
+MAX_LINES = 2**13
 """Lines of stdin that are answered together where so many have come."""
 
 ESCAPED_BYTES = re.compile("[\udc80-\udcff]+")
