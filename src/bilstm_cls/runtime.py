@@ -260,22 +260,6 @@ class Runtime(Predictor):
         'pos'
     """
 
-    def __init__(
-        self,
-        session: "onnxruntime.InferenceSession",
-        tokenizer: Tokenizer,
-        labels: Sequence[str],
-        *,
-        threads: int,
-        max_length: int,
-        truncate: str,
-        ngrams: NgramModel | None = None,
-        task: Task = Task(),
-    ) -> None:
-        self.labels, self.task, self.tokenizer, self.ngrams = list(labels), task, tokenizer, ngrams
-        self.max_length, self.truncate = max_length, truncate
-        self._session, self._threads = session, threads
-
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None) -> "Runtime":
         """Reads a bundle and verifies every file of it.
@@ -288,24 +272,20 @@ class Runtime(Predictor):
             CheckpointError: a file is missing, damaged, or of another version.
             ConfigError: onnxruntime is not installed, or rjieba is not and the bundle needs it.
         """
-        path = Path(path)
+        return cls(Path(path), threads or usable_cores())
+
+    def __init__(self, path: Path, threads: int) -> None:
         config = _read_config(path / "config.json")
         content = {name: _read(path / name, digest) for name, digest in config["sha256"].items()}
         try:
-            tokenizer = Tokenizer.from_json(content["tokenizer.json"].decode())
+            self.tokenizer = Tokenizer.from_json(content["tokenizer.json"].decode())
         except ValueError as error:
             raise CheckpointError(f"{path / 'tokenizer.json'}: damaged, it cannot be read ({error})") from error
-        labels = json.loads(content["labels.json"])
-        return cls(
-            _session(content["model.onnx"]),
-            tokenizer,
-            labels,
-            threads=threads or usable_cores(),
-            max_length=config["max_length"],
-            truncate=config["truncate"],
-            ngrams=_read_ngrams(path / NGRAMS, content[NGRAMS], len(labels)) if NGRAMS in content else None,
-            task=Task(np.array(config["thresholds"]) if config["thresholds"] else None, config["min_probability"]),
-        )
+        self.labels = json.loads(content["labels.json"])
+        self.ngrams = _read_ngrams(path / NGRAMS, content[NGRAMS], len(self.labels)) if NGRAMS in content else None
+        self.task = Task(np.array(config["thresholds"]) if config["thresholds"] else None, config["min_probability"])
+        self.max_length, self.truncate = config["max_length"], config["truncate"]
+        self._session, self._threads = _session(content["model.onnx"]), threads
 
     def logits(self, corpus: Corpus) -> npt.NDArray[np.float32]:
         logits = np.zeros((len(corpus), len(self.labels)), dtype=np.float32)
