@@ -323,7 +323,7 @@ def push(
     from bilstm_cls import hub
 
     address = hub.push(opt.chosen_run(run, runs), repository, is_private=private, with_texts=with_texts)
-    out.show({"address": address}, hub.pushed_lines(address))
+    out.show({"address": address}, f'{address}\nnext: bilstm-cls pull {address}, or Classifier.load("{address}")')
 
 
 @opt.with_output
