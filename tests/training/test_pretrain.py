@@ -1,12 +1,10 @@
 """Pretraining: it learns what is there, and ends with the same bits however it was interrupted."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ import torch
 
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
-from bilstm_cls.config_file import dump_config, load_config
-from bilstm_cls.data.prepare import prepare
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.prepare import encoder_folder, prepare
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
@@ -299,33 +297,21 @@ def test_a_run_that_is_stopped_while_it_pretrains_goes_on_there(
     assert (first, later > 1) == (1, True)
 
 
-# Pretrains the encoder of a config as one process of a machine does, and says when it had it and what it did.
-PRETRAINING = """
-import json, sys
-from bilstm_cls.config_file import dump_config, load_config
-from bilstm_cls.data.prepare import prepare
-from bilstm_cls.training.pretrain import make_encoder
-config = load_config(sys.argv[1])
-steps = []
-data = prepare(config)
-sys.stdin.readline()
-make_encoder(config, data, on_report=lambda report: steps.append(report.step))
-print(len(steps))
-"""
-
-
-def test_a_second_run_that_needs_the_same_encoder_waits_for_the_first(tiny_config: Make, tmp_path: Path) -> None:
-    config = tiny_config(*PRETRAINED, "pretrain.enabled=true", "pretrain.epochs=6", f"output_dir={tmp_path}")
-    (tmp_path / "config.yaml").write_text(dump_config(config), "utf-8")
-    environment = os.environ | {"BILSTM_CLS_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", PRETRAINING, str(tmp_path / "config.yaml")]
-    runs = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
-        for _ in range(2)
-    ]
-    found = sorted(int(run.communicate("\n")[0]) for run in runs)
-    assert [run.returncode for run in runs] == [0, 0]
-    assert found[0] == 0 < found[1]
+def test_a_second_run_that_needs_the_same_encoder_waits_for_the_first(
+    tiny_config: Make, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+    config = tiny_config(*PRETRAINED, "pretrain.enabled=true")
+    data, steps = prepare(config), list[StepReport]()
+    folder = encoder_folder(config, data.dataset.digest)
+    second = threading.Thread(target=make_encoder, args=(config, data), kwargs={"on_report": steps.append})
+    with RunDirectory(folder).locked():
+        second.start()
+        while "waiting" not in log.text:
+            second.join(0.01)
+        shutil.copytree(encoder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+    second.join()
+    assert steps == []
 
 
 def test_a_run_in_float16_pretrains_its_own_encoder_as_auto_does(

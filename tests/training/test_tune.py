@@ -255,8 +255,7 @@ def test_the_command_shows_what_it_would_search_and_what_it_found(
     assert (missing.code, "bilstm-cls[tune]" in missing.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGKILL"])
-def test_a_signal_to_the_command_leaves_what_was_found(number: str, config_file: Path) -> None:
+def test_a_signal_or_a_kill_of_the_command_leaves_what_was_found(config_file: Path) -> None:
     words = ["tune", "-c", str(config_file), "--search", SEARCH[0]]
     command = [sys.executable, "-m", "bilstm_cls", *words, "--trials", "1000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -264,16 +263,14 @@ def test_a_signal_to_the_command_leaves_what_was_found(number: str, config_file:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("trial 1 "):
-                break
-        process.send_signal(signal.Signals[number])
+        next(line for line in process.stderr if line.startswith("trial 1 "))
+        process.send_signal(signal.SIGINT)
         stdout, _ = process.communicate(timeout=60)
-    if number == "SIGKILL":
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == 130
-        assert "trials, best first:" in stdout
+    assert process.returncode == 130
+    assert "trials, best first:" in stdout
     folder = config_file.parent / "tiny-tune"
     assert yaml.safe_load((folder / "best.yaml").read_text("utf-8"))["name"] == "tiny-best"
+    with (folder / "study.journal").open("a") as journal:
+        journal.write('{"op_code": 5, "wor')  # as a kill in the middle of a write leaves it
+    (folder / "study.journal.lock").symlink_to("study.journal")
     assert len(run_cli(*words, "--trials", "3", "--resume", "--json").json["trials"]) >= 3
