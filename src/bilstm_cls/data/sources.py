@@ -138,7 +138,7 @@ def _imdb(config: DataConfig) -> Source:
     try:
         path = Path(config.path) if config.path is not None else _downloaded(IMDB_URL, sha256=IMDB_SHA256)
     except UnreachableError as error:
-        logger.warning(f"the IMDB archive cannot be downloaded ({error}); using the reviews of the extra 'samples'")
+        logger.warning(f"{error}; the reviews of the extra 'samples' take the place of the archive")
         source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half")
         note = "The test split is cut from the official training half, so the score is not the official one."
         return dataclasses.replace(source, fractions={"test": TEST_FRACTION}, notes=[note])
@@ -329,8 +329,10 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
                 response.close()
             is_unreachable = isinstance(error, requests.ConnectionError | requests.Timeout) and error.request
             kind = UnreachableError if is_unreachable else DownloadError
+            cause = getattr(error.args[0] if error.args else None, "reason", error)  # without the retries around it
+            words = str(cause).rpartition("): ")[2]
             raise kind(
-                f"{url}: cannot be downloaded ({error}); try again later, or put the file at {target} by other means"
+                f"{url}: cannot be downloaded ({words}); try again later, or put the file at {target} by other means"
             ) from error
     return target
 
