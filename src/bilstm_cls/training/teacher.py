@@ -19,7 +19,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.metrics import Floats, compute_metrics
-from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.ngrams import NgramCounts, NgramModel
 from bilstm_cls.run_directory import RunDirectory, text_digest
 from bilstm_cls.training.calibration import fit_scales
 from bilstm_cls.training.distributed import Group, rank_by_torchrun
@@ -55,7 +55,8 @@ def ask_first(run: RunDirectory, config: Config, data: PreparedData) -> None:
         logger.info(f"asking {name} for labels")
         splits = data.dataset.splits
         if name == "ngrams":
-            model = NgramModel.train(splits["train"].texts, splits["train"].label_ids, len(data.dataset.labels))
+            train = splits["train"]
+            model = NgramModel.train(NgramCounts.of_split(train), train.label_ids, len(data.dataset.labels))
             logits = {split: model.logits(splits[split].texts) for split in ASKED}
         else:
             other = Classifier.load(name, device=config.train.device)
