@@ -24,6 +24,8 @@ from bilstm_cls.run_directory import RunDirectory
 from tests.command_line import Outcome, run_cli
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("light")
+
 COMMANDS = [*([name] for name in cli.COMMANDS), *(["config", name] for name in cli.CONFIG_COMMANDS), ["config"]]
 HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pydantic", "numpy", "yaml", "tokenizers", "pyarrow", "filelock"}
 OURS = [sys.executable, "-m", "bilstm_cls"]
@@ -464,7 +466,6 @@ def test_tab_offers_commands_options_runs_and_keys(
         (tmp_path / run / "model.safetensors").touch()
     (tmp_path / "runs/unfinished").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # else the program's name is python -m pytest
     monkeypatch.setenv("_BILSTM_CLS_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "\n".join(["bilstm-cls", *words]))
     monkeypatch.setenv("COMP_CWORD", str(len(words)))
