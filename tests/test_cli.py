@@ -84,7 +84,7 @@ def json_of(path: Path) -> Any:
     [
         (["--help"], "typer", HEAVY),
         (["config", "show"], "pydantic", {"torch", "sklearn", "matplotlib"}),
-        (["init", "--data", "reviews.csv"], "pydantic", {"torch", "sklearn", "matplotlib", "pyarrow", "tokenizers"}),
+        (["init", "--data", "reviews.csv"], "pydantic", {"torch", "sklearn", "matplotlib", "pyarrow"}),
     ],
 )
 def test_a_command_imports_no_more_than_it_needs(
