@@ -139,7 +139,7 @@ def _imdb(config: DataConfig) -> Source:
         target = cache_folder() / "downloads" / IMDB_URL.rpartition("/")[2]
         path = fetch(IMDB_URL, target, sha256=IMDB_SHA256) if config.path is None else Path(config.path)
     except UnreachableError as error:
-        logger.warning(f"{error}; the reviews of the extra 'samples' take the place of the archive")
+        logger.warning(f"{error}; the reviews of the extra 'samples' take the place of the IMDB archive")
         source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half")
         note = "The test split is cut from the official training half, so the score is not the official one."
         return dataclasses.replace(source, fractions={"test": TEST_FRACTION}, notes=[note])
