@@ -112,8 +112,8 @@ def _tfidf(train: Split, test: Split, num_labels: int) -> Floats:
 
 
 def _nbsvm(train: Split, test: Split, num_labels: int) -> Floats:
-    logits = NgramModel.train(NgramCounts.of_split(train), train.label_ids, num_labels).logits(test.texts)
-    return Task.of(train.label_ids).probabilities(logits)
+    model = NgramModel.train(NgramCounts.of_split(train), train.label_ids, num_labels, is_mean=False)
+    return Task.of(train.label_ids).probabilities(model.logits(test.texts))
 
 
 def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
