@@ -131,6 +131,8 @@ def test_a_whole_training_is_timed_by_its_parts(tiny_config: Callable[..., Confi
     script = runpy.run_path(str(ROOT / "scripts" / "benchmark"))
     found = script["parts_of_training"](tiny_config(f"output_dir={tmp_path}", "train.epochs=1"))
     first, whole = (found.pop(name) for name in ("to the first step", "whole"))
+    assert found.pop("times a text is tokenized") == 1
+    assert found.pop("bytes hashed") > 0
     assert set(found) == set(script["PARTS"])
     assert 0 < first < whole
     assert sum(found.values()) < whole
