@@ -14,14 +14,14 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 import typer
 
 from bilstm_cls.commands import options as opt
-from bilstm_cls.errors import CheckFailedError, ConfigError
+from bilstm_cls.errors import CheckFailedError, ConfigError, printable
 
 if TYPE_CHECKING:
     from bilstm_cls.classifier import Classifier
     from bilstm_cls.serve.predict_file import PredictOptions
 
 READ_BYTES = 2**20
-MAX_LINES = 2048
+MAX_LINES = 2**13
 """Lines of stdin that are answered together where so many have come."""
 
 ESCAPED_BYTES = re.compile("[\udc80-\udcff]+")
@@ -253,13 +253,9 @@ def _line_of(fields: dict[str, Any]) -> str:
     if "labels" in fields:
         found = fields["labels"]
         numbers = ",".join(f"{fields['probabilities'].get(label, 0.0):.4f}" for label in found)
-        return f"{_printable(','.join(found))}\t{numbers}\t{_printable(fields['text'])}"
-    label = "null" if fields["label"] is None else _printable(fields["label"])
-    return f"{label}\t{fields['probability']:.4f}\t{_printable(fields['text'])}"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return f"{printable(','.join(found))}\t{numbers}\t{printable(fields['text'])}"
+    label = "null" if fields["label"] is None else printable(fields["label"])
+    return f"{label}\t{fields['probability']:.4f}\t{printable(fields['text'])}"
 
 
 @opt.with_output
@@ -323,7 +319,7 @@ def push(
     from bilstm_cls import hub
 
     address = hub.push(opt.chosen_run(run, runs), repository, is_private=private, with_texts=with_texts)
-    out.show({"address": address}, hub.pushed_lines(address))
+    out.show({"address": address}, f'{address}\nnext: bilstm-cls pull {address}, or Classifier.load("{address}")')
 
 
 @opt.with_output

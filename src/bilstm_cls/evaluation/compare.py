@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.data.types import LabelIds, label_counts, names_in, spoken
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.errors import ConfigError, printable
 from bilstm_cls.evaluation.metrics import Floats, accuracy_interval, calibration_bins, is_right
-from bilstm_cls.evaluation.pages import aligned, printable, render, shortened
+from bilstm_cls.evaluation.pages import aligned, render, shortened
 from bilstm_cls.evaluation.predictions import Predictions, label_ids_of, read_predictions
 from bilstm_cls.files import write_atomic
 

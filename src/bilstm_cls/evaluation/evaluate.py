@@ -122,8 +122,7 @@ def _read_split(path: Path, data_format: str, options: ReadOptions, config: Data
         logger.warning(str(row))
     if not texts:
         raise DataError(f"{path}: there is no text to evaluate")
-    ids = label_ids_of(found, labels)
-    return Split(str(path), texts, ids, [str(path)] * len(texts), np.array(lines))
+    return Split(str(path), texts, label_ids_of(found, labels), [str(path)] * len(texts), np.array(lines))
 
 
 def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Mapping[str, Any]) -> Evaluation:
@@ -145,8 +144,8 @@ def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Ma
         return Evaluation(split, *score(network), task=loaded.task)
     thresholds = facts.get("calibration/network_thresholds")
     task = Task.of(split.label_ids) if thresholds is None else Task(np.array(thresholds))
-    ngrams, alone = loaded.ngrams.logits(split.texts), score(network, task)[1]
-    return Evaluation(split, *score(network + ngrams), network=alone, ngram_logits=ngrams, task=loaded.task)
+    together = score(network + loaded.ngrams.logits(split.texts))
+    return Evaluation(split, *together, network=score(network, task)[1], task=loaded.task)
 
 
 def _scored_split(dataset: Dataset) -> Split:
@@ -187,7 +186,7 @@ def write_results(
         **{f"network/{split}/{name}": getattr(network, name) for name in ("accuracy", "macro_f1", "micro_f1")},
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
-        **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else [], evaluation),
+        **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else []),
         **_balance(data.dataset),
         "text/train/length_histogram": lengths,
         "text/train/length_width": width,
@@ -204,15 +203,11 @@ def write_results(
     return metrics
 
 
-def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluation) -> Row:
-    """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
-    split, ngrams, row = _scored_split(dataset), evaluation.ngram_logits, Row()
+def _baseline_scores(dataset: Dataset, names: Sequence[str]) -> Row:
+    """Returns what `metrics.json` says of the baselines."""
+    split, row = _scored_split(dataset), Row()
     for name in names:
-        task = Task.of(split.label_ids)
-        if name == "nbsvm" and task.thresholds is None and ngrams is not None and ngrams.any():  # else its weight is 0
-            probabilities = task.probabilities(ngrams)
-        else:
-            task, probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
+        task, probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
         scores = compute_metrics(probabilities, split.label_ids, dataset.labels, task=task)
         row |= {f"baseline/{name}/{key}": getattr(scores, key) for key in ("accuracy", "macro_f1", "micro_f1")}
     return row
@@ -221,12 +216,10 @@ def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluat
 def _run_baseline(name: str, dataset: Dataset) -> tuple[Task, Floats, float]:
     logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
     train, valid, split = dataset.splits["train"], dataset.splits["valid"], _scored_split(dataset)
-    task = Task.of(train.label_ids)
-    if task.thresholds is None or split is valid:
-        return task, *run_baseline(name, train, split, len(dataset.labels))
     both = replace(split, texts=[*valid.texts, *split.texts])
     probabilities, seconds = run_baseline(name, train, both, len(dataset.labels))
-    return task.tuned(probabilities[: len(valid)], valid.label_ids), probabilities[len(valid) :], seconds
+    task = Task.of(train.label_ids).tuned(probabilities[: len(valid)], valid.label_ids)
+    return task, probabilities[len(valid) :], seconds
 
 
 def _balance(dataset: Dataset) -> Row:
