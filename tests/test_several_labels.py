@@ -17,10 +17,13 @@ from bilstm_cls.classifier import Classifier, Task, softmax
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.estimator import TextClassifier
+from bilstm_cls.evaluation.evaluate import rebuild_report
 from bilstm_cls.evaluation.explain import explain_prediction
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Runtime, sigmoid
 from bilstm_cls.training.calibration import fit_scales
+from bilstm_cls.training.run import TrainResult
+from bilstm_cls.training.seeds import SeedsResult, seeds_table
 from tests.command_line import run_cli
 
 pytestmark = pytest.mark.usefixtures("light")
@@ -97,6 +100,31 @@ def test_a_run_learns_which_labels_a_text_has(run: Path) -> None:
         assert prediction.labels == tuple(
             label for label, probability in prediction.probabilities.items() if probability >= thresholds[label]
         )
+
+
+def test_the_report_counts_what_each_label_is_taken_for_and_what_is_likely_wrong(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "predictions_test.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    wrong = [row for row in rows if row["labels"] == '["rude"]'][-1]  # the surest
+    wrong["labels"] = '["late", "rude"]'
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    rebuild_report(copy, device="cpu")
+    report = (copy / "report.html").read_text("utf-8")
+    assert "wrongly predicted" in report
+    doubtful = report.partition('<section id="doubtful">')[2].partition("</section>")[0]
+    assert "label <b>rude, late</b>" in doubtful
+    assert "about <b>late</b>" in doubtful
+
+
+def test_seeds_are_summarized_by_micro_f1(run: Path) -> None:
+    result = TrainResult(RunDirectory(run), json.loads((run / "metrics.json").read_text("utf-8")))
+    lines = seeds_table(SeedsResult([result, result], None)).splitlines()
+    assert [line.rpartition(" 0.")[0].split("  ")[1] for line in lines[1:3]] == ["micro F1", "subset accuracy"]
 
 
 def test_evaluating_again_and_on_a_file_gives_the_same_scores(run: Path) -> None:

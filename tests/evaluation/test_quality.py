@@ -65,6 +65,14 @@ def test_the_likeliest_wrong_label_comes_first():
     assert confident_disagreements(probabilities, np.array([0, 0, 0, 0])).tolist() == []  # no text of the other label
 
 
+def test_of_several_labels_each_is_in_doubt_by_itself():
+    probabilities = np.array([[0.9, 0.2], [0.8, 0.1], [0.1, 0.9], [0.05, 0.8], [0.9, 0.7], [0.1, 0.95]])
+    has_label = np.array([[1, 0], [1, 0], [0, 1], [1, 1], [1, 1], [0, 0]], dtype=np.uint8)
+    # Text 3 lacks the first label in the model's eyes, and text 5 has the second one: 0.05 of either.
+    assert confident_disagreements(probabilities, has_label).tolist() == [3, 5]
+    assert confident_disagreements(probabilities, np.ones((6, 2), dtype=np.uint8)).tolist() == []
+
+
 TOKENS = ["<pad>", "<unk>", "common", "leak", "rare", "mixed"]
 
 

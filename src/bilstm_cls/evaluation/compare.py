@@ -12,7 +12,7 @@ import numpy as np
 
 from bilstm_cls.data.types import LabelIds, label_counts, names_in, spoken
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.metrics import Floats, accuracy_interval, calibration_bins, is_right
+from bilstm_cls.evaluation.metrics import SCORE_NAMES, Floats, accuracy_interval, calibration_bins, is_right
 from bilstm_cls.evaluation.pages import aligned, printable, render, shortened
 from bilstm_cls.evaluation.predictions import Predictions, label_ids_of, read_predictions
 from bilstm_cls.files import write_atomic
@@ -22,7 +22,6 @@ SIGNIFICANT = 0.05
 TERMINAL_TEXT = 100
 
 Row = dict[str, Any]
-NAMES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "log_loss": "log loss", "ece": "ECE"}
 
 
 def compare(paths: Sequence[Path], limit: int) -> Row:
@@ -164,7 +163,7 @@ def _disagreement(names: Sequence[str], found: Sequence[Predictions], i: int) ->
 def tables(content: Row) -> list[list[list[str]]]:
     """Returns two tables with their heads: the scores of each run, and how the others differ from the first."""
     keys = [key for key in ("accuracy", "micro_f1", "macro_f1", "log_loss", "ece") if key in content["runs"][0]]
-    words = [NAMES.get(key, key) for key in keys]
+    words = [SCORE_NAMES[key] for key in keys]
     scores = [["run", words[0], "95 % interval", *words[1:]]]
     for run in content["runs"]:
         numbers = [f"{run[key]:.4f}" for key in keys]

@@ -3,8 +3,7 @@
 Shapes: N texts, C labels.
 """
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +20,14 @@ MAX_MATRIX = 200
 """Labels up to which the whole confusion matrix is kept; of more, the most frequent confusions alone."""
 
 MAX_CONFUSIONS = 50
+SCORE_NAMES = {
+    "accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1", "weighted_f1": "weighted F1",
+    "samples_f1": "samples F1", "hamming_loss": "Hamming loss", "lrap": "LRAP", "auroc": "AUROC",
+    "average_precision": "average precision", "log_loss": "log loss", "ece": "ECE",
+}  # fmt: skip
+"""What a reader calls the scores where a text has one label; the accuracy of several is `SUBSET_ACCURACY`."""
+
+SUBSET_ACCURACY = "subset accuracy"
 _SMALLEST = float(np.finfo(np.float64).eps)
 
 Floats = npt.NDArray[np.float64]
@@ -29,15 +36,21 @@ Bools = npt.NDArray[np.bool_]
 
 
 class ClassMetrics(NamedTuple):
-    """Scores of one label; `support` is the number of texts that have it.
+    """Scores of one label.
 
-    `average_precision` is None where a text has one label, or no text has this one.
+    Attributes:
+        support: texts that have it.
+        false_positives: texts that do not have it, but are predicted to.
+        false_negatives: texts that have it, but are not predicted to.
+        average_precision: None where a text has one label, or no text has this one.
     """
 
     precision: float
     recall: float
     f1: float
     support: int
+    false_positives: int
+    false_negatives: int
     average_precision: float | None = None
 
 
@@ -117,8 +130,8 @@ class Metrics:
 
     def by_label(self) -> dict[str, dict[str, Any]]:
         """Returns the scores of each label by name."""
-        kept = ClassMetrics._fields[: 4 if self.lrap is None else 5]
-        return {label: {name: getattr(row, name) for name in kept} for label, row in self.per_class.items()}
+        rows = {label: row._asdict().items() for label, row in self.per_class.items()}
+        return {label: {name: value for name, value in row if value is not None} for label, row in rows.items()}
 
     def flat(self, prefix: str) -> dict[str, Any]:
         """Returns everything under keys such as `test/accuracy` and `test/per_class/pos/f1`, ready for JSON."""
@@ -160,17 +173,19 @@ def compute_metrics(
         task: what is predicted, one label or several.
         with_intervals: where texts have several labels, whether to compute `intervals`.
     """
-    from sklearn.metrics import precision_recall_fscore_support
+    from sklearn.metrics import multilabel_confusion_matrix
 
     _check(probabilities, label_ids, labels)
     predicted, several = task.predicted(probabilities), task.thresholds is not None
     number, accuracy = len(label_ids), float(is_right(predicted, label_ids).mean())
-    with warnings.catch_warnings():  # that the labels are many for so few texts
-        warnings.simplefilter("ignore")
-        scores = precision_recall_fscore_support(label_ids, predicted, labels=range(len(labels)), zero_division=0)
-    f1, support = scores[2], scores[3]
-    has_occurred = (support > 0) | (label_counts(predicted, len(labels)) > 0)
-    columns = [column.tolist() for column in scores]
+    counts = multilabel_confusion_matrix(label_ids, predicted, labels=range(len(labels)))  # [C, 2, 2]
+    _, false_positives, false_negatives, hits = counts.reshape(-1, 4).T
+    support, has_occurred = hits + false_negatives, hits + false_positives + false_negatives > 0
+    precision, recall, f1 = (
+        hits / np.maximum(total, _SMALLEST)
+        for total in (hits + false_positives, support, hits + (false_positives + false_negatives) / 2)
+    )
+    columns = [column.tolist() for column in (precision, recall, f1, support, false_positives, false_negatives)]
     if several:
         precisions, special = _of_several(probabilities, label_ids, predicted, with_intervals=with_intervals)
         columns.append(precisions)
@@ -189,6 +204,23 @@ def compute_metrics(
         per_class={label: ClassMetrics(*row) for label, *row in zip(labels, *columns, strict=True)},
         **special,
     )
+
+
+def scored_split(metrics: Mapping[str, Any]) -> str:
+    """Returns the split whose scores a `metrics.json` has."""
+    return "test" if "test/accuracy" in metrics else "valid"
+
+
+def main_score(metrics: Mapping[str, Any]) -> str:
+    """Returns the name of the score of a `metrics.json` that says most in one number."""
+    return "micro_f1" if f"{scored_split(metrics)}/lrap" in metrics else "accuracy"
+
+
+def score_names(main: str, names: Iterable[str]) -> dict[str, str]:
+    """Returns what a reader calls these scores, the main one first, and without twins of it."""
+    words = SCORE_NAMES if main == "accuracy" else SCORE_NAMES | {"accuracy": SUBSET_ACCURACY}
+    twin = "micro_f1" if main == "accuracy" else None
+    return {name: words[name] for name in dict.fromkeys((main, *names)) if name != twin}
 
 
 def _of_several(

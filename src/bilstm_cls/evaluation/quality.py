@@ -15,10 +15,10 @@ import numpy as np
 
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
-from bilstm_cls.data.types import label_counts
+from bilstm_cls.data.types import LabelIds, label_counts
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import by_label, tfidf_model
-from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, wilson_interval
+from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, likelihoods, wilson_interval
 from bilstm_cls.ngrams import count, is_spaced, kept
 
 MAX_GROUPS, NUM_BINS = 5, 40
@@ -86,13 +86,21 @@ def length_histogram(num_tokens: Ints, max_length: int) -> tuple[list[int], int]
     return np.bincount(bins, minlength=NUM_BINS).tolist(), width
 
 
-def confident_disagreements(probabilities: Floats, label_ids: Ints) -> Ints:
+def confident_disagreements(probabilities: Floats, label_ids: LabelIds) -> Ints:
     """Returns the texts whose label is likely wrong, the likeliest first.
 
     As in confident learning (Northcutt, Jiang & Chuang 2021), a prediction disagrees confidently with a label where it
-    is at least as probable as it is, on average, for the texts that have it as their label. The texts must not be those
-    the model learned from.
+    is at least as probable as it is, on average, for the texts that have it as their label. Of texts with several
+    labels this is asked of each label, or its lack, by itself. The texts must not be those the model learned from.
     """
+    if label_ids.ndim == 2:
+        of_label, lowest = likelihoods(probabilities, label_ids), np.ones(len(label_ids))
+        for i, has_label in enumerate(label_ids.T.astype(np.int64)):
+            pair = np.stack([1 - probabilities[:, i], probabilities[:, i]], axis=1)
+            found = confident_disagreements(pair, has_label)
+            lowest[found] = np.minimum(lowest[found], of_label[found, i])
+        found = np.flatnonzero(lowest < 1)
+        return found[np.argsort(lowest[found], kind="stable")]
     rows, num_labels = np.arange(len(label_ids)), probabilities.shape[1]
     of_label, support = probabilities[rows, label_ids], np.bincount(label_ids, minlength=num_labels)
     thresholds = np.bincount(label_ids, weights=of_label, minlength=num_labels) / np.maximum(1, support)

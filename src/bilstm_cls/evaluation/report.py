@@ -15,7 +15,17 @@ from bilstm_cls.data.types import named, spoken
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.evaluation.metrics import Metrics, accuracy_interval, example_losses, is_right, likelihoods
+from bilstm_cls.evaluation.metrics import (
+    SCORE_NAMES,
+    Metrics,
+    accuracy_interval,
+    example_losses,
+    is_right,
+    likelihoods,
+    main_score,
+    score_names,
+    scored_split,
+)
 from bilstm_cls.evaluation.pages import aligned, excerpt, render
 from bilstm_cls.evaluation.predictions import Evaluation
 from bilstm_cls.evaluation.quality import Group, by_length, by_truncation, confident_disagreements
@@ -35,13 +45,6 @@ MAX_VARIANTS = 64
 NO_TEST = "There is no test split: these are the scores of the valid split, which also chose the weights."
 
 
-SCORE_NAMES = {
-    "accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1", "weighted_f1": "weighted F1",
-    "samples_f1": "samples F1", "hamming_loss": "Hamming loss", "lrap": "LRAP", "auroc": "AUROC",
-    "average_precision": "average precision", "log_loss": "log loss", "ece": "ECE",
-}  # fmt: skip
-
-
 class Score(NamedTuple):
     """A main score to compare, with its 95 % interval where it is known; `is_this` for that of the whole model."""
 
@@ -51,21 +54,10 @@ class Score(NamedTuple):
     is_this: bool = False
 
 
-def scored_split(metrics: Mapping[str, Any]) -> str:
-    """Returns the split whose scores a `metrics.json` has."""
-    return "test" if "test/accuracy" in metrics else "valid"
-
-
-def main_score(metrics: Mapping[str, Any]) -> str:
-    """Returns the name of the score of a `metrics.json` that says most in one number."""
-    return "micro_f1" if f"{scored_split(metrics)}/lrap" in metrics else "accuracy"
-
-
 def other_scores(metrics: Metrics) -> dict[str, float | None]:
     """Returns all scores but the main one by their names in words."""
-    words = SCORE_NAMES if metrics.lrap is None else SCORE_NAMES | {"accuracy": "subset accuracy"}
-    left_out = {metrics.main, "micro_f1"}  # which is the accuracy where it is not the main score
-    return {words[name]: getattr(metrics, name) for name in metrics.names if name not in left_out}
+    words = score_names(metrics.main, metrics.names)
+    return {word: getattr(metrics, name) for name, word in words.items() if name != metrics.main}
 
 
 def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
@@ -198,7 +190,7 @@ def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel |
     """Returns the wrong predictions that are shown: where the label is likely wrong, and the worst others."""
     split, probabilities, label_ids = evaluation.split, evaluation.probabilities, evaluation.split.label_ids
     losses, predicted, several = example_losses(probabilities, label_ids), evaluation.predicted, label_ids.ndim == 2
-    doubtful = np.empty(0, dtype=np.int64) if several else confident_disagreements(probabilities, label_ids)
+    doubtful = confident_disagreements(probabilities, label_ids)
     others = np.setdiff1d(np.flatnonzero(~is_right(predicted, label_ids)), doubtful[:MAX_DOUBTFUL])
     worst = others[np.argsort(-losses[others], kind="stable")]
 
@@ -213,6 +205,7 @@ def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel |
             "prediction": spoken(next(named(predicted[row], labels))),
             "probability": float(evaluation.confidence[i]),
             "loss": float(losses[i]),
+            "about": label,
             "place": f"{'/'.join(Path(split.paths[i]).parts[-2:])}:{split.lines[i]}",
             "parts": [] if found is None else excerpt(found, MAX_TEXT_LENGTH),
         }
@@ -231,14 +224,18 @@ def metrics_table(metrics: Metrics, name: str) -> str:
     lines = [f"{name}: {metrics.examples:,} texts", f"{score}  (95 % interval {low:.4f} to {high:.4f})"]
     if metrics.majority is not None:
         lines.append(f"majority     {metrics.majority:.4f}  (always predicting the most frequent label of train)")
-    found = other_scores(metrics).items()
-    lines += [f"{name:<{width}} {'undefined' if value is None else f'{value:.4f}'}" for name, value in found]
+    others = other_scores(metrics).items()
+    lines += [f"{name:<{width}} {'undefined' if value is None else f'{value:.4f}'}" for name, value in others]
     shown = list(metrics.per_class.items())
     if len(shown) > MAX_LABELS:
         lines += ["", f"the {MAX_LABELS} labels with the lowest F1 of {len(shown):,}:"]
         shown = sorted(shown, key=lambda row: row[1].f1)[:MAX_LABELS]
-    rows = [[label, f"{s.precision:.4f}", f"{s.recall:.4f}", f"{s.f1:.4f}", f"{s.support:>7,}"] for label, s in shown]
-    return "\n".join([*lines, "", *aligned([["label", "precision", "recall", "F1", "  texts"], *rows])])
+    rows = [["label", "precision", "recall", "F1", "  texts", " missed", "wrongly predicted"]]
+    for label, found in shown:
+        fractions = (f"{value:.4f}" for value in (found.precision, found.recall, found.f1))
+        counts = (f"{count:>7,}" for count in (found.support, found.false_negatives, found.false_positives))
+        rows.append([label, *fractions, *counts])
+    return "\n".join([*lines, "", *aligned(rows)])
 
 
 def score_table(metrics: Row, path: Path) -> str:
