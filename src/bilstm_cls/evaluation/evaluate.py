@@ -1,6 +1,5 @@
 """Evaluation of a trained model: on a split of its data, on another file, and at the end of a run."""
 
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,13 @@ from bilstm_cls.data.types import BadRow, Dataset, Label, Split, label_counts, n
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics
-from bilstm_cls.evaluation.predictions import Evaluation, label_ids_of, read_predictions, write_predictions
+from bilstm_cls.evaluation.predictions import (
+    Evaluation,
+    label_ids_of,
+    read_history,
+    read_predictions,
+    write_predictions,
+)
 from bilstm_cls.evaluation.quality import length_histogram
 from bilstm_cls.evaluation.report import write_report
 from bilstm_cls.files import write_atomic
@@ -309,11 +314,7 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
     metrics, split = run.read_object("metrics.json"), predictions.as_split(loaded.labels)
     corpus = Classifier(loaded, device).encode(split.texts)
     evaluation = _evaluate_split(loaded, split, corpus, metrics)
-    log = run / "history.jsonl"
-    try:  # an ensemble has none
-        history = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{log}: damaged, it cannot be read ({error})") from error
+    history = read_history(run)
     with run.locked():
         write_report(
             run, loaded.config, loaded.labels, evaluation, metrics,

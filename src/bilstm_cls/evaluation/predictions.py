@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from bilstm_cls.data.types import Label, LabelIds, Split, named, names_in
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.metrics import Floats, Metrics, example_losses, likelihoods
 from bilstm_cls.files import replacing, row_writer
+from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Task
 
 COLUMNS = ("path", "line", "label", "prediction", "probability", "loss", "text")
@@ -117,6 +119,15 @@ def write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str])
         lines.detach()
 
 
+def read_history(run: RunDirectory) -> list[dict[str, Any]]:
+    """Returns the rows of `history.jsonl`, none where there is no such file, as in an ensemble or an imported run."""
+    path = run / "history.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+
+
 def read_predictions(run: Path) -> Predictions:
     """Reads what `write_predictions` wrote into a run directory, or raises `CheckpointError`: missing, or damaged."""
     found = [path for name in ("test", "valid") if (path := run / f"predictions_{name}.csv").exists()]
@@ -130,20 +141,16 @@ def read_predictions(run: Path) -> Predictions:
             reader = csv.reader(file, strict=True)
             header = tuple(next(reader, ()))
             if header not in (COLUMNS, MULTI_COLUMNS):
-                raise CheckpointError(f"{path}: damaged, its first line is not {','.join(COLUMNS)}")
-            for number, row in enumerate(reader, 2):
-                try:
-                    source, line, *cells, probability, loss, text = row
-                    label, prediction = cells if header == COLUMNS else (tuple(json.loads(cell)) for cell in cells)
-                    rows.append(((source, int(line)), label, prediction, float(probability), float(loss), text))
-                except (ValueError, TypeError) as error:
-                    raise CheckpointError(f"{path}: damaged, its row {number} cannot be read ({error})") from error
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+                raise ValueError(f"its first line is not {','.join(COLUMNS)}")
+            for source, line, *cells, probability, loss, text in reader:
+                label, prediction = cells if header == COLUMNS else (tuple(json.loads(cell)) for cell in cells)
+                rows.append(((source, int(line)), label, prediction, float(probability), float(loss), text))
+            if not rows:
+                raise ValueError("it holds no text")
+            places, labels, predictions, probabilities, losses, texts = map(list, zip(*rows, strict=True))
+    except (OSError, csv.Error, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read after {len(rows)} rows ({error})") from error
     finally:
         csv.field_size_limit(limit)
-    if not rows:
-        raise CheckpointError(f"{path}: damaged, it holds no text")
-    places, labels, predictions, probabilities, losses, texts = map(list, zip(*rows, strict=True))
     split = path.stem.removeprefix("predictions_")
     return Predictions(split, texts, places, labels, predictions, np.array(probabilities), np.array(losses))
