@@ -21,7 +21,7 @@ from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Dataset, Label, Split, label_counts, names_in
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
-from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics
+from bilstm_cls.evaluation.metrics import Metrics
 from bilstm_cls.evaluation.predictions import (
     Evaluation,
     label_ids_of,
@@ -136,22 +136,15 @@ def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Ma
 
     Of `metrics.json` the facts are the most frequent label, and the thresholds of the network alone.
     """
-    majority = facts.get("data/majority_label")
-
-    def score(logits: Floats, task: Task = loaded.task) -> tuple[Floats, Metrics]:
-        probabilities = task.probabilities(logits)
-        ids = loaded.labels.index(majority) if majority in loaded.labels else None
-        return probabilities, compute_metrics(
-            probabilities, split.label_ids, loaded.labels, majority_label_id=ids, task=task, with_intervals=True
-        )
-
-    network = network_logits(loaded, corpus)
+    known: Row = {"labels": loaded.labels, "majority": facts.get("data/majority_label")}
+    network, task = network_logits(loaded, corpus), loaded.task
     if loaded.ngrams is None:
-        return Evaluation(split, *score(network), task=loaded.task)
-    thresholds = facts.get("calibration/network_thresholds")
-    task = Task.of(split.label_ids) if thresholds is None else Task(np.array(thresholds))
-    ngrams, alone = loaded.ngrams.logits(split.texts), score(network, task)[1]
-    return Evaluation(split, *score(network + ngrams), network=alone, ngram_logits=ngrams, task=loaded.task)
+        return Evaluation.of(split, task.probabilities(network), task, **known)
+    thresholds, ngrams = facts.get("calibration/network_thresholds"), loaded.ngrams.logits(split.texts)
+    alone = Task.of(split.label_ids) if thresholds is None else Task(np.array(thresholds))
+    found = Evaluation.of(split, alone.probabilities(network), alone, **known)
+    both = Evaluation.of(split, task.probabilities(network + ngrams), task, **known)
+    return replace(both, network=found.metrics, ngram_logits=ngrams)
 
 
 def _scored_split(dataset: Dataset) -> Split:
@@ -215,23 +208,24 @@ def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluat
     for name in names:
         task = Task.of(split.label_ids)
         if name == "nbsvm" and task.thresholds is None and ngrams is not None and ngrams.any():  # else its weight is 0
-            probabilities = task.probabilities(ngrams)
+            found = Evaluation.of(split, task.probabilities(ngrams), task, labels=dataset.labels)
         else:
-            task, probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
-        scores = compute_metrics(probabilities, split.label_ids, dataset.labels, task=task)
-        row |= {f"baseline/{name}/{key}": getattr(scores, key) for key in ("accuracy", "macro_f1", "micro_f1")}
+            found, row[f"time/baseline_{name}_seconds"] = _evaluate_baseline(name, dataset)
+        row |= {f"baseline/{name}/{key}": getattr(found.metrics, key) for key in ("accuracy", "macro_f1", "micro_f1")}
     return row
 
 
-def _run_baseline(name: str, dataset: Dataset) -> tuple[Task, Floats, float]:
+def _evaluate_baseline(name: str, dataset: Dataset) -> tuple[Evaluation, float]:
+    """Returns how a linear model answers, and the seconds that it took; thresholds are chosen on valid."""
     logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
     train, valid, split = dataset.splits["train"], dataset.splits["valid"], _scored_split(dataset)
-    task = Task.of(train.label_ids)
-    if task.thresholds is None or split is valid:
-        return task, *run_baseline(name, train, split, len(dataset.labels))
-    both = replace(split, texts=[*valid.texts, *split.texts])
-    probabilities, seconds = run_baseline(name, train, both, len(dataset.labels))
-    return task.tuned(probabilities[: len(valid)], valid.label_ids), probabilities[len(valid) :], seconds
+    task, is_tuned = Task.of(train.label_ids), split is not valid and train.label_ids.ndim == 2
+    texts = [*valid.texts, *split.texts] if is_tuned else split.texts
+    probabilities, seconds = run_baseline(name, train, replace(split, texts=texts), len(dataset.labels))
+    if is_tuned:
+        task = task.tuned(probabilities[: len(valid)], valid.label_ids)
+        probabilities = probabilities[len(valid) :]
+    return Evaluation.of(split, probabilities, task, labels=dataset.labels, majority=_majority(dataset)), seconds
 
 
 def _balance(dataset: Dataset) -> Row:
@@ -260,19 +254,16 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
         if run.is_taken and not overwrite:
             raise ConfigError(f"{run.path}: exists already; add --overwrite to replace it, or --set name=NAME")
     dataset = load_dataset(config.data)
-    split, majority = _scored_split(dataset), dataset.labels.index(_majority(dataset))
     results: dict[str, Row] = {}
     for name, run in runs.items():
         with run.locked():
             run.clear()
             run.remove_leftovers()
             run.write_status("running", "evaluating")
-            task, probabilities, seconds = _run_baseline(name, dataset)
-            options: Row = {"majority_label_id": majority, "task": task, "with_intervals": True}
-            scores = compute_metrics(probabilities, split.label_ids, dataset.labels, **options)
-            evaluation = Evaluation(split, probabilities, scores, task=task)
+            evaluation, seconds = _evaluate_baseline(name, dataset)
+            split = evaluation.split.name
             results[name] = {
-                **scores.flat(split.name),
+                **evaluation.metrics.flat(split),
                 **_balance(dataset),
                 "data/origin": dataset.origin,
                 "data/is_official": dataset.is_official,
@@ -282,7 +273,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             }
             write_atomic(run / "config.yaml", dump_config(config))
             run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
-            write_predictions(run / f"predictions_{split.name}.csv", evaluation, dataset.labels)
+            write_predictions(run / f"predictions_{split}.csv", evaluation, dataset.labels)
             write_report(run, config, dataset.labels, evaluation, results[name], title=run.path.name)
             run.write_json("metrics.json", results[name])
             run.write_status("finished", "evaluated")

@@ -14,7 +14,7 @@ import numpy as np
 
 from bilstm_cls.data.types import Label, LabelIds, Split, named, names_in
 from bilstm_cls.errors import CheckpointError
-from bilstm_cls.evaluation.metrics import Floats, Metrics, example_losses, likelihoods
+from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics, example_losses, likelihoods
 from bilstm_cls.files import replacing, row_writer
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Task
@@ -43,6 +43,15 @@ class Evaluation:
     network: Metrics | None = None
     ngram_logits: Floats | None = None
     task: Task = Task()  # noqa: RUF009 - frozen
+
+    @classmethod
+    def of(
+        cls, split: Split, probabilities: Floats, task: Task, *, labels: Sequence[str], majority: str | None = None
+    ) -> "Evaluation":
+        """Scores probabilities `[N, C]`, next to a guess of the label that is the most frequent one of train."""
+        majority_id = labels.index(majority) if majority in labels else None
+        options: dict[str, Any] = {"majority_label_id": majority_id, "task": task, "with_intervals": True}
+        return cls(split, probabilities, compute_metrics(probabilities, split.label_ids, labels, **options), task=task)
 
     @functools.cached_property
     def predicted(self) -> LabelIds:

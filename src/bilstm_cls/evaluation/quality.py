@@ -18,7 +18,15 @@ from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.data.types import LabelIds, label_counts
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import by_label, tfidf_model
-from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, likelihoods, wilson_interval
+from bilstm_cls.evaluation.metrics import (
+    Bools,
+    Floats,
+    Ints,
+    accuracy_interval,
+    indicator,
+    likelihoods,
+    wilson_interval,
+)
 from bilstm_cls.ngrams import count, is_spaced, kept
 
 MAX_GROUPS, NUM_BINS = 5, 40
@@ -111,12 +119,12 @@ def confident_disagreements(probabilities: Floats, label_ids: LabelIds) -> Ints:
     return found[np.argsort(of_label[found] - confidence[found], kind="stable")]
 
 
-def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels: int) -> tuple[Ints, Floats]:
+def label_errors(texts: Sequence[str], label_ids: LabelIds, groups: Ints, num_labels: int) -> tuple[Ints, Floats]:
     """Checks every label by a logistic regression over TF-IDF of 1-2 grams that was trained on the other folds.
 
     Args:
         texts: N texts.
-        label_ids: `[N]`, of at least two labels.
+        label_ids: of the texts, of at least two labels.
         groups: `[N]`: texts of one number are kept in one fold, as near duplicates have to be.
         num_labels: C.
 
@@ -131,12 +139,16 @@ def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels
     counts = count(texts, spaced=is_spaced(texts), max_n=2, is_binary=False)
     is_shared = np.bincount(counts.indices, minlength=1).max() > 1
     counts, _ = kept(counts, min_texts=2 if is_shared else 1)  # an n-gram of one text says nothing about another
-    present, ids = np.unique(label_ids, return_inverse=True)
+    if several := label_ids.ndim == 2:
+        present = np.flatnonzero(label_ids.any(axis=0) & ~label_ids.all(axis=0))
+        ids = label_ids[:, present]
+    else:
+        present, ids = np.unique(label_ids, return_inverse=True)
     with warnings.catch_warnings():  # about labels that a fold lacks, and the last digits of an optimum
         warnings.simplefilter("ignore")
         split = PredefinedSplit(folds)
         predicted = cross_val_predict(tfidf_model(tol=1e-2), counts, ids, cv=split, method="predict_proba")
-    probabilities = by_label(predicted, present.tolist(), num_labels)
+    probabilities = by_label(predicted, present.tolist(), num_labels, is_multi=several)
     return confident_disagreements(probabilities, label_ids), probabilities
 
 
@@ -156,24 +168,20 @@ def leaking_tokens(corpus: Corpus, tokens: Sequence[str], num_labels: int) -> li
     A few are what a label is about. Others are leaks and habits of the collection, such as an address that only one
     source has (Gardner et al. 2021). Train is given as the model reads it, with labels.
     """
-    from scipy.sparse import csc_matrix
+    from scipy.sparse import csr_array
 
     assert corpus.label_ids is not None
-    counts = csc_matrix((num_labels, len(tokens)), dtype=np.int64)
-    support = label_counts(corpus.label_ids, num_labels)
-    firsts, totals = np.full(len(tokens), len(corpus), dtype=np.int64), np.zeros(len(tokens), dtype=np.int64)
+    shape = num_labels, len(tokens)
+    counts, totals, firsts = csr_array(shape), np.zeros(shape[1]), np.full(shape[1], len(corpus), dtype=np.int64)
     for rows, token_ids, lengths in corpus.blocks():
-        pairs = np.unique(np.repeat(rows, lengths) * len(tokens) + token_ids)  # a token counts once a text
-        texts, ids = np.divmod(pairs, len(tokens))
-        np.minimum.at(firsts, ids, texts)
-        labels = corpus.label_ids[texts]
-        if labels.ndim == 2:
-            which, labels = np.nonzero(labels)
-            ids = ids[which]
-        counts += csc_matrix((np.ones_like(ids), (labels, ids)), shape=counts.shape)
-        totals += np.bincount(pairs % len(tokens), minlength=len(tokens))
-    with_label = counts.max(0).toarray().ravel()
-    labels = np.asarray(counts.argmax(0)).ravel()  # the most frequent label of each token
+        texts = np.repeat(rows, lengths)
+        occurs = csr_array((np.ones(len(texts)), (texts - rows[0], token_ids)), shape=(len(rows), len(tokens)))
+        occurs.data.fill(1)  # a token counts once a text
+        counts += indicator(corpus.label_ids[rows], num_labels).T @ occurs
+        totals += occurs.sum(axis=0)
+        np.minimum.at(firsts, token_ids, texts)
+    support, with_label = label_counts(corpus.label_ids, num_labels), counts.max(axis=0).toarray().ravel()
+    labels = np.asarray(counts.argmax(axis=0)).ravel()  # the most frequent label of each token
     fractions = support[labels] / len(corpus)
     low, _ = wilson_interval(with_label, totals)
     is_leaking = (low >= PURE) & (low * (1 - fractions) >= LIFT * fractions * (1 - low))
