@@ -119,4 +119,6 @@ def test_of_many_labels_the_worst_are_listed(tmp_path: Path) -> None:
     page, source, card = report_of(tmp_path, evaluation)
     assert card.count("` | label ") == MAX_ROWS
     assert "labels with the lowest F1 of 300" in page.text
+    assert "texts confused" in page.text
+    assert not (tmp_path / "runs" / "my films" / "plots" / "confusion_matrix.png").exists()
     assert len(source) < 2**20

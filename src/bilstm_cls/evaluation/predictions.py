@@ -91,8 +91,12 @@ class Predictions:
         return len(self.texts)
 
     def as_split(self, labels: Sequence[str]) -> Split:
-        """Returns the texts as they were evaluated, with label ids of the given labels."""
-        ids = label_ids_of(self.labels, labels)
+        """Returns the texts as they were evaluated, or raises `CheckpointError` where their labels are not these."""
+        try:
+            ids = label_ids_of(self.labels, labels)
+        except KeyError as error:
+            name = f"predictions_{self.split}.csv"
+            raise CheckpointError(f"{name}: has the label {error}, which labels.json of its run lacks") from error
         lines = np.array([line for _, line in self.places], dtype=np.int64)
         return Split(self.split, self.texts, ids, [path for path, _ in self.places], lines)
 

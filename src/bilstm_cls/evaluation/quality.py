@@ -71,7 +71,8 @@ def by_length(num_tokens: Ints, is_correct: Bools) -> list[Group]:
     found = []
     for i in np.unique(groups):
         low, high = num_tokens[groups == i].min(), num_tokens[groups == i].max()
-        found.append(_group(f"{low:,}" if low == high else f"{low:,}–{high:,}", is_correct[groups == i]))
+        name = f"{low:,}" if low == high else f"{low:,}–{high:,}"
+        found.append(_group(f"{name} tokens", is_correct[groups == i]))
     return found
 
 

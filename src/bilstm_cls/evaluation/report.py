@@ -39,6 +39,9 @@ MAX_WORST, MAX_DOUBTFUL = 30, 20
 MAX_LABELS, MAX_ROWS = 200, 50
 """Labels of which all are listed, and how many of more."""
 
+MAX_CELLS, MAX_CONFUSIONS = 20, 20
+"""Labels up to which a confusion matrix is drawn, and confusions that are listed of more."""
+
 MAX_VARIANTS = 64
 """Of each text, to explain it by occlusion: a stretch of a few words is left out at a time where it is longer."""
 
@@ -102,11 +105,11 @@ def write_report(
         loaded: the model, to explain errors with.
         corpus: the evaluated texts, encoded.
     """
-    groups: dict[str, list[Group]] = {}
+    groups: list[Group] = []
     if corpus is not None:
         is_correct = is_right(evaluation.predicted, evaluation.split.label_ids)
-        groups["tokens of a text"] = by_length(corpus.num_tokens, is_correct)
-        groups["truncation"] = by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
+        groups += by_length(corpus.num_tokens, is_correct)
+        groups += by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
     scores, split, path = scores_of(metrics), evaluation.split.name, shlex.quote(str(run.path))
     is_long, per_class = len(labels) > MAX_LABELS, list(evaluation.metrics.per_class.items())
     values = {
@@ -120,11 +123,12 @@ def write_report(
         "other_scores": other_scores(evaluation.metrics),
         "thresholds": evaluation.task.thresholds,
         "history": history,
-        "drawn": _draw(run, config, evaluation, metrics, history, groups),
+        "drawn": _draw(run, config, evaluation, metrics, history),
         "per_class": sorted(per_class, key=lambda item: item[1].f1)[:MAX_ROWS] if is_long else per_class,
         "shown_labels": labels[:MAX_ROWS] if is_long else labels,
         "label_ids": {label: i for i, label in enumerate(labels)},
-        "groups": {name: found for name, found in groups.items() if found},
+        "confusions": evaluation.metrics.confusions[:MAX_CONFUSIONS],
+        "groups": [Score(f"{found.name}, {found.texts:,} texts", found.accuracy, found.interval) for found in groups],
         **_errors(evaluation, labels, loaded),
         "environment": run.read_object("environment.json"),
         "seed": config.seed,
@@ -149,15 +153,10 @@ def _warnings(scores: Sequence[Score]) -> list[str]:
 
 
 def _draw(
-    run: RunDirectory,
-    config: Config,
-    evaluation: Evaluation,
-    metrics: Row,
-    history: Sequence[Row],
-    groups: Mapping[str, Sequence[Group]],
+    run: RunDirectory, config: Config, evaluation: Evaluation, metrics: Row, history: Sequence[Row]
 ) -> dict[str, dict[str, Path]]:
     """Draws the pictures; returns their files, by section and caption."""
-    drawn: dict[str, dict[str, Path]] = {name: {} for name in ("curves", "confusion", "calibration", "length", "data")}
+    drawn: dict[str, dict[str, Path]] = {name: {} for name in ("curves", "confusion", "calibration", "data")}
 
     def draw(section: str, name: str, caption: str, function: Callable[..., None], *args: Any) -> None:
         drawn[section][caption] = run.plots / f"{name}.png"
@@ -169,17 +168,16 @@ def _draw(
         draw("curves", "loss", "Loss by epoch", curves, history, plots.LOSSES, "loss (nats)")
         draw("curves", "scores", kept, curves, history, plots.SCORES, "score")
         draw("curves", "learning_rate", "Learning rate", curves, history, plots.RATES, "learning rate")
-    split, ids = evaluation.split.name, evaluation.split.label_ids
-    caption = f"The most frequent confusions of the {split} split: true label → predicted label"
-    if len(evaluation.metrics.per_class) <= plots.MAX_CELLS:
+    split, labels, counts = (
+        evaluation.split.name,
+        list(evaluation.metrics.per_class),
+        evaluation.metrics.confusion_matrix,
+    )
+    if counts is not None and len(labels) <= MAX_CELLS:
         caption = f"Confusion matrix of the {split} split, shaded by the fraction of the true label"
-    if evaluation.task.thresholds is None:
-        draw("confusion", "confusion_matrix", caption, plots.confusions, evaluation.metrics)
-    caption = f"Predictions of the {split} split by their probability"
+        draw("confusion", "confusion_matrix", caption, plots.confusion_matrix, counts, labels)
+    caption, ids = f"Predictions of the {split} split by their probability", evaluation.split.label_ids
     draw("calibration", "calibration", caption, plots.calibration, evaluation.probabilities, ids)
-    if len(lengths := groups.get("tokens of a text", ())) > 1:
-        caption = "Accuracy of texts of similar length, with 95 % intervals"
-        draw("length", "score_by_length", caption, plots.score_by_length, lengths)
     if "text/train/length_histogram" in metrics:
         bins = metrics["text/train/length_histogram"], metrics["text/train/length_width"], config.text.max_length
         draw("data", "lengths", "Lengths of the training texts", plots.length_histogram, *bins)
