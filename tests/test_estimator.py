@@ -42,25 +42,17 @@ TEXTS = [text for text, _ in reviews(60)]
 LABELS = [label for _, label in reviews(60)]
 
 NOT_FOR_TEXT = {
-    "check_array_api_input": "texts are no array of another library",
-    "check_complex_data": "texts are not complex numbers",
-    "check_dtype_object": "numbers in an object array are refused, as every text must be a str",
-    "check_estimator_sparse_array": "texts are no sparse matrix",
-    "check_estimator_sparse_matrix": "texts are no sparse matrix",
-    "check_estimator_sparse_tag": "texts are no sparse matrix",
-    "check_estimators_dtypes": "texts have no number type",
-    "check_estimators_nan_inf": "a text is never NaN; what is no str is refused",
-    "check_estimators_partial_fit_n_features": "there is no partial_fit, and texts have no number of features",
-    "check_f_contiguous_array_estimator": "texts have no memory order",
-    "check_fit1d": "one dimension is what texts have",
-    "check_fit2d_predict1d": "one dimension is what texts have",
-    "check_fit2d_1feature": "a column of texts has no number of features",
-    "check_n_features_in": "a column of texts has no number of features",
-    "check_n_features_in_after_fitting": "a column of texts has no number of features",
-    "check_positive_only_tag_during_fit": "texts are not negative",
-    "check_readonly_memmap_input": "texts are no memory-mapped array of numbers",
-}
-"""scikit-learn's checks that make demands on arrays of numbers, and why they say nothing about one of texts."""
+    # Texts are no numbers: they have no type, sign, NaN or order in memory, and every one must be a str.
+    "check_array_api_input", "check_complex_data", "check_dtype_object", "check_estimators_dtypes",
+    "check_estimators_nan_inf", "check_f_contiguous_array_estimator", "check_positive_only_tag_during_fit",
+    "check_readonly_memmap_input",
+    # They are no sparse matrix.
+    "check_estimator_sparse_array", "check_estimator_sparse_matrix", "check_estimator_sparse_tag",
+    # One dimension is what they have, and no number of features; there is no partial_fit.
+    "check_estimators_partial_fit_n_features", "check_fit1d", "check_fit2d_predict1d", "check_fit2d_1feature",
+    "check_n_features_in", "check_n_features_in_after_fitting",
+}  # fmt: skip
+"""scikit-learn's checks that make demands on arrays of numbers, and say nothing about one of texts."""
 
 
 class OnNumbers(TextClassifier):

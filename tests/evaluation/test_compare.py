@@ -32,7 +32,7 @@ def write_run(folder: Path, answers, label_ids, *, texts=None, order=None, label
     ids = np.asarray(label_ids)
     split = Split("test", [texts[i] for i in order], ids[order], ["a.csv"] * number, np.arange(number)[order] + 2)
     evaluation = Evaluation(split, probabilities[order], compute_metrics(probabilities[order], ids[order], labels))
-    write_predictions(folder / "predictions_test.csv", evaluation, labels)
+    write_predictions(folder / "predictions_test.csv", evaluation)
     return folder
 
 

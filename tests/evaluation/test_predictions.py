@@ -20,7 +20,7 @@ LABEL_IDS = np.array([1, 1, 0, 1, 0, 0])
 def test_what_was_written_is_read_back_with_the_worst_first(tmp_path: Path) -> None:
     split = Split("test", TEXTS, LABEL_IDS, ["a.csv"] * 3 + ["b.csv"] * 3, np.arange(2, 8))
     evaluation = Evaluation(split, PROBABILITIES, compute_metrics(PROBABILITIES, LABEL_IDS, LABELS))
-    write_predictions(tmp_path / "predictions_test.csv", evaluation, LABELS)
+    write_predictions(tmp_path / "predictions_test.csv", evaluation)
     found = read_predictions(tmp_path)
     order, split = np.array([3, 1, 2, 4, 5, 0]), found.as_split(LABELS)
     assert found.split == "test"
@@ -38,7 +38,7 @@ def test_a_very_long_text_is_read_back_and_the_limit_of_csv_files_is_left_alone(
     split = Split("valid", [text], np.array([1]), ["a.csv"], np.array([2]))
     probabilities = np.array([[0.5, 0.5]])
     evaluation = Evaluation(split, probabilities, compute_metrics(probabilities, split.label_ids, LABELS))
-    write_predictions(tmp_path / "predictions_valid.csv", evaluation, LABELS)
+    write_predictions(tmp_path / "predictions_valid.csv", evaluation)
     assert read_predictions(tmp_path).texts == [text]
     assert csv.field_size_limit() == limit
 

@@ -56,8 +56,7 @@ def report_of(folder: Path, evaluation: Evaluation, *, title: str = "films", **m
     run.plots.mkdir(parents=True)
     run.write_json("environment.json", {"versions": {"torch": "2.13.0"}})
     metrics = metrics_of(evaluation, **more)
-    labels = list(evaluation.metrics.per_class)
-    write_report(run, Config(seed=77), labels, evaluation, metrics, title=title, history=HISTORY)
+    write_report(run, Config(seed=77), evaluation, metrics, title=title, history=HISTORY)
     source = (run / "report.html").read_text("utf-8")
     return Page(source), source, (run / "README.md").read_text("utf-8")
 

@@ -193,9 +193,9 @@ def write_results(
         **facts,
         "time/peak_memory_mb": peak_memory_mb(),
     }
-    write_predictions(run / f"predictions_{split}.csv", evaluation, loaded.labels)
+    write_predictions(run / f"predictions_{split}.csv", evaluation)
     write_report(
-        run, config, loaded.labels, evaluation, metrics,
+        run, config, evaluation, metrics,
         title=config.name, history=history, loaded=loaded, corpus=data.corpora[split],
     )  # fmt: skip
     run.write_json("metrics.json", metrics)  # last, so that a run that has it has everything
@@ -273,8 +273,8 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             }
             write_atomic(run / "config.yaml", dump_config(config))
             run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
-            write_predictions(run / f"predictions_{split}.csv", evaluation, dataset.labels)
-            write_report(run, config, dataset.labels, evaluation, results[name], title=run.path.name)
+            write_predictions(run / f"predictions_{split}.csv", evaluation)
+            write_report(run, config, evaluation, results[name], title=run.path.name)
             run.write_json("metrics.json", results[name])
             run.write_status("finished", "evaluated")
     return results
@@ -302,7 +302,7 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
     history = read_history(run)
     with run.locked():
         write_report(
-            run, loaded.config, loaded.labels, evaluation, metrics,
+            run, loaded.config, evaluation, metrics,
             title=loaded.config.name, history=history, loaded=loaded, corpus=corpus,
         )  # fmt: skip
     return run / "report.html"

@@ -53,6 +53,11 @@ class Evaluation:
         options: dict[str, Any] = {"majority_label_id": majority_id, "task": task, "with_intervals": True}
         return cls(split, probabilities, compute_metrics(probabilities, split.label_ids, labels, **options), task=task)
 
+    @property
+    def labels(self) -> list[str]:
+        """C class names, by label id."""
+        return list(self.metrics.per_class)
+
     @functools.cached_property
     def predicted(self) -> LabelIds:
         """The predicted labels."""
@@ -116,10 +121,11 @@ def _cell(label: Label) -> str:
     return label if isinstance(label, str) else json.dumps(label, ensure_ascii=False)
 
 
-def write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
+def write_predictions(path: Path, evaluation: Evaluation) -> None:
     """Writes a CSV with every text of the split, the worst prediction first."""
     losses = example_losses(evaluation.probabilities, evaluation.split.label_ids)
-    true, predicted = (list(named(ids, labels)) for ids in (evaluation.split.label_ids, evaluation.predicted))
+    ids = evaluation.split.label_ids, evaluation.predicted
+    true, predicted = (list(named(each, evaluation.labels)) for each in ids)
     with replacing(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
         writer = row_writer(lines)

@@ -140,10 +140,8 @@ def label_errors(texts: Sequence[str], label_ids: LabelIds, groups: Ints, num_la
     counts = count(texts, spaced=is_spaced(texts), max_n=2, is_binary=False)
     is_shared = np.bincount(counts.indices, minlength=1).max() > 1
     counts, _ = kept(counts, min_texts=2 if is_shared else 1)  # an n-gram of one text says nothing about another
-    if several := label_ids.ndim == 2:
-        present = np.flatnonzero(label_ids.any(axis=0) & ~label_ids.all(axis=0))
-        ids = label_ids[:, present]
-    else:
+    present, ids = np.arange(num_labels), label_ids
+    if not (several := label_ids.ndim == 2):
         present, ids = np.unique(label_ids, return_inverse=True)
     with warnings.catch_warnings():  # about labels that a fold lacks, and the last digits of an optimum
         warnings.simplefilter("ignore")

@@ -83,7 +83,6 @@ def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
 def write_report(
     run: RunDirectory,
     config: Config,
-    labels: Sequence[str],
     evaluation: Evaluation,
     metrics: Row,
     *,
@@ -97,7 +96,6 @@ def write_report(
     Args:
         run: its `environment.json` is read.
         config: of the run.
-        labels: by label id.
         evaluation: what the run predicted.
         metrics: what `metrics.json` holds or will hold.
         title: what the run is called.
@@ -111,7 +109,8 @@ def write_report(
         groups += by_length(corpus.num_tokens, is_correct)
         groups += by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
     scores, split, path = scores_of(metrics), evaluation.split.name, shlex.quote(str(run.path))
-    is_long, per_class = len(labels) > MAX_LABELS, list(evaluation.metrics.per_class.items())
+    labels, per_class = evaluation.labels, list(evaluation.metrics.per_class.items())
+    is_long = len(labels) > MAX_LABELS
     values = {
         "title": title,
         "metrics": evaluation.metrics,
@@ -129,7 +128,7 @@ def write_report(
         "label_ids": {label: i for i, label in enumerate(labels)},
         "confusions": evaluation.metrics.confusions[:MAX_CONFUSIONS],
         "groups": [Score(f"{found.name}, {found.texts:,} texts", found.accuracy, found.interval) for found in groups],
-        **_errors(evaluation, labels, loaded),
+        **_errors(evaluation, loaded),
         "environment": run.read_object("environment.json"),
         "seed": config.seed,
         "config": dump_config(config),
@@ -184,8 +183,9 @@ def _draw(
     return drawn
 
 
-def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel | None) -> Row:
+def _errors(evaluation: Evaluation, loaded: LoadedModel | None) -> Row:
     """Returns the wrong predictions that are shown: where the label is likely wrong, and the worst others."""
+    labels = evaluation.labels
     split, probabilities, label_ids = evaluation.split, evaluation.probabilities, evaluation.split.label_ids
     losses, predicted, several = example_losses(probabilities, label_ids), evaluation.predicted, label_ids.ndim == 2
     doubtful = confident_disagreements(probabilities, label_ids)
