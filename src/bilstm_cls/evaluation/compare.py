@@ -3,6 +3,7 @@
 Shapes: N texts, C labels.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.data.types import LabelIds, label_counts, names_in, spoken
+from bilstm_cls.data.types import names_in, spoken
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.metrics import (
     SCORE_NAMES,
     Decisions,
     Floats,
+    Ints,
     accuracy_interval,
     calibration_bins,
     f1_scores,
-    is_right,
     resamples,
 )
 from bilstm_cls.evaluation.pages import aligned, printable, render, shortened
-from bilstm_cls.evaluation.predictions import Predictions, label_ids_of, read_predictions
+from bilstm_cls.evaluation.predictions import Predictions, read_predictions
 from bilstm_cls.files import write_atomic
 
 NUM_RESAMPLES = 1000
@@ -51,23 +52,26 @@ def compare(paths: Sequence[Path], limit: int) -> Row:
         CheckpointError: a run was not evaluated, or its predictions are damaged.
         ConfigError: a run is given twice, or they were not evaluated on the same texts.
     """
+    from sklearn.preprocessing import MultiLabelBinarizer
+
     names = _names(paths)
     found = [_in_common_order(read_predictions(path)) for path in paths]
     first = found[0]
     for path, other in zip(paths[1:], found[1:], strict=True):
         _check_same_texts(paths[0], first, path, other)
-    columns = [first.labels, *(one.predictions for one in found)]
-    labels = sorted({name for column in columns for label in column for name in names_in(label)})
-    ids = np.stack([label_ids_of(column, labels) for column in columns])  # [R, N], or [R, N, C]
-    label_ids, predicted, losses = ids[0], ids[1:], np.array([one.losses for one in found])
-    gaps, differ = np.abs(losses - losses[0]).max(0), np.flatnonzero(~is_right(predicted, predicted[0]).all(0))
+    columns = [list(map(names_in, labels)) for labels in (first.labels, *(one.predictions for one in found))]
+    binarizer = MultiLabelBinarizer(sparse_output=True).fit(itertools.chain(*columns))
+    labels, (true, *answers) = binarizer.classes_.tolist(), map(binarizer.transform, columns)
+    decisions = [Decisions.of(true, predicted, len(labels)) for predicted in answers]
+    losses = np.array([one.losses for one in found])
+    gaps, differ = np.abs(losses - losses[0]).max(0), _disagreements(found)
     return {
         "split": first.split,
         "examples": len(first),
-        "support": dict(zip(labels, label_counts(label_ids, len(labels)).tolist(), strict=True)),
-        "runs": [{"run": name, **_scores(one, label_ids, answers, labels)}
-                 for name, one, answers in zip(names, found, predicted, strict=True)],
-        "differences": [_difference(names[0], names[i], label_ids, predicted[[0, i]], losses[[0, i]], len(labels))
+        "support": dict(zip(labels, np.asarray(true.sum(axis=0)).ravel().tolist(), strict=True)),
+        "runs": [{"run": name, **_scores(one, each, labels)}
+                 for name, one, each in zip(names, found, decisions, strict=True)],
+        "differences": [_difference((names[0], names[i]), (decisions[0], decisions[i]), losses[[0, i]])
                         for i in range(1, len(found))],
         "num_disagreements": len(differ),
         "disagreements": [_disagreement(names, found, i)
@@ -107,13 +111,13 @@ def _check_same_texts(path: Path, one: Predictions, other_path: Path, other: Pre
             )
 
 
-def _scores(one: Predictions, label_ids: LabelIds, predicted: LabelIds, labels: list[str]) -> Row:
-    is_correct, counts = is_right(predicted, label_ids), Decisions.of(label_ids, predicted, len(labels)).counts()
+def _scores(one: Predictions, decisions: Decisions, labels: list[str]) -> Row:
+    is_correct, counts = decisions.is_right(), decisions.counts()
     accuracy, f1 = float(is_correct.mean()), f1_scores(counts)
     by_label = 2 * counts[0] / (counts[1] + counts[2]).clip(1)
     return {
         "accuracy": accuracy,
-        **({"micro_f1": f1["micro_f1"]} if label_ids.ndim == 2 else {}),
+        **({"micro_f1": f1["micro_f1"]} if isinstance(one.labels[0], tuple) else {}),
         "macro_f1": f1["macro_f1"],
         "log_loss": float(one.losses.mean()),
         "ece": calibration_bins(one.probabilities, is_correct).error,
@@ -122,14 +126,11 @@ def _scores(one: Predictions, label_ids: LabelIds, predicted: LabelIds, labels: 
     }
 
 
-def _difference(
-    first: str, name: str, label_ids: LabelIds, predicted: LabelIds, losses: Floats, num_labels: int
-) -> Row:
-    """Resamples texts, each with both predictions `[2, N]`: what both runs find hard then widens no interval."""
+def _difference(names: tuple[str, str], decisions: tuple[Decisions, Decisions], losses: Floats) -> Row:
+    """Resamples texts, each with both losses `[2, N]`: what both runs find hard then widens no interval."""
     from scipy.stats import binomtest
 
-    is_correct, number = is_right(predicted, label_ids), len(label_ids)
-    decisions = [Decisions.of(label_ids, answers, num_labels) for answers in predicted]
+    is_correct, number = np.stack([each.is_right() for each in decisions]), losses.shape[1]
 
     def gains(weights: Floats) -> Floats:
         """Returns what is gained in accuracy, macro F1 and log loss on texts of such weights."""
@@ -141,12 +142,17 @@ def _difference(
                  np.percentile(draws, [2.5, 97.5], axis=0).T.tolist(), strict=True)  # fmt: skip
     alone = [int((is_correct[i] & ~is_correct[1 - i]).sum()) for i in (0, 1)]
     return {
-        "run": name,
-        "against": first,
+        "run": names[1],
+        "against": names[0],
         **{key: {"difference": value, "confidence_interval": ends} for key, value, ends in scores},
-        "right_alone": dict(zip((first, name), alone, strict=True)),
+        "right_alone": dict(zip(names, alone, strict=True)),
         "mcnemar_p": float(binomtest(alone[1], sum(alone)).pvalue) if any(alone) else 1.0,
     }
+
+
+def _disagreements(found: Sequence[Predictions]) -> Ints:
+    answers = zip(*(one.predictions for one in found), strict=True)
+    return np.flatnonzero([len(set(row)) > 1 for row in answers])
 
 
 def _disagreement(names: Sequence[str], found: Sequence[Predictions], i: int) -> Row:

@@ -176,7 +176,7 @@ def compute_metrics(
     _check(probabilities, label_ids, labels)
     predicted, several = task.predicted(probabilities), task.thresholds is not None
     decisions, number = Decisions.of(label_ids, predicted, len(labels)), len(label_ids)
-    counts, accuracy = decisions.counts(), float(is_right(predicted, label_ids).mean())
+    counts, accuracy = decisions.counts(), float(decisions.is_right().mean())
     hits, support, num_predicted = counts.astype(np.int64)
     scores = hits / num_predicted.clip(1), hits / support.clip(1), 2 * hits / (support + num_predicted).clip(1)
     columns = [column.tolist() for column in (*scores, support, num_predicted - hits, support - hits)]
@@ -217,6 +217,10 @@ class Decisions:
         """Returns for each label the hits, true and predicted texts, `[3, C]`, of texts of weights `[N]`, or 1."""
         weights = np.ones(self.true.shape[0]) if weights is None else weights
         return np.stack([weights @ matrix for matrix in (self.hits, self.true, self.predicted)])
+
+    def is_right(self) -> Bools:
+        """Returns `[N]`, whether the label, or all labels, of a text are right."""
+        return np.asarray(abs(self.true - self.predicted).sum(axis=1) == 0)
 
     def of_texts(self) -> tuple[Floats, Floats]:
         """Returns the F1 of each text, 1 without any label, and the fraction of its decisions that is wrong, `[N]`."""
@@ -400,10 +404,9 @@ def _auroc(probabilities: Floats, label_ids: LabelIds) -> float | None:
 
 
 def _check(probabilities: Floats, label_ids: LabelIds, labels: Sequence[str]) -> None:
-    assert probabilities.dtype == np.float64, probabilities.dtype
-    assert probabilities.shape == (len(label_ids), len(labels)), (probabilities.shape, len(label_ids), len(labels))
     assert len(label_ids) > 0, "nothing to evaluate"
     assert len(set(labels)) == len(labels), labels
+    assert probabilities.shape == (len(label_ids), len(labels)), (probabilities.shape, len(label_ids), len(labels))
     assert (probabilities >= 0).all(), "a probability is negative or not a number"
     is_sum_right = label_ids.ndim == 2 or np.allclose(probabilities.sum(axis=1), 1.0, rtol=0, atol=1e-5)
     assert is_sum_right, "rows of probabilities must sum to 1"
