@@ -5,8 +5,6 @@ import errno
 import hashlib
 import json
 import os
-import pickle
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +28,7 @@ from bilstm_cls.checkpoint import (
     save_tensors,
 )
 from bilstm_cls.errors import CheckpointError, ResourceError
+from tests.training.runs import flip
 
 NUMBERS: dict[str, Any] = {"trainer": {"loss": 0.1 + 0.2, "rows": [{"score": None, "läbel": "ä"}]}, "facts": {}}
 
@@ -56,6 +55,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def newest_step(folder: Path) -> int | None:
+    loaded = load_newest(folder)
+    return None if loaded is None else loaded[1]["step"]
+
+
 @pytest.mark.parametrize(("role", "step"), [("last", 5), ("best", 2)])
 def test_each_role_gives_back_what_was_saved_under_it(folder: Path, role: str, step: int) -> None:
     loaded, numbers = load_checkpoint(folder, role)
@@ -64,62 +68,23 @@ def test_each_role_gives_back_what_was_saved_under_it(folder: Path, role: str, s
     assert {key: numbers[key] for key in NUMBERS} == NUMBERS
 
 
-def test_only_the_tensors_in_use_are_kept(folder: Path) -> None:
-    expected = ["best.json", "last.json", "step-00000002.safetensors", "step-00000005.safetensors"]
-    assert names(folder) == expected
-    save_checkpoint(folder, 7, tensors(7), NUMBERS, roles=("best", "last"))
-    assert names(folder) == ["best.json", "last.json", "step-00000007.safetensors"]
-
-
-def test_what_a_killed_save_left_behind_goes_with_the_next_save(folder: Path) -> None:
+def test_a_save_removes_tensors_out_of_use_and_what_a_killed_save_left_and_nothing_else(folder: Path) -> None:
+    assert names(folder) == ["best.json", "last.json", "step-00000002.safetensors", "step-00000005.safetensors"]
     for name in (".last.json.x8s.tmp", ".step-00000006.safetensors.a_1.tmp", "step-00000006.safetensors"):
         (folder / name).write_bytes(b"half")
     (folder / "notes.txt").write_text("the user's own")
-    save_checkpoint(folder, 7, tensors(7), NUMBERS, roles=("best", "last"))
-    assert names(folder) == ["best.json", "last.json", "notes.txt", "step-00000007.safetensors"]
-
-
-def test_a_step_saved_again_under_another_role_serves_both(folder: Path) -> None:
     save_checkpoint(folder, 5, tensors(5), NUMBERS, roles=("best", "last"))
-    assert names(folder) == ["best.json", "last.json", "step-00000005.safetensors"]
+    assert names(folder) == ["best.json", "last.json", "notes.txt", "step-00000005.safetensors"]
     assert load_checkpoint(folder, "best")[1] == load_checkpoint(folder, "last")[1]
 
 
-def test_the_best_one_is_the_newest_when_the_save_was_killed_before_the_last_one_followed(folder: Path) -> None:
-    save_checkpoint(folder, 8, tensors(8), NUMBERS, roles=("best",))
-    loaded = load_newest(folder)
-    assert loaded is not None
-    assert loaded[1]["step"] == 8
-
-
-def test_there_is_none_before_the_first_one_was_saved(tmp_path: Path) -> None:
-    assert load_newest(tmp_path / "checkpoints") is None
-
-
-def test_tensors_without_their_json_are_no_checkpoint(folder: Path) -> None:
+def test_the_newest_checkpoint_may_be_the_best_one_and_there_may_be_none(folder: Path) -> None:
+    save_checkpoint(folder, 8, tensors(8), NUMBERS, roles=("best",))  # killed before the last one followed
+    assert newest_step(folder) == 8
     (folder / "last.json").unlink()
     (folder / "best.json").unlink()
-    assert load_newest(folder) is None
-
-
-def test_a_missing_role_is_named(folder: Path) -> None:
-    (folder / "best.json").unlink()
-    with pytest.raises(CheckpointError, match=r"best\.json: file is missing"):
-        load_checkpoint(folder, "best")
-
-
-def cut(path: Path, share: float) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-
-
-def flip(path: Path, place: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[place // 8] ^= 1 << place % 8
-    path.write_bytes(content)
-
-
-LAST = ["last.json", "step-00000005.safetensors"]
+    assert newest_step(folder) is None
+    assert newest_step(folder / "none") is None
 
 
 @pytest.mark.parametrize(
@@ -141,75 +106,53 @@ def test_tensors_of_another_moment_are_not_taken_for_those_of_the_checkpoint(fol
         load_checkpoint(folder, "last")
 
 
-def forge(folder: Path, content: Any) -> None:
-    """Writes `last.json` as someone would who knows how it is sealed."""
+def forged(content: Any) -> str:
+    """A role's file as someone would write it who knows how it is sealed."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    (folder / "last.json").write_text(json.dumps({"sha256": digest, "checkpoint": content}, indent=1))
+    return json.dumps({"sha256": digest, "checkpoint": content}, indent=1)
+
+
+TENSOR_FILE = "step-00000005.safetensors"
+FORGED = [
+    [], None, {"step": 1}, {"step": 1, "tensors": TENSOR_FILE}, {"tensors": TENSOR_FILE},
+    {"step": "1", "tensors": TENSOR_FILE, "tensors_sha256": ""},
+    {"step": 1, "tensors": TENSOR_FILE, "tensors_sha256": None},
+    *({"step": 1, "tensors": name, "tensors_sha256": ""} for name in (5, "../x.safetensors", "/etc/passwd", "a\0b")),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        [],
-        None,
-        {"step": 1},
-        {"step": 1, "tensors": "step-00000005.safetensors"},
-        {"step": "1", "tensors": "step-00000005.safetensors", "tensors_sha256": ""},
-        {"tensors": "step-00000005.safetensors"},
-        {"tensors": 5, "tensors_sha256": ""},
-        {"tensors": "../elsewhere.safetensors", "tensors_sha256": ""},
-        {"tensors": "/etc/passwd", "tensors_sha256": ""},
-        {"tensors": "..", "tensors_sha256": ""},
-        {"tensors": "", "tensors_sha256": ""},
-        {"tensors": "a\0b", "tensors_sha256": ""},
-        {"tensors": "step-00000005.safetensors", "tensors_sha256": None},
-    ],
+    "text",
+    [*map(forged, FORGED), "", "[]", "{}", '{"sha256": 1}', "[" * 100_000, "\xff", '{"checkpoint": []}'],
+    ids=lambda text: text[-60:],
 )
-def test_a_forged_checkpoint_is_an_error_of_the_checkpoint(folder: Path, content: Any) -> None:
-    forge(folder, content)
-    with pytest.raises(CheckpointError, match=r"checkpoints"):
-        load_checkpoint(folder, "last")
-
-
-@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"sha256": 1}', "[" * 100_000, "\xff", '{"checkpoint": []}'])
-def test_a_json_of_another_kind_is_an_error_of_the_checkpoint(folder: Path, text: str) -> None:
+def test_a_forged_json_is_an_error_of_the_checkpoint(folder: Path, text: str) -> None:
     (folder / "last.json").write_text(text, "latin-1")
-    with pytest.raises(CheckpointError, match=r"last\.json: damaged"):
+    with pytest.raises(CheckpointError, match=r"last\.json"):
         load_checkpoint(folder, "last")
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut, flip])
 @pytest.mark.parametrize(
-    ("name", "harm"),
-    [
-        ("step-00000005.safetensors", Path.unlink),
-        ("step-00000005.safetensors", lambda path: cut(path, 0.5)),
-        ("step-00000005.safetensors", lambda path: flip(path, 2222)),
-        ("last.json", lambda path: cut(path, 0.5)),
-        ("last.json", lambda path: flip(path, 2222)),
-    ],
+    ("name", "other"), [(TENSOR_FILE, 2), ("last.json", 2), ("best.json", 5), ("step-00000002.safetensors", 5)]
 )
 def test_the_other_checkpoint_stands_in_for_a_damaged_one_with_a_warning(
-    folder: Path, log: pytest.LogCaptureFixture, name: str, harm: Callable[[Path], None]
+    folder: Path, log: pytest.LogCaptureFixture, name: str, other: int, harm: Callable[[Path], None]
 ) -> None:
     harm(folder / name)
-    loaded = load_newest(folder)
-    assert loaded is not None
-    assert loaded[1]["step"] == 2
-    assert name in log.text
-    assert "continuing from step 2 instead" in log.text
-
-
-def test_a_damaged_best_one_is_reported_though_the_last_is_intact(folder: Path, log: pytest.LogCaptureFixture) -> None:
-    flip(folder / "best.json", 99)
-    loaded = load_newest(folder)
-    assert loaded is not None
-    assert loaded[1]["step"] == 5
-    assert "best.json: damaged" in log.text
+    assert newest_step(folder) == other
+    if harm is not Path.unlink or name.startswith("step"):  # a role may never have been given
+        assert f"{name}: " in log.text
+        assert f"continuing from step {other} instead" in log.text
 
 
 def test_nothing_is_loaded_when_all_are_damaged(folder: Path) -> None:
-    flip(folder / "last.json", 99)
-    cut(folder / "step-00000002.safetensors", 0.7)
+    flip(folder / "last.json")
+    cut(folder / "step-00000002.safetensors")
     with pytest.raises(CheckpointError) as caught:
         load_newest(folder)
     assert "last.json: damaged" in str(caught.value)
@@ -221,41 +164,20 @@ def test_the_best_weights_are_found_by_the_step_that_the_run_says_they_are_of(fo
     assert torch.equal(load_best(folder, 2)["weight"], tensors(2)["weight"])
 
 
-@pytest.mark.parametrize(
-    ("harm", "told"),
-    [
-        (lambda path: None, r"best\.json: is of step 2 instead of step 3"),
-        (Path.unlink, r"best\.json: file is missing"),
-        (lambda path: flip(path, 99), r"best\.json: damaged"),
-    ],
-)
-def test_other_weights_than_the_best_are_never_taken_for_them(
-    folder: Path, harm: Callable[[Path], None], told: str
-) -> None:
+@pytest.mark.parametrize("harm", [lambda path: None, Path.unlink, flip])
+def test_other_weights_than_the_best_are_never_taken_for_them(folder: Path, harm: Callable[[Path], None]) -> None:
     harm(folder / "best.json")
-    with pytest.raises(CheckpointError, match=rf"{told}(.|\n)*the best weights are lost; start again with --overwrite"):
+    with pytest.raises(CheckpointError, match=r"best\.json: (.|\n)*--overwrite"):
         load_best(folder, 3)
 
 
 def test_a_save_next_to_a_damaged_checkpoint_deletes_nothing_that_could_be_needed(
     folder: Path, log: pytest.LogCaptureFixture
 ) -> None:
-    flip(folder / "best.json", 99)
+    flip(folder / "best.json")
     save_checkpoint(folder, 7, tensors(7), NUMBERS, roles=("last",))
     assert {"step-00000002.safetensors", "step-00000005.safetensors"} <= set(names(folder))
     assert "best.json: damaged" in log.text
-
-
-def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
-    """Lets the system call `name` fail for want of room at its call `number`, counted from 1."""
-    call, count = getattr(os, name), iter(range(1, 1000))
-
-    def sometimes(*args: Any, **kwargs: Any) -> Any:
-        if next(count) == number:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return call(*args, **kwargs)
-
-    monkeypatch.setattr(os, name, sometimes)
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
@@ -263,41 +185,22 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
 def test_a_full_disk_leaves_intact_checkpoints(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
+    """The system call fails at its call `number`."""
+    call, count = getattr(os, name), iter(range(1, 1000))
+
+    def sometimes(*args: Any) -> Any:
+        if next(count) == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return call(*args)
+
     with monkeypatch.context() as patch:
-        fail_at(patch, name, number)
+        patch.setattr(os, name, sometimes)
         with pytest.raises(ResourceError, match="no room left"):
             save_checkpoint(folder, 9, tensors(9), NUMBERS, roles=("best", "last"))
     assert not list(folder.glob(".*"))
     for role in ("last", "best"):
         loaded, numbers = load_checkpoint(folder, role)
         assert loaded["step"].item() == numbers["step"]
-
-
-def test_a_json_is_written_only_after_its_tensors_are_on_the_disk(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    renamed: list[str] = []
-    replace = os.replace
-
-    def recording(source: str, target: str) -> None:
-        renamed.append(Path(target).name)
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", recording)
-    save_checkpoint(folder, 9, tensors(9), NUMBERS, roles=("best", "last"))
-    assert renamed == ["step-00000009.safetensors", "best.json", "last.json"]
-
-
-@pytest.mark.parametrize("name", LAST)
-def test_a_pickle_in_its_place_is_refused_and_not_run(folder: Path, name: str) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[object, ...]:
-            return Path.touch, (folder / "canary",)
-
-    (folder / name).write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(CheckpointError, match=f"{name}: damaged"):
-        load_checkpoint(folder, "last")
-    assert not (folder / "canary").exists()
 
 
 FORBIDDEN = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
@@ -321,7 +224,7 @@ def test_no_source_file_reads_or_writes_anything_that_could_run(path: Path) -> N
 
 TENSORS = {
     "matrix": torch.arange(6.0).reshape(2, 3),
-    "number": torch.tensor(7.0),
+    "number": torch.tensor(7.0, requires_grad=True),
     "nothing": torch.empty(0, 4),
     "whole": torch.tensor([[1, -2]]),
     "short": torch.tensor([1.5, float("nan")], dtype=torch.bfloat16),
@@ -331,76 +234,50 @@ TENSORS = {
 METADATA = {"step": "3", "wörd": "ä\n"}
 
 
-@pytest.fixture(scope="module")
-def tensor_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("saved") / "weights.safetensors"
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.safetensors"
     save_tensors(path, TENSORS, METADATA)
     return path
 
 
-@pytest.fixture
-def written(tensor_file: Path, tmp_path: Path) -> Path:
-    return shutil.copy(tensor_file, tmp_path / tensor_file.name)
-
-
-@pytest.mark.parametrize("name", TENSORS)
-def test_a_tensor_comes_back_with_its_type_shape_and_bits(written: Path, name: str) -> None:
-    tensor, expected = load_tensors(written)[0][name], TENSORS[name]
-    assert (tensor.dtype, tensor.shape) == (expected.dtype, expected.shape)
-    assert torch.equal(tensor.nan_to_num(9), expected.nan_to_num(9))
-
-
-def test_metadata_come_back_with_the_digest(written: Path) -> None:
+def test_tensors_come_back_with_type_shape_and_bits_and_metadata_with_the_digest(written: Path) -> None:
     tensors, metadata = load_tensors(written)
-    assert metadata == {**METADATA, "sha256": digest_of(TENSORS, METADATA)}
+    assert metadata == {**METADATA, "sha256": digest_of({name: t.detach() for name, t in TENSORS.items()}, METADATA)}
     assert tensors.keys() == TENSORS.keys()
+    for name, expected in TENSORS.items():
+        assert not tensors[name].requires_grad
+        assert tensors[name].shape == expected.shape
+        torch.testing.assert_close(tensors[name], expected.detach(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_same_tensors_and_metadata_give_the_same_bytes(written: Path) -> None:
     again = written.with_name("again")
-    save_tensors(again, TENSORS, METADATA)
+    save_tensors(again, dict(reversed(TENSORS.items())), METADATA)
     assert again.read_bytes() == written.read_bytes()
 
 
-def test_a_tensor_that_wants_a_gradient_can_be_written(tmp_path: Path) -> None:
-    save_tensors(tmp_path / "file", {"a": torch.ones(2, requires_grad=True)}, {})
-    assert not load_tensors(tmp_path / "file")[0]["a"].requires_grad
-
-
-BASE = {"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "b": torch.tensor([0])}
+BASE = {"a": torch.tensor([[0.0, 2.0], [3.0, 4.0]]), "b": torch.tensor([0])}
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "metadata"),
     [
-        pytest.param(BASE | {"a": BASE["a"].reshape(4)}, id="shape"),
-        pytest.param(BASE | {"a": BASE["a"].view(torch.int32)}, id="type"),
-        pytest.param(BASE | {"a": BASE["a"].t()}, id="order of the elements"),
-        pytest.param(BASE | {"a": torch.tensor([[1.0, 2.0], [3.0, 4.0000005]])}, id="last bit"),
-        pytest.param(BASE | {"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * -1}, id="sign"),
-        pytest.param({"a": BASE["a"], "c": BASE["b"]}, id="name"),
-        pytest.param({"a": BASE["a"]}, id="one less"),
-        pytest.param(BASE | {"c": torch.empty(0)}, id="an empty one more"),
+        pytest.param(BASE | {"a": BASE["a"].reshape(4)}, {"step": "1"}, id="shape"),
+        pytest.param(BASE | {"a": BASE["a"].view(torch.int32)}, {"step": "1"}, id="type"),
+        pytest.param(BASE | {"a": BASE["a"].t()}, {"step": "1"}, id="order of the elements"),
+        pytest.param(BASE | {"a": torch.tensor([[0.0, 2.0], [3.0, 4.0000005]])}, {"step": "1"}, id="last bit"),
+        pytest.param(BASE | {"a": torch.tensor([[-0.0, 2.0], [3.0, 4.0]])}, {"step": "1"}, id="sign of zero"),
+        pytest.param({"a": BASE["a"], "c": BASE["b"]}, {"step": "1"}, id="name"),
+        pytest.param(BASE | {"c": torch.empty(0)}, {"step": "1"}, id="an empty one more"),
+        pytest.param(BASE, {}, id="no metadata"),
+        pytest.param(BASE, {"step": "2"}, id="value of the metadata"),
+        pytest.param(BASE, {"stop": "1"}, id="key of the metadata"),
+        pytest.param(BASE, {"step": "1", "more": ""}, id="more metadata"),
     ],
 )
-def test_the_digest_covers_the_tensors(changed: dict[str, Tensor]) -> None:
-    assert digest_of(changed, {"step": "1"}) != digest_of(BASE, {"step": "1"})
-
-
-@pytest.mark.parametrize("metadata", [{}, {"step": "2"}, {"stop": "1"}, {"step": "1", "more": ""}])
-def test_the_digest_covers_the_metadata(metadata: dict[str, str]) -> None:
-    assert digest_of(BASE, metadata) != digest_of(BASE, {"step": "1"})
-
-
-def test_the_digest_knows_zero_from_minus_zero() -> None:
-    assert digest_of({"a": torch.tensor(0.0)}, {}) != digest_of({"a": torch.tensor(-0.0)}, {})
-
-
-@settings(deadline=None)
-@given(st.permutations(list(BASE)), st.permutations(["x", "y", "z"]))
-def test_the_digest_does_not_hang_on_the_order(names: list[str], keys: list[str]) -> None:
-    reordered = digest_of({name: BASE[name] for name in names}, dict.fromkeys(keys, ""))
-    assert reordered == digest_of(BASE, dict.fromkeys("xyz", ""))
+def test_the_digest_covers_tensors_and_metadata(changed: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    assert digest_of(changed, metadata) != digest_of(BASE, {"step": "1"})
 
 
 @settings(deadline=None)
@@ -412,51 +289,29 @@ def test_any_two_ways_to_name_the_same_bytes_differ_in_the_digest(data: st.DataO
     assert (digests[0] == digests[1]) == (one == other)
 
 
-@pytest.mark.parametrize("case", range(20))
-def test_a_flipped_bit_is_found(written: Path, case: int) -> None:
-    content = bytearray(written.read_bytes())
-    place = random.Random(case).randrange(8 * len(content))
-    content[place // 8] ^= 1 << place % 8
-    written.write_bytes(content)
-    with pytest.raises(CheckpointError, match=written.name):
-        load_tensors(written)
-
-
-@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.5, 0.9, 0.999])
-def test_a_file_that_was_cut_short_is_found(written: Path, share: float) -> None:
-    content = written.read_bytes()
-    written.write_bytes(content[: int(len(content) * share)])
+def test_a_missing_file_a_folder_and_more_bytes_than_there_were_are_named(written: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors: file is missing"):
+        load_tensors(tmp_path / "gone.safetensors")
+    with pytest.raises(CheckpointError, match=f"{tmp_path.name}: damaged"):
+        load_tensors(tmp_path)
+    written.write_bytes(written.read_bytes() + b"\0")
     with pytest.raises(CheckpointError, match=rf"{written.name}: damaged"):
         load_tensors(written)
 
 
-def test_a_file_with_something_after_its_end_is_found(written: Path) -> None:
-    written.write_bytes(written.read_bytes() + b"\0")
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_tensors(written)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"gone\.safetensors: file is missing"):
-        load_tensors(tmp_path / "gone.safetensors")
-
-
-def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"{tmp_path.name}: damaged"):
-        load_tensors(tmp_path)
-
-
-@pytest.mark.parametrize("metadata", [None, {}, {"step": "1"}, {"sha256": "0"}, {"bilstm_cls": "[]"}])
-def test_a_file_of_another_program_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None, {"step": "1"}, {"sha256": "0"}, {"bilstm_cls": "[]"},
+        *({"bilstm_cls": text} for text in ("", "no JSON", "[" * 100_000, '{"sha256": 1}', '{"sha256": "0"}')),
+    ],
+    ids=lambda metadata: str(metadata)[:40],
+)  # fmt: skip
+def test_a_file_of_another_program_and_forged_metadata_are_refused(
+    tmp_path: Path, metadata: dict[str, str] | None
+) -> None:
     save_file(BASE, tmp_path / "file", metadata)
-    with pytest.raises(CheckpointError, match="carries no digest"):
-        load_tensors(tmp_path / "file")
-
-
-@pytest.mark.parametrize("text", ["", "no JSON", "[" * 100_000, '{"sha256": 1}', '{"sha256": "0"}'])
-def test_metadata_that_were_forged_are_refused(tmp_path: Path, text: str) -> None:
-    save_file(BASE, tmp_path / "file", {"bilstm_cls": text})
-    with pytest.raises(CheckpointError, match="file: damaged"):
+    with pytest.raises(CheckpointError, match=r"file: (damaged|carries no digest)"):
         load_tensors(tmp_path / "file")
 
 

@@ -26,7 +26,6 @@ PAGE_FAULTS = """
 import contextlib
 import resource
 import sys
-from collections import namedtuple
 
 import torch
 
@@ -50,19 +49,14 @@ print(faults, inside - resident())
 """
 
 
-def faults_and_bytes(mode: str) -> list[int]:
-    command = [sys.executable, "-c", PAGE_FAULTS, mode]
-    return list(map(int, subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()))
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_kept_memory_is_used_again_without_a_page_fault_and_given_back_at_the_end() -> None:
-    faults, given_back = faults_and_bytes("keep")
-    assert faults < 100
-    assert given_back > 60 * 2**20
-    faults, given_back = faults_and_bytes("leave")
-    assert faults > 1000
-    assert given_back < 2**20
+@pytest.mark.parametrize("mode", ["keep", "leave"])
+def test_kept_memory_is_used_again_without_a_page_fault_and_given_back_at_the_end(mode: str) -> None:
+    command = [sys.executable, "-c", PAGE_FAULTS, mode]
+    output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    faults, given_back = map(int, output.split())
+    assert faults < 100 if mode == "keep" else faults > 1000
+    assert given_back > 60 * 2**20 if mode == "keep" else given_back < 2**20
 
 
 def test_what_is_kept_is_bounded_by_what_a_step_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,90 +92,45 @@ def test_threads_are_set_where_a_number_is_given() -> None:
         torch.set_num_threads(before)
 
 
-@pytest.fixture
-def _many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("grant", "expected"),
+    [
+        (None, 64), ("max 100000\n", 64), ("200000 100000\n", 2), ("50000 100000\n", 1), ("250000 100000\n", 3),
+        ("9900000 100000\n", 64),
+    ],
+)  # fmt: skip
+def test_cores_are_those_granted_and_libraries_keep_to_them(
+    grant: str | None, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64), raising=False)
-
-
-def place(monkeypatch: pytest.MonkeyPatch, folder: Path, own: str, files: dict[str, str]) -> None:
-    """Puts this process into control groups."""
-    (folder / "own").write_text(own)
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content)
-    monkeypatch.setattr(device, "PROCESS_GROUPS", folder / "own")
-    monkeypatch.setattr(device, "CONTROL_GROUPS", folder)
-
-
-CASES = {
-    "no limit": ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
-    "a container's": ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
-    "a part of a core": ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
-    "two and a half": ("0::/\n", {"cpu.max": "250000 100000\n"}, 3),
-    "a parent's": ("0::/pod/box\n", {"pod/cpu.max": "400000 100000\n", "pod/box/cpu.max": "max 100000\n"}, 4),
-    "of version 1": (
-        "4:memory:/\n3:cpu,cpuacct:/box\n",
-        {"cpu/box/cpu.cfs_quota_us": "300000\n", "cpu/box/cpu.cfs_period_us": "100000\n"},
-        3,
-    ),
-    "none of version 1": (
-        "3:cpu:/\n",
-        {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
-        64,
-    ),
-    "seen from elsewhere": (
-        "3:cpu:/docker/1\n",
-        {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"},
-        1,
-    ),
-    "more than there is": ("0::/\n", {"cpu.max": "9900000 100000\n"}, 64),
-}
-
-
-@pytest.mark.usefixtures("_many_cores")
-@pytest.mark.parametrize("case", CASES)
-def test_cores_are_those_granted(case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    own, files, expected = CASES[case]
-    place(monkeypatch, tmp_path, own, files)
+    monkeypatch.setattr(device, "CPU_GRANT", tmp_path / "cpu.max")
+    if grant is not None:
+        (tmp_path / "cpu.max").write_text(grant)
     assert usable_cores() == expected
-
-
-Times = namedtuple("Times", "user nice system idle iowait irq softirq steal guest")
-
-
-@pytest.mark.usefixtures("_many_cores")
-def test_libraries_keep_to_granted_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that what is set below is undone
-    monkeypatch.setenv("MPLBACKEND", "")
+    for name in ("OMP_NUM_THREADS", "MPLBACKEND"):
+        monkeypatch.setenv(name, "")  # so that what is set below is undone
     monkeypatch.delenv("OMP_NUM_THREADS")
-    place(monkeypatch, tmp_path, "0::/\n", {"cpu.max": "max 100000\n"})
     configure_process()
-    assert "OMP_NUM_THREADS" not in os.environ
-    place(monkeypatch, tmp_path, "0::/\n", {"cpu.max": "200000 100000\n"})
-    configure_process()
-    assert os.environ["OMP_NUM_THREADS"] == "2"
+    is_granted = grant is not None and not grant.startswith("max")
+    assert os.environ.get("OMP_NUM_THREADS") == (str(expected) if is_granted else None)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     configure_process()
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
-def test_without_control_groups_cores_are_those_it_may_run_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(device, "PROCESS_GROUPS", tmp_path / "none")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
-    assert usable_cores() == 2
-
-
-@pytest.mark.usefixtures("_many_cores")
 @pytest.mark.parametrize(
     ("given", "processes", "expected"),
     [("", 1, 64), ("", 4, 16), ("", 100, 1), ("1", 1, 1), ("3", 4, 3)],
 )
 def test_each_process_has_its_share_of_the_cores_or_what_the_user_says(
-    given: str, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    given: str, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place(monkeypatch, tmp_path, "0::/\n", {})
+    monkeypatch.setattr(device, "usable_cores", lambda: 64)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert threads_of_each(processes) == expected
+
+
+Times = namedtuple("Times", "user nice system idle iowait irq softirq steal guest")
 
 
 @pytest.mark.parametrize(

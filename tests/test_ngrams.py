@@ -1,13 +1,21 @@
 import itertools
 import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilstm_cls import ngrams as module
+from bilstm_cls.config import Config
+from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import DataError
-from bilstm_cls.ngrams import NEVER, WORD, NgramModel, count
+from bilstm_cls.ngrams import NEVER, PAIRS, SETS, WORD, NgramCounts, NgramModel, count
+from bilstm_cls.training.run import train
 
 TEXTS = ["a good film", "a bad film", "so good", "so very bad", "good good fun", "bad, bad fun"]
 LABELS = np.array([1, 0, 1, 0, 1, 0])
@@ -15,13 +23,13 @@ LABELS = np.array([1, 0, 1, 0, 1, 0])
 
 @pytest.fixture(scope="module")
 def model() -> NgramModel:
-    return NgramModel.train(TEXTS, LABELS, 2)
+    return NgramModel.train(NgramCounts.of(TEXTS), LABELS, 2)
 
 
 def test_two_labels_share_one_log_odds(model: NgramModel) -> None:
     logits = model.logits([*TEXTS, "nothing known here", ""])
     assert logits.shape == (8, 2)
-    several = NgramModel.train(TEXTS, LABELS, 3).logits(TEXTS)
+    several = NgramModel.train(NgramCounts.of(TEXTS), LABELS, 3).logits(TEXTS)
     assert (several[:, 2] == NEVER).all()  # a label without a text is never the answer
     assert several.argmax(1).tolist() == LABELS.tolist()
     assert np.array_equal(logits[:, 0], -logits[:, 1])
@@ -33,22 +41,23 @@ def test_two_labels_share_one_log_odds(model: NgramModel) -> None:
 def test_a_text_has_the_same_logits_in_any_company(texts: list[str], model: NgramModel) -> None:
     alone = np.concatenate([model.logits([text]) for text in texts[:6]])
     assert np.array_equal(model.logits(texts)[:6], alone)
+    assert np.array_equal(model.logits_of_counts(NgramCounts.of(texts))[:6], alone)
 
 
 def test_writing_without_spaces_is_read_by_characters() -> None:
-    model = NgramModel.train(["很好的电影", "很坏的电影", "好看", "坏人"], np.array([1, 0, 1, 0]), 2)
+    model = NgramModel.train(NgramCounts.of(["很好的电影", "很坏的电影", "好看", "坏人"]), np.array([1, 0, 1, 0]), 2)
     assert not model.is_spaced
     assert model.logits(["好电影", "坏电影"]).argmax(1).tolist() == [1, 0]
 
 
 def test_texts_without_an_n_gram_are_an_error() -> None:
     with pytest.raises(DataError, match="no n-gram"):
-        NgramModel.train(["", " "], np.array([0, 1]), 2)
+        NgramModel.train(NgramCounts.of(["", " "]), np.array([0, 1]), 2)
 
 
 @pytest.mark.parametrize("num_labels", [2, 4])
 def test_its_arrays_give_the_same_logits(num_labels: int) -> None:
-    model = NgramModel.train(TEXTS, LABELS, num_labels)
+    model = NgramModel.train(NgramCounts.of(TEXTS), LABELS, num_labels)
     loaded = NgramModel.from_arrays(model.arrays(), num_labels)
     assert np.array_equal(loaded.logits(TEXTS), model.logits(TEXTS))
     assert loaded.is_spaced == model.is_spaced
@@ -66,7 +75,7 @@ def test_arrays_of_another_kind_are_refused(model: NgramModel) -> None:
 @pytest.mark.parametrize("text", ["a good film", "so, SO good - so good!", "", "nothing known", "İ's \ud800 good"])
 @pytest.mark.parametrize("num_labels", [2, 4])
 def test_the_terms_of_a_text_and_the_bias_add_up_to_its_logits(num_labels: int, text: str) -> None:
-    model = NgramModel.train(TEXTS, LABELS, num_labels)
+    model = NgramModel.train(NgramCounts.of(TEXTS), LABELS, num_labels)
     terms = model.terms(text)
     total = model.bias + sum((term.weights for term in terms), start=np.zeros(num_labels))
     np.testing.assert_allclose(total, model.logits([text])[0], atol=1e-9)
@@ -90,10 +99,38 @@ def naive(text: str, *, spaced: bool, max_n: int) -> set[tuple[str, ...]]:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(st.sampled_from("ab B’é.\n\ud800好 "), max_size=12), min_size=1, max_size=6), st.booleans())
 def test_every_n_gram_is_counted_once_a_text(texts: list[str], spaced: bool) -> None:
-    binary, counts = (count(texts, spaced=spaced, max_n=3, is_binary=is_binary) for is_binary in (True, False))
+    binary, counts, pairs = count(texts, SETS, (3, False), PAIRS, spaced=spaced)
     expected = [naive(text, spaced=spaced, max_n=3) for text in texts]
+    assert (pairs != count(texts, (2 if spaced else 3, False), spaced=spaced)[0]).nnz == 0
     assert binary.sum(1).A1.tolist() == [len(ngrams) for ngrams in expected]  # 2**24 columns: no two of these collide
     lengths = [len(re.findall(WORD if spaced else r"\s+|\S", text)) for text in texts]
     assert counts.sum(1).A1.tolist() == [sum(max(0, n - i) for i in range(3)) for n in lengths]
     for i, j in itertools.combinations(range(len(texts)), 2):
         assert len(set(binary[i].indices) & set(binary[j].indices)) == len(expected[i] & expected[j])
+
+
+@pytest.mark.usefixtures("light")
+def test_one_train_counts_the_n_grams_of_its_texts_once(
+    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the teacher, the n-gram model, the models of its folds, and both linear baselines."""
+    (tmp_path / "more.txt").write_text("a good film\na bad plot\n" * 10)
+    settings = ["model.ngrams=nbsvm", "train.teacher=auto", "train.baselines=true"]
+    config = tiny_config(f"data.unlabelled={tmp_path / 'more.txt'}", f"output_dir={tmp_path}", *settings)
+    counted: Counter[str] = Counter()
+    find = module._find
+
+    def counting(texts: Sequence[str], **options: Any) -> Any:
+        counted.update(texts)
+        return find(texts, **options)
+
+    monkeypatch.setattr(module, "_find", counting)
+    metrics = train(config).metrics
+    splits = load_dataset(config.data).splits
+    texts = Counter(splits.pop("train").texts)
+    for other in splits.values():
+        for text in other.texts:
+            del texts[text]
+    assert len(texts) > 100
+    assert {text: counted[text] for text in texts} == texts
+    assert {"baseline/tfidf/accuracy", "baseline/nbsvm/accuracy", "teacher/factors"} <= metrics.keys()

@@ -16,7 +16,7 @@ from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
-from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.ngrams import NgramCounts, NgramModel
 from bilstm_cls.run_directory import (
     RUN_FILES,
     LoadedModel,
@@ -127,7 +127,7 @@ def saved(run: RunDirectory, config: Config, number: int = 1) -> LoadedModel:
     torch.manual_seed(1)
     tokenizer = Tokenizer.train(TEXTS, kind="words")
     models = [build_model(config, len(tokenizer), 2).eval() for _ in range(number)]
-    ngrams = NgramModel.train(TEXTS, np.array([1, 0]), 2) if config.model.ngrams else None
+    ngrams = NgramModel.train(NgramCounts.of(TEXTS), np.array([1, 0]), 2) if config.model.ngrams else None
     loaded = LoadedModel(models[0], tokenizer, ["neg", "pos"], config, ngrams, tuple(models[1:]))
     run.save_model(loaded)
     return loaded

@@ -1,7 +1,7 @@
 """The config: every key with its meaning, range and default, and what must fit together."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
@@ -11,7 +11,8 @@ from bilstm_cls.errors import ConfigError, shown
 
 METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
 MULTI_METRICS = ("samples_f1", "hamming_loss", "lrap", "average_precision")
-"""The scores that `train.select_by` may name, and those that only texts with several labels have."""
+SELECT_BY: list[Any] = [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]
+"""What `train.select_by` may name; `MULTI_METRICS` are of texts with several labels alone."""
 
 SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 """What `data.source` may name, other than a data set of the Hugging Face Hub."""
@@ -56,14 +57,18 @@ class Section(BaseModel):
     @classmethod
     def _fits(cls, value: Any, info: ValidationInfo) -> Any:
         if problem := cls.problem(str(info.field_name), value, info.data):
-            raise ValueError(problem)
+            if not isinstance(value, Section):
+                raise ValueError(problem)
+            key, _, words = problem.partition(": ")
+            error: Any = {"type": "value_error", "loc": (key,), "input": getattr(value, key)}
+            raise ValidationError.from_exception_data("", [error | {"ctx": {"error": ValueError(words)}}])
         if isinstance(value, list) and len(set(value)) < len(value):
             raise ValueError("must be a list without duplicates")
         return value
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
-        """Returns what a value of the right type "must be", or None; `given` are the valid keys before it."""
+        """Returns what a value "must be", of a section after the name of its wrong key; `given` are the keys before."""
         return None
 
 
@@ -120,7 +125,7 @@ class DataConfig(Section):
         has_texts = source is not None and source != "files"  # an invalid source is a problem by itself
         match key:
             case "source" if source not in SOURCES and not re.fullmatch(HUB_DATASET, value):
-                return f"must be {_listed(SOURCES)} or 'hf/USER/NAME'"
+                return f"must be {', '.join(map(repr, SOURCES))} or 'hf/USER/NAME'"
             case "path" if value is not None and source not in ("imdb", None):
                 return "must be left out; only source 'imdb' has one, and your files go into data.train"
             case "train" if source == "files" and value is None:
@@ -296,7 +301,7 @@ class TrainConfig(Section):
     select_by: str = Field(
         "valid/accuracy",
         description="The score on the valid split that chooses the best weights; of equal ones, the log loss does.",
-        json_schema_extra={"enum": [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]},
+        json_schema_extra={"enum": SELECT_BY},
     )
     patience: Count | None = Field(2, description="Evaluations without a better score before stopping; null: never.")
     calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
@@ -314,8 +319,8 @@ class TrainConfig(Section):
             return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
         if key == "teacher" and not all(re.fullmatch(r"auto|ngrams|network|.*[./\\].*", name) for name in value or []):
             return "must be 'auto', or a list of 'ngrams', 'network' and folders of runs, such as ./NAME"
-        if key == "select_by" and value not in (choices := [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]):
-            return f"must be {_listed(choices)}"
+        if key == "select_by" and value not in SELECT_BY:
+            return f"must be {', '.join(map(repr, SELECT_BY))}"
         return None
 
 
@@ -361,12 +366,12 @@ class Config(Section):
             return "must be a plain folder name; it may hold letters, digits, '.', '_' and '-', and not start with '.'"
         name = {"model": "ngrams", "train": "reject"}.get(key)
         if name and getattr(value, name) is not None and getattr(given.get("data"), "valid", 0) is None:
-            return f"must be {{{name}: null}} with data.valid null; it is fitted to texts that train lacks"
+            return f"{name}: must be null with data.valid null; it is fitted to texts that train lacks"
         if key == "train" and value.reject is not None and getattr(given.get("data"), "labels", None) == "multi":
-            return "must be {reject: null} with data.labels 'multi', whose labels have thresholds of their own"
+            return "reject: must be null with data.labels 'multi', whose labels have thresholds of their own"
         folder = getattr(given.get("model"), "init_from", None)
         if key == "pretrain" and value.enabled and folder is not None:
-            return f"must be {{enabled: false}} with model.init_from {shown(folder)}; a run starts from one encoder"
+            return f"enabled: must be false with model.init_from {shown(folder)}; a run starts from one encoder"
         return None
 
     def replace(self, **changes: Any) -> "Config":
@@ -413,7 +418,3 @@ def _is_text_codec(name: str) -> bool:
     except (LookupError, ValueError):
         return False
     return True
-
-
-def _listed(choices: Sequence[str]) -> str:
-    return ", ".join(map(repr, choices))

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from bilstm_cls.model.recurrent import BidirectionalLSTM
 
-CONTROL_GROUPS = Path("/sys/fs/cgroup")
-PROCESS_GROUPS = Path("/proc/self/cgroup")
+CPU_GRANT = Path("/sys/fs/cgroup/cpu.max")
+"""What `docker --cpus` or a pod's limit sets: microseconds of CPU time, or `max`, in a period of so many."""
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 MIN_CUDNN_OF_BF16 = 91300
 """The first cuDNN whose recurrent layers take bfloat16, as `torch.backends.cudnn.version()` counts."""
@@ -77,6 +77,14 @@ def usable_cores() -> int:
     return max(1, math.ceil(min(cores, _granted_cores())))
 
 
+def _granted_cores() -> float:
+    try:
+        quota, period = CPU_GRANT.read_text("ascii").split()
+    except OSError:  # no container, or an old Linux
+        return math.inf
+    return math.inf if quota == "max" else int(quota) / int(period)
+
+
 def threads_of_each(processes: int = 1) -> int:
     """Returns the threads that each of several processes computes in: its part of the cores.
 
@@ -85,35 +93,6 @@ def threads_of_each(processes: int = 1) -> int:
     part = max(1, usable_cores() // processes)
     setting = os.environ.get("OMP_NUM_THREADS", "")
     return min(int(setting), part) if re.fullmatch(r"0*[1-9][0-9]{0,5}", setting) else part
-
-
-def _granted_cores() -> float:
-    """Returns how many cores' time the groups of this process may take, as `docker --cpus` or a pod's limit sets it."""
-    try:
-        lines = PROCESS_GROUPS.read_text("utf-8").splitlines()
-    except OSError:  # not Linux
-        return math.inf
-    granted = math.inf
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = CONTROL_GROUPS / "cpu" if controllers else CONTROL_GROUPS
-        group = root / path.lstrip("/")
-        groups = [group, *group.parents]
-        granted = min([granted, *(_quota(folder) for folder in groups[: groups.index(root) + 1])])
-    return granted
-
-
-def _quota(group: Path) -> float:
-    """Returns the cores of one control group; no limit where the file of either version of Linux's is absent."""
-    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
-        try:
-            quota, period = " ".join((group / name).read_text("ascii") for name in names).split()
-        except OSError:
-            continue
-        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
-    return math.inf
 
 
 def choose_device(name: str = "auto") -> "torch.device":

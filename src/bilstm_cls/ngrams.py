@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import re
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bilstm_cls.data.types import LabelIds, Split
 from bilstm_cls.errors import DataError
 
 WORD = r"\w+(?:['’]\w+)*|[^\w\s]"
@@ -38,7 +40,7 @@ TOKEN = {True: re.compile(WORD), False: re.compile(r"\s+|\S")}
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # of MurmurHash3's finalizer
 
-Counts = Any  # scipy.sparse CSR matrix [N, columns], float64
+Counts = Any  # scipy.sparse CSR matrix [N, columns]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -50,6 +52,38 @@ class NgramTerm:
 
     places: list[tuple[int, int]]
     weights: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class NgramCounts:
+    """The n-grams of N texts, counted once for all models that learn from them.
+
+    Attributes:
+        sets: `[N, 2**24]` int8: 1 for each n-gram of 1 to 3 words (or characters) that a text has.
+        pairs: `[N, 2**24]` int32: how often a text has each n-gram of 1 to 2 words, or of 1 to 3 characters.
+        is_spaced: whether n-grams are made of words.
+    """
+
+    sets: Counts
+    pairs: Counts
+    is_spaced: bool
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "NgramCounts":
+        """Counts in one pass over the texts."""
+        spaced = is_spaced(texts)
+        sets, pairs = count(texts, SETS, PAIRS, spaced=spaced)
+        return cls(sets, pairs, spaced)
+
+    @classmethod
+    def of_split(cls, split: Split) -> "NgramCounts":
+        """Counts at the first call, and returns the same as long as the split is in use."""
+        if split not in _COUNTS:
+            _COUNTS[split] = cls.of(split.texts)
+        return _COUNTS[split]
+
+
+_COUNTS: weakref.WeakKeyDictionary[Split, NgramCounts] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -69,20 +103,27 @@ class NgramModel:
     is_spaced: bool
 
     @classmethod
-    def train(cls, texts: Sequence[str], label_ids: npt.NDArray[Any], num_labels: int) -> "NgramModel":
+    def train(cls, ngrams: NgramCounts, label_ids: LabelIds, num_labels: int) -> "NgramModel":
         """Learns from N labelled texts, or raises `DataError` where no n-gram occurs in them."""
-        spaced = is_spaced(texts)
-        counts, columns = kept(count(texts, spaced=spaced, max_n=MAX_N, is_binary=True), min_texts=1)
+        counts, columns = kept(ngrams.sets, min_texts=1)
         if label_ids.ndim == 1:
             label_ids = np.stack([label_ids == i for i in ([1] if num_labels == 2 else range(num_labels))], axis=1)
         fitted = [nbsvm(counts, has_label > 0) for has_label in label_ids.T]
         weights, intercepts = zip(*fitted, strict=True)
-        return cls(columns, np.stack(weights).astype(np.float32), np.array(intercepts), spaced)
+        return cls(columns, np.stack(weights).astype(np.float32), np.array(intercepts), ngrams.is_spaced)
 
     def logits(self, texts: Iterable[str]) -> Floats:
         """Returns `[N, C]`: the log-odds of each label, and of two labels half of them each way."""
-        parts = [self._scores(chunk) for chunk in _chunks(texts)]
+        parts = []
+        for chunk in _chunks(texts):
+            rows, columns, _ = _distinct(*_find(chunk, spaced=self.is_spaced, max_n=MAX_N)[:2])
+            parts.append(self._scores(rows, columns, len(chunk)))
         return self._by_label(np.concatenate(parts) if parts else np.zeros((0, len(self.weights))))
+
+    def logits_of_counts(self, ngrams: NgramCounts) -> Floats:
+        """Returns the same `[N, C]` of counted texts."""
+        rows = np.repeat(np.arange(ngrams.sets.shape[0]), np.diff(ngrams.sets.indptr))
+        return self._by_label(self._scores(rows, ngrams.sets.indices, ngrams.sets.shape[0]))
 
     @property
     def bias(self) -> Floats:
@@ -101,11 +142,11 @@ class NgramModel:
         known = itertools.compress(places.values(), is_known)
         return [NgramTerm(several, row) for several, row in zip(known, weights, strict=True)]
 
-    def _scores(self, texts: Sequence[str]) -> Floats:
-        rows, columns, _ = _distinct(*_find(texts, spaced=self.is_spaced, max_n=MAX_N)[:2])
+    def _scores(self, rows: Ints, columns: Ints, num_texts: int) -> Floats:
+        """Returns `[N, S]` of texts that have the n-grams `columns`, each in the text `rows`."""
         is_known, at = self._look_up(columns)
         rows = rows[is_known]
-        sums = [np.bincount(rows, weights=weights[at], minlength=len(texts)) for weights in self.weights]
+        sums = [np.bincount(rows, weights=weights[at], minlength=num_texts) for weights in self.weights]
         return np.asarray(np.stack(sums, axis=1) + self.intercepts)
 
     def _look_up(self, columns: Ints) -> tuple[Bools, npt.NDArray[np.int32]]:
@@ -207,31 +248,29 @@ def is_spaced(texts: Iterable[str]) -> bool:
     return bool(parts) and sum(parts) / len(parts) >= MIN_SPACES
 
 
-def count(texts: Iterable[str], *, spaced: bool, max_n: int, is_binary: bool) -> Counts:
-    """Returns counts `[N, 2**24]` of n-grams of 1 to `max_n` words, or of 1 to 3 characters; once a text if binary."""
-    return count_each(texts, spaced=spaced, kinds=[(max_n, is_binary)])[0]
+SETS, PAIRS = (MAX_N, True), (2, False)
+"""What to count of the words of a text: n-grams of up to so many, and whether each once. Of characters, of up to 3."""
 
 
-def count_each(texts: Iterable[str], *, spaced: bool, kinds: Sequence[tuple[int, bool]]) -> list[Counts]:
-    """Returns what `count` does for each of several `(max_n, is_binary)`, but splits the texts once."""
+def count(texts: Iterable[str], *kinds: tuple[int, bool], spaced: bool) -> list[Counts]:
+    """Returns counts `[N, 2**24]` of each of several kinds, and splits the texts once."""
     from scipy.sparse import csr_matrix
 
     longest = max(max_n for max_n, _ in kinds) if spaced else MAX_N
-    indices = [[np.empty(0, np.int32)] for _ in kinds]
-    numbers, lengths = [[np.empty(0)] for _ in kinds], [[np.zeros(1, np.int64)] for _ in kinds]
+    parts: list[list[tuple[Any, ...]]] = [[] for _ in kinds]
     for chunk in _chunks(texts):
         rows, columns, _, sizes = _find(chunk, spaced=spaced, max_n=longest)
-        for i, (max_n, is_binary) in enumerate(kinds):
+        for (max_n, is_binary), several in zip(kinds, parts, strict=True):
             is_counted = sizes <= (max_n if spaced else MAX_N)
-            kept_rows, kept_columns, found = _distinct(rows[is_counted], columns[is_counted])
-            indices[i].append(kept_columns.astype(np.int32))
-            numbers[i].append(np.ones(len(found)) if is_binary else found.astype(np.float64))
-            lengths[i].append(np.bincount(kept_rows, minlength=len(chunk)))
-    ends = [np.cumsum(np.concatenate(parts)) for parts in lengths]
-    return [
-        csr_matrix((np.concatenate(values), np.concatenate(columns), end), shape=(len(end) - 1, NUM_COLUMNS))
-        for values, columns, end in zip(numbers, indices, ends, strict=True)
-    ]
+            in_row, distinct, times = _distinct(rows[is_counted], columns[is_counted])
+            numbers = np.ones(len(times), np.int8) if is_binary else times.astype(np.int32)
+            several.append((numbers, distinct.astype(np.int32), np.bincount(in_row, minlength=len(chunk))))
+    matrices = []
+    for several in parts:
+        numbers, indices, lengths = map(np.concatenate, zip(*several, strict=True))
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        matrices.append(csr_matrix((numbers, indices, ends), shape=(len(lengths), NUM_COLUMNS)))
+    return matrices
 
 
 def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, Ints]:
@@ -242,12 +281,12 @@ def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, Ints]:
     return counts[:, columns], columns
 
 
-def logistic(features: Counts, is_label: Bools, *, strength: float = 10.0) -> tuple[Floats, float]:
+def _logistic(features: Counts, is_label: Bools) -> tuple[Floats, float]:
     """Fits one label against the rest and returns weights `[K]` and intercept."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, solver="liblinear", dual=True, random_state=0, max_iter=300)
+    model = LogisticRegression(C=1.0, solver="liblinear", dual=True, random_state=0, max_iter=300)
     with warnings.catch_warnings():  # the last digits of its optimum are of no interest
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(features, is_label)
@@ -265,5 +304,5 @@ def nbsvm(features: Counts, is_label: Bools) -> tuple[Floats, float]:
         SMOOTHING + np.asarray(features[rows].sum(axis=0), dtype=np.float64).ravel() for rows in (is_label, ~is_label)
     )
     ratios = np.log(with_label / with_label.sum()) - np.log(without / without.sum())
-    weights, intercept = logistic(features.multiply(ratios[np.newaxis]).tocsr(), is_label, strength=1.0)
+    weights, intercept = _logistic(features.multiply(ratios[np.newaxis]).tocsr(), is_label)
     return ratios * weights, intercept

@@ -15,7 +15,7 @@ from bilstm_cls.data.tokenizer import TOKENIZERS
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.explain import METHODS, Explanation, explain, read_tokens
 from bilstm_cls.evaluation.pages import parts_of
-from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.ngrams import NgramCounts, NgramModel
 from tests.conftest import reviews
 from tests.serve.untrained import TEXT, untrained
 
@@ -164,7 +164,9 @@ def test_a_long_text_has_terms_where_it_is_read(truncate: str, tokens: str, unre
 
 def with_ngrams(loaded: LoadedModel) -> LoadedModel:
     texts, labels = zip(*[(f"{text} The film was good!", label) for text, label in reviews(60)], strict=True)
-    ngrams = NgramModel.train(texts, np.array([label == "pos" for label in labels]).astype(int), len(loaded.labels))
+    ngrams = NgramModel.train(
+        NgramCounts.of(texts), np.array([label == "pos" for label in labels]).astype(int), len(loaded.labels)
+    )
     return replace(loaded, ngrams=ngrams, others=(loaded.model,))
 
 

@@ -16,7 +16,7 @@ from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.evaluation.predictions import read_predictions
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.ngrams import NgramCounts, NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
 from bilstm_cls.runtime import Runtime
 from bilstm_cls.serve import export as export_module
@@ -181,12 +181,12 @@ def rich_run(
         torch.manual_seed(7)
         others = tuple(build_model(config, len(loaded.tokenizer), 2).eval() for _ in range(2))
     if "ngrams" in request.param:
-        ngrams = NgramModel.train(texts, np.array([loaded.labels.index(label) for label in labels]), 2)
+        ngrams = NgramModel.train(NgramCounts.of(texts), np.array([loaded.labels.index(label) for label in labels]), 2)
     if request.param == "characters":
         texts = ["很好的电影", "很坏的电影", "好看", "坏人", "一般", "一般般"]
         overrides = ["model.ngrams=nbsvm", "data.train=texts.csv"]
         loaded = untrained(*overrides, kind="cjk", labels=["a", "b", "c"], texts=texts)
-        config, ngrams = loaded.config, NgramModel.train(texts, np.array([0, 1, 0, 1, 2, 2]), 3)
+        config, ngrams = loaded.config, NgramModel.train(NgramCounts.of(texts), np.array([0, 1, 0, 1, 2, 2]), 3)
     if ngrams is not None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"ngrams": "nbsvm"})})
     run = RunDirectory(tmp_path_factory.mktemp("rich") / "run")

@@ -14,7 +14,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.ngrams import NgramCounts, NgramModel
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Task
 from bilstm_cls.training.calibration import fit_scales, out_of_fold
@@ -69,11 +69,11 @@ def test_of_a_few_texts_both_models_get_about_half_in_units_of_their_own() -> No
 
 def test_logits_out_of_fold_know_nothing_of_their_own_labels() -> None:
     texts = [text for text, _ in reviews(200)]
-    drawn = np.random.default_rng(0).integers(0, 2, 200)
-    assert (NgramModel.train(texts, drawn, 2).logits(texts).argmax(1) == drawn).mean() > 0.9
-    assert 0.3 < (out_of_fold(texts, drawn, 2).argmax(1) == drawn).mean() < 0.7
+    ngrams, drawn = NgramCounts.of(texts), np.random.default_rng(0).integers(0, 2, 200)
+    assert (NgramModel.train(ngrams, drawn, 2).logits(texts).argmax(1) == drawn).mean() > 0.9
+    assert 0.3 < (out_of_fold(ngrams, drawn, 2).argmax(1) == drawn).mean() < 0.7
     true = np.arange(200) % 2
-    assert (out_of_fold(texts, true, 2).argmax(1) == true).mean() > 0.9
+    assert (out_of_fold(ngrams, true, 2).argmax(1) == true).mean() > 0.9
 
 
 def test_uncertain_answers_are_rejected_so_that_the_others_have_the_wanted_precision() -> None:

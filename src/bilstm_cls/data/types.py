@@ -201,7 +201,7 @@ def alike_labels(labels: Sequence[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """The texts of one split, in the order they were read.
 

@@ -15,7 +15,7 @@ import numpy as np
 from bilstm_cls.data.types import Split, label_counts
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.metrics import Floats
-from bilstm_cls.ngrams import SMALL_TRAIN, WORD, NgramModel, count, is_spaced, kept
+from bilstm_cls.ngrams import PAIRS, SMALL_TRAIN, WORD, NgramCounts, NgramModel, count, is_spaced, kept
 from bilstm_cls.runtime import Task
 
 _TINY = float(np.finfo(np.float64).tiny)
@@ -101,19 +101,18 @@ def by_label(predicted: Floats, present: Sequence[int], num_labels: int, *, is_m
 
 
 def _tfidf(train: Split, test: Split, num_labels: int) -> Floats:
-    spaced = is_spaced(train.texts)
-    counts, columns = kept(
-        count(train.texts, spaced=spaced, max_n=2, is_binary=False), min_texts=1 if len(train) < SMALL_TRAIN else 2
-    )
+    ngrams = NgramCounts.of_split(train)
+    counts, columns = kept(ngrams.pairs, min_texts=1 if len(train) < SMALL_TRAIN else 2)
     with warnings.catch_warnings():  # the last digits of its optimum are of no interest
         warnings.simplefilter("ignore")
         model = tfidf_model(max_iter=300).fit(counts, train.label_ids)
-    predicted = model.predict_proba(count(test.texts, spaced=spaced, max_n=2, is_binary=False)[:, columns])
+    [found] = count(test.texts, PAIRS, spaced=ngrams.is_spaced)
+    predicted = model.predict_proba(found[:, columns])
     return by_label(predicted, model.classes_, num_labels, is_multi=train.label_ids.ndim == 2)
 
 
 def _nbsvm(train: Split, test: Split, num_labels: int) -> Floats:
-    logits = NgramModel.train(train.texts, train.label_ids, num_labels).logits(test.texts)
+    logits = NgramModel.train(NgramCounts.of_split(train), train.label_ids, num_labels).logits(test.texts)
     return Task.of(train.label_ids).probabilities(logits)
 
 

@@ -27,7 +27,7 @@ from bilstm_cls.evaluation.metrics import (
     likelihoods,
     wilson_interval,
 )
-from bilstm_cls.ngrams import count, is_spaced, kept
+from bilstm_cls.ngrams import PAIRS, count, is_spaced, kept
 
 MAX_GROUPS, NUM_BINS = 5, 40
 MIN_TEXTS = 20
@@ -137,7 +137,7 @@ def label_errors(texts: Sequence[str], label_ids: LabelIds, groups: Ints, num_la
 
     kinds, members = np.unique(groups, return_inverse=True)
     folds = np.random.default_rng(0).permutation(np.arange(len(kinds)) % NUM_FOLDS)[members]
-    counts = count(texts, spaced=is_spaced(texts), max_n=2, is_binary=False)
+    [counts] = count(texts, PAIRS, spaced=is_spaced(texts))
     is_shared = np.bincount(counts.indices, minlength=1).max() > 1
     counts, _ = kept(counts, min_texts=2 if is_shared else 1)  # an n-gram of one text says nothing about another
     present, ids = np.arange(num_labels), label_ids

@@ -1,7 +1,7 @@
 """The last step of a run, on the valid split: how certain the answers are, and how much an n-gram model counts."""
 
 import logging
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from bilstm_cls.data.types import LabelIds
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.metrics import Floats, compute_metrics
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.ngrams import NgramCounts, NgramModel
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,10 @@ def calibrate(
     ngrams, other, own = None, None, None
     if has_ngrams:
         logger.info("learning the n-gram model")
-        ngrams = NgramModel.train(train.texts, train.label_ids, len(labels))
+        ngrams = NgramModel.train(NgramCounts.of_split(train), train.label_ids, len(labels))
         other = ngrams.logits(valid.texts)  # [N, C]
         if len(valid) < FEW_VALID and len(train) <= MAX_FOLDED:
-            own, _ = fit_scales(out_of_fold(train.texts, train.label_ids, len(labels)), train.label_ids)
+            own, _ = fit_scales(out_of_fold(NgramCounts.of_split(train), train.label_ids, len(labels)), train.label_ids)
     logits = predict_logits(model, data.corpora["valid"]).astype(np.float64)  # [N, C]
     scale, weight = fit_scales(logits, valid.label_ids, other, own=own, keeps_first=not config.train.calibrate)
     scale_logits(model, scale)
@@ -91,14 +91,14 @@ def calibrate(
     return ngrams, task, facts
 
 
-def out_of_fold(texts: Sequence[str], label_ids: LabelIds, num_labels: int) -> Floats:
+def out_of_fold(ngrams: NgramCounts, label_ids: LabelIds, num_labels: int) -> Floats:
     """Returns logits `[N, C]` of texts by n-gram models that learned from four fifths of them, without these."""
-    folds = np.random.default_rng(0).permutation(len(texts)) % FOLDS
-    logits = np.zeros((len(texts), num_labels))
+    folds = np.random.default_rng(0).permutation(len(label_ids)) % FOLDS
+    logits = np.zeros((len(label_ids), num_labels))
     for fold in range(FOLDS):
-        kept, rest = (np.flatnonzero((folds == fold) == is_rest) for is_rest in (False, True))
-        model = NgramModel.train([texts[i] for i in kept.tolist()], label_ids[kept], num_labels)
-        logits[rest] = model.logits(texts[i] for i in rest.tolist())
+        kept, rest = (replace(ngrams, sets=ngrams.sets[is_chosen]) for is_chosen in (folds != fold, folds == fold))
+        model = NgramModel.train(kept, label_ids[folds != fold], num_labels)
+        logits[folds == fold] = model.logits_of_counts(rest)
     return logits.clip(-10, 10)  # a label that some folds have no text of is no reason to doubt all others
 
 

@@ -5,6 +5,7 @@ continues in the same place; steps since its last checkpoint may be there twice.
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
@@ -100,6 +101,11 @@ class RunLoggers:
             with self.guarded(name):
                 log(kept, step)
 
+    def close(self, name: str, place: contextlib.AbstractContextManager[Any], *error: Any) -> None:
+        """Tells the place that the run has ended, or by which error."""
+        with self.guarded(name):
+            place.__exit__(*error)
+
     @contextlib.contextmanager
     def guarded(self, name: str) -> Iterator[None]:
         """Leaves a logger out from its first failure on, whatever its library raises."""
@@ -117,20 +123,11 @@ def open_loggers(run: RunDirectory, config: Config) -> Iterator[RunLoggers]:
     settings = {key: json.loads(text) for key, text in flat_config(config).items()}
     record: dict[str, Any] = run.read_object(RECORD) if (run / RECORD).exists() else {}
     opened = RunLoggers()
-    places: dict[str, contextlib.AbstractContextManager[tuple[str, Log]]] = {}
-    for name in map(str, config.train.loggers):
-        with opened.guarded(name):
-            place = LOGGERS[name](run, config.name, settings, record.get(name))
-            record[name], opened.logs[name] = place.__enter__()
-            places[name] = place
-            run.write_json(RECORD, record)
-    error: BaseException | None = None
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in map(str, config.train.loggers):
+            with opened.guarded(name):
+                place = LOGGERS[name](run, config.name, settings, record.get(name))
+                record[name], opened.logs[name] = place.__enter__()
+                stack.push(functools.partial(opened.close, name, place))
+                run.write_json(RECORD, record)
         yield opened
-    except BaseException as ending:
-        error = ending
-        raise
-    finally:
-        for name, place in places.items():
-            with opened.guarded(name) if name in opened.logs else contextlib.suppress(Exception):
-                place.__exit__(None if error is None else type(error), error, None)

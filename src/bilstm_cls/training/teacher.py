@@ -19,7 +19,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.metrics import Floats, compute_metrics
-from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.ngrams import NgramCounts, NgramModel
 from bilstm_cls.run_directory import RunDirectory, text_digest
 from bilstm_cls.training.calibration import fit_scales
 from bilstm_cls.training.distributed import Group, rank_by_torchrun
@@ -55,7 +55,8 @@ def ask_first(run: RunDirectory, config: Config, data: PreparedData) -> None:
         logger.info(f"asking {name} for labels")
         splits = data.dataset.splits
         if name == "ngrams":
-            model = NgramModel.train(splits["train"].texts, splits["train"].label_ids, len(data.dataset.labels))
+            train = splits["train"]
+            model = NgramModel.train(NgramCounts.of_split(train), train.label_ids, len(data.dataset.labels))
             logits = {split: model.logits(splits[split].texts) for split in ASKED}
         else:
             other = Classifier.load(name, device=config.train.device)
@@ -75,7 +76,8 @@ def taught(
 ) -> tuple[PreparedData, Row]:
     """Returns the data with a teacher's labels of the unlabelled texts, and facts for `metrics.json`.
 
-    The teacher is the calibrated sum of all that `train.teacher` names. All processes of the group come here.
+    The teacher is the calibrated sum of all that `train.teacher` names, of which `ask_first` has asked the others than
+    the network. All processes of the group come here.
 
     Raises:
         ConfigError: a teacher is demanded where there are no unlabelled texts, or has other labels.
@@ -88,7 +90,6 @@ def taught(
             logger.info("no unlabelled texts, so train.teacher is not used")
         return data, {}
     if not group.any(group.rank == 0 and (run / ANSWERS).exists()):
-        ask_first(run, config, data)
         network = _network(run, config, data, group, signals, on_report) if "network" in names else {}
         if group.rank == 0:
             _write_answers(

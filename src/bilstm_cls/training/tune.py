@@ -24,7 +24,7 @@ from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import freed_memory_kept
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
-from bilstm_cls.ngrams import NgramModel
+from bilstm_cls.ngrams import NgramCounts, NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
 from bilstm_cls.training.distributed import ALONE, is_started_by_torchrun
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport
@@ -33,7 +33,7 @@ from bilstm_cls.training.record import StopSignals, check_resumable, recorded, r
 from bilstm_cls.training.run import FREE_KEYS
 from bilstm_cls.training.search_space import Budget, Space, value_at
 from bilstm_cls.training.session import Session
-from bilstm_cls.training.teacher import taught
+from bilstm_cls.training.teacher import ask_first, taught
 
 if TYPE_CHECKING:
     import optuna
@@ -193,7 +193,7 @@ class _Study:
         if self.config.model.ngrams is not None:  # which no searched key changes
             dataset = self.data_of(self.config).dataset
             train = dataset.splits["train"]
-            self.ngrams = NgramModel.train(train.texts, train.label_ids, len(dataset.labels))
+            self.ngrams = NgramModel.train(NgramCounts.of_split(train), train.label_ids, len(dataset.labels))
         left = math.inf if self.budget.seconds is None else self.budget.seconds
         self.deadline = time.monotonic() + left - sum(trial.seconds for trial in self.trials)
         stopped = None
@@ -312,6 +312,7 @@ class _Study:
         make_encoder(config, data, on_report=self._check_time)
         shutil.rmtree(self.run / "trial", ignore_errors=True)
         run = RunDirectory(self.run / "trial")
+        ask_first(run, config, data)
         data, _ = taught(run, config, data, ALONE, self.signals, self._check_time)
         session = Session.start(run, config, data, ALONE)
         trainer = session.trainer
