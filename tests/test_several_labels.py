@@ -42,12 +42,17 @@ def texts(number: int, seed: int) -> list[tuple[str, set[str]]]:
     return rows
 
 
+def write_csv(path: Path, rows: list[tuple[str, set[str]]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text", *WORDS], *((x, *(int(w in y) for w in WORDS)) for x, y in rows)])
+    return path
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
-    with (folder / "a.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["text", *WORDS], *((x, *(int(w in y) for w in WORDS)) for x, y in texts(240, 0))])
-    assert run_cli("init", "--data", folder / "a.csv", "-o", folder / "a.yaml").code == 0
+    data = write_csv(folder / "a.csv", texts(240, 0))
+    assert run_cli("init", "--data", data, "-o", folder / "a.yaml").code == 0
     sizes = ["embedding.dim=16", "embedding.init=random", "model.hidden_size=8", "train.epochs=4", "train.threads=1"]
     sets = [word for key in [*sizes, "train.baselines=false"] for word in ("--set", key)]
     outcome = run_cli("train", "-c", folder / "a.yaml", *sets, "-o", folder / "runs", "--quiet")
@@ -120,6 +125,17 @@ def test_the_report_counts_what_each_label_is_taken_for_and_what_is_likely_wrong
     doubtful = report.partition('<section id="doubtful">')[2].partition("</section>")[0]
     assert f"a.csv:{wrong['line']}" in doubtful
     assert "about <b>late</b>" in doubtful
+
+
+def test_inspect_finds_a_label_that_was_made_wrong(tmp_path: Path) -> None:
+    rows = texts(240, 0)
+    text, labels = rows[7]
+    rows[7] = text, labels ^ {"late"}
+    done = run_cli("inspect", "--data", write_csv(tmp_path / "a.csv", rows), "--deep", "--json", "--limit", 1)
+    (found,) = done.json["likely_wrong_labels"]["found"]
+    assert found["place"].endswith("a.csv:9")
+    assert {found["label"], found["likelier"]} == {"late", "not late"}
+    assert found["probability"] > 0.5
 
 
 def test_seeds_are_summarized_by_micro_f1(run: Path) -> None:

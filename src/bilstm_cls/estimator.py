@@ -207,7 +207,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> Row:
         # Plain arguments, and what was learned as the files of a run directory: tensors, JSON and YAML.
         state = {name: value for name, value in vars(self).items() if name not in FITTED}
-        if self.__sklearn_is_fitted__():
+        if "classifier_" in vars(self):
             with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
                 self.save(run := Path(folder) / "run")
                 state["files"] = {path.name: path.read_bytes() for path in run.iterdir() if path.name != ".lock"}
@@ -221,9 +221,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 for name, content in files.items():
                     (Path(folder) / name).write_bytes(content)
                 self._read(RunDirectory(folder))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "classifier_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -33,7 +33,7 @@ MAX_CHECKED = 30_000
 
 TOLERANCE = 1e-6
 PACKAGES = ("bilstm-cls", "torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "typer")
-_LONG = ("/per_class/", "confusion", "length_histogram")
+_LONG = ("/per_class/", "confusion")
 _QUANTILES = (5, 25, 50, 75, 95)
 
 

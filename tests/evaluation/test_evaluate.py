@@ -127,7 +127,6 @@ def test_a_finished_run_has_every_file_and_score(trained_run: Path, metrics: Row
     assert {
         "metrics.json", "predictions_test.csv", "report.html", "README.md", "plots/loss.png", "plots/scores.png",
         "plots/learning_rate.png", "plots/confusion_matrix.png", "plots/calibration.png",
-        "plots/lengths.png",
     } <= names  # fmt: skip
     assert {
         "test/examples", "test/accuracy", "test/auroc", "test/majority", "test/confidence_interval",

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from bilstm_cls.evaluation.metrics import (
     METRICS,
-    Confusion,
     calibration_bins,
     compute_metrics,
     example_losses,
@@ -90,7 +89,7 @@ def test_many_labels_take_seconds_and_no_matrix(num_labels):
 def test_the_most_frequent_confusions_come_first():
     probabilities = np.eye(3)[[1, 1, 2, 0, 1, 2]]
     found = compute_metrics(probabilities, np.array([0, 0, 0, 0, 1, 1]), LABELS).confusions
-    assert found == [Confusion("neg", "neutral", 2), Confusion("neg", "pos", 1), Confusion("neutral", "pos", 1)]
+    assert found == [("neg", "neutral", 2), ("neg", "pos", 1), ("neutral", "pos", 1)]
 
 
 def test_calibration_error_by_hand():

@@ -10,7 +10,6 @@ import pytest
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.evaluation.quality import (
     NEAR,
-    NUM_BINS,
     Pair,
     by_length,
     by_truncation,
@@ -18,7 +17,6 @@ from bilstm_cls.evaluation.quality import (
     confident_disagreements,
     label_errors,
     leaking_tokens,
-    length_histogram,
     near_duplicates,
 )
 from tests.conftest import reviews
@@ -41,14 +39,6 @@ def test_whole_and_cut_texts_are_evaluated_separately():
     whole, cut = by_truncation(np.array([1, 400, 401, 900]), 400, np.array([True, True, True, False]))
     assert (whole.name, whole.texts, whole.accuracy) == ("read whole", 2, 1.0)
     assert (cut.name, cut.texts, cut.accuracy) == ("cut to 400", 2, 0.5)
-
-
-@pytest.mark.parametrize("lengths", [[0], [1, 10_000], list(range(500))])
-def test_a_histogram_holds_every_text_and_shows_where_texts_are_cut(lengths):
-    counts, width = length_histogram(np.array(lengths), 400)
-    assert sum(counts) == len(lengths)
-    assert len(counts) == NUM_BINS
-    assert NUM_BINS * width >= min(400, max(lengths))
 
 
 def test_a_label_is_in_doubt_where_another_is_as_probable_as_it_is_for_its_texts_the_likeliest_first():

@@ -44,8 +44,6 @@ def metrics_of(evaluation: Evaluation, **more: Any) -> dict[str, Any]:
         "baseline/tfidf/accuracy": 0.6,
         **{f"text/train/{key}": value for key, value in {**counts, "median_length": 9}.items()},
         **{f"data/labels/train/{label}": 1000 + i for i, label in enumerate(evaluation.metrics.per_class)},
-        "text/train/length_histogram": [3, 40, 7],
-        "text/train/length_width": 100,
         **more,
     }
 

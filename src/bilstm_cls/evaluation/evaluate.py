@@ -29,7 +29,6 @@ from bilstm_cls.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from bilstm_cls.evaluation.quality import length_histogram
 from bilstm_cls.evaluation.report import write_report
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory, environment
@@ -177,7 +176,6 @@ def write_results(
     about = {"data/majority_label": _majority(data.dataset), **facts}
     evaluation = _evaluate_split(loaded, _scored_split(data.dataset), data.corpora[split], about)
     network = evaluation.network or evaluation.metrics
-    lengths, width = length_histogram(data.corpora["train"].num_tokens, config.text.max_length)
     best = next((row for row in reversed(history) if row["step"] == facts.get("train/best_step")), {})
     metrics: Row = {
         **{key: value for key, value in best.items() if key.startswith("valid/")},
@@ -187,8 +185,6 @@ def write_results(
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
         **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else [], evaluation),
         **_balance(data.dataset),
-        "text/train/length_histogram": lengths,
-        "text/train/length_width": width,
         **data.facts(),
         **facts,
         "time/peak_memory_mb": peak_memory_mb(),

@@ -54,14 +54,6 @@ class ClassMetrics(NamedTuple):
     average_precision: float | None = None
 
 
-class Confusion(NamedTuple):
-    """How many texts of `label` were predicted to have the label `prediction`."""
-
-    label: str
-    prediction: str
-    texts: int
-
-
 @dataclass(frozen=True, slots=True)
 class Metrics:
     """Scores of a model on N texts of one split.
@@ -80,7 +72,7 @@ class Metrics:
         majority: accuracy of always predicting the train split's most frequent label; None where it was not given.
         confidence_interval: 95 % Wilson interval of the accuracy.
         per_class: scores by label, in the order of the labels.
-        confusions: the most frequent confusions, at most 50.
+        confusions: the most frequent ones, at most 50: label, predicted label, texts.
         confusion_matrix: `[C][C]` counts, rows true, columns predicted; None for more than 200 labels.
         samples_f1: where texts have several labels, and None elsewhere like all that follows: mean F1 over texts; of a
             text without labels, for which none is predicted, it is 1.
@@ -101,7 +93,7 @@ class Metrics:
     confidence_interval: tuple[float, float]
     per_class: dict[str, ClassMetrics]
     majority: float | None = None
-    confusions: Sequence[Confusion] = ()
+    confusions: Sequence[tuple[str, str, int]] = ()
     confusion_matrix: list[list[int]] | None = None
     samples_f1: float | None = None
     hamming_loss: float | None = None
@@ -345,7 +337,7 @@ def _confusions(label_ids: Ints, predicted: Ints, labels: Sequence[str]) -> dict
     cells, counts = np.unique(label_ids[is_wrong] * number + predicted[is_wrong], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_CONFUSIONS].tolist()
     matrix = None if number > MAX_MATRIX else confusion_matrix(label_ids, predicted, labels=range(number)).tolist()
-    found = [Confusion(labels[cells[i] // number], labels[cells[i] % number], int(counts[i])) for i in order]
+    found = [(labels[cells[i] // number], labels[cells[i] % number], int(counts[i])) for i in order]
     return {"confusions": found, "confusion_matrix": matrix}
 
 

@@ -101,16 +101,6 @@ def calibration(probabilities: Floats, label_ids: Any, path: Path) -> None:
     save_figure(figure, path)
 
 
-def length_histogram(counts: Sequence[int], width: int, max_length: int, path: Path) -> None:
-    """Draws how long the texts are, by bins of `width` tokens as `quality.length_histogram` counts, and the cut."""
-    figure, axes = _new_axes(4.4, 3.0)
-    axes.bar((np.arange(len(counts)) + 0.5) * width, counts, 0.9 * width, color=BLUE)
-    axes.axvline(max_length, color=VERMILION, ls="--", label=f"text.max_length {max_length:,}")
-    axes.set(xlabel="tokens (the last bar holds all longer texts)", ylabel="texts")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, frameon=False)  # above the bars
-    save_figure(figure, path)
-
-
 def new_figure(width: float, height: float) -> "Figure":
     """Returns an empty figure of that many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

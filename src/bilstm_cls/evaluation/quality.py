@@ -4,7 +4,6 @@ Shapes: N texts, C labels, V vocabulary.
 """
 
 import functools
-import math
 import re
 import warnings
 import zlib
@@ -29,7 +28,7 @@ from bilstm_cls.evaluation.metrics import (
 )
 from bilstm_cls.ngrams import PAIRS, count, is_spaced, kept
 
-MAX_GROUPS, NUM_BINS = 5, 40
+MAX_GROUPS = 5
 MIN_TEXTS = 20
 """Texts of a group of similar length, where there are so many: of fewer an accuracy says little."""
 
@@ -82,17 +81,6 @@ def by_truncation(num_tokens: Ints, max_length: int, is_correct: Bools) -> list[
     if is_cut.all() or not is_cut.any():
         return []
     return [_group("read whole", is_correct[~is_cut]), _group(f"cut to {max_length:,}", is_correct[is_cut])]
-
-
-def length_histogram(num_tokens: Ints, max_length: int) -> tuple[list[int], int]:
-    """Returns how many texts have so many tokens before truncation, in `NUM_BINS` bins, and the tokens of a bin.
-
-    The bins show `max_length`, and the last one holds all longer texts.
-    """
-    shown = max(1.1 * min(max_length, num_tokens.max()), float(np.percentile(num_tokens, 99)))
-    width = max(1, math.ceil(shown / NUM_BINS))
-    bins = np.minimum(np.maximum(0, num_tokens - 1) // width, NUM_BINS - 1)
-    return np.bincount(bins, minlength=NUM_BINS).tolist(), width
 
 
 def confident_disagreements(probabilities: Floats, label_ids: LabelIds) -> Ints:

@@ -122,7 +122,7 @@ def write_report(
         "other_scores": other_scores(evaluation.metrics),
         "thresholds": evaluation.task.thresholds,
         "history": history,
-        "drawn": _draw(run, config, evaluation, metrics, history),
+        "drawn": _draw(run, evaluation, history),
         "per_class": sorted(per_class, key=lambda item: item[1].f1)[:MAX_ROWS] if is_long else per_class,
         "shown_labels": labels[:MAX_ROWS] if is_long else labels,
         "label_ids": {label: i for i, label in enumerate(labels)},
@@ -151,11 +151,9 @@ def _warnings(scores: Sequence[Score]) -> list[str]:
     return [f"This model is not better than {best.name} ({best.value:.2%}): think before you deploy it."]
 
 
-def _draw(
-    run: RunDirectory, config: Config, evaluation: Evaluation, metrics: Row, history: Sequence[Row]
-) -> dict[str, dict[str, Path]]:
+def _draw(run: RunDirectory, evaluation: Evaluation, history: Sequence[Row]) -> dict[str, dict[str, Path]]:
     """Draws the pictures; returns their files, by section and caption."""
-    drawn: dict[str, dict[str, Path]] = {name: {} for name in ("curves", "confusion", "calibration", "data")}
+    drawn: dict[str, dict[str, Path]] = {name: {} for name in ("curves", "confusion", "calibration")}
 
     def draw(section: str, name: str, caption: str, function: Callable[..., None], *args: Any) -> None:
         drawn[section][caption] = run.plots / f"{name}.png"
@@ -177,9 +175,6 @@ def _draw(
         draw("confusion", "confusion_matrix", caption, plots.confusion_matrix, counts, labels)
     caption, ids = f"Predictions of the {split} split by their probability", evaluation.split.label_ids
     draw("calibration", "calibration", caption, plots.calibration, evaluation.probabilities, ids)
-    if "text/train/length_histogram" in metrics:
-        bins = metrics["text/train/length_histogram"], metrics["text/train/length_width"], config.text.max_length
-        draw("data", "lengths", "Lengths of the training texts", plots.length_histogram, *bins)
     return drawn
 
 
@@ -217,13 +212,13 @@ def _errors(evaluation: Evaluation, loaded: LoadedModel | None) -> Row:
 
 def metrics_table(metrics: Metrics, name: str) -> str:
     """Returns the scores as lines for a terminal, with the worst labels first where there are many."""
-    (low, high), width = metrics.interval, 12 if metrics.lrap is None else 17
-    score = f"{SCORE_NAMES[metrics.main]:<{width}} {getattr(metrics, metrics.main):.4f}"
-    lines = [f"{name}: {metrics.examples:,} texts", f"{score}  (95 % interval {low:.4f} to {high:.4f})"]
+    interval = "(95 % interval {:.4f} to {:.4f})".format(*metrics.interval)
+    scores = [[SCORE_NAMES[metrics.main], f"{getattr(metrics, metrics.main):.4f}", interval]]
     if metrics.majority is not None:
-        lines.append(f"majority     {metrics.majority:.4f}  (always predicting the most frequent label of train)")
-    others = other_scores(metrics).items()
-    lines += [f"{name:<{width}} {'undefined' if value is None else f'{value:.4f}'}" for name, value in others]
+        scores.append(["majority", f"{metrics.majority:.4f}", "(always predicting the most frequent label of train)"])
+    for word, value in other_scores(metrics).items():
+        scores.append([word, "undefined" if value is None else f"{value:.4f}", ""])
+    lines = [f"{name}: {metrics.examples:,} texts", *aligned(scores)]
     shown = list(metrics.per_class.items())
     if len(shown) > MAX_LABELS:
         lines += ["", f"the {MAX_LABELS} labels with the lowest F1 of {len(shown):,}:"]
