@@ -26,6 +26,7 @@ from tests.conftest import TINY, reviews
 Rows = list[tuple[str, str]]
 
 ROWS = [(f"{text}, “naïve” {number}", label) for number, (text, label) in enumerate(reviews(80))]
+TEXTS, LABELS = map(list, zip(*ROWS, strict=True))
 PLAIN_ROWS = [(text.replace(",", "").replace("“naïve” ", ""), label) for text, label in ROWS]
 THAI = [("ไปกับเพื่อน" * (i % 3 + 1) + ("อร่อยมาก" if i % 2 else "ไม่ชอบเลย") + f" {i}", "ab"[i % 2]) for i in range(80)]
 LATIN = [(f"{text} costs £{number}", label) for number, (text, label) in enumerate(PLAIN_ROWS)]
@@ -82,6 +83,7 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "header repeated": ("a.csv", between(as_csv(ROWS, "text", "label"), 20, 60, line="text,label"), ROWS),
     "whole floats": ("a.csv", as_csv(((t, f"{label}.0") for t, label in NUMBERED), "text", "score"), NUMBERED),
     "several lines": ("a.csv", as_csv(HEADED, "text", "label"), HEADED),
+    "carriage returns": ("a.csv", as_csv(ROWS, "text", "label").replace("\n", "\r"), ROWS),
     "UTF-8 with a mark": ("a.csv", as_csv(ROWS, "text", "label").encode("utf-8-sig"), ROWS),
     "gzip": ("a.csv.gz", gzip.compress(as_csv(ROWS, "text", "label").encode()), ROWS),
     "tsv": ("a.tsv", "label\ttext\n" + lines(SIGNED, "{label}\t{text}"), SIGNED),
@@ -98,6 +100,9 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "JSON array": ("a.json", json.dumps(objects(ROWS)), ROWS),
     "JSON array on many lines": ("a.json", json.dumps(objects(ROWS), indent=1), ROWS),
     "JSON data": ("a.json", json.dumps({"version": "1.0", "data": objects(ROWS)}), ROWS),
+    "JSON columns of arrays": ("a.json", json.dumps({"text": TEXTS, "label": LABELS}), ROWS),
+    "JSON pairs": ("a.json", json.dumps(ROWS), ROWS),
+    "JSON pairs, label first": ("a.jsonl", "".join(json.dumps([y, x]) + "\n" for x, y in ROWS), ROWS),
     "JSON floats": ("a.jsonl", "".join(json.dumps({"text": x, "y": float(y)}) + "\n" for x, y in NUMBERED), NUMBERED),
 }  # fmt: skip
 
@@ -169,7 +174,7 @@ def split_files(folder: Path) -> Path:
 
 
 OTHERS: dict[str, Callable[[Path], Path]] = {
-    **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records")},
+    **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records", "split", "index", "values")},
     "Parquet": parquet, "Parquet with class names": class_label_parquet, "saved": saved, "saved splits": saved_splits,
     "pattern": parts, "folder of parts": folder_of_parts, "folders": folders, "files of splits": split_files,
 }  # fmt: skip
@@ -252,6 +257,20 @@ def test_a_bad_row_is_in_the_config_and_skipped_alone(kind: str, folder: Path) -
     assert dataset.counts["skipped"] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("a.json", json.dumps(dict(ROWS)), "jq 'to_entries"),
+        ("a.csv", as_csv(ROWS, "text", "label").replace("\n", "\r") + "\n", r"tr '\r' '\n'"),
+        ("a.xml", "<rows></rows>", "to_csv"),
+    ],
+)
+def test_a_file_that_cannot_be_read_comes_with_a_remedy(name: str, content: str, remedy: str, folder: Path) -> None:
+    (folder / name).write_text(content, "utf-8")
+    outcome = run_cli("init", "--data", folder / name)
+    assert (outcome.code, remedy in outcome.stderr) == (3, True)
+
+
 LONG_TAIL = [*ROWS, *((f"topic {i} {i}", f"rare {i // 2}") for i in range(60))]
 
 
@@ -315,10 +334,16 @@ def parquet_lists(folder: Path) -> Path:
     return folder / "a.parquet"
 
 
+def fasttext_with_commas(folder: Path) -> Path:
+    rows = (", ".join(f"__label__{label}" for label in y) + f" {x}\n" for x, y in SETS)
+    (folder / "a.txt").write_text("".join(rows), "utf-8")
+    return folder / "a.txt"
+
+
 MULTI = {
     "columns of 1 and 0": one_hot, "bars": one_column("a.csv", "|".join), "semicolons": one_column("a.csv", "; ".join),
     "lists in text": one_column("a.csv", repr), "JSON lists": json_lists, "fastText": fasttext,
-    "Parquet with class names": parquet_lists,
+    "fastText with commas": fasttext_with_commas, "Parquet with class names": parquet_lists,
 }  # fmt: skip
 
 

@@ -111,18 +111,9 @@ def test_a_byte_that_cannot_be_decoded_is_named_deep_in_a_file(
     assert [row.line for row in bad] == [line]
 
 
-@pytest.mark.parametrize(
-    ("content", "encoding", "reason"),
-    [
-        (b'text,label\n"one\ntwo\nthr\xe9e",pos\nx,neg\n', "utf-8", "byte 0xe9 2 lines further down is not utf-8"),
-    ],
-)
-def test_what_is_wrong_with_the_bytes_of_a_row_is_named(
-    write: Write, content: bytes, encoding: str, reason: str
-) -> None:
-    with pytest.raises(DataError) as caught:
-        pairs(write("a.csv", content), options=ReadOptions(encoding=encoding))
-    assert f"a.csv:2: {reason}" in str(caught.value)
+def test_a_wrong_byte_further_down_in_a_row_is_named(write: Write) -> None:
+    with pytest.raises(DataError, match=r"a\.csv:2: byte 0xe9 2 lines further down is not utf-8"):
+        pairs(write("a.csv", b'text,label\n"one\ntwo\nthr\xe9e",pos\nx,neg\n'))
 
 
 @pytest.mark.parametrize("encoding", ["cp037", "utf-32", "utf-16-be"])

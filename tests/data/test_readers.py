@@ -244,7 +244,8 @@ OTHER_FAULTS = [
     ("a.ft", "__label__a x\n\n__label__a __label__b y\n", "data.labels: multi"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": NaN}\n', "not JSON: NaN"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "text": "z"}\n', "not JSON: key 'text' is there twice"),
-    ("a.jsonl", OBJECT + '\n["y", "b"]\n', "must be a JSON object"),
+    ("a.jsonl", OBJECT + '\n["y", "b"]\n', "has no 'text' among '#1', '#2'"),
+    ("a.jsonl", OBJECT + '\n"y"\n', "must be a JSON object"),
     ("a.jsonl", OBJECT + '\n{"text": "y"}\n', "has no 'label' among 'text'"),
     ("a.jsonl", OBJECT + '\n{"text": 1, "label": "b"}\n', "'text' must be text, not 1"),
     ("a.jsonl", OBJECT + '\n{"text": null, "label": "b"}\n', "'text' must be text, not null"),
@@ -296,8 +297,12 @@ def test_json_gives_back_what_was_written(
 ) -> None:
     records = [{"text": text, "label": label} for text, label in rows]
     columns = {name: {str(i): record[name] for i, record in enumerate(records)} for name in ("text", "label")}
+    by_row = {f"row {i}": record for i, record in enumerate(records)} if len(rows) > 2 else columns
+    split = {"columns": ["text", "label"], "index": [*range(len(rows))], "data": rows}
+    arrays = {"note": "", "text": [text for text, _ in rows], "label": [label for _, label in rows]}
     documents: dict[str, Any] = {
-        "records": records, "columns": columns, "data": {"data": records},
+        "records": records, "columns": columns, "data": {"data": records}, "index": by_row, "split": split,
+        "arrays": arrays,
     }  # fmt: skip
     kind = data.draw(st.sampled_from(["lines", *documents]))
     written = [records] if kind == "lines" else [documents[kind]]
@@ -352,6 +357,8 @@ def test_lines_give_one_text_a_line(write: Write, written: list[str]) -> None:
             "__label__pos a b\n__label__x-y\t c\nd __label__z\n",
             [("a b", "pos"), (" c", "x-y"), ("d ", "z")],
         ),
+        ("fasttext", "__label__a, x, y\n__label__b,c ,z\n", [("x, y", "a"), (",z", "b,c")]),
+        ("label-text", "pos\ta b\rneg\tc\r", [("a b", "pos"), ("c", "neg")]),
         ("lines", "a\n\nb\r\n \u2028\n", [("a", None), ("", None), ("b", None), (" \u2028", None)]),
     ],
 )
@@ -462,7 +469,7 @@ def test_an_empty_file_is_an_error(write: Write, tmp_path: Path, data_format: st
             'text,"label\nx,y\n',
             "a.csv:1: a quote opens here and never closes",
         ),
-        ("a.csv", "text,label\rx,y\r", "a.csv:1: a carriage return outside quotes, in the header"),
+        ("a.csv", "text,label\rx,y\r\n", "a.csv:1: a carriage return outside quotes (tr '"),
         ("a.csv", "t\0e\0x\0t\0\n\0", "a.csv:1: the header holds NUL"),
         ("a.csv", b"\xff\xfet\0e\0", "a.csv: begins with the byte order mark of utf-16; set data.encoding: utf-16"),
         ("a.csv", b"text,label\xff\nx,y\n", "a.csv:1: byte 0xff is not utf-8"),
@@ -487,7 +494,7 @@ def test_a_folder_in_place_of_a_file_is_an_error_and_the_reverse(
 
 
 def test_an_unknown_format_is_a_config_error(write: Write) -> None:
-    with pytest.raises(ConfigError, match="unknown data format 'cvs'; did you mean 'csv'"):
+    with pytest.raises(ConfigError, match="unknown data format 'cvs'; choose auto, csv"):
         read(write("a.csv", "x"), format="cvs")
 
 
