@@ -23,6 +23,7 @@ from bilstm_cls.data.readers import (
 )
 from bilstm_cls.data.records import folder_files, read_labelled_files
 from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names
+from bilstm_cls.data.tokenizer import TokenCounter
 from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label, joined_labels, names_in
 from bilstm_cls.data.vectors import has_english
 from bilstm_cls.errors import DataError, shown
@@ -53,11 +54,6 @@ MIN_SWITCHES = 3
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 _NO_SPACES = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf"
 """Thai, Lao, Tibetan, Burmese, Khmer, Tai Le, New Tai Lue and Tai Tham, which put no spaces between words."""
-_TOKENS = {
-    "cjk": re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]"),
-    "characters": re.compile(r"\S"),
-    "words": re.compile(r"\w+(?:['’]\w+)*|[^\w\s]"),
-}
 
 
 @dataclass
@@ -354,11 +350,11 @@ def starter_config(profile: DataProfile, path: Path) -> str:
     environment.filters |= {"yaml": flow_yaml, "comment": _in_comment}
     some = profile.texts[:: 1 + len(profile.texts) // MAX_TEXTS]
     tokenizer = _tokenizer_for(some)
-    tokens = [_TOKENS[tokenizer].findall(text.lower()) for text in some]
-    num_tokens = sorted(map(len, tokens))
+    counter = TokenCounter(kind=tokenizer, lowercase=True, normalize="nfc", strip_html=False)
+    num_tokens = sorted(map(len, counter.encode_batch(some)))
     max_length, median = _max_length(num_tokens), num_tokens[len(num_tokens) // 2]
     is_few = profile.num_rows * min(median, max_length) <= MAX_TOKENS
-    num_english = sum(token in _ENGLISH for several in tokens for token in several)
+    num_english = sum(word in _ENGLISH for text in some for word in text.lower().split())
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         profile=profile,
         path=str(path),
