@@ -18,8 +18,9 @@ from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split, label_counts, named, spoken
 from bilstm_cls.device import choose_device
+from bilstm_cls.errors import printable
 from bilstm_cls.evaluation.metrics import likelihoods
-from bilstm_cls.evaluation.pages import number, printable, shortened
+from bilstm_cls.evaluation.pages import number, shortened
 from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, leaking_tokens, near_duplicates
 from bilstm_cls.run_directory import RunDirectory, build_model
 

@@ -175,15 +175,6 @@ def test_network_n_grams_and_baselines_are_scored(without_test: TrainResult, met
     assert found["embedding/coverage"] == 2 / found["text/vocab_size"]
 
 
-def test_the_n_gram_model_of_a_run_is_the_baseline_of_that_name(
-    without_test: TrainResult, tiny_config: Callable[..., Config], tmp_path: Path
-) -> None:
-    alone = write_baselines(tiny_config("data.test=null", f"output_dir={tmp_path}"), ["nbsvm"], overwrite=False)
-    for name in ("accuracy", "macro_f1"):
-        assert without_test.metrics[f"baseline/nbsvm/{name}"] == alone["nbsvm"][f"valid/{name}"]
-    assert "time/baseline_nbsvm_seconds" not in without_test.metrics  # it was not trained a second time
-
-
 def test_baselines_have_run_directories(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     config = tiny_config(f"output_dir={tmp_path}")
     results = write_baselines(config, ["nbsvm", "nbsvm"], overwrite=False)

@@ -160,6 +160,8 @@ def _prepared(dataset: Dataset, tokenizer: Tokenizer, corpora: dict[str, Corpus]
             f"{name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {cut}"
             f"{counts['empty']:,} empty, {counts['unknown']:,} unknown tokens"
         )
+    if left_out := dataset.counts.get("left_out"):
+        logger.info(f"{left_out:,} texts next to those of valid are in no split, so that it shares no film or author")
     return PreparedData(dataset, tokenizer, corpora)
 
 

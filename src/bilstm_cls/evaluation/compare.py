@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.data.types import names_in, spoken
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.errors import ConfigError, printable
 from bilstm_cls.evaluation.metrics import (
     SCORE_NAMES,
     Decisions,
@@ -23,7 +23,7 @@ from bilstm_cls.evaluation.metrics import (
     f1_scores,
     resamples,
 )
-from bilstm_cls.evaluation.pages import aligned, printable, render, shortened
+from bilstm_cls.evaluation.pages import aligned, render, shortened
 from bilstm_cls.evaluation.predictions import Predictions, read_predictions
 from bilstm_cls.files import write_atomic
 

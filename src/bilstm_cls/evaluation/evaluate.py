@@ -126,8 +126,7 @@ def _read_split(path: Path, data_format: str, options: ReadOptions, config: Data
         logger.warning(str(row))
     if not texts:
         raise DataError(f"{path}: there is no text to evaluate")
-    ids = label_ids_of(found, labels)
-    return Split(str(path), texts, ids, [str(path)] * len(texts), np.array(lines))
+    return Split(str(path), texts, label_ids_of(found, labels), [str(path)] * len(texts), np.array(lines))
 
 
 def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Mapping[str, Any]) -> Evaluation:
@@ -139,11 +138,10 @@ def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Ma
     network, task = network_logits(loaded, corpus), loaded.task
     if loaded.ngrams is None:
         return Evaluation.of(split, task.probabilities(network), task, **known)
-    thresholds, ngrams = facts.get("calibration/network_thresholds"), loaded.ngrams.logits(split.texts)
+    thresholds, both = facts.get("calibration/network_thresholds"), network + loaded.ngrams.logits(split.texts)
     alone = Task.of(split.label_ids) if thresholds is None else Task(np.array(thresholds))
     found = Evaluation.of(split, alone.probabilities(network), alone, **known)
-    both = Evaluation.of(split, task.probabilities(network + ngrams), task, **known)
-    return replace(both, network=found.metrics, ngram_logits=ngrams)
+    return replace(Evaluation.of(split, task.probabilities(both), task, **known), network=found.metrics)
 
 
 def _scored_split(dataset: Dataset) -> Split:
@@ -183,7 +181,7 @@ def write_results(
         **{f"network/{split}/{name}": getattr(network, name) for name in ("accuracy", "macro_f1", "micro_f1")},
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
-        **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else [], evaluation),
+        **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else []),
         **_balance(data.dataset),
         **data.facts(),
         **facts,
@@ -198,15 +196,11 @@ def write_results(
     return metrics
 
 
-def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluation) -> Row:
-    """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
-    split, ngrams, row = _scored_split(dataset), evaluation.ngram_logits, Row()
+def _baseline_scores(dataset: Dataset, names: Sequence[str]) -> Row:
+    """Returns what `metrics.json` says of the baselines."""
+    row = Row()
     for name in names:
-        task = Task.of(split.label_ids)
-        if name == "nbsvm" and task.thresholds is None and ngrams is not None and ngrams.any():  # else its weight is 0
-            found = Evaluation.of(split, task.probabilities(ngrams), task, labels=dataset.labels)
-        else:
-            found, row[f"time/baseline_{name}_seconds"] = _evaluate_baseline(name, dataset)
+        found, row[f"time/baseline_{name}_seconds"] = _evaluate_baseline(name, dataset)
         row |= {f"baseline/{name}/{key}": getattr(found.metrics, key) for key in ("accuracy", "macro_f1", "micro_f1")}
     return row
 
@@ -215,13 +209,11 @@ def _evaluate_baseline(name: str, dataset: Dataset) -> tuple[Evaluation, float]:
     """Returns how a linear model answers, and the seconds that it took; thresholds are chosen on valid."""
     logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
     train, valid, split = dataset.splits["train"], dataset.splits["valid"], _scored_split(dataset)
-    task, is_tuned = Task.of(train.label_ids), split is not valid and train.label_ids.ndim == 2
-    texts = [*valid.texts, *split.texts] if is_tuned else split.texts
-    probabilities, seconds = run_baseline(name, train, replace(split, texts=texts), len(dataset.labels))
-    if is_tuned:
-        task = task.tuned(probabilities[: len(valid)], valid.label_ids)
-        probabilities = probabilities[len(valid) :]
-    return Evaluation.of(split, probabilities, task, labels=dataset.labels, majority=_majority(dataset)), seconds
+    both = replace(split, texts=[*valid.texts, *split.texts])
+    probabilities, seconds = run_baseline(name, train, both, len(dataset.labels))
+    task = Task.of(train.label_ids).tuned(probabilities[: len(valid)], valid.label_ids)
+    known: Row = {"labels": dataset.labels, "majority": _majority(dataset)}
+    return Evaluation.of(split, probabilities[len(valid) :], task, **known), seconds
 
 
 def _balance(dataset: Dataset) -> Row:

@@ -33,7 +33,6 @@ class Evaluation:
         probabilities: `[N, C]`.
         metrics: their scores.
         network: scores of the network alone, where an n-gram model is added to it.
-        ngram_logits: `[N, C]` of that n-gram model alone.
         task: one label a text, or several.
     """
 
@@ -41,7 +40,6 @@ class Evaluation:
     probabilities: Floats
     metrics: Metrics
     network: Metrics | None = None
-    ngram_logits: Floats | None = None
     task: Task = Task()  # noqa: RUF009 - frozen
 
     @classmethod
