@@ -126,8 +126,7 @@ def test_a_finished_run_has_every_file_and_score(trained_run: Path, metrics: Row
     names = {str(path.relative_to(trained_run)) for path in trained_run.rglob("*") if path.is_file()}
     assert {
         "metrics.json", "predictions_test.csv", "report.html", "README.md", "plots/loss.png", "plots/scores.png",
-        "plots/learning_rate.png", "plots/confusion_matrix.png", "plots/calibration.png", "plots/score_by_length.png",
-        "plots/lengths.png",
+        "plots/learning_rate.png", "plots/confusion_matrix.png", "plots/calibration.png",
     } <= names  # fmt: skip
     assert {
         "test/examples", "test/accuracy", "test/auroc", "test/majority", "test/confidence_interval",

@@ -211,7 +211,7 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
         raise DataError(f"{path}: holds one JSON object and no table; write {form}, as with {command} for text: label")
     names = list(dict.fromkeys(name for record in records for name in record))
     table = {name: [record.get(name) for record in records] for name in names}
-    if is_csv:
+    if is_csv or names[:1] == ["#1"]:
         table = _without_header(table)
         if not any(table.values()):
             raise DataError(f"{path}: has a header, but no row below it")
@@ -253,8 +253,10 @@ def _is_header(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
     """Whether a table's first row names its columns, rather than being like the others."""
     if list(first) == [str(position) for position in range(len(first))] and len(first) > 1:
         return True  # what pandas writes for columns without names
+    if not all(isinstance(cell, str) for cell in first):
+        return False  # an array of JSON
     for cell, values in zip(first, columns, strict=False):
-        different = set(values)
+        different = {*map(str, values)}
         is_one_of_few = len(different) <= max(2, 0.2 * len(values)) and cell in different
         if cell.strip() and (is_one_of_few or len(cell) > _MAX_LABEL or _NUMBER.fullmatch(cell.strip())):
             return False
