@@ -51,8 +51,6 @@ SPREAD = 0.1
 WINDOW = 5
 SMOOTHING = 0.75
 MAX_DIM = 4096
-ROWS = 512
-"""Tokens whose neighbours are weighed at once."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +318,7 @@ def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed
         `[V, E]`; the row of `<pad>` is zero.
     """
     corpora = list(corpora)
-    digest = hashlib.sha256(json.dumps([2, vocab_size, dim, seed, WINDOW, SMOOTHING]).encode())
+    digest = hashlib.sha256(json.dumps([3, vocab_size, dim, seed, WINDOW, SMOOTHING]).encode())
     for corpus in corpora:
         digest.update(json.dumps([corpus.digest, corpus.max_length, corpus.truncate]).encode())
         if not corpus.digest:
@@ -371,23 +369,17 @@ def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2*
 
 def positive_information(counts: Any) -> Any:
     """Turns symmetric counts into `max(0, log(P(a, b) / (P(a) P'(b))))`, with P' smoothed."""
-    matrix, num_tokens = counts.tocsr(), counts.shape[0]
-    blocks = [slice(i, min(i + ROWS, num_tokens)) for i in range(0, num_tokens, ROWS)]
-    sums = np.zeros(num_tokens)
-    for rows, place in _entries(matrix, blocks):
-        sums += np.bincount(rows, matrix.data[place], minlength=num_tokens)
+    matrix = counts.tocsr()
+    sizes = np.diff(matrix.indptr)
+    sums = np.zeros(len(sizes))
+    sums[sizes > 0] = np.add.reduceat(matrix.data, matrix.indptr[:-1][sizes > 0], dtype=np.float64)
     smooth = sums**SMOOTHING
-    log_sums = np.log(np.maximum(sums, 1e-9))
-    log_smooth = np.log(np.maximum(smooth / max(smooth.sum(), 1e-9), 1e-30))
-    for rows, place in _entries(matrix, blocks):
-        values = np.log(matrix.data[place]) - log_sums[rows] - log_smooth[matrix.indices[place]]
-        matrix.data[place] = np.maximum(values, 0)
+    log_sums = np.log(np.maximum(sums, 1e-9)).astype(np.float32)
+    log_smooth = np.log(np.maximum(smooth / max(smooth.sum(), 1e-9), 1e-30)).astype(np.float32)
+    values = matrix.data  # changed in place, as there may be a hundred million
+    np.log(values, out=values)
+    values -= np.repeat(log_sums, sizes)
+    values -= log_smooth[matrix.indices]
+    np.maximum(values, 0, out=values)
     matrix.eliminate_zeros()
     return matrix
-
-
-def _entries(matrix: Any, blocks: Sequence[slice]) -> Iterator[tuple[npt.NDArray[np.int64], slice]]:
-    """Yields for each block of rows the row of each of its entries, and where these are: not all at once."""
-    for block in blocks:
-        bounds = matrix.indptr[block.start : block.stop + 1]
-        yield np.repeat(np.arange(block.start, block.stop), np.diff(bounds)), slice(int(bounds[0]), int(bounds[-1]))
