@@ -10,14 +10,7 @@ from hypothesis import strategies as st
 
 from bilstm_cls.data import corpus as module
 from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, pad, training_batches
-from bilstm_cls.data.corpus import (
-    Corpus,
-    encode,
-    encode_whole,
-    learn,
-    load_corpus,
-    statistics,
-)
+from bilstm_cls.data.corpus import Corpus, encode, encode_whole, learn, load_corpus, statistics
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, TokenCounter, Tokenizer
 from bilstm_cls.evaluation.explain import _kept_places
 from bilstm_cls.inspection import padding_share
