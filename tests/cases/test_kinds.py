@@ -26,6 +26,7 @@ from tests.conftest import TINY, reviews
 Rows = list[tuple[str, str]]
 
 ROWS = [(f"{text}, “naïve” {number}", label) for number, (text, label) in enumerate(reviews(80))]
+TEXTS, LABELS = map(list, zip(*ROWS, strict=True))
 PLAIN_ROWS = [(text.replace(",", "").replace("“naïve” ", ""), label) for text, label in ROWS]
 THAI = [("ไปกับเพื่อน" * (i % 3 + 1) + ("อร่อยมาก" if i % 2 else "ไม่ชอบเลย") + f" {i}", "ab"[i % 2]) for i in range(80)]
 LATIN = [(f"{text} costs £{number}", label) for number, (text, label) in enumerate(PLAIN_ROWS)]
@@ -82,6 +83,7 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "header repeated": ("a.csv", between(as_csv(ROWS, "text", "label"), 20, 60, line="text,label"), ROWS),
     "whole floats": ("a.csv", as_csv(((t, f"{label}.0") for t, label in NUMBERED), "text", "score"), NUMBERED),
     "several lines": ("a.csv", as_csv(HEADED, "text", "label"), HEADED),
+    "carriage returns": ("a.csv", as_csv(ROWS, "text", "label").replace("\n", "\r"), ROWS),
     "UTF-8 with a mark": ("a.csv", as_csv(ROWS, "text", "label").encode("utf-8-sig"), ROWS),
     "gzip": ("a.csv.gz", gzip.compress(as_csv(ROWS, "text", "label").encode()), ROWS),
     "tsv": ("a.tsv", "label\ttext\n" + lines(SIGNED, "{label}\t{text}"), SIGNED),
@@ -98,6 +100,9 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "JSON array": ("a.json", json.dumps(objects(ROWS)), ROWS),
     "JSON array on many lines": ("a.json", json.dumps(objects(ROWS), indent=1), ROWS),
     "JSON data": ("a.json", json.dumps({"version": "1.0", "data": objects(ROWS)}), ROWS),
+    "JSON columns of arrays": ("a.json", json.dumps({"text": TEXTS, "label": LABELS}), ROWS),
+    "JSON pairs": ("a.json", json.dumps(ROWS), ROWS),
+    "JSON pairs, label first": ("a.jsonl", "".join(json.dumps([y, x]) + "\n" for x, y in ROWS), ROWS),
     "JSON floats": ("a.jsonl", "".join(json.dumps({"text": x, "y": float(y)}) + "\n" for x, y in NUMBERED), NUMBERED),
 }  # fmt: skip
 
@@ -114,8 +119,7 @@ def pandas_json(orient: str) -> Callable[[Path], Path]:
 def parquet(folder: Path) -> Path:
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
-    frame = pandas.DataFrame(ROWS, columns=["text", "label"])
-    frame["label"] = frame["label"].astype("category")
+    frame = pandas.DataFrame(ROWS, columns=["text", "label"]).astype({"label": "category"})
     frame.to_parquet(folder / "a.parquet")
     return folder / "a.parquet"
 
@@ -169,7 +173,7 @@ def split_files(folder: Path) -> Path:
 
 
 OTHERS: dict[str, Callable[[Path], Path]] = {
-    **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records")},
+    **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records", "split", "index", "values")},
     "Parquet": parquet, "Parquet with class names": class_label_parquet, "saved": saved, "saved splits": saved_splits,
     "pattern": parts, "folder of parts": folder_of_parts, "folders": folders, "files of splits": split_files,
 }  # fmt: skip
@@ -252,6 +256,20 @@ def test_a_bad_row_is_in_the_config_and_skipped_alone(kind: str, folder: Path) -
     assert dataset.counts["skipped"] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("a.json", json.dumps(dict(ROWS)), "jq 'to_entries"),
+        ("a.csv", as_csv(ROWS, "text", "label").replace("\n", "\r") + "\n", r"tr '\r' '\n'"),
+        ("a.xml", "<rows></rows>", "to_csv"),
+    ],
+)
+def test_a_file_that_cannot_be_read_comes_with_a_remedy(name: str, content: str, remedy: str, folder: Path) -> None:
+    (folder / name).write_text(content, "utf-8")
+    outcome = run_cli("init", "--data", folder / name)
+    assert (outcome.code, remedy in outcome.stderr) == (3, True)
+
+
 LONG_TAIL = [*ROWS, *((f"topic {i} {i}", f"rare {i // 2}") for i in range(60))]
 
 
@@ -280,51 +298,46 @@ SETS = [(text, {label, *(["extra"] if i % 3 == 0 else [])} - ({label} if i % 8 =
 NAMES = ("neg", "pos", "extra", "never")
 
 
-def one_hot(folder: Path) -> Path:
-    rows = ((i, text, *(int(name in labels) for name in NAMES)) for i, (text, labels) in enumerate(SETS))
-    (folder / "a.csv").write_text(as_csv(rows, "id", "comment", *NAMES), "utf-8")
-    return folder / "a.csv"
+ONE_HOT = as_csv(
+    ((i, x, *(int(name in y) for name in NAMES)) for i, (x, y) in enumerate(SETS)), "id", "comment", *NAMES
+)
 
 
-def one_column(name: str, form: Callable[[list[str]], str]) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
-        (folder / name).write_text(as_csv(((x, form(sorted(y))) for x, y in SETS), "text", "label"), "utf-8")
+def one_column(form: Callable[[list[str]], str]) -> str:
+    return as_csv(((text, form(sorted(labels))) for text, labels in SETS), "text", "label")
+
+
+def fasttext(mark: str) -> str:
+    return "".join(mark.join(f"__label__{label}" for label in labels) + f" {text}\n" for text, labels in SETS)
+
+
+MULTI = {
+    "columns of 1 and 0": ("a.csv", ONE_HOT),
+    "bars": ("a.csv", one_column("|".join)),
+    "semicolons": ("a.csv", one_column("; ".join)),
+    "lists in text": ("a.csv", one_column(repr)),
+    "JSON lists": ("a.jsonl", "".join(json.dumps({"text": x, "tags": [*y]}) + "\n" for x, y in SETS)),
+    "fastText": ("a.txt", fasttext(" ")),
+    "fastText with commas": ("a.txt", fasttext(", ")),
+}
+
+
+def several_labels(folder: Path, kind: str) -> Path:
+    if kind in MULTI:
+        name, content = MULTI[kind]
+        (folder / name).write_text(content, "utf-8")
         return folder / name
-
-    return write
-
-
-def json_lists(folder: Path) -> Path:
-    rows = (json.dumps({"text": x, "tags": [*y]}) + "\n" for x, y in SETS)
-    (folder / "a.jsonl").write_text("".join(rows), "utf-8")
-    return folder / "a.jsonl"
-
-
-def fasttext(folder: Path) -> Path:
-    rows = ("".join(f"__label__{label} " for label in y) + x + "\n" for x, y in SETS)
-    (folder / "a.txt").write_text("".join(rows), "utf-8")
-    return folder / "a.txt"
-
-
-def parquet_lists(folder: Path) -> Path:
     datasets = pytest.importorskip("datasets")
-    kind = datasets.Sequence(datasets.ClassLabel(names=list(NAMES)))
+    names = datasets.Sequence(datasets.ClassLabel(names=list(NAMES)))
     columns = {"text": [x for x, _ in SETS], "labels": [[NAMES.index(label) for label in y] for _, y in SETS]}
-    features = datasets.Features({"text": datasets.Value("string"), "labels": kind})
+    features = datasets.Features({"text": datasets.Value("string"), "labels": names})
     datasets.Dataset.from_dict(columns, features=features).to_parquet(str(folder / "a.parquet"))
     return folder / "a.parquet"
 
 
-MULTI = {
-    "columns of 1 and 0": one_hot, "bars": one_column("a.csv", "|".join), "semicolons": one_column("a.csv", "; ".join),
-    "lists in text": one_column("a.csv", repr), "JSON lists": json_lists, "fastText": fasttext,
-    "Parquet with class names": parquet_lists,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", MULTI)
+@pytest.mark.parametrize("kind", [*MULTI, "Parquet with class names"])
 def test_several_labels_of_a_text_are_found_and_read(kind: str, folder: Path) -> None:
-    config = config_of(MULTI[kind](folder))
+    config = config_of(several_labels(folder, kind))
     assert (config.data.labels, config.train.select_by) == ("multi", "valid/average_precision")
     dataset = load_dataset(config.data)
     found = {
@@ -336,12 +349,12 @@ def test_several_labels_of_a_text_are_found_and_read(kind: str, folder: Path) ->
     assert ("never" in dataset.labels) == (kind == "columns of 1 and 0")
 
 
-@pytest.mark.parametrize(("value", "reason"), [("2", "must be 1 or 0"), ("-1", "must be 1 or 0")])
-def test_what_is_neither_1_nor_0_is_a_bad_row(value: str, reason: str, folder: Path) -> None:
-    content = one_hot(folder).read_text("utf-8").splitlines()
+@pytest.mark.parametrize("value", ["2", "-1"])
+def test_what_is_neither_1_nor_0_is_a_bad_row(value: str, folder: Path) -> None:
+    content = ONE_HOT.splitlines()
     content[9] = content[9].rpartition(",")[0] + f",{value}"
     (folder / "a.csv").write_text("\n".join(content), "utf-8")
     columns = json.dumps(list(NAMES))
     sets = [f"data.train={folder / 'a.csv'}", "data.labels=multi", f"data.label_column={columns}"]
-    with pytest.raises(DataError, match=f"a.csv:10: 'never' {reason}"):
+    with pytest.raises(DataError, match=r"a\.csv:10: 'never' must be 1 or 0"):
         load_dataset(load_config(None, [*sets, "data.text_columns=comment"]).data)

@@ -1,32 +1,15 @@
 import gzip
 import logging
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bilstm_cls.data import encoding as encoding_module
 from bilstm_cls.data.encoding import find_encoding
-from bilstm_cls.data.readers import READERS, ReadOptions, read
-from bilstm_cls.data.types import BadRow
+from bilstm_cls.data.readers import READERS, ReadOptions
 from bilstm_cls.errors import ConfigError, DataError
-
-Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write(name: str, content: str | bytes, encoding: str = "utf-8") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
-        return path
-
-    return write
-
-
-def pairs(path: Path, **kwargs: Any) -> list[tuple[str, str | None]]:
-    return [(example.text, example.label) for example in read(path, **kwargs)]
+from tests.data.conftest import Write
+from tests.data.rows import pairs, skipping
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030", "shift_jis"])
@@ -76,11 +59,8 @@ def test_a_line_of_another_encoding_in_a_utf8_file_is_a_bad_row_and_no_other_cha
     lines = [f"{row},pos\n".encode("latin-1" if i == place else "utf-8") for i, row in enumerate(rows)]
     path = write("a.csv", b"text,label\n" + b"".join(lines))
     assert find_encoding(path) == "utf-8"
-    bad: list[BadRow] = []
-    options = ReadOptions(encoding="auto")
-    found = [text for text, _ in pairs(path, options=options, bad_rows="skip", on_bad_row=bad.append)]
-    assert found == rows[:place] + rows[place + 1 :]
-    assert [row.line for row in bad] == [place + 2]
+    kept = [(row, "pos") for row in rows[:place] + rows[place + 1 :]]
+    assert skipping(path, options=ReadOptions(encoding="auto")) == (kept, [place + 2])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "gb18030", "utf-16-le", "shift_jis", "iso2022_jp"])
@@ -106,23 +86,12 @@ def test_a_byte_that_cannot_be_decoded_is_named_deep_in_a_file(
     line = num_before + bool(header) + 1
     with pytest.raises(DataError, match=rf":{line}: byte 0x{wrong[0]:02x} is not {encoding} "):
         pairs(path, **kwargs)
-    bad: list[BadRow] = []
-    assert pairs(path, bad_rows="skip", on_bad_row=bad.append, **kwargs) == [(text, "pos")] * (num_before + 5)
-    assert [row.line for row in bad] == [line]
+    assert skipping(path, **kwargs) == ([(text, "pos")] * (num_before + 5), [line])
 
 
-@pytest.mark.parametrize(
-    ("content", "encoding", "reason"),
-    [
-        (b'text,label\n"one\ntwo\nthr\xe9e",pos\nx,neg\n', "utf-8", "byte 0xe9 2 lines further down is not utf-8"),
-    ],
-)
-def test_what_is_wrong_with_the_bytes_of_a_row_is_named(
-    write: Write, content: bytes, encoding: str, reason: str
-) -> None:
-    with pytest.raises(DataError) as caught:
-        pairs(write("a.csv", content), options=ReadOptions(encoding=encoding))
-    assert f"a.csv:2: {reason}" in str(caught.value)
+def test_a_wrong_byte_further_down_in_a_row_is_named(write: Write) -> None:
+    with pytest.raises(DataError, match=r"a\.csv:2: byte 0xe9 2 lines further down is not utf-8"):
+        pairs(write("a.csv", b'text,label\n"one\ntwo\nthr\xe9e",pos\nx,neg\n'))
 
 
 @pytest.mark.parametrize("encoding", ["cp037", "utf-32", "utf-16-be"])

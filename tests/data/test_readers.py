@@ -3,7 +3,6 @@ import io
 import json
 import os
 import sys
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from hypothesis import strategies as st
 from bilstm_cls.data import encoding as encoding_module
 from bilstm_cls.data.readers import READERS, ReadOptions, read, read_label_names
 from bilstm_cls.data.tables import Dialect
-from bilstm_cls.data.types import BadRow, Example
+from bilstm_cls.data.types import Example
 from bilstm_cls.errors import ConfigError, DataError
+from tests.data.conftest import Write
+from tests.data.rows import pairs, remarks, skipping
 
-Write = Callable[..., Path]
 NO_LABEL = ReadOptions(label_column=None)
 ANY = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -27,35 +27,6 @@ labels = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z", "Nd"]), min_
     lambda label: label.strip()
 )
 rows_of_any_text = st.lists(st.tuples(texts, labels), min_size=1)
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write(name: str, content: str | bytes, encoding: str = "utf-8") -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
-        return path
-
-    return write
-
-
-def pairs(path: Path, **kwargs: Any) -> list[tuple[str, str | None]]:
-    return [(example.text, example.label) for example in read(path, **kwargs)]
-
-
-def skipping(path: Path, **kwargs: Any) -> tuple[list[tuple[str, str | None]], list[int]]:
-    """Returns what is read and the lines of the rows that are lost."""
-    bad: list[BadRow] = []
-    found = pairs(path, bad_rows="skip", on_bad_row=bad.append, **kwargs)
-    return found, [row.line for row in bad if not row.is_read]
-
-
-def remarks(path: Path, **kwargs: Any) -> list[BadRow]:
-    bad: list[BadRow] = []
-    pairs(path, on_bad_row=bad.append, **kwargs)
-    assert all(row.is_read for row in bad)
-    return bad
 
 
 def error(path: Path, **kwargs: Any) -> str:
@@ -185,18 +156,6 @@ def test_a_record_may_be_longer_than_a_block(write: Write, monkeypatch: pytest.M
     assert [(e.text, e.line) for e in read(path)] == [(rows[0][0], 2), ("short", 43), ("\n\n中", 44)]
 
 
-def test_a_file_is_read_in_the_memory_of_a_few_rows(write: Write) -> None:
-    path = write("a.csv", "text,label\n" + "some words that go on and on,pos\n" * 60_000)
-    rows = read(path)
-    next(rows)
-    tracemalloc.start()
-    for _ in range(50_000):
-        next(rows)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 4_000_000
-
-
 # bad rows
 
 CSV_FAULTS = {
@@ -244,7 +203,8 @@ OTHER_FAULTS = [
     ("a.ft", "__label__a x\n\n__label__a __label__b y\n", "data.labels: multi"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": NaN}\n', "not JSON: NaN"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "text": "z"}\n', "not JSON: key 'text' is there twice"),
-    ("a.jsonl", OBJECT + '\n["y", "b"]\n', "must be a JSON object"),
+    ("a.jsonl", OBJECT + '\n["y", "b"]\n', "has no 'text' among '#1', '#2'"),
+    ("a.jsonl", OBJECT + '\n"y"\n', "must be a JSON object"),
     ("a.jsonl", OBJECT + '\n{"text": "y"}\n', "has no 'label' among 'text'"),
     ("a.jsonl", OBJECT + '\n{"text": 1, "label": "b"}\n', "'text' must be text, not 1"),
     ("a.jsonl", OBJECT + '\n{"text": null, "label": "b"}\n', "'text' must be text, not null"),
@@ -296,22 +256,18 @@ def test_json_gives_back_what_was_written(
 ) -> None:
     records = [{"text": text, "label": label} for text, label in rows]
     columns = {name: {str(i): record[name] for i, record in enumerate(records)} for name in ("text", "label")}
-    documents: dict[str, Any] = {
-        "records": records, "columns": columns, "data": {"data": records},
-    }  # fmt: skip
-    kind = data.draw(st.sampled_from(["lines", *documents]))
-    written = [records] if kind == "lines" else [documents[kind]]
-    written = records if kind == "lines" else written
-    options = {"ensure_ascii": ensure_ascii, "indent": None if kind == "lines" else indent}
-    content = "".join(json.dumps(value, **options) + "\n" for value in written)
-    assert pairs(write("a.json", content)) == rows
+    by_row = {f"row {i}": record for i, record in enumerate(records)}
+    split = {"columns": ["text", "label"], "index": [*range(len(rows))], "data": rows}
+    arrays = {"note": "", "text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    documents: list[Any] = [records, columns, {"data": records}, split, arrays, *([by_row] if len(rows) > 2 else [])]
+    written = data.draw(st.sampled_from([records, *([document] for document in documents)]))
+    options: Any = {"ensure_ascii": ensure_ascii, "indent": None if written is records else indent}
+    assert pairs(write("a.json", "".join(json.dumps(value, **options) + "\n" for value in written))) == rows
 
 
 def test_the_line_of_an_array_is_where_its_object_starts(write: Write) -> None:
-    path = write(
-        "a.json",
-        '[\n {"text": "x\\ny", "label": "a"}, {"text": "y", "label": "b"},\n\n{\n"text": "z", "label": "c"}\n]\n',
-    )
+    rows = '{"text": "x\\ny", "label": "a"}, {"text": "y", "label": "b"},\n\n{\n"text": "z", "label": "c"}'
+    path = write("a.json", f"[\n {rows}\n]\n")
     assert [(e.text, e.line) for e in read(path)] == [("x\ny", 2), ("y", 2), ("z", 4)]
 
 
@@ -347,11 +303,9 @@ def test_lines_give_one_text_a_line(write: Write, written: list[str]) -> None:
         ("label-text", "pos\ta  b \n\nscience fiction\tc\r\n", [("a  b ", "pos"), ("c", "science fiction")]),
         ("label-text", "0 c\npos a\tb \n", [("c", "0"), ("a\tb ", "pos")]),
         ("text-label", "a b pos\nc neg \nd 1.0\n", [("a b", "pos"), ("c", "neg"), ("d", "1")]),
-        (
-            "fasttext",
-            "__label__pos a b\n__label__x-y\t c\nd __label__z\n",
-            [("a b", "pos"), (" c", "x-y"), ("d ", "z")],
-        ),
+        ("fasttext", "__label__p a b\n__label__x-y\t c\nd __label__z\n", [("a b", "p"), (" c", "x-y"), ("d ", "z")]),
+        ("fasttext", "__label__a, x, y\n__label__b,c ,z\n", [("x, y", "a"), (",z", "b,c")]),
+        ("label-text", "pos\ta b\rneg\tc\r", [("a b", "pos"), ("c", "neg")]),
         ("lines", "a\n\nb\r\n \u2028\n", [("a", None), ("", None), ("b", None), (" \u2028", None)]),
     ],
 )
@@ -415,15 +369,6 @@ def test_the_names_of_a_class_label_are_the_labels(write_table: Callable[..., Pa
     assert skipping(path) == ([("x", "good"), ("y", "bad")], [3])
 
 
-def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
-    rows = [(f"text {i}", i % 2) for i in range(10)]
-    data = datasets.Dataset.from_dict({"text": [t for t, _ in rows], "label": [i for _, i in rows]}, features=features)
-    data.save_to_disk(str(tmp_path / "saved"), num_shards=3)
-    assert pairs(tmp_path / "saved") == [(text, ("no", "yes")[label]) for text, label in rows]
-
-
 def test_records_of_a_table_can_be_written_as_json(write_table: Callable[..., Path]) -> None:
     import datetime
 
@@ -457,12 +402,8 @@ def test_an_empty_file_is_an_error(write: Write, tmp_path: Path, data_format: st
         ("a.csv", "Txt,label\nx,y\n", "a.csv:1: no text column 'text' among 'Txt', 'label'; did you mean 'Txt'?"),
         ("a.csv", "text,Class\nx,y\n", "a.csv:1: no label column 'label' among 'text', 'Class'; name another"),
         ("a.csv", "text,label,text\nx,y,z\n", "a.csv:1: column 'text' is there twice"),
-        (
-            "a.csv",
-            'text,"label\nx,y\n',
-            "a.csv:1: a quote opens here and never closes",
-        ),
-        ("a.csv", "text,label\rx,y\r", "a.csv:1: a carriage return outside quotes, in the header"),
+        ("a.csv", 'text,"label\nx,y\n', "a.csv:1: a quote opens here and never closes"),
+        ("a.csv", "text,label\rx,y\r\n", "a.csv:1: a carriage return outside quotes (tr '"),
         ("a.csv", "t\0e\0x\0t\0\n\0", "a.csv:1: the header holds NUL"),
         ("a.csv", b"\xff\xfet\0e\0", "a.csv: begins with the byte order mark of utf-16; set data.encoding: utf-16"),
         ("a.csv", b"text,label\xff\nx,y\n", "a.csv:1: byte 0xff is not utf-8"),
@@ -487,7 +428,7 @@ def test_a_folder_in_place_of_a_file_is_an_error_and_the_reverse(
 
 
 def test_an_unknown_format_is_a_config_error(write: Write) -> None:
-    with pytest.raises(ConfigError, match="unknown data format 'cvs'; did you mean 'csv'"):
+    with pytest.raises(ConfigError, match="unknown data format 'cvs'; choose auto, csv"):
         read(write("a.csv", "x"), format="cvs")
 
 

@@ -10,10 +10,10 @@ import pytest
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data import starter
-from bilstm_cls.data.readers import ReadOptions, data_files, detect_format, find_splits, read
+from bilstm_cls.data.readers import data_files, detect_format, find_splits, read
+from bilstm_cls.data.sources import read_options
 from bilstm_cls.data.starter import DataProfile, profile_data, starter_config
-from bilstm_cls.data.tables import Dialect
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.errors import DataError
 
 Write = Callable[..., Path]
 RNG = random.Random(0)
@@ -25,9 +25,9 @@ SENTENCES = [
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    def write(name: str, rows: Sequence[Sequence[Any]], encoding: str = "utf-8") -> Path:
+    def write(name: str, rows: Sequence[Sequence[Any]]) -> Path:
         path = tmp_path / name
-        with path.open("w", newline="", encoding=encoding) as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             if path.suffix == ".jsonl":
                 file.writelines(json.dumps(dict(zip(rows[0], row, strict=True))) + "\n" for row in rows[1:])
             else:
@@ -37,18 +37,27 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
+def labelled(texts: Sequence[str] = SENTENCES, labels: Sequence[str] = "ab") -> list[Sequence[Any]]:
+    """Returns a table of texts, the labels in turn."""
+    return [("text", "label"), *((text, labels[i % len(labels)]) for i, text in enumerate(texts))]
+
+
 def reloaded(found: DataProfile, path: Path) -> Config:
     config = path.parent / "config.yaml"
     config.write_text(starter_config(found, path), "utf-8")
     return load_config(config)
 
 
+def config_for(path: Path) -> Config:
+    return reloaded(profile_data(path), path)
+
+
 def num_read(config: Config) -> int:
     """Reads the file as a config says."""
-    data = config.data
-    options = ReadOptions(tuple(data.text_columns), data.label_column, data.encoding, csv=Dialect(**dict(data.csv)))
-    assert isinstance(data.train, str)
-    return sum(1 for _ in read(Path(data.train), format=data.format, options=options))
+    assert isinstance(config.data.train, str)
+    return sum(
+        1 for _ in read(Path(config.data.train), format=config.data.format, options=read_options(config.data, "train"))
+    )
 
 
 TABLES: dict[str, tuple[list[str], Callable[[int], Sequence[Any]], tuple[str, ...], str]] = {
@@ -71,7 +80,7 @@ def test_columns_are_guessed_and_the_config_reads_the_file(write: Write, table: 
     header, row, texts, label = TABLES[table]
     path = write(name, [header, *map(row, range(60))])
     found = profile_data(path)
-    assert (found.text_columns, found.label_column) == (texts, label)
+    assert (found.options.text_columns, found.options.label_column) == (texts, label)
     config = reloaded(found, path)
     assert (tuple(config.data.text_columns), config.data.label_column) == (texts, label)
     assert num_read(config) == len(found.texts) == found.num_rows == 60
@@ -91,7 +100,7 @@ def test_a_file_without_a_header_is_read_by_position(
 ) -> None:
     path = write("a.csv", [row(i) for i in range(60)])
     found = profile_data(path)
-    assert (found.text_columns, found.label_column, len(found.texts)) == (texts, label, 60)
+    assert (found.options.text_columns, found.options.label_column, len(found.texts)) == (texts, label, 60)
     assert num_read(reloaded(found, path)) == 60
 
 
@@ -102,7 +111,7 @@ def test_folders_are_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for i in range(number):
             (tmp_path / "corpus" / label / f"{i}.txt").write_text("très bon film à voir", "windows-1252")
     found = profile_data(tmp_path / "corpus")
-    assert (found.format, found.encoding, found.labels) == ("folder", "auto", {"neg": 6, "pos": 2})
+    assert (found.format, found.options.encoding, found.labels) == ("folder", "auto", {"neg": 6, "pos": 2})
     assert (found.num_rows, found.is_whole) == (8, False)
     assert num_read(reloaded(found, tmp_path / "corpus")) == 8
 
@@ -113,7 +122,7 @@ def test_parquet_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"review": SENTENCES, "stars": [i % 5 for i in range(60)]}), path)
     found = profile_data(path)
-    assert (found.text_columns, found.label_column, found.num_rows) == (("review",), "stars", 60)
+    assert (found.options.text_columns, found.options.label_column, found.num_rows) == (("review",), "stars", 60)
     assert num_read(reloaded(found, path)) == 60
 
 
@@ -135,19 +144,15 @@ def test_columns_that_cannot_be_guessed_are_asked_for(
         profile_data(path)
 
 
-def test_a_header_without_rows_is_no_question_of_columns(write: Write) -> None:
-    with pytest.raises(DataError, match=r"a\.csv: (?!.*label_column).*no row"):
-        profile_data(write("a.csv", [("text", "label")]))
-
-
 def test_what_the_user_sets_is_not_guessed(write: Write) -> None:
     path = write("a.csv", [("p", "q", "n"), *((SENTENCES[i], SENTENCES[-i], i) for i in range(60))])
     found = profile_data(path, ["data.label_column=n", "data.text_columns=p", "data.encoding=latin-1"])
-    assert (found.text_columns, found.label_column, found.encoding) == (("p",), "n", "latin-1")
+    assert (found.options.text_columns, found.options.label_column, found.options.encoding) == (("p",), "n", "latin-1")
     with pytest.raises(DataError, match="there is no column 'm'; there are 'p' "):
         profile_data(path, ["data.label_column=m"])
-    with pytest.raises(ConfigError, match="unknown key"):
-        profile_data(path, ["data.lable=m"])
+    path = write("b.csv", labelled(labels=["a/b", "b/c", "c"]))
+    given = ["data.labels=multi", "data.label_separator=/"]
+    assert reloaded(profile_data(path, given), path).data.label_separator == "/"
 
 
 SCRIPTS = {
@@ -166,14 +171,16 @@ SCRIPTS = {
 def test_texts_without_spaces_get_a_tokenizer_of_characters(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text("".join(f"{text}{i}\t{i % 2}\n" for i in range(60)), "utf-8")
-    config = reloaded(profile_data(path), path)
+    config = config_for(path)
     assert (config.text.tokenizer, config.data.format) == (SCRIPTS[text], "text-label")
 
 
-@pytest.mark.parametrize(("num_words", "max_length"), [(5, 20), (33, 40), (150, 150), (3000, 400)])
-def test_the_length_follows_the_texts(write: Write, num_words: int, max_length: int) -> None:
-    path = write("a.csv", [("text", "label"), *(("word " * num_words, "ab"[i % 2]) for i in range(60))])
-    assert reloaded(profile_data(path), path).text.max_length == max_length
+@pytest.mark.parametrize(
+    ("num_words", "max_length", "has_dropout"), [(5, 20, 0), (33, 40, 0), (150, 150, 1), (3000, 400, 1)]
+)
+def test_length_and_dropout_follow_the_texts(write: Write, num_words: int, max_length: int, has_dropout: int) -> None:
+    config = config_for(write("a.csv", labelled(["word " * num_words] * 60)))
+    assert (config.text.max_length, config.model.word_dropout > 0) == (max_length, has_dropout)
 
 
 ENGLISH = [f"the film is one of those that you see with friends, part {i}" for i in range(60)]
@@ -195,34 +202,15 @@ def test_english_texts_get_english_vectors_where_they_are_few(
 ) -> None:
     monkeypatch.setattr(starter, "has_english", lambda: is_installed)
     monkeypatch.setattr(starter, "MAX_TOKENS", 50_000)
-    path = write("a.csv", [("text", "label"), *((text, "ab"[i % 2]) for i, text in enumerate(texts * repeat))])
+    path = write("a.csv", labelled(texts * repeat))
     found = profile_data(path)
     assert reloaded(found, path).embedding.init == init
     assert ("pip install" in starter_config(found, path)) == (texts is ENGLISH and not is_installed)
 
 
-def test_a_short_text_loses_no_word_in_training(write: Write) -> None:
-    short, long = (
-        write(f"{n}.csv", [("text", "label"), *(("word " * n, "ab"[i % 2]) for i in range(60))]) for n in (5, 80)
-    )
-    assert reloaded(profile_data(short), short).model.word_dropout == 0
-    assert reloaded(profile_data(long), long).model.word_dropout > 0
-
-
-def test_unequal_labels_are_remarked_on(write: Write, tmp_path: Path) -> None:
-    few, many = (
-        profile_data(
-            write(f"{n}.csv", [("text", "label"), *((s, "a" if i % n else "b") for i, s in enumerate(SENTENCES))])
-        )
-        for n in (6, 3)
-    )
-    assert "# class_weights: balanced" in starter_config(few, tmp_path / "x")
-    assert "class_weights" not in starter_config(many, tmp_path / "x")
-
-
 def test_settings_follow_the_size_of_the_whole_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starter, "MAX_ROWS", 50)
-    path = write("a.csv", [("text", "label"), *((SENTENCES[i % 60], "ab"[i % 2]) for i in range(9000))])
+    path = write("a.csv", labelled(SENTENCES * 150))
     found = profile_data(path)
     assert (len(found.texts), found.is_whole) == (50, False)
     assert found.num_rows == pytest.approx(9000, rel=0.1)
@@ -230,13 +218,15 @@ def test_settings_follow_the_size_of_the_whole_file(write: Write, monkeypatch: p
     assert (config.train.batch_size, config.text.min_freq, config.data.valid, config.data.test) == (32, 1, 0.1, 0.1)
 
 
-def test_few_texts_get_small_batches_and_keep_all_words(write: Write) -> None:
-    path = write("a.csv", [("text", "label"), *((SENTENCES[i], "ab"[i % 2]) for i in range(60))])
-    config = reloaded(profile_data(path), path)
-    assert (config.train.batch_size, config.text.min_freq, config.data.valid) == (8, 1, 0.2)
-    assert config.model.ngrams == "nbsvm"
-    path = write("b.csv", [("text", "label"), *((SENTENCES[i], "ab"[i % 2]) for i in range(40))])
-    assert reloaded(profile_data(path), path).model.ngrams is None
+@pytest.mark.parametrize(("number", "ngrams"), [(60, "nbsvm"), (40, None)])
+def test_few_texts_get_small_batches_and_keep_all_words(write: Write, number: int, ngrams: str | None) -> None:
+    config = config_for(write("a.csv", labelled(SENTENCES[:number])))
+    assert (config.train.batch_size, config.text.min_freq, config.data.valid, config.model.ngrams) == (
+        8,
+        1,
+        0.2,
+        ngrams,
+    )
 
 
 ODD_NAMES = [
@@ -254,7 +244,7 @@ ODD_NAMES = [
 def test_any_path_and_label_can_be_written_in_a_config(write: Write, name: str) -> None:
     labels = ["no", "null", "a: b # c", "new\nline\u2028\x07"]
     header = ["no: #", "yes, [no]"]
-    path = write(name, [header, *((SENTENCES[i], labels[i % 4]) for i in range(60))])
+    path = write(name, [header, *labelled(labels=labels)[1:]])
     found = profile_data(path)
     config = reloaded(found, path)
     assert (config.data.train, config.data.label_column) == (str(path), "yes, [no]")
@@ -262,17 +252,17 @@ def test_any_path_and_label_can_be_written_in_a_config(write: Write, name: str) 
 
 
 def test_a_path_that_is_not_unicode_is_an_error(write: Write) -> None:
-    path = write("a.csv", [("text", "label"), *((SENTENCES[i], "ab"[i % 2]) for i in range(60))])
     with pytest.raises(DataError, match="cannot be written in a config"):
-        starter_config(profile_data(path), Path("a\udcff.csv"))
+        starter_config(profile_data(write("a.csv", labelled())), Path("a\udcff.csv"))
 
 
-@pytest.mark.parametrize("content", ["", "text,label\n", "text,label\nx,\n"])
-def test_a_file_without_rows_is_an_error(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(("content", "is_asked"), [("", False), ("text,label\n", False), ("text,label\nx,\n", True)])
+def test_a_file_without_rows_is_no_question_of_columns(tmp_path: Path, content: str, is_asked: bool) -> None:
     path = tmp_path / "a.csv"
     path.write_text(content)
-    with pytest.raises(DataError, match=r"a\.csv"):
+    with pytest.raises(DataError, match=r"a\.csv") as caught:
         profile_data(path)
+    assert ("label_column" in str(caught.value)) == is_asked
 
 
 def test_what_is_found_of_the_dialect_is_in_the_config(tmp_path: Path) -> None:
@@ -288,13 +278,24 @@ def test_what_is_found_of_the_dialect_is_in_the_config(tmp_path: Path) -> None:
     assert f"# {path}:4: skipped 1 blank line\n" in starter_config(found, path)
 
 
-def test_rare_and_alike_labels_are_remarked_on(write: Write) -> None:
-    labels = ["True", "true", "1", "01", *(f"rare {i}" for i in range(20))]
-    path = write("a.csv", [("text", "label"), *((SENTENCES[i % 60], labels[i % 24]) for i in range(48))])
+@pytest.mark.parametrize(
+    ("labels", "remarks"),
+    [
+        (["True", "true"], ["The labels 'True', 'true' look alike"]),
+        (["1", "01", *(f"rare {i}" for i in range(20))], ["22 labels have fewer than 10", "'1', '01' look alike"]),
+        (["good/food", "bad/food", "bad"], ["data.label_separator: '/'"]),
+        (["a + b", "a + c"], ["data.label_separator: '+'"]),
+        (["a"] * 5 + ["b"], ["class_weights: balanced"]),
+        (["n/a", "yes"], []),
+        (["x/y", "z/w", "z/w"], []),
+    ],
+)
+def test_labels_are_remarked_on(write: Write, labels: list[str], remarks: list[str]) -> None:
+    path = write("a.csv", labelled(labels=labels))
     text = starter_config(profile_data(path), path)
-    assert "# 24 labels have fewer than 10 texts" in text
-    assert "# The labels 'True', 'true' look alike" in text
-    assert "# The labels '1', '01' look alike" in text
+    every = ("look alike", "have fewer than", "label_separator", "class_weights")
+    assert {remark for remark in every if remark in text} == {remark for remark in every if remark in " ".join(remarks)}
+    assert all(remark in text for remark in remarks)
 
 
 # formats and files
@@ -337,7 +338,6 @@ def test_a_format_is_found_by_name_or_first_lines(tmp_path: Path, name: str, con
         "".join(f"w{i % 40} some words z{i % 35}\n" for i in range(99)),
         "".join(f"{SENTENCES[i % 60]} z{i % 35}\n" for i in range(99)),
     ],
-    ids=["prose", "few words", "many rare labels", "many rare labels after few words"],
 )
 def test_a_guess_that_is_not_sure_is_none_and_both_readings_are_shown(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.txt"

@@ -18,7 +18,7 @@ from typing import Any
 
 PLACES = (
     "data.row", "step.before", "step.after_backward", "step.after_opt", "eval.start",
-    "save.before_open", "save.after_write_half", "save.after_write", "save.after_fsync", "save.after_rename",
+    "save.before_open", "save.after_write", "save.after_fsync", "save.after_rename",
     "save.after_dirsync", "save.mid_prune",
 )  # fmt: skip
 
@@ -102,7 +102,7 @@ def _wrap() -> None:
     _around(torch.nn.Module, "eval", before="eval.start")
     _around(files, "_create", before="save.before_open")
     _around(os, "replace", after="save.after_rename")
-    fsync, fdopen, unlink = os.fsync, os.fdopen, os.unlink
+    fsync, unlink = os.fsync, os.unlink
 
     def counted_fsync(descriptor: int) -> None:
         is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
@@ -111,10 +111,6 @@ def _wrap() -> None:
         fsync(descriptor)
         reach("save.after_dirsync" if is_folder else "save.after_fsync")
 
-    def halving_fdopen(descriptor: int, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        file = fdopen(descriptor, mode, *args, **kwargs)
-        return _Halves(file) if mode == "wb" else file
-
     def counted_unlink(path: str | Path, **kwargs: Any) -> None:
         unlink(path, **kwargs)
         if Path(path).parent.name == "checkpoints":  # and not what a cache clears away
@@ -122,28 +118,3 @@ def _wrap() -> None:
 
     os.fsync = counted_fsync
     os.unlink = counted_unlink
-    os.fdopen = halving_fdopen
-
-
-class _Halves:
-    """A file that is written in two halves, with a place between them."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def __enter__(self) -> "_Halves":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, content: bytes) -> int:
-        middle = len(content) // 2
-        self._file.write(content[:middle])
-        self._file.flush()
-        reach("save.after_write_half")
-        self._file.write(content[middle:])
-        return len(content)

@@ -17,7 +17,7 @@ from tests.faults.children import run, start
 from tests.faults.conftest import Settings, Tally, cases
 from tests.training.runs import result
 
-WRITES = ("save.before_open", "save.after_write_half", "save.after_write")
+WRITES = ("save.before_open", "save.after_write")
 FULL, REFUSING = ("ENOSPC", "EDQUOT"), ("EROFS", "EACCES", "EIO")
 NUMBER = 3
 
@@ -26,7 +26,7 @@ def refusals(places: dict[str, int], number: int) -> list[str]:
     """So many moments of a run at which a write is refused, spread over all of it."""
     total = places["save.before_open"]
     moments = sorted({1 + (total - 1) * i // (number - 1) for i in range(number)})
-    return [f"{WRITES[i % 3]}:{moment}:{(*FULL, *REFUSING)[i % 5]}" for i, moment in enumerate(moments)]
+    return [f"{WRITES[i % 2]}:{moment}:{(*FULL, *REFUSING)[i % 5]}" for i, moment in enumerate(moments)]
 
 
 @cases(few=4, many=120)
@@ -51,7 +51,7 @@ def test_a_disk_that_refuses_a_write_costs_nothing(
 
 
 def test_a_full_disk_is_the_reason_in_the_status(settings: Settings, tmp_path: Path) -> None:
-    assert run(*settings(tmp_path), faults=["save.after_write_half:30:ENOSPC"]).code == 6
+    assert run(*settings(tmp_path), faults=["save.after_write:30:ENOSPC"]).code == 6
     status = json.loads((tmp_path / "tiny/status.json").read_text("utf-8"))
     assert (status["status"], status["exit_code"]) == ("failed", 6)
 

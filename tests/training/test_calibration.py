@@ -131,37 +131,28 @@ def test_without_calibration_the_weights_are_those_that_were_chosen(tiny_config:
 
 
 def test_every_answer_of_a_wide_run_is_of_both_models(wide_run: Path) -> None:
+    metrics = json.loads((wide_run / "metrics.json").read_text())
+    _, again = evaluate(wide_run, split="test")
+    assert again.accuracy == metrics["test/accuracy"]
+    assert again.log_loss == pytest.approx(metrics["test/log_loss"], abs=1e-6)
     classifier = Classifier.load(wide_run)
     texts = ["a good film", "a bad film"]
     (alone,) = classifier.predict(texts[:1])
+    before = classifier.predict_proba(texts)
     assert classifier.predict(texts)[0].probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+    explanation = explain(classifier.loaded, texts[0], method="exact")  # its terms add up to the logit of both
+    odds = np.log(before[0, 0] / before[0, 1]) * (1 if explanation.label == classifier.labels[0] else -1)
+    assert explanation.error is not None
+    assert explanation.error < 1e-5
+    assert explanation.logit == pytest.approx(odds, abs=1e-5)
     assert classifier.loaded.ngrams is not None
     network = classifier.loaded.model
-    before = classifier.predict_proba(texts)
     with torch.no_grad():
         network.project.weight.zero_()
         network.project.bias.zero_()
     expected = softmax(classifier.loaded.ngrams.logits(texts))
     assert_allclose(classifier.predict_proba(texts), expected, atol=1e-6)
     assert np.abs(before - expected).max() > 1e-4
-
-
-def test_eval_of_a_wide_run_repeats_its_metrics(wide_run: Path) -> None:
-    metrics = json.loads((wide_run / "metrics.json").read_text())
-    split = "test" if "test/accuracy" in metrics else "valid"
-    _, again = evaluate(wide_run, split=split)
-    assert again.accuracy == metrics[f"{split}/accuracy"]
-    assert again.log_loss == pytest.approx(metrics[f"{split}/log_loss"], abs=1e-6)
-
-
-def test_the_terms_of_a_wide_run_add_up_to_the_logit_of_both(wide_run: Path) -> None:
-    classifier = Classifier.load(wide_run)
-    explanation = explain(classifier.loaded, "a good film", method="exact")
-    first, second = classifier.predict_proba(["a good film"])[0]
-    odds = np.log(first / second) * (1 if explanation.label == classifier.labels[0] else -1)
-    assert explanation.error is not None
-    assert explanation.error < 1e-5
-    assert explanation.logit == pytest.approx(odds, abs=1e-5)
 
 
 def test_a_wide_run_without_its_n_grams_is_no_run(wide_run: Path, tmp_path: Path) -> None:

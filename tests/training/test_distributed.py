@@ -7,10 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -23,22 +21,23 @@ from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.batches import evaluation_batches
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import LAUNCHED
 from bilstm_cls.errors import ConfigError, ResourceError, UserError
 from bilstm_cls.training.distributed import Group, joined, launch, number_of_processes
-from bilstm_cls.training.run import train
 from tests.command_line import Outcome
 from tests.conftest import reviews
 from tests.training.runs import result
 
 Make = Callable[..., Config]
+Action = Callable[[psutil.Process, list[psutil.Process]], None]
 
-# Each process sums gradients that some processes lack, twice: in one group, and in another one after it.
+# Each process sums gradients that some processes lack, twice: in one group, and in another one after it. One of them is
+# ready later than the others would wait for an answer.
 SUMMING = """
-import os, sys, torch
+import os, sys, time, torch
 from safetensors.torch import save_file
 from bilstm_cls.training.distributed import joined
 rank, folder = int(os.environ["RANK"]), sys.argv[1]
+time.sleep(6 if rank == 1 else 0)
 for meeting in range(2):
     table, matrix, bias = (torch.zeros(6, 3, requires_grad=True), torch.zeros(2, 2, requires_grad=True),
                            torch.zeros(2, requires_grad=True))
@@ -55,15 +54,6 @@ save_file({"table": table.grad.to_dense(), "matrix": matrix.grad, "bias": bias.g
            "more": torch.tensor([*map(float, flags), total], dtype=torch.float64)}, f"{folder}/{rank}.safetensors")
 """
 
-# Rank 1 is ready later than the others would wait for an answer.
-LATE = """
-import os, time, torch
-from bilstm_cls.training.distributed import joined
-time.sleep(6 if os.environ["RANK"] == "1" else 0)
-with joined(torch.device("cpu")) as group:
-    assert group.sum(1.0) == 2.0
-"""
-
 
 def run_together(script: str, folder: Path, size: int, **environment: str) -> list[int]:
     """Runs a script in several processes that know each other, and returns their exit codes."""
@@ -76,8 +66,9 @@ def run_together(script: str, folder: Path, size: int, **environment: str) -> li
     return [process.wait(120) for process in processes]
 
 
-def test_gradients_are_summed_to_the_same_bits_in_every_process(tmp_path: Path) -> None:
-    assert run_together(SUMMING, tmp_path, 3) == [0, 0, 0]
+def test_gradients_are_summed_to_the_same_bits_in_every_process_once_all_are_ready(tmp_path: Path) -> None:
+    environment = {"BILSTM_CLS_TIMEOUT": "5", "TORCHELASTIC_RUN_ID": "1"}  # as under a launcher
+    assert run_together(SUMMING, tmp_path, 3, **environment) == [0, 0, 0]
     results = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(3)]
     table = torch.zeros(6, 3)
     table[1] = torch.tensor([0.0, 1, 2])
@@ -89,10 +80,6 @@ def test_gradients_are_summed_to_the_same_bits_in_every_process(tmp_path: Path) 
         assert torch.equal(found["bias"], torch.zeros(2))
         assert found["more"].tolist() == [1.0, 0.0, results[0]["more"][2].item()]
     assert results[0]["more"][2].item() == pytest.approx(0.6)
-
-
-def test_under_a_launcher_a_process_that_prepares_for_long_is_waited_for(tmp_path: Path) -> None:
-    assert run_together(LATE, tmp_path, 2, BILSTM_CLS_TIMEOUT="2", TORCHELASTIC_RUN_ID="1") == [0, 0]
 
 
 def test_a_group_of_one_does_nothing() -> None:
@@ -113,43 +100,30 @@ def test_every_text_is_evaluated_once_whatever_the_number_of_processes(size: int
 
 
 @pytest.mark.parametrize(
-    ("setting", "tokens", "cores", "device", "expected"),
+    ("setting", "tokens", "cores", "device", "can_launch", "expected"),
     [
-        ("auto", 100, 16, "cpu", 1), ("auto", 10**7, 16, "cpu", 8), ("auto", 10**7, 4, "cpu", 2),
-        ("auto", 10**7, 3, "cpu", 1), ("auto", 10**7, 16, "cuda", 1), ("3", 100, 2, "cpu", 3),
-        ("1", 10**7, 16, "cuda", 1),
+        ("auto", 100, 16, "cpu", True, 1), ("auto", 10**7, 16, "cpu", True, 8), ("auto", 10**7, 4, "cpu", True, 2),
+        ("auto", 10**7, 3, "cpu", True, 1), ("auto", 10**7, 16, "cuda", True, 1), ("3", 100, 2, "cpu", True, 3),
+        ("1", 10**7, 16, "cuda", True, 1), ("auto", 10**7, 16, "cpu", False, 1), ("2", 100, 16, "cpu", False, None),
+        ("2", 100, 16, "cuda", True, None),
     ],
 )  # fmt: skip
-def test_processes_are_started_where_they_pay(
+def test_processes_are_started_where_they_pay_and_only_by_a_command(
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
     setting: str,
     tokens: int,
     cores: int,
     device: str,
-    expected: int,
+    can_launch: bool,
+    expected: int | None,
 ) -> None:
     monkeypatch.setattr("bilstm_cls.training.distributed.usable_cores", lambda: cores)
-    config, corpus = tiny_config(f"train.processes={setting}").train, _long(tokens)
-    assert number_of_processes(config, corpus, torch.device(device), can_launch=True) == expected
-
-
-def test_only_a_command_starts_several_processes(tiny_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilstm_cls.training.distributed.usable_cores", lambda: 16)
-    cpu, corpus = torch.device("cpu"), _long(10**7)
-    assert number_of_processes(tiny_config("train.processes=auto").train, corpus, cpu, can_launch=False) == 1
-    with pytest.raises(ConfigError, match=r"train\.processes: 2.*bilstm-cls train --processes 2"):
-        train(tiny_config("train.processes=2", "name=here"))
-
-
-def test_several_processes_on_one_gpu_are_refused(tiny_config: Make) -> None:
-    config = tiny_config("train.processes=2").train
-    with pytest.raises(ConfigError, match="torchrun --nproc-per-node 2"):
-        number_of_processes(config, _long(10), torch.device("cuda"), can_launch=True)
-
-
-def _long(num_tokens: int) -> Corpus:
-    return Corpus(np.zeros(num_tokens, dtype=np.int32), np.array([0, num_tokens]), np.array([0]))
+    config = tiny_config(f"train.processes={setting}").train
+    corpus = Corpus(np.zeros(tokens, dtype=np.int32), np.array([0, tokens]), np.array([0]))
+    refusal = pytest.raises(ConfigError, match=r"train\.processes: 2.*torchrun --nproc-per-node 2")
+    with refusal if expected is None else contextlib.nullcontext():
+        assert number_of_processes(config, corpus, torch.device(device), can_launch=can_launch) == expected
 
 
 @pytest.mark.parametrize(
@@ -200,14 +174,14 @@ class Command:
         stdout, stderr = process.communicate(timeout=300)
         return Outcome(process.returncode, stdout, stderr)
 
-    def interrupted(self, name: str, action: Callable[[psutil.Process, list[psutil.Process]], None]) -> Outcome:
-        """Starts two processes, does something to them in their third epoch, and returns how they ended.
+    def interrupted(self, epoch: int, action: Action) -> Outcome:
+        """Starts or resumes two processes, does something to them after an epoch, and returns how they ended.
 
         None of them is left over.
         """
-        process = self.start("--processes", "2", "--set", f"name={name}")
+        process = self.start("--processes", "2", "--set", "name=interrupted", "--resume")
         assert process.stderr is not None
-        before = [next(line for line in process.stderr if line.startswith("epoch 3"))]
+        before = [next(line for line in process.stderr if line.startswith(f"epoch {epoch}"))]
         launcher = psutil.Process(process.pid)
         ranks = sorted(launcher.children(), key=lambda child: int(child.environ()["RANK"]))
         action(launcher, ranks)
@@ -217,60 +191,35 @@ class Command:
         return Outcome(process.returncode, stdout, "".join(before) + stderr)
 
 
-@pytest.fixture(scope="module")
-def command(tiny_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    config = tiny_config("train.epochs=12", "train.checkpoint_seconds=0")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield Command(config, tmp_path_factory.mktemp("several"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(command: Command) -> dict[str, Any]:
-    outcome = command.run("--processes", "2", "--set", "name=undisturbed", "--json")
-    assert outcome.code == 0, outcome.stderr
-    assert outcome.stderr.count("train: 168 texts") == 1
-    assert outcome.json == json.loads((command.folder / "undisturbed/metrics.json").read_text("utf-8"))
-    return result(command.folder / "undisturbed")
-
-
-def terminate(launcher: psutil.Process, ranks: list[psutil.Process]) -> None:
-    launcher.terminate()
-
-
-def kill_launcher(launcher: psutil.Process, ranks: list[psutil.Process]) -> None:
-    launcher.kill()
-
-
-def kill_one(launcher: psutil.Process, ranks: list[psutil.Process]) -> None:
-    ranks[1].kill()
-
-
-@pytest.mark.parametrize(
-    ("action", "code", "status"),
-    [(terminate, 143, "stopped"), (kill_one, 6, "failed"), (kill_launcher, -signal.SIGKILL, "running")],
-)
 def test_two_processes_that_are_interrupted_end_together_and_resume_to_the_same_bits(
-    command: Command,
-    undisturbed: dict[str, Any],
-    action: Callable[[psutil.Process, list[psutil.Process]], None],
-    code: int,
-    status: str,
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = action.__name__
-    outcome = command.interrupted(name, action)
-    assert outcome.code == code, outcome.stderr
-    assert len(outcome.errors) == (code > 0), outcome.stderr
-    found = json.loads((command.folder / name / "status.json").read_text("utf-8"))
-    assert found["status"] in (status, "stopped" if code == 6 else status)
-    resumed = command.run("--processes", "2", "--set", f"name={name}", "--resume")
+    """By a signal, by the death of one of them and by that of their launcher, in one run."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = Command(tiny_config("train.epochs=12", "train.checkpoint_seconds=0"), tmp_path)
+    whole = command.run("--processes", "2", "--set", "name=whole", "--json")
+    assert whole.code == 0, whole.stderr
+    assert whole.stderr.count("train: 168 texts") == 1
+    assert whole.json == json.loads((tmp_path / "whole/metrics.json").read_text("utf-8"))
+    interruptions: list[tuple[Action, int, set[str]]] = [
+        (lambda launcher, ranks: launcher.terminate(), 143, {"stopped"}),
+        (lambda launcher, ranks: ranks[1].kill(), 6, {"stopped", "failed"}),
+        (lambda launcher, ranks: launcher.kill(), -signal.SIGKILL, {"running"}),
+    ]
+    for epoch, (action, code, statuses) in zip((2, 4, 6), interruptions, strict=True):
+        outcome = command.interrupted(epoch, action)
+        assert outcome.code == code, outcome.stderr
+        assert len(outcome.errors) == (code > 0), outcome.stderr
+        assert json.loads((tmp_path / "interrupted/status.json").read_text("utf-8"))["status"] in statuses
+    resumed = command.run("--processes", "2", "--set", "name=interrupted", "--resume")
     assert resumed.code == 0, resumed.stderr
-    assert result(command.folder / name) == undisturbed
+    assert result(tmp_path / "interrupted") == result(tmp_path / "whole")
 
 
 def test_an_error_in_several_processes_is_one_message_and_nothing_is_left_in_the_environment(
-    command: Command, capfd: pytest.CaptureFixture[str]
+    tiny_config: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    command = Command(tiny_config(), tmp_path)
     before = os.environ.copy()
     words = command.words("--processes", "2", "--set", "name=wrong", "--set", "train.class_weights={pos: 1}")
     with pytest.raises(UserError, match=r"train\.class_weights") as caught:
@@ -282,17 +231,15 @@ def test_an_error_in_several_processes_is_one_message_and_nothing_is_left_in_the
 
 PLAIN = (
     "model.bigrams=60", "model.dropout=0", "model.embedding_dropout=0", "model.word_dropout=0", "train.batch_size=17",
-    "train.epochs=2",
+    "train.epochs=2", "train.teacher=auto", "model.ngrams=nbsvm",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("is_taught", [False, True])
-def test_two_processes_learn_what_one_learns(tiny_config: Make, tmp_path: Path, is_taught: bool) -> None:
+def test_two_processes_learn_what_one_learns(tiny_config: Make, tmp_path: Path) -> None:
     """Without dropout the sums differ in their order alone, whatever is left over in the last batch."""
     more = tmp_path / "more.txt"
     more.write_text("".join(f"{text}\n" for text, _ in reviews(50, seed=3)), "utf-8")
-    taught = [f"data.unlabelled={more}", "train.teacher=auto"] if is_taught else []
-    command = Command(tiny_config(*PLAIN, *taught, "model.ngrams=nbsvm"), tmp_path)
+    command = Command(tiny_config(*PLAIN, f"data.unlabelled={more}"), tmp_path)
     names = ("run1", "run2")
     for name in names:
         assert command.run("--processes", name[-1], "--set", f"name={name}").code == 0
@@ -321,26 +268,3 @@ def test_torchrun_trains_several_seeds_an_ensemble_and_an_encoder(
     again = command.run("--seeds", "2", "--ensemble", "--json", "--resume", launcher=TORCHRUN)
     assert again.code == 0, again.stderr
     assert json.loads(again.stdout)["test/accuracy"] == summary["test/accuracy"]
-
-
-def test_a_launched_process_ends_with_its_launcher_whatever_it_does(tmp_path: Path) -> None:
-    script = (
-        "from bilstm_cls.training.distributed import end_with_launcher; import time; end_with_launcher(); "
-        "print('ready', flush=True); time.sleep(60)"
-    )
-    launcher = (
-        "import subprocess, sys, time; "
-        f"child = subprocess.Popen([sys.executable, '-c', {script!r}]); print(child.pid, flush=True); time.sleep(60)"
-    )
-    environment = os.environ | {"TORCHELASTIC_RUN_ID": LAUNCHED}
-    process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environment, text=True)
-    assert process.stdout is not None
-    child = psutil.Process(int(process.stdout.readline()))
-    assert process.stdout.readline() == "ready\n"
-    process.kill()
-    process.communicate()
-    deadline = time.monotonic() + 10
-    with contextlib.suppress(psutil.NoSuchProcess):
-        while child.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)

@@ -1,5 +1,6 @@
 """The training loop: what it reports, when it evaluates and stops, and that only seed and step decide its weights."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -13,7 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from bilstm_cls.classifier import predict_logits
 from bilstm_cls.config import METRICS, TrainConfig
@@ -184,38 +185,19 @@ def test_time_before_a_stop_counts_after_it() -> None:
     assert len(steps(run(taken_up(first, max_minutes=0.5)))) == 1
 
 
-def reference_loss(
-    logits: Tensor, label_ids: list[int], *, smoothing: float = 0.0, label_weights: list[float] | None = None
-) -> float:
-    """Cross-entropy with the definitions of Szegedy et al. 2016: a share of each target goes to all labels alike.
-
-    With weights, each text and each smoothed label counts by the weight of its label, and the sum is divided by the
-    weights of the texts' own labels.
-    """
-    weight = label_weights or [1.0] * NUM_LABELS
-    total = 0.0
-    for row, label_id in zip(logits.double().log_softmax(1).tolist(), label_ids, strict=True):
-        spread = sum(-row[i] * weight[i] for i in range(NUM_LABELS)) / NUM_LABELS
-        total += (1 - smoothing) * -row[label_id] * weight[label_id] + smoothing * spread
-    return total / sum(weight[label_id] for label_id in label_ids)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"smoothing": 0.1}, {"label_weights": [0.5, 1.0, 3.0]}, {"smoothing": 0.2, "label_weights": [0.5, 1.0, 3.0]}],
-)
-def test_the_loss_is_the_weighted_and_smoothed_cross_entropy(options: Any) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("label_weights", [None, [0.5, 1.0, 3.0]])
+def test_the_loss_is_the_weighted_and_smoothed_mean_cross_entropy(
+    smoothing: float, label_weights: list[float] | None
+) -> None:
     trainer = make_trainer(
-        dropouts={},
-        batch_size=NUM_TEXTS,
-        label_smoothing=options.get("smoothing", 0.0),
-        class_weights=options.get("label_weights"),
-    )
-    texts = trainer.corpus
-    batch = loop.collate(texts, np.arange(NUM_TEXTS))
+        dropouts={}, batch_size=NUM_TEXTS, label_smoothing=smoothing, class_weights=label_weights
+    )  # fmt: skip
+    batch = loop.collate(trainer.corpus, np.arange(NUM_TEXTS))
     logits = trainer.model(batch.token_ids, batch.lengths).detach()
-    expected = reference_loss(logits, texts.label_ids.tolist(), **options)  # type: ignore[union-attr]
-    assert trainer.step().loss == pytest.approx(expected, rel=1e-5)
+    weight = None if label_weights is None else torch.tensor(label_weights)
+    expected = cross_entropy(logits, batch.label_ids, weight, label_smoothing=smoothing)
+    assert trainer.step().loss == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -224,8 +206,7 @@ def test_a_rate_beyond_all_bounds_diverges_and_says_where(optimizer: str, max_gr
     trainer = make_trainer(
         learning_rate=1e30, schedule="constant", warmup=0.0, optimizer=optimizer, max_grad_norm=max_grad_norm
     )
-    message = r"training diverged at step 2: loss [\d.e+naif]+, gradient norm [\d.e+naif]+, learning rate 1e\+30; lower"
-    with pytest.raises(DivergedError, match=message):
+    with pytest.raises(DivergedError, match=r"at step 2: .*learning rate 1e\+30; lower train\.learning_rate"):
         run(trainer)
 
 
@@ -276,10 +257,8 @@ def test_gradual_unfreezing_lets_one_more_part_learn_in_each_epoch(optimizer: st
 def test_parts_far_from_the_answer_learn_slower_by_the_layer_lr_decay() -> None:
     """The first update of Adam moves every weight by the learning rate."""
     trainer = make_trainer(layer_lr_decay=0.4, schedule="constant", warmup=0.0, weight_decay=0.0, max_grad_norm=None)
-    moved = moved_parts(trainer)
-    assert moved["project"] == pytest.approx(0.05, rel=1e-3)
-    assert moved["encoder"] == pytest.approx(0.05 * 0.4, rel=1e-3)
-    assert moved["embedding"] == pytest.approx(0.05 * 0.4**2, rel=1e-3)
+    expected = {"project": 0.05, "encoder": 0.05 * 0.4, "embedding": 0.05 * 0.4**2}
+    assert moved_parts(trainer) == pytest.approx(expected, rel=1e-3)
 
 
 def evaluating(trainer: Trainer) -> Callable[[], Row]:
@@ -371,52 +350,36 @@ def test_the_weights_of_a_state_are_those_that_were_evaluated(decay: float | Non
     assert is_same == (decay is None)
 
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
 @pytest.mark.parametrize(
-    ("precision", "device", "expected", "is_short"),
+    ("precision", "device", "has_amx", "cell", "units", "expected"),
     [
-        ("auto", CPU, torch.float32, False), ("fp32", CPU, torch.float32, False), ("bf16", CPU, torch.bfloat16, False),
-        ("auto", CUDA, torch.float32, True), ("tf32", CUDA, torch.float32, True), ("fp32", CUDA, torch.float32, False),
-        ("fp16", CUDA, torch.float16, False),
+        ("fp32", "cpu", True, "lstm", 256, "float32"), ("bf16", "cpu", True, "gru", 8, "bfloat16"),
+        ("auto", "cpu", True, "lstm", 128, "bfloat16"), ("auto", "cpu", True, "lstm", 127, "float32"),
+        ("auto", "cpu", True, "gru", 256, "float32"), ("auto", "cpu", False, "lstm", 256, "float32"),
+        ("auto", "cuda", False, "lstm", 256, "tf32"), ("tf32", "cuda", False, "gru", 8, "tf32"),
+        ("fp32", "cuda", False, "gru", 8, "float32"), ("fp16", "cuda", False, "gru", 8, "float16"),
+        ("bf16", "cuda", False, "gru", 8, None), ("half", "cpu", True, "gru", 8, None),
+        ("fp16", "cpu", True, "gru", 8, None), ("tf32", "cpu", True, "gru", 8, None),
+        ("bf16", "cpu", False, "gru", 8, None),
     ],
 )  # fmt: skip
-def test_precision_names_the_type_of_matrix_products(
-    precision: str, device: torch.device, expected: torch.dtype, is_short: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    assert Precision.named(precision, device) == Precision(expected, is_short)
-
-
-@pytest.mark.parametrize(
-    ("has_amx", "cell", "units", "expected"),
-    [
-        (True, "lstm", 128, torch.bfloat16), (True, "lstm", 127, torch.float32), (True, "gru", 256, torch.float32),
-        (False, "lstm", 256, torch.float32),
-    ],
-)  # fmt: skip
-def test_auto_is_bfloat16_by_rule_on_a_cpu_with_amx(
-    has_amx: bool, cell: str, units: int, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def test_precision_is_chosen_by_rule_and_refused_where_the_device_lacks_it(
+    precision: str,
+    device: str,
+    has_amx: bool,
+    cell: str,
+    units: int,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_amx)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
-    encoder = BidirectionalLSTM(4, units, cell=cell)
-    assert Precision.named("auto", CPU, encoder).dtype == expected
-    assert Precision.named("fp32", CPU, encoder).dtype == torch.float32  # it can be overridden
-
-
-@pytest.mark.parametrize(
-    ("name", "device", "cudnn"),
-    [("half", CPU, None), ("fp16", CPU, None), ("tf32", CPU, None), ("bf16", CUDA, 91200), ("bf16", CUDA, None)],
-)
-def test_a_precision_that_the_device_lacks_is_refused(
-    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, cudnn: int | None
-) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
-    with pytest.raises(ConfigError, match=f"precision: '{name}'"):
-        Precision.named(name, device)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91200)  # too old for bf16
+    refusal = pytest.raises(ConfigError, match=f"precision: '{precision}'")
+    with refusal if expected is None else contextlib.nullcontext():
+        encoder = BidirectionalLSTM(4, units, cell=cell)
+        assert str(Precision.named(precision, torch.device(device), encoder)) == expected
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 2**31), (1, 1 + 2**32), (5, 6)])

@@ -42,13 +42,6 @@ def test_a_schedule_starts_peaks_and_ends_where_it_should(
     assert values[top] == max(values) == pytest.approx(2.0)
     assert values[(top + 100) // 2] == pytest.approx(middle)
     assert values[100] == pytest.approx(end, abs=1e-12)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.3])
-def test_a_rate_rises_to_its_peak_and_never_rises_after_it(schedule: str, warmup: float) -> None:
-    values = rates(schedule, warmup)
-    top = round(100 * warmup)
     assert values[: top + 1] == sorted(values[: top + 1])
     assert values[top:] == sorted(values[top:], reverse=True)
 

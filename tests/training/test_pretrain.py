@@ -1,12 +1,11 @@
 """Pretraining: it learns what is there, and ends with the same bits however it was interrupted."""
 
 import json
-import os
 import random
+import re
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import torch
 
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
-from bilstm_cls.config_file import dump_config, load_config
-from bilstm_cls.data.prepare import prepare
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.prepare import encoder_folder, prepare
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors, load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
@@ -53,23 +52,24 @@ def result(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_an_encoder_has_its_files_and_its_status(encoder: Path) -> None:
+def test_an_encoder_has_its_files_and_metrics_of_every_epoch_in_both_directions(
+    tiny_config: Make, encoder: Path
+) -> None:
     assert result(encoder)["files"] == [
         "config.yaml", "encoder.safetensors", "environment.json", "metrics.json", "status.json", "tokenizer.json",
         "train.log",
     ]  # fmt: skip
     assert RunDirectory(encoder).read_status()["status"] == "finished"
-
-
-def test_metrics_tell_of_every_epoch_in_both_directions(encoder: Path) -> None:
-    metrics = json.loads((encoder / "metrics.json").read_text("utf-8"))
+    metrics = RunDirectory(encoder).read_object("metrics.json")
     assert np.shape(metrics["held_out/perplexities"]) == (2, 2)
-    assert metrics["held_out/perplexities"][-1] == [
-        metrics["held_out/forward_perplexity"],
-        metrics["held_out/backward_perplexity"],
-    ]
+    last = [metrics[f"held_out/{name}_perplexity"] for name in ("forward", "backward")]
+    assert metrics["held_out/perplexities"][-1] == last
     assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 168
-    assert metrics["time/tokens_per_second"] > 0
+    lengths = prepare(tiny_config()).corpora["train"].num_tokens  # whole, whatever text.max_length is
+    longest_two = 2 * (int(lengths.max()) - 1)  # one in a hundred is held out
+    read = metrics["pretrain/tokens"] / 2  # epochs
+    assert (lengths - 1).sum() - longest_two <= read <= (lengths - 1).sum()
+    assert read > (np.minimum(lengths, 20) - 1).sum()
 
 
 @pytest.fixture
@@ -136,27 +136,15 @@ def test_a_signal_in_the_middle_of_a_long_text_ends_it_at_once_and_it_goes_on_to
     assert result(tmp_path / "parts") == result(tmp_path / "whole")
 
 
-def test_steps_are_as_many_as_were_told(tiny_config: Make, tmp_path: Path) -> None:
+def test_steps_are_reported_in_order_and_texts_without_a_label_are_read_too(tiny_config: Make, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("the film was good\n" * 28, "utf-8")
+    config = tiny_config(*PRETRAINED, f"data.unlabelled={tmp_path / 'more.txt'}")
     reports: list[StepReport] = []
-    pretrain(tiny_config(*PRETRAINED), tmp_path / "encoder", on_report=reports.append)
+    metrics = pretrain(config, tmp_path / "encoder", on_report=reports.append)
+    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 168 + 28
     assert [report.step for report in reports] == list(range(1, len(reports) + 1))
     assert len(reports) == pytest.approx(reports[0].total_steps, rel=0.1)
     assert {report.epoch for report in reports} == {1, 2}
-
-
-def test_texts_are_read_whole_however_long_they_may_be_in_training(tiny_config: Make, encoder: Path) -> None:
-    lengths = prepare(tiny_config()).corpora["train"].num_tokens
-    read = json.loads((encoder / "metrics.json").read_text("utf-8"))["pretrain/tokens"] / 2  # epochs
-    longest_two = 2 * (int(lengths.max()) - 1)  # one in a hundred is held out
-    assert (lengths - 1).sum() - longest_two <= read <= (lengths - 1).sum()
-    assert read > (np.minimum(lengths, 20) - 1).sum()
-
-
-def test_texts_without_a_label_are_read_too(tiny_config: Make, tmp_path: Path) -> None:
-    (tmp_path / "more.txt").write_text("the film was good\n" * 28, "utf-8")
-    config = tiny_config(*PRETRAINED, f"data.unlabelled={tmp_path / 'more.txt'}", "pretrain.epochs=1")
-    metrics = pretrain(config, tmp_path / "encoder")
-    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 168 + 28
 
 
 @pytest.mark.parametrize(("cell", "bidirectional"), [("gru", True), ("rnn", False)])
@@ -168,15 +156,10 @@ def test_other_cells_and_one_direction_are_pretrained(
     assert ("held_out/backward_perplexity" in metrics) == bidirectional
 
 
-def test_several_layers_are_refused(tiny_config: Make, tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"model\.num_layers: 2 layers cannot be pretrained.*set model\.num_layers to 1"
-    ):
+def test_several_layers_and_texts_of_one_token_are_refused(tiny_config: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.num_layers: 2"):
         pretrain(tiny_config("model.num_layers=2"), tmp_path / "encoder")
     assert not (tmp_path / "encoder").exists()
-
-
-def test_texts_of_one_token_hold_nothing_to_predict(tmp_path: Path) -> None:
     (tmp_path / "words.csv").write_text("text,label\n" + "good,pos\nbad,neg\n" * 10, "utf-8")
     with pytest.raises(DataError, match="nothing to predict"):
         pretrain(load_config(None, [f"data.train={tmp_path / 'words.csv'}"]), tmp_path / "encoder")
@@ -199,15 +182,20 @@ def test_a_taken_folder_is_left_alone_and_a_finished_one_returned(tiny_config: M
     assert result(encoder) == before
 
 
-def test_other_texts_are_not_gone_on_with(tiny_config: Make, tmp_path: Path) -> None:
-    (tmp_path / "texts.csv").write_text("text,label\n" + "good film it was,pos\nbad film it was,neg\n" * 20, "utf-8")
-    config = tiny_config(
-        *PRETRAINED, f"data.train={tmp_path / 'texts.csv'}", "pretrain.epochs=9", "train.checkpoint_seconds=0"
-    )
+def test_other_texts_and_damaged_checkpoints_are_not_gone_on_with(tiny_config: Make, tmp_path: Path) -> None:
+    texts = "text,label\n" + "good film it was,pos\nbad film it was,neg\n" * 20
+    (tmp_path / "texts.csv").write_text(texts, "utf-8")
+    data = f"data.train={tmp_path / 'texts.csv'}"
+    config = tiny_config(*PRETRAINED, data, "pretrain.epochs=9", "train.checkpoint_seconds=0")
     with pytest.raises(StoppedHereError):
         pretrain(config, tmp_path / "encoder", on_report=stop_at(8))
-    (tmp_path / "texts.csv").write_text("text,label\n" + "good plot it was,pos\nbad plot it was,neg\n" * 20, "utf-8")
+    (tmp_path / "texts.csv").write_text(texts.replace("film", "plot"), "utf-8")
     with pytest.raises(DataError, match="not those that this began with"):
+        pretrain(config, tmp_path / "encoder", resume=True)
+    (tmp_path / "texts.csv").write_text(texts, "utf-8")
+    for path in (tmp_path / "encoder/checkpoints").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="damaged"):
         pretrain(config, tmp_path / "encoder", resume=True)
 
 
@@ -228,58 +216,27 @@ def test_vectors_of_a_file_are_those_that_ppmi_makes(tiny_config: Make, tmp_path
     assert [p.name for p in path.parent.iterdir()] == ["vectors.txt"]
 
 
-def words(reviews_csv: Path, *more: object) -> list[object]:
-    keys = [f"data.train={reviews_csv}", *TINY, *PRETRAINED, "pretrain.epochs=1", "name=tiny"]
-    return ["pretrain", *(word for key in keys for word in ("--set", key)), *more]
-
-
-def test_the_command_prints_what_it_wrote_and_how_to_go_on(
-    reviews_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    outcome = run_cli(*words(reviews_csv))
-    assert outcome.code == 0, outcome.stderr
-    assert outcome.stdout.startswith("perplexity of 3 texts that were held out: ")
-    assert outcome.stdout.endswith("start from it with --set model.init_from=runs/tiny-encoder\n")
-    assert run_cli(*words(reviews_csv, "--json", "--resume")).json == json.loads(
-        Path("runs/tiny-encoder/metrics.json").read_text("utf-8")
-    )
-
-
 def test_one_config_is_for_the_encoder_and_for_the_run_that_starts_from_it(reviews_csv: Path, tmp_path: Path) -> None:
     given = [*TINY, *PRETRAINED, f"data.train={reviews_csv}", "data.test=0.2", f"model.init_from={tmp_path / 'own'}"]
     options = [part for key in [*given, f"output_dir={tmp_path / 'runs'}"] for part in ("--set", key)]
     missing = run_cli("train", *options)
-    assert missing.code == 2
-    assert (
-        f"{tmp_path / 'own'} holds no encoder; make it with bilstm-cls pretrain and the same config" in missing.stderr
-    )
-    done = run_cli("pretrain", *options, "--json")
-    assert done.code == 0, done.stderr
-    assert (tmp_path / "own" / "encoder.safetensors").is_file()
+    assert (missing.code, f"{tmp_path / 'own'} holds no encoder" in missing.stderr) == (2, True)
+    shown = run_cli("pretrain", *options)
+    assert shown.code == 0, shown.stderr
+    assert shown.stdout.startswith("perplexity of 2 texts that were held out: ")
+    assert shown.stdout.endswith(f"start from it with --set model.init_from={tmp_path / 'own'}\n")
+    metrics = json.loads((tmp_path / "own" / "metrics.json").read_text("utf-8"))
+    assert run_cli("pretrain", *options, "--json", "--resume").json == metrics
     assert "init_from: null" in (tmp_path / "own" / "config.yaml").read_text("utf-8")
-    assert run_cli("pretrain", *options, "--json", "--resume").json == done.json
     assert run_cli("train", *options, "--json").code == 0
 
 
 def test_the_command_writes_vectors(reviews_csv: Path, tmp_path: Path) -> None:
-    outcome = run_cli(*words(reviews_csv, "--vectors", "-o", tmp_path / "v.txt", "--json"))
+    words = ["pretrain", "--set", f"data.train={reviews_csv}", "--set", "embedding.dim=8", "--vectors", "-o"]
+    outcome = run_cli(*words, tmp_path / "v.txt", "--json")
     assert outcome.json == {"vectors": 29, "dim": 8, "path": str(tmp_path / "v.txt")}
-    again = run_cli(*words(reviews_csv, "--vectors", "-o", tmp_path / "v.txt"))
-    assert (again.code, again.errors) == (
-        2,
-        [f"error: {tmp_path / 'v.txt'}: is there already; add --overwrite to replace it"],
-    )
-
-
-def test_checkpoints_that_do_not_fit_are_told(tiny_config: Make, tmp_path: Path) -> None:
-    config = tiny_config(*PRETRAINED, "train.checkpoint_seconds=0")
-    with pytest.raises(StoppedHereError):
-        pretrain(config, tmp_path / "encoder", on_report=stop_at(8))
-    for path in (tmp_path / "encoder/checkpoints").glob("*.safetensors"):
-        path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="damaged"):
-        pretrain(config, tmp_path / "encoder", resume=True)
+    again = run_cli(*words, tmp_path / "v.txt")
+    assert (again.code, len(again.errors)) == (2, 1)
 
 
 def test_a_run_that_began_with_an_encoder_needs_it_no_more(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
@@ -307,7 +264,7 @@ def test_a_run_pretrains_its_own_encoder_once(
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert first.metrics["encoder/sha256"] == apart.metrics["encoder/sha256"]
     assert first.run.load_config().pretrain.enabled
-    assert "; pretrained in 0.0 minutes, trained 44 steps in 0.0 minutes" in score_table(first.metrics, first.run.path)
+    assert re.search(r"; pretrained in [\d.]+ minutes, trained 44 steps in", score_table(first.metrics, first.run.path))
 
     reports.clear()
     second = train(
@@ -341,33 +298,21 @@ def test_a_run_that_is_stopped_while_it_pretrains_goes_on_there(
     assert (first, later > 1) == (1, True)
 
 
-# Pretrains the encoder of a config as one process of a machine does, and says when it had it and what it did.
-PRETRAINING = """
-import json, sys
-from bilstm_cls.config_file import dump_config, load_config
-from bilstm_cls.data.prepare import prepare
-from bilstm_cls.training.pretrain import make_encoder
-config = load_config(sys.argv[1])
-steps = []
-data = prepare(config)
-sys.stdin.readline()
-make_encoder(config, data, on_report=lambda report: steps.append(report.step))
-print(len(steps))
-"""
-
-
-def test_a_second_run_that_needs_the_same_encoder_waits_for_the_first(tiny_config: Make, tmp_path: Path) -> None:
-    config = tiny_config(*PRETRAINED, "pretrain.enabled=true", "pretrain.epochs=6", f"output_dir={tmp_path}")
-    (tmp_path / "config.yaml").write_text(dump_config(config), "utf-8")
-    environment = os.environ | {"BILSTM_CLS_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", PRETRAINING, str(tmp_path / "config.yaml")]
-    runs = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
-        for _ in range(2)
-    ]
-    found = sorted(int(run.communicate("\n")[0]) for run in runs)
-    assert [run.returncode for run in runs] == [0, 0]
-    assert found[0] == 0 < found[1]
+def test_a_second_run_that_needs_the_same_encoder_waits_for_the_first(
+    tiny_config: Make, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+    config = tiny_config(*PRETRAINED, "pretrain.enabled=true")
+    data, steps = prepare(config), list[StepReport]()
+    folder = encoder_folder(config, data.dataset.digest)
+    second = threading.Thread(target=make_encoder, args=(config, data), kwargs={"on_report": steps.append})
+    with RunDirectory(folder).locked():
+        second.start()
+        while "waiting" not in log.text:
+            second.join(0.01)
+        shutil.copytree(encoder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+    second.join()
+    assert steps == []
 
 
 def test_a_run_in_float16_pretrains_its_own_encoder_as_auto_does(
@@ -385,17 +330,6 @@ def test_a_run_in_float16_pretrains_its_own_encoder_as_auto_does(
     (encoder,) = encoders.iterdir()
     assert load_config(encoder / "config.yaml").train.precision == "auto"
     assert (encoder / "encoder.safetensors").exists()
-
-
-def test_the_data_of_a_run_that_pretrains_are_prepared_once(
-    tiny_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    rows = [f"{'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'}" for i in range(40)]
-    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
-    (tmp_path / "test.csv").write_text("\n".join(["text,label", *rows[:4]]), "utf-8")
-    files = [f"data.{name}={tmp_path / name}.csv" for name in ("train", "test")]
-    train(tiny_config(*PRETRAINED, "pretrain.enabled=true", "train.epochs=1", "name=once", *files))
-    assert sum("exact duplicates of a training text" in record.message for record in caplog.records) == 1
 
 
 def test_a_text_is_split_into_tokens_once_between_its_file_and_the_metrics(

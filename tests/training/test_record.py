@@ -66,9 +66,14 @@ def test_the_second_signal_does_not_wait() -> None:
     assert reached == ["the first one"]
 
 
-def test_a_signal_after_the_last_look_stops_the_run_at_the_end_of_the_block() -> None:
+def test_a_signal_after_the_last_look_stops_the_run_at_the_end_of_the_block_and_later_ones_at_once() -> None:
     with pytest.raises(StoppedError, match="SIGINT"):
         run_deferred(lambda signals: signal.raise_signal(signal.SIGINT))
+    with StopSignals() as signals:
+        with signals.deferred():
+            pass
+        with pytest.raises(StoppedError):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_an_error_of_the_block_comes_before_the_signal() -> None:
@@ -80,16 +85,10 @@ def test_an_error_of_the_block_comes_before_the_signal() -> None:
         run_deferred(fail)
 
 
-def test_after_a_deferring_block_signals_stop_the_run_at_once_again() -> None:
-    with StopSignals() as signals:
-        with signals.deferred():
-            pass
-        with pytest.raises(StoppedError):
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_the_handlers_from_before_come_back_after_an_error(before: dict[int, object]) -> None:
-    with pytest.raises(StoppedError), StopSignals():
+def test_the_handlers_from_before_come_back_and_a_stop_is_no_failure_of_what_is_tried(
+    before: dict[int, object],
+) -> None:
+    with pytest.raises(StoppedError), StopSignals(), contextlib.suppress(Exception):
         signal.raise_signal(signal.SIGTERM)
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
 
@@ -114,12 +113,3 @@ def test_another_thread_than_the_main_one_runs_without_handlers(before: dict[int
     thread.start()
     thread.join()
     assert handlers == list(before.values())
-
-
-def test_a_stop_that_another_process_was_asked_for_counts_as_sigterm() -> None:
-    assert StopSignals().error().exit_code == 143
-
-
-def test_what_is_tried_when_a_signal_comes_does_not_count_as_failed() -> None:
-    with pytest.raises(StoppedError), StopSignals(), contextlib.suppress(Exception):
-        signal.raise_signal(signal.SIGTERM)

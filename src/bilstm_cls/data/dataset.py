@@ -31,7 +31,7 @@ from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 7
+FORMAT = 8
 """Part of every key of the cache: raise it when what is read from the same files changes."""
 
 IN_MEMORY = "(in memory)"

@@ -121,7 +121,7 @@ def find_encoding(path: Path, *, max_bytes: int | None = None) -> str:
             if 5 * block.count(b"\0") > len(block):
                 raise DataError(f"{path}: looks like UTF-16 without a byte order mark; set data.encoding: utf-16-le")
         offset += len(block)
-        *lines, tail = (tail + block).split(b"\n") if block else [tail, b""]
+        *lines, tail = (tail + block).replace(b"\r", b"\n").split(b"\n") if block else [tail, b""]
         tail = tail if len(tail) <= MAX_CHARACTERS else b""
         for line in itertools.filterfalse(bytes.isascii, lines):
             try:
@@ -159,7 +159,8 @@ def _best_match(sample: bytes) -> str | None:
 class TextLines:
     """Iterates over a file's lines without their line feeds, in the memory of one block and one line.
 
-    A byte order mark is dropped. A line ends at a line feed alone; a carriage return stays, also before the line feed.
+    A byte order mark is dropped. A line ends at a line feed alone; a carriage return stays, also before the line feed,
+    unless the file begins without any line feed: then, as on early Macs, carriage returns end its lines.
     A line of more than `MAX_CHARACTERS` is yielded cut, but longer than that, so that its length shows it. In the place
     of bytes that are not of the encoding are `SURROGATE`s; see `fault`.
 
@@ -183,14 +184,14 @@ class TextLines:
         Raises:
             DataError: the file is empty, or cannot be read as text at all.
         """
-        tail, is_empty = "", True
+        tail, line_end = "", ""
         for text in self.text():
-            *lines, tail = (tail + text).split("\n")
+            line_end = line_end or ("\r" if "\r" in text[:-1] and "\n" not in text else "\n")
+            *lines, tail = (tail + text).split(line_end)
             tail = tail[: MAX_CHARACTERS + 1]
-            is_empty = False
             if lines:
                 yield lines
-        if is_empty:
+        if not line_end:
             raise DataError(f"{self.path}: is empty")
         if tail:
             yield [tail]

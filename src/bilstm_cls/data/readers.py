@@ -40,7 +40,13 @@ SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ft": "fasttext", ".fasttext": "fasttext",
 }  # fmt: skip
-_UNREADABLE = {".zip": "unpack it first", ".xlsx": "save it as CSV (UTF-8)", ".xls": "save it as CSV (UTF-8)"}
+_UNREADABLE = {
+    "unpack it first": (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz"),
+    "save it as CSV (UTF-8)": (".xlsx", ".xls", ".ods"),
+    "write its texts and labels to a CSV file, as DataFrame.to_csv of pandas does": (
+        ".pkl", ".pickle", ".xml", ".html", ".yaml", ".yml", ".arff", ".feather", ".db", ".sqlite", ".npy", ".npz",
+    ),
+}  # fmt: skip
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
 LABEL_NAMES = (
     "label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "y", "stars", "star_rating",
@@ -98,9 +104,7 @@ def read(
     assert bad_rows in ("error", "skip"), bad_rows
     path = Path(path)
     if format != "auto" and format not in READERS:
-        near = difflib.get_close_matches(format, READERS, n=1)
-        advice = f"did you mean {near[0]!r}?" if near else f"choose auto, {', '.join(READERS)}"
-        raise ConfigError(f"unknown data format {format!r}; {advice}")
+        raise ConfigError(f"unknown data format {format!r}; choose auto, {', '.join(READERS)}")
     require_path(path)
     format = detect_format(path) if format == "auto" else format
     if path.is_dir() != (format == "folder") and format != "arrow":
@@ -221,7 +225,7 @@ def detect_format(path: Path) -> str:
         return "arrow" if (path / "state.json").exists() else "folder"
     if format := format_of_name(path):
         return format
-    if advice := _UNREADABLE.get(path.suffix.lower()):
+    if advice := next((advice for advice, kinds in _UNREADABLE.items() if path.suffix.lower() in kinds), None):
         raise DataError(f"{path}: {path.suffix} files are not read; {advice}")
     require_rereadable(path)
     if next(byte_blocks(path)).startswith(b"PAR1"):

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ _NO_MARK = {
     "\t": "has no tab between label and text, as the first line has",
     " ": "has no space between label and text",
 }
-_FASTTEXT_LABEL = re.compile(r"(?<!\S)__label__(\S+)(?:\s|$)")
+_FASTTEXT_LABEL = re.compile(r"(?<![^\s,])__label__(\S+?)(?:(?:\s*,)?(?:\s|$)|,(?=__label__))")
 
 Parts = tuple[str | list[str], str] | str
 """Label or labels and text of a line, or what is wrong with it."""
@@ -52,7 +53,7 @@ def read_lines(path: Path, options: ReadOptions) -> Rows:
 
 def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[str, str], Parts]) -> Rows:
     """Reads a label and a text a line; `split` parts a line at its second argument, a tab or else a space."""
-    skipped = SkippedLines(path)
+    options, skipped = _without_columns(options), SkippedLines(path)
     mark = ""
     for number, line, fault in _numbered(TextLines(path, options.encoding)):
         if not line.strip() and not fault:
@@ -63,7 +64,7 @@ def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[st
         if isinstance(parts, str):
             yield BadRow(str(path), number, parts)
         else:
-            yield _labelled(parts[0], parts[1], path, number, options)
+            yield _example(dict(zip(("label", "text"), parts, strict=True)), options, path, number)
     if not mark:
         raise DataError(f"{path}: holds blank lines only")
     yield from skipped.remarks()
@@ -92,14 +93,9 @@ def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
         yield number, line.removesuffix("\r"), lines.fault([line])
 
 
-def _labelled(label: str | list[str], text: str, path: Path, line: int, options: ReadOptions) -> Example | BadRow:
-    try:
-        columns = options.label_columns[:1]
-        found = label_of([label], columns, options.separator) if columns else None
-    except WrongValueError as error:
-        return BadRow(str(path), line, str(error))
-    record = {"label": label, "text": text} if options.keep_record else None
-    return Example(text, found, str(path), line, record)
+def _without_columns(options: ReadOptions) -> ReadOptions:
+    """Returns the options for formats that have a label and a text and no names for them."""
+    return replace(options, text_columns=("text",), label_column="label" if options.label_columns else None)
 
 
 def read_folder(path: Path, options: ReadOptions) -> Rows:
@@ -109,13 +105,14 @@ def read_folder(path: Path, options: ReadOptions) -> Rows:
 
 def read_labelled_files(files: Iterable[tuple[str, Path]], options: ReadOptions) -> Rows:
     """Reads one text a file, with the label given next to it; with encoding `auto`, finds that of each file."""
+    options = _without_columns(options)
     for label, file in files:
         lines = TextLines(file, find_encoding(file) if options.encoding == "auto" else options.encoding)
         text = lines.whole(MAX_CHARACTERS)
         if fault := TOO_LONG if text is None else lines.fault([text]):
             yield BadRow(str(file), 1, fault)
         else:
-            yield _labelled(label, str(text), file, 1, options)
+            yield _example({"label": label, "text": text}, options, file, 1)
 
 
 def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
@@ -166,24 +163,22 @@ def read_jsonl(path: Path, options: ReadOptions) -> Rows:
 
 def _json_records(path: Path, options: ReadOptions) -> Iterator[Record]:
     lines = TextLines(path, options.encoding)
-    if _is_document(list(itertools.islice((line for line in lines if line.strip()), 2)), options):
-        yield from _document_records(lines)
+    if _is_document(list(itertools.islice((line for line in lines if line.strip()), 2)), options.text_columns):
+        yield from _document_records(lines, options.text_columns)
         return
     for number, line in enumerate(lines, 1):
-        yield number, lines.fault([line]) or (_parse(line) if line and not line.isspace() else None)
+        yield number, lines.fault([line]) or (_record_in(line) if line and not line.isspace() else None)
 
 
-def _is_document(lines: Sequence[str], options: ReadOptions) -> bool:
+def _is_document(lines: Sequence[str], text_columns: Sequence[str]) -> bool:
     """Whether the first two lines that are not blank begin a JSON document rather than JSON lines."""
-    if not lines or not lines[0].lstrip().startswith("{"):
-        return bool(lines) and lines[0].lstrip().startswith("[")
-    if len(lines) > 1:
-        # An object written over several lines; the first of JSON lines, if broken, has another object after it.
-        return not lines[0].rstrip().endswith("}") and not lines[1].lstrip().startswith("{")
-    value = _parse(lines[0])
-    if not isinstance(value, dict) or any(isinstance(value.get(name), str) for name in options.text_columns):
-        return False
-    return _table_of(value) is not None
+    first, second = ([line.strip() for line in lines] + ["", ""])[:2]
+    try:
+        value = _DECODER.decode(first)
+    except (ValueError, RecursionError):
+        # The first of JSON lines, if broken, has another object after it.
+        return first.startswith("[") or (first.startswith("{") and not first.endswith("}") and second[:1] != "{")
+    return not second and (isinstance(value, list) or _table_of(value, text_columns) is not None)
 
 
 def _refuse_constant(name: str) -> None:
@@ -201,11 +196,17 @@ def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
 
 
-def _parse(text: str) -> dict[str, Any] | str:
+def _record_in(text: str) -> dict[str, Any] | str:
     try:
-        value = _DECODER.decode(text)
+        return _record_of(_DECODER.decode(text))
     except (ValueError, RecursionError) as error:
         return _json_fault(error)
+
+
+def _record_of(value: Any) -> dict[str, Any] | str:
+    """Returns the values of a row by name, or by position where it is an array; or what is wrong with it."""
+    if isinstance(value, list) and value:
+        return {f"#{position}": cell for position, cell in enumerate(value, 1)}
     return value if isinstance(value, dict) else f"must be a JSON object, not {shown(value)}"
 
 
@@ -216,19 +217,21 @@ def _json_fault(error: ValueError | RecursionError) -> str:
     return "nested too deep" if isinstance(error, RecursionError) else f"not JSON: {error}"
 
 
-def _document_records(lines: TextLines) -> Iterator[Record]:
+def _document_records(lines: TextLines, text_columns: Sequence[str]) -> Iterator[Record]:
     text, path = lines.whole(MAX_DOCUMENT_BYTES), lines.path
     if text is None:
         command = f"jq -c '.[]' {path.name} > {path.stem}.jsonl"
         raise DataError(f"{path}: is too large for one JSON document; write one object a line, as with: {command}")
-    value = decoding_fault(text, lines.encoding) or _parse(text)
-    table = _table_of(value) if isinstance(value, dict) else None
-    # What is not one object is an array of objects, or one after the other.
-    yield from enumerate(table, 1) if table is not None else _objects(text, lines.encoding)
+    value = decoding_fault(text, lines.encoding) or _record_in(text)
+    table = None if text.lstrip().startswith("[") else _table_of(value, text_columns)
+    if table is not None:
+        yield from enumerate(map(_record_of, table), 1)
+    else:  # an array of rows, or one after the other
+        yield from _rows_in(text, lines.encoding)
 
 
-def _objects(text: str, encoding: str) -> Iterator[Record]:
-    """Yields objects of several lines with the lines where they start; what is after a broken one is lost with it."""
+def _rows_in(text: str, encoding: str) -> Iterator[Record]:
+    """Yields rows of several lines with the lines where they start; what is after a broken one is lost with it."""
     line, counted = 1, 0
     position = text.index("[") + 1 if text.lstrip().startswith("[") else 0
     while True:
@@ -243,22 +246,36 @@ def _objects(text: str, encoding: str) -> Iterator[Record]:
             yield line, _json_fault(error) + "; the rest of the file after it is not read"
             return
         fault = None if text.isascii() else decoding_fault(text[position:end], encoding)
-        yield line, fault or (value if isinstance(value, dict) else f"must be a JSON object, not {shown(value)}")
+        yield line, fault or _record_of(value)
         position = end
 
 
-def _table_of(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Returns the records that one object holds, or None where it is a record itself.
+def _table_of(value: Any, text_columns: Sequence[str]) -> Sequence[Any] | None:
+    """Returns the rows that one object holds, or None where it is a row itself.
 
-    They are the longest list of objects under its keys, as in `{"data": [...]}`, or columns as pandas writes them.
+    They are what pandas writes with `orient` split, index and columns; columns that are arrays, one of them of texts;
+    or the longest array of rows under its keys, as in `{"data": [...]}`.
     """
-    lists = [rows for rows in value.values() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-    if lists:
-        return max(lists, key=len)
-    columns = list(value.values())
-    if not columns or not all(isinstance(column, dict) and column for column in columns):
+    if not isinstance(value, dict) or not value or any(isinstance(value.get(name), str) for name in text_columns):
         return None
-    return [{name: column.get(key) for name, column in value.items()} for key in columns[0]]
+    arrays = {name: array for name, array in value.items() if isinstance(array, list) and array}
+    if {"columns", "data"} <= {*arrays} and isinstance(arrays["data"][0], list):
+        names = list(map(str, arrays["columns"]))
+        return [dict(zip(names, row, strict=False)) if isinstance(row, list) else row for row in arrays["data"]]
+    if (
+        len(arrays) > 1
+        and len({*map(len, arrays.values())}) == 1
+        and any(isinstance(a[0], str) for a in arrays.values())
+    ):
+        return [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
+    if tables := [array for array in arrays.values() if isinstance(array[0], dict | list)]:
+        return max(tables, key=len)
+    inner = list(value.values())
+    if not all(isinstance(entry, dict) and entry for entry in inner):
+        return None
+    if len(inner) > len(inner[0]) and not {*text_columns} & {*value}:  # more rows than columns
+        return inner
+    return [{name: column.get(key) for name, column in value.items()} for key in inner[0]]
 
 
 def read_arrow(path: Path, options: ReadOptions) -> Rows:
@@ -350,8 +367,10 @@ def _example(
 ) -> Example | BadRow:
     try:
         text = "\n".join([checked_text(_value_of(record, column), column) for column in options.text_columns])
-        values = [_value_of(record, column) for column in options.label_columns]
-        label = label_of(values, options.label_columns, options.separator, names) if values else None
+        label = None
+        if columns := options.label_columns:
+            values = [_value_of(record, column) for column in columns]
+            label = label_of(values, columns, options.separator, names)
     except WrongValueError as error:
         return BadRow(str(path), line, f"{place}{error}")
     kept = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None) if options.keep_record else None

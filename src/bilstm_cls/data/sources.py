@@ -136,7 +136,8 @@ def _read_files(
 def _imdb(config: DataConfig) -> Source:
     """The archive or folder of that layout, or the packaged half of it where the archive cannot be downloaded."""
     try:
-        path = Path(config.path) if config.path is not None else _downloaded(IMDB_URL, sha256=IMDB_SHA256)
+        target = cache_folder() / "downloads" / IMDB_URL.rpartition("/")[2]
+        path = fetch(IMDB_URL, target, sha256=IMDB_SHA256) if config.path is None else Path(config.path)
     except UnreachableError as error:
         logger.warning(f"the IMDB archive cannot be downloaded ({error}); using the reviews of the extra 'samples'")
         source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half")
@@ -167,7 +168,8 @@ def _imdb_reviews(path: Path) -> dict[str, list[Example]]:
     """Returns the reviews of an archive or folder by split."""
     logger.info(f"reading {path}")
     found: dict[str, dict[tuple[str, int, int], Example]] = {}
-    for name, content in _files_in(path) if path.is_dir() else _members_of(path):
+    files = ((file.relative_to(path).as_posix(), file.read_bytes) for file in path.rglob("*.txt"))
+    for name, content in files if path.is_dir() else _members_of(path):
         match = IMDB_MEMBER.fullmatch(name)
         if match is None:
             continue
@@ -180,10 +182,6 @@ def _imdb_reviews(path: Path) -> dict[str, list[Example]]:
         reviews = found.setdefault(split if is_labelled else "unlabelled", {})
         reviews[label, int(number), int(stars)] = Example(text, label if is_labelled else None, f"{path}/{name}", 1)
     return {split: [reviews[key] for key in sorted(reviews)] for split, reviews in found.items()}
-
-
-def _files_in(folder: Path) -> Iterator[Member]:
-    return ((file.relative_to(folder).as_posix(), file.read_bytes) for file in folder.rglob("*.txt"))
 
 
 def _members_of(path: Path) -> Iterator[Member]:
@@ -207,10 +205,6 @@ def _members_of(path: Path) -> Iterator[Member]:
                 raise DataError(f"{path}: cut or damaged, it has no proper end; download or copy it again")
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as an archive ({error}); download or copy it again") from error
-
-
-def _rotten_tomatoes(_: DataConfig) -> Source:
-    return _reviews("rotten_tomatoes", "Rotten Tomatoes sentences (Pang & Lee 2005), 8,530 training sentences")
 
 
 def _reviews(name: str, origin: str) -> Source:
@@ -281,7 +275,7 @@ SOURCES: dict[str, Callable[[DataConfig], Source]] = {
     "files": _files,
     "hf": _hub,
     "imdb": _imdb,
-    "rotten_tomatoes": _rotten_tomatoes,
+    "rotten_tomatoes": lambda _: _reviews("rotten_tomatoes", "Rotten Tomatoes sentences (Pang & Lee 2005)"),
     "bbc_news": _bbc_news,
 }
 
@@ -296,10 +290,6 @@ def source_of(config: DataConfig) -> Source:
     source = SOURCES[config.source.partition("/")[0]](config)
     fractions = source.fractions | {name: value for name, value in config if isinstance(value, float)}
     return dataclasses.replace(source, fractions={n: value for n, value in fractions.items() if n not in source.read})
-
-
-def _downloaded(url: str, *, sha256: str) -> Path:
-    return fetch(url, cache_folder() / "downloads" / url.rpartition("/")[2], sha256=sha256)
 
 
 def fetch(url: str, target: Path, *, sha256: str) -> Path:

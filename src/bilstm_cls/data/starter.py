@@ -22,8 +22,9 @@ from bilstm_cls.data.readers import (
     find_splits,
 )
 from bilstm_cls.data.records import folder_files, read_labelled_files
-from bilstm_cls.data.tables import NONE, Dialect, ReadOptions, TableRows, column_names
-from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label, list_in, names_in
+from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names
+from bilstm_cls.data.tokenizer import TokenCounter
+from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label, joined_labels, names_in
 from bilstm_cls.data.vectors import has_english
 from bilstm_cls.errors import DataError, shown
 
@@ -39,6 +40,7 @@ MIN_NGRAM_TEXTS = 50
 """With fewer texts, too few are in valid to weight an n-gram model on."""
 TEMPLATE = Path(__file__).with_name("starter.yaml.jinja")
 
+_TABLES = ("csv", "tsv", "jsonl", "parquet", "arrow")
 MAX_ROWS_FOR_COLUMNS = 5_000
 _SURE_LABELS = LABEL_NAMES[:6]
 _PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"), ("text_a", "text_b"))
@@ -52,31 +54,20 @@ MIN_SWITCHES = 3
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 _NO_SPACES = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf"
 """Thai, Lao, Tibetan, Burmese, Khmer, Tai Le, New Tai Lue and Tai Tham, which put no spaces between words."""
-_TOKENS = {
-    "cjk": re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]"),
-    "characters": re.compile(r"\S"),
-    "words": re.compile(r"\w+(?:['’]\w+)*|[^\w\s]"),
-}
 
 
 @dataclass
 class DataProfile:
     """What a look at data shows.
 
-    `splits` holds the files or folders of train, and of valid and test where a folder has them; `dialect` is of csv and
-    tsv files; columns are empty and None for formats without; `texts`, `labels`, `num_labels` (of a text) and
-    `bad_rows` are of the rows looked at; `separator` is what is between several labels where it was found; `num_rows`
+    `splits` holds the files or folders of train, and of valid and test where a folder has them; `options` say how all
+    of them are read; `texts`, `labels`, `num_labels` (of a text) and `bad_rows` are of the rows looked at; `num_rows`
     counts the rows of all files of train, and is estimated unless `is_whole`.
     """
 
     splits: dict[str, list[str]]
     format: str
-    encoding: str
-    dialect: Dialect | None
-    text_columns: tuple[str, ...] = ()
-    label_column: str | list[str] | None = None
-    is_multi: bool = False
-    separator: str | None = None
+    options: ReadOptions
     texts: list[str] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
     num_labels: set[int] = field(default_factory=set)
@@ -86,12 +77,14 @@ class DataProfile:
     is_whole: bool = True
 
     @property
-    def unusual_dialect(self) -> dict[str, Any]:
-        """What a csv file has that others have not, as keys of `data.csv`: all of it is read as its beginning was."""
-        usual = Dialect("\t", "", "", 0, "") if self.format == "tsv" else Dialect(",", '"', "", 0, "")
-        keys = ("delimiter", "quotechar", "escapechar", "skip_lines", "comment")
-        found = {key: getattr(self.dialect, key) for key in keys} if self.dialect else {}
-        return {key: NONE if value == "" else value for key, value in found.items() if value != getattr(usual, key)}
+    def has_columns(self) -> bool:
+        """Whether there are names or positions for text and label."""
+        return self.format in _TABLES
+
+    @property
+    def is_multi(self) -> bool:
+        """Whether a text may have several labels."""
+        return self.options.separator is not None
 
 
 def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
@@ -111,41 +104,35 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
     files = data_files(splits["train"])
     format = detect_format(files[0]) if given.format == "auto" else given.format
     is_encoding_given = "encoding" in given.model_fields_set and given.encoding != "auto"
-    encoding = given.encoding if is_encoding_given else _encoding_of(files[0], format)
     is_multi = given.labels == "multi" or (format == "fasttext" and "labels" not in given.model_fields_set)
-    csv, separator = Dialect(**dict(given.csv)), given.label_separator
-    options = ReadOptions(encoding=encoding, csv=csv, separator=separator if is_multi else None)
-    profile = DataProfile(splits, format, encoding, None)
+    options = ReadOptions(
+        encoding=given.encoding if is_encoding_given else _encoding_of(files[0], format),
+        csv=Dialect(**dict(given.csv)),
+        separator=given.label_separator if is_multi else None,
+    )
     if format in ("csv", "tsv"):
-        profile.dialect = TableRows(files[0], encoding, options.csv, (), is_tsv=format == "tsv").dialect
-        options = replace(options, csv=profile.dialect)
-    if format in ("csv", "tsv", "jsonl", "parquet", "arrow"):
-        profile.text_columns, profile.label_column, has_lists = _choose_columns(files[0], format, options, given)
-        is_multi = is_multi or has_lists or isinstance(profile.label_column, list)
-        options = replace(options, text_columns=profile.text_columns, label_column=profile.label_column)
-        options = replace(options, separator=separator if is_multi else None)
-    found = _look(profile, files, options)
-    is_guess = not {"labels", "label_column"} & given.model_fields_set
-    if is_guess and isinstance(profile.label_column, str) and not is_multi and (mark := _mark_between(found.labels)):
-        options = replace(options, separator=mark)
-        found = replace(_look(profile, files, options), separator=mark)
+        rows = TableRows(files[0], options.encoding, options.csv, (), is_tsv=format == "tsv")
+        options = replace(options, csv=rows.dialect)
+    if format in _TABLES:
+        options = _with_columns(files[0], format, options, given)
+    found = _look(DataProfile(splits, format, options), files)
+    if not {"labels", "label_column"} & given.model_fields_set:
+        if not found.is_multi and found.has_columns and (mark := _mark_between(found.labels)):
+            found = _look(DataProfile(splits, format, replace(options, separator=mark)), files)
+        if format == "fasttext" and found.num_labels == {1}:
+            found.options = replace(options, separator=None)
     if not found.texts:
         raise DataError(f"{found.bad_rows[0] if found.bad_rows else path}; no row can be read as {format}")
     if not found.labels:
         raise DataError(f"{path}: no row has a label")
-    is_one_each = format == "fasttext" and is_guess and found.num_labels == {1}
-    return replace(found, is_multi=options.separator is not None and not is_one_each)
+    return found
 
 
 def _mark_between(labels: Counter[str]) -> str | None:
     """Returns what is between labels if many are others with a mark between them, as in `good|extra`, or lists."""
     for mark in "[|;,":
-        joined = [label for label in labels if mark in label]
-        if mark == "[":
-            joined = [label for label in joined if len(list_in(label)) > 1]
-        else:
-            joined = [label for label in joined if any(part.strip() in labels for part in label.split(mark))]
-        if 10 * sum(labels[label] for label in joined) > labels.total():
+        joined = joined_labels(labels, mark).items()
+        if 10 * sum(labels[label] for label, parts in joined if mark == "[" or parts & labels.keys()) > labels.total():
             return mark
     return None
 
@@ -164,12 +151,10 @@ def _some_files(folder: Path) -> list[tuple[str, Path]]:
     return files[:: 1 + len(files) // MAX_FILES]
 
 
-def _look(empty: DataProfile, files: Sequence[Path], options: ReadOptions) -> DataProfile:
-    profile = replace(empty, texts=[], labels=Counter(), num_labels=set(), bad_rows=[], remarks=[])
-    is_folder = profile.format == "folder"
-    rows = (row for file in files for row in READERS[profile.format](file, options))
-    num_bytes = 0
-    for row in read_labelled_files(_some_files(files[0]), options) if is_folder else rows:
+def _look(profile: DataProfile, files: Sequence[Path]) -> DataProfile:
+    is_folder, num_bytes = profile.format == "folder", 0
+    rows = (row for file in files for row in READERS[profile.format](file, profile.options))
+    for row in read_labelled_files(_some_files(files[0]), profile.options) if is_folder else rows:
         if isinstance(row, BadRow):
             (profile.remarks.append(str(row)) if row.is_read else profile.bad_rows.append(row))
             continue
@@ -205,24 +190,25 @@ _Table = dict[str, list[Any]]
 """The values of each column, all equally many."""
 
 
-def _choose_columns(
-    path: Path, format: str, options: ReadOptions, given: DataConfig
-) -> tuple[tuple[str, ...], str | list[str], bool]:
-    """Returns the columns of the text and of the label, as far as they are not given by what they are called and hold.
+def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConfig) -> ReadOptions:
+    """Finds the columns of the text and of the label, as far as they are not given, by their names and what they hold.
 
-    Columns of 1 and 0 are one label each. The last value says whether the label's column holds lists.
+    Columns of 1 and 0 are one label each; with these, and where the label's column holds lists, labels are several.
 
     Raises:
         DataError: no row can be read, or nothing shows one of the columns.
     """
     is_csv = format in ("csv", "tsv")
     # A header is read as a row at first, since there may be none.
-    options = replace(options, text_columns=("#1",) if is_csv else (), label_column=None, keep_record=True)
-    rows = list(itertools.islice(READERS[format](path, options), MAX_ROWS_FOR_COLUMNS))
+    whole = replace(options, text_columns=("#1",) if is_csv else (), label_column=None, keep_record=True)
+    rows = list(itertools.islice(READERS[format](path, whole), MAX_ROWS_FOR_COLUMNS))
     records = [row.record or {} for row in rows if isinstance(row, Example)]
     bad_rows = [row for row in rows if isinstance(row, BadRow) and not row.is_read]
     if bad_rows and len(records) <= is_csv:
         raise DataError(f"{bad_rows[0]}; none of {len(bad_rows):,} rows can be read as {format}")
+    if format == "jsonl" and len(records) == 1:
+        form, command = '[{"text": ..., "label": ...}, ...]', "jq 'to_entries | map({text: .key, label: .value})'"
+        raise DataError(f"{path}: holds one JSON object and no table; write {form}, as with {command} for text: label")
     names = list(dict.fromkeys(name for record in records for name in record))
     table = {name: [record.get(name) for record in records] for name in names}
     if is_csv:
@@ -232,24 +218,26 @@ def _choose_columns(
     known = tuple(given.text_columns) if "text_columns" in given.model_fields_set else ()
     label = given.label_column if "label_column" in given.model_fields_set else _guess_label(table, known)
     labels = [label] if isinstance(label, str) else label or []
-    missing = next((name for name in labels if name not in table), None)
-    if not labels or missing is not None:
-        raise DataError(f"{path}: {_unknown(table, 'label', missing)}; name it: --set data.label_column=NAME")
+    _require_columns(path, table, "label", labels)
     switches = [name for name in table if {str(value).strip().casefold() for value in table[name]} <= _SWITCHES]
     is_guess = not {"label_column", "labels"} & given.model_fields_set and labels[0].lower() not in _SURE_LABELS
     if is_guess and labels[0] in switches and len(switches) >= MIN_SWITCHES:
         labels = switches
     texts = known or _guess_texts(table, labels)
-    wrong = next((name for name in texts if name not in table), None)
-    if not texts or wrong is not None:
-        raise DataError(f"{path}: {_unknown(table, 'text', wrong)}; name it: --set data.text_columns=NAME")
-    return texts, labels if len(labels) > 1 else labels[0], any(isinstance(value, list) for value in table[labels[0]])
+    _require_columns(path, table, "text", texts)
+    is_multi = len(labels) > 1 or any(isinstance(value, list) for value in table[labels[0]])
+    separator = given.label_separator if is_multi else options.separator
+    label = labels if len(labels) > 1 else labels[0]
+    return replace(options, text_columns=texts, label_column=label, separator=separator)
 
 
-def _unknown(table: _Table, kind: str, name: str | None) -> str:
-    start = f"cannot tell which column holds the {kind}" if name is None else f"there is no column {shown(name)}"
-    columns = [f"{shown(n)} ({f'such as {shown(v[0])}' if v else 'without values'})" for n, v in table.items()]
-    return f"{start}; there are {', '.join(columns[:20])}"
+def _require_columns(path: Path, table: _Table, kind: str, names: Sequence[str]) -> None:
+    missing = next((name for name in names if name not in table), None)
+    if missing is not None or not names:
+        fault = f"there is no column {shown(missing)}" if names else f"cannot tell which column holds the {kind}"
+        columns = [f"{shown(n)} ({f'such as {shown(v[0])}' if v else 'without values'})" for n, v in table.items()]
+        key = f"data.{kind}_column{'s' * (kind == 'text')}"
+        raise DataError(f"{path}: {fault}; there are {', '.join(columns[:20])}; name it: --set {key}=NAME")
 
 
 def _without_header(table: _Table) -> _Table:
@@ -307,10 +295,10 @@ def _guess_texts(table: _Table, labels: Sequence[str]) -> tuple[str, ...]:
 def _num_labels(values: Sequence[Any]) -> int:
     """Returns how many labels a column holds; 0 if its values cannot be labels."""
     values = [part for value in values for part in (value if isinstance(value, list) else [value])]
-    labels = {clean_label(str(value)) for value in values if value not in (None, "")}
-    is_fitting = all(isinstance(value, str | int | float | None) for value in values)
+    values = [value for value in values if value not in (None, "")]
+    labels = {clean_label(str(value)) for value in values}
+    is_fitting = all(isinstance(v, str | int) or (isinstance(v, float) and v.is_integer()) for v in values)
     is_fitting = is_fitting and all(0 < len(label) <= _MAX_LABEL for label in labels)
-    is_fitting = is_fitting and not any(isinstance(v, float) and not v.is_integer() for v in values)
     return len(labels) if is_fitting and len(labels) <= _MAX_LABELS else 0
 
 
@@ -362,11 +350,11 @@ def starter_config(profile: DataProfile, path: Path) -> str:
     environment.filters |= {"yaml": flow_yaml, "comment": _in_comment}
     some = profile.texts[:: 1 + len(profile.texts) // MAX_TEXTS]
     tokenizer = _tokenizer_for(some)
-    tokens = [_TOKENS[tokenizer].findall(text.lower()) for text in some]
-    num_tokens = sorted(map(len, tokens))
+    counter = TokenCounter(kind=tokenizer, lowercase=True, normalize="nfc", strip_html=False)
+    num_tokens = sorted(map(len, counter.encode_batch(some)))
     max_length, median = _max_length(num_tokens), num_tokens[len(num_tokens) // 2]
     is_few = profile.num_rows * min(median, max_length) <= MAX_TOKENS
-    num_english = sum(token in _ENGLISH for several in tokens for token in several)
+    num_english = sum(word in _ENGLISH for text in some for word in text.lower().split())
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         profile=profile,
         path=str(path),
@@ -396,6 +384,11 @@ def _remarks(profile: DataProfile) -> Iterator[str]:
         yield f"{num_rare} labels have fewer than {FEW_TEXTS} texts; they are hardly learned, and some not tested."
     for group in alike_labels(list(profile.labels)):
         yield f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}."
+    for mark in "" if profile.is_multi else "|;,/+&":
+        joined = joined_labels(profile.labels, mark)
+        counts = Counter(itertools.chain(profile.labels, *joined.values()))
+        if label := next((label for label in joined if any(counts[part] > 1 for part in joined[label])), None):
+            yield f"{shown(label)} may be several labels; if so: data.labels: multi, data.label_separator: {mark!r}."
     yield from profile.remarks
 
 

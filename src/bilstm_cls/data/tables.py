@@ -4,13 +4,12 @@ import contextlib
 import csv
 import difflib
 import itertools
-import operator
 import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bilstm_cls.data.encoding import TextLines
 from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, Label, SkippedLines, WrongValueError, label_of
@@ -32,7 +31,7 @@ _FAULTS = {
     "expected after": "a quote closes in the middle of a field (inside quotes, a quote is written twice)",
     "unexpected end": "a quote opens here and never closes",
     "field larger": "a field is too long (does a quote open here and never close?)",
-    "new-line character": "a carriage return outside quotes",
+    "new-line character": "a carriage return outside quotes (tr '\\r' '\\n' < OLD > NEW converts them)",
 }
 _OF_ONE_LINE = {"field larger", "new-line character"}
 
@@ -58,6 +57,13 @@ class Dialect:
     skip_lines: int | None = None
     comment: str | None = None
     skip_spaces: bool = False
+
+    def unusual(self, format: str) -> dict[str, Any]:
+        """Returns what files of the format do not usually have, as keys of `data.csv`."""
+        usual = {"delimiter": "\t" if format == "tsv" else ",", "quotechar": "" if format == "tsv" else '"',
+                 "escapechar": "", "skip_lines": 0, "comment": ""}  # fmt: skip
+        found = {key: getattr(self, key) for key in usual}
+        return {key: NONE if value == "" else value for key, value in found.items() if value != usual[key]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +107,16 @@ class ReadOptions:
         return bool(self.wanted) and all(_POSITION.fullmatch(name) for name in self.wanted)
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """How well a dialect fits a sample."""
+class _Trial(NamedTuple):
+    """How well a dialect fits a sample: the greater, the better."""
 
-    dialect: Dialect
+    has_wanted: bool
+    """Whether the first row holds the wanted names."""
     num_good: int
     """Lines of rows of the usual width, none of whose fields has quotes left around it."""
     width: int
     rows: list[list[str]]
+    dialect: Dialect
 
 
 def find_dialect(
@@ -126,24 +133,26 @@ def find_dialect(
     Returns:
         The dialect, and the rows of the sample that it can read.
     """
+    none: dict[str, Any] = {key: "" for key, value in asdict(given).items() if value == NONE}
+    given = replace(given, **none)
     separator = _SEPARATOR_LINE.fullmatch(sample[0]) if sample and given.skip_lines is None else None
     start = given.skip_lines or (1 if separator else 0)
     lines = [line + "\n" for line in sample[start:SAMPLE_LINES]]
-    delimiter = given.delimiter or (separator[1] if separator else "\t" if is_tsv else None)
-    quotechar = given.quotechar if given.quotechar is not None else "" if is_tsv else '"'
-    quotechar, escapechar, comment = ((c or "").replace(NONE, "") for c in (quotechar, given.escapechar, given.comment))
-    plain = Dialect(delimiter, quotechar, escapechar, start, comment)
-    # Commas last again: where nothing fits, they are meant.
-    trials = [_try(lines, replace(plain, delimiter=d)) for d in ([delimiter] if delimiter else DELIMITERS)]
-    best = max(trials, key=lambda trial: _fit(trial, wanted))
-    best = best if best.num_good else trials[-1]
-    for change in _changes(lines, given, best.dialect.delimiter or ","):
-        trial = _try(lines, replace(best.dialect, **change))
-        best = trial if trial.num_good > best.num_good else best
-    if given.skip_lines is None and best.width > 1 and not _fit(best, wanted)[0]:
+    known = given.delimiter or (separator[1] if separator else "\t" if is_tsv else None)
+    trials = (
+        _try(lines, wanted, Dialect(delimiter, quotechar, escapechar, start, given.comment or "", skip_spaces))
+        for skip_spaces in (False, True)
+        for delimiter in ([known] if known else DELIMITERS)
+        if delimiter in (known, ",") or any(delimiter in line for line in lines)
+        for quotechar in _quotechars(lines, given, delimiter, is_tsv)
+        for escapechar in (["", "\\"] if given.escapechar is None else [given.escapechar])
+    )
+    # Where nothing fits, commas are meant.
+    best = max(trials, key=lambda t: (t.has_wanted, t.num_good, not t.num_good and t.dialect.delimiter == ","))
+    if given.skip_lines is None and best.width > 1 and not best.has_wanted:
         has_fields = [(best.dialect.delimiter or ",") in line for line in lines[:MAX_PREAMBLE]]
         preamble = has_fields.index(True) if True in has_fields else len(has_fields)
-        best = _try(lines[preamble:], replace(best.dialect, skip_lines=start + preamble))
+        best = _try(lines[preamble:], wanted, replace(best.dialect, skip_lines=start + preamble))
     comments = [row for row in best.rows if _COMMENT.match(row[0])]
     if given.comment is None and 2 * sum(len(row) != best.width for row in comments) > len(comments):
         mark = "# " if all(row[0].startswith("# ") for row in comments) else "#"
@@ -151,33 +160,24 @@ def find_dialect(
     return best.dialect, best.rows
 
 
-def _changes(lines: Sequence[str], given: Dialect, delimiter: str) -> Iterator[dict[str, Any]]:
-    """Yields what else may be unusual in a table."""
-    yield {"skip_spaces": True}
-    if given.escapechar is None:
-        yield {"escapechar": "\\"}
-    if given.quotechar is None:
-        yield {"quotechar": '"'}
-        if 2 * sum(line.startswith("'") or f"{delimiter}'" in line for line in lines) > len(lines):
-            yield {"quotechar": "'"}
-        if delimiter == "\t":
-            yield {"quotechar": ""}
+def _quotechars(lines: Sequence[str], given: Dialect, delimiter: str, is_tsv: bool) -> Sequence[str]:
+    """Returns what may be around fields, the most usual first."""
+    if given.quotechar is not None:
+        return [given.quotechar]
+    quotes = ["", '"'] if is_tsv else ['"', ""] if delimiter == "\t" else ['"']
+    num_single = sum(line.startswith("'") or f"{delimiter}'" in line for line in lines)
+    return [*quotes, "'"] if 2 * num_single > len(lines) else quotes
 
 
-def _fit(trial: _Trial, wanted: Sequence[str]) -> tuple[bool, int]:
-    """Returns whether the first row holds the wanted names, and then the good lines."""
-    first = trial.rows[0] if trial.rows else []
-    if not wanted or not {*wanted} <= {cell.strip().strip('"') for cell in first}:
-        return False, trial.num_good
-    return True, trial.num_good if len(first) == trial.width else 0
-
-
-def _try(lines: Sequence[str], dialect: Dialect) -> _Trial:
+def _try(lines: Sequence[str], wanted: Sequence[str], dialect: Dialect) -> _Trial:
     found = [(num_lines, row) for num_lines, row in _sample_rows(lines, dialect) if row]
     widths = Counter(len(row) for _, row in found)
     width = max(widths, key=lambda w: (widths[w] if w > 1 else 0, w), default=0)
-    good = (num for num, row in found if len(row) == width > 1 and not any(map(_has_quotes, row)))
-    return _Trial(dialect, sum(good), width, [row for _, row in found])
+    first = found[0][1] if found else []
+    has_wanted = bool(wanted) and {*wanted} <= {cell.strip().strip('"') for cell in first}
+    good = [num for num, row in found if len(row) == width > 1 and not any(map(_has_quotes, row))]
+    num_good = 0 if has_wanted and len(first) != width else sum(good)
+    return _Trial(has_wanted, num_good, width, [row for _, row in found], dialect)
 
 
 def _has_quotes(cell: str) -> bool:
@@ -272,50 +272,28 @@ class TableRows:
         self.record.append(line)
         return line
 
-    def may_hold_rows(self, width: int, label: int | None, labels: Container[Any]) -> bool:
+    def may_hold_rows(self, width: int, labels_at: Sequence[int], labels: Container[tuple[str, ...]]) -> bool:
         """Whether several lines of the record look like rows: two stray quotes make one text of many."""
         delimiter, quotechar = self.dialect.delimiter or ",", self.dialect.quotechar or ""
         rows = [line.replace(quotechar, "").rstrip("\r\n").split(delimiter) for line in self.record]
         whole = [row for row in rows if len(row) == width]
-        if label is None:
+        if not labels_at:
             return len(rows) == len(whole) > 1
-        return sum(row[label] in labels for row in whole) > 1
+        return sum(tuple([row[at] for at in labels_at]) in labels for row in whole) > 1
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """A table's columns: their names, how many stand before an empty end of the header, and positions from 0."""
-
-    names: tuple[str, ...]
-    num_named: int
-    texts: tuple[int, ...]
-    labels: tuple[int, ...]
-
-    @classmethod
-    def of(cls, first_row: Sequence[str], options: ReadOptions, where: str) -> "Columns":
-        """Finds the wanted columns in a header, or in any row of a file without one.
-
-        Raises:
-            DataError: a wanted column is not there, or its name is there twice.
-        """
-        cells = [cell.strip() for cell in first_row]
-        names = [f"#{position}" for position in range(1, len(cells) + 1)]
-        if not options.is_headerless:
-            if any("\0" in cell for cell in cells):
-                raise DataError(f"{where}: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
-            if repeated := next((name for name in options.wanted if cells.count(name) > 1), None):
-                raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
-            names = column_names(cells)
-        require_columns(names, options, where)
-        num_named = max((position for position, cell in enumerate(cells, 1) if cell), default=0)
-        texts, labels = (tuple(map(names.index, wanted)) for wanted in (options.text_columns, options.label_columns))
-        return cls(tuple(names), num_named, texts, labels)
-
-    def fit(self, row: list[str]) -> list[str] | None:
-        """Returns a row as wide as the table if empty fields are all that is too much, or too little, in it."""
-        width = len(self.names)
-        is_fitting = len(row) >= self.num_named and not any(map(str.strip, row[width:]))
-        return (row + [""] * width)[:width] if is_fitting else None
+def _header_names(first_row: Sequence[str], options: ReadOptions, where: str) -> list[str]:
+    """Returns the names in a header, among them the wanted ones; positions in any row of a file without a header."""
+    cells = [cell.strip() for cell in first_row]
+    names = [f"#{position}" for position in range(1, len(cells) + 1)]
+    if not options.is_headerless:
+        if any("\0" in cell for cell in cells):
+            raise DataError(f"{where}: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
+        if repeated := next((name for name in options.wanted if cells.count(name) > 1), None):
+            raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
+        names = column_names(cells)
+    require_columns(names, options, where)
+    return names
 
 
 def column_names(cells: Sequence[str]) -> list[str]:
@@ -345,8 +323,7 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
         DataError: the file is empty or unreadable, or a column is not there.
     """
     has_header = not options.is_headerless
-    wanted = options.wanted if has_header else ()
-    rows = TableRows(path, options.encoding, options.csv, wanted, is_tsv=is_tsv)
+    rows = TableRows(path, options.encoding, options.csv, options.wanted if has_header else (), is_tsv=is_tsv)
     skipped = SkippedLines(path)
     if options.csv.skip_lines is None and rows.dialect.skip_lines:
         skipped.add("line before the table", 1, rows.dialect.skip_lines)
@@ -354,35 +331,32 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     number, first = next(body, (1, "holds blank lines only"))
     if isinstance(first, str):
         raise DataError(f"{path}:{number}: {first}, in the {'header' if has_header else 'first row'}")
-    columns = Columns.of(first, options, f"{path}:{number}")
-    width, written_in = len(columns.names), operator.itemgetter(*columns.labels or [0])
-    labels: dict[str | tuple[str, ...], Label] = {}  # by what is written
+    names = _header_names(first, options, f"{path}:{number}")
+    texts_at, labels_at = (list(map(names.index, wanted)) for wanted in (options.text_columns, options.label_columns))
+    num_named = max((position for position, cell in enumerate(first, 1) if cell.strip()), default=0)
+    width = len(names)
+    labels: dict[tuple[str, ...], Label | None] = {}  # by what is written
     is_empty = True
     for line, row in body if has_header else itertools.chain([(number, first)], body):
         if row == first and has_header and width > 1:
             skipped.add("repeated header", line)
             continue
-        if isinstance(row, list) and len(row) != width:
-            row = columns.fit(row) or _ragged(row, width, len(rows.record))
-        if isinstance(row, list) and columns.labels and not any(map(str.strip, row)):
-            skipped.add(BLANK_LINE, line)
+        try:
+            fields = _fitted(row, width, num_named, len(rows.record))
+            if labels_at and not any(map(str.strip, fields)):
+                skipped.add(BLANK_LINE, line)
+                continue
+            is_empty = False
+            written = tuple([fields[at] for at in labels_at])
+            if written not in labels:
+                labels[written] = label_of(written, options.label_columns, options.separator) if written else None
+        except WrongValueError as error:
+            is_empty = False
+            yield BadRow(str(path), line, str(error))
             continue
-        label = None
-        if isinstance(row, list) and columns.labels and (label := labels.get(written := written_in(row))) is None:
-            try:
-                values = [written] if isinstance(written, str) else written
-                label = labels[written] = label_of(values, options.label_columns, options.separator)
-            except WrongValueError as error:
-                row = str(error)
-        is_empty = False
-        if isinstance(row, str):
-            yield BadRow(str(path), line, row)
-            continue
-        text = "\n".join([row[position] for position in columns.texts])
-        record = dict(zip(columns.names, row, strict=True)) if options.keep_record else None
-        yield Example(text, label, str(path), line, record)
-        label_at = columns.labels[0] if len(columns.labels) == 1 else None
-        if len(rows.record) > 1 and width > 1 and rows.may_hold_rows(width, label_at, labels):
+        record = dict(zip(names, fields, strict=True)) if options.keep_record else None
+        yield Example("\n".join([fields[at] for at in texts_at]), labels[written], str(path), line, record)
+        if len(rows.record) > 1 and width > 1 and rows.may_hold_rows(width, labels_at, labels):
             reason = "one text of several lines that could be rows (is a quote missing?)"
             yield BadRow(str(path), line, reason, is_read=True)
     if is_empty:
@@ -402,7 +376,24 @@ def _rows_with_content(rows: TableRows, skipped: SkippedLines) -> Iterator[tuple
             yield line, row
 
 
-def _ragged(row: Sequence[str], width: int, num_lines: int) -> str:
+def _fitted(row: list[str] | str, width: int, num_named: int, num_lines: int) -> list[str]:
+    """Returns a row as wide as the table if empty fields are all that is too much, or too little, in it.
+
+    Args:
+        row: its fields, or what is wrong with it.
+        width: of the table.
+        num_named: columns before an empty end of the header.
+        num_lines: of the record.
+
+    Raises:
+        WrongValueError: it does not fit, or is wrong anyway.
+    """
+    if isinstance(row, str):
+        raise WrongValueError(row)
+    if len(row) == width:
+        return row
+    if len(row) >= num_named and not any(map(str.strip, row[width:])):
+        return (row + [""] * width)[:width]
     fields = f"{len(row)} field{'s' * (len(row) != 1)}"
     span = f" over {num_lines} lines (is a quote missing?)" if num_lines > 1 else ""
-    return f"{fields}{span}, but the first row has {width}"
+    raise WrongValueError(f"{fields}{span}, but the first row has {width}")

@@ -1,6 +1,7 @@
 """The things data is made of: one example, one bad row, one label, one split, one data set."""
 
 import ast
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -199,6 +200,13 @@ def alike_labels(labels: Sequence[str]) -> list[list[str]]:
         visible = "".join(c for c in characters if unicodedata.category(c) not in _INVISIBLE)
         groups.setdefault(visible.lstrip("0") or "0" if visible.isdecimal() else visible, []).append(label)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def joined_labels(labels: Iterable[str], mark: str) -> dict[str, set[str]]:
+    """Returns the labels that hold a mark, or are lists where it is a bracket, with what they are made of."""
+    split = list_in if mark == "[" else functools.partial(str.split, sep=mark)
+    parts = {label: {str(part).strip() for part in split(label)} for label in labels if mark in label}
+    return {label: several for label, several in parts.items() if len(several) > 1}
 
 
 @dataclass(frozen=True, eq=False)

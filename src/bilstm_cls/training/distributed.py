@@ -70,15 +70,10 @@ class Group:
 
     def sum(self, value: float) -> float:
         """Returns the sum over all processes, with the same bits in each."""
-        if self.size == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        with self._naming_lost_peers():
-            dist.all_reduce(total)
-        return float(total.item())
+        return float(self.sum_array(np.array(value, np.float64)))
 
     def sum_array(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Returns the sum of an array over all processes."""
+        """Returns the sum of an array over all processes, with the same bits in each."""
         if self.size == 1:
             return array
         total = torch.from_numpy(array).to(self.device)
@@ -138,37 +133,32 @@ class Group:
 ALONE = Group()
 
 
-def is_started_by_torchrun() -> bool:
-    """Whether a launcher started this process as one of several."""
-    return "RANK" in os.environ and _number_of("WORLD_SIZE", "1") > 1
+def size_by_torchrun() -> int:
+    """Returns the number of processes that a launcher started, of which this is one, or 1."""
+    return int(_variable("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def rank_by_torchrun() -> int:
     """Returns the number of this process among those of a launcher, from 0, or 0 where it is alone."""
-    return _number_of("RANK") if is_started_by_torchrun() else 0
-
-
-def size_by_torchrun() -> int:
-    """Returns the number of processes that a launcher started, or 1."""
-    return _number_of("WORLD_SIZE") if is_started_by_torchrun() else 1
+    return int(_variable("RANK")) if size_by_torchrun() > 1 else 0
 
 
 def device_by_torchrun(name: str) -> str:
     """Returns the device of this process: of several on a machine with GPUs, each takes one of its own."""
-    is_cuda = is_started_by_torchrun() and choose_device(name).type == "cuda"
-    return f"cuda:{_number_of('LOCAL_RANK')}" if is_cuda else name
+    is_cuda = size_by_torchrun() > 1 and choose_device(name).type == "cuda"
+    return f"cuda:{_variable('LOCAL_RANK')}" if is_cuda else name
 
 
 def processes_here(size: int) -> int:
     """Returns how many of a group's processes share the cores of this machine."""
-    return _number_of("LOCAL_WORLD_SIZE", str(size))
+    return int(_variable("LOCAL_WORLD_SIZE", str(size)))
 
 
-def _number_of(name: str, default: str = "") -> int:
+def _variable(name: str, default: str = "", pattern: str = r"\d{1,9}") -> str:
     value = os.environ.get(name, default)
-    if not re.fullmatch(r"\d{1,9}", value):
+    if not re.fullmatch(pattern, value):
         raise ConfigError(f"{name}: {value!r} in the environment is not a number; start several processes by torchrun")
-    return int(value)
+    return value
 
 
 @contextlib.contextmanager
@@ -185,12 +175,13 @@ def joined(device: torch.device) -> Iterator[Group]:
         ResourceError: they did not find each other in time.
         ConfigError: `BILSTM_CLS_TIMEOUT` is not a number of seconds, or variables of the launcher are missing.
     """
-    if not is_started_by_torchrun():
+    rank, size = rank_by_torchrun(), size_by_torchrun()
+    if size == 1:
         yield ALONE
         return
-    rank, size, seconds = rank_by_torchrun(), size_by_torchrun(), _timeout()
+    seconds = float(_variable("BILSTM_CLS_TIMEOUT", "600", pattern=r"(?=.*[1-9])\d{1,7}(\.\d+)?"))
     if device.type == "cuda":
-        device = torch.device("cuda", _number_of("LOCAL_RANK"))
+        device = torch.device("cuda", int(_variable("LOCAL_RANK")))
         torch.cuda.set_device(device)
     elif is_launched():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
@@ -228,13 +219,6 @@ def _store(timeout: datetime.timedelta) -> Store:
     """Returns the table that processes find each other by, which lives as long as they do."""
     store: Store = next(rendezvous("env://", timeout=timeout))[0]
     return store
-
-
-def _timeout() -> float:
-    given = os.environ.get("BILSTM_CLS_TIMEOUT", "600")
-    if not re.fullmatch(r"\d{1,7}(\.\d+)?", given) or float(given) == 0:
-        raise ConfigError(f"BILSTM_CLS_TIMEOUT: {given!r} is not a number of seconds above 0")
-    return float(given)
 
 
 def leave_group() -> NoReturn:
@@ -346,9 +330,8 @@ def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.devic
         return max(1, min(usable_cores() // 2, config.batch_size)) if is_worthwhile else 1
     size = config.processes
     if size > 1 and (device.type == "cuda" or not can_launch):
-        reason = "on CUDA are started by torchrun, one for each GPU" if device.type == "cuda" else "start as commands"
+        command = f"torchrun --nproc-per-node {size} -m bilstm_cls train ..., one process for each GPU on CUDA"
         raise ConfigError(
-            f"train.processes: {size} processes {reason}: torchrun --nproc-per-node {size} -m bilstm_cls train ..."
-            f"{'' if device.type == 'cuda' else f' or bilstm-cls train --processes {size}'}"
+            f"train.processes: {size} are started by a command: {command}; or on a CPU by bilstm-cls train --processes"
         )
     return size

@@ -73,11 +73,12 @@ class EvaluationReport:
 
 @dataclass
 class Progress:
-    """Where a run is; with the tensors, all that a resumed run needs."""
+    """Where a run or a pretraining is; with the tensors, all that a resumed one needs."""
 
     step: Count = 0
     epoch: Count = 0
     batch: Count = 0
+    chunk: Count = 0  # of the texts of a batch, in pretraining
     seconds: FiniteFloat = 0.0
     loss_sum: FiniteFloat = 0.0
     num_texts: Count = 0
@@ -87,6 +88,11 @@ class Progress:
     best_step: Count = 0
     evaluations_without_gain: Count = 0
     history: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, numbers: Row) -> "Progress":
+        """Returns what was saved; raises a ValueError where it was forged."""
+        return TypeAdapter(cls).validate_python(numbers)
 
     def facts(self) -> Row:
         """Returns what `metrics.json` says of it."""
@@ -205,11 +211,8 @@ class Trainer:
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.model)
-        step, epoch, num_tokens = (
-            self.progress.step + 1,
-            self.progress.epoch + 1,
-            int(self.corpus.lengths[indices].sum()),
-        )
+        step, epoch = self.progress.step + 1, self.progress.epoch + 1
+        num_tokens = int(self.corpus.lengths[indices].sum())
         return StepReport(step, self.total_steps, epoch, loss, len(indices), num_tokens, learning_rate, norm)
 
     def _gradients(self, indices: Indices) -> float:
@@ -267,11 +270,7 @@ class Trainer:
 
     def diverged(self, steps_before: int, found: str) -> DivergedError:
         """Returns the error that says in which update, after `steps_before` others, training diverged."""
-        rate = self.learning_rate(steps_before)
-        return DivergedError(
-            f"training diverged at step {steps_before + 1}: {found}, learning rate {rate:g}; "
-            f"lower train.learning_rate or train.max_grad_norm and start again"
-        )
+        return diverged("train", steps_before + 1, self.learning_rate(steps_before), found)
 
     def _check_time(self) -> None:
         """Sets `is_out_of_time`, to the same value in all processes, which come here together."""
@@ -379,7 +378,7 @@ class Trainer:
         load_optimizer_state(self.optimizers, tensors, numbers["optimizers"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(numbers["scaler"])
-        self.progress = TypeAdapter(Progress).validate_python(numbers["progress"])
+        self.progress = Progress.read(numbers["progress"])
         self.is_out_of_time = self._has_used_its_time()  # all processes load the same state
         if not self.is_out_of_epochs:
             self._start_epoch()
@@ -404,6 +403,14 @@ def training(trainer: Trainer, evaluate: Callable[[], Row]) -> Iterator[StepRepo
         if trainer.is_finished:
             return
         yield trainer.step()
+
+
+def diverged(section: str, step: int, rate: float, found: str) -> DivergedError:
+    """Returns the error that says in which update a run diverged, and which keys of the config's section to lower."""
+    return DivergedError(
+        f"{section}ing diverged at step {step}: {found}, learning rate {rate:g}; "
+        f"lower {section}.learning_rate or {section}.max_grad_norm and start again"
+    )
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

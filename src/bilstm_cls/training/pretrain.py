@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,18 @@ from torch import Tensor
 
 from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
 from bilstm_cls.config import Config, PretrainConfig
-from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.batches import Indices, cut_by_tokens
 from bilstm_cls.data.passages import Chunk, LanguageModelTexts, chunks, number_of_chunks, passage_batches
 from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare, with_dim
 from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads, threads_of_each
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import replacing, write_atomic
 from bilstm_cls.model.language_model import LanguageModels, UnigramSampler
 from bilstm_cls.model.recurrent import State
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
 from bilstm_cls.training import optimizer as optim
-from bilstm_cls.training.loop import MAX_LOSS, Row, StepReport, step_seed
+from bilstm_cls.training.loop import MAX_LOSS, Progress, Row, StepReport, diverged, step_seed
 from bilstm_cls.training.record import StopSignals, check_resumable, is_finished, recorded, remembered_log
 from bilstm_cls.training.session import initialize_weights
 
@@ -48,19 +47,6 @@ WARMUP = 0.1
 WHOLE = 10**9
 """Tokens of a text that are read: all."""
 MAX_EXPONENT = 700.0
-
-
-@dataclass
-class Progress:
-    """Where pretraining is, and the perplexities after each epoch of the forward and the backward model."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    chunk: int = 0
-    seconds: float = 0.0
-    num_tokens: int = 0
-    perplexities: list[list[float]] = field(default_factory=list)
 
 
 class Pretrainer:
@@ -157,18 +143,12 @@ class Pretrainer:
         loss = float(total.detach()) / (int(chunk.is_predicted.sum()) * len(tokens))
         norm = optim.clip_gradients(self.model.parameters(), self.config.max_grad_norm)
         if not loss <= MAX_LOSS or not math.isfinite(norm):
-            raise self._diverged(self.progress.step + 1, f"loss {loss:g}, gradient norm {norm:g}")
+            raise diverged("pretrain", self.progress.step + 1, rate, f"loss {loss:g}, gradient norm {norm:g}")
         optim.set_learning_rate(self.optimizers, rate)
         for optimizer in self.optimizers:
             optimizer.step()
         self.states = list(states)
         return loss, norm
-
-    def _diverged(self, step: int, found: str) -> DivergedError:
-        return DivergedError(
-            f"pretraining diverged at step {step}: {found}, learning rate {self.learning_rate(step - 1):g}; "
-            f"lower pretrain.learning_rate or pretrain.max_grad_norm and start again"
-        )
 
     def _tensors(self, chunk: Chunk) -> tuple[list[Tensor], Tensor]:
         """Returns token ids `[T + 1, B]` per direction, and which of `[T, B]` are predicted."""
@@ -176,10 +156,17 @@ class Pretrainer:
         tokens = [torch.from_numpy(array).to(self.device) for array in arrays]
         return tokens, torch.from_numpy(chunk.is_predicted).to(self.device)
 
-    def evaluate(self, is_stopping: Callable[[], bool] = lambda: False) -> list[float] | None:
-        """Records and returns the perplexities of the texts that are held out, over the whole vocabulary.
+    @property
+    def is_evaluation_due(self) -> bool:
+        """Whether an epoch has ended whose perplexities are not known."""
+        return len(self.progress.history) < self.progress.epoch
 
-        Where `is_stopping` says so, it returns None before the end and leaves the evaluation due.
+    @property
+    def is_finished(self) -> bool:
+        return len(self.progress.history) == self.config.epochs
+
+    def evaluate(self) -> dict[str, float]:
+        """Records and returns the perplexities of the texts that are held out, over the whole vocabulary.
 
         Raises:
             DivergedError: they are beyond all numbers.
@@ -189,16 +176,15 @@ class Pretrainer:
         sums, num_predicted = np.zeros(self.model.encoder.num_directions), 0
         for batch in cut_by_tokens(order, self.lengths, HELD_OUT_TOKENS):
             for chunk in chunks(self.texts.texts(batch), WHOLE):
-                if is_stopping():
-                    return None
                 with allow_tf32(False):
                     sums += self.model.log_likelihoods(*self._tensors(chunk))
                 num_predicted += int(chunk.is_predicted.sum())
         losses = -sums / num_predicted
+        step = self.progress.step
         if not (losses < MAX_EXPONENT).all():
-            raise self._diverged(self.progress.step, f"held-out losses {losses.tolist()}")
-        perplexities: list[float] = np.exp(losses).tolist()
-        self.progress.perplexities.append(perplexities)
+            raise diverged("pretrain", step, self.learning_rate(step - 1), f"held-out losses {losses.tolist()}")
+        perplexities = dict(zip(NAMES, np.exp(losses).tolist(), strict=False))
+        self.progress.history.append(perplexities)
         return perplexities
 
     def state(self) -> tuple[dict[str, Tensor], Row]:
@@ -213,7 +199,7 @@ class Pretrainer:
         """Restores what `state` returned; raises KeyError, RuntimeError or TypeError where it is of another model."""
         self.model.load_state_dict(optim.strip_prefix(tensors, "model."))
         optim.load_optimizer_state(self.optimizers, tensors, numbers["optimizers"])
-        self.progress = Progress(**numbers["progress"])
+        self.progress = Progress.read(numbers["progress"])
         self.batches = self._batches_of(self.progress.epoch)
         self._open_batch()
         if self.progress.chunk:
@@ -271,15 +257,10 @@ def pretrain(
             return run.read_object("metrics.json")
         choose_device(config.train.device)
         data = data or prepare(config, only=READ)
-        if overwrite:
-            run.clear()
-        run.remove_leftovers()
-        run.write_status("running", "pretraining")
-        write_atomic(run / "config.yaml", dump_config(config))
-        with recorded(run, earlier):
+        with recorded(run, config, earlier, "pretraining", overwrite=overwrite):
             pretrainer = _start(run, config, data)
-            with signals.deferred(), freed_memory_kept() as bound_memory:
-                _train(run, pretrainer, data, config.train.checkpoint_seconds, signals, on_report, bound_memory)
+            with signals.deferred():
+                _train(run, pretrainer, data, config.train.checkpoint_seconds, signals, on_report)
             return _write(run, data, pretrainer)
 
 
@@ -334,28 +315,26 @@ def _train(
     checkpoint_seconds: float,
     signals: StopSignals,
     on_report: Callable[[StepReport], None],
-    bound_memory: Callable[[], None],
 ) -> None:
     """Reads all epochs to the end, or saves and raises a StoppedError."""
     progress, saved_at = pretrainer.progress, time.monotonic()
-    while len(progress.perplexities) < pretrainer.config.epochs:
-        perplexities = None
-        if len(progress.perplexities) < progress.epoch:
-            perplexities = pretrainer.evaluate(lambda: signals.received is not None)
-        else:
-            on_report(pretrainer.step())
-            bound_memory()
-        if perplexities:
-            found = ", ".join(f"{value:.1f} {name}" for name, value in zip(NAMES, perplexities, strict=False))
-            logger.info(f"epoch {progress.epoch}, step {progress.step:,}: held-out perplexity {found}")
-        is_stopping = signals.received is not None
-        if perplexities or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
-            tensors, numbers = pretrainer.state()
-            content = {"identity": _identity(data), "pretrainer": numbers}
-            save_checkpoint(run.checkpoints, progress.step, tensors, content, roles=("last",))
-            saved_at = time.monotonic()
-        if is_stopping:
-            raise signals.error()
+    with freed_memory_kept() as bound_memory:
+        while not pretrainer.is_finished:
+            is_due = pretrainer.is_evaluation_due
+            if is_due:
+                found = ", ".join(f"{value:.1f} {name}" for name, value in pretrainer.evaluate().items())
+                logger.info(f"epoch {progress.epoch}, step {progress.step:,}: held-out perplexity {found}")
+            else:
+                on_report(pretrainer.step())
+                bound_memory()
+            is_stopping = signals.received is not None
+            if is_due or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
+                tensors, numbers = pretrainer.state()
+                content = {"identity": _identity(data), "pretrainer": numbers}
+                save_checkpoint(run.checkpoints, progress.step, tensors, content, roles=("last",))
+                saved_at = time.monotonic()
+            if is_stopping:
+                raise signals.error()
 
 
 def _identity(data: PreparedData) -> Row:
@@ -369,11 +348,10 @@ def _write(run: RunDirectory, data: PreparedData, pretrainer: Pretrainer) -> Row
     tensors = {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
     tensors["embedding.weight"] = model.embedding.weight
     digest = save_tensors(run / WEIGHTS, tensors, {"text_digest": text_digest(data.tokenizer, [])})
-    last = zip(NAMES, progress.perplexities[-1], strict=False)
     metrics = {
         "encoder/sha256": digest,
-        **{f"held_out/{name}_perplexity": value for name, value in last},
-        "held_out/perplexities": progress.perplexities,
+        **{f"held_out/{name}_perplexity": value for name, value in progress.history[-1].items()},
+        "held_out/perplexities": [list(row.values()) for row in progress.history],
         "held_out/texts": len(pretrainer.held_out),
         "pretrain/texts": len(pretrainer.read),
         "pretrain/steps": progress.step,

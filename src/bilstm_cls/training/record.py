@@ -11,8 +11,9 @@ from types import FrameType
 from typing import Any
 
 from bilstm_cls.config import Config
-from bilstm_cls.config_file import changed_keys
+from bilstm_cls.config_file import changed_keys, dump_config
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
+from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -129,8 +130,23 @@ def remembered_log() -> Iterator[MemoryHandler]:
 
 
 @contextlib.contextmanager
-def recorded(run: RunDirectory, earlier: MemoryHandler) -> Iterator[None]:
-    """Writes to `train.log` what was logged and what will be, and to `status.json` why a run did not finish."""
+def recorded(
+    run: RunDirectory, config: Config, earlier: MemoryHandler, doing: str, *, overwrite: bool
+) -> Iterator[None]:
+    """Starts a run in its directory: its status, config and log, and in the end why it did not finish.
+
+    Args:
+        run: whose lock this process holds.
+        config: of the run.
+        earlier: what was logged before.
+        doing: what its status says.
+        overwrite: whether to delete an earlier run.
+    """
+    if overwrite:
+        run.clear()
+    run.remove_leftovers()
+    run.write_status("running", doing)
+    write_atomic(run / "config.yaml", dump_config(config))
     handler = logging.FileHandler(run / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     earlier.setTarget(handler)

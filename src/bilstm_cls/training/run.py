@@ -3,26 +3,23 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
-from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import Precision, choose_device, load_warning, set_threads, threads_of_each
 from bilstm_cls.evaluation.evaluate import write_results
-from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.distributed import (
     SeveralProcessesError,
     end_with_launcher,
-    is_started_by_torchrun,
     joined,
     number_of_processes,
     processes_here,
     rank_by_torchrun,
+    size_by_torchrun,
 )
 from bilstm_cls.training.loggers import check_installed, open_loggers
 from bilstm_cls.training.loop import Row
@@ -98,9 +95,8 @@ def train(
             check_installed(config.train.loggers)
             # An earlier run is not deleted before it is clear that a new one can start.
             data = _prepare(run, config, overwrite=overwrite, can_launch=can_launch, on_report=on_report)
-            if overwrite:
-                run.clear()
-            return TrainResult(run, _train(run, config, data, signals, earlier, on_report))
+            with recorded(run, config, earlier, "training", overwrite=overwrite):
+                return TrainResult(run, _train(run, config, data, signals, on_report))
 
 
 def _prepare(
@@ -111,7 +107,7 @@ def _prepare(
     Precision.named(config.train.precision, device)  # better to know now than after hours of pretraining
     data = prepare(config)
     size = 1
-    if not is_started_by_torchrun():
+    if size_by_torchrun() == 1:
         size = number_of_processes(config.train, data.corpora["train"], device, can_launch=can_launch)
     if overwrite or not run.checkpoints.exists():
         make_encoder(config, data, on_report=on_report)
@@ -121,18 +117,10 @@ def _prepare(
 
 
 def _train(
-    run: RunDirectory,
-    config: Config,
-    data: PreparedData,
-    signals: StopSignals,
-    earlier: MemoryHandler,
-    on_report: Callable[[Report], None],
+    run: RunDirectory, config: Config, data: PreparedData, signals: StopSignals, on_report: Callable[[Report], None]
 ) -> Row:
     """Trains as the process that writes, evaluates, and returns `metrics.json`."""
-    run.remove_leftovers()
-    run.write_status("running", "training")
-    write_atomic(run / "config.yaml", dump_config(config))
-    with recorded(run, earlier), open_loggers(run, config) as loggers:
+    with open_loggers(run, config) as loggers:
 
         def take(report: Report) -> None:
             on_report(report)

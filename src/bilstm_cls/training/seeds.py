@@ -49,7 +49,7 @@ class SeedsResult:
 
         Only of a process that writes, where several train.
         """
-        split = _split_of(self.runs[0].metrics)
+        split = "test" if "test/accuracy" in self.runs[0].metrics else "valid"
         row: Row = {"runs": [str(result.run.path) for result in self.runs], "split": split}
         for name in SCORES:
             values = [result.metrics[f"{split}/{name}"] for result in self.runs]
@@ -113,7 +113,9 @@ def _write_ensemble(config: Config, runs: Sequence[RunDirectory], *, resume: boo
     target = RunDirectory(Path(config.output_dir) / f"{config.name}-ensemble")
     config = config.replace(**{"train.baselines": False})
     with StopSignals(), target.locked():
-        if target.is_taken and not overwrite and not (resume and _is_ensemble(target)):
+        # Nothing is lost when the ensemble of finished runs is made again in its place.
+        is_ours = resume and target.read_status().get("kind") == ENSEMBLE
+        if target.is_taken and not overwrite and not is_ours:
             raise ConfigError(f"{target.path}: is there already; add --overwrite, or choose another place with -o")
         data = prepare(config)
         loaded = average(with_dim(config), [run.load_model() for run in runs], data)
@@ -129,11 +131,6 @@ def _write_ensemble(config: Config, runs: Sequence[RunDirectory], *, resume: boo
         metrics = write_results(target, loaded, data, history=[], facts=Progress(seconds=seconds).facts() | facts)
         target.write_status("finished", "written and evaluated", kind=ENSEMBLE)
     return TrainResult(target, metrics)
-
-
-def _is_ensemble(run: RunDirectory) -> bool:
-    """Whether nothing is lost when the ensemble of finished runs is made again in its place."""
-    return run.read_status().get("kind") == ENSEMBLE
 
 
 def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -> LoadedModel:
@@ -179,7 +176,3 @@ def seeds_table(result: SeedsResult) -> str:
         lines.append(f"  {name:<9} {row['mean']:.4f}{deviation}   {values}{ensemble}")
     paths = [str(item.run.path) for item in (*result.runs, *filter(None, [result.ensemble]))]
     return "\n".join([*lines, "runs: " + ", ".join(paths)])
-
-
-def _split_of(metrics: Row) -> str:
-    return "test" if "test/accuracy" in metrics else "valid"

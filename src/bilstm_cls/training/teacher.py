@@ -90,36 +90,26 @@ def taught(
             logger.info("no unlabelled texts, so train.teacher is not used")
         return data, {}
     if not group.any(group.rank == 0 and (run / ANSWERS).exists()):
-        network = _network(run, config, data, group, signals, on_report) if "network" in names else {}
+        network: dict[str, Floats] = {}  # logits [N, C] by split
+        if "network" in names:
+            logger.info(f"training a network of {EPOCHS} epochs to label the unlabelled texts")
+            short = config.replace(**{"train.teacher": None, "train.epochs": EPOCHS})
+            session = Session.start(RunDirectory(run / "teacher"), short, data, group)
+            session.learn(signals, on_report)
+            group.wait()  # process 0 has written the best weights
+            model = session.load_best_weights()
+            for split in ASKED:
+                part = predict_logits(model, data.corpora[split], rank=group.rank, size=group.size)
+                network[split] = group.sum_array(part).astype(np.float64)
         if group.rank == 0:
-            _write_answers(
-                run, data, [network if n == "network" else _logits(run, i, data) for i, n in enumerate(names)]
-            )
+            logits = [network if name == "network" else _logits(run, i, data) for i, name in enumerate(names)]
+            _write_answers(run, data, logits)
         group.wait()
     tensors, metadata = _read(run, ANSWERS, data)
     if group.rank == 0:
         shutil.rmtree(run / "teacher/checkpoints", ignore_errors=True)
     unlabelled = replace(data.corpora["unlabelled"], soft_labels=tensors["probabilities"].numpy())
     return replace(data, corpora=data.corpora | {"unlabelled": unlabelled}), json.loads(metadata["facts"])
-
-
-def _network(
-    run: RunDirectory,
-    config: Config,
-    data: PreparedData,
-    group: Group,
-    signals: StopSignals,
-    on_report: Callable[[Report], None],
-) -> dict[str, Floats]:
-    """Trains the first network, or continues with it, and returns its logits `[N, C]` by split."""
-    logger.info(f"training a network of {EPOCHS} epochs to label the unlabelled texts")
-    config = config.replace(**{"train.teacher": None, "train.epochs": EPOCHS})
-    session = Session.start(RunDirectory(run / "teacher"), config, data, group)
-    session.learn(signals, on_report)
-    group.wait()  # process 0 has written the best weights
-    model = session.load_best_weights()
-    parts = {split: predict_logits(model, data.corpora[split], rank=group.rank, size=group.size) for split in ASKED}
-    return {split: group.sum_array(part).astype(np.float64) for split, part in parts.items()}
 
 
 def _logits(run: RunDirectory, number: int, data: PreparedData) -> dict[str, Floats]:

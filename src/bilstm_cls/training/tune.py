@@ -13,7 +13,6 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedE
 from bilstm_cls.files import write_atomic
 from bilstm_cls.ngrams import NgramCounts, NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
-from bilstm_cls.training.distributed import ALONE, is_started_by_torchrun
+from bilstm_cls.training.distributed import ALONE, size_by_torchrun
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport
 from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import StopSignals, check_resumable, recorded, remembered_log
@@ -45,11 +44,9 @@ STAGES = 10
 """Trials of unlike lengths are compared at the same tenth of their steps, where their learning rates have come as far
 on the schedule."""
 RANDOM_TRIALS, TRIALS_BEFORE_PRUNING, TRIALS_FOR_IMPORTANCES = 8, 4, 4
-MAX_IN_A_ROW = 50
-"""Proposals in a row that cannot be trained, after which the space is taken to be exhausted."""
+MAX_SKIPPED = 50
+"""Proposals in a row that are not trained, after which the space is taken to be exhausted."""
 
-FINISHED, PRUNED, FAILED, TOO_LARGE, REPEATED = "finished", "pruned", "failed", "too large", "repeated"
-TRAINED = (FINISHED, PRUNED, FAILED)
 FAILURES = (ConfigError, DataError, CheckpointError, DivergedError)
 """What ends a trial and not the study, as too little memory does."""
 
@@ -63,38 +60,90 @@ class Trial:
     """One proposal and what came of it: trial 0 is the config as it was given, where the space holds it.
 
     Attributes:
-        state: finished, pruned (its scores fell behind), failed, too large or repeated.
+        state: finished, pruned (its scores fell behind), failed, or skipped (too large, or trained already).
         score: the best of `train.select_by`; of a pruned trial, the best until then.
         num_bytes: of weights, tokenizer and labels.
     """
 
     number: int
     values: dict[str, Any]
-    state: str = ""
+    state: str = "skipped"
     score: float | None = None
     num_bytes: int | None = None
     seconds: float = 0.0
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class TuneResult:
-    """Where a study stands: its folder, the trials that were trained, best first, and why it ended.
+def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, overwrite: bool = False) -> "Study":
+    """Looks for better values of some keys, and writes the winning config to `output_dir/NAME-tune/best.yaml`.
 
-    `importances` are the shares of the keys in the variance of the scores, empty where there are too few trials.
+    Each trial trains in this process with the config's seed and is compared on valid alone; `train -c best.yaml` comes
+    to the same score there. A trial that diverges, finds no memory or does not fit together has failed, and the study
+    continues. A trial that was stopped or killed starts again when the study is resumed.
+
+    `resume` continues an interrupted study, or a finished one with a larger budget.
+
+    Raises:
+        ConfigError: optuna is missing, the folder is taken, the study to resume was another one, or no trial finished.
+        DataError: the data cannot be read, or are not those that the study began with.
+        CheckpointError: the study's journal is damaged.
+    """
+    if size_by_torchrun() > 1:
+        raise ConfigError("tune: trains each trial in one process; start it without torchrun")
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(f"tune needs optuna; run: pip install 'bilstm-cls[tune]' ({error})") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    run = RunDirectory(Path(config.output_dir) / f"{config.name}-tune")
+    with StopSignals() as signals, run.locked(), remembered_log() as earlier:
+        check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
+        study = Study(run, config, space, budget, signals)
+        study.data_of(config)  # an earlier study is not deleted before it is clear that a new one can start
+        with recorded(run, config, earlier, "tuning", overwrite=overwrite):
+            study.search()
+            if study.best is None and study.stopped is None:
+                raise ConfigError(f"{run.path}: no trial was finished: {study.reason}; --resume with higher limits")
+            exit_code = 0 if study.stopped is None else study.stopped.exit_code
+            run.write_status("stopped" if study.stopped else "finished", study.reason, exit_code=exit_code)
+        return study
+
+
+class Study:
+    """Where a study stands: its folder, its trials and why it ended.
+
+    Attributes:
+        proposals: all of them, in their order.
+        importances: the shares of the keys in the variance of the scores; empty where there are too few trials.
+        stopped: by which signal, if by one.
+        reason: why it ended.
     """
 
-    run: RunDirectory
-    score_name: str
-    trials: Sequence[Trial]
-    importances: dict[str, float]
-    stopped: StoppedError | None
-    reason: str
+    def __init__(self, run: RunDirectory, config: Config, space: Space, budget: Budget, signals: StopSignals) -> None:
+        self.run, self.config, self.space, self.budget, self.signals = run, config, space, budget, signals
+        self.proposals: list[Trial] = []
+        self.importances: dict[str, float] = {}
+        self.stopped: StoppedError | None = None
+        self.reason = ""
+        self.score_name = config.train.select_by
+        self.is_lower_better = self.score_name.rpartition("/")[2] in LOWER_IS_BETTER
+        self.ngrams: NgramModel | None = None
+        self.prepared: dict[str, PreparedData] = {}
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The trials that were trained: finished ones first, best first."""
+
+        def rank(trial: Trial) -> tuple[bool, float, int]:
+            score = math.inf if trial.score is None else trial.score if self.is_lower_better else -trial.score
+            return trial.state != "finished", score, trial.number
+
+        return sorted((trial for trial in self.proposals if trial.state != "skipped"), key=rank)
 
     @property
     def best(self) -> Trial | None:
         """The finished trial that won."""
-        return next((trial for trial in self.trials if trial.state == FINISHED), None)
+        return next((trial for trial in self.trials if trial.state == "finished"), None)
 
     def as_object(self) -> dict[str, Any]:
         """Returns what `tuning.json` holds and `tune --json` prints."""
@@ -113,73 +162,22 @@ class TuneResult:
         if self.importances:
             shares = ", ".join(f"{key} {share:.0%}" for key, share in self.importances.items())
             lines.append(f"what the scores differ by: {shares}")
-        rows = [[str(cell) for cell in row] for row in rows_of(self.trials)]
+        rows = [[str(cell) for cell in row] for row in self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         padded = (zip(row, widths, strict=True) for row in rows)
         lines += ["trials, best first:", *("  ".join(f"{cell:<{width}}" for cell, width in row) for row in padded)]
         return "\n".join([*lines, f"next: bilstm-cls train -c {shlex.quote(str(self.run / WINNER))}"])
 
-
-def rows_of(trials: Sequence[Trial]) -> list[list[Any]]:
-    """Returns the rows of `trials.csv`, names first."""
-    keys = list(trials[0].values) if trials else []
-    rows: list[list[Any]] = [["trial", "state", "score", "bytes", "seconds", *keys, "reason"]]
-    for t in trials:
-        values = [json.dumps(t.values[key]).strip('"') for key in keys]
-        rows.append([t.number, t.state, t.score, t.num_bytes, round(t.seconds, 2), *values, t.reason])
-    return rows
-
-
-def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, overwrite: bool = False) -> TuneResult:
-    """Looks for better values of some keys, and writes the winning config to `output_dir/NAME-tune/best.yaml`.
-
-    Each trial trains in this process with the config's seed and is compared on valid alone; `train -c best.yaml` comes
-    to the same score there. A trial that diverges, finds no memory or does not fit together has failed, and the study
-    continues. A trial that was stopped or killed starts again when the study is resumed.
-
-    `resume` continues an interrupted study, or a finished one with a larger budget.
-
-    Raises:
-        ConfigError: optuna is missing, the folder is taken, the study to resume was another one, or no trial finished.
-        DataError: the data cannot be read, or are not those that the study began with.
-        CheckpointError: the study's journal is damaged.
-    """
-    if is_started_by_torchrun():
-        raise ConfigError("tune: trains each trial in one process; start it without torchrun")
-    try:
-        import optuna
-    except ImportError as error:
-        raise ConfigError(f"tune needs optuna; run: pip install 'bilstm-cls[tune]' ({error})") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    run = RunDirectory(Path(config.output_dir) / f"{config.name}-tune")
-    with StopSignals() as signals, run.locked(), remembered_log() as earlier:
-        check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
-        study = _Study(run, config, space, budget, signals)
-        study.data_of(config)  # an earlier study is not deleted before it is clear that a new one can start
-        if overwrite:
-            run.clear()
-        run.remove_leftovers()
-        run.write_status("running", "tuning")
-        write_atomic(run / "config.yaml", dump_config(config))
-        with recorded(run, earlier):
-            result = study.search()
-            if result.best is None and result.stopped is None:
-                raise ConfigError(f"{run.path}: no trial was finished: {result.reason}; --resume with higher limits")
-            exit_code = 0 if result.stopped is None else result.stopped.exit_code
-            run.write_status("stopped" if result.stopped else "finished", result.reason, exit_code=exit_code)
-        return result
-
-
-class _Study:
-    def __init__(self, run: RunDirectory, config: Config, space: Space, budget: Budget, signals: StopSignals) -> None:
-        self.run, self.config, self.space, self.budget, self.signals = run, config, space, budget, signals
-        self.is_lower_better = config.train.select_by.rpartition("/")[2] in LOWER_IS_BETTER
-        self.reason = "the time is over"
-        self.trials: list[Trial] = []
-        self.ngrams: NgramModel | None = None
-        self.prepared: dict[str, PreparedData] = {}
+    def _rows(self) -> list[list[Any]]:
+        """Returns the rows of `trials.csv`, names first."""
+        rows: list[list[Any]] = [["trial", "state", "score", "bytes", "seconds", *self.space, "reason"]]
+        for t in self.trials:
+            values = [json.dumps(value).strip('"') for value in t.values.values()]
+            rows.append([t.number, t.state, t.score, t.num_bytes, round(t.seconds, 2), *values, t.reason])
+        return rows
 
     def data_of(self, config: Config) -> PreparedData:
+        """Returns the data of a trial, prepared once for each setting of what touches them, without test."""
         names = ["train", "valid", *(["unlabelled"] if config.reads_unlabelled else [])]
         key = json.dumps([config.text.model_dump(), config.embedding.init, config.model.init_from, names])
         if key not in self.prepared:
@@ -188,31 +186,46 @@ class _Study:
             self.prepared[key] = replace(data, dataset=replace(data.dataset, splits=splits))
         return self.prepared[key]
 
-    def search(self) -> TuneResult:
+    def search(self) -> None:
+        """Trains trials until the budget is spent, the space exhausted or a signal comes, and writes what was found."""
         study = self._opened()
         if self.config.model.ngrams is not None:  # which no searched key changes
             dataset = self.data_of(self.config).dataset
             train = dataset.splits["train"]
             self.ngrams = NgramModel.train(NgramCounts.of_split(train), train.label_ids, len(dataset.labels))
         left = math.inf if self.budget.seconds is None else self.budget.seconds
-        self.deadline = time.monotonic() + left - sum(trial.seconds for trial in self.trials)
-        stopped = None
+        self.deadline = time.monotonic() + left - sum(trial.seconds for trial in self.proposals)
         try:
             with self.signals.deferred():
                 while not self._is_over():
                     self._try(study)
         except _OutOfTimeError:
-            pass
+            self.reason = "the time is over"
         except StoppedError as error:
-            stopped, self.reason = error, str(error)
+            self.stopped, self.reason = error, str(error)
         finally:
             shutil.rmtree(self.run / "trial", ignore_errors=True)
-        ranked, score_name = self._keep(), self.config.train.select_by
-        result = TuneResult(self.run, score_name, ranked, _importances(study), stopped, self.reason)
-        self.run.write_json("tuning.json", result.as_object())
-        return result
+        self._keep()
+        self.importances = _importances(study)
+        self.run.write_json("tuning.json", self.as_object())
+
+    def _is_over(self) -> bool:
+        if self.signals.received is not None:
+            raise self.signals.error()
+        self._check_time()
+        if self.budget.trials is not None and len(self.trials) >= self.budget.trials:
+            self.reason = f"{len(self.trials)} trials were trained"
+            return True
+        last = self.proposals[-MAX_SKIPPED:]
+        self.reason = f"{len(last)} proposals in a row were too large or known already"
+        return len(last) == MAX_SKIPPED and all(trial.state == "skipped" for trial in last)
+
+    def _check_time(self, _: object = None) -> None:
+        if time.monotonic() >= self.deadline:
+            raise _OutOfTimeError
 
     def _opened(self) -> "optuna.Study":
+        """Opens the journal, and proposes the trial that a stop or a kill ended, or at first the config as it is."""
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
@@ -220,8 +233,6 @@ class _Study:
         (path.parent / f"{path.name}.lock").unlink(missing_ok=True)  # left by a kill: this process has the folder
         if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
             write_atomic(path, content[: content.rfind(b"\n") + 1])  # a kill in the middle of a line
-        space = {key: found.words for key, found in self.space.items()}
-        marks = {"space": space, "data_digest": self.data_of(self.config).dataset.digest}
         try:
             study = optuna.create_study(
                 study_name=self.config.name,
@@ -233,15 +244,17 @@ class _Study:
             before, trials = study.user_attrs, study.get_trials()
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: damaged ({error}); start again with --overwrite") from error
+        space = {key: found.words for key, found in self.space.items()}
+        marks = {"space": space, "data_digest": self.data_of(self.config).dataset.digest}
+        if before and before["data_digest"] != marks["data_digest"]:
+            raise DataError(f"{path}: the data are not those of this study; bring them back or add --overwrite")
         if before and before != marks:
-            if before["data_digest"] != marks["data_digest"]:
-                raise DataError(f"{path}: the data are not those of this study; bring them back or add --overwrite")
             raise ConfigError(f"{path}: trials of another search would not compare; it searched {before['space']}")
         for key, mark in marks.items():
             study.set_user_attr(key, mark)
-        self.trials = [Trial(**trial.user_attrs["trial"]) for trial in trials if trial.user_attrs]
+        self.proposals = [Trial(**trial.user_attrs["trial"]) for trial in trials if trial.user_attrs]
         first = {key: found.parameter(value_at(self.config, key)) for key, found in self.space.items()}
-        if trials:  # the trial that a stop or a kill ended, if one did
+        if trials:
             first = {} if trials[-1].user_attrs else trials[-1].params
             for trial in trials:
                 if trial.state.name == "RUNNING":
@@ -250,55 +263,35 @@ class _Study:
             study.enqueue_trial(first)
         return study
 
-    def _is_over(self) -> bool:
-        if self.signals.received is not None:
-            raise self.signals.error()
-        self._check_time()
-        trained = [trial for trial in self.trials if trial.state in TRAINED]
-        if self.budget.trials is not None and len(trained) >= self.budget.trials:
-            self.reason = f"{len(trained)} trials were trained"
-            return True
-        last = self.trials[-MAX_IN_A_ROW:]
-        self.reason = f"{len(last)} proposals in a row were too large or known already"
-        if len(last) == MAX_IN_A_ROW and all(trial.state not in TRAINED for trial in last):
-            return True
-        self.reason = "the time is over"
-        return False
-
-    def _check_time(self, _: object = None) -> None:
-        if time.monotonic() >= self.deadline:
-            raise _OutOfTimeError
-
     def _try(self, study: "optuna.Study") -> None:
         """Trains the next proposal, and keeps what came of it on the disk."""
         import optuna
 
         # Seeded by the number of trials, so that a study that was cut short comes to the same ones.
-        seed = (self.config.seed + len(self.trials)) % 2**32
+        seed = (self.config.seed + len(self.proposals)) % 2**32
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
         proposal = study.ask({key: found.distribution() for key, found in self.space.items()})
         values = {key: found.value(proposal.params[key]) for key, found in self.space.items()}
         trial, started = Trial(proposal.number, values), time.monotonic()
-        twin = next((known for known in self.trials if known.values == values and known.state in TRAINED), None)
         try:
-            if twin is None:
+            if all(known.values != values for known in self.trials):
                 self._train(proposal, trial)
-            else:
-                trial.state, trial.score = REPEATED, twin.score
         except Exception as error:
             if not isinstance(error, FAILURES) and not is_out_of_memory(error):
                 raise
-            reason = "out of memory" if is_out_of_memory(error) else str(error).partition("\n")[0]
-            trial.state, trial.reason = FAILED, reason
+            trial.reason = "out of memory" if is_out_of_memory(error) else str(error).partition("\n")[0]
+            trial.state = "failed"
         trial.seconds = time.monotonic() - started
-        self.trials.append(trial)
+        self.proposals.append(trial)
         proposal.set_user_attr("trial", asdict(trial))
-        if FINISHED in (trial.state, twin and twin.state):
+        if trial.state == "finished":
             study.tell(proposal, trial.score)
         else:
-            study.tell(proposal, state=getattr(optuna.trial.TrialState, "FAIL" if trial.state == FAILED else "PRUNED"))
-        if trial.state in TRAINED:
-            outcome = trial.reason or f"{self.config.train.select_by} {trial.score:.4f}"
+            study.tell(
+                proposal, state=getattr(optuna.trial.TrialState, "FAIL" if trial.state == "failed" else "PRUNED")
+            )
+        if trial.state != "skipped":
+            outcome = trial.reason or f"{self.score_name} {trial.score:.4f}"
             logger.info(f"trial {trial.number} {trial.state} after {trial.seconds:.0f} s: {outcome}")
             self._keep()
 
@@ -307,7 +300,6 @@ class _Study:
         data = self.data_of(config)
         trial.num_bytes = model_bytes(config, data, self.ngrams)
         if self.budget.max_bytes is not None and trial.num_bytes > self.budget.max_bytes:
-            trial.state = TOO_LARGE
             return
         make_encoder(config, data, on_report=self._check_time)
         shutil.rmtree(self.run / "trial", ignore_errors=True)
@@ -316,43 +308,35 @@ class _Study:
         data, _ = taught(run, config, data, ALONE, self.signals, self._check_time)
         session = Session.start(run, config, data, ALONE)
         trainer = session.trainer
-        stages = 0
+        trial.state = "finished"
+        stage = 0
         with freed_memory_kept() as bound_memory:
             for report in session.reports(self.signals):
                 bound_memory()
                 trial.score = trainer.progress.best_value
                 if isinstance(report, EvaluationReport):
-                    value = report.row[config.train.select_by]
-                    for stage in range(stages + 1, math.ceil(STAGES * report.row["step"] / trainer.total_steps) + 1):
-                        proposal.report(value, stage)
-                        stages = stage
-                    if stages < STAGES and proposal.should_prune():
-                        trial.state = PRUNED
+                    while stage < STAGES * report.row["step"] / trainer.total_steps:
+                        stage += 1
+                        proposal.report(report.row[self.score_name], stage)
+                    if stage < STAGES and proposal.should_prune():
+                        trial.state = "pruned"
                         return
                 if not trainer.is_out_of_epochs:
                     self._check_time()
-        trial.state = FINISHED
 
-    def _keep(self) -> list[Trial]:
-        """Writes the table and the winning config, and returns the trained trials: finished ones first, best first."""
-        sign = 1 if self.is_lower_better else -1
-        ranked = sorted(
-            (trial for trial in self.trials if trial.state in TRAINED),
-            key=lambda t: (t.state != FINISHED, math.inf if t.score is None else sign * t.score, t.number),
-        )
+    def _keep(self) -> None:
+        """Writes the table and the winning config."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows_of(ranked))
+        csv.writer(text, lineterminator="\n").writerows(self._rows())
         write_atomic(self.run / "trials.csv", text.getvalue())
-        if ranked and ranked[0].state == FINISHED:
-            best, path = ranked[0], self.run / WINNER
-            name = f"{self.config.name}-best"[-80:].lstrip(".-")
+        if (best := self.best) is not None:
+            path, name = self.run / WINNER, f"{self.config.name}-best"[-80:].lstrip(".-")
             write_atomic(
                 path,
                 f"# The best of the trials in {self.run.path}: trial {best.number}.\n# bilstm-cls train -c {path}\n"
-                f"# {self.config.train.select_by} {best.score:.4f}, which the test split has not confirmed yet.\n"
+                f"# {self.score_name} {best.score:.4f}, which the test split has not confirmed yet.\n"
                 f"{dump_config(self.config.replace(name=name, **best.values))}",
             )
-        return ranked
 
 
 def _importances(study: "optuna.Study") -> dict[str, float]:
