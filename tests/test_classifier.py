@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,3 +154,11 @@ def test_softmax_takes_any_logits_and_sums_to_one() -> None:
     assert np.allclose(probabilities.sum(1), 1, atol=1e-12)
     assert probabilities[:2].tolist() == [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
     assert np.allclose(probabilities[2], torch.from_numpy(logits[2]).double().softmax(0).numpy())
+
+
+def test_a_model_is_loaded_without_pytorchs_compiler(trained_run: Path) -> None:
+    code = (
+        "import sys; from bilstm_cls.classifier import Classifier\n"
+        "Classifier.load(sys.argv[1]).predict(['good']); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, trained_run], check=True, timeout=300)

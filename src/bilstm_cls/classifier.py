@@ -4,6 +4,7 @@ The prediction for a text does not depend on the texts it is batched with.
 """
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 
 from bilstm_cls.data.batches import collate, evaluation_batches
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.device import Precision, choose_device, on_device
+from bilstm_cls.device import Precision, choose_device, on_device, side_by_side
 from bilstm_cls.hub import fetched_run
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
@@ -19,7 +20,7 @@ from bilstm_cls.runtime import Prediction, Predictor, Task, softmax
 
 __all__ = ["Classifier", "LoadedModel", "Prediction", "Task", "network_logits", "predict_logits", "softmax"]
 
-MAX_TOKENS = {"cpu": 2**14, "cuda": 2**17}
+MAX_TOKENS = {"cpu": 2**13, "cuda": 2**17}
 """Padded tokens of a batch: as many as a device reads fastest."""
 
 FP32 = Precision(torch.float32, allows_tf32=False)
@@ -85,16 +86,20 @@ def predict_logits(
     """
     device = model.embedding.weight.device
     logits = np.zeros((len(corpus), model.project.out_features), dtype=np.float32)
-    parts: list[tuple[npt.NDArray[np.int64], torch.Tensor]] = []
+    batches = evaluation_batches(corpus.lengths, max_tokens=MAX_TOKENS[device.type])[rank::size]
+
+    def read(indices: npt.NDArray[np.int64]) -> torch.Tensor:
+        batch = collate(corpus, indices)
+        with torch.inference_mode(), precision.autocast(device):
+            return cast("torch.Tensor", model(on_device(batch.token_ids, device), batch.lengths))
+
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), precision.applied(device):
-            for indices in evaluation_batches(corpus.lengths, max_tokens=MAX_TOKENS[device.type])[rank::size]:
-                batch = collate(corpus, indices)
-                parts.append((indices, model(on_device(batch.token_ids, device), batch.lengths)))
+        with precision.applied(device):
+            parts = side_by_side(read, batches) if device.type == "cpu" else [read(indices) for indices in batches]
     finally:
         model.train(was_training)
-    for indices, part in parts:  # after all, because a copy waits for the GPU
+    for indices, part in zip(batches, parts, strict=True):  # after all, because a copy waits for the GPU
         logits[indices] = part.cpu().numpy()
     return logits

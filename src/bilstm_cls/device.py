@@ -13,10 +13,11 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 
@@ -185,11 +186,14 @@ class Precision:
     @contextlib.contextmanager
     def applied(self, device: "torch.device") -> Iterator[None]:
         """Computes in this precision in a `with` block."""
+        with allow_tf32(self.allows_tf32), self.autocast(device):
+            yield
+
+    def autocast(self, device: "torch.device") -> contextlib.AbstractContextManager[None]:
+        """Computes in this precision, but for TF32, in a `with` block of one thread."""
         import torch
 
-        is_cast = self.dtype != torch.float32
-        with allow_tf32(self.allows_tf32), torch.autocast(device.type, self.dtype, enabled=is_cast):
-            yield
+        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def _has_amx() -> bool:
@@ -212,6 +216,32 @@ def set_threads(threads: int | None) -> int:
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+MAX_WORKERS = 8
+"""Calls that are made side by side: each holds a batch in memory."""
+
+
+def side_by_side(call: Callable[[A], B], arguments: Sequence[A]) -> list[B]:
+    """Returns the result for each argument; the calls share the threads that PyTorch computes in.
+
+    The threads of one operation wait for the slowest of them, two to three times as long where another program takes a
+    core for a while. Those of separate calls do not wait.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    workers = min(threads, MAX_WORKERS, len(arguments))
+    if workers < 2:
+        return [call(argument) for argument in arguments]
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            return list(pool.map(call, arguments))
+    finally:
+        torch.set_num_threads(threads)  # the number of a new thread is what was set last in any
 
 
 LOAD_SECONDS = 30.0

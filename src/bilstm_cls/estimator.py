@@ -27,8 +27,7 @@ from bilstm_cls.data.prepare import PreparedData, prepare_in_memory, with_dim
 from bilstm_cls.data.types import LabelIds, check_texts
 from bilstm_cls.device import choose_device, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.files import write_atomic
-from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment, flat_json
+from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.distributed import ALONE
 from bilstm_cls.training.record import StopSignals
@@ -206,7 +205,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             run.write_status("running", "being saved")
             run.save_model(self.classifier_.loaded)
             run.write_json("environment.json", environment(str(self.classifier_.device), torch.get_num_threads()))
-            write_atomic(run / "history.jsonl", "".join(flat_json(row) + "\n" for row in self.history_))
+            run.write_history(self.history_)
             run.write_json("metrics.json", metrics)
             run.write_status("finished", "saved from TextClassifier")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import Config
-from bilstm_cls.config_file import dump_yaml
 from bilstm_cls.data.hub import Address, download, endpoint, hub, naming_hub_faults
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.files import replacing
@@ -118,27 +117,21 @@ def _card(run: RunDirectory, config: Config) -> str:
     card = (run / "README.md").read_text("utf-8") if (run / "README.md").exists() else f"# {config.name}\n"
     if card.startswith("---\n"):
         return card
-    front: dict[str, Any] = {
-        "library_name": "bilstm-cls",
-        "pipeline_tag": "text-classification",
-        "tags": ["text-classification", "bilstm", config.model.cell],
-    }
     source = config.data.source
-    if source.startswith("hf/"):
-        front["datasets"] = [Address.parse(source).repository]
     scores = run.read_object("metrics.json") if (run / "metrics.json").exists() else {}
     split = "test" if "test/accuracy" in scores else "valid"
-    if f"{split}/accuracy" in scores:
-        front["metrics"] = ["accuracy", "f1"]
-        result = {
-            "task": {"type": "text-classification"},
-            "dataset": {"name": source, "type": source, "split": split},
-            "metrics": [{"type": name, "value": scores[f"{split}/{name}"]} for name in ("accuracy", "macro_f1")],
-        }
-        front["model-index"] = [{"name": config.name, "results": [result]}]
-    return f"---\n{dump_yaml(front)}---\n\n{card}"
-
-
-def pushed_lines(address: str) -> str:
-    """Returns what `push` prints: how others use the run."""
-    return f'{address}\nnext: bilstm-cls pull {address}, or in Python: Classifier.load("{address}")'
+    front = hub().ModelCardData(
+        library_name="bilstm-cls",
+        pipeline_tag="text-classification",
+        tags=["text-classification", "bilstm", config.model.cell],
+        datasets=[Address.parse(source).repository] if source.startswith("hf/") else None,
+        model_name=config.name,
+        eval_results=[
+            hub().EvalResult(
+                "text-classification", source, source, name, scores[f"{split}/{name}"], dataset_split=split
+            )
+            for name in ("accuracy", "macro_f1")
+            if f"{split}/{name}" in scores
+        ],
+    )
+    return f"---\n{front.to_yaml()}\n---\n\n{card}"

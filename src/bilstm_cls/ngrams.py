@@ -36,6 +36,9 @@ NEVER = -30.0
 CHUNK = 1024
 """Texts that are counted together: with more of them the memory that they take is slower."""
 
+MAX_HASHES = 2**17
+"""Tokens whose hashes are kept, some 20 MB."""
+
 TOKEN = {True: re.compile(WORD), False: re.compile(r"\s+|\S")}
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # of MurmurHash3's finalizer
@@ -202,9 +205,11 @@ class NgramModel:
 
 
 class _Hashes(dict[str, int]):
-    """64 bits of each distinct token: hashed once however often it occurs, and the same on every machine."""
+    """64 bits of each distinct token, the same on every machine: a frequent one is hashed once."""
 
     def __missing__(self, token: str) -> int:
+        if len(self) >= MAX_HASHES:
+            self.clear()
         folded = " " if token.isspace() else token.casefold()
         # Lone surrogates have no bytes in UTF-8.
         digest = hashlib.blake2b(folded.encode("utf-8", "replace"), digest_size=8).digest()
@@ -212,10 +217,13 @@ class _Hashes(dict[str, int]):
         return value
 
 
+_hashes = _Hashes()
+
+
 def _find(texts: Sequence[str], *, spaced: bool, max_n: int) -> tuple[Ints, Ints, Ints, Ints]:
     """Returns all n-grams: `[M]` their texts, columns, first tokens (of all texts in a row), and numbers of tokens."""
     tokens = [TOKEN[spaced].findall(text) for text in texts]
-    flat = map(_Hashes().__getitem__, itertools.chain.from_iterable(tokens))
+    flat = map(_hashes.__getitem__, itertools.chain.from_iterable(tokens))
     hashes = np.fromiter(flat, dtype=np.uint64)
     rows = np.repeat(np.arange(len(texts)), [len(several) for several in tokens])
     joined, parts = hashes, []

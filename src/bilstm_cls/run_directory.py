@@ -7,13 +7,14 @@ import contextlib
 import datetime
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
 import platform
 import shlex
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
@@ -73,17 +75,10 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.plots, self.checkpoints = self.path / "plots", self.path / "checkpoints"
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
-
-    @property
-    def plots(self) -> Path:
-        return self.path / "plots"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
 
     @property
     def is_taken(self) -> bool:
@@ -125,11 +120,9 @@ class RunDirectory:
         if not self.is_taken:
             return
         with naming_disk_faults(self.path):
-            for pattern in RUN_FILES:
-                for path in sorted(self.path.glob(pattern)):
-                    path.unlink()
-            folders = ("plots", "checkpoints", "tensorboard", "teacher/checkpoints", "teacher")
-            for folder in (self / name for name in folders):
+            for path in itertools.chain.from_iterable(sorted(self.path.glob(pattern)) for pattern in RUN_FILES):
+                path.unlink()
+            for folder in sorted({(self / pattern).parent for pattern in RUN_FILES} - {self.path}, reverse=True):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 
@@ -144,9 +137,14 @@ class RunDirectory:
     def write_json(self, name: str, content: Any) -> None:
         write_atomic(self.path / name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
+    def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes `history.jsonl`, one row per evaluation."""
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        write_atomic(self / "history.jsonl", "".join(lines))
+
     def read_json(self, name: str) -> Any:
         """Reads one JSON file, or raises `CheckpointError` where it is missing or damaged."""
-        path = self.path / name
+        path = self / name
         try:
             return json.loads(path.read_text("utf-8"))
         except FileNotFoundError as error:
@@ -170,24 +168,23 @@ class RunDirectory:
     def read_status(self) -> dict[str, Any]:
         """Returns `status.json`, or an empty mapping where there is none that can be read."""
         try:
-            status = json.loads((self.path / "status.json").read_text("utf-8"))
-        except (OSError, ValueError):
+            return self.read_object("status.json")
+        except CheckpointError:
             return {}
-        return status if isinstance(status, dict) else {}
 
     def save_model(self, loaded: LoadedModel) -> None:
         """Writes the trained model and all that is needed to use it."""
-        tokenizer, labels, config = loaded.tokenizer, loaded.labels, loaded.config
+        tokenizer, labels, config, task = loaded.tokenizer, loaded.labels, loaded.config, loaded.task
         if loaded.ngrams is not None:
             arrays = {name: torch.from_numpy(array) for name, array in loaded.ngrams.arrays().items()}
             save_tensors(self / "ngrams.safetensors", arrays, {})
         write_atomic(self / "config.yaml", dump_config(config))
         write_atomic(self / "tokenizer.json", tokenizer.to_json())
         self.write_json("labels.json", labels)
-        if config.train.reject is not None:
-            self.write_json("thresholds.json", {"min_probability": loaded.task.min_probability})
-        if loaded.task.thresholds is not None:
-            self.write_json("thresholds.json", dict(zip(labels, loaded.task.thresholds.tolist(), strict=True)))
+        if task.thresholds is not None:
+            self.write_json("thresholds.json", dict(zip(labels, task.thresholds.tolist(), strict=True)))
+        elif config.train.reject is not None:
+            self.write_json("thresholds.json", {"min_probability": task.min_probability})
         metadata = {
             "format_version": str(FORMAT_VERSION),
             "text_digest": text_digest(tokenizer, labels),
@@ -195,7 +192,10 @@ class RunDirectory:
             "members": str(len(loaded.members)),
         }
         for number, member in reversed(list(enumerate(loaded.members, 1))):  # the first last: its file is the model
-            save_tensors(self / _weights_name(number), member.state_dict(), metadata)
+            save_tensors(self._weights(number), member.state_dict(), metadata)
+
+    def _weights(self, number: int) -> Path:
+        return self / ("model.safetensors" if number == 1 else f"model-{number}.safetensors")
 
     def load_config(self) -> Config:
         """Reads `config.yaml` back, or raises `CheckpointError` where it is missing or of an earlier version."""
@@ -216,7 +216,7 @@ class RunDirectory:
 
     def load_model(self) -> LoadedModel:
         """Reads the model to the CPU, or raises `CheckpointError` where a file is missing, damaged, or does not fit."""
-        config, path = self.load_config(), self / "model.safetensors"
+        config, path = self.load_config(), self._weights(1)
         if not path.exists():
             status = self.read_status()
             state = f"its run is {status['status']}: {status.get('reason')}" if status else "it has no status"
@@ -234,15 +234,17 @@ class RunDirectory:
         for key, value in trained.items():
             if (given := _model_keys(config).get(key)) != value:
                 raise CheckpointError(f"{self / 'config.yaml'}: {key} is {given!r}, but the model has {value!r}")
-        members = [_member(path, tensors, config, len(tokenizer), len(labels))]
-        for number in range(2, num_members + 1):
-            tensors, others = load_tensors(self / _weights_name(number))
+        files = [(path, tensors, metadata)]
+        files += [(other, *load_tensors(other)) for other in map(self._weights, range(2, num_members + 1))]
+        members = []
+        for path, tensors, others in files:
             if any(others.get(key) != metadata[key] for key in ("text_digest", "config")):
-                raise CheckpointError(f"{self / _weights_name(number)}: is of another ensemble than model.safetensors")
-            members.append(_member(self / _weights_name(number), tensors, config, len(tokenizer), len(labels)))
+                raise CheckpointError(f"{path}: is of another ensemble than model.safetensors")
+            members.append(_member(path, tensors, config, len(tokenizer), len(labels)))
         ngrams = None if config.model.ngrams is None else self._load_ngrams(len(labels))
-        task = self._load_task(labels, config)
-        return LoadedModel(members[0], tokenizer, labels, config, ngrams, tuple(members[1:]), task)
+        return LoadedModel(
+            members[0], tokenizer, labels, config, ngrams, tuple(members[1:]), self._load_task(labels, config)
+        )
 
     def _load_task(self, labels: list[str], config: Config) -> Task:
         is_multi = config.data.labels == "multi"
@@ -263,10 +265,6 @@ class RunDirectory:
             raise CheckpointError(f"{self / 'ngrams.safetensors'}: holds {error}") from error
 
 
-def _weights_name(number: int) -> str:
-    return "model.safetensors" if number == 1 else f"model-{number}.safetensors"
-
-
 def _member(
     path: Path, tensors: dict[str, Tensor], config: Config, vocab_size: int, num_labels: int
 ) -> BiLSTMClassifier:
@@ -276,13 +274,23 @@ def _member(
     try:
         if config.model.num_layers > len(tensors):
             raise RuntimeError(f"{config.model.num_layers} layers, but {len(tensors)} tensors")
-        with torch.device("meta"):  # shapes alone
+        with torch.device("meta"), _WithoutDraws():  # shapes alone
             model = build_model(config, vocab_size, num_labels)
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{path.parent}: {path.name} does not fit config.yaml: {fault}") from error
     return model.eval()
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leaves out normal numbers: to draw them on the device `meta` PyTorch imports its compiler, for seconds."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function.__name__ == "normal_":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClassifier:
@@ -408,8 +416,3 @@ def _git_commit() -> str | None:
                 return content
             return reference.read_text().strip() if reference.is_file() else None
     return None
-
-
-def flat_json(rows: Mapping[str, Any]) -> str:
-    """One JSON object on one line."""
-    return json.dumps(rows, ensure_ascii=False, allow_nan=False)

@@ -15,7 +15,7 @@ import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from bilstm_cls.data.batches import evaluation_batches, pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
-from bilstm_cls.data.types import LabelIds, check_texts, iterate_texts, named
+from bilstm_cls.data.types import LabelIds, iterate_texts, named
 from bilstm_cls.device import usable_cores
 from bilstm_cls.errors import CheckpointError, ConfigError, ExitCode, UserError
 from bilstm_cls.ngrams import NgramModel
@@ -196,67 +196,59 @@ class Predictor(ABC):
         """Returns N texts as the model reads them."""
         return encode(texts, self.tokenizer, max_length=self.max_length, truncate=self.truncate)
 
-    def answer(self, texts: Sequence[str], corpus: Corpus) -> Probabilities:
-        """Returns the probabilities `[N, C]` of N raw texts and the same texts encoded."""
-        logits = self.logits(corpus)
-        return self.task.probabilities(logits if self.ngrams is None else logits + self.ngrams.logits(texts))
-
     def predict(self, texts: Iterable[str]) -> list[Prediction]:
         """Returns one prediction per text, in order; an empty text is one unknown token.
 
         Raises:
             TypeError: `texts` is one str, or an item is no str.
         """
-        checked = check_texts(texts)
-        return self._predict(checked, self.encode(checked)) if checked else []
+        return list(self.stream(texts))
 
     def predict_proba(self, texts: Iterable[str]) -> Probabilities:
         """Returns probabilities `[N, C]`, columns in the order of `labels`; errors as in `predict`."""
-        checked = check_texts(texts)
-        return self.answer(checked, self.encode(checked)) if checked else np.empty((0, len(self.labels)))
+        parts = [probabilities for *_, probabilities in self._answers(iterate_texts(texts))]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.labels)))
 
     def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
-        """Yields one prediction per text, in order, holding no more than two chunks of texts; errors as in `predict`.
+        """Yields one prediction per text, in order, holding at most two chunks of texts; errors as in `predict`."""
+        return self._predictions(self._answers(iterate_texts(texts)))
 
-        While one chunk is classified the next one is encoded in a thread: the tokenizer releases the GIL. Texts are
-        read, and the model is called, in the caller's thread.
+    def _answers(self, texts: Iterator[str]) -> Iterator[tuple[list[str], Corpus, Probabilities]]:
+        """Yields chunks of texts, the same encoded, and their probabilities `[N, C]`.
+
+        While the networks read one chunk, a thread encodes the next one and looks up its n-grams. Texts are read, and
+        the networks are called, in the caller's thread.
         """
-        return self._stream(iterate_texts(texts))
-
-    def _stream(self, texts: Iterator[str]) -> Iterator[Prediction]:
-        chunks = self._encoded(texts)
-        current = next(chunks, None)
-        while current is not None:
-            following = next(chunks, None)
-            yield from self._predict(current[0], current[1].result())
-            current = following
-
-    def _encoded(self, texts: Iterator[str]) -> Iterator[tuple[list[str], Future[Corpus]]]:
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as thread:
-            while chunk := list(itertools.islice(texts, CHUNK)):
-                yield chunk, thread.submit(self.encode, chunk)
+            chunks = iter(lambda: list(itertools.islice(texts, CHUNK)), [])
+            started = ((chunk, thread.submit(self._inputs, chunk)) for chunk in chunks)
+            current = next(started, None)
+            while current is not None:
+                following = next(started, None)
+                corpus, of_ngrams = current[1].result()
+                yield current[0], corpus, self.task.probabilities(self.logits(corpus) + of_ngrams)
+                current = following
 
-    def _predict(self, texts: Sequence[str], corpus: Corpus) -> list[Prediction]:
-        probabilities = self.answer(texts, corpus)
-        unknown_before = np.concatenate([[0], np.cumsum(corpus.token_ids == UNKNOWN_ID)])
-        columns = zip(
-            texts,
-            probabilities.tolist(),
-            probabilities.argmax(1).tolist(),
-            corpus.num_tokens.tolist(),
-            (corpus.num_tokens > corpus.lengths).tolist(),
-            np.diff(unknown_before[corpus.offsets]).tolist(),
-            named(self.task.predicted(probabilities), self.labels),
-            strict=True,
-        )
-        names = self.labels
-        return [
-            Prediction(
-                *(text, names[best], row[best], dict(zip(names, row, strict=True)), tokens, truncated, unknown),
-                labels=found if isinstance(found, tuple) else None,
+    def _inputs(self, texts: Sequence[str]) -> tuple[Corpus, npt.NDArray[Any] | float]:
+        return self.encode(texts), 0.0 if self.ngrams is None else self.ngrams.logits(texts)
+
+    def _predictions(self, answers: Iterable[tuple[list[str], Corpus, Probabilities]]) -> Iterator[Prediction]:
+        for texts, corpus, probabilities in answers:
+            unknown_before = np.concatenate([[0], np.cumsum(corpus.token_ids == UNKNOWN_ID)])
+            columns = zip(
+                texts,
+                probabilities.tolist(),
+                probabilities.argmax(1).tolist(),
+                corpus.num_tokens.tolist(),
+                (corpus.num_tokens > corpus.lengths).tolist(),
+                np.diff(unknown_before[corpus.offsets]).tolist(),
+                named(self.task.predicted(probabilities), self.labels),
+                strict=True,
             )
-            for text, row, best, tokens, truncated, unknown, found in columns
-        ]
+            for text, row, best, tokens, truncated, unknown, found in columns:
+                by_label = dict(zip(self.labels, row, strict=True))
+                several = found if isinstance(found, tuple) else None
+                yield Prediction(text, self.labels[best], row[best], by_label, tokens, truncated, unknown, several)
 
 
 class Runtime(Predictor):
@@ -267,21 +259,6 @@ class Runtime(Predictor):
         >>> runtime.predict(["A wonderful film."])[0].label
         'pos'
     """
-
-    def __init__(
-        self,
-        session: "onnxruntime.InferenceSession",
-        tokenizer: Tokenizer,
-        labels: Sequence[str],
-        *,
-        max_length: int,
-        truncate: str,
-        ngrams: NgramModel | None = None,
-        task: Task = Task(),
-    ) -> None:
-        self.labels, self.task, self.tokenizer, self.ngrams = list(labels), task, tokenizer, ngrams
-        self.max_length, self.truncate = max_length, truncate
-        self._session = session
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None) -> "Runtime":
@@ -295,28 +272,27 @@ class Runtime(Predictor):
             CheckpointError: a file is missing, damaged, or of another version.
             ConfigError: onnxruntime is not installed, or rjieba is not and the bundle needs it.
         """
-        path = Path(path)
+        return cls(Path(path), threads or usable_cores())
+
+    def __init__(self, path: Path, threads: int) -> None:
         config = _read_config(path / "config.json")
         content = {name: _read(path / name, digest) for name, digest in config["sha256"].items()}
         try:
-            tokenizer = Tokenizer.from_json(content["tokenizer.json"].decode())
+            self.tokenizer = Tokenizer.from_json(content["tokenizer.json"].decode())
         except ValueError as error:
             raise CheckpointError(f"{path / 'tokenizer.json'}: damaged, it cannot be read ({error})") from error
-        labels = json.loads(content["labels.json"])
-        return cls(
-            _session(content["model.onnx"], threads),
-            tokenizer,
-            labels,
-            max_length=config["max_length"],
-            truncate=config["truncate"],
-            ngrams=_read_ngrams(path / NGRAMS, content[NGRAMS], len(labels)) if NGRAMS in content else None,
-            task=Task(np.array(config["thresholds"]) if config["thresholds"] else None, config["min_probability"]),
-        )
+        self.labels = json.loads(content["labels.json"])
+        self.ngrams = _read_ngrams(path / NGRAMS, content[NGRAMS], len(self.labels)) if NGRAMS in content else None
+        self.task = Task(np.array(config["thresholds"]) if config["thresholds"] else None, config["min_probability"])
+        self.max_length, self.truncate = config["max_length"], config["truncate"]
+        self._session, self._threads = _session(content["model.onnx"]), threads
 
     def logits(self, corpus: Corpus) -> npt.NDArray[np.float32]:
         logits = np.zeros((len(corpus), len(self.labels)), dtype=np.float32)
-        for indices in evaluation_batches(corpus.lengths, max_tokens=BATCH_TOKENS):
-            logits[indices] = self.run(*pad(corpus, indices))
+        batches = evaluation_batches(corpus.lengths, max_tokens=BATCH_TOKENS)
+        with ThreadPoolExecutor(self._threads) as pool:
+            for indices, part in zip(batches, pool.map(lambda i: self.run(*pad(corpus, i)), batches), strict=True):
+                logits[indices] = part
         return logits
 
     def run(self, token_ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -373,13 +349,13 @@ def _read_ngrams(path: Path, content: bytes, num_labels: int) -> NgramModel:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
 
-def _session(model: bytes, threads: int | None) -> "onnxruntime.InferenceSession":
+def _session(model: bytes) -> "onnxruntime.InferenceSession":
     try:
         import onnxruntime
     except ImportError as error:
         raise ConfigError("a bundle needs onnxruntime; run: pip install 'bilstm-cls[onnx]'") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()  # it would count all of the machine
+    options.intra_op_num_threads = 1  # of one batch: several are computed side by side, and none waits for the slowest
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import signal
@@ -6,15 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bilstm_cls.classifier import Classifier
+from bilstm_cls.classifier import Classifier, Task
 from bilstm_cls.errors import UserError
 from bilstm_cls.serve import api, batching
 from bilstm_cls.serve.api import DRAIN, MAX_BYTES, MAX_CHARACTERS, MAX_CONNECTIONS, MAX_EXPLAINED, MAX_TEXTS
 from tests.command_line import run_cli
 from tests.conftest import reviews
 from tests.serve.served import Address, read_reply, serving, spawned
+from tests.serve.untrained import untrained
 
 TEXTS = ["a good film", "", "two\nlines, <b>", 'she said "bad"', "good 😀 中文", " ", "the plot was dull " * 20, "\x00"]
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -131,9 +134,22 @@ def test_the_description_of_the_server_is_whole(server: Address) -> None:
     assert set(schema["properties"]) == {"text", "texts", "top_k", "explain"}
     assert {"200", "400", "413", "422", "503"} <= set(post["responses"])
     assert server.predict(**schema["examples"][0]).status == 200
-    keys = described["components"]["schemas"]["Answer"]["properties"]
-    answer = server.predict(text="a", explain=True).json["predictions"][0]
-    assert set(keys) == {*answer, "labels"}  # of a run with several labels a text
+
+
+@pytest.mark.parametrize(
+    ("task", "without"),
+    [(Task(), {"labels"}), (Task(None, 1.0), {"labels"}), (Task(np.array([0.2, 0.3])), {"label", "probability"})],
+    ids=["one label", "rejected", "several labels"],
+)
+def test_every_answer_is_as_described(task: Task, without: set[str]) -> None:
+    with serving(Classifier(dataclasses.replace(untrained(), task=task), "cpu")) as server:
+        described = server.ask("/openapi.json").json["components"]["schemas"]["Answer"]
+        (answer,) = server.predict(text="a", explain=True).json["predictions"]
+    assert described["properties"].keys() - answer.keys() == without
+    assert set(described["required"]) <= answer.keys()
+    nullable = {name for name, key in described["properties"].items() if {"type": "null"} in key.get("anyOf", [])}
+    assert {name for name, value in answer.items() if value is None} <= nullable == {"label", "probability"}
+    assert (answer.get("label", "") is None) == (task.min_probability == 1)
 
 
 def test_the_page_of_the_docs_is_true(server: Address) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bilstm_cls.serve.predict_file import PredictOptions
 
 READ_BYTES = 2**20
-MAX_LINES = 2048
+MAX_LINES = 2**13
 """Lines of stdin that are answered together where so many have come."""
 
 ESCAPED_BYTES = re.compile("[\udc80-\udcff]+")
@@ -323,7 +323,7 @@ def push(
     from bilstm_cls import hub
 
     address = hub.push(opt.chosen_run(run, runs), repository, is_private=private, with_texts=with_texts)
-    out.show({"address": address}, hub.pushed_lines(address))
+    out.show({"address": address}, f'{address}\nnext: bilstm-cls pull {address}, or Classifier.load("{address}")')
 
 
 @opt.with_output

@@ -137,9 +137,8 @@ class LanguageModels(nn.Module):
             embedded = self._dropped(F.embedding(rows[:-1], table), self.embedding_dropout)
             with torch.autocast(embedded.device.type, precision, enabled=precision != torch.float32):
                 outputs, final = self.encoder.read(direction, embedded, state)
-            hidden = self._projected(
-                direction, _rows(self._dropped(outputs.to(embedded.dtype), self.dropout), predicted)
-            )
+            rows_read = _rows(self._dropped(outputs.to(embedded.dtype), self.dropout), predicted)
+            hidden = self.project[direction](rows_read)
             right = rows[1:].flatten()[predicted]  # [N]
             losses.append(
                 _SampledLoss.apply(  # type: ignore[no-untyped-call]
@@ -161,7 +160,7 @@ class LanguageModels(nn.Module):
         sums = []
         for direction, ids in enumerate(tokens):
             outputs, _ = self.encoder.read(direction, self.embedding(ids[:-1]))
-            hidden = self._projected(direction, _rows(outputs, predicted))
+            hidden = self.project[direction](_rows(outputs, predicted))
             right = ids[1:].flatten()[predicted]
             total = 0.0
             for some, targets in zip(torch.split(hidden, BLOCK["cpu"]), torch.split(right, BLOCK["cpu"]), strict=True):
@@ -173,10 +172,6 @@ class LanguageModels(nn.Module):
     def _dropped(self, steps: Tensor, probability: float) -> Tensor:
         """Drops the same dimensions of `[T, B, E]` at all steps of a text."""
         return steps * F.dropout(torch.ones_like(steps[:1]), probability) if self.training and probability else steps
-
-    def _projected(self, direction: int, hidden: Tensor) -> Tensor:
-        projected: Tensor = self.project[direction](hidden)
-        return projected
 
 
 def _rows(outputs: Tensor, predicted: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +33,7 @@ from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, StoppedError, UserError, dotted
 from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
 from bilstm_cls.evaluation.pages import TEMPLATES
-from bilstm_cls.runtime import Prediction, most_probable
+from bilstm_cls.runtime import most_probable
 from bilstm_cls.serve.batching import MAX_QUEUED, Batcher, FullError
 
 logger = logging.getLogger(__name__)
@@ -85,11 +84,20 @@ class Question(BaseModel):
         return [self.text] if self.text is not None else self.texts or []
 
 
-@dataclass(frozen=True)
-class Answer(Prediction):
-    """The prediction for one text, with the keys of `bilstm-cls predict --json`, and with `explain` an explanation."""
+class Answer(BaseModel):
+    """The prediction for one text, with the keys of `bilstm-cls predict --json`."""
 
-    explanation: dict[str, Any] | list[dict[str, Any]] | None = None
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+    label: str | None = Field(None, description="Null below the run's least probability; none with several labels.")
+    labels: list[str] = Field([], description="Of a run with several labels a text, instead of `label`.")
+    probability: float | None = Field(None, description="Of `label`; none with several labels.")
+    probabilities: dict[str, float]
+    tokens: int = Field(description="Of the text before it was cut.")
+    truncated: bool
+    unknown_tokens: int
+    explanation: dict[str, Any] | list[dict[str, Any]] = Field({}, description="With `explain`; one for each label.")
 
 
 class Answers(BaseModel):

@@ -13,10 +13,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import torch
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.data.batches import pad
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError
@@ -67,9 +65,8 @@ def export(
     place = run.path.resolve()
     target = place.with_name(f"{place.name}-onnx{'-int8' * int8}") if output is None else Path(output)
     _check_free(target, overwrite=overwrite)
-    _check_tokenizer(run)
     loaded = run.load_model()
-    _check_size(loaded)
+    _check(run.path, loaded)
     with _replacing_folder(target) as folder:
         _write_model(folder / "model.onnx", loaded)
         _write_rest(folder, loaded, precision="float32")
@@ -113,16 +110,13 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"{target}: exists; add --overwrite to replace it, or choose another place with -o")
 
 
-def _check_tokenizer(run: RunDirectory) -> None:
-    kind = run.load_config().text.tokenizer
+def _check(path: Path, loaded: LoadedModel) -> None:
+    kind = loaded.config.text.tokenizer
     if kind.startswith(PREFIX):
         raise ConfigError(
-            f"{run.path}: its texts are split by {kind}, which a bundle does not have; train it with text.tokenizer "
+            f"{path}: its texts are split by {kind}, which a bundle does not have; train it with text.tokenizer "
             f"{'basic_english, which gives the same tokens' if 'basic' in kind else 'words'}"
         )
-
-
-def _check_size(loaded: LoadedModel) -> None:
     size = sum(4 * parameter.numel() for member in loaded.members for parameter in member.parameters())
     if size > MAX_BYTES:
         raise ConfigError(
@@ -164,37 +158,27 @@ def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
         content = io.BytesIO()
         np.savez(content, **loaded.ngrams.arrays())  # type: ignore[arg-type]
         write_atomic(folder / NGRAMS, content.getvalue())
-    text = loaded.config.text
-    names = [*FILES, *([] if loaded.ngrams is None else [NGRAMS])]
+    text, task = loaded.config.text, loaded.task
     config = {
         "format_version": FORMAT_VERSION,
         "name": loaded.config.name,
         "max_length": text.max_length,
         "truncate": text.truncate,
-        "thresholds": None if loaded.task.thresholds is None else loaded.task.thresholds.tolist(),
-        "min_probability": loaded.task.min_probability,
+        "thresholds": None if task.thresholds is None else task.thresholds.tolist(),
+        "min_probability": task.min_probability,
         "precision": precision,
-        "sha256": {name: sha256_of(folder / name) for name in names},
+        "sha256": {name: sha256_of(folder / name) for name in (*FILES, NGRAMS) if (folder / name).exists()},
     }
     write_atomic(folder / "config.json", json.dumps(sealed(config), ensure_ascii=False, indent=2) + "\n")
 
 
 def _compare(runtime: Runtime, loaded: LoadedModel) -> tuple[float, int]:
-    """Returns the largest difference of a logit (of padded random tokens) or a probability, and the longest text."""
+    """Returns the largest difference of a logit of random tokens or a probability of random texts, and the longest."""
+    classifier, texts = Classifier(loaded, "cpu"), _random_texts(loaded)
     corpus = _random_corpus(len(loaded.tokenizer), loaded.config.text.max_length)
-    largest = [0.0]
-    size = max(2, 32768 // int(corpus.lengths.max()))
-    for start in range(0, len(corpus), size):
-        token_ids, lengths = pad(corpus, np.arange(start, min(start + size, len(corpus))))
-        token_ids = np.pad(token_ids, ((0, 0), (0, 3)))
-        with torch.inference_mode():
-            batch = torch.from_numpy(token_ids), torch.from_numpy(lengths)
-            expected = np.sum([member(*batch).numpy() for member in loaded.members], axis=0)
-        largest.append(float(np.abs(runtime.run(token_ids, lengths) - expected).max()))
-    texts = _random_texts(loaded)
-    expected = Classifier(loaded, "cpu").predict_proba(texts)
-    largest.append(float(np.abs(runtime.predict_proba(texts) - expected).max()))
-    return float(np.max(largest)), int(corpus.lengths.max())  # unlike max, numpy's lets nothing hide a nan
+    logits = np.abs(runtime.logits(corpus) - classifier.logits(corpus)).max()
+    probabilities = np.abs(runtime.predict_proba(texts) - classifier.predict_proba(texts)).max()
+    return float(np.maximum(logits, probabilities)), int(corpus.lengths.max())  # unlike max it lets no nan hide
 
 
 def _random_texts(loaded: LoadedModel, number: int = 100) -> list[str]:

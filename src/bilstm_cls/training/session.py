@@ -17,10 +17,9 @@ from bilstm_cls.data.vectors import joined_vectors
 from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.evaluation.metrics import compute_metrics
-from bilstm_cls.files import write_atomic
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.language_model import LanguageModels
-from bilstm_cls.run_directory import RunDirectory, build_model, environment, flat_json, load_encoder, text_digest
+from bilstm_cls.run_directory import RunDirectory, build_model, environment, load_encoder, text_digest
 from bilstm_cls.training.distributed import Group, processes_here
 from bilstm_cls.training.loop import EvaluationReport, Row, StepReport, Trainer, training
 from bilstm_cls.training.record import StopSignals
@@ -152,7 +151,7 @@ class Session:
         trainer = self.trainer
         is_first = trainer.group.rank == 0
         if is_first:
-            self._write_history()
+            self.run.write_history(self.trainer.progress.history)
         saved_at = time.monotonic()
         for report in training(trainer, self.evaluate):
             yield report
@@ -161,7 +160,7 @@ class Session:
             is_due = time.monotonic() - saved_at >= trainer.config.checkpoint_seconds
             if is_first and (evaluation or is_due or is_stopping):
                 if evaluation:
-                    self._write_history()
+                    self.run.write_history(self.trainer.progress.history)
                     self._log(evaluation)
                 self.save(*(["best"] if evaluation and evaluation.is_best else []), "last")
                 saved_at = time.monotonic()
@@ -189,10 +188,6 @@ class Session:
         """Returns the model with the weights of the best evaluation, or raises a CheckpointError."""
         self.trainer.load_weights(load_best(self.run.checkpoints, self.trainer.progress.best_step))
         return self.trainer.model
-
-    def _write_history(self) -> None:
-        rows = "".join(flat_json(row) + "\n" for row in self.trainer.progress.history)
-        write_atomic(self.run / "history.jsonl", rows)
 
     def _log(self, report: EvaluationReport) -> None:
         row, selected = report.row, self.trainer.config.select_by
