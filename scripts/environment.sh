@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: goes to the project's root and offers `install EXTRA`.
+# Sourced by the scripts next to it: goes to the project's root and offers `install EXTRA`.
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 venv=$PWD/.venv
 

@@ -45,6 +45,7 @@ def run_cli(*args: object, stdin: bytes = b"") -> Outcome:
     with (
         _same_process_state(),
         mock.patch.dict(os.environ),
+        mock.patch.object(sys.modules["__main__"], "__package__", None),  # else the program is called python -m pytest
         mock.patch.multiple(sys, argv=words, stdin=io.TextIOWrapper(io.BytesIO(stdin), "utf-8"), **streams),
     ):
         try:

@@ -1,7 +1,6 @@
 """The package: imports run downward, the network stands on torch alone, and nothing grows beyond its limit."""
 
 import importlib.util
-import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -37,13 +36,3 @@ def test_the_network_stands_on_torch_alone() -> None:
     imported = {name for path in modules.values() for name in architecture.imports_of(path)}
     outside = {name.split(".")[0] for name in imported if not name.startswith("bilstm_cls.model")}
     assert outside - set(sys.stdlib_module_names) == {"torch"}
-
-
-@pytest.mark.parametrize(
-    "module", ["bilstm_cls", "bilstm_cls.cli", "bilstm_cls.config_file", "bilstm_cls.data.readers"]
-)
-def test_what_the_command_line_starts_with_imports_no_torch(module: str) -> None:
-    heavy = "{'torch', 'sklearn', 'matplotlib', 'pyarrow', 'tokenizers'}"
-    script = f"import sys, {module}; print(sorted(set(sys.modules) & {heavy}))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

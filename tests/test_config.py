@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bilstm_cls.config import METRICS, Config, config_keys
+from bilstm_cls.config import Config, config_keys
 from bilstm_cls.config_file import (
     SYNONYMS,
     config_schema,
     dump_config,
+    dump_yaml,
     load_config,
     parse_yaml,
     unknown_key,
@@ -128,31 +129,23 @@ def test_replace_names_all_wrong_keys_and_values(load: Load) -> None:
 
 WRONG = [
     ("seed: -1", "seed: greater 0, -1"),
-    ("seed: true", "seed: integer true"),
     ("name: .x", "name: '.x'"),
-    ("name: a/b", "name: 'a/b'"),
-    ("name: ''", "name: ''"),
     ("model: 3", "model: ModelConfig 3"),
     ("sed: 1", "'sed' 'seed'"),
-    ("hidden_size: 3", "'hidden_size' model.hidden_size"),
     ("lr: 3", "'lr' train.learning_rate"),
     ("zzz: 3", "'zzz' name, seed"),
     ("model: {wide: nbsvm}", "'wide' 'ngrams'"),
-    ("train: {layer_lr_decay: 2.6}", "train.layer_lr_decay: 1, 2.6"),
     ("pretrain: {enabled: true}\nmodel: {init_from: a/b}", "pretrain.enabled: false model.init_from 'a/b'"),
-    ("Train: {epochs: 3}", "'Train' 'train'"),
     ("train: {hiden_size: 3}", "'hiden_size' train model.hidden_size"),
     ("train: {seed: 3}", "'seed' train top level"),
     ("model: {qqq: 3}", "'qqq' cell, bidirectional"),
     ("model: {cell: lstn}", "model.cell: 'lstn' 'gru' mean 'lstm'?"),
     ("model: {pooling: [mean, men]}", "model.pooling[1]: 'men' mean 'mean'?"),
     ("model: {pooling: [mean, mean]}", "model.pooling: duplicates"),
-    ("model: {pooling: []}", "model.pooling: at least 1 []"),
     ("model: {num_layers: 1, layer_dropout: 0.1}", "model.layer_dropout: num_layers 0.1"),
     ("model: {dropout: 1}", "model.dropout: less than 1, not 1"),
     ("model: {bidirectional: yes}", "model.bidirectional: 'yes'"),
     ("model: {num_layers: '2'}", "model.num_layers: integer '2'"),
-    ("model: {num_layers: 2.0}", "model.num_layers: integer 2.0"),
     ("text: {tokenizer: bpe, max_vocab_size: 256}", "text.max_vocab_size: 300 'bpe' 256"),
     ("text: {tokenizer: basic_english, lowercase: false}", "text.lowercase: 'basic_english' false"),
     ("embedding: {init: ranodm}", "embedding.init: 'ranodm' mean 'random'?"),
@@ -160,14 +153,10 @@ WRONG = [
     ("embedding: {init: [en-300, glove-6b-50d], dim: 300}", "embedding.dim: 350 300"),
     ("embedding: {init: [en-300, ranodm]}", "embedding.init: 'random', 'ppmi', 'en-300'"),
     ("embedding: {freeze: true}", "embedding.freeze: 'random' true"),
-    ("train: {learning_rate: 1_0}", "train.learning_rate: number '1_0'"),
     ("train: {learning_rate: .inf}", "train.learning_rate: finite inf"),
-    ("train: {learning_rate: null}", "train.learning_rate: number null"),
     ("train: {class_weights: balenced}", "train.class_weights: 'balenced' mean 'balanced'?"),
     ("train: {class_weights: {a b: x}}", "train.class_weights.'a b': number 'x'"),
-    ("train: {class_weights: {}}", "train.class_weights: at least 1 {}"),
     ("train: {evaluate_every: epok}", "train.evaluate_every: integer 'epok' mean 'epoch'?"),
-    ("train: {evaluate_every: 0}", "train.evaluate_every: 1, 0"),
     ("train: {device: mps}", "train.device: 'mps' 'cuda:N'"),
     ("train: {select_by: valid/acuracy}", "train.select_by: 'valid/acuracy' mean 'valid/accuracy'?"),
     ("train: {epochs: 1, epochs: 2}", "'train.epochs' duplicate line 3"),
@@ -277,67 +266,22 @@ def test_another_tools_name_leads_to_a_key_of_ours(name: str, meant: str) -> Non
 # What is written
 
 
-def fractions(minimum: float = 0.0) -> st.SearchStrategy[float]:
-    return st.floats(minimum, 0.99, exclude_min=minimum > 0)
-
-
-NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 LOOKALIKES = st.sampled_from(["1e-3", "null", "no", "012", "12:30", ".inf", "~", "<<", "0.1", "- a", "a: b", "#", "*"])
-TEXTS = NAMES | LOOKALIKES
-POOLINGS = ["mean", "reduce_mean", "max", "last", "attention"]
-CONFIGS = st.fixed_dictionaries(
-    {
-        "data": st.fixed_dictionaries(
-            {"train": TEXTS},
-            optional={
-                "valid": TEXTS | st.floats(0.01, 0.4), "test": st.none() | TEXTS | st.floats(0.01, 0.5),
-                "text_columns": TEXTS | st.lists(TEXTS, min_size=1, unique=True), "label_column": TEXTS,
-                "label_names": st.none() | TEXTS,
-                "encoding": st.sampled_from(["utf-8", "auto", "gb18030"]), "split_seed": st.integers(0, 2**63 - 1),
-            },
-        )
-    },
-    optional={
-        "name": st.from_regex(r"[\w-][\w.-]{,20}", fullmatch=True), "output_dir": TEXTS,
-        "seed": st.integers(0, 2**63 - 1),
-        "text": st.fixed_dictionaries({}, optional={"max_vocab_size": st.none() | st.integers(300, 10**9)}),
-        "embedding": st.fixed_dictionaries({"init": TEXTS.map("./{}".format), "freeze": st.booleans()}),
-        "model": st.fixed_dictionaries(
-            {
-                "pooling": st.sampled_from([*POOLINGS, "concat"])
-                | st.lists(st.sampled_from(POOLINGS), min_size=1, unique=True)
-            }
-        ),
-        "train": st.fixed_dictionaries(
-            {},
-            optional={
-                "learning_rate": st.floats(0, 1e9, exclude_min=True), "ema_decay": st.none() | fractions(),
-                "class_weights": st.sampled_from([None, "balanced"])
-                | st.dictionaries(TEXTS, st.floats(1e-9, 1e9), min_size=1),
-                "evaluate_every": st.just("epoch") | st.integers(1, 10**9),
-                "select_by": st.sampled_from([f"valid/{name}" for name in METRICS]),
-            },
-        ),
-    },
-)  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+KEYS_AND_VALUES = st.recursive(
+    SCALARS | WORDS | LOOKALIKES,
+    lambda inner: st.lists(inner) | st.dictionaries(WORDS | LOOKALIKES, inner),
+    max_leaves=10,
+)
 
 
-@settings(max_examples=200, deadline=None)
-@given(CONFIGS)
-def test_a_dumped_config_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
-    config = Config.model_validate(values)
-    path = tmp_path_factory.getbasetemp() / "other.yaml"
-    path.write_text(dump_config(config), "utf-8")
-    assert load_config(path) == config
-    assert yaml.safe_load(path.read_text("utf-8")) == config.model_dump()  # for readers of YAML 1.1 too
-
-
-def test_the_dump_shows_every_key_in_the_order_of_the_schema(load: Load) -> None:
-    written = [line.split(":")[0].strip() for line in dump_config(load(SAMPLE)).splitlines()]
-    order = [key for name in KEYS[""] for key in (name, *KEYS.get(name, ()))]
-    place = order.index("csv") + 1
-    order[place:place] = KEYS["data.csv"]
-    assert [key for key in written if key not in ("pos", "neg")] == order
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(WORDS | LOOKALIKES, KEYS_AND_VALUES, min_size=1))
+def test_what_is_written_as_yaml_is_read_back_as_it_was(values: Any) -> None:
+    written = dump_yaml(values)
+    assert parse_yaml(written).value == values
+    assert yaml.safe_load(written) == values  # for readers of YAML 1.1 too
 
 
 def test_the_schema_explains_every_key_and_forbids_all_others() -> None:

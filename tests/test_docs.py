@@ -109,12 +109,13 @@ def test_every_config_on_the_page_is_valid(page: str, tmp_path: Path) -> None:
         load_config(tmp_path / "config.yaml")
 
 
-@pytest.mark.parametrize("page", ["docs/python.md", "docs/run-directory.md", *LSTM])
+@pytest.mark.parametrize("page", ["docs/python.md", "docs/run-directory.md", "docs/tensorflow.md", *LSTM])
 def test_the_python_blocks_of_the_page_run_in_order(
     page: str, trained_run: Path, reviews_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(reviews_csv, "reviews.csv")
+    shutil.copy(ROOT / "tests/model/fixtures/tf_classifier_variables.npz", "variables.npz")
     if page == "docs/run-directory.md":
         shutil.copytree(trained_run, "runs/reviews")
     namespace: dict[str, Any] = {}

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import Outcome, run_cli, serving
-from tests.conftest import WORDS, reviews
+from tests.conftest import TINY, WORDS, reviews
 
 ROOT = Path(__file__).parent.parent
 MOODS = {"neg": "unhappy", "pos": "happy"}
 GOOD, BAD = (" ".join(WORDS[label] * 3) for label in ("pos", "neg"))
+SMALL = [word for key in (*TINY, "embedding.init=random") for word in ("--set", key)]
+"""Sizes of a model that trains in seconds; what `init` writes is as it is."""
 
 pytestmark = pytest.mark.slow
 
@@ -41,12 +43,12 @@ def succeeding(*words: str) -> Outcome:
     return outcome
 
 
-def follow(text: str, mark: str) -> Outcome:
+def follow(text: str, *options: str) -> Outcome:
     """Runs what a command says to run next."""
-    (hint,) = re.findall(rf"{mark}: (.*)$", text, re.M)
+    (hint,) = re.findall(r"next: (.*)$", text, re.M)
     program, *words = shlex.split(hint)
     assert program == "bilstm-cls"
-    return succeeding(*words)
+    return succeeding(*words, *options)
 
 
 def write_tables() -> None:
@@ -65,19 +67,19 @@ def walk() -> None:
     assert Path(bilstm_cls.__file__).is_relative_to(Path("site").resolve())
     write_tables()
     made = succeeding("init", "--data", "my comments.csv", "-o", "my comments.yaml")
-    trained = follow(made.stderr, "next")
+    trained = follow(made.stderr, *SMALL)
     report = "runs/my-comments/report.html"
     assert all(words in trained.stdout for words in ("network alone", "TF-IDF", "NB-SVM", report))
     scores = succeeding("eval", "--json").json
     assert scores["examples"] == 30
     assert scores["accuracy"] > 0.9
-    assert follow(trained.stderr, "next").stdout.endswith("\ta text of yours\n")
+    assert follow(trained.stderr).stdout.endswith("\ta text of yours\n")
     succeeding("predict", "--input", "new.csv", "--output", "answers.csv")
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["happy", "unhappy"]
     succeeding("predict", GOOD, "--explain", "--html", "explained.html")
     succeeding("predict", GOOD, "--gates", "gates.png")
-    succeeding("train", "-c", "my comments.yaml", "-q", "--set", "name=second", "--set", "train.epochs=1")
+    succeeding("train", "-c", "my comments.yaml", "-q", *SMALL, "--set", "name=second", "--set", "train.epochs=1")
     succeeding("report", "--run", "runs/my-comments", "--run", "runs/second", "--html", "compared.html")
     pages = ("explained.html", "compared.html", succeeding("report").stdout.strip(), report)
     assert all(Path(page).read_text("utf-8").startswith("<!doctype html>") for page in pages)

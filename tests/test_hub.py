@@ -113,8 +113,7 @@ def test_a_wrong_address_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "complaint"),
-    [(401, ConfigError, "hf auth login"), (403, ConfigError, "hf auth login"), (418, DownloadError, "status 418")],
+    ("status", "error", "complaint"), [(403, ConfigError, "hf auth login"), (418, DownloadError, "status 418")]
 )
 def test_a_hub_that_refuses_is_reported(
     status: int, error: type[Exception], complaint: str, hub: FakeHub, trained_run: Path

@@ -73,37 +73,26 @@ def deep_findings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
     return path, inspect_data(load_config(None, [*data, "data.valid=0.05"]), deep=True, limit=3)
 
 
-def test_near_duplicates_name_both_rows_those_of_other_labels_first(deep_findings: tuple[Path, dict[str, Any]]) -> None:
-    path, findings = deep_findings
-    found = findings["near_duplicates"]
-    assert found["test in train"] + found.get("test in valid", 0) >= 2
-    first = found["found"][0]
-    assert (first["place"], first["of"]) == (f"{path / 'test.csv'}:3", f"{path / 'train.csv'}:3")
-    assert first["labels"] == ["neg", "pos"]
-    assert first["split"] == "test"
-    assert 0.7 <= first["similarity"] < 1
-    assert {row["place"] for row in found["found"]} >= {f"{path / 'test.csv'}:2"}
-
-
-def test_a_label_that_was_made_wrong_is_found_by_its_row(deep_findings: tuple[Path, dict[str, Any]]) -> None:
-    path, findings = deep_findings
-    found = findings["likely_wrong_labels"]
-    assert found["of"] == 124
-    places = [row["place"] for row in found["found"]]
-    assert f"{path / 'train.csv'}:42" in places
-    assert len(places) <= 3
-    assert {row["likelier"] for row in found["found"]} <= {"neg", "pos"}
-
-
-def test_a_word_that_gives_the_label_away_is_found_without_looking_deep(
+def test_copies_wrong_labels_and_words_that_give_a_label_away_are_found_by_their_rows(
     deep_findings: tuple[Path, dict[str, Any]],
 ) -> None:
     path, findings = deep_findings
-    (first, *_) = findings["leaking_tokens"]["found"]
-    assert (first["token"], first["label"]) == ("zork", "pos")
-    assert first["place"].startswith(f"{path / 'train.csv'}:")
+    near = findings["near_duplicates"]
+    assert near["test in train"] + near.get("test in valid", 0) >= 2
+    first = near["found"][0]  # of another label
+    assert (first["place"], first["of"]) == (f"{path / 'test.csv'}:3", f"{path / 'train.csv'}:3")
+    assert (first["labels"], first["split"]) == (["neg", "pos"], "test")
+    assert 0.7 <= first["similarity"] < 1
+    assert f"{path / 'test.csv'}:2" in {row["place"] for row in near["found"]}
+    wrong = findings["likely_wrong_labels"]
+    assert wrong["of"] == 124
+    assert f"{path / 'train.csv'}:42" in [row["place"] for row in wrong["found"]]
+    assert {(row["label"], row["likelier"]) for row in wrong["found"]} <= {("neg", "pos"), ("pos", "neg")}
+    assert len(wrong["found"]) <= 3
+    leak = findings["leaking_tokens"]["found"][0]
+    assert (leak["token"], leak["label"]) == ("zork", "pos")
+    assert leak["place"].startswith(f"{path / 'train.csv'}:")
     plain = inspect_data(load_config(None, [f"data.train={path / 'train.csv'}"]))
-    assert plain["leaking_tokens"]["found"][0]["token"] == "zork"
     assert not {"near_duplicates", "likely_wrong_labels"} & set(plain)
 
 

@@ -14,7 +14,7 @@ from bilstm_cls import ngrams as module
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import DataError
-from bilstm_cls.ngrams import NEVER, PAIRS, SETS, WORD, NgramCounts, NgramModel, count
+from bilstm_cls.ngrams import NEVER, PAIRS, SETS, WORD, NgramCounts, NgramModel, count, fit, kept, rarities
 from bilstm_cls.training.run import train
 
 TEXTS = ["a good film", "a bad film", "so good", "so very bad", "good good fun", "bad, bad fun"]
@@ -35,6 +35,14 @@ def test_two_labels_share_one_log_odds(model: NgramModel) -> None:
     assert np.array_equal(logits[:, 0], -logits[:, 1])
     assert logits[:6].argmax(1).tolist() == LABELS.tolist()
     assert logits[6, 1] == logits[7, 1] == model.intercepts[0] / 2
+
+
+def test_the_model_is_the_mean_of_nbsvm_and_a_logistic_regression(model: NgramModel) -> None:
+    counted = NgramCounts.of(TEXTS)
+    nbsvm = NgramModel.train(counted, LABELS, 2, is_mean=False)
+    weights, intercept = fit(kept(counted.sets, min_texts=1)[0], LABELS == 1, rarities)
+    np.testing.assert_allclose(model.weights[0], (nbsvm.weights[0] + weights) / 2, rtol=1e-5)
+    assert model.intercepts[0] == pytest.approx((nbsvm.intercepts[0] + intercept) / 2)
 
 
 @pytest.mark.parametrize("texts", [["a good film"], ["a bad film", "good"], TEXTS * 1000], ids=["1", "2", "6000"])

@@ -2,20 +2,22 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bilstm_cls.classifier import Classifier, Prediction
-from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Runtime, main, sealed
 from bilstm_cls.serve.export import export
 from tests.conftest import reviews
+from tests.serve.untrained import untrained
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [
@@ -24,17 +26,6 @@ TEXTS = [
     *(text for text, _ in reviews(80, seed=3)),
 ]  # fmt: skip
 """Empty, unknown, too long, and of every length there is."""
-
-WITHOUT_TORCH = """
-import sys
-
-class Refuser:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in "torch pydantic typer sklearn safetensors yaml platformdirs filelock".split():
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Refuser())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +41,7 @@ def runtime(bundle: Path) -> Runtime:
 @pytest.fixture
 def copy(bundle: Path, tmp_path: Path) -> Path:
     """A bundle that a test may damage."""
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    for path in bundle.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
-
-
-def python(code: str, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], input=stdin, capture_output=True, timeout=60, check=False
-    )
+    return shutil.copytree(bundle, tmp_path / "bundle")
 
 
 def agree(found: Sequence[Prediction], expected: Sequence[Prediction]) -> None:
@@ -81,23 +62,13 @@ def test_predictions_of_chinese_words_and_their_pairs_are_those_of_the_run(chine
 
 
 @pytest.mark.parametrize("truncate", ["head", "tail", "both"])
-def test_a_long_text_is_cut_as_in_training(
-    truncate: str, tiny_config: Callable[..., Config], tmp_path: Path, trained_run: Path
-) -> None:
-    from bilstm_cls.checkpoint import load_tensors
-    from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
-
-    config = tiny_config(f"text.truncate={truncate}", f"output_dir={tmp_path}")
-    loaded = RunDirectory(trained_run).load_model()
-    model = build_model(config, len(loaded.tokenizer), 2)
-    model.load_state_dict(load_tensors(trained_run / "model.safetensors")[0])
+def test_a_long_text_is_cut_as_in_training(truncate: str, tmp_path: Path) -> None:
+    text = "good " * 15 + "the " * 15 + "bad " * 15
     run = RunDirectory(tmp_path / "run")
-    run.save_model(LoadedModel(model, loaded.tokenizer, loaded.labels, config))
-    text = " ".join(["good"] * 15 + ["the"] * 15 + ["bad"] * 15)
-    (found,) = Runtime.load(export(run.path, tmp_path / "bundle")["path"]).predict([text])
-    (expected,) = Classifier.load(run.path, device="cpu").predict([text])
+    run.save_model(untrained(f"text.truncate={truncate}", "data.train=texts.csv", texts=[text]))
+    (found,) = Runtime.load(export(run.path)["path"]).predict([text])
     assert (found.truncated, found.tokens) == (True, 45)
-    agree([found], [expected])
+    agree([found], Classifier.load(run.path, device="cpu").predict([text]))
 
 
 def test_nothing_but_numpy_onnxruntime_psutil_and_tokenizers_is_loaded(bundle: Path) -> None:
@@ -110,19 +81,8 @@ files = {name.partition(".")[0]: str(getattr(module, "__file__", "")) for name, 
 installed = {name for name, file in files.items() if file.startswith(tuple(places))}
 print(*sorted(installed - {"_distutils_hack", "bilstm_cls"}))
 """
-    done = python(code, bundle)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code, bundle], capture_output=True, timeout=60, check=True)
     assert done.stdout.split() == [b"numpy", b"onnxruntime", b"psutil", b"tokenizers"]
-
-
-def test_it_answers_where_torch_cannot_be_imported(bundle: Path, runtime: Runtime) -> None:
-    code = f"{WITHOUT_TORCH}\nfrom bilstm_cls.runtime import main\nsys.exit(main(sys.argv[1:]))"
-    done = python(code, bundle, "-", stdin=b"a good film\n\n")
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [answer["label"] for answer in answers] == [found.label for found in runtime.predict(["a good film", ""])]
-    refused = python(f"{WITHOUT_TORCH}\nimport torch")
-    assert b"No module named 'torch'" in refused.stderr
 
 
 def test_as_a_program_it_prints_json_lines(bundle: Path) -> None:

@@ -17,10 +17,13 @@ from bilstm_cls.classifier import Classifier, Task, softmax
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.estimator import TextClassifier
+from bilstm_cls.evaluation.evaluate import rebuild_report
 from bilstm_cls.evaluation.explain import explain_prediction
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Runtime, sigmoid
 from bilstm_cls.training.calibration import fit_scales
+from bilstm_cls.training.run import TrainResult
+from bilstm_cls.training.seeds import SeedsResult, seeds_table
 from tests.command_line import run_cli
 
 pytestmark = pytest.mark.usefixtures("light")
@@ -34,17 +37,25 @@ def texts(number: int, seed: int) -> list[tuple[str, set[str]]]:
     rows = []
     for _ in range(number):
         labels = {label for label, share in zip(WORDS, (0.5, 0.4, 0.2), strict=True) if generator.random() < share}
-        words = [*(WORDS[label] for label in labels), *generator.choice(["the", "waiter", "table", "door", "a"], 4)]
+        words = [
+            *(word for label, word in WORDS.items() if label in labels),
+            *generator.choice(["the", "waiter", "table", "door", "a"], 4),
+        ]
         rows.append((" ".join(generator.permutation(words)), labels))
     return rows
+
+
+def write_csv(path: Path, rows: list[tuple[str, set[str]]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text", *WORDS], *((x, *(int(w in y) for w in WORDS)) for x, y in rows)])
+    return path
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
-    with (folder / "a.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["text", *WORDS], *((x, *(int(w in y) for w in WORDS)) for x, y in texts(240, 0))])
-    assert run_cli("init", "--data", folder / "a.csv", "-o", folder / "a.yaml").code == 0
+    data = write_csv(folder / "a.csv", texts(240, 0))
+    assert run_cli("init", "--data", data, "-o", folder / "a.yaml").code == 0
     sizes = ["embedding.dim=16", "embedding.init=random", "model.hidden_size=8", "train.epochs=4", "train.threads=1"]
     sets = [word for key in [*sizes, "train.baselines=false"] for word in ("--set", key)]
     outcome = run_cli("train", "-c", folder / "a.yaml", *sets, "-o", folder / "runs", "--quiet")
@@ -97,6 +108,43 @@ def test_a_run_learns_which_labels_a_text_has(run: Path) -> None:
         assert prediction.labels == tuple(
             label for label, probability in prediction.probabilities.items() if probability >= thresholds[label]
         )
+
+
+def test_the_report_counts_what_each_label_is_taken_for_and_what_is_likely_wrong(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "predictions_test.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    late = Classifier.load(run, device="cpu").predict_proba([row["text"] for row in rows])[:, 2]
+    wrong = rows[late.argmin()]
+    wrong["labels"] = json.dumps([*json.loads(wrong["labels"]), "late"])
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    rebuild_report(copy, device="cpu")
+    report = (copy / "report.html").read_text("utf-8")
+    assert "wrongly predicted" in report
+    doubtful = report.partition('<section id="doubtful">')[2].partition("</section>")[0]
+    assert f"a.csv:{wrong['line']}" in doubtful
+    assert "about <b>late</b>" in doubtful
+
+
+def test_inspect_finds_labels_that_were_made_wrong(tmp_path: Path) -> None:
+    rows, wrong = texts(240, 0), range(0, 240, 40)
+    for i in wrong:
+        rows[i] = rows[i][0], rows[i][1] ^ {"late"}
+    done = run_cli("inspect", "--data", write_csv(tmp_path / "a.csv", rows), "--deep", "--json")
+    found = {row["place"]: {row["label"], row["likelier"]} for row in done.json["likely_wrong_labels"]["found"]}
+    places = {f"{tmp_path / 'a.csv'}:{i + 2}" for i in wrong}
+    assert len(places & set(found)) > 1
+    assert all(found[place] == {"late", "not late"} for place in places & set(found))
+
+
+def test_seeds_are_summarized_by_micro_f1(run: Path) -> None:
+    result = TrainResult(RunDirectory(run), json.loads((run / "metrics.json").read_text("utf-8")))
+    lines = seeds_table(SeedsResult([result, result], None)).splitlines()
+    assert [line[2:17].rstrip() for line in lines[1:3]] == ["micro F1", "subset accuracy"]
 
 
 def test_evaluating_again_and_on_a_file_gives_the_same_scores(run: Path) -> None:

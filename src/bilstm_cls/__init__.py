@@ -4,43 +4,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bilstm_cls.classifier import Classifier
-    from bilstm_cls.config_file import load_config
-    from bilstm_cls.estimator import TextClassifier
-    from bilstm_cls.evaluation.evaluate import evaluate
-    from bilstm_cls.evaluation.explain import explain
-    from bilstm_cls.model.classifier import BiLSTMClassifier
-    from bilstm_cls.model.recurrent import BidirectionalLSTM
-    from bilstm_cls.training.run import train
-
-__all__ = [
-    "BiLSTMClassifier",
-    "BidirectionalLSTM",
-    "Classifier",
-    "TextClassifier",
-    "evaluate",
-    "explain",
-    "load_config",
-    "train",
-]
+    from bilstm_cls.classifier import Classifier as Classifier
+    from bilstm_cls.config_file import load_config as load_config
+    from bilstm_cls.estimator import TextClassifier as TextClassifier
+    from bilstm_cls.evaluation.evaluate import evaluate as evaluate
+    from bilstm_cls.evaluation.explain import explain as explain
+    from bilstm_cls.model.classifier import BiLSTMClassifier as BiLSTMClassifier
+    from bilstm_cls.model.recurrent import BidirectionalLSTM as BidirectionalLSTM
+    from bilstm_cls.training.run import train as train
 
 _HOMES = {
-    "BiLSTMClassifier": "bilstm_cls.model.classifier",
-    "BidirectionalLSTM": "bilstm_cls.model.recurrent",
-    "Classifier": "bilstm_cls.classifier",
-    "TextClassifier": "bilstm_cls.estimator",
-    "explain": "bilstm_cls.evaluation.explain",
-    "evaluate": "bilstm_cls.evaluation.evaluate",
-    "load_config": "bilstm_cls.config_file",
-    "train": "bilstm_cls.training.run",
+    "BiLSTMClassifier": "model.classifier",
+    "BidirectionalLSTM": "model.recurrent",
+    "Classifier": "classifier",
+    "TextClassifier": "estimator",
+    "evaluate": "evaluation.evaluate",
+    "explain": "evaluation.explain",
+    "load_config": "config_file",
+    "train": "training.run",
 }
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is asked for, so that the command line starts without torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'bilstm_cls' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(f"bilstm_cls.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -310,7 +310,7 @@ class TrainConfig(Section):
     )
     max_minutes: Positive | None = Field(None, description="Stop after so long.")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
-    baselines: bool = Field(False, description="Also evaluate the two linear baselines on the same splits.")
+    baselines: bool = Field(False, description="Also evaluate linear models on the same splits.")
     loggers: Loggers = Field([], description="Where to log as well: tensorboard, mlflow, wandb; each needs its extra.")
 
     @classmethod

@@ -99,7 +99,12 @@ def shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else cut(repr(value))
 
 
+def printable(text: str) -> str:
+    """Returns a text on one line that holds nothing that a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def cut(text: str) -> str:
-    """Returns a text that fits on a line and holds nothing that a terminal would obey."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:100])
+    """Returns a printable text that fits on a line."""
+    text = printable(text[:100])
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,12 +1,11 @@
 """The classifier as a scikit-learn estimator, trained on lists and columns in memory."""
 
 import contextlib
-import io
 import json
 import tempfile
 import threading
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, is_multilabel
 from sklearn.utils.validation import check_is_fitted
 
 from bilstm_cls.checkpoint import load_best
@@ -27,6 +26,7 @@ from bilstm_cls.data.prepare import PreparedData, prepare_in_memory, with_dim
 from bilstm_cls.data.types import LabelIds, check_texts
 from bilstm_cls.device import choose_device, set_threads
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.evaluation.predictions import read_history
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.distributed import ALONE
@@ -47,8 +47,7 @@ ARGUMENTS = {
 }  # fmt: skip
 """The config's key of each argument."""
 
-SECTIONS = ("data", "text", "embedding", "model", "train")
-OVERRIDDEN = SECTIONS[1:]
+OVERRIDDEN = ("text", "embedding", "model", "train")
 """Sections whose other keys `overrides` takes, and `data.split_seed`."""
 
 NOT_OVERRIDDEN = ("train.processes", "train.checkpoint_seconds", "train.baselines", "train.loggers")
@@ -58,6 +57,7 @@ _LOCK = threading.Lock()
 """Held while fitting: PyTorch's random generator, which training seeds at every step, is shared by all threads."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A bidirectional LSTM over texts, with scikit-learn's `fit`, `predict` and `predict_proba`.
 
@@ -84,54 +84,28 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         array(['pos'], dtype='<U3')
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: str = "words",
-        min_freq: int = 2,
-        max_vocab_size: int | None = 30000,
-        max_length: int = 400,
-        embedding: str | Sequence[str] = "random",
-        dim: int | None = None,
-        hidden_size: int = 128,
-        pooling: str | Sequence[str] = "mean",
-        dropout: float = 0.5,
-        embedding_dropout: float = 0.2,
-        word_dropout: float = 0.05,
-        ngrams: str | None = None,
-        epochs: int = 5,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        class_weights: str | Mapping[Any, float] | None = None,
-        patience: int | None = 2,
-        valid: float | None = 0.1,
-        seed: int = 1,
-        threads: int | None = None,
-        device: str = "auto",
-        overrides: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.min_freq = min_freq
-        self.max_vocab_size = max_vocab_size
-        self.max_length = max_length
-        self.embedding = embedding
-        self.dim = dim
-        self.hidden_size = hidden_size
-        self.pooling = pooling
-        self.dropout = dropout
-        self.embedding_dropout = embedding_dropout
-        self.word_dropout = word_dropout
-        self.ngrams = ngrams
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.class_weights = class_weights
-        self.patience = patience
-        self.valid = valid
-        self.seed = seed
-        self.threads = threads
-        self.device = device
-        self.overrides = overrides
+    tokenizer: str = "words"
+    min_freq: int = 2
+    max_vocab_size: int | None = 30000
+    max_length: int = 400
+    embedding: str | Sequence[str] = "random"
+    dim: int | None = None
+    hidden_size: int = 128
+    pooling: str | Sequence[str] = "mean"
+    dropout: float = 0.5
+    embedding_dropout: float = 0.2
+    word_dropout: float = 0.05
+    ngrams: str | None = None
+    epochs: int = 5
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    class_weights: str | Mapping[Any, float] | None = None
+    patience: int | None = 2
+    valid: float | None = 0.1
+    seed: int = 1
+    threads: int | None = None
+    device: str = "auto"
+    overrides: Mapping[str, Any] | None = None
 
     def fit(self, X: Any, y: Any) -> "TextClassifier":  # noqa: N803 - scikit-learn's names
         """Trains on N texts (list, array, series or generator) and N labels of one type that numpy sorts.
@@ -148,7 +122,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         texts = check_texts(X, "X")
         if not texts:
             raise ValueError("X holds no text, and at least two classes need one each")
-        classes, label_ids = _classes_of_several(y, texts) or _classes_of(y, texts)
+        classes, label_ids = _classes_of(y, texts)
         try:
             config = with_dim(_config_of(self.get_params(deep=False), is_multi=label_ids.ndim == 2))
             seed, names = config.data.split_seed, _names_of(classes)
@@ -196,7 +170,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "data/label_type": kinds.pop(),
             "data/label_dtype": self.classes_.dtype.str,
         }
-        run = RunDirectory(Path(path))
+        run = RunDirectory(path)
         with run.locked():
             if run.is_taken and not overwrite:
                 raise ConfigError(f"{run.path}: holds a run already; give overwrite=True to replace it")
@@ -217,52 +191,35 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             CheckpointError: a file is missing, damaged, or does not fit the others.
             ConfigError: the device is not there.
         """
-        run = RunDirectory(Path(path))
-        loaded = run.load_model()
-        classes = _classes_from(loaded.labels, run.read_object("metrics.json"))
-        estimator = cls(**_params_of(loaded.config, classes) | {"device": device})
-        estimator._take(run, loaded, classes)
+        estimator = cls(device=device)
+        config = estimator._read(RunDirectory(path))
+        estimator.set_params(**_arguments_of(config, estimator.classes_) | {"device": device})
         return estimator
 
-    def _take(self, run: RunDirectory, loaded: LoadedModel, classes: Array) -> None:
-        self.classes_ = classes
+    def _read(self, run: RunDirectory) -> Config:
+        loaded = run.load_model()
+        self.classes_ = _classes_from(loaded.labels, run.read_object("metrics.json"))
         self.classifier_ = Classifier(loaded, self.device)
-        try:
-            path = run / "history.jsonl"  # missing where a run was imported
-            lines = path.read_text("utf-8").splitlines() if path.exists() else []
-            self.history_ = [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+        self.history_ = read_history(run)
+        return loaded.config
 
     def __getstate__(self) -> Row:
-        # Plain arguments, and what was learned as the bytes of a zipped run directory: tensors, JSON and YAML.
+        # Plain arguments, and what was learned as the files of a run directory: tensors, JSON and YAML.
         state = {name: value for name, value in vars(self).items() if name not in FITTED}
-        if self.__sklearn_is_fitted__():
-            buffer = io.BytesIO()
-            with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder, zipfile.ZipFile(buffer, "w") as archive:
-                self.save(Path(folder) / "run")
-                for path in sorted(Path(folder, "run").iterdir()):
-                    if path.name != ".lock":
-                        archive.write(path, path.name)
-            state["fitted"] = buffer.getvalue()
+        if "classifier_" in vars(self):
+            with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
+                self.save(run := Path(folder) / "run")
+                state["files"] = {path.name: path.read_bytes() for path in run.iterdir() if path.name != ".lock"}
         return state
 
     def __setstate__(self, state: Row) -> None:
-        fitted = state.pop("fitted", None)
+        files = state.pop("files", None)
         self.__dict__.update(state)
-        if fitted is None:
-            return
-        with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-            try:
-                zipfile.ZipFile(io.BytesIO(fitted)).extractall(folder)
-            except zipfile.BadZipFile as error:
-                raise CheckpointError(f"the pickled TextClassifier is damaged ({error}); fit it again") from error
-            run = RunDirectory(Path(folder))
-            loaded = run.load_model()
-            self._take(run, loaded, _classes_from(loaded.labels, run.read_object("metrics.json")))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "classifier_")
+        if files is not None:
+            with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
+                for name, content in files.items():
+                    (Path(folder) / name).write_bytes(content)
+                self._read(RunDirectory(folder))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -277,7 +234,7 @@ def _train(config: Config, data: PreparedData) -> tuple[LoadedModel, list[Row]]:
     threads = config.train.threads or torch.get_num_threads()
     here = config.replace(**{"train.threads": threads, "train.checkpoint_seconds": 1e9})
     with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-        run = RunDirectory(Path(folder))
+        run = RunDirectory(folder)
         session = Session.start(run, here, data, ALONE)
         for _ in session.reports(StopSignals()):  # never entered: Ctrl-C stays Python's
             pass
@@ -306,10 +263,18 @@ def _same_for_every_caller(config: Config) -> Iterator[None]:
             set_threads(threads)
 
 
-def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Returns the classes `[C]`, sorted, and for each text the place of its class `[N]`."""
+def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds]:
+    """Returns the classes `[C]`, sorted, and the label ids `[N]`, or `[N, C]` where texts have several labels."""
     if y is None:
         raise ValueError("TextClassifier requires y to be passed, but the target y is None")
+    is_lists = np.ndim(y) == 1 if hasattr(y, "dtype") else isinstance(y, list | tuple)
+    if is_multilabel(y):
+        matrix = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
+        columns = getattr(y, "columns", range(matrix.shape[1]))
+        return _of_several(np.array(list(columns)), matrix, texts)
+    if is_lists and len(y) and all(isinstance(row, list | tuple | set | np.ndarray) for row in y):
+        matrix = (binarizer := MultiLabelBinarizer()).fit_transform(y)
+        return _of_several(np.array(binarizer.classes_.tolist()), matrix, texts)
     labels = column_or_1d(y, warn=True)
     check_consistent_length(texts, labels)
     if labels.dtype.kind == "f":
@@ -326,22 +291,9 @@ def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, npt.NDArray[np.int
     return classes, label_ids.astype(np.int64)
 
 
-def _classes_of_several(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds] | None:
-    """Returns the classes `[C]` and 1 or 0 for each text and class, `[N, C]`; None where a text has one label."""
-    columns, y = getattr(y, "columns", None), y.toarray() if hasattr(y, "toarray") else y
-    is_matrix, is_column = getattr(y, "ndim", 1) == 2, getattr(y, "shape", ())[1:] == (1,)
-    rows = [] if is_column else np.asarray(y) if is_matrix else list(y) if isinstance(y, Iterable) else []
-    if not len(rows) or not (is_matrix or all(isinstance(row, list | tuple | set | np.ndarray) for row in rows)):
-        return None
-    check_consistent_length(texts, rows)
-    if isinstance(rows, list) and len({*map(len, rows)}) == 1 and {label for row in rows for label in row} == {0, 1}:
-        rows = np.array(rows)  # of lists
-    if isinstance(rows, list):
-        has_label = (binarizer := MultiLabelBinarizer()).fit_transform(rows)
-        classes = np.array(binarizer.classes_.tolist())
-    elif np.isin(rows, (0, 1)).all():
-        has_label, classes = rows, np.arange(rows.shape[1]) if columns is None else np.array(list(columns))
-    else:
+def _of_several(classes: Array, has_label: Array, texts: Sequence[str]) -> tuple[Array, LabelIds]:
+    check_consistent_length(texts, has_label)
+    if not np.isin(has_label, (0, 1)).all():
         raise ValueError("y is a matrix that holds others than 0 and 1")
     if np.count_nonzero(has_label.any(axis=0)) < 2:
         raise ValueError("y has texts of fewer than two labels; a classifier needs at least two")
@@ -367,32 +319,35 @@ def _classes_from(names: Sequence[str], metrics: Mapping[str, Any]) -> Array:
 
 def _config_of(params: Mapping[str, Any], *, is_multi: bool = False) -> Config:
     """Returns the config of an estimator's arguments, or raises `ConfigError` with all wrong ones at once."""
-    overrides = {str(key): _plain(value) for key, value in (params["overrides"] or {}).items()}
+    values, overrides = {key: params[argument] for argument, key in ARGUMENTS.items()}, params["overrides"] or {}
     for key in overrides:
-        if key in ARGUMENTS.values():
+        if key in values:
             raise ConfigError(f"overrides: {key} is an argument; give it as that")
         if not _is_override(key):
             raise ConfigError(f"overrides: {key!r} must be another key of {', '.join(OVERRIDDEN)}, or data.split_seed")
-    values = {key: _plain(params[argument]) for argument, key in ARGUMENTS.items()}
+    if isinstance(weights := params["class_weights"], Mapping):
+        values["train.class_weights"] = {str(label): weight for label, weight in weights.items()}
     values |= {"name": "text-classifier", "data.train": IN_MEMORY, "train.processes": 1}
     values["data.labels"] = "multi" if is_multi else "single"
-    values["data.valid"] = IN_MEMORY if params["valid"] is None else values["data.valid"]
-    return Config().replace(**values | overrides)
+    values["data.valid"] = IN_MEMORY if params["valid"] is None else params["valid"]
+    # As YAML would give them: grids are made of numpy's numbers, and of tuples.
+    plain = json.dumps({**values, **overrides}, default=lambda value: getattr(value, "tolist", value.__repr__)())
+    return Config().replace(**json.loads(plain))
 
 
-def _params_of(config: Config, classes: Array) -> Row:
+def _arguments_of(config: Config, classes: Array) -> Row:
     """Returns the arguments of a config, so that fitting again does the same with texts in memory."""
     flat, defaults = (
-        {f"{s}.{key}": value for s in SECTIONS for key, value in getattr(c, s)} for c in (config, Config())
+        {f"{s}.{key}": value for s in ("data", *OVERRIDDEN) for key, value in getattr(c, s)} for c in (config, Config())
     )
-    params = {argument: flat.get(key, config.seed) for argument, key in ARGUMENTS.items()}
-    if isinstance(params["class_weights"], dict):
+    arguments = {argument: flat.get(key, config.seed) for argument, key in ARGUMENTS.items()}
+    if isinstance(weights := arguments["class_weights"], dict):
         by_name = dict(zip(_names_of(classes), classes.tolist(), strict=True))
-        params["class_weights"] = {by_name[name]: weight for name, weight in params["class_weights"].items()}
-    if isinstance(params["valid"], str):
-        params["valid"] = None if params["valid"] == IN_MEMORY else defaults["data.valid"]
+        arguments["class_weights"] = {by_name[name]: weight for name, weight in weights.items()}
+    if isinstance(valid := arguments["valid"], str):
+        arguments["valid"] = None if valid == IN_MEMORY else defaults["data.valid"]
     changed = {key: value for key, value in flat.items() if _is_override(key) and value != defaults[key]}
-    return params | {"overrides": changed or None}
+    return arguments | {"overrides": changed or None}
 
 
 def _is_override(key: str) -> bool:
@@ -405,14 +360,3 @@ def _in_arguments(message: str) -> str:
     for argument, key in ARGUMENTS.items():
         message = message.replace(key, argument)
     return message
-
-
-def _plain(value: Any) -> Any:
-    """Returns what YAML could hold: grids of parameters are made of numpy's numbers, and labels are no keys of YAML."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {str(_plain(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    return value

@@ -1,7 +1,6 @@
 """What is in a data set or a run, what training would do, and whether this machine computes as it should."""
 
 import importlib.metadata
-import math
 import platform
 import re
 from collections import Counter, defaultdict
@@ -19,8 +18,9 @@ from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split, label_counts, named, spoken
 from bilstm_cls.device import choose_device
-from bilstm_cls.evaluation.metrics import example_losses
-from bilstm_cls.evaluation.pages import number, printable, shortened
+from bilstm_cls.errors import printable
+from bilstm_cls.evaluation.metrics import likelihoods
+from bilstm_cls.evaluation.pages import number, shortened
 from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, leaking_tokens, near_duplicates
 from bilstm_cls.run_directory import RunDirectory, build_model
 
@@ -34,7 +34,7 @@ MAX_CHECKED = 30_000
 
 TOLERANCE = 1e-6
 PACKAGES = ("bilstm-cls", "torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "typer")
-_LONG = ("/per_class/", "confusion", "length_histogram")
+_LONG = ("/per_class/", "confusion")
 _QUANTILES = (5, 25, 50, 75, 95)
 
 
@@ -169,28 +169,21 @@ class _Texts(Sequence[str]):
     """The texts of several splits, one after the other, each read when it is asked for."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
-        self._splits = splits
-        self._ends = np.cumsum([len(split) for split in splits])
+        self._rows = [(split, row) for split in splits for row in range(len(split))]
         self.label_ids = np.concatenate([split.label_ids for split in splits])
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        split, row = self._locate(index)
+        split, row = self._rows[index]
         return split.texts[row]
 
-    def _locate(self, index: int) -> tuple[Split, int]:
-        if index >= len(self):
-            raise IndexError(index)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._splits[number], index - int(self._ends[number]) + len(self._splits[number])
-
     def split(self, index: int) -> str:
-        return self._locate(index)[0].name
+        return self._rows[index][0].name
 
     def place(self, index: int) -> str:
-        split, row = self._locate(index)
+        split, row = self._rows[index]
         return f"{split.paths[row]}:{split.lines[row]}"
 
     def finding(self, index: int, **facts: Any) -> dict[str, Any]:
@@ -238,22 +231,20 @@ def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], l
     groups, rows = clusters(pairs, number), np.arange(number)
     if number > MAX_CHECKED:
         rows = np.sort(np.random.default_rng(0).permutation(number)[:MAX_CHECKED])
-    label_ids, chosen = texts.label_ids[rows], [texts[i] for i in rows.tolist()]
-    tasks = [(label_ids, labels)]
-    if label_ids.ndim == 2:  # each label against the rest
-        columns = ((label_ids[:, i].astype(np.int64), [f"not {name}", name]) for i, name in enumerate(labels))
-        tasks = [(ids, names) for ids, names in columns if 0 < ids.sum() < len(ids)]
-    ranked: list[tuple[float, dict[str, Any]]] = []
-    for ids, names in tasks:
-        found, probabilities = label_errors(chosen, ids, groups[rows], len(names))
-        losses, predicted = example_losses(probabilities, ids), probabilities.argmax(axis=1)
-        for i in found.tolist():
-            facts = {"label": names[ids[i]], "likelier": names[predicted[i]]}
-            numbers = {"probability": float(probabilities[i, predicted[i]]), "loss": float(losses[i])}
-            facts |= {name: round(value, 4) for name, value in numbers.items()}
-            ranked.append((math.exp(-numbers["loss"]) - numbers["probability"], texts.finding(int(rows[i]), **facts)))
-    ranked.sort(key=lambda pair: pair[0])
-    return {"texts": len(ranked), "of": len(rows), "found": [finding for _, finding in ranked[:limit]]}
+    label_ids = texts.label_ids[rows]
+    found, probabilities = label_errors([texts[i] for i in rows.tolist()], label_ids, groups[rows], len(labels))
+    listed = []
+    for i in found[:limit].tolist():
+        given, likelier = label_ids[i], int(probabilities[i].argmax())
+        if label_ids.ndim == 2:  # the label that is most likely wrong
+            label = labels[worst := int(likelihoods(probabilities[[i]], label_ids[[i]]).argmin())]
+            names = (label, f"not {label}") if given[worst] else (f"not {label}", label)
+            probability = abs(given[worst] - probabilities[i, worst])
+        else:
+            names, probability = (labels[given], labels[likelier]), probabilities[i, likelier]
+        facts = dict(zip(("label", "likelier"), names, strict=True))
+        listed.append(texts.finding(int(rows[i]), **facts, probability=round(float(probability), 4)))
+    return {"texts": len(found), "of": len(rows), "found": listed}
 
 
 def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:

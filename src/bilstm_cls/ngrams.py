@@ -12,7 +12,7 @@ import itertools
 import re
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ MAX_N = 3
 SMALL_TRAIN = 1000
 MIN_SPACES = 0.05
 SMOOTHING = 1.0
+RARITY = 10.0  # mean squared norm of a text whose n-grams weigh the more the rarer they are, where C is 1
 NEVER = -30.0
 """Logit of a label without a training text."""
 
@@ -91,7 +92,7 @@ _COUNTS: weakref.WeakKeyDictionary[Split, NgramCounts] = weakref.WeakKeyDictiona
 
 @dataclass(frozen=True)
 class NgramModel:
-    """NB-SVM of n-grams of 1 to 3 words (or characters, where words are not separated by spaces).
+    """A linear model of n-grams of 1 to 3 words (or characters, where words are not separated by spaces).
 
     Attributes:
         columns: `[K]` int64, rising: hashes of the n-grams that count.
@@ -106,14 +107,20 @@ class NgramModel:
     is_spaced: bool
 
     @classmethod
-    def train(cls, ngrams: NgramCounts, label_ids: LabelIds, num_labels: int) -> "NgramModel":
-        """Learns from N labelled texts, or raises `DataError` where no n-gram occurs in them."""
+    def train(cls, ngrams: NgramCounts, label_ids: LabelIds, num_labels: int, *, is_mean: bool = True) -> "NgramModel":
+        """Learns from N labelled texts, or raises `DataError` where no n-gram occurs in them.
+
+        The weights are those of NB-SVM, with `is_mean` their mean with those of a logistic regression on n-grams that
+        weigh the more the rarer they are. The mean has a lower log loss than either on nearly all data sets.
+        """
         counts, columns = kept(ngrams.sets, min_texts=1)
         if label_ids.ndim == 1:
             label_ids = np.stack([label_ids == i for i in ([1] if num_labels == 2 else range(num_labels))], axis=1)
-        fitted = [nbsvm(counts, has_label > 0) for has_label in label_ids.T]
-        weights, intercepts = zip(*fitted, strict=True)
-        return cls(columns, np.stack(weights).astype(np.float32), np.array(intercepts), ngrams.is_spaced)
+        scales = [ratios, rarities] if is_mean else [ratios]
+        fitted = [[fit(counts, has_label > 0, scale) for has_label in label_ids.T] for scale in scales]
+        weights = np.mean([[weights for weights, _ in row] for row in fitted], axis=0)
+        intercepts = np.mean([[intercept for _, intercept in row] for row in fitted], axis=0)
+        return cls(columns, weights.astype(np.float32), intercepts, ngrams.is_spaced)
 
     def logits(self, texts: Iterable[str]) -> Floats:
         """Returns `[N, C]`: the log-odds of each label, and of two labels half of them each way."""
@@ -289,28 +296,33 @@ def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, Ints]:
     return counts[:, columns], columns
 
 
-def _logistic(features: Counts, is_label: Bools) -> tuple[Floats, float]:
-    """Fits one label against the rest and returns weights `[K]` and intercept."""
-    from sklearn.exceptions import ConvergenceWarning
+def fit(features: Counts, is_label: Bools, scale: Callable[[Counts, Bools], Floats]) -> tuple[Floats, float]:
+    """Fits one label against the rest by a logistic regression on scaled n-grams: weights `[K]` and intercept."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=1.0, solver="liblinear", dual=True, random_state=0, max_iter=300)
-    with warnings.catch_warnings():  # the last digits of its optimum are of no interest
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features, is_label)
-    return model.coef_[0], float(model.intercept_[0])
-
-
-def nbsvm(features: Counts, is_label: Bools) -> tuple[Floats, float]:
-    """Fits n-grams that are scaled by how much more often the label has them (Wang & Manning 2012).
-
-    As in Mesnil et al. 2014 by a logistic regression, whose weights are taken whole: it gives probabilities.
-    """
     if is_label.all() or not is_label.any():
         return np.zeros(features.shape[1]), NEVER * (-1 if is_label.all() else 1)
+    factors = scale(features, is_label)
+    model = LogisticRegression(C=1.0, solver="liblinear", dual=True, random_state=0, max_iter=300)
+    with warnings.catch_warnings():  # the last digits of its optimum are of no interest
+        warnings.simplefilter("ignore")
+        model.fit(features.multiply(factors[np.newaxis]).tocsr(), is_label)
+    return factors * model.coef_[0], float(model.intercept_[0])
+
+
+def ratios(features: Counts, is_label: Bools) -> Floats:
+    """Returns `[K]`, how much more often the label has an n-gram, as a logarithm: what makes it NB-SVM.
+
+    After Wang & Manning 2012, but as in Mesnil et al. 2014 with a logistic regression, whose weights are taken whole.
+    """
     with_label, without = (
         SMOOTHING + np.asarray(features[rows].sum(axis=0), dtype=np.float64).ravel() for rows in (is_label, ~is_label)
     )
-    ratios = np.log(with_label / with_label.sum()) - np.log(without / without.sum())
-    weights, intercept = _logistic(features.multiply(ratios[np.newaxis]).tocsr(), is_label)
-    return ratios * weights, intercept
+    return np.asarray(np.log(with_label / with_label.sum()) - np.log(without / without.sum()))
+
+
+def rarities(features: Counts, _: Bools) -> Floats:
+    """Returns `[K]`, inverse document frequencies, scaled for all texts alike so that the model stays linear."""
+    num_texts, num_columns = features.shape
+    factors = 1 + np.log((1 + num_texts) / (1 + np.bincount(features.indices, minlength=num_columns)))
+    return np.asarray(factors * RARITY**0.5 / np.sqrt(features @ factors**2).mean())

@@ -6,6 +6,7 @@ command: `python -m bilstm_cls.runtime BUNDLE TEXT...`, where `-` reads stdin.
 """
 
 import argparse
+import functools
 import hashlib
 import io
 import itertools
@@ -14,7 +15,7 @@ import os
 import sys
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,13 +222,14 @@ class Predictor(ABC):
         """
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as thread:
             chunks = iter(lambda: list(itertools.islice(texts, CHUNK)), [])
-            started = ((chunk, thread.submit(self._inputs, chunk)) for chunk in chunks)
-            current = next(started, None)
-            while current is not None:
-                following = next(started, None)
-                corpus, of_ngrams = current[1].result()
-                yield current[0], corpus, self.task.probabilities(self.logits(corpus) + of_ngrams)
-                current = following
+            chunk = next(chunks, [])
+            inputs: Callable[[], Any] = functools.partial(self._inputs, chunk)  # of the first nothing is read meanwhile
+            while chunk:
+                corpus, of_ngrams = inputs()
+                if following := next(chunks, []):
+                    inputs = thread.submit(self._inputs, following).result
+                yield chunk, corpus, self.task.probabilities(self.logits(corpus) + of_ngrams)
+                chunk = following
 
     def _inputs(self, texts: Sequence[str]) -> tuple[Corpus, npt.NDArray[Any] | float]:
         return self.encode(texts), 0.0 if self.ngrams is None else self.ngrams.logits(texts)

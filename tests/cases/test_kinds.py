@@ -103,6 +103,8 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "JSON columns of arrays": ("a.json", json.dumps({"text": TEXTS, "label": LABELS}), ROWS),
     "JSON pairs": ("a.json", json.dumps(ROWS), ROWS),
     "JSON pairs, label first": ("a.jsonl", "".join(json.dumps([y, x]) + "\n" for x, y in ROWS), ROWS),
+    "JSON arrays with a header": ("a.json", json.dumps([["label", "text"], *([y, x] for x, y in ROWS)]), ROWS),
+    "JSON texts by label": ("a.json", json.dumps({y: [x for x, z in ROWS[:75] if z == y] for y in LABELS}), ROWS[:75]),
     "JSON floats": ("a.jsonl", "".join(json.dumps({"text": x, "y": float(y)}) + "\n" for x, y in NUMBERED), NUMBERED),
 }  # fmt: skip
 

@@ -204,7 +204,8 @@ def test_english_texts_get_english_vectors_where_they_are_few(
     monkeypatch.setattr(starter, "MAX_TOKENS", 50_000)
     path = write("a.csv", labelled(texts * repeat))
     found = profile_data(path)
-    assert reloaded(found, path).embedding.init == init
+    config = reloaded(found, path)
+    assert (config.embedding.init, config.train.learning_rate) == (init, 4e-3 if init == "en-300" else 2e-3)
     assert ("pip install" in starter_config(found, path)) == (texts is ENGLISH and not is_installed)
 
 

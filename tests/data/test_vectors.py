@@ -106,6 +106,7 @@ def test_english_words_have_vectors_of_300_numbers() -> None:
     unit = vectors.matrix / np.maximum(np.linalg.norm(vectors.matrix, axis=1, keepdims=True), 1e-9)
     assert vectors.matrix.shape == (7, 300)
     assert unit[1] @ unit[2] > 0.6 > 0.3 > unit[1] @ unit[5]
+    assert 1 < np.linalg.norm(vectors.matrix[1]) < 10  # as other vectors, and not 44 as in the file
 
 
 @pytest.mark.parametrize("init", ["en-300", "model2vec/some/model", "glove-6b-50d"])

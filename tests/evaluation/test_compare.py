@@ -32,7 +32,7 @@ def write_run(folder: Path, answers, label_ids, *, texts=None, order=None, label
     ids = np.asarray(label_ids)
     split = Split("test", [texts[i] for i in order], ids[order], ["a.csv"] * number, np.arange(number)[order] + 2)
     evaluation = Evaluation(split, probabilities[order], compute_metrics(probabilities[order], ids[order], labels))
-    write_predictions(folder / "predictions_test.csv", evaluation, labels)
+    write_predictions(folder / "predictions_test.csv", evaluation)
     return folder
 
 
@@ -51,14 +51,11 @@ def two(tmp_path: Path) -> Row:
     return found
 
 
-def test_scores_are_those_of_the_answers(two: Row) -> None:
+def test_scores_are_those_of_the_answers_and_mcnemars_test_is_the_exact_binomial(two: Row) -> None:
     assert [run["accuracy"] for run in two["runs"]] == [0.75, 0.85]
     assert all(run["confidence_interval"][0] < run["accuracy"] < run["confidence_interval"][1] for run in two["runs"])
     assert two["runs"][0]["ece"] == pytest.approx(0.05, abs=1e-6)
     assert two["support"] == {"a": 34, "b": 33, "c": 33}
-
-
-def test_mcnemars_test_is_the_exact_binomial(two: Row) -> None:
     (found,) = two["differences"]
     assert found["right_alone"] == {"one": 5, "two": 15}
     assert found["mcnemar_p"] == pytest.approx(2 * sum(comb(20, k) for k in range(6)) / 2**20)

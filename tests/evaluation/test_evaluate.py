@@ -126,8 +126,7 @@ def test_a_finished_run_has_every_file_and_score(trained_run: Path, metrics: Row
     names = {str(path.relative_to(trained_run)) for path in trained_run.rglob("*") if path.is_file()}
     assert {
         "metrics.json", "predictions_test.csv", "report.html", "README.md", "plots/loss.png", "plots/scores.png",
-        "plots/learning_rate.png", "plots/confusion_matrix.png", "plots/calibration.png", "plots/score_by_length.png",
-        "plots/lengths.png",
+        "plots/learning_rate.png", "plots/confusion_matrix.png", "plots/calibration.png",
     } <= names  # fmt: skip
     assert {
         "test/examples", "test/accuracy", "test/auroc", "test/majority", "test/confidence_interval",
@@ -174,15 +173,6 @@ def test_network_n_grams_and_baselines_are_scored(without_test: TrainResult, met
     assert not any(key.startswith("baseline/") for key in metrics)
     assert "network alone" in (without_test.run / "report.html").read_text("utf-8")
     assert found["embedding/coverage"] == 2 / found["text/vocab_size"]
-
-
-def test_the_n_gram_model_of_a_run_is_the_baseline_of_that_name(
-    without_test: TrainResult, tiny_config: Callable[..., Config], tmp_path: Path
-) -> None:
-    alone = write_baselines(tiny_config("data.test=null", f"output_dir={tmp_path}"), ["nbsvm"], overwrite=False)
-    for name in ("accuracy", "macro_f1"):
-        assert without_test.metrics[f"baseline/nbsvm/{name}"] == alone["nbsvm"][f"valid/{name}"]
-    assert "time/baseline_nbsvm_seconds" not in without_test.metrics  # it was not trained a second time
 
 
 def test_baselines_have_run_directories(tiny_config: Callable[..., Config], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bilstm_cls.classifier import Classifier, LoadedModel
 from bilstm_cls.data.tokenizer import TOKENIZERS
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.explain import Explanation, explain, read_tokens
+from bilstm_cls.evaluation.explain import METHODS, Explanation, explain, read_tokens
 from bilstm_cls.evaluation.pages import parts_of
 from bilstm_cls.ngrams import NgramCounts, NgramModel
 from tests.conftest import reviews
@@ -67,32 +67,17 @@ def test_exact_terms_and_the_bias_add_up_to_the_logit(overrides: tuple[str, ...]
 UNTRAINED = untrained("model.pooling=[mean, max]")
 
 
-def outputs_and_weights(loaded: LoadedModel, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns `[T, 2H]` outputs in the order of the text, by the layer's other way, and what label 1 has over 0."""
+@pytest.mark.parametrize(("pooling", "divisor"), [("mean", 9), ("reduce_mean", 12), ("max", None)])
+def test_a_term_is_the_heads_weight_on_what_the_pooling_takes_at_its_place(pooling: str, divisor: int | None) -> None:
+    loaded, text = untrained(f"model.pooling={pooling}"), "The film was not that good: 3.5 !!!"
     ids = torch.tensor([read_tokens(loaded, text).token_ids])
     with torch.no_grad():
-        outputs, _ = loaded.model.encoder(loaded.model.embedding(ids), torch.tensor([ids.shape[1]]))
-        return torch.cat(outputs, 2)[0], loaded.model.project.weight[1] - loaded.model.project.weight[0]
-
-
-@pytest.mark.parametrize(("pooling", "divisor"), [("mean", 9), ("reduce_mean", 12)])
-def test_a_term_is_the_heads_weight_on_the_outputs_at_its_place(pooling: str, divisor: int) -> None:
-    loaded = untrained(f"model.pooling={pooling}")
-    text = "The film was not that good: 3.5 !!!"
-    outputs, weights = outputs_and_weights(loaded, text)
+        directions, _ = loaded.model.encoder(loaded.model.embedding(ids), torch.tensor([ids.shape[1]]))
+        outputs, weights = torch.cat(directions, 2)[0], loaded.model.project.weight[1] - loaded.model.project.weight[0]
+    taken = outputs * (outputs == outputs.amax(0)) if divisor is None else outputs / divisor  # [T, 2H]
     found = [term.value for term in exact(loaded, text, label="pos").terms]
     assert len(found) == 9
-    np.testing.assert_allclose(found, (outputs @ weights / divisor).numpy(), atol=1e-6)
-
-
-def test_a_maximum_goes_to_the_token_that_has_it() -> None:
-    loaded = untrained("model.pooling=max")
-    outputs, weights = outputs_and_weights(loaded, TEXT)
-    expected = [0.0] * len(outputs)
-    for unit, values in enumerate(outputs.t().tolist()):
-        expected[values.index(max(values))] += max(values) * weights[unit].item()
-    found = [term.value for term in exact(loaded, TEXT, label="pos").terms]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found, (taken @ weights).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("label", ["a", "b", "c"])
@@ -125,11 +110,13 @@ def test_a_token_read_alone_is_the_token_that_was_read(kind: str, text: str) -> 
 @settings(max_examples=30, deadline=None)
 @given(text=st.text(ALPHABET, max_size=40), truncate=st.sampled_from(["head", "tail", "both"]))
 def test_the_parts_of_an_explanation_are_the_text(kind: str, text: str, truncate: str) -> None:
-    explanation = exact(READERS[kind, truncate], text)
-    assert "".join(part.text for part in parts_of(explanation)) == text
-    assert all(term.token == text[term.start : term.stop] for term in explanation.terms)
-    assert [term.start for term in explanation.terms] == sorted(term.start for term in explanation.terms)
-    assert explanation.error < 1e-5
+    for method in METHODS:
+        explanation = explain(READERS[kind, truncate], text, method=method)
+        assert "".join(part.text for part in parts_of(explanation)) == text
+        assert all(term.token == text[term.start : term.stop] for term in explanation.terms)
+        assert [term.start for term in explanation.terms] == sorted(term.start for term in explanation.terms)
+        assert all(math.isfinite(term.value) for term in explanation.terms)
+        assert (explanation.error or 0.0) < 1e-5
 
 
 READERS = {
@@ -191,18 +178,8 @@ def test_terms_of_network_and_n_gram_model_add_up_to_the_logit(kind: str, text: 
     assert explanation.error is not None
     assert explanation.error < 1e-5
     assert "".join(part.text for part in parts_of(explanation)) == text
-    assert [term.start for term in explanation.terms] == sorted(term.start for term in explanation.terms)
     probabilities = Classifier(loaded, "cpu").predict_proba([text])[0]
     assert explanation.logit == pytest.approx(np.log(probabilities[1] / probabilities[0]), abs=1e-5)
-
-
-def test_the_n_gram_models_part_is_at_its_words() -> None:
-    network = untrained("model.pooling=mean")
-    loaded = with_ngrams(network)
-    loaded.model.project.weight.data.zero_()
-    values = {term.token: term.value for term in exact(loaded, "film awful film", label="pos").terms}
-    assert values["awful"] < -0.1
-    assert abs(values["film"]) < abs(values["awful"])
 
 
 # Occlusion
@@ -229,13 +206,6 @@ def test_occlusion_is_what_the_logit_loses_when_a_word_is_left_out(
     assert [term.value for term in explanation.terms] == pytest.approx(expected, abs=1e-4)
     assert (explanation.bias, explanation.error) == (None, None)
     assert "bias" not in explanation.as_dict()
-
-
-@pytest.mark.parametrize("text", ODD)
-def test_any_text_can_be_explained_by_occlusion(text: str) -> None:
-    explanation = explain(UNTRAINED, text, method="occlusion")
-    assert "".join(part.text for part in parts_of(explanation)) == text
-    assert all(math.isfinite(term.value) for term in explanation.terms)
 
 
 def test_of_a_long_text_stretches_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

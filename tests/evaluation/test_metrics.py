@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from bilstm_cls.evaluation.metrics import (
     METRICS,
-    Confusion,
     calibration_bins,
     compute_metrics,
     example_losses,
@@ -48,17 +47,14 @@ def test_scores_equal_scikit_learn(case):
     assert metrics.weighted_f1 == pytest.approx(oracle.f1_score(label_ids, answers, average="weighted"))
     assert metrics.log_loss == pytest.approx(oracle.log_loss(label_ids, probabilities, labels=ids))
     assert metrics.confusion_matrix == oracle.confusion_matrix(label_ids, answers, labels=ids).tolist()
+    if len(label_ids) >= len(labels):  # every label has a text
+        scores = probabilities[:, 1] if len(labels) == 2 else probabilities
+        assert metrics.auroc == pytest.approx(oracle.roc_auc_score(label_ids, scores, multi_class="ovr"))
     expected = oracle.precision_recall_fscore_support(label_ids, answers, labels=ids, zero_division=0)
-    rows = [(scores.precision, scores.recall, scores.f1, scores.support) for scores in metrics.per_class.values()]
-    np.testing.assert_allclose(rows, np.array(expected).T)
-
-
-@pytest.mark.parametrize("num_labels", [2, 3, 7])
-def test_auroc_equals_scikit_learn(num_labels):
-    probabilities, label_ids, labels = predicted(80, num_labels, seed=1)
-    scores = probabilities[:, 1] if num_labels == 2 else probabilities
-    expected = oracle.roc_auc_score(label_ids, scores, multi_class="ovr", average="macro")
-    assert compute_metrics(probabilities, label_ids, labels).auroc == pytest.approx(expected)
+    rows = np.array([scores[:6] for scores in metrics.per_class.values()], dtype=np.float64)
+    np.testing.assert_allclose(rows[:, :4], np.array(expected).T)
+    confused = oracle.confusion_matrix(label_ids, answers, labels=ids) * (1 - np.eye(len(ids)))
+    np.testing.assert_array_equal(rows[:, 4:], np.stack([confused.sum(0), confused.sum(1)], axis=1))
 
 
 @pytest.mark.parametrize(
@@ -81,14 +77,14 @@ def test_many_labels_take_seconds_and_no_matrix(num_labels):
     assert time.process_time() - started < 20
     assert metrics.confusion_matrix is None
     assert len(metrics.confusions) == 50
-    assert len(json.dumps(metrics.flat("test"))) < 250 * num_labels
+    assert len(json.dumps(metrics.flat("test"))) < 350 * num_labels
     assert metrics.auroc == pytest.approx(0.75, abs=0.03)
 
 
 def test_the_most_frequent_confusions_come_first():
     probabilities = np.eye(3)[[1, 1, 2, 0, 1, 2]]
     found = compute_metrics(probabilities, np.array([0, 0, 0, 0, 1, 1]), LABELS).confusions
-    assert found == [Confusion("neg", "neutral", 2), Confusion("neg", "pos", 1), Confusion("neutral", "pos", 1)]
+    assert found == [("neg", "neutral", 2), ("neg", "pos", 1), ("neutral", "pos", 1)]
 
 
 def test_calibration_error_by_hand():
@@ -114,20 +110,10 @@ def test_a_label_that_does_not_occur_at_all_is_left_out_of_the_macro_mean():
     assert metrics.auroc is None
 
 
-@pytest.mark.parametrize(
-    "probabilities",
-    [
-        np.array([[0.5, 0.6]]),
-        np.array([[math.nan, 1.0]]),
-        np.array([[-0.5, 1.5]]),
-        np.ones((1, 3)) / 3,
-        np.array([[0.5, 0.5]], dtype=np.float32),
-        np.empty((0, 2)),
-    ],
-)
-def test_what_is_no_distribution_is_refused(probabilities):
+@pytest.mark.parametrize("row", [[0.5, 0.6], [math.nan, 1.0], [-0.5, 1.5], [1 / 3] * 3])
+def test_what_is_no_distribution_is_refused(row: list[float]) -> None:
     with pytest.raises(AssertionError):
-        compute_metrics(probabilities, np.zeros(len(probabilities), dtype=np.int64), ["neg", "pos"])
+        compute_metrics(np.array([row]), np.zeros(1, dtype=np.int64), ["neg", "pos"])
 
 
 def test_rows_and_objects_carry_every_score_and_survive_json():
@@ -171,6 +157,8 @@ def test_scores_of_several_labels_are_those_of_scikit_learn() -> None:
     for name, (low, high) in found.intervals.items():
         assert low < getattr(found, name) < high
         assert high - low < 0.4
+    missed = [row.false_negatives for row in found.per_class.values()]
+    assert missed == ((has_label == 1) & ~predicted).sum(0).tolist()
     per_label = oracle.average_precision_score(has_label, probabilities, average=None)
     assert [row.average_precision for row in found.per_class.values()] == pytest.approx(per_label.tolist())
     json.dumps(found.flat("test"), allow_nan=False)

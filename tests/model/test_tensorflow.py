@@ -60,17 +60,13 @@ def read_by_equations(
     return outputs, finals
 
 
-def initial_states(cell: str, start: str) -> tuple[Arrays, Arrays]:
-    """Per direction `(h, c)`, or `(h,)` of a GRU."""
-    parts = ("h", "c") if cell == "lstm" else ("h",)
-    zeros = np.zeros((len(LENGTHS), H), np.float32)
-    given = start == "state"
-    return tuple(tuple(PARITY[f"{cell}/state/{d}/{p}0"] if given else zeros for p in parts) for d in ("fw", "bw"))
+def initial_states() -> tuple[Arrays, Arrays]:
+    """Per direction `(h, c)`."""
+    return tuple(tuple(PARITY[f"lstm/state/{d}/{p}0"] for p in ("h", "c")) for d in ("fw", "bw"))
 
 
-def expected_states(cell: str, start: str) -> tuple[Arrays, Arrays]:
-    parts = ("h", "c") if cell == "lstm" else ("h",)
-    return tuple(tuple(PARITY[f"{cell}/{start}/final/{d}/{p}"] for p in parts) for d in ("fw", "bw"))
+def expected_states(start: str) -> tuple[Arrays, Arrays]:
+    return tuple(tuple(PARITY[f"lstm/{start}/final/{d}/{p}"] for p in ("h", "c")) for d in ("fw", "bw"))
 
 
 def to_tensors(states: tuple[Arrays, ...], dtype: torch.dtype = torch.float32) -> tuple[tuple[torch.Tensor, ...], ...]:
@@ -97,14 +93,14 @@ def error(result: Any, expected: Any) -> float:
 @pytest.mark.parametrize("time_major", [False, True])
 def test_outputs_states_and_mean_equal_tensorflows(start: str, time_major: bool) -> None:
     inputs = torch.tensor(INPUTS.swapaxes(0, 1) if time_major else INPUTS)
-    given = to_tensors(initial_states("lstm", start)) if start == "state" else None
+    given = to_tensors(initial_states()) if start == "state" else None
     lengths = torch.tensor(LENGTHS).long()
     outputs, state = loaded_layer(start)(inputs, lengths, given, time_major)
     expected = PARITY[f"lstm/{start}/outputs"]
     steps = torch.cat(outputs, 2) if time_major else torch.cat(outputs, 2).transpose(0, 1)
     assert error(steps, expected.swapaxes(0, 1)) < 1e-5
     assert error(POOLINGS["reduce_mean"](steps, lengths, T), PARITY[f"lstm/{start}/reduce_mean"]) < 1e-5
-    for ours, theirs in zip(state, expected_states("lstm", start), strict=True):
+    for ours, theirs in zip(state, expected_states(start), strict=True):
         assert max(map(error, ours, theirs)) < 1e-5
 
 
@@ -139,7 +135,7 @@ def test_gradients_flow_through_inputs_and_states_as_finite_differences_say() ->
     rows = [0, 1, 2]  # lengths 11, 3 and 1 cut at 4
     lengths = torch.tensor(LENGTHS[rows]).long().clamp(max=4)
     inputs = torch.tensor(INPUTS[rows, :4]).double().requires_grad_()
-    starts = [torch.tensor(part[rows]).double().requires_grad_() for s in initial_states("lstm", "state") for part in s]
+    starts = [torch.tensor(part[rows]).double().requires_grad_() for s in initial_states() for part in s]
 
     def flat(inputs: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outputs, state = layer(inputs, lengths, (parts[:2], parts[2:]))
@@ -172,29 +168,3 @@ def test_arrays_that_do_not_fit_are_refused_and_change_nothing(position: int, ar
 def test_layers_of_another_kind_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="one bidirectional lstm layer"):
         load_cells(BidirectionalLSTM(E, H, **options), *cells("zero"))
-
-
-def gru_variables(start: str, direction: str) -> Arrays:
-    scope = f"gru/{start}/bidirectional_rnn/{direction}/{direction}_gru"
-    return tuple(PARITY[f"{scope}/{gate}/{part}"] for gate in ("gates", "candidate") for part in ("kernel", "bias"))
-
-
-def gru_layer(start: str) -> BidirectionalLSTM:
-    """PyTorch's cell with TensorFlow's weights: the candidate's bias outside the reset gate's reach."""
-    layer = BidirectionalLSTM(E, H, cell="gru")
-    with torch.no_grad():
-        for rnn, direction in zip(layer.layers[0], ("fw", "bw"), strict=True):
-            gates_kernel, gates_bias, candidate_kernel, candidate_bias = gru_variables(start, direction)
-            rows = torch.tensor(np.concatenate([gates_kernel, candidate_kernel], 1)).t()  # [3H, E + H]: r, z, n
-            rnn.weight_ih_l0.copy_(rows[:, :E])
-            rnn.weight_hh_l0.copy_(rows[:, E:])
-            rnn.bias_ih_l0.copy_(torch.tensor(np.concatenate([gates_bias, candidate_bias])))
-            rnn.bias_hh_l0.zero_()
-    return layer
-
-
-def test_pytorchs_gru_agrees_with_tensorflows_only_where_there_is_no_state_to_reset() -> None:
-    outputs, _ = gru_layer("zero")(torch.tensor(INPUTS), torch.tensor(LENGTHS).long())
-    forward = np.abs(outputs[0].detach().numpy() - PARITY["gru/zero/outputs"][..., :H])
-    assert forward[:, 0].max() < 1e-6
-    assert forward[LENGTHS > 1, 1].max() > 0.01

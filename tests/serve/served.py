@@ -1,7 +1,6 @@
 """Servers on this machine's loopback, in a thread or as processes, and clients for them."""
 
 import contextlib
-import functools
 import http.client
 import json
 import os
@@ -36,6 +35,10 @@ class Reply:
     headers: http.client.HTTPMessage
     body: bytes
 
+    @classmethod
+    def of(cls, response: http.client.HTTPResponse) -> "Reply":
+        return cls(response.status, response.headers, response.read())
+
     @property
     def json(self) -> Any:
         return json.loads(self.body)
@@ -44,18 +47,16 @@ class Reply:
     def error(self) -> str:
         """The one key of an answer that is an error."""
         ((name, message),) = self.json.items()
-        assert name == "error"
-        assert self.headers["Content-Type"] == "application/json"
+        assert (name, self.headers["Content-Type"]) == ("error", "application/json")
         return str(message)
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens, and how one of this process is stopped."""
+    """Where a server listens."""
 
     host: str
     port: int
-    stop: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -63,10 +64,9 @@ class Address:
 
     def ask(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
         """Sends one request over a new connection: GET, or POST where there is a body."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=SECONDS)
-        with contextlib.closing(connection):
+        with contextlib.closing(http.client.HTTPConnection(self.host, self.port, timeout=SECONDS)) as connection:
             connection.request("GET" if body is None else "POST", path, body, JSON if headers is None else headers)
-            return reply_of(connection.getresponse())
+            return Reply.of(connection.getresponse())
 
     def predict(self, **question: Any) -> Reply:
         return self.ask("/predict", json.dumps(question).encode())
@@ -79,32 +79,26 @@ class Address:
         lines = self.ask("/metrics").body.decode().splitlines()
         return float(next(line.removeprefix(name) for line in lines if line.startswith(f"{name} ")))
 
-    def wait_for(self, name: str, value: float) -> None:
-        """Returns once a figure has a value."""
-        end = time.monotonic() + SECONDS
-        while (found := self.metric(name)) != value:
-            assert time.monotonic() < end, f"{name} is {found}, not {value}"
-
-    def wait_until_closed(self) -> None:
-        """Returns once no connection is taken any more."""
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            try:
-                self.connect().close()
-            except ConnectionError:
-                return
-        raise AssertionError("the server still takes connections")
+    def is_closed(self) -> bool:
+        """Whether no connection is taken any more."""
+        try:
+            self.connect().close()
+        except ConnectionError:
+            return True
+        return False
 
 
-def reply_of(response: http.client.HTTPResponse) -> Reply:
-    return Reply(response.status, response.headers, response.read())
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < end
 
 
 def read_reply(connection: socket.socket) -> Reply:
     """Reads an answer to what was sent over a bare connection."""
     response = http.client.HTTPResponse(connection)
     response.begin()
-    return reply_of(response)
+    return Reply.of(response)
 
 
 @contextlib.contextmanager
@@ -115,7 +109,7 @@ def serving(classifier: Classifier) -> Iterator[Address]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield Address(*listener.getsockname(), stop=functools.partial(setattr, server, "should_exit", True))
+            yield Address(*listener.getsockname())
         finally:
             server.should_exit = True
             thread.join(SECONDS)
@@ -142,29 +136,20 @@ def spawned(run: Path, *options: str) -> Iterator[Process]:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes) as process:
         try:
-            url = urlsplit(process.stdout.readline().strip()) if process.stdout else urlsplit("")
+            url = urlsplit(process.stdout.readline().strip())  # type: ignore[union-attr]
             assert url.hostname, process.communicate()[1]
-            assert url.port
-            yield Process(process, Address(url.hostname, url.port))
+            yield Process(process, Address(url.hostname, url.port or 0))
         finally:
             process.kill()
 
 
 @dataclass
 class Load:
-    """What many clients saw.
-
-    Attributes:
-        statuses: how often each came.
-        wrong: texts whose prediction was not the expected one.
-        closed: connections that the server closed between two requests, as HTTP allows.
-        slowest: seconds of the slowest request.
-    """
+    """What many clients saw: how often each status, texts with a wrong prediction, and the seconds of each request."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    closed: int = 0
-    slowest: float = 0.0
+    seconds: list[float] = field(default_factory=list)
 
     def note(self, reply: Reply, asked: Sequence[str], expected: dict[str, dict[str, Any]]) -> None:
         self.statuses[reply.status] += 1
@@ -180,7 +165,7 @@ class Load:
 def load(address: Address, requests: Iterable[Sequence[str]], expected: dict[str, Any], *, clients: int) -> Load:
     """Lets clients send all requests, each the next one as soon as it has its answer, over connections they keep.
 
-    A client ends early where its connection is closed.
+    A client ends early where its connection is closed, as HTTP allows between two requests.
     """
     found, lock, remaining = Load(), threading.Lock(), iter(requests)
 
@@ -194,13 +179,11 @@ def load(address: Address, requests: Iterable[Sequence[str]], expected: dict[str
                 started = time.monotonic()
                 try:
                     connection.request("POST", "/predict", json.dumps({"texts": texts}), JSON)
-                    reply = reply_of(connection.getresponse())
+                    reply = Reply.of(connection.getresponse())
                 except ConnectionError:
-                    with lock:
-                        found.closed += 1
                     return
                 with lock:
-                    found.slowest = max(found.slowest, time.monotonic() - started)
+                    found.seconds.append(time.monotonic() - started)
                     found.note(reply, texts, expected)
                 if reply.headers["Connection"] == "close":
                     return

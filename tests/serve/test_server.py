@@ -16,7 +16,7 @@ from bilstm_cls.serve import api, batching
 from bilstm_cls.serve.api import DRAIN, MAX_BYTES, MAX_CHARACTERS, MAX_CONNECTIONS, MAX_EXPLAINED, MAX_TEXTS
 from tests.command_line import run_cli
 from tests.conftest import reviews
-from tests.serve.served import Address, read_reply, serving, spawned
+from tests.serve.served import Address, read_reply, serving, spawned, wait_until
 from tests.serve.untrained import untrained
 
 TEXTS = ["a good film", "", "two\nlines, <b>", 'she said "bad"', "good 😀 中文", " ", "the plot was dull " * 20, "\x00"]
@@ -40,17 +40,15 @@ def near(answer: dict[str, Any]) -> dict[str, Any]:
     return {**answer, **numbers}
 
 
-def test_answers_are_those_of_the_command_predict(server: Address, trained_run: Path) -> None:
-    printed = run_cli("predict", "--run", trained_run, "--json", "--", *TEXTS).stdout.splitlines()
-    answers = server.predict(texts=TEXTS).json["predictions"]
-    assert answers == [near(json.loads(line)) for line in printed]
-    assert [list(answer) for answer in answers] == [list(json.loads(line)) for line in printed]
-
-
-def test_explanations_are_those_of_the_command_predict(server: Address, trained_run: Path) -> None:
-    printed = run_cli("predict", "--run", trained_run, "--json", "--explain", "--", *TEXTS).stdout.splitlines()
-    answers = server.predict(texts=TEXTS, explain=True).json["predictions"]
-    assert [answer["explanation"] for answer in answers] == [json.loads(line)["explanation"] for line in printed]
+@pytest.mark.parametrize("explains", [False, True])
+def test_answers_are_those_of_the_command_predict(server: Address, trained_run: Path, explains: bool) -> None:
+    options = ["--json", *["--explain"] * explains]
+    printed = list(
+        map(json.loads, run_cli("predict", "--run", trained_run, *options, "--", *TEXTS).stdout.splitlines())
+    )
+    answers = server.predict(texts=TEXTS, explain=explains).json["predictions"]
+    assert answers == [near(line) for line in printed]
+    assert [list(answer) for answer in answers] == [list(line) for line in printed]
 
 
 def test_top_k_keeps_the_most_probable_labels_in_their_order(server: Address) -> None:
@@ -212,9 +210,9 @@ def test_requests_in_flight_are_answered_after_sigterm_and_logged_without_texts(
         connections = [server.address.connect() for _ in bodies]
         for connection, body in zip(connections, bodies, strict=True):
             connection.sendall(POST + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
-        server.address.wait_for("bilstm_cls_requests_in_progress", 1 + len(bodies))
+        wait_until(lambda: server.address.metric("bilstm_cls_requests_in_progress") == 1 + len(bodies))
         server.process.send_signal(signal.SIGTERM)
-        server.address.wait_until_closed()
+        wait_until(server.address.is_closed)
         for connection, body in zip(connections, bodies, strict=True):
             connection.sendall(body[5:])
         replies = [read_reply(connection) for connection in connections]

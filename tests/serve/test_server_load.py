@@ -1,4 +1,4 @@
-"""The server under load, with many wrong questions, more than its queue holds, and a signal while it works."""
+"""The server under load, with more than its queue holds, and a signal while it works."""
 
 import itertools
 import random
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bilstm_cls.classifier import Classifier
@@ -48,16 +49,17 @@ def test_64_clients_get_2000_right_answers(
     server: Address, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(server, some_requests(500), expected, clients=CLIENTS)  # whatever grows once has grown
+    lone = float(np.median(load(server, some_requests(200), expected, clients=1).seconds))
     before = server.metric("process_resident_memory_bytes")
     started = time.monotonic()
     found = load(server, some_requests(2000), expected, clients=CLIENTS)
     pace = 2000 / (time.monotonic() - started)
     growth = (server.metric("process_resident_memory_bytes") - before) / MIB
-    batch = server.metric("bilstm_cls_batch_texts_sum") / server.metric("bilstm_cls_batch_texts_count")
     with capsys.disabled():
         print(
-            f"\n  {CLIENTS} clients: {pace:,.0f} requests a second, the slowest {1000 * found.slowest:.0f} ms, "
-            f"{batch:.1f} texts a batch, memory grew by {growth:.1f} MiB"
+            f"\n  {CLIENTS} clients: {pace:,.0f} requests a second, 99 of 100 within "
+            f"{np.quantile(found.seconds, 0.99) / lone:.0f} times a lone answer's {1000 * lone:.1f} ms, "
+            f"memory grew by {growth:.1f} MiB"
         )
     assert (found.wrong, found.statuses) == ([], {200: 2000})
     assert growth <= 20
@@ -65,8 +67,7 @@ def test_64_clients_get_2000_right_answers(
 
 def test_what_is_above_the_limit_is_refused_and_the_rest_is_right(server: Address, expected: dict[str, Any]) -> None:
     found = load(server, some_requests(600, size=64), expected, clients=CLIENTS)
-    assert set(found.statuses) == {200, 503}
-    assert found.wrong == []
+    assert (set(found.statuses), found.wrong) == ({200, 503}, [])
     assert server.metric("bilstm_cls_queued_texts") == 0
 
 
@@ -78,5 +79,4 @@ def test_sigterm_under_load_lets_no_accepted_request_down(process: Process, expe
         process.process.send_signal(signal.SIGTERM)
         assert process.ended() == (143, "error: stopped by SIGTERM\n")
         found = running.result()
-    assert found.wrong == []
-    assert set(found.statuses) == {200}
+    assert (set(found.statuses), found.wrong) == ({200}, [])

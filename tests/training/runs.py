@@ -9,7 +9,7 @@ from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import StepReport
 
-PICTURES = ("learning_curves", "confusions", "calibration", "length_histogram", "score_by_length")
+PICTURES = ("learning_curves", "confusion_matrix", "calibration")
 
 
 def draw_nothing(*args: Any) -> None:

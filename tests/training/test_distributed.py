@@ -19,7 +19,6 @@ from torch.distributed import TCPStore
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.batches import evaluation_batches
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.errors import ConfigError, ResourceError, UserError
 from bilstm_cls.training.distributed import Group, joined, launch, number_of_processes
@@ -88,15 +87,6 @@ def test_a_group_of_one_does_nothing() -> None:
     assert (group.any(True), group.any(False), group.sum(2.5)) == (True, False, 2.5)
     assert group.sum_array(array) is array
     group.sum_gradients([torch.zeros(2, requires_grad=True)], [])
-
-
-@pytest.mark.parametrize("num_texts", [1, 2, 7, 25, 500])
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_every_text_is_evaluated_once_whatever_the_number_of_processes(size: int, num_texts: int) -> None:
-    lengths = np.random.default_rng(0).integers(1, 90, num_texts)
-    batches = evaluation_batches(lengths, max_tokens=600)
-    shared = [batch for rank in range(size) for batch in batches[rank::size]]
-    assert sorted(np.concatenate(shared).tolist()) == list(range(num_texts))
 
 
 @pytest.mark.parametrize(

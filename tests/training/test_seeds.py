@@ -51,6 +51,9 @@ def test_the_summary_has_mean_and_sample_deviation(result: SeedsResult) -> None:
     row = result.summary()["test/log_loss"]
     assert (row["values"], row["mean"], row["deviation"]) == (values, statistics.mean(values), statistics.stdev(values))
     assert f"{row['mean']:.4f} +- {row['deviation']:.4f}" in seeds_table(result)
+    assert [line[2:17].rstrip() for line in seeds_table(result).splitlines()[1:-1]] == [
+        "accuracy", "macro F1", "log loss", "ECE",
+    ]  # fmt: skip
 
 
 def test_the_ensemble_answers_with_the_mean_of_all_logits(result: SeedsResult) -> None:

@@ -129,7 +129,7 @@ def baseline(
     ),
     overwrite: bool = opt.OVERWRITE,
 ) -> None:
-    """Evaluate TF-IDF and NB-SVM on exactly the same splits."""
+    """Evaluate linear models of n-grams on exactly the same splits."""
     resolved = opt.resolve(config, overrides, output_dir=output_dir)
     from bilstm_cls.evaluation.evaluate import write_baselines
     from bilstm_cls.evaluation.report import baselines_table

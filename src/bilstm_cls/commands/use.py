@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 import typer
 
 from bilstm_cls.commands import options as opt
-from bilstm_cls.errors import CheckFailedError, ConfigError
+from bilstm_cls.errors import CheckFailedError, ConfigError, printable
 
 if TYPE_CHECKING:
     from bilstm_cls.classifier import Classifier
@@ -253,13 +253,9 @@ def _line_of(fields: dict[str, Any]) -> str:
     if "labels" in fields:
         found = fields["labels"]
         numbers = ",".join(f"{fields['probabilities'].get(label, 0.0):.4f}" for label in found)
-        return f"{_printable(','.join(found))}\t{numbers}\t{_printable(fields['text'])}"
-    label = "null" if fields["label"] is None else _printable(fields["label"])
-    return f"{label}\t{fields['probability']:.4f}\t{_printable(fields['text'])}"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return f"{printable(','.join(found))}\t{numbers}\t{printable(fields['text'])}"
+    label = "null" if fields["label"] is None else printable(fields["label"])
+    return f"{label}\t{fields['probability']:.4f}\t{printable(fields['text'])}"
 
 
 @opt.with_output

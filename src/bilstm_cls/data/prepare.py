@@ -109,6 +109,8 @@ def _prepare(
     for name in names:
         if name not in corpora:
             corpora[name] = _encoded(splits[name], tokenizer, key)
+    if left_out := dataset.counts.get("left_out"):
+        logger.info(f"{left_out:,} texts next to those of valid are in no split, so that it shares no film or author")
     return PreparedData(dataset, tokenizer, {name: _as_read(corpora[name], splits[name], text) for name in names})
 
 

@@ -143,7 +143,7 @@ def read_jsonl(path: Path, options: ReadOptions) -> Rows:
         DataError: the file is empty, unreadable or too large a document, or none of its objects has a wanted key.
     """
     skipped = SkippedLines(path)
-    records = _json_records(path, options)
+    records = _with_header(_json_records(path, options), options.wanted)
     head = list(itertools.islice(records, _MAX_HEAD))
     objects = [(line, record) for line, record in head if isinstance(record, dict)]
     if objects:
@@ -168,6 +168,20 @@ def _json_records(path: Path, options: ReadOptions) -> Iterator[Record]:
         return
     for number, line in enumerate(lines, 1):
         yield number, lines.fault([line]) or (_record_in(line) if line and not line.isspace() else None)
+
+
+def _with_header(records: Iterable[Record], wanted: Sequence[str]) -> Iterator[Record]:
+    """Names the values of arrays by the first of them, where that holds the names of the wanted columns."""
+    header: list[str] | None = None
+    for line, record in records:
+        if isinstance(record, dict) and "#1" in record:
+            names = list(map(str, record.values()))
+            if header is None and wanted and {*wanted} <= {*names}:
+                header = names
+                continue
+            header = header or []
+            record = dict(zip(header, record.values(), strict=False)) if header else record
+        yield line, record
 
 
 def _is_document(lines: Sequence[str], text_columns: Sequence[str]) -> bool:
@@ -254,7 +268,7 @@ def _table_of(value: Any, text_columns: Sequence[str]) -> Sequence[Any] | None:
     """Returns the rows that one object holds, or None where it is a row itself.
 
     They are what pandas writes with `orient` split, index and columns; columns that are arrays, one of them of texts;
-    or the longest array of rows under its keys, as in `{"data": [...]}`.
+    for each label the texts that have it; or the longest array of rows under its keys, as in `{"data": [...]}`.
     """
     if not isinstance(value, dict) or not value or any(isinstance(value.get(name), str) for name in text_columns):
         return None
@@ -268,6 +282,8 @@ def _table_of(value: Any, text_columns: Sequence[str]) -> Sequence[Any] | None:
         and any(isinstance(a[0], str) for a in arrays.values())
     ):
         return [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
+    if len(value) == len(arrays) > 1 and all(isinstance(entry, str) for array in arrays.values() for entry in array):
+        return [{"text": text, "label": label} for label, array in arrays.items() for text in array]
     if tables := [array for array in arrays.values() if isinstance(array[0], dict | list)]:
         return max(tables, key=len)
     inner = list(value.values())

@@ -139,7 +139,7 @@ def _imdb(config: DataConfig) -> Source:
         target = cache_folder() / "downloads" / IMDB_URL.rpartition("/")[2]
         path = fetch(IMDB_URL, target, sha256=IMDB_SHA256) if config.path is None else Path(config.path)
     except UnreachableError as error:
-        logger.warning(f"the IMDB archive cannot be downloaded ({error}); using the reviews of the extra 'samples'")
+        logger.warning(f"{error}; the reviews of the extra 'samples' take the place of the IMDB archive")
         source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half")
         note = "The test split is cut from the official training half, so the score is not the official one."
         return dataclasses.replace(source, fractions={"test": TEST_FRACTION}, notes=[note])
@@ -319,8 +319,10 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
                 response.close()
             is_unreachable = isinstance(error, requests.ConnectionError | requests.Timeout) and error.request
             kind = UnreachableError if is_unreachable else DownloadError
+            cause = getattr(error.args[0] if error.args else None, "reason", error)  # without the retries around it
+            words = str(cause).rpartition("): ")[2]
             raise kind(
-                f"{url}: cannot be downloaded ({error}); try again later, or put the file at {target} by other means"
+                f"{url}: cannot be downloaded ({words}); try again later, or put the file at {target} by other means"
             ) from error
     return target
 

@@ -26,7 +26,7 @@ from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names
 from bilstm_cls.data.tokenizer import TokenCounter
 from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label, joined_labels, names_in
 from bilstm_cls.data.vectors import has_english
-from bilstm_cls.errors import DataError, shown
+from bilstm_cls.errors import DataError, printable, shown
 
 MAX_ROWS = 20_000
 MAX_BYTES = 32 * 2**20
@@ -211,7 +211,7 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
         raise DataError(f"{path}: holds one JSON object and no table; write {form}, as with {command} for text: label")
     names = list(dict.fromkeys(name for record in records for name in record))
     table = {name: [record.get(name) for record in records] for name in names}
-    if is_csv:
+    if is_csv or names[:1] == ["#1"]:
         table = _without_header(table)
         if not any(table.values()):
             raise DataError(f"{path}: has a header, but no row below it")
@@ -253,8 +253,10 @@ def _is_header(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
     """Whether a table's first row names its columns, rather than being like the others."""
     if list(first) == [str(position) for position in range(len(first))] and len(first) > 1:
         return True  # what pandas writes for columns without names
+    if not all(isinstance(cell, str) for cell in first):
+        return False  # an array of JSON
     for cell, values in zip(first, columns, strict=False):
-        different = set(values)
+        different = {*map(str, values)}
         is_one_of_few = len(different) <= max(2, 0.2 * len(values)) and cell in different
         if cell.strip() and (is_one_of_few or len(cell) > _MAX_LABEL or _NUMBER.fullmatch(cell.strip())):
             return False
@@ -347,7 +349,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
     except UnicodeEncodeError:
         raise DataError(f"{str(path)!r}: cannot be written in a config; rename it in UTF-8") from None
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - YAML
-    environment.filters |= {"yaml": flow_yaml, "comment": _in_comment}
+    environment.filters |= {"yaml": flow_yaml, "comment": printable}
     some = profile.texts[:: 1 + len(profile.texts) // MAX_TEXTS]
     tokenizer = _tokenizer_for(some)
     counter = TokenCounter(kind=tokenizer, lowercase=True, normalize="nfc", strip_html=False)
@@ -406,8 +408,3 @@ def _max_length(num_tokens: Sequence[int]) -> int:
     length = longest if longest <= 1.5 * most else most
     step = 10 if length <= 100 else 50
     return min(MAX_LENGTH, max(20, -(-length // step) * step))
-
-
-def _in_comment(text: str) -> str:
-    """Returns a text without line breaks and whatever else YAML does not take in a comment."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

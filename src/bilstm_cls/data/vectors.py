@@ -38,15 +38,14 @@ ENGLISH_SHA256 = {
     "key2row": "389912f67e81a52fbabb7edf8e36a0c3700b0b20d6dc6ef71bd56eb91ba08a0a",
     "strings.json": "06aeff5e8687bc142b8d3b54846e034ad18b8d9e98650d4a27273e483ed57f45",
 }
+ENGLISH_SCALE = 0.15  # their norm is 44: of such numbers an LSTM learns little, and they change little
 _CONTRACTION = re.compile(r"(n['’]t|['’]\w+)$")  # which spaCy splits off
-FREQUENT = 100_000
-"""Words of `en-300` that a vocabulary may be filled with."""
+FREQUENT = 100_000  # words of `en-300` that a vocabulary may be filled with
 GLOVE_SHA256 = {
     "glove_6B_50d_emb.npy": "2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
     "glove_6B_index.parquet": "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
 }
-SPREAD = 0.1
-"""Standard deviation of the vectors of tokens that a file lacks."""
+SPREAD = 0.1  # standard deviation of the vectors of tokens that a file lacks
 
 WINDOW = 5
 SMOOTHING = 0.75
@@ -157,7 +156,7 @@ def _english(init: str, wanted: Wanted | None) -> Iterator[Row]:
         for parts in [word], _CONTRACTION.sub(r" \1", word).replace("’", "'").split():
             found = [rows.get(murmur_hash(part.encode("utf-8", "replace"))) for part in parts]
             if None not in found:
-                yield word, matrix[found].mean(axis=0)
+                yield word, ENGLISH_SCALE * matrix[found].mean(axis=0)
                 break
 
 
@@ -333,8 +332,7 @@ def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed
 def _make_vectors(folder: Path, corpora: Sequence[Corpus], vocab_size: int, dim: int, seed: int) -> None:
     from sklearn.utils.extmath import randomized_svd
 
-    num_texts = sum(map(len, corpora))
-    logger.info(f"making word vectors of {num_texts:,} texts")
+    logger.info(f"making word vectors of {sum(map(len, corpora)):,} texts")
     information = positive_information(cooccurrences(corpora, vocab_size))
     matrix = np.zeros((vocab_size, dim), dtype=np.float32)
     rank = min(dim, vocab_size - 1)

@@ -3,6 +3,7 @@
 Shapes: N texts, C labels.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,11 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from bilstm_cls.data.types import LabelIds, label_counts, names_in, spoken
-from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.metrics import Floats, accuracy_interval, calibration_bins, is_right
-from bilstm_cls.evaluation.pages import aligned, printable, render, shortened
-from bilstm_cls.evaluation.predictions import Predictions, label_ids_of, read_predictions
+from bilstm_cls.data.types import names_in, spoken
+from bilstm_cls.errors import ConfigError, printable
+from bilstm_cls.evaluation.metrics import (
+    SCORE_NAMES,
+    Decisions,
+    Floats,
+    Ints,
+    accuracy_interval,
+    calibration_bins,
+    f1_scores,
+    resamples,
+)
+from bilstm_cls.evaluation.pages import aligned, render, shortened
+from bilstm_cls.evaluation.predictions import Predictions, read_predictions
 from bilstm_cls.files import write_atomic
 
 NUM_RESAMPLES = 1000
@@ -22,7 +32,6 @@ SIGNIFICANT = 0.05
 TERMINAL_TEXT = 100
 
 Row = dict[str, Any]
-NAMES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "log_loss": "log loss", "ece": "ECE"}
 
 
 def compare(paths: Sequence[Path], limit: int) -> Row:
@@ -43,23 +52,26 @@ def compare(paths: Sequence[Path], limit: int) -> Row:
         CheckpointError: a run was not evaluated, or its predictions are damaged.
         ConfigError: a run is given twice, or they were not evaluated on the same texts.
     """
+    from sklearn.preprocessing import MultiLabelBinarizer
+
     names = _names(paths)
     found = [_in_common_order(read_predictions(path)) for path in paths]
     first = found[0]
     for path, other in zip(paths[1:], found[1:], strict=True):
         _check_same_texts(paths[0], first, path, other)
-    columns = [first.labels, *(one.predictions for one in found)]
-    labels = sorted({name for column in columns for label in column for name in names_in(label)})
-    ids = np.stack([label_ids_of(column, labels) for column in columns])  # [R, N], or [R, N, C]
-    label_ids, predicted, losses = ids[0], ids[1:], np.array([one.losses for one in found])
-    gaps, differ = np.abs(losses - losses[0]).max(0), np.flatnonzero(~is_right(predicted, predicted[0]).all(0))
+    columns = [list(map(names_in, labels)) for labels in (first.labels, *(one.predictions for one in found))]
+    binarizer = MultiLabelBinarizer(sparse_output=True).fit(itertools.chain(*columns))
+    labels, (true, *answers) = binarizer.classes_.tolist(), map(binarizer.transform, columns)
+    decisions = [Decisions.of(true, predicted, len(labels)) for predicted in answers]
+    losses = np.array([one.losses for one in found])
+    gaps, differ = np.abs(losses - losses[0]).max(0), _disagreements(found)
     return {
         "split": first.split,
         "examples": len(first),
-        "support": dict(zip(labels, label_counts(label_ids, len(labels)).tolist(), strict=True)),
-        "runs": [{"run": name, **_scores(one, label_ids, answers, labels)}
-                 for name, one, answers in zip(names, found, predicted, strict=True)],
-        "differences": [_difference(names[0], names[i], label_ids, predicted[[0, i]], losses[[0, i]], len(labels))
+        "support": dict(zip(labels, np.asarray(true.sum(axis=0)).ravel().tolist(), strict=True)),
+        "runs": [{"run": name, **_scores(one, each, labels)}
+                 for name, one, each in zip(names, found, decisions, strict=True)],
+        "differences": [_difference((names[0], names[i]), (decisions[0], decisions[i]), losses[[0, i]])
                         for i in range(1, len(found))],
         "num_disagreements": len(differ),
         "disagreements": [_disagreement(names, found, i)
@@ -99,55 +111,48 @@ def _check_same_texts(path: Path, one: Predictions, other_path: Path, other: Pre
             )
 
 
-def _scores(one: Predictions, label_ids: LabelIds, predicted: LabelIds, labels: list[str]) -> Row:
-    is_correct, f1 = is_right(predicted, label_ids), _f1(label_ids, predicted, len(labels))
-    accuracy, several = float(is_correct.mean()), label_ids.ndim == 2
-    micro = 2 * (label_ids * predicted).sum() / max(1, int(label_ids.sum() + predicted.sum()))
+def _scores(one: Predictions, decisions: Decisions, labels: list[str]) -> Row:
+    is_correct, counts = decisions.is_right(), decisions.counts()
+    accuracy, f1 = float(is_correct.mean()), f1_scores(counts)
+    by_label = 2 * counts[0] / (counts[1] + counts[2]).clip(1)
     return {
         "accuracy": accuracy,
-        **({"micro_f1": float(micro)} if several else {}),
-        "macro_f1": float(np.nanmean(f1)),
+        **({"micro_f1": f1["micro_f1"]} if isinstance(one.labels[0], tuple) else {}),
+        "macro_f1": f1["macro_f1"],
         "log_loss": float(one.losses.mean()),
         "ece": calibration_bins(one.probabilities, is_correct).error,
         "confidence_interval": accuracy_interval(accuracy, len(one)),
-        "f1": dict(zip(labels, np.nan_to_num(f1).tolist(), strict=True)),
+        "f1": dict(zip(labels, by_label.tolist(), strict=True)),
     }
 
 
-def _f1(label_ids: LabelIds, predicted: LabelIds, num_labels: int) -> Floats:
-    """Returns `[C]`; NaN where a label has no text and no prediction. scikit-learn's takes 20 times as long."""
-    both = label_ids * predicted if label_ids.ndim == 2 else label_ids[label_ids == predicted]
-    right, support, given = (label_counts(ids, num_labels) for ids in (both, label_ids, predicted))
-    total = support + given
-    return np.asarray(np.where(total > 0, 2 * right / np.maximum(1, total), np.nan))
-
-
-def _difference(
-    first: str, name: str, label_ids: LabelIds, predicted: LabelIds, losses: Floats, num_labels: int
-) -> Row:
-    """Resamples texts, each with both predictions `[2, N]`: what both runs find hard then widens no interval."""
+def _difference(names: tuple[str, str], decisions: tuple[Decisions, Decisions], losses: Floats) -> Row:
+    """Resamples texts, each with both losses `[2, N]`: what both runs find hard then widens no interval."""
     from scipy.stats import binomtest
 
-    is_correct = is_right(predicted, label_ids)
+    is_correct, number = np.stack([each.is_right() for each in decisions]), losses.shape[1]
 
-    def gains(rows: Any) -> Floats:
-        """Returns what is gained in accuracy, macro F1 and log loss on some texts."""
-        f1 = [np.nanmean(_f1(label_ids[rows], answers[rows], num_labels)) for answers in predicted]
-        accuracy, loss = is_correct[:, rows].mean(1), losses[:, rows].mean(1)
-        return np.diff([accuracy, f1, loss]).ravel()
+    def gains(weights: Floats) -> Floats:
+        """Returns what is gained in accuracy, macro F1 and log loss on texts of such weights."""
+        f1 = [f1_scores(each.counts(weights))["macro_f1"] for each in decisions]
+        return np.diff([is_correct @ weights, f1, losses @ weights]).ravel()
 
-    generator, number = np.random.default_rng(0), len(label_ids)
-    draws = [gains(generator.integers(number, size=number)) for _ in range(NUM_RESAMPLES)]
-    scores = zip(("accuracy", "macro_f1", "log_loss"), gains(slice(None)).tolist(),
+    draws = [gains(weights) for weights in resamples(number, NUM_RESAMPLES)]
+    scores = zip(("accuracy", "macro_f1", "log_loss"), gains(np.full(number, 1 / number)).tolist(),
                  np.percentile(draws, [2.5, 97.5], axis=0).T.tolist(), strict=True)  # fmt: skip
     alone = [int((is_correct[i] & ~is_correct[1 - i]).sum()) for i in (0, 1)]
     return {
-        "run": name,
-        "against": first,
+        "run": names[1],
+        "against": names[0],
         **{key: {"difference": value, "confidence_interval": ends} for key, value, ends in scores},
-        "right_alone": dict(zip((first, name), alone, strict=True)),
+        "right_alone": dict(zip(names, alone, strict=True)),
         "mcnemar_p": float(binomtest(alone[1], sum(alone)).pvalue) if any(alone) else 1.0,
     }
+
+
+def _disagreements(found: Sequence[Predictions]) -> Ints:
+    answers = zip(*(one.predictions for one in found), strict=True)
+    return np.flatnonzero([len(set(row)) > 1 for row in answers])
 
 
 def _disagreement(names: Sequence[str], found: Sequence[Predictions], i: int) -> Row:
@@ -164,7 +169,7 @@ def _disagreement(names: Sequence[str], found: Sequence[Predictions], i: int) ->
 def tables(content: Row) -> list[list[list[str]]]:
     """Returns two tables with their heads: the scores of each run, and how the others differ from the first."""
     keys = [key for key in ("accuracy", "micro_f1", "macro_f1", "log_loss", "ece") if key in content["runs"][0]]
-    words = [NAMES.get(key, key) for key in keys]
+    words = [SCORE_NAMES[key] for key in keys]
     scores = [["run", words[0], "95 % interval", *words[1:]]]
     for run in content["runs"]:
         numbers = [f"{run[key]:.4f}" for key in keys]

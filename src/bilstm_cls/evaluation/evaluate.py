@@ -1,6 +1,5 @@
 """Evaluation of a trained model: on a split of its data, on another file, and at the end of a run."""
 
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,9 +21,14 @@ from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Dataset, Label, Split, label_counts, names_in
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
-from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics
-from bilstm_cls.evaluation.predictions import Evaluation, label_ids_of, read_predictions, write_predictions
-from bilstm_cls.evaluation.quality import length_histogram
+from bilstm_cls.evaluation.metrics import Metrics
+from bilstm_cls.evaluation.predictions import (
+    Evaluation,
+    label_ids_of,
+    read_history,
+    read_predictions,
+    write_predictions,
+)
 from bilstm_cls.evaluation.report import write_report
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory, environment
@@ -122,8 +126,7 @@ def _read_split(path: Path, data_format: str, options: ReadOptions, config: Data
         logger.warning(str(row))
     if not texts:
         raise DataError(f"{path}: there is no text to evaluate")
-    ids = label_ids_of(found, labels)
-    return Split(str(path), texts, ids, [str(path)] * len(texts), np.array(lines))
+    return Split(str(path), texts, label_ids_of(found, labels), [str(path)] * len(texts), np.array(lines))
 
 
 def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Mapping[str, Any]) -> Evaluation:
@@ -131,22 +134,14 @@ def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Ma
 
     Of `metrics.json` the facts are the most frequent label, and the thresholds of the network alone.
     """
-    majority = facts.get("data/majority_label")
-
-    def score(logits: Floats, task: Task = loaded.task) -> tuple[Floats, Metrics]:
-        probabilities = task.probabilities(logits)
-        ids = loaded.labels.index(majority) if majority in loaded.labels else None
-        return probabilities, compute_metrics(
-            probabilities, split.label_ids, loaded.labels, majority_label_id=ids, task=task, with_intervals=True
-        )
-
-    network = network_logits(loaded, corpus)
+    known: Row = {"labels": loaded.labels, "majority": facts.get("data/majority_label")}
+    network, task = network_logits(loaded, corpus), loaded.task
     if loaded.ngrams is None:
-        return Evaluation(split, *score(network), task=loaded.task)
-    thresholds = facts.get("calibration/network_thresholds")
-    task = Task.of(split.label_ids) if thresholds is None else Task(np.array(thresholds))
-    ngrams, alone = loaded.ngrams.logits(split.texts), score(network, task)[1]
-    return Evaluation(split, *score(network + ngrams), network=alone, ngram_logits=ngrams, task=loaded.task)
+        return Evaluation.of(split, task.probabilities(network), task, **known)
+    thresholds, both = facts.get("calibration/network_thresholds"), network + loaded.ngrams.logits(split.texts)
+    alone = Task.of(split.label_ids) if thresholds is None else Task(np.array(thresholds))
+    found = Evaluation.of(split, alone.probabilities(network), alone, **known)
+    return replace(Evaluation.of(split, task.probabilities(both), task, **known), network=found.metrics)
 
 
 def _scored_split(dataset: Dataset) -> Split:
@@ -179,7 +174,6 @@ def write_results(
     about = {"data/majority_label": _majority(data.dataset), **facts}
     evaluation = _evaluate_split(loaded, _scored_split(data.dataset), data.corpora[split], about)
     network = evaluation.network or evaluation.metrics
-    lengths, width = length_histogram(data.corpora["train"].num_tokens, config.text.max_length)
     best = next((row for row in reversed(history) if row["step"] == facts.get("train/best_step")), {})
     metrics: Row = {
         **{key: value for key, value in best.items() if key.startswith("valid/")},
@@ -187,46 +181,39 @@ def write_results(
         **{f"network/{split}/{name}": getattr(network, name) for name in ("accuracy", "macro_f1", "micro_f1")},
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
-        **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else [], evaluation),
+        **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else []),
         **_balance(data.dataset),
-        "text/train/length_histogram": lengths,
-        "text/train/length_width": width,
         **data.facts(),
         **facts,
         "time/peak_memory_mb": peak_memory_mb(),
     }
-    write_predictions(run / f"predictions_{split}.csv", evaluation, loaded.labels)
+    write_predictions(run / f"predictions_{split}.csv", evaluation)
     write_report(
-        run, config, loaded.labels, evaluation, metrics,
+        run, config, evaluation, metrics,
         title=config.name, history=history, loaded=loaded, corpus=data.corpora[split],
     )  # fmt: skip
     run.write_json("metrics.json", metrics)  # last, so that a run that has it has everything
     return metrics
 
 
-def _baseline_scores(dataset: Dataset, names: Sequence[str], evaluation: Evaluation) -> Row:
-    """Returns what `metrics.json` says of the baselines. The n-gram model of a run is the baseline `nbsvm`."""
-    split, ngrams, row = _scored_split(dataset), evaluation.ngram_logits, Row()
+def _baseline_scores(dataset: Dataset, names: Sequence[str]) -> Row:
+    """Returns what `metrics.json` says of the baselines."""
+    row = Row()
     for name in names:
-        task = Task.of(split.label_ids)
-        if name == "nbsvm" and task.thresholds is None and ngrams is not None and ngrams.any():  # else its weight is 0
-            probabilities = task.probabilities(ngrams)
-        else:
-            task, probabilities, row[f"time/baseline_{name}_seconds"] = _run_baseline(name, dataset)
-        scores = compute_metrics(probabilities, split.label_ids, dataset.labels, task=task)
-        row |= {f"baseline/{name}/{key}": getattr(scores, key) for key in ("accuracy", "macro_f1", "micro_f1")}
+        found, row[f"time/baseline_{name}_seconds"] = _evaluate_baseline(name, dataset)
+        row |= {f"baseline/{name}/{key}": getattr(found.metrics, key) for key in ("accuracy", "macro_f1", "micro_f1")}
     return row
 
 
-def _run_baseline(name: str, dataset: Dataset) -> tuple[Task, Floats, float]:
+def _evaluate_baseline(name: str, dataset: Dataset) -> tuple[Evaluation, float]:
+    """Returns how a linear model answers, and the seconds that it took; thresholds are chosen on valid."""
     logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
     train, valid, split = dataset.splits["train"], dataset.splits["valid"], _scored_split(dataset)
-    task = Task.of(train.label_ids)
-    if task.thresholds is None or split is valid:
-        return task, *run_baseline(name, train, split, len(dataset.labels))
     both = replace(split, texts=[*valid.texts, *split.texts])
     probabilities, seconds = run_baseline(name, train, both, len(dataset.labels))
-    return task.tuned(probabilities[: len(valid)], valid.label_ids), probabilities[len(valid) :], seconds
+    task = Task.of(train.label_ids).tuned(probabilities[: len(valid)], valid.label_ids)
+    known: Row = {"labels": dataset.labels, "majority": _majority(dataset)}
+    return Evaluation.of(split, probabilities[len(valid) :], task, **known), seconds
 
 
 def _balance(dataset: Dataset) -> Row:
@@ -255,19 +242,16 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
         if run.is_taken and not overwrite:
             raise ConfigError(f"{run.path}: exists already; add --overwrite to replace it, or --set name=NAME")
     dataset = load_dataset(config.data)
-    split, majority = _scored_split(dataset), dataset.labels.index(_majority(dataset))
     results: dict[str, Row] = {}
     for name, run in runs.items():
         with run.locked():
             run.clear()
             run.remove_leftovers()
             run.write_status("running", "evaluating")
-            task, probabilities, seconds = _run_baseline(name, dataset)
-            options: Row = {"majority_label_id": majority, "task": task, "with_intervals": True}
-            scores = compute_metrics(probabilities, split.label_ids, dataset.labels, **options)
-            evaluation = Evaluation(split, probabilities, scores, task=task)
+            evaluation, seconds = _evaluate_baseline(name, dataset)
+            split = evaluation.split.name
             results[name] = {
-                **scores.flat(split.name),
+                **evaluation.metrics.flat(split),
                 **_balance(dataset),
                 "data/origin": dataset.origin,
                 "data/is_official": dataset.is_official,
@@ -277,8 +261,8 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             }
             write_atomic(run / "config.yaml", dump_config(config))
             run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
-            write_predictions(run / f"predictions_{split.name}.csv", evaluation, dataset.labels)
-            write_report(run, config, dataset.labels, evaluation, results[name], title=run.path.name)
+            write_predictions(run / f"predictions_{split}.csv", evaluation)
+            write_report(run, config, evaluation, results[name], title=run.path.name)
             run.write_json("metrics.json", results[name])
             run.write_status("finished", "evaluated")
     return results
@@ -300,23 +284,13 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
             f"to compare it with another run give both: --run DIR --run {path}"
         )
     loaded = run.load_model()
-    predictions = read_predictions(path)
-    unknown = sorted({name for label in predictions.labels for name in names_in(label)} - set(loaded.labels))
-    if unknown:
-        raise CheckpointError(
-            f"{path}: predictions_{predictions.split}.csv has the label {unknown[0]!r}, labels.json does not"
-        )
-    metrics, split = run.read_object("metrics.json"), predictions.as_split(loaded.labels)
+    metrics, split = run.read_object("metrics.json"), read_predictions(path).as_split(loaded.labels)
     corpus = Classifier(loaded, device).encode(split.texts)
     evaluation = _evaluate_split(loaded, split, corpus, metrics)
-    log = run / "history.jsonl"
-    try:  # an ensemble has none
-        history = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{log}: damaged, it cannot be read ({error})") from error
+    history = read_history(run)
     with run.locked():
         write_report(
-            run, loaded.config, loaded.labels, evaluation, metrics,
+            run, loaded.config, evaluation, metrics,
             title=loaded.config.name, history=history, loaded=loaded, corpus=corpus,
         )  # fmt: skip
     return run / "report.html"

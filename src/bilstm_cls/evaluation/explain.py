@@ -13,7 +13,7 @@ import copy
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ from bilstm_cls.data.tokenizer import UNKNOWN_ID
 from bilstm_cls.device import allow_tf32
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.model.pooling import Pooling
 from bilstm_cls.ngrams import TOKEN, NgramModel
 
 OCCLUSION, EXACT = METHODS = ("occlusion", "exact")
@@ -272,44 +271,26 @@ def _contrast(label_id: int, num_labels: int) -> Tensor:
 
 
 def _divide(model: BiLSTMClassifier, token_ids: Tensor, lengths: Tensor, contrast: Tensor) -> tuple[Tensor, float]:
-    """Returns `[T]` terms in 64 bits and the bias."""
-    pooling = copy.deepcopy(model.pooling).cpu().double()
-    with torch.inference_mode(), allow_tf32(False):
-        directions = model.encoder.encode(model.embed(token_ids, lengths), lengths, aligned=True)
-        outputs = torch.stack([output[:, 0] for output in directions]).cpu().double()  # [N, T, H]
-        weights = contrast @ model.project.weight.cpu().double()  # [D]
-        weights = weights.view(len(pooling.names), outputs.shape[0], outputs.shape[2])
-        parts = [SHARES[name](outputs, w, pooling) for name, w in zip(pooling.names, weights, strict=True)]
-        return torch.stack(parts).sum(0), float(contrast @ model.project.bias.cpu().double())
+    """Returns `[T]` terms in 64 bits and the bias.
 
-
-def _share_of_max(outputs: Tensor, weights: Tensor, _: Pooling) -> Tensor:
-    largest, winners = outputs.max(1)  # [N, H]
-    terms = outputs.new_zeros(outputs.shape[1])
-    return terms.index_add(0, winners.flatten(), (largest * weights).flatten())
-
-
-def _share_of_last(outputs: Tensor, weights: Tensor, _: Pooling) -> Tensor:
-    terms = outputs.new_zeros(outputs.shape[1])
-    for place, output, weight in zip((-1, 0), outputs, weights, strict=False):  # each direction ends at its own end
-        terms[place] += output[place] @ weight
-    return terms
-
-
-def _share_of_attention(outputs: Tensor, weights: Tensor, pooling: Pooling) -> Tensor:
-    steps = outputs.transpose(0, 1).flatten(1)  # [T, N * H]
-    attention: Tensor = pooling.score(torch.tanh(pooling.project(steps))).softmax(0)  # [T, 1]
-    return (attention * steps) @ weights.flatten()
-
-
-SHARES: dict[str, Callable[[Tensor, Tensor, Pooling], Tensor]] = {
-    "mean": lambda outputs, weights, _: torch.einsum("nth,nh->t", outputs, weights) / outputs.shape[1],
-    "reduce_mean": lambda outputs, weights, pooling: torch.einsum("nth,nh->t", outputs, weights) / pooling.max_length,
-    "max": _share_of_max,
-    "last": _share_of_last,
-    "attention": _share_of_attention,
-}
-"""The part of a logit that each token has by a pooling: outputs `[N, T, H]`, weights `[N, H]` to `[T]`."""
+    With its attention held fixed, every pooling of doubled outputs is doubled: it is the sum of the outputs times its
+    gradients (Euler's theorem), so each token has the part of that sum that is at its place.
+    """
+    pooling = copy.deepcopy(model.pooling).cpu()
+    if "attention" in pooling.names:
+        pooling.score.register_forward_hook(lambda module, inputs, scores: scores.detach())
+    pooling.needs_alignment = True
+    with torch.inference_mode(False), allow_tf32(False):
+        with torch.no_grad():
+            embedded = model.embed(token_ids, lengths)
+            directions = [output.cpu() for output in model.encoder.encode(embedded, lengths, aligned=True)]
+            weights = contrast @ model.project.weight.cpu().double()  # [D]
+        outputs = torch.cat(directions, 1).float().requires_grad_()  # [T, N, H]
+        with torch.enable_grad():
+            pooled = pooling([*torch.split(outputs, 1, dim=1)], lengths)[0]
+            (gradients,) = torch.autograd.grad(pooled @ weights.float(), outputs)
+        terms = (outputs.detach().double() * gradients.double()).sum((1, 2))
+        return terms, float(contrast @ model.project.bias.detach().cpu().double())
 
 
 def _kept_places(num_tokens: int, max_length: int | None, truncate: str) -> list[int]:

@@ -3,8 +3,7 @@
 Shapes: N texts, C labels.
 """
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +20,14 @@ MAX_MATRIX = 200
 """Labels up to which the whole confusion matrix is kept; of more, the most frequent confusions alone."""
 
 MAX_CONFUSIONS = 50
+SCORE_NAMES = {
+    "accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1", "weighted_f1": "weighted F1",
+    "samples_f1": "samples F1", "hamming_loss": "Hamming loss", "lrap": "LRAP", "auroc": "AUROC",
+    "average_precision": "average precision", "log_loss": "log loss", "ece": "ECE",
+}  # fmt: skip
+"""What a reader calls the scores where a text has one label; the accuracy of several is `SUBSET_ACCURACY`."""
+
+SUBSET_ACCURACY = "subset accuracy"
 _SMALLEST = float(np.finfo(np.float64).eps)
 
 Floats = npt.NDArray[np.float64]
@@ -29,24 +36,22 @@ Bools = npt.NDArray[np.bool_]
 
 
 class ClassMetrics(NamedTuple):
-    """Scores of one label; `support` is the number of texts that have it.
+    """Scores of one label.
 
-    `average_precision` is None where a text has one label, or no text has this one.
+    Attributes:
+        support: texts that have it.
+        false_positives: texts that do not have it, but are predicted to.
+        false_negatives: texts that have it, but are not predicted to.
+        average_precision: None where a text has one label, or no text has this one.
     """
 
     precision: float
     recall: float
     f1: float
     support: int
+    false_positives: int
+    false_negatives: int
     average_precision: float | None = None
-
-
-class Confusion(NamedTuple):
-    """How many texts of `label` were predicted to have the label `prediction`."""
-
-    label: str
-    prediction: str
-    texts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Metrics:
         majority: accuracy of always predicting the train split's most frequent label; None where it was not given.
         confidence_interval: 95 % Wilson interval of the accuracy.
         per_class: scores by label, in the order of the labels.
-        confusions: the most frequent confusions, at most 50.
+        confusions: the most frequent ones, at most 50: label, predicted label, texts.
         confusion_matrix: `[C][C]` counts, rows true, columns predicted; None for more than 200 labels.
         samples_f1: where texts have several labels, and None elsewhere like all that follows: mean F1 over texts; of a
             text without labels, for which none is predicted, it is 1.
@@ -88,7 +93,7 @@ class Metrics:
     confidence_interval: tuple[float, float]
     per_class: dict[str, ClassMetrics]
     majority: float | None = None
-    confusions: Sequence[Confusion] = ()
+    confusions: Sequence[tuple[str, str, int]] = ()
     confusion_matrix: list[list[int]] | None = None
     samples_f1: float | None = None
     hamming_loss: float | None = None
@@ -117,8 +122,8 @@ class Metrics:
 
     def by_label(self) -> dict[str, dict[str, Any]]:
         """Returns the scores of each label by name."""
-        kept = ClassMetrics._fields[: 4 if self.lrap is None else 5]
-        return {label: {name: getattr(row, name) for name in kept} for label, row in self.per_class.items()}
+        rows = {label: row._asdict().items() for label, row in self.per_class.items()}
+        return {label: {name: value for name, value in row if value is not None} for label, row in rows.items()}
 
     def flat(self, prefix: str) -> dict[str, Any]:
         """Returns everything under keys such as `test/accuracy` and `test/per_class/pos/f1`, ready for JSON."""
@@ -160,28 +165,23 @@ def compute_metrics(
         task: what is predicted, one label or several.
         with_intervals: where texts have several labels, whether to compute `intervals`.
     """
-    from sklearn.metrics import precision_recall_fscore_support
-
     _check(probabilities, label_ids, labels)
     predicted, several = task.predicted(probabilities), task.thresholds is not None
-    number, accuracy = len(label_ids), float(is_right(predicted, label_ids).mean())
-    with warnings.catch_warnings():  # that the labels are many for so few texts
-        warnings.simplefilter("ignore")
-        scores = precision_recall_fscore_support(label_ids, predicted, labels=range(len(labels)), zero_division=0)
-    f1, support = scores[2], scores[3]
-    has_occurred = (support > 0) | (label_counts(predicted, len(labels)) > 0)
-    columns = [column.tolist() for column in scores]
+    decisions, number = Decisions.of(label_ids, predicted, len(labels)), len(label_ids)
+    counts, accuracy = decisions.counts(), float(decisions.is_right().mean())
+    hits, support, num_predicted = counts.astype(np.int64)
+    scores = hits / num_predicted.clip(1), hits / support.clip(1), 2 * hits / (support + num_predicted).clip(1)
+    columns = [column.tolist() for column in (*scores, support, num_predicted - hits, support - hits)]
     if several:
-        precisions, special = _of_several(probabilities, label_ids, predicted, with_intervals=with_intervals)
+        precisions, special = _of_several(probabilities, label_ids, decisions, with_intervals=with_intervals)
         columns.append(precisions)
     else:
         majority = None if majority_label_id is None else int(support[majority_label_id]) / number
-        special = {"micro_f1": accuracy, "majority": majority, **_confusions(label_ids, predicted, labels)}
+        special = {"majority": majority, **_confusions(label_ids, predicted, labels)}
+    special |= f1_scores(counts)
     return Metrics(
         examples=number,
         accuracy=accuracy,
-        macro_f1=float(f1[has_occurred].mean()) if has_occurred.any() else 0.0,
-        weighted_f1=float(f1 @ support) / max(1, int(support.sum())),
         auroc=_auroc(probabilities, label_ids),
         log_loss=float(example_losses(probabilities, label_ids).mean()),
         ece=calibration_bins(*confidences(probabilities, label_ids)).error,
@@ -191,52 +191,117 @@ def compute_metrics(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """Sparse matrices `[N, C]` of 1: the labels that texts have, those that are predicted, and what both share."""
+
+    true: Any
+    predicted: Any
+    hits: Any
+
+    @classmethod
+    def of(cls, label_ids: LabelIds, predicted: LabelIds, num_labels: int) -> "Decisions":
+        """Returns the decisions of label ids, true ones and predicted ones."""
+        true, said = (indicator(ids, num_labels) for ids in (label_ids, predicted))
+        return cls(true, said, true.multiply(said).tocsr())
+
+    def counts(self, weights: Floats | None = None) -> Floats:
+        """Returns for each label the hits, true and predicted texts, `[3, C]`, of texts of weights `[N]`, or 1."""
+        weights = np.ones(self.true.shape[0]) if weights is None else weights
+        return np.stack([weights @ matrix for matrix in (self.hits, self.true, self.predicted)])
+
+    def is_right(self) -> Bools:
+        """Returns `[N]`, whether the label, or all labels, of a text are right."""
+        return np.asarray(abs(self.true - self.predicted).sum(axis=1) == 0)
+
+    def of_texts(self) -> tuple[Floats, Floats]:
+        """Returns the F1 of each text, 1 without any label, and the fraction of its decisions that is wrong, `[N]`."""
+        hits, *both = (matrix.sum(axis=1) for matrix in (self.hits, self.true, self.predicted))
+        total = sum(both)
+        return np.where(total > 0, 2 * hits / total.clip(1), 1.0), (total - 2 * hits) / self.true.shape[1]
+
+
+def indicator(label_ids: LabelIds, num_labels: int) -> Any:
+    """Returns the labels of N texts as a sparse matrix `[N, C]` of 1."""
+    from scipy.sparse import csr_array
+
+    if label_ids.ndim == 2:
+        return csr_array(label_ids, dtype=np.float64)
+    number = len(label_ids)
+    return csr_array((np.ones(number), label_ids, np.arange(number + 1)), shape=(number, num_labels))
+
+
+def f1_scores(counts: Floats) -> dict[str, float]:
+    """Returns micro, macro and weighted F1 from `Decisions.counts`; a label without any text is left out."""
+    hits, true, predicted = counts
+    total = true + predicted
+    f1 = 2 * hits / np.where(total > 0, total, 1)
+    return {
+        "micro_f1": float(2 * hits.sum() / max(total.sum(), _SMALLEST)),
+        "macro_f1": float(f1.sum() / max(1, np.count_nonzero(total))),
+        "weighted_f1": float(f1 @ true / max(true.sum(), _SMALLEST)),
+    }
+
+
+def resamples(number: int, times: int) -> Iterator[Floats]:
+    """Yields for each sample of the bootstrap the weights of the texts, `[number]`, which sum to 1."""
+    generator = np.random.default_rng(0)
+    for _ in range(times):
+        yield np.bincount(generator.integers(number, size=number), minlength=number) / number
+
+
+def scored_split(metrics: Mapping[str, Any]) -> str:
+    """Returns the split whose scores a `metrics.json` has."""
+    return "test" if "test/accuracy" in metrics else "valid"
+
+
+def main_score(metrics: Mapping[str, Any]) -> str:
+    """Returns the name of the score of a `metrics.json` that says most in one number."""
+    return "micro_f1" if f"{scored_split(metrics)}/lrap" in metrics else "accuracy"
+
+
+def score_names(main: str, names: Iterable[str]) -> dict[str, str]:
+    """Returns what a reader calls these scores, the main one first, and without twins of it."""
+    words = SCORE_NAMES if main == "accuracy" else SCORE_NAMES | {"accuracy": SUBSET_ACCURACY}
+    twin = "micro_f1" if main == "accuracy" else None
+    return {name: words[name] for name in dict.fromkeys((main, *names)) if name != twin}
+
+
 def _of_several(
-    probabilities: Floats, has_label: LabelIds, predicted: LabelIds, *, with_intervals: bool
+    probabilities: Floats, has_label: LabelIds, decisions: Decisions, *, with_intervals: bool
 ) -> tuple[list[float | None], dict[str, Any]]:
     """Returns the average precision of each label, and what `Metrics` has where texts have several labels."""
-    from sklearn import metrics as sk
+    from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
 
-    f1 = {
-        name: float(sk.f1_score(has_label, predicted, average=name, zero_division=empty))
-        for name, empty in (("micro", 0.0), ("samples", 1.0))
-    }
     precisions = [
-        float(sk.average_precision_score(column, of_label)) if column.any() else None
+        float(average_precision_score(column, of_label)) if column.any() else None
         for column, of_label in zip(has_label.T, probabilities.T, strict=True)
     ]
-    known = [precision for precision in precisions if precision is not None]
+    known, (samples, wrong) = [precision for precision in precisions if precision is not None], decisions.of_texts()
     return precisions, {
-        "micro_f1": f1["micro"],
-        "samples_f1": f1["samples"],
-        "hamming_loss": float(sk.hamming_loss(has_label, predicted)),
-        "lrap": float(sk.label_ranking_average_precision_score(has_label, probabilities)),
+        "samples_f1": float(samples.mean()),
+        "hamming_loss": float(wrong.mean()),
+        "lrap": float(label_ranking_average_precision_score(has_label, probabilities)),
         "average_precision": float(np.mean(known)) if known else None,
-        "intervals": bootstrap(has_label, predicted) if with_intervals else None,
+        "intervals": _intervals(decisions) if with_intervals else None,
     }
 
 
-def bootstrap(has_label: LabelIds, predicted: LabelIds) -> dict[str, tuple[float, float]]:
+def _intervals(decisions: Decisions) -> dict[str, tuple[float, float]]:
     """Returns the 95 % intervals of scores that are functions of counts, by resampling the texts.
 
     Where all resamples are alike, because of few texts all are right, it is Wilson's interval.
     """
-    hits, num_true, num_said = (counts.astype(np.float64) for counts in (has_label * predicted, has_label, predicted))
-    of_text = np.stack([2 * hits.sum(1), (num_true + num_said).sum(1), (has_label != predicted).mean(1)], 1)
-    samples = np.where(of_text[:, 1] > 0, of_text[:, 0] / of_text[:, 1].clip(1), 1.0)
-    generator, found, has_occurred = np.random.default_rng(0), [], (has_label | predicted).any(0)
-    for _ in range(NUM_RESAMPLES):
-        drawn = np.bincount(generator.integers(0, len(hits), len(hits)), minlength=len(hits)) / len(hits)
-        both, true, said = drawn @ hits, drawn @ num_true, drawn @ num_said  # [C]
-        f1 = 2 * both / np.where(true + said > 0, true + said, 1)
-        micro = 2 * both.sum() / max((true + said).sum(), _SMALLEST)
-        weighted = f1 @ true / max(true.sum(), _SMALLEST)
-        found.append([micro, f1[has_occurred].mean(), weighted, drawn @ samples, drawn @ of_text[:, 2]])
-    low, high = np.quantile(found, [0.025, 0.975], axis=0).tolist()
-    names = ("micro_f1", "macro_f1", "weighted_f1", "samples_f1", "hamming_loss")
-    wilson = [accuracy_interval(end, len(hits)) for end in low]
-    ends = zip(low, high, wilson, strict=True)
-    return {name: (a, b) if b - a > 1e-9 else other for name, (a, b, other) in zip(names, ends, strict=True)}
+    samples, wrong = decisions.of_texts()
+    found = [
+        {**f1_scores(decisions.counts(weights)), "samples_f1": weights @ samples, "hamming_loss": weights @ wrong}
+        for weights in resamples(len(samples), NUM_RESAMPLES)
+    ]
+    ends = np.quantile([list(row.values()) for row in found], [0.025, 0.975], axis=0).T.tolist()
+    return {
+        name: (low, high) if high - low > 1e-9 else accuracy_interval(low, len(samples))
+        for name, (low, high) in zip(found[0], ends, strict=True)
+    }
 
 
 def is_right(predicted: LabelIds, label_ids: LabelIds) -> Bools:
@@ -272,7 +337,7 @@ def _confusions(label_ids: Ints, predicted: Ints, labels: Sequence[str]) -> dict
     cells, counts = np.unique(label_ids[is_wrong] * number + predicted[is_wrong], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_CONFUSIONS].tolist()
     matrix = None if number > MAX_MATRIX else confusion_matrix(label_ids, predicted, labels=range(number)).tolist()
-    found = [Confusion(labels[cells[i] // number], labels[cells[i] % number], int(counts[i])) for i in order]
+    found = [(labels[cells[i] // number], labels[cells[i] % number], int(counts[i])) for i in order]
     return {"confusions": found, "confusion_matrix": matrix}
 
 
@@ -331,10 +396,9 @@ def _auroc(probabilities: Floats, label_ids: LabelIds) -> float | None:
 
 
 def _check(probabilities: Floats, label_ids: LabelIds, labels: Sequence[str]) -> None:
-    assert probabilities.dtype == np.float64, probabilities.dtype
-    assert probabilities.shape == (len(label_ids), len(labels)), (probabilities.shape, len(label_ids), len(labels))
     assert len(label_ids) > 0, "nothing to evaluate"
     assert len(set(labels)) == len(labels), labels
+    assert probabilities.shape == (len(label_ids), len(labels)), (probabilities.shape, len(label_ids), len(labels))
     assert (probabilities >= 0).all(), "a probability is negative or not a number"
     is_sum_right = label_ids.ndim == 2 or np.allclose(probabilities.sum(axis=1), 1.0, rtol=0, atol=1e-5)
     assert is_sum_right, "rows of probabilities must sum to 1"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bilstm_cls.data.types import spoken
+from bilstm_cls.errors import printable
 from bilstm_cls.evaluation.explain import OCCLUSION, Explanation
 from bilstm_cls.files import write_atomic
 from bilstm_cls.runtime import Prediction, most_probable
@@ -73,11 +74,6 @@ def shortened(text: str, max_length: int = 600) -> str:
     """Returns a text on one line of at most so many characters."""
     shown = " ".join(text.split())
     return shown if len(shown) <= max_length else shown[: max_length - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """Returns a text on one line that does not control the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def markdown(text: str) -> str:

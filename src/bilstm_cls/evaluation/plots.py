@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilstm_cls.evaluation.metrics import NUM_BINS, Floats, Metrics, calibration_bins, confidences
-from bilstm_cls.evaluation.quality import Group
+from bilstm_cls.evaluation.metrics import NUM_BINS, Floats, calibration_bins, confidences
 from bilstm_cls.files import replacing
 
 if TYPE_CHECKING:
@@ -30,8 +29,8 @@ _FONTS = (
     "Arial Unicode MS",
 )  # fmt: skip
 _MAX_LABEL_LENGTH = 24
-MAX_CELLS, MAX_FRACTIONS, MAX_PAIRS = 20, 8, 20
-"""Labels up to which a confusion matrix is drawn, up to which its cells have fractions, and pairs drawn of more."""
+MAX_FRACTIONS = 8
+"""Labels up to which the cells of a confusion matrix have fractions."""
 
 LOSSES = {"train/loss": (ORANGE, "train loss"), "valid/log_loss": (BLUE, "valid log loss")}
 SCORES = {"valid/accuracy": (BLUE, "valid accuracy"), "valid/macro_f1": (GREEN, "valid macro F1")}
@@ -60,29 +59,12 @@ def learning_curves(
     save_figure(figure, path)
 
 
-def confusions(metrics: Metrics, path: Path) -> None:
-    """Draws the confusion matrix of few labels, shaded by the fraction of the true label, or the worst confusions."""
-    labels = list(metrics.per_class)
-    if metrics.confusion_matrix is not None and len(labels) <= MAX_CELLS:
-        _matrix(np.asarray(metrics.confusion_matrix, dtype=np.int64), labels, path)
-        return
-    names_of = {label: drawable(label, i) for i, label in enumerate(labels)}
-    shown = metrics.confusions[:MAX_PAIRS]
-    names = [f"{names_of[pair.label]} → {names_of[pair.prediction]}" for pair in shown]
-    figure, axes = _new_axes(6.6, 1.1 + 0.28 * max(1, len(shown)))
-    bars = axes.barh(range(len(shown)), [pair.texts for pair in shown], color=BLUE)
-    axes.bar_label(bars, [f"{pair.texts:,}" for pair in shown], padding=3, color=INK, fontsize=9)
-    axes.set_yticks(range(len(names)), names, parse_math=False, fontfamily=font_families(), fontsize=9)
-    axes.set(xlabel="texts", ylim=(max(1, len(shown)) - 0.4, -0.6))
-    axes.locator_params(axis="x", integer=True)
-    axes.margins(x=0.12)
-    save_figure(figure, path)
-
-
-def _matrix(counts: Any, labels: Sequence[str], path: Path) -> None:
+def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
+    """Draws counts `[C][C]`, rows true, columns predicted, of few labels, shaded by the fraction of the true label."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    fractions = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    texts = np.asarray(counts, dtype=np.int64)
+    fractions = texts / np.maximum(1, texts.sum(axis=1, keepdims=True))
     side = 2.3 + 0.55 * len(labels)
     figure, axes = _new_axes(side + 0.4, side)
     axes.imshow(fractions, LinearSegmentedColormap.from_list("cells", CELLS), vmin=0, vmax=1)
@@ -92,7 +74,7 @@ def _matrix(counts: Any, labels: Sequence[str], path: Path) -> None:
     axes.set_xticks(range(len(names)), names, **turned, **style)
     axes.set_yticks(range(len(names)), names, **style)
     axes.set(xlabel="predicted label", ylabel="true label")
-    for (row, column), count in np.ndenumerate(counts):
+    for (row, column), count in np.ndenumerate(texts):
         fraction = float(fractions[row, column])
         colour = "white" if fraction > 0.5 else "#1c1e21"
         lines = f"{count:,}\n{fraction:.0%}" if len(names) <= MAX_FRACTIONS and count else f"{count:,}"
@@ -116,29 +98,6 @@ def calibration(probabilities: Floats, label_ids: Any, path: Path) -> None:
     upper.legend(frameon=False, loc="upper left")
     lower.bar(centres, bins.counts, 0.9 * width, color=GREY)
     lower.set(xlabel="probability of the prediction", ylabel="texts")
-    save_figure(figure, path)
-
-
-def length_histogram(counts: Sequence[int], width: int, max_length: int, path: Path) -> None:
-    """Draws how long the texts are, by bins of `width` tokens as `quality.length_histogram` counts, and the cut."""
-    figure, axes = _new_axes(4.4, 3.0)
-    axes.bar((np.arange(len(counts)) + 0.5) * width, counts, 0.9 * width, color=BLUE)
-    axes.axvline(max_length, color=VERMILION, ls="--", label=f"text.max_length {max_length:,}")
-    axes.set(xlabel="tokens (the last bar holds all longer texts)", ylabel="texts")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, frameon=False)  # above the bars
-    save_figure(figure, path)
-
-
-def score_by_length(groups: Sequence[Group], path: Path) -> None:
-    """Draws the accuracy of texts of similar length, with its interval; the groups by rising length, at least one."""
-    figure, axes = _new_axes(4.4, 3.0)
-    scores = np.array([group.accuracy for group in groups])
-    low, high = np.array([group.interval for group in groups]).T
-    errors = np.maximum(0.0, [scores - low, high - scores])
-    axes.errorbar(range(len(groups)), scores, errors, fmt="o", color=BLUE, ms=5, capsize=4)
-    axes.set_xticks(range(len(groups)), [group.name for group in groups], fontsize=9)
-    axes.set(xlabel="tokens of a text", ylabel="accuracy", xlim=(-0.5, len(groups) - 0.5))
-    axes.grid(axis="y", alpha=0.3, color=GREY)
     save_figure(figure, path)
 
 

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bilstm_cls.data.types import Label, LabelIds, Split, named, names_in
 from bilstm_cls.errors import CheckpointError
-from bilstm_cls.evaluation.metrics import Floats, Metrics, example_losses, likelihoods
+from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics, example_losses, likelihoods
 from bilstm_cls.files import replacing, row_writer
+from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Task
 
 COLUMNS = ("path", "line", "label", "prediction", "probability", "loss", "text")
@@ -31,7 +33,6 @@ class Evaluation:
         probabilities: `[N, C]`.
         metrics: their scores.
         network: scores of the network alone, where an n-gram model is added to it.
-        ngram_logits: `[N, C]` of that n-gram model alone.
         task: one label a text, or several.
     """
 
@@ -39,8 +40,21 @@ class Evaluation:
     probabilities: Floats
     metrics: Metrics
     network: Metrics | None = None
-    ngram_logits: Floats | None = None
     task: Task = Task()  # noqa: RUF009 - frozen
+
+    @classmethod
+    def of(
+        cls, split: Split, probabilities: Floats, task: Task, *, labels: Sequence[str], majority: str | None = None
+    ) -> "Evaluation":
+        """Scores probabilities `[N, C]`, next to a guess of the label that is the most frequent one of train."""
+        majority_id = labels.index(majority) if majority in labels else None
+        options: dict[str, Any] = {"majority_label_id": majority_id, "task": task, "with_intervals": True}
+        return cls(split, probabilities, compute_metrics(probabilities, split.label_ids, labels, **options), task=task)
+
+    @property
+    def labels(self) -> list[str]:
+        """C class names, by label id."""
+        return list(self.metrics.per_class)
 
     @functools.cached_property
     def predicted(self) -> LabelIds:
@@ -80,8 +94,12 @@ class Predictions:
         return len(self.texts)
 
     def as_split(self, labels: Sequence[str]) -> Split:
-        """Returns the texts as they were evaluated, with label ids of the given labels."""
-        ids = label_ids_of(self.labels, labels)
+        """Returns the texts as they were evaluated, or raises `CheckpointError` where their labels are not these."""
+        try:
+            ids = label_ids_of(self.labels, labels)
+        except KeyError as error:
+            name = f"predictions_{self.split}.csv"
+            raise CheckpointError(f"{name}: has the label {error}, which labels.json of its run lacks") from error
         lines = np.array([line for _, line in self.places], dtype=np.int64)
         return Split(self.split, self.texts, ids, [path for path, _ in self.places], lines)
 
@@ -101,10 +119,11 @@ def _cell(label: Label) -> str:
     return label if isinstance(label, str) else json.dumps(label, ensure_ascii=False)
 
 
-def write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
+def write_predictions(path: Path, evaluation: Evaluation) -> None:
     """Writes a CSV with every text of the split, the worst prediction first."""
     losses = example_losses(evaluation.probabilities, evaluation.split.label_ids)
-    true, predicted = (list(named(ids, labels)) for ids in (evaluation.split.label_ids, evaluation.predicted))
+    ids = evaluation.split.label_ids, evaluation.predicted
+    true, predicted = (list(named(each, evaluation.labels)) for each in ids)
     with replacing(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
         writer = row_writer(lines)
@@ -115,6 +134,15 @@ def write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str])
             writer.writerow([*place, _cell(true[i]), _cell(predicted[i]), *numbers, evaluation.split.texts[i]])
         lines.flush()
         lines.detach()
+
+
+def read_history(run: RunDirectory) -> list[dict[str, Any]]:
+    """Returns the rows of `history.jsonl`, none where there is no such file, as in an ensemble or an imported run."""
+    path = run / "history.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
 
 def read_predictions(run: Path) -> Predictions:
@@ -130,20 +158,16 @@ def read_predictions(run: Path) -> Predictions:
             reader = csv.reader(file, strict=True)
             header = tuple(next(reader, ()))
             if header not in (COLUMNS, MULTI_COLUMNS):
-                raise CheckpointError(f"{path}: damaged, its first line is not {','.join(COLUMNS)}")
-            for number, row in enumerate(reader, 2):
-                try:
-                    source, line, *cells, probability, loss, text = row
-                    label, prediction = cells if header == COLUMNS else (tuple(json.loads(cell)) for cell in cells)
-                    rows.append(((source, int(line)), label, prediction, float(probability), float(loss), text))
-                except (ValueError, TypeError) as error:
-                    raise CheckpointError(f"{path}: damaged, its row {number} cannot be read ({error})") from error
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+                raise ValueError(f"its first line is not {','.join(COLUMNS)}")
+            for source, line, *cells, probability, loss, text in reader:
+                label, prediction = cells if header == COLUMNS else (tuple(json.loads(cell)) for cell in cells)
+                rows.append(((source, int(line)), label, prediction, float(probability), float(loss), text))
+            if not rows:
+                raise ValueError("it holds no text")
+            places, labels, predictions, probabilities, losses, texts = map(list, zip(*rows, strict=True))
+    except (OSError, csv.Error, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read after {len(rows)} rows ({error})") from error
     finally:
         csv.field_size_limit(limit)
-    if not rows:
-        raise CheckpointError(f"{path}: damaged, it holds no text")
-    places, labels, predictions, probabilities, losses, texts = map(list, zip(*rows, strict=True))
     split = path.stem.removeprefix("predictions_")
     return Predictions(split, texts, places, labels, predictions, np.array(probabilities), np.array(losses))

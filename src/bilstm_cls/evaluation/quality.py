@@ -4,7 +4,6 @@ Shapes: N texts, C labels, V vocabulary.
 """
 
 import functools
-import math
 import re
 import warnings
 import zlib
@@ -15,13 +14,21 @@ import numpy as np
 
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID
-from bilstm_cls.data.types import label_counts
+from bilstm_cls.data.types import LabelIds, label_counts
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import by_label, tfidf_model
-from bilstm_cls.evaluation.metrics import Bools, Floats, Ints, accuracy_interval, wilson_interval
+from bilstm_cls.evaluation.metrics import (
+    Bools,
+    Floats,
+    Ints,
+    accuracy_interval,
+    indicator,
+    likelihoods,
+    wilson_interval,
+)
 from bilstm_cls.ngrams import PAIRS, count, is_spaced, kept
 
-MAX_GROUPS, NUM_BINS = 5, 40
+MAX_GROUPS = 5
 MIN_TEXTS = 20
 """Texts of a group of similar length, where there are so many: of fewer an accuracy says little."""
 
@@ -63,7 +70,8 @@ def by_length(num_tokens: Ints, is_correct: Bools) -> list[Group]:
     found = []
     for i in np.unique(groups):
         low, high = num_tokens[groups == i].min(), num_tokens[groups == i].max()
-        found.append(_group(f"{low:,}" if low == high else f"{low:,}–{high:,}", is_correct[groups == i]))
+        name = f"{low:,}" if low == high else f"{low:,}–{high:,}"
+        found.append(_group(f"{name} tokens", is_correct[groups == i]))
     return found
 
 
@@ -75,24 +83,21 @@ def by_truncation(num_tokens: Ints, max_length: int, is_correct: Bools) -> list[
     return [_group("read whole", is_correct[~is_cut]), _group(f"cut to {max_length:,}", is_correct[is_cut])]
 
 
-def length_histogram(num_tokens: Ints, max_length: int) -> tuple[list[int], int]:
-    """Returns how many texts have so many tokens before truncation, in `NUM_BINS` bins, and the tokens of a bin.
-
-    The bins show `max_length`, and the last one holds all longer texts.
-    """
-    shown = max(1.1 * min(max_length, num_tokens.max()), float(np.percentile(num_tokens, 99)))
-    width = max(1, math.ceil(shown / NUM_BINS))
-    bins = np.minimum(np.maximum(0, num_tokens - 1) // width, NUM_BINS - 1)
-    return np.bincount(bins, minlength=NUM_BINS).tolist(), width
-
-
-def confident_disagreements(probabilities: Floats, label_ids: Ints) -> Ints:
+def confident_disagreements(probabilities: Floats, label_ids: LabelIds) -> Ints:
     """Returns the texts whose label is likely wrong, the likeliest first.
 
     As in confident learning (Northcutt, Jiang & Chuang 2021), a prediction disagrees confidently with a label where it
-    is at least as probable as it is, on average, for the texts that have it as their label. The texts must not be those
-    the model learned from.
+    is at least as probable as it is, on average, for the texts that have it as their label. Of texts with several
+    labels this is asked of each label, or its lack, by itself. The texts must not be those the model learned from.
     """
+    if label_ids.ndim == 2:
+        of_label, lowest = likelihoods(probabilities, label_ids), np.ones(len(label_ids))
+        for i, has_label in enumerate(label_ids.T.astype(np.int64)):
+            pair = np.stack([1 - probabilities[:, i], probabilities[:, i]], axis=1)
+            found = confident_disagreements(pair, has_label)
+            lowest[found] = np.minimum(lowest[found], of_label[found, i])
+        found = np.flatnonzero(lowest < 1)
+        return found[np.argsort(lowest[found], kind="stable")]
     rows, num_labels = np.arange(len(label_ids)), probabilities.shape[1]
     of_label, support = probabilities[rows, label_ids], np.bincount(label_ids, minlength=num_labels)
     thresholds = np.bincount(label_ids, weights=of_label, minlength=num_labels) / np.maximum(1, support)
@@ -103,12 +108,12 @@ def confident_disagreements(probabilities: Floats, label_ids: Ints) -> Ints:
     return found[np.argsort(of_label[found] - confidence[found], kind="stable")]
 
 
-def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels: int) -> tuple[Ints, Floats]:
+def label_errors(texts: Sequence[str], label_ids: LabelIds, groups: Ints, num_labels: int) -> tuple[Ints, Floats]:
     """Checks every label by a logistic regression over TF-IDF of 1-2 grams that was trained on the other folds.
 
     Args:
         texts: N texts.
-        label_ids: `[N]`, of at least two labels.
+        label_ids: of the texts, of at least two labels.
         groups: `[N]`: texts of one number are kept in one fold, as near duplicates have to be.
         num_labels: C.
 
@@ -123,12 +128,14 @@ def label_errors(texts: Sequence[str], label_ids: Ints, groups: Ints, num_labels
     [counts] = count(texts, PAIRS, spaced=is_spaced(texts))
     is_shared = np.bincount(counts.indices, minlength=1).max() > 1
     counts, _ = kept(counts, min_texts=2 if is_shared else 1)  # an n-gram of one text says nothing about another
-    present, ids = np.unique(label_ids, return_inverse=True)
+    present, ids = np.arange(num_labels), label_ids
+    if not (several := label_ids.ndim == 2):
+        present, ids = np.unique(label_ids, return_inverse=True)
     with warnings.catch_warnings():  # about labels that a fold lacks, and the last digits of an optimum
         warnings.simplefilter("ignore")
         split = PredefinedSplit(folds)
         predicted = cross_val_predict(tfidf_model(tol=1e-2), counts, ids, cv=split, method="predict_proba")
-    probabilities = by_label(predicted, present.tolist(), num_labels)
+    probabilities = by_label(predicted, present.tolist(), num_labels, is_multi=several)
     return confident_disagreements(probabilities, label_ids), probabilities
 
 
@@ -148,24 +155,20 @@ def leaking_tokens(corpus: Corpus, tokens: Sequence[str], num_labels: int) -> li
     A few are what a label is about. Others are leaks and habits of the collection, such as an address that only one
     source has (Gardner et al. 2021). Train is given as the model reads it, with labels.
     """
-    from scipy.sparse import csc_matrix
+    from scipy.sparse import csr_array
 
     assert corpus.label_ids is not None
-    counts = csc_matrix((num_labels, len(tokens)), dtype=np.int64)
-    support = label_counts(corpus.label_ids, num_labels)
-    firsts, totals = np.full(len(tokens), len(corpus), dtype=np.int64), np.zeros(len(tokens), dtype=np.int64)
+    shape = num_labels, len(tokens)
+    counts, totals, firsts = csr_array(shape), np.zeros(shape[1]), np.full(shape[1], len(corpus), dtype=np.int64)
     for rows, token_ids, lengths in corpus.blocks():
-        pairs = np.unique(np.repeat(rows, lengths) * len(tokens) + token_ids)  # a token counts once a text
-        texts, ids = np.divmod(pairs, len(tokens))
-        np.minimum.at(firsts, ids, texts)
-        labels = corpus.label_ids[texts]
-        if labels.ndim == 2:
-            which, labels = np.nonzero(labels)
-            ids = ids[which]
-        counts += csc_matrix((np.ones_like(ids), (labels, ids)), shape=counts.shape)
-        totals += np.bincount(pairs % len(tokens), minlength=len(tokens))
-    with_label = counts.max(0).toarray().ravel()
-    labels = np.asarray(counts.argmax(0)).ravel()  # the most frequent label of each token
+        texts = np.repeat(rows, lengths)
+        occurs = csr_array((np.ones(len(texts)), (texts - rows[0], token_ids)), shape=(len(rows), len(tokens)))
+        occurs.data.fill(1)  # a token counts once a text
+        counts += indicator(corpus.label_ids[rows], num_labels).T @ occurs
+        totals += occurs.sum(axis=0)
+        np.minimum.at(firsts, token_ids, texts)
+    support, with_label = label_counts(corpus.label_ids, num_labels), counts.max(axis=0).toarray().ravel()
+    labels = np.asarray(counts.argmax(axis=0)).ravel()  # the most frequent label of each token
     fractions = support[labels] / len(corpus)
     low, _ = wilson_interval(with_label, totals)
     is_leaking = (low >= PURE) & (low * (1 - fractions) >= LIFT * fractions * (1 - low))

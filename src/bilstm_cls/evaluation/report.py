@@ -15,7 +15,17 @@ from bilstm_cls.data.types import named, spoken
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES
 from bilstm_cls.evaluation.explain import explain
-from bilstm_cls.evaluation.metrics import Metrics, accuracy_interval, example_losses, is_right, likelihoods
+from bilstm_cls.evaluation.metrics import (
+    SCORE_NAMES,
+    Metrics,
+    accuracy_interval,
+    example_losses,
+    is_right,
+    likelihoods,
+    main_score,
+    score_names,
+    scored_split,
+)
 from bilstm_cls.evaluation.pages import aligned, excerpt, render
 from bilstm_cls.evaluation.predictions import Evaluation
 from bilstm_cls.evaluation.quality import Group, by_length, by_truncation, confident_disagreements
@@ -29,17 +39,13 @@ MAX_WORST, MAX_DOUBTFUL = 30, 20
 MAX_LABELS, MAX_ROWS = 200, 50
 """Labels of which all are listed, and how many of more."""
 
+MAX_CELLS, MAX_CONFUSIONS = 20, 20
+"""Labels up to which a confusion matrix is drawn, and confusions that are listed of more."""
+
 MAX_VARIANTS = 64
 """Of each text, to explain it by occlusion: a stretch of a few words is left out at a time where it is longer."""
 
 NO_TEST = "There is no test split: these are the scores of the valid split, which also chose the weights."
-
-
-SCORE_NAMES = {
-    "accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1", "weighted_f1": "weighted F1",
-    "samples_f1": "samples F1", "hamming_loss": "Hamming loss", "lrap": "LRAP", "auroc": "AUROC",
-    "average_precision": "average precision", "log_loss": "log loss", "ece": "ECE",
-}  # fmt: skip
 
 
 class Score(NamedTuple):
@@ -51,21 +57,10 @@ class Score(NamedTuple):
     is_this: bool = False
 
 
-def scored_split(metrics: Mapping[str, Any]) -> str:
-    """Returns the split whose scores a `metrics.json` has."""
-    return "test" if "test/accuracy" in metrics else "valid"
-
-
-def main_score(metrics: Mapping[str, Any]) -> str:
-    """Returns the name of the score of a `metrics.json` that says most in one number."""
-    return "micro_f1" if f"{scored_split(metrics)}/lrap" in metrics else "accuracy"
-
-
 def other_scores(metrics: Metrics) -> dict[str, float | None]:
     """Returns all scores but the main one by their names in words."""
-    words = SCORE_NAMES if metrics.lrap is None else SCORE_NAMES | {"accuracy": "subset accuracy"}
-    left_out = {metrics.main, "micro_f1"}  # which is the accuracy where it is not the main score
-    return {words[name]: getattr(metrics, name) for name in metrics.names if name not in left_out}
+    words = score_names(metrics.main, metrics.names)
+    return {word: getattr(metrics, name) for name, word in words.items() if name != metrics.main}
 
 
 def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
@@ -88,7 +83,6 @@ def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
 def write_report(
     run: RunDirectory,
     config: Config,
-    labels: Sequence[str],
     evaluation: Evaluation,
     metrics: Row,
     *,
@@ -102,7 +96,6 @@ def write_report(
     Args:
         run: its `environment.json` is read.
         config: of the run.
-        labels: by label id.
         evaluation: what the run predicted.
         metrics: what `metrics.json` holds or will hold.
         title: what the run is called.
@@ -110,13 +103,14 @@ def write_report(
         loaded: the model, to explain errors with.
         corpus: the evaluated texts, encoded.
     """
-    groups: dict[str, list[Group]] = {}
+    groups: list[Group] = []
     if corpus is not None:
         is_correct = is_right(evaluation.predicted, evaluation.split.label_ids)
-        groups["tokens of a text"] = by_length(corpus.num_tokens, is_correct)
-        groups["truncation"] = by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
+        groups += by_length(corpus.num_tokens, is_correct)
+        groups += by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
     scores, split, path = scores_of(metrics), evaluation.split.name, shlex.quote(str(run.path))
-    is_long, per_class = len(labels) > MAX_LABELS, list(evaluation.metrics.per_class.items())
+    labels, per_class = evaluation.labels, list(evaluation.metrics.per_class.items())
+    is_long = len(labels) > MAX_LABELS
     values = {
         "title": title,
         "metrics": evaluation.metrics,
@@ -128,12 +122,13 @@ def write_report(
         "other_scores": other_scores(evaluation.metrics),
         "thresholds": evaluation.task.thresholds,
         "history": history,
-        "drawn": _draw(run, config, evaluation, metrics, history, groups),
+        "drawn": _draw(run, evaluation, history),
         "per_class": sorted(per_class, key=lambda item: item[1].f1)[:MAX_ROWS] if is_long else per_class,
         "shown_labels": labels[:MAX_ROWS] if is_long else labels,
         "label_ids": {label: i for i, label in enumerate(labels)},
-        "groups": {name: found for name, found in groups.items() if found},
-        **_errors(evaluation, labels, loaded),
+        "confusions": evaluation.metrics.confusions[:MAX_CONFUSIONS],
+        "groups": [Score(f"{found.name}, {found.texts:,} texts", found.accuracy, found.interval) for found in groups],
+        **_errors(evaluation, loaded),
         "environment": run.read_object("environment.json"),
         "seed": config.seed,
         "config": dump_config(config),
@@ -156,16 +151,9 @@ def _warnings(scores: Sequence[Score]) -> list[str]:
     return [f"This model is not better than {best.name} ({best.value:.2%}): think before you deploy it."]
 
 
-def _draw(
-    run: RunDirectory,
-    config: Config,
-    evaluation: Evaluation,
-    metrics: Row,
-    history: Sequence[Row],
-    groups: Mapping[str, Sequence[Group]],
-) -> dict[str, dict[str, Path]]:
+def _draw(run: RunDirectory, evaluation: Evaluation, history: Sequence[Row]) -> dict[str, dict[str, Path]]:
     """Draws the pictures; returns their files, by section and caption."""
-    drawn: dict[str, dict[str, Path]] = {name: {} for name in ("curves", "confusion", "calibration", "length", "data")}
+    drawn: dict[str, dict[str, Path]] = {name: {} for name in ("curves", "confusion", "calibration")}
 
     def draw(section: str, name: str, caption: str, function: Callable[..., None], *args: Any) -> None:
         drawn[section][caption] = run.plots / f"{name}.png"
@@ -177,28 +165,25 @@ def _draw(
         draw("curves", "loss", "Loss by epoch", curves, history, plots.LOSSES, "loss (nats)")
         draw("curves", "scores", kept, curves, history, plots.SCORES, "score")
         draw("curves", "learning_rate", "Learning rate", curves, history, plots.RATES, "learning rate")
-    split, ids = evaluation.split.name, evaluation.split.label_ids
-    caption = f"The most frequent confusions of the {split} split: true label → predicted label"
-    if len(evaluation.metrics.per_class) <= plots.MAX_CELLS:
+    split, labels, counts = (
+        evaluation.split.name,
+        list(evaluation.metrics.per_class),
+        evaluation.metrics.confusion_matrix,
+    )
+    if counts is not None and len(labels) <= MAX_CELLS:
         caption = f"Confusion matrix of the {split} split, shaded by the fraction of the true label"
-    if evaluation.task.thresholds is None:
-        draw("confusion", "confusion_matrix", caption, plots.confusions, evaluation.metrics)
-    caption = f"Predictions of the {split} split by their probability"
+        draw("confusion", "confusion_matrix", caption, plots.confusion_matrix, counts, labels)
+    caption, ids = f"Predictions of the {split} split by their probability", evaluation.split.label_ids
     draw("calibration", "calibration", caption, plots.calibration, evaluation.probabilities, ids)
-    if len(lengths := groups.get("tokens of a text", ())) > 1:
-        caption = "Accuracy of texts of similar length, with 95 % intervals"
-        draw("length", "score_by_length", caption, plots.score_by_length, lengths)
-    if "text/train/length_histogram" in metrics:
-        bins = metrics["text/train/length_histogram"], metrics["text/train/length_width"], config.text.max_length
-        draw("data", "lengths", "Lengths of the training texts", plots.length_histogram, *bins)
     return drawn
 
 
-def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel | None) -> Row:
+def _errors(evaluation: Evaluation, loaded: LoadedModel | None) -> Row:
     """Returns the wrong predictions that are shown: where the label is likely wrong, and the worst others."""
+    labels = evaluation.labels
     split, probabilities, label_ids = evaluation.split, evaluation.probabilities, evaluation.split.label_ids
     losses, predicted, several = example_losses(probabilities, label_ids), evaluation.predicted, label_ids.ndim == 2
-    doubtful = np.empty(0, dtype=np.int64) if several else confident_disagreements(probabilities, label_ids)
+    doubtful = confident_disagreements(probabilities, label_ids)
     others = np.setdiff1d(np.flatnonzero(~is_right(predicted, label_ids)), doubtful[:MAX_DOUBTFUL])
     worst = others[np.argsort(-losses[others], kind="stable")]
 
@@ -213,6 +198,7 @@ def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel |
             "prediction": spoken(next(named(predicted[row], labels))),
             "probability": float(evaluation.confidence[i]),
             "loss": float(losses[i]),
+            "about": label,
             "place": f"{'/'.join(Path(split.paths[i]).parts[-2:])}:{split.lines[i]}",
             "parts": [] if found is None else excerpt(found, MAX_TEXT_LENGTH),
         }
@@ -226,19 +212,23 @@ def _errors(evaluation: Evaluation, labels: Sequence[str], loaded: LoadedModel |
 
 def metrics_table(metrics: Metrics, name: str) -> str:
     """Returns the scores as lines for a terminal, with the worst labels first where there are many."""
-    (low, high), width = metrics.interval, 12 if metrics.lrap is None else 17
-    score = f"{SCORE_NAMES[metrics.main]:<{width}} {getattr(metrics, metrics.main):.4f}"
-    lines = [f"{name}: {metrics.examples:,} texts", f"{score}  (95 % interval {low:.4f} to {high:.4f})"]
+    interval = "(95 % interval {:.4f} to {:.4f})".format(*metrics.interval)
+    scores = [[SCORE_NAMES[metrics.main], f"{getattr(metrics, metrics.main):.4f}", interval]]
     if metrics.majority is not None:
-        lines.append(f"majority     {metrics.majority:.4f}  (always predicting the most frequent label of train)")
-    found = other_scores(metrics).items()
-    lines += [f"{name:<{width}} {'undefined' if value is None else f'{value:.4f}'}" for name, value in found]
+        scores.append(["majority", f"{metrics.majority:.4f}", "(always predicting the most frequent label of train)"])
+    for word, value in other_scores(metrics).items():
+        scores.append([word, "undefined" if value is None else f"{value:.4f}", ""])
+    lines = [f"{name}: {metrics.examples:,} texts", *aligned(scores)]
     shown = list(metrics.per_class.items())
     if len(shown) > MAX_LABELS:
         lines += ["", f"the {MAX_LABELS} labels with the lowest F1 of {len(shown):,}:"]
         shown = sorted(shown, key=lambda row: row[1].f1)[:MAX_LABELS]
-    rows = [[label, f"{s.precision:.4f}", f"{s.recall:.4f}", f"{s.f1:.4f}", f"{s.support:>7,}"] for label, s in shown]
-    return "\n".join([*lines, "", *aligned([["label", "precision", "recall", "F1", "  texts"], *rows])])
+    rows = [["label", "precision", "recall", "F1", "  texts", " missed", "wrongly predicted"]]
+    for label, found in shown:
+        fractions = (f"{value:.4f}" for value in (found.precision, found.recall, found.f1))
+        counts = (f"{count:>7,}" for count in (found.support, found.false_negatives, found.false_positives))
+        rows.append([label, *fractions, *counts])
+    return "\n".join([*lines, "", *aligned(rows)])
 
 
 def score_table(metrics: Row, path: Path) -> str:

@@ -15,6 +15,7 @@ from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.evaluate import write_results
+from bilstm_cls.evaluation.metrics import main_score, score_names, scored_split
 from bilstm_cls.ngrams import NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
 from bilstm_cls.training.calibration import fit_scales, scale_logits
@@ -49,7 +50,7 @@ class SeedsResult:
 
         Only of a process that writes, where several train.
         """
-        split = "test" if "test/accuracy" in self.runs[0].metrics else "valid"
+        split = scored_split(self.runs[0].metrics)
         row: Row = {"runs": [str(result.run.path) for result in self.runs], "split": split}
         for name in SCORES:
             values = [result.metrics[f"{split}/{name}"] for result in self.runs]
@@ -164,15 +165,15 @@ def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -
 
 def seeds_table(result: SeedsResult) -> str:
     """Returns what `train --seeds` prints at its end."""
-    summary = result.summary()
+    summary, names = result.summary(), score_names(main_score(result.runs[0].metrics), SCORES)
     split = summary["split"]
     heading = "" if result.ensemble is None else ", ensemble"
     lines = [f"{len(result.runs)} seeds, {split} split: mean and deviation, lowest to highest{heading}"]
-    for name in SCORES:
+    for name, word in names.items():
         row = summary[f"{split}/{name}"]
         deviation = "" if row["deviation"] is None else f" +- {row['deviation']:.4f}"
         values = f"{min(row['values']):.4f} to {max(row['values']):.4f}"
         ensemble = "" if row["ensemble"] is None else f"   {row['ensemble']:.4f}"
-        lines.append(f"  {name:<9} {row['mean']:.4f}{deviation}   {values}{ensemble}")
+        lines.append(f"  {word:<15} {row['mean']:.4f}{deviation}   {values}{ensemble}")
     paths = [str(item.run.path) for item in (*result.runs, *filter(None, [result.ensemble]))]
     return "\n".join([*lines, "runs: " + ", ".join(paths)])
