@@ -18,7 +18,7 @@ from tests.faults.conftest import Settings, Tally, cases
 from tests.training.runs import result
 
 WRITES = ("save.before_open", "save.after_write")
-FULL, REFUSING = ("ENOSPC", "EDQUOT"), ("EROFS", "EACCES", "EIO")
+FULL, REFUSING = ("ENOSPC", "EDQUOT"), ("EROFS", "EACCES")
 NUMBER = 3
 
 
@@ -26,7 +26,7 @@ def refusals(places: dict[str, int], number: int) -> list[str]:
     """So many moments of a run at which a write is refused, spread over all of it."""
     total = places["save.before_open"]
     moments = sorted({1 + (total - 1) * i // (number - 1) for i in range(number)})
-    return [f"{WRITES[i % 2]}:{moment}:{(*FULL, *REFUSING)[i % 5]}" for i, moment in enumerate(moments)]
+    return [f"{WRITES[i % 2]}:{moment}:{(*FULL, *REFUSING)[i % 4]}" for i, moment in enumerate(moments)]
 
 
 @cases(few=4, many=120)
@@ -48,6 +48,16 @@ def test_a_disk_that_refuses_a_write_costs_nothing(
         assert result(output / "tiny") == undisturbed
 
     tally(refusals(places, number), survives)
+
+
+@pytest.mark.parametrize(("times", "code"), [([20], 0), ([20, 21, 22], 2)])
+def test_a_disk_that_fails_is_tried_three_times(
+    times: list[int], code: int, settings: Settings, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    outcome = run(*settings(tmp_path), faults=[f"save.after_write:{at}:EIO" for at in times])
+    assert outcome.code == code, outcome
+    assert len(outcome.errors) == bool(code)
+    assert code or result(tmp_path / "tiny") == undisturbed
 
 
 def test_a_full_disk_is_the_reason_in_the_status(settings: Settings, tmp_path: Path) -> None:
