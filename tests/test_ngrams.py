@@ -123,7 +123,7 @@ def test_one_train_counts_the_n_grams_of_its_texts_once(
 ) -> None:
     """For the teacher, the n-gram model, the models of its folds, and both linear baselines."""
     (tmp_path / "more.txt").write_text("a good film\na bad plot\n" * 10)
-    settings = ["model.ngrams=nbsvm", "train.teacher=auto", "train.baselines=true"]
+    settings = ["model.ngrams=nbsvm", "train.teacher=auto", "train.baselines=true", "train.epochs=1"]
     config = tiny_config(f"data.unlabelled={tmp_path / 'more.txt'}", f"output_dir={tmp_path}", *settings)
     counted: Counter[str] = Counter()
     find = module._find

@@ -10,14 +10,7 @@ from hypothesis import strategies as st
 
 from bilstm_cls.data import corpus as module
 from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, pad, training_batches
-from bilstm_cls.data.corpus import (
-    Corpus,
-    encode,
-    encode_whole,
-    learn,
-    load_corpus,
-    statistics,
-)
+from bilstm_cls.data.corpus import Corpus, encode, encode_whole, learn, load_corpus, statistics
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, TokenCounter, Tokenizer
 from bilstm_cls.evaluation.explain import _kept_places
 from bilstm_cls.inspection import padding_share
@@ -98,9 +91,9 @@ def same(one: Corpus, other: Corpus) -> bool:
 def test_files_hold_what_memory_holds(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encode(TEXTS, tokenizer, max_length=None)
     monkeypatch.setattr(module, "CHUNK", 4)
-    assert same(encode_whole(TEXTS, tokenizer, tmp_path / "train"), whole)
-    assert same(load_corpus(tmp_path / "train"), whole)
-    empty = encode_whole(["", " "], tokenizer, tmp_path / "empty")
+    assert same(encode_whole(TEXTS, tokenizer, tmp_path), whole)
+    assert same(load_corpus(tmp_path), whole)
+    empty = encode_whole(["", " "], tokenizer, tmp_path)
     assert statistics(empty)["unknown"] == 2
     assert pad(empty, np.array([1]))[0].tolist() == [[UNKNOWN_ID]]
 
@@ -118,7 +111,7 @@ def test_one_pass_gives_the_vocabulary_and_ids_of_two(
     corpus = encode(texts, expected, max_length=None)
     monkeypatch.setattr(module, "CHUNK", 3)
     monkeypatch.setattr(module, "BLOCK_TOKENS", 5)
-    tokenizer, learned = learn(texts, TokenCounter(**settings), tmp_path / "train" if is_in_files else None, **sizes)
+    tokenizer, learned = learn(texts, TokenCounter(**settings), tmp_path if is_in_files else None, **sizes)
     assert tokenizer.to_json() == expected.to_json()
     assert same(learned, corpus)
 

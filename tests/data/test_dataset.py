@@ -50,32 +50,19 @@ def labels_of(dataset: Dataset, split: Split) -> list[str]:
     return [dataset.labels[i] for i in split.label_ids]
 
 
-def test_splits_are_disjoint_and_hold_every_text_once(load: Load) -> None:
+def test_splits_hold_every_text_once_with_its_label_file_and_line(load: Load, tmp_path: Path) -> None:
     rows = rows_of(COUNTS)
-    splits = texts_of(load(rows, "valid=0.1", "test=0.25"))
-    assert list(splits) == ["train", "valid", "test"]
-    assert sorted(itertools.chain(*splits.values())) == sorted(text for text, _ in rows)
-
-
-def test_every_split_has_its_fraction_of_every_label(load: Load) -> None:
-    dataset = load(rows_of(COUNTS), "valid=0.1", "test=0.25")
-    counts = {name: Counter(labels_of(dataset, split)) for name, split in dataset.splits.items()}
-    assert counts["test"] == {"neg": 25, "pos": 15, "rare": 2}
-    assert counts["valid"] == {"neg": 10, "pos": 6, "rare": 1}  # of all texts, as test is
-
-
-def test_texts_keep_their_labels_lines_and_files(load: Load, tmp_path: Path) -> None:
-    rows = rows_of(COUNTS)
-    dataset = load(rows, "test=0.25")
+    dataset = load(rows, "valid=0.1", "test=0.25")
+    assert list(dataset.splits) == ["train", "valid", "test"]
+    assert sorted(itertools.chain(*texts_of(dataset).values())) == sorted(text for text, _ in rows)
     for split in dataset.splits.values():
         places = [rows[line - 2] for line in split.lines]
         assert places == list(zip(split.texts, labels_of(dataset, split), strict=True))
         assert set(split.paths) == {str(tmp_path / "train.csv")}
-
-
-def test_the_test_split_does_not_depend_on_the_valid_one(load: Load) -> None:
-    rows = rows_of(COUNTS)
-    assert texts_of(load(rows, "test=0.2"))["test"] == texts_of(load(rows, "test=0.2", "valid=0.3"))["test"]
+    counts = {name: Counter(labels_of(dataset, split)) for name, split in dataset.splits.items()}
+    assert counts["test"] == {"neg": 25, "pos": 15, "rare": 2}
+    assert counts["valid"] == {"neg": 10, "pos": 6, "rare": 1}  # of all texts, as test is
+    assert texts_of(load(rows, "test=0.25"))["test"] == texts_of(dataset)["test"]  # whatever valid is
 
 
 def test_given_files_are_splits_as_they_are(load: Load, tmp_path: Path) -> None:
@@ -124,14 +111,12 @@ def test_every_row_is_counted_as_used_or_skipped(load: Load) -> None:
     assert ":170: the label is empty" in dataset.notes[0]
 
 
-def test_an_unknown_label_in_test_is_skipped_and_counted_but_never_a_new_class(load: Load) -> None:
-    dataset = load(rows_of({"a": 5, "b": 5}), "bad_rows=skip", "valid=0.2", test=[("t", "a"), ("odd", "c")])
+def test_an_unknown_label_in_test_is_never_a_new_class(load: Load) -> None:
+    rows, test = rows_of({"a": 5, "b": 5}), [("t", "a"), ("odd", "c")]
+    dataset = load(rows, "bad_rows=skip", "valid=0.2", test=test)
     assert (dataset.labels, texts_of(dataset)["test"], dataset.counts["skipped"]) == (["a", "b"], ["t"], 1)
-
-
-def test_an_unknown_label_in_test_is_an_error_that_names_its_line(load: Load) -> None:
     with pytest.raises(DataError, match=r"test\.csv:3: label 'c' does not occur in train"):
-        load(rows_of({"a": 5, "b": 5}), test=[("t", "a"), ("odd", "c")])
+        load(rows, test=test)
 
 
 def test_duplicates_and_overlaps_are_counted(load: Load) -> None:
@@ -170,12 +155,10 @@ def test_texts_between_blocks_are_left_out_and_counted(load: Load) -> None:
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
 def test_texts_of_a_group_are_in_one_split(kind: str, tmp_path: Path, load: Load) -> None:
     rows = [{"text": f"text {i}", "label": "ab"[i % 2], "user": f"user {i // 5}"} for i in range(100)]
+    mark = {"csv": ",", "tsv": "\t"}.get(kind, "")
+    lines = [mark.join(row) for row in [rows[0], *(r.values() for r in rows)]] if mark else map(json.dumps, rows)
     path = tmp_path / f"grouped.{kind}"
-    if kind == "jsonl":
-        path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    else:
-        mark = {"csv": ",", "tsv": "\t"}[kind]
-        path.write_text("\n".join(mark.join(row) for row in [rows[0], *(r.values() for r in rows)]), "utf-8")
+    path.write_text("\n".join(lines), "utf-8")
     settings = [f"data.train={path}", "data.test=0.2", "data.valid=0.2", "data.group_column=user"]
     dataset = load_dataset(load_config(None, settings).data)
     groups = [{int(text.split()[1]) // 5 for text in split.texts} for split in dataset.splits.values()]
@@ -213,29 +196,27 @@ def test_what_can_be_read_only_once_is_an_error(load: Load, tmp_path: Path) -> N
         load(rows_of(COUNTS), f"unlabelled={tmp_path / 'first.csv'}")
 
 
-CHANGES: dict[str, tuple[Rows, tuple[str, ...]]] = {
-    "a text": ([*rows_of(COUNTS)[:-1], ("other", "rare")], ()),
-    "a label": ([*rows_of(COUNTS)[:-1], ("rare text 7", "pos")], ()),
-    "a text more": ([*rows_of(COUNTS), ("more", "rare")], ()),
-    "the order": (rows_of(COUNTS)[::-1], ()),
-    "the fraction of test": (rows_of(COUNTS), ("test=0.3",)),
-    "the seed of the splits": (rows_of(COUNTS), ("split_seed=1",)),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_the_digest_changes_with(change: str, load: Load) -> None:
-    rows, keys = CHANGES[change]
+@pytest.mark.parametrize(
+    ("rows", "keys"),
+    [
+        ([*rows_of(COUNTS)[:-1], ("other", "rare")], ()),
+        ([*rows_of(COUNTS)[:-1], ("rare text 7", "pos")], ()),
+        ([*rows_of(COUNTS), ("more", "rare")], ()),
+        (rows_of(COUNTS)[::-1], ()),
+        (rows_of(COUNTS), ("test=0.3",)),
+        (rows_of(COUNTS), ("split_seed=1",)),
+    ],
+    ids=["a text", "a label", "a text more", "the order", "the fraction of test", "the seed of the splits"],
+)
+def test_the_digest_changes_with(rows: Rows, keys: tuple[str, ...], load: Load) -> None:
     assert load(rows, "test=0.2", *keys).digest != load(rows_of(COUNTS), "test=0.2").digest
 
 
 def test_the_digest_does_not_depend_on_the_format_or_the_place(load: Load, tmp_path: Path) -> None:
-    expected = load(rows_of(COUNTS), "test=0.2").digest
-    (tmp_path / "same.tsv").write_text(
-        "label\ttext\n" + "".join(f"{la}\t{te}\n" for te, la in rows_of(COUNTS)), "utf-8"
-    )
+    lines = ["label\ttext", *(f"{label}\t{text}" for text, label in rows_of(COUNTS))]
+    (tmp_path / "same.tsv").write_text("\n".join(lines), "utf-8")
     config = load_config(None, [f"data.train={tmp_path / 'same.tsv'}", "data.test=0.2"]).data
-    assert load_dataset(config).digest == expected
+    assert load_dataset(config).digest == load(rows_of(COUNTS), "test=0.2").digest
 
 
 def plain(dataset: Dataset) -> dict[str, object]:
@@ -247,17 +228,17 @@ def plain(dataset: Dataset) -> dict[str, object]:
     return {**vars(dataset), "splits": splits}
 
 
-def entries(folder: Path) -> list[Path]:
-    return [path for path in (folder / "cache/data").iterdir() if not path.name.startswith(".")]
-
-
-def test_a_second_load_is_equal_and_reads_no_file_again(
-    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("load")
+def test_a_second_load_is_equal_reads_no_file_again_and_hashes_no_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh = plain(load(rows_of(COUNTS), "test=0.2"))
-    monkeypatch.setattr("bilstm_cls.data.sources.read", None)
-    assert plain(load(rows_of(COUNTS), "test=0.2")) == fresh
-    assert len(entries(tmp_path)) == 1
+    monkeypatch.setattr(store, "UNSETTLED_SECONDS", -1.0)
+    config = load_config(None, [f"data.train={write(tmp_path / 'data.csv', rows_of(COUNTS))}", "data.test=0.2"]).data
+    fresh = plain(load_dataset(config))
+    for module in (store, sources):
+        monkeypatch.setattr(module, "sha256_of", lambda path: pytest.fail(f"{path} was hashed"))
+    monkeypatch.setattr(sources, "read", None)
+    assert plain(load_dataset(config)) == fresh
 
 
 @pytest.mark.parametrize("name", ["texts.bin", "train.bin", "train.label_ids.npy", "dataset.json"])
@@ -265,23 +246,12 @@ def test_a_damaged_cache_is_noticed_and_made_again(
     name: str, load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fresh = plain(load(rows_of(COUNTS), "test=0.2"))
-    path = entries(tmp_path)[0] / name
+    [path] = (tmp_path / "cache/data").glob(f"*/{name}")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     assert plain(load(rows_of(COUNTS), "test=0.2")) == fresh
     assert "damaged" in caplog.text
-
-
-def test_a_start_from_the_cache_hashes_no_bytes(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "UNSETTLED_SECONDS", -1.0)
-    settings = [f"data.train={write(tmp_path / 'data.csv', rows_of(COUNTS))}"]
-    fresh = load_dataset(load_config(None, settings).data).digest
-    hashed: list[Path] = []
-    for module in (store, sources):
-        monkeypatch.setattr(module, "sha256_of", lambda path: hashed.append(path) or "")
-    assert load_dataset(load_config(None, settings).data).digest == fresh
-    assert hashed == []
 
 
 @pytest.mark.parametrize("text", ["", "\0", "two\nlines", "cr\rhere", "😀", 'a "quote"', "\u2028", "x" * 100_000])
@@ -304,4 +274,4 @@ def test_too_little_to_train_on_is_an_error(rows: Rows, keys: tuple[str, ...], c
 
 def test_a_test_file_whose_rows_are_all_skipped_is_an_error(load: Load) -> None:
     with pytest.raises(DataError, match="there is no text in test"):
-        load(rows_of({"a": 5, "b": 5}), "bad_rows=skip", "valid=0.2", test=[("odd", "c")])
+        load(rows_of({"a": 5, "b": 5}), "bad_rows=skip", test=[("odd", "c")])

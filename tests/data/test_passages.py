@@ -48,12 +48,6 @@ def test_chunks_are_as_many_as_promised_and_none_is_too_long_or_idle(texts: list
     assert all(chunk.is_predicted[0].all() for chunk in found)
 
 
-def test_a_text_that_ends_is_not_in_the_next_chunk() -> None:
-    found = list(chunks(arrays([[1, 2], [3, 4, 5], [6, 7, 8, 9]]), 1))
-    assert [chunk.num_ended for chunk in found] == [0, 1, 1]
-    assert [chunk.forward.tolist() for chunk in found] == [[[1, 3, 6], [2, 4, 7]], [[4, 7], [5, 8]], [[8], [9]]]
-
-
 def test_every_text_is_in_one_batch_and_batches_are_about_the_same_size() -> None:
     lengths = np.random.default_rng(0).integers(2, 300, 3000)
     chosen = np.flatnonzero(lengths % 7)

@@ -46,8 +46,11 @@ def ids_of(data: PreparedData) -> dict[str, tuple[list[int], ...]]:
 
 
 def test_the_vocabulary_is_that_of_the_train_split_alone(prepared: Prepare, tmp_path: Path) -> None:
-    data = prepared("embedding.init=ppmi", f"data.unlabelled={tmp_path / 'more.txt'}")
+    settings = [f"data.unlabelled={tmp_path / 'more.txt'}"]
+    data = prepared("embedding.init=ppmi", *settings)
     assert set(data.tokenizer.tokens) == {"<pad>", "<unk>", "common", "good", "bad"}
+    assert "unlabelled" in data.corpora  # to make vectors of
+    assert "unlabelled" not in prepared(*settings).corpora
 
 
 def test_facts_count_truncated_empty_and_unknown(prepared: Prepare) -> None:
@@ -56,14 +59,6 @@ def test_facts_count_truncated_empty_and_unknown(prepared: Prepare) -> None:
     assert test == {"texts": 3, "tokens": 8, "truncated": 1, "empty": 1, "unknown": 2, "longest": 5}
     assert facts["text/vocab_size"] == 5
     assert (facts["data/read"], facts["data/skipped"], facts["data/is_official"]) == (13, 0, False)
-
-
-@pytest.mark.parametrize(("init", "is_read"), [("ppmi", True), ("random", False)])
-def test_unlabelled_texts_are_encoded_only_where_vectors_are_made_of_them(
-    init: str, is_read: bool, prepared: Prepare, tmp_path: Path
-) -> None:
-    data = prepared(f"embedding.init={init}", f"data.unlabelled={tmp_path / 'more.txt'}")
-    assert ("unlabelled" in data.corpora) == is_read
 
 
 @pytest.fixture
@@ -104,41 +99,44 @@ def test_longer_texts_are_cut_as_they_are_read(prepared: Prepare) -> None:
 
 
 @pytest.mark.parametrize("kind", ["words", "bpe"])
-def test_what_is_in_memory_is_prepared_as_what_is_in_files(prepared: Prepare, kind: str) -> None:
+def test_in_memory_and_without_a_cache_the_preparation_is_the_same(
+    prepared: Prepare, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = [f"text.tokenizer={kind}", "text.max_vocab_size=300"]
     data = prepared(*settings)
-    again = prepare_in_memory(data.dataset, load_config(None, [*BARE, *settings]))
-    assert again.tokenizer.to_json() == data.tokenizer.to_json()
-    assert ids_of(again) == ids_of(data)
-
-
-def test_a_preparation_without_a_cache_is_the_same(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = ids_of(prepared())
+    memory = prepare_in_memory(data.dataset, load_config(None, [*BARE, *settings]))
     monkeypatch.setenv("BILSTM_CLS_CACHE", "/proc/nowhere")
-    assert ids_of(prepared()) == expected
+    for again in (memory, prepared(*settings)):
+        assert again.tokenizer.to_json() == data.tokenizer.to_json()
+        assert ids_of(again) == ids_of(data)
+
+
+@pytest.fixture
+def num_prepared(prepared: Prepare, tmp_path: Path) -> Callable[..., int]:
+    """Prepares Chinese words with some settings, and returns how many corpora there are in the cache then."""
+    pytest.importorskip("rjieba")
+
+    def make(*settings: str) -> int:
+        prepared("text.tokenizer=chinese_words", *settings)
+        return len(list((tmp_path / "cache/corpus").glob("[!.]*")))
+
+    return make
 
 
 @pytest.mark.parametrize(
     "key", ["text.lowercase=false", "text.normalize=nfkc", "text.strip_html=true", "data.split_seed=3"]
 )
-def test_another_setting_of_the_texts_is_another_preparation(key: str, prepared: Prepare, tmp_path: Path) -> None:
-    prepared()
-    before = len(list((tmp_path / "cache/corpus").iterdir()))
-    prepared(key)
-    assert len(list((tmp_path / "cache/corpus").iterdir())) > before
+def test_another_setting_of_the_texts_is_another_preparation(key: str, num_prepared: Callable[..., int]) -> None:
+    assert num_prepared() < num_prepared(key)
 
 
 @pytest.mark.parametrize(("package", "is_other"), [("tokenizers", True), ("rjieba", True), ("torch", False)])
 def test_another_version_of_what_splits_texts_is_another_preparation(
-    package: str, is_other: bool, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, is_other: bool, num_prepared: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("rjieba")
-    prepared("text.tokenizer=chinese_words")
-    before = len(list((tmp_path / "cache/corpus").iterdir()))
-    version = metadata.version
+    before, version = num_prepared(), metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == package else version(name))
-    prepared("text.tokenizer=chinese_words")
-    assert (len(list((tmp_path / "cache/corpus").iterdir())) > before) == is_other
+    assert (num_prepared() > before) == is_other
 
 
 def test_no_frequent_token_is_an_error_that_names_the_key(prepared: Prepare) -> None:
@@ -170,12 +168,10 @@ def test_english_vectors_bring_frequent_words_that_train_lacks(
 
 
 def test_another_vocabulary_is_another_preparation(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(encoder, other)
-    smaller = Tokenizer.train(["good bad the"], min_freq=1)
-    (other / "tokenizer.json").write_text(smaller.to_json(), "utf-8")
     assert len(prepare(tiny_config(f"model.init_from={encoder}")).tokenizer) > 5
-    assert len(prepare(tiny_config(f"model.init_from={other}")).tokenizer) == 5
+    shutil.copytree(encoder, tmp_path / "other")
+    (tmp_path / "other/tokenizer.json").write_text(Tokenizer.train(["good bad the"]).to_json(), "utf-8")
+    assert len(prepare(tiny_config(f"model.init_from={tmp_path / 'other'}")).tokenizer) == 5
 
 
 @pytest.mark.parametrize(
@@ -183,16 +179,12 @@ def test_another_vocabulary_is_another_preparation(tiny_config: Make, encoder: P
     [
         "embedding.dim=9", "model.hidden_size=16", "model.cell=gru", "model.num_layers=2", "model.bidirectional=false",
         "text.tokenizer=cjk", "text.lowercase=false", "text.normalize=nfkc", "text.strip_html=true",
+        "embedding.init=ppmi",
     ],
 )  # fmt: skip
 def test_a_key_that_does_not_agree_with_the_encoder_is_named(override: str, tiny_config: Make, encoder: Path) -> None:
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         prepare(tiny_config(f"model.init_from={encoder}", override))
-
-
-def test_other_vectors_than_the_encoders_are_refused(tiny_config: Make, encoder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"embedding\.init"):
-        prepare(tiny_config(f"model.init_from={encoder}", "embedding.init=ppmi"))
 
 
 def test_one_config_makes_an_encoder_from_vectors_and_starts_from_it(tiny_config: Make, tmp_path: Path) -> None:

@@ -33,28 +33,25 @@ def tokens_of(text: str, kind: str, *, lowercase: bool = True) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("kind", "text", "expected"),
     [
-        ("words", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
-        ("whitespace", "don't miss it!!! it's 3.5/10...<br /><br />\"great\" 中文 text; so: café"),
-        ("cjk", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中 文 text ; so : café"),
-        ("chinese_words", "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
-        ("basic_english", "don ' t miss it ! ! ! it ' s 3 . 5/10 . . . great 中文 text so café"),
+        ("words", REVIEW, "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
+        ("whitespace", REVIEW, "don't miss it!!! it's 3.5/10...<br /><br />\"great\" 中文 text; so: café"),
+        ("cjk", REVIEW, "don't miss it !!! it's 3.5 / 10 ... \" great \" 中 文 text ; so : café"),
+        ("chinese_words", REVIEW, "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
+        ("basic_english", REVIEW, "don ' t miss it ! ! ! it ' s 3 . 5/10 . . . great 中文 text so café"),
+        (
+            "characters",
+            "Don't\tmiss<br/>it!! 中かな e\u0301 👍🏽\u3000\n3.5",
+            " ".join("don'tmissit!!中かなe\u0301👍🏽3.5"),
+        ),
+        ("chinese_words", "2010年南京市长江大桥A股!!!", "2010 年 南京市 长江大桥 a股 !!!"),
+        ("chinese_words", "铁树开花(组图)上海<BR/>大学", "铁树开花 ( 组图 ) 上海 大学"),
+        ("chinese_words", "one (two) don't カタカナ", "one ( two ) don't カタカナ"),
     ],
 )
-def test_a_text_is_split_as_the_kind_says(kind: str, expected: str) -> None:
-    assert tokens_of(REVIEW, kind) == expected.split()
-
-
-def test_characters_are_all_but_blanks_and_line_breaks() -> None:
-    text = "Don't\tmiss<br/>it!! 中文かな e\u0301 👍🏽\u3000\n3.5"
-    assert tokens_of(text, "characters") == [*"don'tmissit!!中文かなe\u0301👍🏽3.5"]
-    assert Tokenizer.train(["ab"], kind="characters").encode_batch(["b a z"]) == [[3, 2, UNKNOWN_ID]]
-
-
-def test_chinese_words_are_those_of_a_dictionary() -> None:
-    expected = ["2010", "年", "南京市", "长江大桥", "a股", "!!!", "don't", "上海", "大学"]
-    assert tokens_of("2010年南京市长江大桥A股!!!don't 上海<BR/>大学", "chinese_words") == expected
+def test_a_text_is_split_as_the_kind_says(kind: str, text: str, expected: str) -> None:
+    assert tokens_of(text, kind) == expected.split()
 
 
 def basic_english(text: str) -> list[str]:
@@ -95,18 +92,14 @@ def test_a_vocabulary_takes_more_words_while_there_is_room() -> None:
     assert pieces.with_words(words, None) is pieces
 
 
-def test_vocabulary_is_sorted_by_frequency_and_then_by_alphabet() -> None:
-    texts = ["b b b a a c c d", "Z z é"]
-    tokenizer = Tokenizer.train(texts, kind="whitespace", min_freq=2)
-    assert tokenizer.tokens == ["<pad>", "<unk>", "b", "a", "c", "z"]
-    assert Tokenizer.train(texts, kind="whitespace", max_vocab_size=4).tokens == ["<pad>", "<unk>", "b", "a"]
-
-
-@given(st.lists(st.text(alphabet="abcxyz é中", max_size=20), min_size=1))
-def test_vocabulary_counts_as_a_counter_does(texts: list[str]) -> None:
+@given(st.lists(st.text(alphabet="abcxyz é中", max_size=20), min_size=1), st.none() | st.integers(3, 9))
+def test_a_vocabulary_holds_the_most_frequent_tokens_and_of_equal_ones_the_first(
+    texts: list[str], size: int | None
+) -> None:
     counts = collections.Counter(token for text in texts for token in text.split())
     expected = sorted((token for token in counts if counts[token] >= 2), key=lambda token: (-counts[token], token))
-    assert Tokenizer.train(texts, kind="whitespace", min_freq=2).tokens[2:] == expected
+    found = Tokenizer.train(texts, kind="whitespace", min_freq=2, max_vocab_size=size).tokens
+    assert found == ["<pad>", "<unk>", *expected][:size]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -210,27 +203,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str | None) -> None:
         Tokenizer.load(path)
 
 
-ANY = st.text(
-    st.one_of(st.sampled_from("中国人民A股々〇㐀𠀀カな한 ab'3.5%<br/>\x1f\n"), st.characters(exclude_categories=["Cs"]))
-)
+CHINESE = st.sampled_from("中国人民A股々〇㐀𠀀カな한 ab'3.5%<br/>\x1f\n")
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("南京市长江大桥", ["南京市", "长江大桥"]),
-        ("60年铁树开花(组图)", ["60", "年", "铁树开花", "(", "组图", ")"]),
-        ("A股首秀don't 3.5%涨", ["A股", "首秀", "don't 3.5%", "涨"]),
-        ("上海<br />大学", ["上海", "<br />", "大学"]),
-        ("one (two) 3.5", ["one (two) 3.5"]),
-        ("カタカナ", ["カタカナ"]),
-        ("", [""]),
-    ],
-)
-def test_cuts_are_jiebas_and_border_on_han_characters(text: str, words: list[str]) -> None:
-    assert with_cuts(text).split(CUT) == words
-
-
-@given(ANY)
+@given(st.text(st.one_of(CHINESE, st.characters(exclude_categories=["Cs"]))))
 def test_nothing_but_marks_is_put_in(text: str) -> None:
     assert with_cuts(text).replace(CUT, "") == text.replace(CUT, " ")

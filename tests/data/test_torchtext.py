@@ -70,19 +70,6 @@ def torchtext() -> Iterator[Any]:
         yield package
 
 
-@pytest.fixture
-def without_torchtext(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchtext", None)
-
-
-@pytest.fixture(scope="module")
-def run(tiny_config: Callable[..., Config], torchtext: Any) -> Path:
-    """A run that was trained on tokens of torchtext."""
-    from bilstm_cls.training.run import train
-
-    return train(tiny_config("name=torchtext", "text.tokenizer=torchtext/split", "train.epochs=1")).run.path
-
-
 def learned(kind: str, texts: Iterable[str] = TEXTS, **options: Any) -> Tokenizer:
     return Tokenizer.train(texts, kind=PREFIX + kind, **options)
 
@@ -112,12 +99,9 @@ def test_a_wrong_name_or_width_is_answered_with_the_right_one(tmp_path: Path, li
     assert message in str(caught.value)
 
 
-INSTALL = r"make a virtual environment .* pip install 'bilstm-cls\[torchtext\]'$"
-
-
-@pytest.mark.usefixtures("without_torchtext")
-def test_where_torchtext_is_missing_one_line_says_what_to_install(tiny_config: Callable[..., Config]) -> None:
-    with pytest.raises(ConfigError, match=rf"torchtext/moses cannot be used .*{INSTALL}"):
+def test_where_torchtext_is_missing_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchtext", None)
+    with pytest.raises(ConfigError, match=r"torchtext/moses cannot be used .* pip install 'bilstm-cls\[torchtext\]'$"):
         learned("moses")
 
 
@@ -153,7 +137,10 @@ def test_a_damaged_file_is_named(tmp_path: Path, harm: Callable[[str], str]) -> 
         Tokenizer.load(path)
 
 
-def test_a_run_predicts_and_explains_from_its_directory_alone(run: Path) -> None:
+def test_a_run_predicts_and_explains_from_its_directory_alone(tiny_config: Callable[..., Config]) -> None:
+    from bilstm_cls.training.run import train
+
+    run = train(tiny_config("name=torchtext", "text.tokenizer=torchtext/split", "train.epochs=1")).run.path
     done = run_cli("predict", "--run", run, "--explain-method", "exact", "--json", "good Film")
     assert done.code == 0, done.stderr
     assert [term["token"] for term in done.json["explanation"]["terms"]] == ["good", "Film"]

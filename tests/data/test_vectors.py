@@ -29,28 +29,25 @@ def as_binary() -> bytes:
     return b"4 2\n" + b"".join(rows)
 
 
+FOUND = [False, False, True, True, False, True]
+
+
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "is_found"),
     [
-        ("glove.txt", as_text(header=False)),
-        ("word2vec.vec", as_text(header=True)),
-        ("glove.txt.gz", gzip.compress(as_text(header=False), mtime=0)),
+        ("glove.txt", as_text(header=False), FOUND),
+        ("word2vec.vec", as_text(header=True), FOUND),
+        ("glove.txt.gz", gzip.compress(as_text(header=False), mtime=0), FOUND),
+        ("word2vec.bin", as_binary(), [*FOUND[:-1], False]),  # which has no space in a token
     ],
 )
-def test_text_files_of_every_kind_are_read(tmp_path: Path, name: str, content: bytes) -> None:
+def test_files_of_every_kind_are_read(tmp_path: Path, name: str, content: bytes, is_found: list[bool]) -> None:
     (tmp_path / name).write_bytes(content)
     vectors = load_vectors(str(tmp_path / name), TOKENS, seed=0)
-    assert vectors.matrix[2].tolist() == [1, 2]
-    assert vectors.matrix[3].tolist() == [3, 4]
-    assert vectors.matrix[5].tolist() == [5, 6]
-    assert vectors.is_found.tolist() == [False, False, True, True, False, True]
-
-
-def test_word2vec_binary_is_read(tmp_path: Path) -> None:
-    (tmp_path / "w2v.bin").write_bytes(as_binary())
-    vectors = load_vectors(str(tmp_path / "w2v.bin"), TOKENS, seed=0)
-    assert vectors.matrix[2].tolist() == [1, 2]
-    assert vectors.is_found.tolist() == [False, False, True, True, False, False]
+    assert vectors.is_found.tolist() == is_found
+    expected = np.array([[0, 0], [0, 0], [1, 2], [3, 4], [0, 0], [5, 6]])
+    assert np.array_equal(vectors.matrix[is_found], expected[is_found])
+    assert width_of(str(tmp_path / name)) == 2
 
 
 def test_tokens_that_the_file_lacks_get_small_seeded_vectors_and_padding_stays_zero(tmp_path: Path) -> None:
@@ -63,18 +60,9 @@ def test_tokens_that_the_file_lacks_get_small_seeded_vectors_and_padding_stays_z
 
 
 @pytest.mark.parametrize("rows", [["apple 1 1", "Apple 2 2"], ["Apple 2 2", "apple 1 1"]])
-@pytest.mark.parametrize("suffix", ["txt", "bin"])
-def test_a_token_has_the_vector_of_its_form_before_that_of_its_lower_case(
-    rows: list[str], suffix: str, tmp_path: Path
-) -> None:
-    path = tmp_path / f"v.{suffix}"
-    path.write_text("\n".join([*rows, "apple 9 9", "Apple 9 9"]))
-    if suffix == "bin":
-        parsed = [row.split() for row in path.read_text().splitlines()]
-        path.write_bytes(
-            b"4 2\n" + b"".join(w.encode() + b" " + struct.pack("<2f", float(a), float(b)) for w, a, b in parsed)
-        )
-    vectors = load_vectors(str(path), ["<pad>", "Apple", "APPLE", "apple"], seed=0)
+def test_a_token_has_the_vector_of_its_form_before_that_of_its_lower_case(rows: list[str], tmp_path: Path) -> None:
+    (tmp_path / "v.txt").write_text("\n".join([*rows, "apple 9 9", "Apple 9 9"]))
+    vectors = load_vectors(str(tmp_path / "v.txt"), ["<pad>", "Apple", "APPLE", "apple"], seed=0)
     assert vectors.matrix[1:].tolist() == [[2, 2], [1, 1], [1, 1]]
 
 
@@ -103,15 +91,6 @@ def test_a_wrong_file_is_named_with_its_place(tmp_path: Path, name: str, content
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         load_vectors(str(tmp_path / name), TOKENS, seed=0)
-
-
-def test_the_width_of_a_file_is_that_of_its_first_vector(tmp_path: Path) -> None:
-    (tmp_path / "v.txt").write_bytes(as_text(header=False))
-    (tmp_path / "v.bin").write_bytes(as_binary())
-    assert width_of(str(tmp_path / "v.txt")) == width_of(str(tmp_path / "v.bin")) == 2
-    (tmp_path / "v.txt").write_bytes(b"")
-    with pytest.raises(DataError, match=r"v\.txt"):
-        width_of(str(tmp_path / "v.txt"))
 
 
 @pytest.mark.parametrize(("word", "value"), [("coffee", 3197928453018144401), ("apple", 8566208034543834098)])
@@ -155,9 +134,12 @@ def test_vectors_of_model2vec_are_those_that_it_gives_a_word(tmp_path: Path) -> 
         load_vectors(f"model2vec/{tmp_path / 'made'}", TOKENS, seed=0)
 
 
-def test_a_missing_file_is_named() -> None:
+def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.txt: there is no such file"):
         load_vectors("./nowhere.txt", TOKENS, seed=0)
+    (tmp_path / "v.txt").touch()
+    with pytest.raises(DataError, match=r"v\.txt: has no vectors"):
+        width_of(str(tmp_path / "v.txt"))
 
 
 @pytest.fixture
@@ -206,8 +188,5 @@ def test_tokens_in_the_same_company_have_similar_vectors(corpus: tuple[Corpus, T
     assert similarity("cat", "dog") > 0.9 > 0.3 > similarity("cat", "car")
     assert not matrix[0].any()
     assert np.array_equal(matrix, corpus_vectors([texts], len(tokenizer), dim=4, seed=0))
-
-
-def test_more_dimensions_than_tokens_are_zeros(corpus: tuple[Corpus, Tokenizer]) -> None:
-    texts, tokenizer = corpus
-    assert corpus_vectors([texts], len(tokenizer), dim=40, seed=0).shape == (len(tokenizer), 40)
+    wide = corpus_vectors([texts], len(tokenizer), dim=40, seed=0)  # more dimensions than tokens
+    assert wide.shape == (len(tokenizer), 40)

@@ -26,15 +26,11 @@ def reviews(num_texts, labels, seed, name="train"):
     return split([" ".join([*rng.choice(common, 8), word, "!"]) for word in telling], label_ids, name)
 
 
-def run(name, train, test, labels):
-    return run_baseline(name, train, test, len(labels))
-
-
 @names
 @pytest.mark.parametrize("labels", [["neg", "pos"], ["meh", "neg", "pos"]])
 def test_a_baseline_learns_telling_words(name, labels):
     test = reviews(60, labels, seed=2, name="test")
-    probabilities, seconds = run(name, reviews(150, labels, seed=1), test, labels)
+    probabilities, seconds = run_baseline(name, reviews(150, labels, seed=1), test, len(labels))
     assert probabilities.shape == (60, len(labels))
     assert probabilities.dtype == np.float64
     assert (probabilities.argmax(axis=1) == test.label_ids).mean() > 0.95
@@ -48,7 +44,7 @@ def test_a_baseline_learns_text_without_spaces(name):
     marks = [list(CHINESE["neg"]), list(CHINESE["pos"])]
     texts = ["这部电影" + "".join(rng.choice(marks[i], 4)) + "。" for i in label_ids]
     train, test = split(texts[:60], label_ids[:60]), split(texts[60:], label_ids[60:])
-    probabilities, _ = run(name, train, test, ["neg", "pos"])
+    probabilities, _ = run_baseline(name, train, test, 2)
     assert (probabilities.argmax(axis=1) == test.label_ids).mean() > 0.9
 
 
@@ -57,17 +53,17 @@ def test_a_baseline_learns_text_without_spaces(name):
 def test_odd_texts_get_a_distribution_and_the_same_each_time(name, labels):
     texts = ["", " ", "🙂🙂", "never seen before", "a\ud800b", "x" * 10_000, "dull " * 3000]
     train, test = reviews(60, labels, seed=1), split(texts, [0] * len(texts))
-    probabilities, _ = run(name, train, test, labels)
+    probabilities, _ = run_baseline(name, train, test, len(labels))
     assert (probabilities >= 0).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.random.seed(99)
-    assert run(name, train, test, labels)[0].tobytes() == probabilities.tobytes()
+    assert run_baseline(name, train, test, len(labels))[0].tobytes() == probabilities.tobytes()
 
 
 @names
 def test_a_label_that_train_lacks_has_probability_zero(name):
     train = reviews(60, ["neg", "pos"], seed=1)
-    probabilities, _ = run(name, train, train, ["neg", "pos", "unseen"])
+    probabilities, _ = run_baseline(name, train, train, 3)
     assert (probabilities[:, 2] < 1e-10).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
@@ -80,7 +76,7 @@ def test_probabilities_that_are_all_zero_still_give_a_distribution():
 @names
 def test_case_does_not_matter_and_marks_do(name):
     train = split(["GREAT day", "great night!", "Dull day?", "dULL night?"] * 3, [1, 1, 0, 0] * 3)
-    probabilities, _ = run(name, train, split(["great", "GREAT", "?", "!"], [0] * 4), ["neg", "pos"])
+    probabilities, _ = run_baseline(name, train, split(["great", "GREAT", "?", "!"], [0] * 4), 2)
     assert probabilities[0, 1] == probabilities[1, 1] > 0.5
     assert probabilities[2, 1] < 0.5 < probabilities[3, 1]
 
@@ -93,7 +89,7 @@ def test_case_does_not_matter_and_marks_do(name):
 def test_a_split_to_learn_nothing_from_is_named(name, texts, label_ids, message):
     train = split(texts, label_ids)
     with pytest.raises(DataError, match=f"train split: .*{message}"):
-        run(name, train, train, ["neg", "pos"])
+        run_baseline(name, train, train, 2)
 
 
 def test_a_baseline_that_is_not_installed_is_left_out_unless_it_is_asked_for(monkeypatch):

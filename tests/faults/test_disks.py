@@ -135,7 +135,6 @@ def test_several_runs_that_fill_one_cache_agree(
         children = [start(*settings(output), environment={"BILSTM_CLS_CACHE": str(cache)}) for output in outputs]
         assert [child.wait().code for child in children] == [0] * NUMBER
         assert all(result(output / "tiny") == undisturbed for output in outputs)
-        assert not list(cache.rglob(".new-*"))
 
     tally(range(number), survives)
 

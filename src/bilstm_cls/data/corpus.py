@@ -19,6 +19,7 @@ from bilstm_cls.data.types import LabelIds
 Ints = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
 
+TOKEN_IDS, OFFSETS = "token_ids.bin", "offsets.bin"
 BLOCK_TOKENS = 2**16
 """Tokens that are looked at together where all texts are read in order."""
 
@@ -143,35 +144,31 @@ def encode(
     return replace(corpus, max_length=max_length, truncate=truncate, label_ids=label_ids)
 
 
-def encode_whole(texts: Sequence[str], encoder: Encoder, prefix: Path | None) -> Corpus:
-    """Encodes texts, of which nothing is cut: in memory, or chunk by chunk into files whose names begin with `prefix`.
-
-    Memory does not grow with the texts of files.
-    """
-    if prefix is None:
+def encode_whole(texts: Sequence[str], encoder: Encoder, folder: Path | None) -> Corpus:
+    """Encodes texts, of which nothing is cut: in memory, or chunk by chunk into files, in memory that does not grow."""
+    if folder is None:
         token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, encoder), strict=True))
         return Corpus(token_ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-    ids_path, offsets_path = _paths(prefix)
-    with ids_path.open("wb") as ids, offsets_path.open("wb") as ends:
+    with (folder / TOKEN_IDS).open("wb") as ids, (folder / OFFSETS).open("wb") as ends:
         offsets = np.zeros(1, dtype=np.int64)
         ends.write(offsets.data)
         for token_ids, lengths in _encode_chunks(texts, encoder):
             offsets = offsets[-1] + np.cumsum(lengths)
             ids.write(token_ids.data)
             ends.write(offsets.data)
-    return load_corpus(prefix)
+    return load_corpus(folder)
 
 
 def learn(
-    texts: Sequence[str], counter: TokenCounter, prefix: Path | None, *, min_freq: int, max_vocab_size: int | None
+    texts: Sequence[str], counter: TokenCounter, folder: Path | None, *, min_freq: int, max_vocab_size: int | None
 ) -> tuple[Tokenizer, Corpus]:
     """Learns the vocabulary of texts and encodes them as `encode_whole` does, in one pass.
 
     The ids are provisional first, and become those of the vocabulary when it is known.
     """
-    corpus = encode_whole(texts, counter, prefix)
+    corpus = encode_whole(texts, counter, folder)
     tokenizer, table = counter.tokenizer(min_freq=min_freq, max_vocab_size=max_vocab_size)
-    token_ids = corpus.token_ids if prefix is None else mapped_numbers(_paths(prefix)[0], np.int32, mode="r+")
+    token_ids = corpus.token_ids if folder is None else mapped_numbers(folder / TOKEN_IDS, np.int32, mode="r+")
     for part in chunks(token_ids, BLOCK_TOKENS):
         part[:] = table[part]
         if isinstance(token_ids, np.memmap):
@@ -180,14 +177,9 @@ def learn(
     return tokenizer, corpus
 
 
-def load_corpus(prefix: Path) -> Corpus:
-    """Memory-maps what `encode_whole` wrote."""
-    ids_path, offsets_path = _paths(prefix)
-    return Corpus(mapped_numbers(ids_path, np.int32), mapped_numbers(offsets_path))
-
-
-def _paths(prefix: Path) -> tuple[Path, Path]:
-    return prefix.with_name(f"{prefix.name}.token_ids.bin"), prefix.with_name(f"{prefix.name}.offsets.bin")
+def load_corpus(folder: Path) -> Corpus:
+    """Memory-maps what `encode_whole` wrote; the folder is named by its digest."""
+    return Corpus(mapped_numbers(folder / TOKEN_IDS, np.int32), mapped_numbers(folder / OFFSETS), digest=folder.name)
 
 
 def _encode_chunks(texts: Sequence[str], encoder: Encoder) -> Iterator[tuple[Tokens, Ints]]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.splits import cut_splits
-from bilstm_cls.data.store import BLOCK, ROW, Texts, TextWriter, cached, chunks, mapped_numbers, release
+from bilstm_cls.data.store import BLOCK, ROW, Texts, cached, chunks, mapped_numbers, release
 from bilstm_cls.data.types import (
     BadRow,
     Dataset,
@@ -89,8 +90,7 @@ def dataset_in_memory(
     splits = {}
     for name, order in orders.items():
         content.update(name.encode() + order.tobytes())
-        paths = _Picked([IN_MEMORY], np.zeros_like(order))
-        splits[name] = Split(name, [texts[i] for i in order], label_ids[order], paths, order + 1)
+        splits[name] = Split(name, [texts[i] for i in order], label_ids[order], [IN_MEMORY] * len(order), order + 1)
     counts = {"read": len(texts), "used": len(texts), "skipped": 0}
     return Dataset(labels, splits, IN_MEMORY, is_official=False, counts=counts, digest=content.hexdigest())
 
@@ -110,7 +110,7 @@ def _open(folder: Path) -> Dataset:
 class _Picked(Sequence[str]):
     """Names by number, so that a name of many texts is held once."""
 
-    def __init__(self, names: list[str], ids: npt.NDArray[Any]) -> None:
+    def __init__(self, names: list[str], ids: Ints) -> None:
         self._names, self._ids = names, ids
 
     def __len__(self) -> int:
@@ -121,39 +121,50 @@ class _Picked(Sequence[str]):
 
 
 class _Table:
-    """All rows of a source as they are read, in files."""
+    """All rows of a source as they are read: their texts in one file, and what is known of them in another."""
 
     def __init__(self, folder: Path, group_column: str | None) -> None:
-        self.writer = TextWriter(folder)
-        self.group_column = group_column
+        self.path, self.group_column = folder / "rows.bin", group_column
         self.labels: dict[Label, int] = {}  # numbers of all different sets, where texts have several
         self.paths: dict[str, int] = {}
-        self.num_rows = 0
+        self.num_rows = self._end = 0
         self.content = hashlib.sha256()
+        self._texts, self._rows = (folder / "texts.bin").open("wb"), self.path.open("wb")
+
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._texts, self._rows:  # a full disk may stop either
+            pass
 
     def add(self, example: Example) -> None:
-        self.num_rows += 1
-        digest = hashlib.blake2b(example.text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+        text, label = example.text.encode("utf-8", "surrogatepass"), example.label
+        digest = hashlib.blake2b(text, digest_size=32).digest()
         self.content.update(digest)
-        label, group = example.label, 0
-        if self.group_column is not None:
-            if example.record is None or self.group_column not in example.record:
-                where = f"{example.path}:{example.line}"
-                raise DataError(f"{where}: has no column {self.group_column!r} (data.group_column)")
-            value = str(example.record[self.group_column]).encode("utf-8", "surrogatepass")
-            group = _number(hashlib.blake2b(value, digest_size=8).digest())
-        self.writer.append(
-            example.text,
+        start = self._end
+        self.num_rows, self._end = self.num_rows + 1, start + self._texts.write(text)
+        row = (
+            start,
+            self._end,
             _NO_LABEL if label is None else self.labels.setdefault(label, len(self.labels)),
             self.paths.setdefault(example.path, len(self.paths)),
             example.line,
-            group,
+            0 if self.group_column is None else _group(example, self.group_column),
             _number(digest) if example.text.strip() else _EMPTY,
         )
+        self._rows.write(struct.pack(f"={len(row)}q", *row))
 
     def __getitem__(self, name: str) -> Ints:
         """Returns a column, memory-mapped, when all rows are there."""
-        return np.asarray(self.writer.rows()[name])
+        return np.asarray(mapped_numbers(self.path, ROW)[name])
+
+
+def _group(example: Example, column: str) -> int:
+    if example.record is None or column not in example.record:
+        raise DataError(f"{example.path}:{example.line}: has no column {column!r} (data.group_column)")
+    value = str(example.record[column]).encode("utf-8", "surrogatepass")
+    return _number(hashlib.blake2b(value, digest_size=8).digest())
 
 
 def _number(digest: bytes) -> int:
@@ -163,8 +174,7 @@ def _number(digest: bytes) -> int:
 def _build(folder: Path, source: Source, config: DataConfig) -> None:
     bad_rows: list[BadRow] = []
     given: dict[str, Ints] = {}
-    table = _Table(folder, config.group_column)
-    with table.writer:
+    with _Table(folder, config.group_column) as table:
         for name, reader in source.read.items():
             start, known = table.num_rows, frozenset(name for label in table.labels for name in names_in(label))
             known |= {*source.labels} if config.labels == "multi" else set()
@@ -191,12 +201,9 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
     repeats = _repeats(orders, table["hashes"])
     notes = [
         *source.notes,
-        *_notes(bad_rows, doubtful, repeats),
-        *_notes_on_splits(orders, given, label_ids, table, groups),
-        *(
-            f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}; if they are one, fix it."
-            for group in alike_labels(labels)[:MAX_SHOWN]
-        ),
+        *_notes_on_rows(bad_rows, doubtful),
+        *_notes_on_splits(orders, given, table, repeats),
+        *_notes_on_labels(orders, given, label_ids, labels),
     ]
     _write(folder, table, orders, label_ids, labels)
     meta = {
@@ -216,7 +223,7 @@ def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: L
     """Writes the rows of each split, and adds them to the table's digest."""
     table.content.update(json.dumps(labels).encode())
     table.content.update(label_ids.data)
-    rows = table.writer.rows()
+    rows = mapped_numbers(table.path, ROW)
     for name, order in orders.items():
         table.content.update(name.encode())
         table.content.update(order.data)
@@ -225,7 +232,7 @@ def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: L
             for part in chunks(order, BLOCK):
                 file.write(rows[part].data)
                 release(rows)
-    (folder / "rows.bin").unlink()
+    table.path.unlink()
 
 
 def _has_new_label(
@@ -274,61 +281,59 @@ def _repeats(orders: Mapping[str, Ints], hashes: Ints) -> dict[str, int]:
     prints = {name: hashes[orders[name]] for name in LABELLED if name in orders}
     prints = {name: values[values != _EMPTY] for name, values in prints.items()}
     for values in prints.values():
-        values.sort()
+        values.sort()  # in its place: there may be a hundred million
     counts = {f"duplicates_{name}": int((values[1:] == values[:-1]).sum()) for name, values in prints.items()}
     for one, other in (("valid", "train"), ("test", "train"), ("test", "valid")):
         if one in prints and other in prints:
-            counts[f"{one}_in_{other}"] = _number_in(prints[one], prints[other])
+            first, last = (np.searchsorted(prints[other], prints[one], side) for side in ("left", "right"))
+            counts[f"{one}_in_{other}"] = int((first < last).sum())
     return counts
 
 
-def _number_in(values: Ints, known: Ints) -> int:
-    """Returns how many of some sorted numbers are among others, sorted too."""
-    if not len(known):
-        return 0
-    places = np.searchsorted(known, values)
-    return int((known[np.minimum(places, len(known) - 1)] == values).sum())
-
-
-def _notes(bad_rows: list[BadRow], doubtful: list[BadRow], repeats: Mapping[str, int]) -> list[str]:
+def _notes_on_rows(bad_rows: list[BadRow], doubtful: list[BadRow]) -> list[str]:
     notes = []
     if bad_rows:
         num_files = len({row.path for row in bad_rows})
         notes.append(f"{len(bad_rows)} rows of {num_files} files could not be used: {_summary(bad_rows)}.")
-    if doubtful:
-        notes.append(f"Remarks of the readers: {_summary(doubtful)}.")
-    overlap = repeats.get("test_in_train", 0)
-    if overlap:
-        what = "text is an exact duplicate" if overlap == 1 else "texts are exact duplicates"
-        notes.append(f"{overlap} test {what} of a training text.")
-    return notes
+    return [*notes, f"Remarks of the readers: {_summary(doubtful)}."] if doubtful else notes
 
 
 def _notes_on_splits(
-    orders: Mapping[str, Ints], given: Mapping[str, Ints], label_ids: LabelIds, table: _Table, groups: Ints | None
+    orders: Mapping[str, Ints], given: Mapping[str, Ints], table: _Table, repeats: Mapping[str, int]
 ) -> list[str]:
     notes = []
+    if overlap := repeats.get("test_in_train", 0):
+        what = "text is an exact duplicate" if overlap == 1 else "texts are exact duplicates"
+        notes.append(f"{overlap} test {what} of a training text.")
     labelled = [orders[name] for name in LABELLED if name in orders]
-    num_texts = sum(map(len, labelled))
-    num_empty = sum(int((table["hashes"][order] == _EMPTY).sum()) for order in labelled)
+    num_texts, num_empty = sum(map(len, labelled)), sum(int((table["hashes"][o] == _EMPTY).sum()) for o in labelled)
     if 3 * num_empty >= num_texts:
         notes.append(f"{num_empty} of {num_texts} texts are empty.")
-    counts = label_counts(label_ids[orders["train"]], len(table.labels))
+    groups = table["groups"]  # all 0 without a column of groups
     for name in ("valid", "test"):
-        if name not in orders:
-            continue
-        if name not in given:
-            is_absent = (label_counts(label_ids[orders[name]], len(counts)) == 0) & (counts > 0)
-            if is_absent.any():
-                notes.append(
-                    f"{int(is_absent.sum())} of {int((counts > 0).sum())} labels, with {int(counts[is_absent].sum())} "
-                    f"texts, have no text in {name}."
-                )
-        elif groups is not None:
+        if name in given and table.group_column is not None:
             shared = np.intersect1d(groups[orders[name]], groups[orders["train"]])
-            if len(shared):
-                notes.append(f"{len(shared)} groups of data.group_column are in train and in {name}.")
+            notes += [f"{len(shared)} groups of data.group_column are in train and in {name}."] if len(shared) else []
     return notes
+
+
+def _notes_on_labels(
+    orders: Mapping[str, Ints], given: Mapping[str, Ints], label_ids: LabelIds, labels: list[str]
+) -> list[str]:
+    counts = {name: label_counts(label_ids[orders[name]], len(labels)) for name in LABELLED if name in orders}
+    absent = {name: (found == 0) & (counts["train"] > 0) for name, found in counts.items() if name not in given}
+    return [
+        *(
+            f"{is_absent.sum()} of {np.count_nonzero(counts['train'])} labels, with {counts['train'][is_absent].sum()} "
+            f"texts, have no text in {name}."
+            for name, is_absent in absent.items()
+            if is_absent.any()
+        ),
+        *(
+            f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}; if they are one, fix it."
+            for group in alike_labels(labels)[:MAX_SHOWN]
+        ),
+    ]
 
 
 def _summary(rows: list[BadRow]) -> str:

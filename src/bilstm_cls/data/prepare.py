@@ -17,13 +17,13 @@ from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
 from bilstm_cls.data.torchtext import PACKAGES, PREFIX
-from bilstm_cls.data.types import Dataset, LabelIds, label_counts
+from bilstm_cls.data.types import Dataset, LabelIds, Split, label_counts
 from bilstm_cls.data.vectors import ENGLISH, frequent_words, width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 """Part of every key of the cache: raise it when the same texts and config give other ids."""
 
 SHARED_KEYS = (
@@ -32,7 +32,7 @@ SHARED_KEYS = (
 )  # fmt: skip
 """Keys that must be those that the encoder was made with."""
 
-WEIGHTS = "encoder.safetensors"
+WEIGHTS, TOKENIZER = "encoder.safetensors", "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -79,57 +79,63 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
         DataError: something cannot be read, or no token is frequent enough.
         ConfigError: `model.init_from` names no encoder, or one that does not fit.
     """
-    given = tokenizer = tokenizer_of_encoder(config)
+    encoder = tokenizer_of_encoder(config)
     dataset = load_dataset(config.data)
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
-    content = [FORMAT, _splitters(config.text.tokenizer), dataset.digest]
-    corpora = {}
-    if tokenizer is None or config.model.grows_vocabulary:
-        settings = config.text.model_dump(exclude={"max_length", "truncate"})
-
-        def build(folder: Path) -> None:
-            logger.info("learning the vocabulary and encoding the texts of train")
-            (folder / "tokenizer.json").write_text(_learn(dataset, config.text, folder)[0].to_json(), "utf-8")
-
-        folder = cached("corpus", _digest_of([*content, settings]), build)
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        corpora["train"] = replace(load_corpus(folder / "train"), digest=folder.name)
-        if given is None and ENGLISH in config.embedding.sources:
-            tokenizer, corpora = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), {}
-    if given is not None and config.model.grows_vocabulary:
-        tokenizer, corpora = given.extended(tokenizer.tokens), {}
-    for name in names:
-        if name not in corpora:
-            corpora[name] = _encoded(dataset, name, tokenizer, [*content, name, _digest_of(tokenizer.to_json())])
-    return _prepared(dataset, tokenizer, {name: corpora[name] for name in names}, config.text)
+    return _prepare(dataset, names, config, encoder, [FORMAT, _splitters(config.text.tokenizer), dataset.digest])
 
 
 def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
     """Does the same for splits that are in memory, and leaves nothing in the cache; raises the same errors."""
-    tokenizer, corpora = tokenizer_of_encoder(config), {}
-    if tokenizer is None:
-        tokenizer, corpora["train"] = _learn(dataset, config.text, None)
-        if ENGLISH in config.embedding.sources:
-            tokenizer, corpora = tokenizer.with_words(frequent_words(), config.text.max_vocab_size), {}
-    elif config.model.grows_vocabulary:
-        tokenizer = tokenizer.extended(_learn(dataset, config.text, None)[0].tokens)
-    for name, split in dataset.splits.items():
+    return _prepare(dataset, list(dataset.splits), config, tokenizer_of_encoder(config), None)
+
+
+def _prepare(
+    dataset: Dataset, names: list[str], config: Config, encoder: Tokenizer | None, key: list[Any] | None
+) -> PreparedData:
+    """Encodes some splits by the tokenizer of an encoder, or one that is learned; in the cache where there is a key."""
+    text, splits = config.text, dataset.splits
+    corpora: dict[str, Corpus] = {}
+    if encoder is not None and not config.model.grows_vocabulary:
+        tokenizer = encoder
+    else:
+        tokenizer, corpora["train"] = _learned(splits["train"].texts, text, key)
+        if encoder is not None:
+            tokenizer, corpora = encoder.extended(tokenizer.tokens), {}
+        elif ENGLISH in config.embedding.sources:
+            tokenizer, corpora = tokenizer.with_words(frequent_words(), text.max_vocab_size), {}
+    for name in names:
         if name not in corpora:
-            corpora[name] = encode_whole(split.texts, tokenizer, None)
-    return _prepared(dataset, tokenizer, corpora, config.text)
+            corpora[name] = _encoded(splits[name], tokenizer, key)
+    if left_out := dataset.counts.get("left_out"):
+        logger.info(f"{left_out:,} texts next to those of valid are in no split, so that it shares no film or author")
+    return PreparedData(dataset, tokenizer, {name: _as_read(corpora[name], splits[name], text) for name in names})
 
 
-def _learn(dataset: Dataset, text: TextConfig, folder: Path | None) -> tuple[Tokenizer, Corpus]:
-    texts, prefix = dataset.splits["train"].texts, None if folder is None else folder / "train"
+def _learned(texts: Sequence[str], text: TextConfig, key: list[Any] | None) -> tuple[Tokenizer, Corpus]:
+    """Learns the vocabulary and encodes the texts that it is learned from."""
+    if key is None:
+        return _learn(texts, text, None)
+
+    def build(folder: Path) -> None:
+        logger.info("learning the vocabulary and encoding the texts of train")
+        (folder / TOKENIZER).write_text(_learn(texts, text, folder)[0].to_json(), "utf-8")
+
+    settings = text.model_dump(exclude={"max_length", "truncate"})
+    folder = cached("corpus", _digest_of([*key, settings]), build)
+    return Tokenizer.load(folder / TOKENIZER), load_corpus(folder)
+
+
+def _learn(texts: Sequence[str], text: TextConfig, folder: Path | None) -> tuple[Tokenizer, Corpus]:
     splitting = text.model_dump(include={"lowercase", "normalize", "strip_html"}) | {"kind": text.tokenizer}
     limits = text.model_dump(include={"min_freq", "max_vocab_size"})
     if text.tokenizer == "bpe":
         tokenizer = Tokenizer.train(texts, **splitting, **limits)
-        corpus = encode_whole(texts, tokenizer, prefix)
+        corpus = encode_whole(texts, tokenizer, folder)
     else:
-        tokenizer, corpus = learn(texts, TokenCounter(**splitting), prefix, **limits)
+        tokenizer, corpus = learn(texts, TokenCounter(**splitting), folder, **limits)
     if len(tokenizer) <= 2:
         raise DataError(
             f"no token of the train split occurs {text.min_freq} times, so there is no vocabulary; "
@@ -138,31 +144,27 @@ def _learn(dataset: Dataset, text: TextConfig, folder: Path | None) -> tuple[Tok
     return tokenizer, corpus
 
 
-def _encoded(dataset: Dataset, name: str, tokenizer: Tokenizer, content: list[Any]) -> Corpus:
-    """Encodes a split, or finds in the cache what an earlier call made."""
+def _encoded(split: Split, tokenizer: Tokenizer, key: list[Any] | None) -> Corpus:
+    if key is None:
+        return encode_whole(split.texts, tokenizer, None)
 
     def build(folder: Path) -> None:
-        logger.info(f"encoding the texts of {name}")
-        encode_whole(dataset.splits[name].texts, tokenizer, folder / name)
+        logger.info(f"encoding the texts of {split.name}")
+        encode_whole(split.texts, tokenizer, folder)
 
-    folder = cached("corpus", _digest_of(content), build)
-    return replace(load_corpus(folder / name), digest=folder.name)
+    return load_corpus(cached("corpus", _digest_of([*key, split.name, _digest_of(tokenizer.to_json())]), build))
 
 
-def _prepared(dataset: Dataset, tokenizer: Tokenizer, corpora: dict[str, Corpus], text: TextConfig) -> PreparedData:
+def _as_read(corpus: Corpus, split: Split, text: TextConfig) -> Corpus:
     """Cuts the texts as the config says, and gives them their labels."""
-    for name, corpus in corpora.items():
-        label_ids = dataset.splits[name].label_ids
-        corpora[name] = replace(corpus, label_ids=label_ids, max_length=text.max_length, truncate=text.truncate)
-        counts = statistics(corpora[name])
-        cut = f"{counts['truncated']:,} texts cut to {text.max_length} tokens, " if counts["truncated"] else ""
-        logger.info(
-            f"{name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {cut}"
-            f"{counts['empty']:,} empty, {counts['unknown']:,} unknown tokens"
-        )
-    if left_out := dataset.counts.get("left_out"):
-        logger.info(f"{left_out:,} texts next to those of valid are in no split, so that it shares no film or author")
-    return PreparedData(dataset, tokenizer, corpora)
+    corpus = replace(corpus, label_ids=split.label_ids, max_length=text.max_length, truncate=text.truncate)
+    counts = statistics(corpus)
+    cut = f"{counts['truncated']:,} texts cut to {text.max_length} tokens, " if counts["truncated"] else ""
+    logger.info(
+        f"{split.name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {cut}"
+        f"{counts['empty']:,} empty, {counts['unknown']:,} unknown tokens"
+    )
+    return corpus
 
 
 def _digest_of(content: Any) -> str:
@@ -206,7 +208,7 @@ def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     wrong = [f"{key} is {there!r} there and {here!r} here" for key, there, here in values if there != here]
     if wrong:
         raise ConfigError(f"model.init_from: the encoder in {folder} does not fit: {', '.join(wrong)}; make them agree")
-    return Tokenizer.load(folder / "tokenizer.json")
+    return Tokenizer.load(folder / TOKENIZER)
 
 
 def with_dim(config: Config) -> Config:

@@ -97,18 +97,14 @@ def cut_splits(
 
 def _quotas(counts: Ints, room: Ints, wanted: int, generator: np.random.Generator) -> Ints:
     """Returns how many texts of each label to take: `wanted` together, at most `room`, in proportion to `counts`."""
-    quotas = np.zeros_like(counts)
-    missing = min(wanted, int(room.sum()))
-    while missing > 0:
-        left = room - quotas
-        weights = counts * (left > 0)
-        exact = missing * weights / weights.sum()
-        quotas += np.minimum(exact.astype(np.int64), left)
-        missing = min(wanted, int(room.sum())) - int(quotas.sum())
-        by_remainder = np.lexsort((generator.random(len(counts)), -(exact % 1)))
+    wanted = min(wanted, int(room.sum()))
+    weights = counts * (room > 0)
+    exact = wanted * weights / max(1, weights.sum())
+    quotas: Ints = np.minimum(exact.astype(np.int64), room)
+    by_remainder = np.lexsort((generator.random(len(counts)), -(exact % 1)))
+    while (missing := wanted - int(quotas.sum())) > 0:
         able = by_remainder[(room - quotas)[by_remainder] > 0][:missing]
         quotas[able] += 1
-        missing -= len(able)
     return quotas
 
 

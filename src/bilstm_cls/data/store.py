@@ -4,7 +4,6 @@ What is made of a data set, its texts and later its token ids, lies in flat file
 Files are memory-mapped, and pages that were read are released. So memory does not grow with the data.
 """
 
-import array
 import atexit
 import contextlib
 import hashlib
@@ -23,6 +22,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from bilstm_cls.files import naming_disk_faults, sha256_of, write_atomic
 
@@ -32,20 +32,17 @@ Array = npt.NDArray[Any]
 Sliceable = TypeVar("Sliceable", Sequence[str], Array)
 
 BLOCK = 2**13
-"""Numbers that are held before they are written, or texts whose places are looked up together."""
+"""Texts whose places are looked up together."""
 
 RELEASE_BYTES = 2**22
 """Bytes of texts that are read before their pages are released."""
-
-ABANDONED_SECONDS = 86_400.0
-"""After which a folder that was not finished counts as left by a process that was killed."""
 
 UNSETTLED_SECONDS = 2.0
 """A file that changed this recently may change again within the resolution of its modification time."""
 
 
 ROW = np.dtype([(name, np.int64) for name in ("starts", "stops", "label_ids", "path_ids", "lines", "groups", "hashes")])
-"""What is known of a text in numbers: its first byte and the one after its last, and what `dataset.py` makes of it."""
+"""What is known of a text in numbers: its first byte, the one after its last, and what `dataset.py` makes of it."""
 
 
 class Texts(Sequence[str]):
@@ -85,39 +82,6 @@ class Texts(Sequence[str]):
             yield text
 
 
-class TextWriter:
-    """Appends texts to a file, and what is known of them to another, in the memory of one block.
-
-    Args:
-        folder: gets `texts.bin` and `rows.bin`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path, self._end = folder / "rows.bin", 0
-        self._texts, self._rows = (folder / "texts.bin").open("wb"), self._path.open("wb")
-        self._block = array.array("q")
-
-    def __enter__(self) -> "TextWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._texts, self._rows:  # a full disk may stop either
-            self._rows.write(self._block)
-
-    def append(self, text: str, *numbers: int) -> None:
-        """Adds one text, lone surrogates as they are, and the numbers of `ROW` after its place."""
-        start = self._end
-        self._end += self._texts.write(text.encode("utf-8", "surrogatepass"))
-        self._block.extend((start, self._end, *numbers))
-        if len(self._block) >= BLOCK:
-            self._rows.write(self._block)
-            del self._block[:]
-
-    def rows(self) -> Array:
-        """Returns `[N]` of `ROW`, memory-mapped, when all texts are written."""
-        return mapped_numbers(self._path, ROW)
-
-
 def cache_folder() -> Path:
     """Returns where downloads and prepared data are kept: `BILSTM_CLS_CACHE`, or the user's cache folder."""
     import platformdirs
@@ -129,8 +93,8 @@ def cache_folder() -> Path:
 def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """Returns a folder of the cache that `build` filled, now or in an earlier call with the same key.
 
-    A folder that was not finished is never seen, and one whose files have changed since is made again. Where the cache
-    cannot be written, the folder is a temporary one that goes with the process.
+    Where another process fills it, this one waits. A folder that was not finished, or whose files have changed since,
+    is made again. Where the cache cannot be written, the folder is a temporary one that goes with the process.
 
     Args:
         kind: what it holds.
@@ -138,36 +102,43 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         build: fills an empty folder with files.
     """
     folder = cache_folder() / kind / key
-    if folder.is_dir():
-        if _is_intact(folder):
-            with contextlib.suppress(OSError):  # a cache of another user
-                os.utime(folder)
-            return folder
-        logger.warning(f"{folder}: damaged, it is made again")
+    if not _is_intact(folder):
+        folder, lock = _locked(folder)
+        with lock, naming_disk_faults(folder, "BILSTM_CLS_CACHE"):
+            if not _is_intact(folder):  # else another process has made it
+                _make(folder, build)
+    with contextlib.suppress(OSError):  # a cache of another user
+        os.utime(folder)
+    return folder
+
+
+def _locked(folder: Path) -> tuple[Path, contextlib.AbstractContextManager[object]]:
+    """Returns a folder to fill and what holds it: a temporary one where the cache cannot be written."""
     try:
-        if folder.is_dir():
-            shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for begun in folder.parent.glob(f"{_UNFINISHED}*"):
-            _remove_abandoned(begun)
-        fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
+        return folder, _lock(folder).acquire()
     except OSError as error:
         logger.warning(f"{folder.parent}: cannot be written ({error.strerror}); nothing is kept for the next time")
-        fresh = folder = Path(tempfile.mkdtemp(prefix="bilstm-cls-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix="bilstm-cls-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        return temporary / folder.name, contextlib.nullcontext()
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def _make(folder: Path, build: Callable[[Path], None]) -> None:
+    if folder.exists():
+        logger.warning(f"{folder}: unfinished or damaged, it is made again")
+        shutil.rmtree(folder)
+    folder.mkdir()
     try:
-        with naming_disk_faults(folder, "BILSTM_CLS_CACHE"):
-            build(fresh)
-            _write_manifest(fresh)
-            try:
-                fresh.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was faster, with the same content
-                    raise
-        return folder
-    finally:
-        if fresh != folder:
-            shutil.rmtree(fresh, ignore_errors=True)
+        build(folder)
+        _write_manifest(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def file_digest(path: Path) -> str:
@@ -204,9 +175,9 @@ class CacheEntry:
 
 
 def cache_entries() -> list[CacheEntry]:
-    """Returns everything in the cache, that used last first; unfinished folders too, whose keys begin with a dot."""
+    """Returns everything in the cache, that used last first; unfinished folders too."""
     entries = []
-    for path in cache_folder().glob("*/*"):
+    for path in cache_folder().glob("*/[!.]*"):
         with contextlib.suppress(OSError):  # another process may remove it
             size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
             entries.append(CacheEntry(path.parent.name, path.name, size, path.stat().st_mtime, path))
@@ -216,25 +187,18 @@ def cache_entries() -> list[CacheEntry]:
 def clear_cache(kind: str | None = None) -> list[CacheEntry]:
     """Removes everything of one kind, or everything, and returns what was removed.
 
-    Folders that may still be in the making stay. A run that reads a removed folder goes on where the system keeps
-    mapped files (not on Windows, where they cannot be removed and stay).
+    What another process is making stays. A run that reads a removed folder goes on where the system keeps mapped files
+    (not on Windows, where they cannot be removed and stay).
     """
     removed = [entry for entry in cache_entries() if kind in (None, entry.kind)]
     for entry in removed:
-        if entry.key.startswith(_UNFINISHED):
-            _remove_abandoned(entry.path)
-        elif entry.path.is_dir():
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if entry.path.is_file():
                 entry.path.unlink()
+            else:
+                with _lock(entry.path).acquire(blocking=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
     return [entry for entry in removed if not entry.path.exists()]
-
-
-def _remove_abandoned(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def mapped_numbers(path: Path, dtype: npt.DTypeLike = np.int64, mode: Literal["r", "r+"] = "r") -> Array:
@@ -261,7 +225,6 @@ def chunks(sequence: Sliceable, size: int) -> Iterator[Sliceable]:
 
 _MANIFEST = "files.json"
 _DIGESTS = "digests"
-_UNFINISHED = ".new-"
 
 
 def _write_manifest(folder: Path) -> None:

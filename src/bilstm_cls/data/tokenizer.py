@@ -36,7 +36,7 @@ _HAN = r"\u3005-\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _CUT_WITHOUT_HAN = re.compile(f"(?<![{_HAN}]){CUT}(?![{_HAN}])")
 
 Cutter = Callable[[str], str]
-"""What a text goes through before the library sees it."""
+"""What a text goes through before the library sees it: mostly `str`, which leaves it as it is."""
 
 Pipeline = tuple[list[Any], Any]
 """Normalizers in their order, and the pre-tokenizer that cuts the text into tokens."""
@@ -137,7 +137,7 @@ class Tokenizer:
             ConfigError: it is torchtext's, and that cannot be used here, or rjieba is needed and not installed.
             ValueError: it is no tokenizer of this program.
         """
-        cutter: Cutter = without_surrogates
+        cutter: Cutter = str
         try:
             if is_from_torchtext(text):
                 engine, cutter = TorchtextCutter.from_json(text)
@@ -207,13 +207,13 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of every text, on all cores; a text without tokens has none.
 
-        The library holds some 300 bytes a token until it has answered, so it gets `MAX_CHARACTERS` at once and no more.
+        The library holds some 300 bytes a token until it has answered, so it gets about `MAX_CHARACTERS` at once.
         """
 
         def encode(pieces: list[str]) -> Iterator[list[int]]:
             return (_without_padding(encoding.ids) for encoding in self._engine.encode_batch_fast(pieces))
 
-        return _by_pieces(map(self._cutter, texts), encode)
+        return _by_pieces(map(self._cutter, map(without_surrogates, texts)), encode)
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the ids of one text and, for each, where it begins and ends in the text's characters.
@@ -221,6 +221,7 @@ class Tokenizer:
         Raises:
             ConfigError: a tokenizer of torchtext gave a token that the text does not contain as it is.
         """
+        text = without_surrogates(text)
         marked = self._cutter(text)
         encoding = self._engine.encode(marked)
         offsets: list[tuple[int, int]] = encoding.offsets
@@ -259,7 +260,7 @@ class TokenCounter:
         def encode(pieces: list[str]) -> Iterator[list[int]]:
             return (list(map(id_of, encoding.tokens)) for encoding in self._engine.encode_batch(pieces))
 
-        ids = _by_pieces(map(self._cutter, texts), encode)
+        ids = _by_pieces(map(self._cutter, map(without_surrogates, texts)), encode)
         flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
         counts = np.bincount(flat, minlength=len(self._ids))
         counts[: len(self._counts)] += self._counts
@@ -291,7 +292,7 @@ def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> tup
     engine = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: UNKNOWN_ID}, unk_token=UNKNOWN))
     engine.normalizer = normalizers.Sequence([*first, *changes])
     engine.pre_tokenizer = pre_tokenizer
-    return engine, with_cuts if kind == "chinese_words" else without_surrogates
+    return engine, with_cuts if kind == "chinese_words" else str
 
 
 def _train_bpe(
@@ -337,34 +338,31 @@ def with_cuts(text: str) -> str:
     Raises:
         ConfigError: rjieba is not installed.
     """
-    words = import_rjieba().cut(without_surrogates(text).replace(CUT, " "))
+    words = import_rjieba().cut(text.replace(CUT, " "))
     return _CUT_WITHOUT_HAN.sub("", CUT.join(words))
 
 
 def _by_pieces(texts: Iterable[str], encode: Callable[[list[str]], Iterable[list[int]]]) -> list[list[int]]:
     """Encodes texts, of which the library sees a bounded number of characters at once."""
     ids: list[list[int]] = []
-    for group in _groups(texts):
+    group: list[tuple[int, str]] = []  # pieces, each with the place of its text
+
+    def encode_group() -> None:
         for (place, _), found in zip(group, encode([piece for _, piece in group]), strict=True):
-            while len(ids) <= place:
-                ids.append([])
             ids[place] += found
-    return ids
+        group.clear()
 
-
-def _groups(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
-    """Yields pieces of texts, each with the place of its text, as many together as the library is to see at once."""
-    group: list[tuple[int, str]] = []
     room = MAX_CHARACTERS
-    for place, text in enumerate(texts):
-        for piece in _pieces(text) if len(text) > MAX_PIECE else (text,):
-            if len(piece) > room and group:
-                yield group
-                group, room = [], MAX_CHARACTERS
-            group.append((place, piece))
+    for text in texts:
+        ids.append([])
+        for piece in _pieces(text):
+            group.append((len(ids) - 1, piece))
             room -= len(piece)
-    if group:
-        yield group
+            if room < 0:
+                encode_group()
+                room = MAX_CHARACTERS
+    encode_group()
+    return ids
 
 
 def _pieces(text: str) -> Iterator[str]:

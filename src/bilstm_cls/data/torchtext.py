@@ -38,7 +38,7 @@ class TorchtextCutter:
 
     def __call__(self, text: str) -> str:
         """Returns the tokens with marks between them. A mark that the text itself holds becomes a space."""
-        return CUT.join(self._split(self._normalizer.normalize_str(_encodable(text).replace(CUT, " "))))
+        return CUT.join(self._split(self._normalizer.normalize_str(text.replace(CUT, " "))))
 
     def engine(self) -> tokenizers.Tokenizer:
         """Returns a tokenizer of marked texts, without a vocabulary."""
@@ -75,7 +75,7 @@ class TorchtextCutter:
         Raises:
             ConfigError: the text does not contain a token as it is, so that its place cannot be known.
         """
-        characters = tokenizers.PreTokenizedString(_encodable(text))
+        characters = tokenizers.PreTokenizedString(text)
         characters.normalize(self._normalizer.normalize)
         characters.split(lambda _, part: part.split(tokenizers.Regex(r"[\s\S]"), "isolated"))
         found = characters.get_splits("original", "char")
@@ -91,10 +91,6 @@ class TorchtextCutter:
             stop = start + len(token.strip())
             places.append((found[start][1][0], found[stop - 1][1][1]))
         return places
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def is_from_torchtext(text: str) -> bool:

