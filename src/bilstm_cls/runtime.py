@@ -98,9 +98,11 @@ def most_probable(probabilities: Mapping[str, float], number: int) -> dict[str, 
 
 def softmax(logits: npt.NDArray[Any]) -> Probabilities:
     """Returns `[N, C]` probabilities in 64 bits from `[N, C]` logits."""
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+    powers = logits.astype(np.float64)  # in place from here on: with thousands of labels it is large
+    powers -= powers.max(axis=-1, keepdims=True)
+    np.exp(powers, out=powers)
+    powers /= powers.sum(axis=-1, keepdims=True)
+    return powers
 
 
 def sigmoid(logits: npt.NDArray[Any]) -> Probabilities:

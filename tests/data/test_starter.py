@@ -230,9 +230,15 @@ def test_few_texts_get_small_batches_and_keep_all_words(write: Write, number: in
     )
 
 
-def test_many_labels_get_no_ngram_model(write: Write) -> None:
-    rows = [(f"text number {i}", f"label {i // 2}") for i in range(800)]
-    assert config_for(write("a.csv", [("text", "label"), *rows])).model.ngrams is None
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("a.csv", lambda i: (f"text number {i}", f"label {i // 2}")),
+     ("a.jsonl", lambda i: (f"text number {i}", [f"tag {(i + j) % 600}" for j in range(i % 7)]))],
+    ids=["one label", "several labels"],
+)  # fmt: skip
+def test_many_labels_get_no_ngram_model(write: Write, name: str, row: Callable[[int], Sequence[Any]]) -> None:
+    path = write(name, [("text", "label" if name == "a.csv" else "tags"), *map(row, range(800))])
+    assert config_for(path).model.ngrams is None
 
 
 ODD_NAMES = [

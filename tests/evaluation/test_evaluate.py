@@ -88,16 +88,19 @@ def test_an_unknown_label_is_an_error_with_its_line(label: str, chinese_run: Pat
         evaluate(chinese_run, data=tmp_path / "more.csv")
 
 
-def test_bad_rows_are_skipped_where_the_run_says_so(
-    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("bad_rows", [None, "skip"])
+@pytest.mark.parametrize("label", ["", "new"])
+def test_bad_rows_are_skipped_where_the_run_or_the_caller_says_so(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, bad_rows: str | None, label: str
 ) -> None:
-    changed(run, "bad_rows: error", "bad_rows: skip")
-    (tmp_path / "some.csv").write_text("text,label\ngood,pos\nno label,\n", "utf-8")
-    assert evaluate(run, data=tmp_path / "some.csv")[1].examples == 1
+    if bad_rows is None:
+        changed(run, "bad_rows: error", "bad_rows: skip")
+    (tmp_path / "some.csv").write_text(f"text,label\ngood,pos\na text,{label}\n", "utf-8")
+    assert evaluate(run, data=tmp_path / "some.csv", bad_rows=bad_rows)[1].examples == 1
     assert "some.csv:3: " in caplog.text
-    (tmp_path / "none.csv").write_text("text,label\nno label,\n", "utf-8")
+    (tmp_path / "none.csv").write_text(f"text,label\na text,{label}\n", "utf-8")
     with pytest.raises(DataError, match=r"none\.csv"):
-        evaluate(run, data=tmp_path / "none.csv")
+        evaluate(run, data=tmp_path / "none.csv", bad_rows=bad_rows)
 
 
 @pytest.mark.parametrize(

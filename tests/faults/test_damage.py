@@ -239,6 +239,7 @@ NUMBERS: dict[str, tuple[str, Any]] = {
     "seconds that are infinite": ("seconds", float("inf")),
     "a best value that is a map": ("best_value", {}),
     "a history that is a number": ("history", 3),
+    "a history of an empty row": ("history", [{}]),
 }
 
 

@@ -220,11 +220,13 @@ def test_where_both_checkpoints_are_of_one_step_one_stands_in_for_the_other(shor
     assert (run / "model.safetensors").read_bytes() == (whole.run / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("changed", [{"optimizers": [{}]}, {"history": [{}]}, {"history": [{"step": 1, "is_best": 1}]}])
 def test_a_checkpoint_of_another_version_is_refused(
-    stopped: RunDirectory, short_config: Make, monkeypatch: pytest.MonkeyPatch
+    stopped: RunDirectory, short_config: Make, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
 ) -> None:
     tensors, numbers = load_newest(stopped.checkpoints)  # type: ignore[misc]
-    del numbers["trainer"]["optimizers"][1]
+    place = numbers["trainer"]["progress"] if "history" in changed else numbers["trainer"]
+    place.update(changed)
     monkeypatch.setattr("bilstm_cls.training.session.load_newest", lambda folder: (tensors, numbers))
     with pytest.raises(CheckpointError, match=r"does not fit this version or config .* --overwrite"):
         resume(stopped, short_config)

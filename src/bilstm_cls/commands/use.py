@@ -48,6 +48,9 @@ def evaluate(
         "auto", "--format", metavar="FORMAT",
         help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.",
     ),
+    bad_rows: Literal["error", "skip"] | None = typer.Option(
+        None, "--bad-rows", help="At a row of --data that cannot be read: stop, or leave it out. [run: data.bad_rows]"
+    ),
     split: str | None = typer.Option(None, "--split", help="test, valid or train. [default: test]", metavar="NAME"),
     fail_under: float | None = typer.Option(
         None, "--fail-under", min=0, max=1, help="Exit with 7 if the accuracy is lower.", metavar="ACCURACY"
@@ -62,7 +65,7 @@ def evaluate(
 
     name, metrics = evaluate_run(
         opt.chosen_run(run, runs), data=data, split=split or "test", text_columns=text_columns,
-        label_column=label_column, data_format=data_format, device=opt.checked_device(device),
+        label_column=label_column, data_format=data_format, bad_rows=bad_rows, device=opt.checked_device(device),
     )  # fmt: skip
     out.show(metrics.as_object(name), metrics_table(metrics, name))
     if fail_under is not None and (score := getattr(metrics, metrics.main)) < fail_under:

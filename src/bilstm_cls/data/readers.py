@@ -121,8 +121,9 @@ def accepted(rows: Rows, options: ReadOptions, bad_rows: str, on_bad_row: OnBadR
         elif row.is_read or bad_rows == "skip":
             on_bad_row(row)
         else:
-            can_skip = options.label_column is not None
-            raise DataError(f"{row}; fix the row{', or set data.bad_rows: skip' if can_skip else ''}")
+            can_skip = options.label_column is not None or options.keep_record
+            advice = ", or set data.bad_rows: skip (--bad-rows skip for eval and predict)" if can_skip else ""
+            raise DataError(f"{row}; fix the row{advice}")
 
 
 READERS: dict[str, Reader] = {

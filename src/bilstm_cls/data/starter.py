@@ -285,7 +285,8 @@ def _guess_label(table: _Table, texts: Sequence[str]) -> str | None:
     others = [name for name in candidates if name.casefold() not in BODY_NAMES]
     few = [(_num_labels(table[name]), position, name) for position, name in enumerate(others)]
     few = [found for found in few if 2 <= found[0] < len(table[found[2]]) * (0.2 if found[0] > 2 else 1)]
-    return min(few)[2] if few else None
+    lists = [name for name in others if any(isinstance(value, list) for value in table[name])]
+    return min(few)[2] if few else lists[0] if len(lists) == 1 and _num_labels(table[lists[0]]) else None
 
 
 def _guess_texts(table: _Table, labels: Sequence[str]) -> tuple[str, ...]:
@@ -315,7 +316,7 @@ def _num_labels(values: Sequence[Any]) -> int:
     labels = {clean_label(str(value)) for value in values}
     is_fitting = all(isinstance(v, str | int) or (isinstance(v, float) and v.is_integer()) for v in values)
     is_fitting = is_fitting and all(0 < len(label) <= _MAX_LABEL for label in labels)
-    return len(labels) if is_fitting and len(labels) <= _MAX_LABELS else 0
+    return len(labels) if is_fitting and len(labels) <= max(_MAX_LABELS, len(values) // 2) else 0
 
 
 def _is_text(values: Sequence[Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bilstm_cls.classifier import Classifier, LoadedModel, Task, network_logits
-from bilstm_cls.config import Config, DataConfig
+from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus, statistics
 from bilstm_cls.data.dataset import load_dataset
@@ -46,6 +46,7 @@ def evaluate(
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     data_format: str = "auto",
+    bad_rows: str | None = None,
     device: str = "auto",
 ) -> tuple[str, Metrics]:
     """Evaluates a run on a split of its data, or on another labelled file.
@@ -57,6 +58,7 @@ def evaluate(
         text_columns: of `data`; those of the run if None.
         label_column: of `data`; that of the run if None.
         data_format: of `data`.
+        bad_rows: `error` or `skip`, at a row of `data` that cannot be read or has a new label; as the run's if None.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Returns:
@@ -81,7 +83,7 @@ def evaluate(
             label_column=label_column or config.label_column,
             csv=Dialect(),
         )
-        found = _read_split(data, data_format, options, config, loaded.labels)
+        found = _read_split(data, data_format, options, bad_rows or config.bad_rows, loaded.labels)
     corpus = classifier.encode(found.texts)
     counts = statistics(corpus)
     logger.info(
@@ -107,16 +109,17 @@ def _split_of_run(run: RunDirectory, config: Config, name: str) -> Split:
     return dataset.splits[name]
 
 
-def _read_split(path: Path, data_format: str, options: ReadOptions, config: DataConfig, labels: list[str]) -> Split:
+def _read_split(path: Path, data_format: str, options: ReadOptions, bad_rows: str, labels: list[str]) -> Split:
     bad: list[BadRow] = []
     texts, found, lines = [], list[Label](), []
-    for example in read(path, format=data_format, options=options, bad_rows=config.bad_rows, on_bad_row=bad.append):
+    for example in read(path, format=data_format, options=options, bad_rows=bad_rows, on_bad_row=bad.append):
         assert example.label is not None
         if unknown := [name for name in names_in(example.label) if name not in labels]:
-            raise DataError(
-                f"{example.path}:{example.line}: label {unknown[0]!r} is not one that the run knows: "
-                f"{', '.join(labels[:20])}"
-            )
+            reason = f"label {unknown[0]!r} is not one that the run knows: {', '.join(labels[:20])}"
+            bad.append(BadRow(example.path, example.line, reason))
+            if bad_rows == "error":
+                raise DataError(f"{bad[-1]}; fix the row, or --bad-rows skip")
+            continue
         texts.append(example.text)
         found.append(example.label)
         lines.append(example.line)

@@ -146,16 +146,17 @@ def fit_scales(
         fitted = [fit_scales(one, y, two, own=each, keeps_first=keeps_first) for one, two, y, each in pairs]
         return np.array([scale for scale, _ in fitted]), np.array([weight for _, weight in fitted])
     rows = np.arange(len(logits))
-    second = np.zeros_like(logits) if other is None else factor * other
+    second = None if other is None else factor * other
     usual = np.zeros(2) if other is None else np.array([np.log(SHARES[0]), SHARES[1]])
 
     def loss(point: Floats) -> tuple[float, Floats]:
         scale, weight = float(np.exp(point[0])), float(point[1])
-        probabilities = softmax(scale * logits + weight * second)
+        probabilities = softmax(scale * logits if second is None else scale * logits + weight * second)
         surprise = -np.log(probabilities[rows, label_ids].clip(1e-300))
         residuals = probabilities
         residuals[rows, label_ids] -= 1.0
-        slopes = np.array([scale * float((residuals * logits).sum()), float((residuals * second).sum())])
+        slope = 0.0 if second is None else float((residuals * second).sum())
+        slopes = np.array([scale * float((residuals * logits).sum()), slope])
         pull = (point - usual) / np.array([SPREAD, SHARES_SPREAD]) ** 2
         return float(surprise.sum()) + float((point - usual) @ pull) / 2, slopes + pull
 
