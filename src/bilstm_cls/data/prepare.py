@@ -234,7 +234,8 @@ def weights_of_encoder(folder: Path) -> Path:
 def _config_of_encoder(folder: Path) -> Config:
     if not weights_of_encoder(folder).is_file():
         raise ConfigError(
-            f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain and the same config"
+            f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain and the same config, "
+            "or name a finished run (--from RUN)"
         )
     try:
         return load_config(folder / "config.yaml")
