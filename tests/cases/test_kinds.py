@@ -28,6 +28,7 @@ Rows = list[tuple[str, str]]
 ROWS = [(f"{text}, “naïve” {number}", label) for number, (text, label) in enumerate(reviews(80))]
 TEXTS, LABELS = map(list, zip(*ROWS, strict=True))
 PLAIN_ROWS = [(text.replace(",", "").replace("“naïve” ", ""), label) for text, label in ROWS]
+EVEN = [row for y in ("neg", "pos") for row in [row for row in ROWS if row[1] == y][:30]]
 THAI = [("ไปกับเพื่อน" * (i % 3 + 1) + ("อร่อยมาก" if i % 2 else "ไม่ชอบเลย") + f" {i}", "ab"[i % 2]) for i in range(80)]
 LATIN = [(f"{text} costs £{number}", label) for number, (text, label) in enumerate(PLAIN_ROWS)]
 
@@ -104,6 +105,8 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "JSON pairs": ("a.json", json.dumps(ROWS), ROWS),
     "JSON pairs, label first": ("a.jsonl", "".join(json.dumps([y, x]) + "\n" for x, y in ROWS), ROWS),
     "JSON arrays with a header": ("a.json", json.dumps([["label", "text"], *([y, x] for x, y in ROWS)]), ROWS),
+    "JSON data of columns": ("a.json", json.dumps({"data": {"text": TEXTS, "label": LABELS}}), ROWS),
+    "JSON as many texts a label": ("a.json", json.dumps({y: [x for x, z in EVEN if z == y] for y in LABELS}), EVEN),
     "JSON texts by label": ("a.json", json.dumps({y: [x for x, z in ROWS[:75] if z == y] for y in LABELS}), ROWS[:75]),
     "JSON floats": ("a.jsonl", "".join(json.dumps({"text": x, "y": float(y)}) + "\n" for x, y in NUMBERED), NUMBERED),
 }  # fmt: skip
@@ -264,6 +267,16 @@ def test_a_bad_row_is_in_the_config_and_skipped_alone(kind: str, folder: Path) -
         ("a.json", json.dumps(dict(ROWS)), "jq 'to_entries"),
         ("a.csv", as_csv(ROWS, "text", "label").replace("\n", "\r") + "\n", r"tr '\r' '\n'"),
         ("a.xml", "<rows></rows>", "to_csv"),
+        (
+            "a.json",
+            json.dumps({"train": objects(ROWS), "test": objects(ROWS[:9])}),
+            """jq '."train"' a.json > a-train""",
+        ),
+        (
+            "a.json",
+            json.dumps({y: {"text": TEXTS, "label": LABELS} for y in ("a", "b")}),
+            """jq '."a"' a.json > a-a.json""",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_comes_with_a_remedy(name: str, content: str, remedy: str, folder: Path) -> None:
@@ -294,7 +307,7 @@ def test_a_starter_config_trains(name: str, content: str, folder: Path, tmp_path
     assert (tmp_path / "a" / "metrics.json").exists()
 
 
-SETS = [(text, {label, *(["extra"] if i % 3 == 0 else [])} - ({label} if i % 8 == 0 else set()))
+SETS = [(text, {label, *(["extra"] if i % 3 == 0 else [])} - ({label} if i % 4 == 0 else set()))
         for i, (text, label) in enumerate(PLAIN_ROWS)]  # fmt: skip
 """Texts with one label, two, or none."""
 NAMES = ("neg", "pos", "extra", "never")
@@ -352,11 +365,13 @@ def test_several_labels_of_a_text_are_found_and_read(kind: str, folder: Path) ->
 
 
 @pytest.mark.parametrize("value", ["2", "-1"])
-def test_what_is_neither_1_nor_0_is_a_bad_row(value: str, folder: Path) -> None:
+@pytest.mark.parametrize("is_found", [False, True])
+def test_what_is_neither_1_nor_0_is_a_bad_row(value: str, is_found: bool, folder: Path) -> None:
     content = ONE_HOT.splitlines()
     content[9] = content[9].rpartition(",")[0] + f",{value}"
     (folder / "a.csv").write_text("\n".join(content), "utf-8")
     columns = json.dumps(list(NAMES))
     sets = [f"data.train={folder / 'a.csv'}", "data.labels=multi", f"data.label_column={columns}"]
+    config = config_of(folder / "a.csv") if is_found else load_config(None, [*sets, "data.text_columns=comment"])
     with pytest.raises(DataError, match=r"a\.csv:10: 'never' must be 1 or 0"):
-        load_dataset(load_config(None, [*sets, "data.text_columns=comment"]).data)
+        load_dataset(config.data)

@@ -259,7 +259,8 @@ def test_json_gives_back_what_was_written(
     by_row = {f"row {i}": record for i, record in enumerate(records)}
     split = {"columns": ["text", "label"], "index": [*range(len(rows))], "data": rows}
     arrays = {"note": "", "text": [text for text, _ in rows], "label": [label for _, label in rows]}
-    documents: list[Any] = [records, columns, {"data": records}, split, arrays, *([by_row] if len(rows) > 2 else [])]
+    nested = [{"data": records}, {"data": {name: arrays[name] for name in ("text", "label")}}]
+    documents: list[Any] = [records, columns, *nested, split, arrays, *([by_row] if len(rows) > 2 else [])]
     written = data.draw(st.sampled_from([records, *([document] for document in documents)]))
     options: Any = {"ensure_ascii": ensure_ascii, "indent": None if written is records else indent}
     assert pairs(write("a.json", "".join(json.dumps(value, **options) + "\n" for value in written))) == rows

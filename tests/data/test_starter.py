@@ -230,6 +230,11 @@ def test_few_texts_get_small_batches_and_keep_all_words(write: Write, number: in
     )
 
 
+def test_many_labels_get_no_ngram_model(write: Write) -> None:
+    rows = [(f"text number {i}", f"label {i // 2}") for i in range(800)]
+    assert config_for(write("a.csv", [("text", "label"), *rows])).model.ngrams is None
+
+
 ODD_NAMES = [
     "it's: a #1 [file].csv",
     "- yes.csv",

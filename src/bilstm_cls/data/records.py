@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from bilstm_cls.data.encoding import (
     decoding_fault,
     find_encoding,
 )
-from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, require_columns
+from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, is_prose, require_columns
 from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, checked_text, label_of
 from bilstm_cls.errors import DataError, shown
 
@@ -238,6 +239,11 @@ def _document_records(lines: TextLines, text_columns: Sequence[str]) -> Iterator
         raise DataError(f"{path}: is too large for one JSON document; write one object a line, as with: {command}")
     value = decoding_fault(text, lines.encoding) or _record_in(text)
     table = None if text.lstrip().startswith("[") else _table_of(value, text_columns)
+    if isinstance(table, dict):
+        name = next(iter(table))
+        command = f"jq {shlex.quote(f'.{json.dumps(name)}')} {path.name} > {path.stem}-{name}.json"
+        listed = ", ".join(map(shown, list(table)[:MAX_SHOWN]))
+        raise DataError(f"{path}: holds several tables, {listed}; write one a file, as with: {command}")
     if table is not None:
         yield from enumerate(map(_record_of, table), 1)
     else:  # an array of rows, or one after the other
@@ -264,11 +270,11 @@ def _rows_in(text: str, encoding: str) -> Iterator[Record]:
         position = end
 
 
-def _table_of(value: Any, text_columns: Sequence[str]) -> Sequence[Any] | None:
-    """Returns the rows that one object holds, or None where it is a row itself.
+def _table_of(value: Any, text_columns: Sequence[str]) -> list[Any] | dict[str, Any] | None:
+    """Returns the rows that one object holds, several tables by name, or None where it is a row itself.
 
-    They are what pandas writes with `orient` split, index and columns; columns that are arrays, one of them of texts;
-    for each label the texts that have it; or the longest array of rows under its keys, as in `{"data": [...]}`.
+    The rows are what pandas writes with `orient` split, index and columns; columns that are arrays, one of them of
+    texts; for each label the texts that have it; or a table or an array of rows under a key, as in `{"data": [...]}`.
     """
     if not isinstance(value, dict) or not value or any(isinstance(value.get(name), str) for name in text_columns):
         return None
@@ -276,22 +282,36 @@ def _table_of(value: Any, text_columns: Sequence[str]) -> Sequence[Any] | None:
     if {"columns", "data"} <= {*arrays} and isinstance(arrays["data"][0], list):
         names = list(map(str, arrays["columns"]))
         return [dict(zip(names, row, strict=False)) if isinstance(row, list) else row for row in arrays["data"]]
+    rows = _rows_of_columns(arrays)
     if (
-        len(arrays) > 1
-        and len({*map(len, arrays.values())}) == 1
-        and any(isinstance(a[0], str) for a in arrays.values())
+        len(value) == len(arrays) > 1
+        and all(isinstance(entry, str) for array in arrays.values() for entry in array)
+        and (not rows or ({*text_columns}.isdisjoint(arrays) and all(map(is_prose, arrays.values()))))
     ):
-        return [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
-    if len(value) == len(arrays) > 1 and all(isinstance(entry, str) for array in arrays.values() for entry in array):
         return [{"text": text, "label": label} for label, array in arrays.items() for text in array]
-    if tables := [array for array in arrays.values() if isinstance(array[0], dict | list)]:
-        return max(tables, key=len)
+    if rows:
+        return rows
+    tables: dict[str, Any] = {name: array for name, array in arrays.items() if isinstance(array[0], dict | list)}
+    for name, entry in value.items():
+        if isinstance(entry, dict) and (rows := _rows_of_columns(entry)):
+            tables[name] = rows
+    if tables:
+        return tables if len(tables) > 1 else next(iter(tables.values()))
     inner = list(value.values())
     if not all(isinstance(entry, dict) and entry for entry in inner):
         return None
     if len(inner) > len(inner[0]) and not {*text_columns} & {*value}:  # more rows than columns
         return inner
     return [{name: column.get(key) for name, column in value.items()} for key in inner[0]]
+
+
+def _rows_of_columns(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of columns of the same length, one of them of texts; none where they are no such columns."""
+    if not all(isinstance(column, list) for column in columns.values()) or len({*map(len, columns.values())}) != 1:
+        return []
+    if len(columns) < 2 or not any(isinstance(cell, str) for column in columns.values() for cell in column[:1]):
+        return []
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def read_arrow(path: Path, options: ReadOptions) -> Rows:

@@ -15,6 +15,7 @@ from bilstm_cls.data.encoding import COMPRESSIONS, find_encoding
 from bilstm_cls.data.readers import (
     BODY_NAMES,
     LABEL_NAMES,
+    MOST,
     READERS,
     TITLE_NAMES,
     data_files,
@@ -22,9 +23,17 @@ from bilstm_cls.data.readers import (
     find_splits,
 )
 from bilstm_cls.data.records import folder_files, read_labelled_files
-from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names
+from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names, is_prose
 from bilstm_cls.data.tokenizer import TokenCounter
-from bilstm_cls.data.types import BadRow, Example, alike_labels, clean_label, joined_labels, names_in
+from bilstm_cls.data.types import (
+    MAX_LINEAR_LABELS,
+    BadRow,
+    Example,
+    alike_labels,
+    clean_label,
+    joined_labels,
+    names_in,
+)
 from bilstm_cls.data.vectors import has_english
 from bilstm_cls.errors import DataError, printable, shown
 
@@ -219,7 +228,7 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
     label = given.label_column if "label_column" in given.model_fields_set else _guess_label(table, known)
     labels = [label] if isinstance(label, str) else label or []
     _require_columns(path, table, "label", labels)
-    switches = [name for name in table if {str(value).strip().casefold() for value in table[name]} <= _SWITCHES]
+    switches = [name for name in table if _is_switch(table[name])]
     is_guess = not {"label_column", "labels"} & given.model_fields_set and labels[0].lower() not in _SURE_LABELS
     if is_guess and labels[0] in switches and len(switches) >= MIN_SWITCHES:
         labels = switches
@@ -291,7 +300,12 @@ def _guess_texts(table: _Table, labels: Sequence[str]) -> tuple[str, ...]:
         return (*titles, *bodies)
     lengths = {name: sum(len(v) for v in table[name] if isinstance(v, str)) for name in found.values()}
     longest = max(lengths, key=lambda name: lengths[name], default=None)
-    return tuple(name for name in table if name == longest or (name in lengths and _is_prose(table[name])))
+    return tuple(name for name in table if name == longest or (name in lengths and is_prose(table[name])))
+
+
+def _is_switch(values: Sequence[Any]) -> bool:
+    """Whether a column holds 1 and 0 but for a few wrong values, which then are bad rows rather than no label."""
+    return sum(str(value).strip().casefold() in _SWITCHES for value in values) > MOST * len(values)
 
 
 def _num_labels(values: Sequence[Any]) -> int:
@@ -307,12 +321,6 @@ def _num_labels(values: Sequence[Any]) -> int:
 def _is_text(values: Sequence[Any]) -> bool:
     """Whether a column holds text in more than a few rows that overflow into it."""
     return sum(isinstance(value, str) and bool(value.strip()) for value in values) > 0.2 * len(values)
-
-
-def _is_prose(values: Sequence[Any]) -> bool:
-    """Whether most values differ and have several words."""
-    num_words = [len(value.split()) for value in values if isinstance(value, str)]
-    return sum(num_words) >= 4 * len(values) and len(set(map(str, values))) > 0.5 * len(values)
 
 
 _Size = namedtuple("_Size", "max_rows held_out min_freq batch_size epochs")
@@ -368,7 +376,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
         tokenizer=tokenizer,
         max_length=max_length,
         cut=sum(tokens > max_length for tokens in num_tokens) / len(num_tokens),
-        has_ngrams=profile.num_rows >= MIN_NGRAM_TEXTS,
+        has_ngrams=profile.num_rows >= MIN_NGRAM_TEXTS and len(profile.labels) <= MAX_LINEAR_LABELS,
         is_short=median <= 50,
         is_english=is_few and num_english >= MIN_ENGLISH * sum(num_tokens),
         has_english=has_english(),

@@ -316,6 +316,12 @@ def require_columns(names: Sequence[str], options: ReadOptions, where: str) -> N
     raise DataError(f"{where}: no {kind} column {shown(missing)} among {listed}; {advice} ({key})")
 
 
+def is_prose(values: Sequence[Any]) -> bool:
+    """Whether most values differ and have several words."""
+    num_words = [len(value.split()) for value in values if isinstance(value, str)]
+    return sum(num_words) >= 4 * len(values) and len(set(map(str, values))) > 0.5 * len(values)
+
+
 def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     """Reads delimited values with a header, or by position; the dialect is found as far as it is not given.
 

@@ -17,6 +17,9 @@ from bilstm_cls.errors import cut, shown
 
 NO_LABEL = "the label is empty"
 BLANK_LINE = "blank line"
+MAX_LINEAR_LABELS = 300
+"""With more labels, linear models, which weight all n-grams for each label, take longer and more memory than all else:
+none is trained but where it is asked for."""
 
 Label = str | tuple[str, ...]
 """A text's class name; where texts have several labels, the names of all that it has, sorted."""

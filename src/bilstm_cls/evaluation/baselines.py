@@ -146,10 +146,11 @@ def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
         else:
             raise DataError("the baseline fasttext finds no finite numbers; leave it out with --only")
     present = np.flatnonzero(label_counts(train.label_ids, num_labels)).tolist()
+    places = {f"__label__{label_id}": place for place, label_id in enumerate(present)}
     predicted = np.zeros((len(test), len(present)))
     for row, text in zip(predicted, test.texts, strict=True):
         for label, probability in zip(*model.predict(line_of(text), k=-1), strict=True):
-            row[present.index(int(label.removeprefix("__label__")))] = probability
+            row[places[label]] = probability
     return by_label(predicted, present, num_labels, is_multi=is_multi)
 
 

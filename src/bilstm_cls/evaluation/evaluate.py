@@ -18,7 +18,7 @@ from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.readers import ReadOptions, read, read_label_names
 from bilstm_cls.data.sources import read_options
 from bilstm_cls.data.tables import Dialect
-from bilstm_cls.data.types import BadRow, Dataset, Label, Split, label_counts, names_in
+from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Dataset, Label, Split, label_counts, names_in
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Metrics
@@ -181,7 +181,7 @@ def write_results(
         **{f"network/{split}/{name}": getattr(network, name) for name in ("accuracy", "macro_f1", "micro_f1")},
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
-        **_baseline_scores(data.dataset, known_baselines(None) if config.train.baselines else []),
+        **_baseline_scores(data.dataset, _default_baselines(data.dataset) if config.train.baselines else []),
         **_balance(data.dataset),
         **data.facts(),
         **facts,
@@ -194,6 +194,13 @@ def write_results(
     )  # fmt: skip
     run.write_json("metrics.json", metrics)  # last, so that a run that has it has everything
     return metrics
+
+
+def _default_baselines(dataset: Dataset) -> list[str]:
+    if len(dataset.labels) <= MAX_LINEAR_LABELS:
+        return known_baselines(None)
+    logger.info(f"no baselines with more than {MAX_LINEAR_LABELS} labels; bilstm-cls baseline evaluates them")
+    return []
 
 
 def _baseline_scores(dataset: Dataset, names: Sequence[str]) -> Row:
