@@ -162,10 +162,8 @@ def test_eval_repeats_the_scores_of_the_run_to_the_last_bit(folder: Path) -> Non
     metrics = json_of(folder / "runs/tiny/metrics.json")
     outcome = answer("eval", "--json")
     names = {"examples": "examples", "accuracy": "accuracy", "macro_f1": "macro_f1", "loss": "log_loss", "ece": "ece"}
-    per_class = {
-        label: {key: metrics[f"test/per_class/{label}/{key}"] for key in ("precision", "recall", "f1", "support")}
-        for label in ("neg", "pos")
-    }
+    keys = ("precision", "recall", "f1", "support", "false_positives", "false_negatives")
+    per_class = {label: {key: metrics[f"test/per_class/{label}/{key}"] for key in keys} for label in ("neg", "pos")}
     assert outcome.json == {
         "split": "test",
         **{name: metrics[f"test/{key}"] for name, key in names.items()},

@@ -127,7 +127,10 @@ def test_steps_are_timed_next_to_others(
     assert sum(found["parts of a step"]["fp32"].values()) == pytest.approx(1)
 
 
-def test_a_whole_training_is_timed_by_its_parts(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_whole_training_is_timed_by_its_parts(
+    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
     script = runpy.run_path(str(ROOT / "scripts" / "benchmark"))
     found = script["parts_of_training"](tiny_config(f"output_dir={tmp_path}", "train.epochs=1"))
     first, whole = (found.pop(name) for name in ("to the first step", "whole"))

@@ -116,7 +116,7 @@ def test_the_table_has_every_score_and_label_the_worst_of_many() -> None:
     few = compute_metrics(np.eye(2)[[0, 1, 1]], np.array([0, 1, 0]), ["neg", "pos"], majority_label_id=0)
     lines = metrics_table(few, "test").splitlines()
     assert lines[0] == "test: 3 texts"
-    assert lines[1].startswith("accuracy     0.6667  (95 % interval ")
+    assert lines[1].split()[:3] == ["accuracy", "0.6667", "(95"]
     assert [line.split()[0] for line in lines[-2:]] == ["neg", "pos"]
     many = compute_metrics(np.eye(300), np.arange(300), [f"label {i}" for i in range(300)])
     assert len(metrics_table(many, "test").splitlines()) < 220
