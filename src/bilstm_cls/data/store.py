@@ -18,13 +18,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
 from bilstm_cls.files import naming_disk_faults, sha256_of, write_atomic
+
+if TYPE_CHECKING:
+    import filelock
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +126,10 @@ def _locked(folder: Path) -> tuple[Path, contextlib.AbstractContextManager[objec
         return temporary / folder.name, contextlib.nullcontext()
 
 
-def _lock(folder: Path) -> FileLock:
-    return FileLock(folder.with_name(f".{folder.name}.lock"))
+def _lock(folder: Path) -> "filelock.FileLock":
+    import filelock
+
+    return filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 def _make(folder: Path, build: Callable[[Path], None]) -> None:
