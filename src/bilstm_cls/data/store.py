@@ -116,11 +116,18 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 
 def _locked(folder: Path) -> tuple[Path, contextlib.AbstractContextManager[object]]:
     """Returns a folder to fill and what holds it: a temporary one where the cache cannot be written."""
+    import filelock
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return folder, _lock(folder).acquire()
-    except OSError as error:
-        logger.warning(f"{folder.parent}: cannot be written ({error.strerror}); nothing is kept for the next time")
+        try:
+            return folder, _lock(folder).acquire(timeout=1)
+        except filelock.Timeout:
+            logger.info(f"{folder}: waiting, another process makes it")
+            return folder, _lock(folder).acquire()
+    except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+        reason = error.strerror if isinstance(error, OSError) else error
+        logger.warning(f"{folder.parent}: cannot be written ({reason}); nothing is kept for the next time")
         temporary = Path(tempfile.mkdtemp(prefix="bilstm-cls-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         return temporary / folder.name, contextlib.nullcontext()
