@@ -124,7 +124,7 @@ def test_the_report_is_whole_and_readable_in_a_browser(trained_run: Path, width:
     with visit(width) as found:
         found.page.goto(path.as_uri())
         assert not found.is_wider_than_the_screen()
-        assert found.page.locator("figure img").count() >= 6
+        assert found.page.locator("figure img").count() == 5
         for scheme, paper, ink in (("light", 1, 0), ("dark", 0, 1)):
             found.page.emulate_media(color_scheme=scheme)
             assert found.page.evaluate(LUMINANCE, "backgroundColor") == pytest.approx(paper, abs=0.2)
