@@ -138,7 +138,7 @@ def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
         loss = "ova" if is_multi else "softmax" if num_labels <= FEW_LABELS else "hs"
         epochs = max(5, min(100, 100_000 // len(train)))
         options = {"dim": 10, "epoch": epochs, "bucket": 2**20, "loss": loss, "verbose": 0}
-        for rate in (0.5, 0.5, 0.1, 0.02):  # it may fail with "Encountered NaN", now and then by chance
+        for rate in (0.5, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05):  # it may fail with "Encountered NaN", now and then by chance
             with contextlib.suppress(RuntimeError):
                 # Several threads would give another result each time.
                 model = fasttext.train_supervised(str(path), wordNgrams=2, thread=1, seed=1, lr=rate, **options)
