@@ -1,7 +1,7 @@
 """Linear models over word n-grams, trained on the train split alone: what a network has to beat."""
 
-import contextlib
 import importlib.util
+import logging
 import re
 import tempfile
 import time
@@ -18,6 +18,8 @@ from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.metrics import Floats
 from bilstm_cls.ngrams import PAIRS, SMALL_TRAIN, WORD, NgramCounts, NgramModel, count, is_spaced, kept
 from bilstm_cls.runtime import Task
+
+logger = logging.getLogger(__name__)
 
 _TINY = float(np.finfo(np.float64).tiny)
 FEW_LABELS = 100
@@ -139,10 +141,11 @@ def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
         epochs = max(5, min(100, 100_000 // len(train)))
         options = {"dim": 10, "epoch": epochs, "bucket": 2**20, "loss": loss, "verbose": 0}
         for rate in (0.5, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05):  # it may fail with "Encountered NaN", now and then by chance
-            with contextlib.suppress(RuntimeError):
-                # Several threads would give another result each time.
+            try:  # several threads would give another result each time
                 model = fasttext.train_supervised(str(path), wordNgrams=2, thread=1, seed=1, lr=rate, **options)
                 break
+            except RuntimeError as error:
+                logger.warning(f"fastText failed at a learning rate of {rate} ({error}); its score may be too low")
         else:
             raise DataError("the baseline fasttext finds no finite numbers; leave it out with --only")
     present = np.flatnonzero(label_counts(train.label_ids, num_labels)).tolist()
