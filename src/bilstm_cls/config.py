@@ -289,8 +289,8 @@ class TrainConfig(Section):
     label_smoothing: Fraction = Field(0.0, description="Probability that the target spreads over all labels.")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
         "auto",
-        description="Arithmetic of training; auto is tf32 on CUDA, bf16 on a CPU with AMX for an LSTM of 128 units or "
-        "more, else fp32. Predictions are in fp32 unless they are asked for in bf16.",
+        description="Arithmetic of training; auto is tf32 on CUDA, bf16 on a CPU with AMX or AVX-512's bf16 for an LSTM of "
+        "128 units or more, else fp32. Predictions are in fp32 unless they are asked for in bf16.",
     )
     device: str = Field(
         "auto", description="auto (CUDA, else CPU), cpu, cuda or cuda:N.", json_schema_extra={"pattern": DEVICE}

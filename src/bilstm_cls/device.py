@@ -36,8 +36,8 @@ MIN_CUDNN_OF_BF16 = 91300
 """The first cuDNN whose recurrent layers take bfloat16, as `torch.backends.cudnn.version()` counts."""
 
 MIN_UNITS_OF_BF16 = 128
-"""Units of an LSTM from which `auto` takes bfloat16 on a CPU with AMX: there, on two cores, a step took 1.6 times less
-time with 128 units and 2.1 to 2.5 times less with 256. Fewer units, other cells and other CPUs were not measured."""
+"""Units of an LSTM from which `auto` takes bfloat16 on a CPU that multiplies it: on two cores a step took 1.6 times less
+time with 128 units and AMX, 1.5 times with AVX-512's products. Fewer units and other cells were not measured."""
 
 
 START_BYTES = 640 * 2**20
@@ -175,7 +175,7 @@ class Precision:
                 f"cuDNN {cudnn}; use 'tf32' or 'fp16'"
             )
         is_large = encoder is not None and encoder.cell == "lstm" and encoder.hidden_size >= MIN_UNITS_OF_BF16
-        if name == "auto" and not is_cuda and is_large and _has_amx():
+        if name == "auto" and not is_cuda and is_large and _multiplies_bf16():
             name = "bf16"
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
         return cls(dtype, is_cuda and name in ("auto", "tf32"))
@@ -196,12 +196,13 @@ class Precision:
         return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def _has_amx() -> bool:
-    """Whether the processor has matrix units for bfloat16 and PyTorch's kernels use them; torch 2.3 cannot say."""
+def _multiplies_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 and PyTorch's kernels use it; torch 2.3 cannot say."""
     import torch
 
-    is_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return bool(is_amx() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    flags = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    has_products = any(getattr(torch.cpu, flag, lambda: False)() for flag in flags)
+    return has_products and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def on_device(tensor: "Tensor", device: "torch.device") -> "Tensor":

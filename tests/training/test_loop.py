@@ -351,7 +351,7 @@ def test_the_weights_of_a_state_are_those_that_were_evaluated(decay: float | Non
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "has_amx", "cell", "units", "expected"),
+    ("precision", "device", "has_bf16", "cell", "units", "expected"),
     [
         ("fp32", "cpu", True, "lstm", 256, "float32"), ("bf16", "cpu", True, "gru", 8, "bfloat16"),
         ("auto", "cpu", True, "lstm", 128, "bfloat16"), ("auto", "cpu", True, "lstm", 127, "float32"),
@@ -366,14 +366,15 @@ def test_the_weights_of_a_state_are_those_that_were_evaluated(decay: float | Non
 def test_precision_is_chosen_by_rule_and_refused_where_the_device_lacks_it(
     precision: str,
     device: str,
-    has_amx: bool,
+    has_bf16: bool,
     cell: str,
     units: int,
     expected: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_amx)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16, raising=False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91200)  # too old for bf16
     refusal = pytest.raises(ConfigError, match=f"precision: '{precision}'")
