@@ -19,6 +19,9 @@ SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 
 HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]+)?"
 
+REMOVED: dict[str, Any] = {"model.grows_vocabulary": False}
+"""Keys that there are no more, with the value that has no effect: so the config of an earlier run may hold them."""
+
 MADE = ("random", "ppmi")
 VECTORS = r"(?s)random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
 
@@ -155,7 +158,6 @@ class TextConfig(Section):
     tokenizer: Literal[
         "basic_english", "words", "whitespace", "characters", "cjk", "chinese_words", "bpe",
         "torchtext/basic_english", "torchtext/split", "torchtext/toktok", "torchtext/moses", "torchtext/spacy",
-        "torchtext/revtok", "torchtext/subword",
     ] = Field(
         "words",
         description="How texts are split into tokens; characters makes a token of each, cjk of each Chinese, Japanese "
@@ -228,7 +230,6 @@ class ModelConfig(Section):
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
     init_from: str | None = Field(None, description="Encoder of `pretrain`, or run, to start from by its vocabulary.")
-    grows_vocabulary: bool = Field(False, description="With init_from: also the tokens of train that it lacks.")
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean", description="How all outputs become one vector; a list joins several, concat is mean, max, last."
     )
@@ -244,8 +245,6 @@ class ModelConfig(Section):
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
-        if key == "grows_vocabulary" and value and given.get("init_from") is None:
-            return "must be false without init_from; there is no vocabulary to grow"
         if key == "layer_dropout" and value > 0 and given.get("num_layers") == 1:
             return "must be 0 with num_layers 1; there is nothing between layers"
         return None
@@ -289,7 +288,7 @@ class TrainConfig(Section):
     label_smoothing: Fraction = Field(0.0, description="Probability that the target spreads over all labels.")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
         "auto",
-        description="Arithmetic of training; auto is tf32 on CUDA, bf16 on a CPU with AMX or AVX-512's bf16 for an LSTM of "
+        description="Arithmetic of training; auto is tf32 on CUDA, bf16 on a CPU that multiplies it for an LSTM of "
         "128 units or more, else fp32. Predictions are in fp32 unless they are asked for in bf16.",
     )
     device: str = Field(

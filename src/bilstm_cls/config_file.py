@@ -16,33 +16,26 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bilstm_cls.config import Config, Section, config_keys
+from bilstm_cls.config import REMOVED, Config, Section, config_keys
 from bilstm_cls.errors import ConfigError, KeyPath, cut, dotted, shown
 
 MAX_BYTES = 1_000_000
 _NULL, _BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float"))
-_PATTERNS = {
-    _NULL: re.compile(r"(?:~|null|Null|NULL)?\Z"),
-    _BOOL: re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
-    _INT: re.compile(r"[-+]?[0-9]+\Z"),
-    _FLOAT: re.compile(
-        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
-    ),
-}
-_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z_/][\w/.-]*", re.IGNORECASE | re.ASCII)
-"""Text that needs no quotes, whatever version of YAML it is read by."""
+_PATTERNS = [
+    (_NULL, re.compile(r"(?:~|null|Null|NULL)?\Z")),
+    (_BOOL, re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")),
+    (_INT, re.compile(r"[-+]?[0-9]+\Z")),
+    (_FLOAT, re.compile(r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)\Z")),
+]
 
 SYNONYMS = {
-    "amp": "train.precision", "batch": "train.batch_size", "bs": "train.batch_size", "clip_grad": "train.max_grad_norm",
-    "data.label": "data.label_column", "data.text": "data.text_columns", "dataset": "data", "dev": "data.valid",
-    "early_stopping": "train.patience", "ema": "train.ema_decay", "embed_dim": "embedding.dim",
-    "embedding_dim": "embedding.dim", "fp16": "train.precision", "gpu": "train.device",
-    "hidden_dim": "model.hidden_size", "layer_decay": "train.layer_lr_decay", "lr": "train.learning_rate",
-    "max_seq_length": "text.max_length", "metric": "train.select_by", "min_count": "text.min_freq",
-    "output": "output_dir", "perturbation": "train.adversarial_epsilon", "vocab_size": "text.max_vocab_size",
-    "wd": "train.weight_decay", "wide": "model.ngrams",
+    "bs": "train.batch_size", "dataset": "data.train", "dev": "data.valid", "early_stopping": "train.patience",
+    "ema": "train.ema_decay", "embed_dim": "embedding.dim", "fp16": "train.precision", "gpu": "train.device",
+    "hidden_dim": "model.hidden_size", "lr": "train.learning_rate", "max_seq_length": "text.max_length",
+    "metric": "train.select_by", "vocab_size": "text.max_vocab_size", "wd": "train.weight_decay",
+    "wide": "model.ngrams",
 }  # fmt: skip
-"""What other tools call our keys, or within a section as `section.key`."""
+"""What other tools call our keys."""
 
 Place = tuple[int, str]
 """Where something was written: as a number that sorts as a user reads, and by name."""
@@ -59,13 +52,11 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), *, options: Ma
     Raises:
         ConfigError: with all problems at once, each with its place.
     """
-    given = ConfigInput()
+    given = _ConfigInput()
     if path is not None:
         given.add_file(Path(path))
         given.values.setdefault("data", {})
-    for override in overrides:
-        given.add_override(override, f"--set {override}")
-    for written, override in options.items():
+    for written, override in [*((f"--set {override}", override) for override in overrides), *options.items()]:
         given.add_override(override, written)
     plain_name = "run" if path is None else re.sub(r"[^\w.-]+", "-", Path(path).stem).strip(".-")[:80] or "run"
     given.values.setdefault("name", plain_name)
@@ -74,7 +65,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), *, options: Ma
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """Returns a config with `key.path=value` overrides put into it, checked as `load_config` does."""
-    given = ConfigInput()
+    given = _ConfigInput()
     given.values = config.model_dump()
     for override in overrides:
         given.add_override(override, f"--set {override}")
@@ -105,7 +96,7 @@ def flat_config(config: Section) -> dict[str, str]:
     return flat
 
 
-class ConfigInput:
+class _ConfigInput:
     """The values that a file and overrides give, where each was written, and what is wrong with them."""
 
     def __init__(self) -> None:
@@ -120,32 +111,32 @@ class ConfigInput:
         document = parse_yaml(_read(path))
         self._problems = [((line, f"{path}:{line}"), problem) for line, problem in document.problems]
         if not isinstance(document.value, dict):
-            found = "is empty" if document.value is None else f"must be a mapping of keys, not {shown(document.value)}"
-            advice = f"{path}:1: {found}; `bilstm-cls init --data FILE` prints a config"
+            advice = f"{path}:1: must be a mapping of keys, not {shown(document.value)}; `bilstm-cls init` prints one"
             raise ConfigError("\n".join(f"{name}: {problem}" for (_, name), problem in self._problems) or advice)
         self._places = {at: (line, f"{path}:{line}") for at, line in document.lines.items()}
         # A section whose keys are all commented out is an empty one.
         sections = config_keys()
         self.values = {k: {} if v is None and k in sections else v for k, v in document.value.items()}
+        for key, former in REMOVED.items():
+            section, _, name = key.partition(".")
+            if isinstance(given := self.values.get(section), dict) and given.get(name, ...) == former:
+                del given[name]
 
     def add_override(self, override: str, written: str) -> None:
         """Takes one `key.path=value`, and what the user wrote for it."""
         place = next(self._after_the_file), cut(written)
         key, equals, text = override.partition("=")
-        path = tuple(part.strip() for part in key.split("."))
-        document, keys = parse_yaml(f'"{text}"' if text in ("|", ">") else text), config_keys()
-        problems = [problem for _, problem in document.problems]
+        *sections, name = path = tuple(part.strip() for part in key.split("."))
+        document = parse_yaml(text)
         if not equals or not all(path):
-            problems = ["must look like key.path=value"]
-        elif len(path) > 1 and path[0] in keys[""] and ".".join(path[:-1]) not in keys:
-            problems = [f"{'.'.join(path[:-1])!r} has no keys; set it as a whole"]
-        self._problems += [(place, problem) for problem in problems]
-        section = self.values
-        for name in () if problems else path[:-1]:
-            section = section.setdefault(name, {}) if isinstance(section, dict) else section
+            document.problems = [(0, "must look like key.path=value")]
+        self._problems += [(place, problem) for _, problem in document.problems]
+        section: Any = self.values
+        for step in sections:
+            section = section.setdefault(step, {}) if isinstance(section, dict) else None
         # What is no mapping though it should be is a problem of the file, and reported as such.
-        if not problems and isinstance(section, dict):
-            section[path[-1]] = document.value
+        if not document.problems and isinstance(section, dict):
+            section[name] = document.value
             self._places = {at: known for at, known in self._places.items() if at[: len(path)] != path} | {path: place}
 
     def config(self) -> Config:
@@ -154,7 +145,7 @@ class ConfigInput:
         try:
             config = Config.model_validate(self.values)
         except ValidationError as error:
-            self._problems += [(self._place(path), problem) for path, problem in problems_of(error, self.values)]
+            self._problems += [(self._place(path), problem) for path, problem in _problems_of(error, self.values)]
         lines = [f"{name}: {problem}" for (_, name), problem in sorted(self._problems, key=lambda found: found[0])]
         if len(lines) > 1:
             lines.insert(0, f"{self._file}: {len(lines)} problems:".removeprefix(": "))
@@ -170,7 +161,7 @@ class ConfigInput:
         return 0, self._file or "defaults"
 
 
-def problems_of(error: ValidationError, values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+def _problems_of(error: ValidationError, values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yields the path of each wrong value and what is wrong with it, as `train.epochs: must be ..., not 'x'`."""
     by_path: dict[KeyPath, list[Any]] = {}
     for details in error.errors(include_url=False):
@@ -183,28 +174,21 @@ def problems_of(error: ValidationError, values: Mapping[str, Any]) -> Iterator[t
         if found[0]["type"] == "extra_forbidden":
             yield path, unknown_key(dotted(path[:-1]), str(path[-1]))
         else:
-            groups = [[details] for details in limits] or [found]
-            yield from ((path, f"{dotted(path)}: {_must_be(group)}") for group in groups)
+            yield path, f"{dotted(path)}: {_must_be(limits or found)}"
 
 
 def unknown_key(section: str, key: str) -> str:
     """Says that a key is unknown, and what was probably meant: here, in another section, or by another tool's name."""
     keys = config_keys()
-    intro = f"unknown key {key!r} in {section}" if section else f"unknown key {key!r}"
     name = key.lower().replace("-", "_")
-    homes = {f"{home}.{known}".lstrip("."): (home, known) for home, names in keys.items() for known in names}
-    likeness = {
-        full: difflib.SequenceMatcher(None, known, name).ratio() + 0.1 * (home == section)
-        for full, (home, known) in homes.items()
-    }
-    closest = max(likeness, key=lambda full: likeness[full])
-    meant = SYNONYMS.get(f"{section}.{name}") or SYNONYMS.get(name) or (closest if likeness[closest] >= 0.65 else None)
-    if meant is None:
-        return f"{intro}; known are {', '.join(keys.get(section) or keys[''])}"
-    home, known = homes[meant]
-    return (
-        f"{intro}; did you mean {repr(known) if home == section else meant if home else f'{meant} at the top level'}?"
-    )
+    homes = {known: f"{home}.{known}".lstrip(".") for home, names in keys.items() for known in names}
+    here = difflib.get_close_matches(name, keys.get(section, []), 1, 0.65)
+    there = difflib.get_close_matches(name, homes, 1, 0.75)
+    if meant := repr(here[0]) if here else SYNONYMS.get(name) or (homes[there[0]] if there else None):
+        advice = f"did you mean {meant}?"
+    else:
+        advice = f"known are {', '.join(keys.get(section) or keys[''])}"
+    return f"unknown key {key!r} in {section or 'the top level'}; {advice}"
 
 
 def _must_be(errors: Sequence[Any]) -> str:
@@ -230,15 +214,13 @@ def _path_of(location: Sequence[str | int], values: Any) -> KeyPath:
 
 def _read(path: Path) -> str:
     try:
-        if path.is_dir():
-            raise ConfigError(f"{path}: is a folder; give a config file, such as {path / 'config.yaml'}")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        near = ", ".join(sorted(entry.name for entry in path.parent.glob("*.y*ml"))[:8])
-        raise ConfigError(f"{path}: there is no such file{f'; in its folder there is {near}' * bool(near)}") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        folder = path if path.is_dir() else path.parent
+        near = ", ".join(sorted(str(folder / entry.name) for entry in folder.glob("*.y*ml"))[:8])
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read ({reason}){f'; there is {near}' * bool(near)}") from error
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path}: is larger than {MAX_BYTES:,} bytes, so it is no config")
     try:
@@ -263,22 +245,21 @@ def parse_yaml(text: str) -> Document:
     try:
         node = _Loader(text).get_single_node()
         document.value = None if node is None else _plain(node, (), node.start_mark.line + 1, document)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        document.problems.append((line, f"character {chr(error.character)!r} is not allowed in YAML"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        hint = "; check the indentation, and put text with * & % or ': ' in quotes"
-        document.problems.append((1 if mark is None else mark.line + 1, f"not valid YAML: {error.problem}{hint}"))
     except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
-        document.problems.append((max(document.lines.values(), default=1), f"not valid YAML: {error}"))
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        line = max(document.lines.values(), default=1) if mark is None else mark.line + 1
+        if isinstance(error, yaml.reader.ReaderError):
+            line = text.count("\n", 0, error.position) + 1
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        hint = "check the indentation, and put text with * & % or ': ' in quotes"
+        document.problems.append((line, f"not valid YAML: {problem}; {hint}"))
     return document
 
 
 class _Loader(yaml.SafeLoader):
     """Composes nodes without anchors, aliases and tags."""
 
-    yaml_implicit_resolvers: Any = {None: list(_PATTERNS.items())}  # noqa: RUF012 - as PyYAML has it
+    yaml_implicit_resolvers: Any = {None: _PATTERNS}  # noqa: RUF012 - as PyYAML has it
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -323,25 +304,28 @@ def _error(problem: str, at: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
-def dump_yaml(values: Mapping[str, Any], indent: str = "") -> str:
+class _Dumper(yaml.SafeDumper):
+    """Quotes what is no text in YAML 1.1 or 1.2."""
+
+    yaml_implicit_resolvers: Any = {**yaml.SafeDumper.yaml_implicit_resolvers, None: _PATTERNS}  # noqa: RUF012
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _text)
+
+
+def dump_yaml(values: Mapping[str, Any], *, is_flow: bool = False) -> str:
     """Returns plain data as YAML that means the same in versions 1.1 and 1.2, sections as blocks."""
-    return "".join(
-        f"{indent}{flow_yaml(key)}:\n{dump_yaml(value, indent + '  ')}"
-        if isinstance(value, Mapping) and value
-        else f"{indent}{flow_yaml(key)}: {flow_yaml(value)}\n"
-        for key, value in values.items()
-    )
+    options: Any = {"sort_keys": False, "allow_unicode": True, "width": float("inf"), "default_flow_style": is_flow}
+    return str(yaml.dump(values, Dumper=_Dumper, **options))
 
 
 def flow_yaml(value: Any) -> str:
-    """Returns a value as YAML on one line: JSON, without quotes around plain words."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{flow_yaml(key)}: {flow_yaml(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(flow_yaml, value))}]"
-    text = json.dumps(value, ensure_ascii=False)
-    if isinstance(value, float):
-        return re.sub(r"^(-?\d+)e", r"\1.0e", text)  # as YAML 1.1 knows a number
-    if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) else "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
-    return text
+    """Returns a value as YAML on one line."""
+    return dump_yaml(value, is_flow=True).removesuffix("\n").removesuffix("\n...")

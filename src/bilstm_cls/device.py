@@ -36,8 +36,8 @@ MIN_CUDNN_OF_BF16 = 91300
 """The first cuDNN whose recurrent layers take bfloat16, as `torch.backends.cudnn.version()` counts."""
 
 MIN_UNITS_OF_BF16 = 128
-"""Units of an LSTM from which `auto` takes bfloat16 on a CPU that multiplies it: on two cores a step took 1.6 times less
-time with 128 units and AMX, 1.5 times with AVX-512's products. Fewer units and other cells were not measured."""
+"""Units of an LSTM from which `auto` takes bfloat16 on a CPU that multiplies it: with 128 units a step took 1.6 times
+less time by AMX, 1.5 times by AVX-512's products. Fewer units and other cells were not measured."""
 
 
 START_BYTES = 640 * 2**20

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bilstm_cls.checkpoint import load_tensors, save_tensors
-from bilstm_cls.config import Config
+from bilstm_cls.config import REMOVED, Config
 from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.data.prepare import WEIGHTS, weights_of_encoder
 from bilstm_cls.data.tokenizer import Tokenizer
@@ -232,7 +232,7 @@ class RunDirectory:
         except (KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged, its metadata cannot be read ({error})") from error
         for key, value in trained.items():
-            if (given := _model_keys(config).get(key)) != value:
+            if key not in REMOVED and (given := _model_keys(config).get(key)) != value:
                 raise CheckpointError(f"{self / 'config.yaml'}: {key} is {given!r}, but the model has {value!r}")
         files = [(path, tensors, metadata)]
         files += [(other, *load_tensors(other)) for other in map(self._weights, range(2, num_members + 1))]
@@ -316,18 +316,14 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
     )
 
 
-def load_encoder(
-    model: BiLSTMClassifier | LanguageModels, folder: Path, tokenizer: Tokenizer, labels: Sequence[str] = ()
-) -> dict[str, Any]:
+def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, labels: Sequence[str] = ()) -> dict[str, Any]:
     """Puts what `pretrain` or `train` made into a model of the same sizes.
 
-    Of a run, pooling and the head's rows of the same labels come along where they fit. Tokens that its vocabulary lacks
-    keep the vectors that the model has for them.
+    Of a run, pooling and the head's rows of the same labels come along where they fit.
 
     Args:
         model: to be started.
         folder: of an encoder or a run.
-        tokenizer: the model's, whose first tokens are those of the folder.
         labels: the model's.
 
     Raises:
@@ -341,9 +337,6 @@ def load_encoder(
         raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
     state = model.state_dict()
     wanted, found = ({n for n in names if n.startswith(("embedding.", "encoder."))} for names in (state, tensors))
-    vectors = tensors.get("embedding.weight", torch.empty(0))
-    if len(before) == len(vectors) <= len(tokenizer):
-        tensors["embedding.weight"] = torch.cat([vectors, state["embedding.weight"][len(vectors) :]])
     for name in ("project.weight", "project.bias"):
         rows = [(labels.index(label), place) for place, label in enumerate(known) if label in labels]
         if rows and name in state and tensors[name].shape[1:] == state[name].shape[1:]:

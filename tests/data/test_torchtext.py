@@ -3,12 +3,11 @@
 What follows from torchtext's answers alone is tried everywhere, without it on a stand-in with the same names.
 """
 
-import json
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +15,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bilstm_cls.config import Config, TextConfig
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.batches import collate, training_batches
 from bilstm_cls.data.corpus import encode
 from bilstm_cls.data.tokenizer import Tokenizer
-from bilstm_cls.data.torchtext import PACKAGES, PREFIX
+from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.data.vectors import load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from tests.command_line import run_cli
 from tests.data.test_tokenizer import ODD, basic_english
 
 TEXTS = ["Good film & good plot", "bad film's plot\u00a0", "don't <pad> <unk> it"]
@@ -46,8 +43,6 @@ def stand_in_tokenizer(name: str | None) -> Callable[[str], list[str]]:
         None: str.split,
         "basic_english": basic_english,
         "moses": lambda text: text.replace("&", "&amp;").replace("'", " &apos;").split(),
-        "revtok": lambda text: [f" {token} " for token in text.split()],
-        "subword": lambda text: ["\ue302", *text.split()],
     }[name]
 
 
@@ -65,8 +60,6 @@ def torchtext() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (package, vocab, data, utils):
             patch.setitem(sys.modules, module.__name__, module)
-        for name in ("moses", "revtok", "subword"):
-            patch.setitem(PACKAGES, name, "json")
         yield package
 
 
@@ -74,22 +67,12 @@ def learned(kind: str, texts: Iterable[str] = TEXTS, **options: Any) -> Tokenize
     return Tokenizer.train(texts, kind=PREFIX + kind, **options)
 
 
-def test_the_config_names_every_tokenizer_that_torchtext_has() -> None:
-    choices = get_args(TextConfig.model_fields["tokenizer"].annotation)
-    assert {kind.removeprefix(PREFIX) for kind in choices if kind.startswith(PREFIX)} == set(PACKAGES)
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("text: {tokenizer: torchtext/mosses}", "did you mean 'torchtext/moses'?"),
         ("embedding: {init: torchtext/vectors.txt}", "'torchtext/glove.6B.100d' or another of torchtext"),
-        (
-            "embedding: {init: torchtext/glove.6B.200d, dim: 100}",
-            "dim: must be 200 with init",
-        ),
-        ("embedding: {init: torchtext/fasttext.zh.300d, dim: 100}", "embedding.dim: must be 300"),
-        ("text: {tokenizer: torchtext/basic_english, lowercase: false}", "with tokenizer 'torchtext/basic_english'"),
+        ("embedding: {init: torchtext/glove.6B.200d, dim: 100}", "dim: must be 200 with init"),
     ],
 )
 def test_a_wrong_name_or_width_is_answered_with_the_right_one(tmp_path: Path, line: str, message: str) -> None:
@@ -127,8 +110,8 @@ def test_json_gives_the_same_tokenizer_back() -> None:
 
 @pytest.mark.parametrize(
     "harm",
-    [lambda text: text[:-9], lambda text: text.replace(": 3,", ": 99,"), lambda text: text.replace("/split", "/evil")],
-    ids=["cut", "gap", "kind"],
+    [lambda text: text[:-9], lambda text: text.replace(": 3,", ": 99,")],
+    ids=["cut", "gap"],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, harm: Callable[[str], str]) -> None:
     path = tmp_path / "tokenizer.json"
@@ -137,43 +120,28 @@ def test_a_damaged_file_is_named(tmp_path: Path, harm: Callable[[str], str]) -> 
         Tokenizer.load(path)
 
 
-def test_a_run_predicts_and_explains_from_its_directory_alone(tiny_config: Callable[..., Config]) -> None:
-    from bilstm_cls.training.run import train
-
-    run = train(tiny_config("name=torchtext", "text.tokenizer=torchtext/split", "train.epochs=1")).run.path
-    done = run_cli("predict", "--run", run, "--explain-method", "exact", "--json", "good Film")
-    assert done.code == 0, done.stderr
-    assert [term["token"] for term in done.json["explanation"]["terms"]] == ["good", "Film"]
-    assert json.loads((run / "tokenizer.json").read_text())["pre_tokenizer"] == {"type": "torchtext/split"}
+def test_its_tokens_have_no_places() -> None:
+    with pytest.raises(ConfigError, match="torchtext does not say where"):
+        learned("split").offsets("good film")
 
 
-@pytest.mark.parametrize(
-    ("init", "file", "url"),
-    [
-        ("glove.6B.50d", "glove.6B.50d.txt", "data/glove.6B.zip"),
-        ("glove.twitter.27B.50d", "glove.twitter.27B.50d.txt", "data/glove.twitter.27B.zip"),
-        ("glove.840B.300d", "glove.840B.300d.txt", "data/glove.840B.300d.zip"),
-        ("fasttext.en.300d", "wiki.en.vec", "vectors-wiki/wiki.en.vec"),
-    ],
-)
+@pytest.mark.parametrize(("init", "file"), [("glove.6B.50d", "glove.6B.50d.txt"), ("fasttext.en.300d", "wiki.en.vec")])
 def test_vectors_are_read_from_torchtexts_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str, file: str, url: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str, file: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=f"{file}: missing; it is from .*/{url}"):
+    with pytest.raises(DataError, match=f"{file}: missing"):
         load_vectors(f"torchtext/{init}", ["film"], seed=1)
     (tmp_path / ".vector_cache").mkdir()
     (tmp_path / ".vector_cache" / file).write_text("film 1 1\ngood 2 2\n")
-    vectors = load_vectors(f"torchtext/{init}", ["<pad>", "<unk>", "Good", "bad"], seed=1)
-    assert (vectors.matrix[2, 0], vectors.is_found.sum()) == (2, 1)
+    matrix, is_found = load_vectors(f"torchtext/{init}", ["<pad>", "<unk>", "Good", "bad"], seed=1)
+    assert (matrix[2, 0], is_found.sum()) == (2, 1)
 
 
 @needs_torchtext
-@pytest.mark.parametrize("name", [name for name in PACKAGES if name != "spacy"])
-def test_tokens_are_those_of_get_tokenizer(torchtext: Any, name: str) -> None:
-    package = PACKAGES[name]
-    if package is not None:
-        pytest.importorskip(package)
+@pytest.mark.parametrize(("name", "package"), [("split", "torchtext"), ("toktok", "nltk"), ("moses", "sacremoses")])
+def test_tokens_are_those_of_get_tokenizer(torchtext: Any, name: str, package: str) -> None:
+    pytest.importorskip(package)
     split = torchtext.data.utils.get_tokenizer(None if name == "split" else name)
     tokenizer = learned(name)
     for text in TEXTS[:2]:

@@ -210,7 +210,7 @@ def test_vectors_of_a_file_are_those_that_ppmi_makes(tiny_config: Make, tmp_path
     config, path = tiny_config(), tmp_path / "new" / "vectors.txt"
     data = prepare(config)
     assert write_vectors(config, path) == len(data.tokenizer) - 1
-    read = load_vectors(str(path), data.tokenizer.tokens, seed=9).matrix
+    read, _ = load_vectors(str(path), data.tokenizer.tokens, seed=9)
     expected = corpus_vectors([data.corpora["train"]], len(data.tokenizer), dim=8, seed=1)
     np.testing.assert_array_equal(read, expected)
     assert [p.name for p in path.parent.iterdir()] == ["vectors.txt"]

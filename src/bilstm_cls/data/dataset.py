@@ -7,7 +7,6 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,6 @@ from bilstm_cls.data.types import (
     Label,
     LabelIds,
     Split,
-    alike_labels,
     label_counts,
     names_in,
 )
@@ -31,7 +29,7 @@ from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 8
+FORMAT = 9
 """Part of every key of the cache: raise it when what is read from the same files changes."""
 
 IN_MEMORY = "(in memory)"
@@ -71,15 +69,7 @@ def dataset_in_memory(
 ) -> Dataset:
     """Splits texts that a program holds, in the way those of a file are split.
 
-    Args:
-        texts: N raw texts.
-        label_ids: of `labels`.
-        labels: class names, at least two of them with a text.
-        valid: the fraction that chooses the best epoch; with None it is chosen on the texts of train.
-        seed: of the split.
-
-    Raises:
-        DataError: the fraction is less than one text.
+    With `valid` None the best epoch is chosen on the texts of train; `DataError` where it is less than one text.
     """
     everything = np.arange(len(texts))
     orders = cut_splits(everything, label_ids, {} if valid is None else {"valid": valid}, seed=seed).orders
@@ -97,27 +87,13 @@ def dataset_in_memory(
 
 def _open(folder: Path) -> Dataset:
     meta = json.loads((folder / "dataset.json").read_text("utf-8"))
-    paths, splits = meta.pop("paths"), {}
+    paths, splits = np.array(meta.pop("paths"), dtype=object), {}
     for name in meta.pop("splits"):
         rows = mapped_numbers(folder / f"{name}.bin", ROW)
         label_ids = np.load(folder / f"{name}.label_ids.npy", mmap_mode="r", allow_pickle=False)
-        splits[name] = Split(
-            name, Texts(folder / "texts.bin", rows), label_ids, _Picked(paths, rows["path_ids"]), rows["lines"]
-        )
+        texts = Texts(folder / "texts.bin", rows)
+        splits[name] = Split(name, texts, label_ids, paths[rows["path_ids"]], rows["lines"])
     return Dataset(splits=splits, **meta)
-
-
-class _Picked(Sequence[str]):
-    """Names by number, so that a name of many texts is held once."""
-
-    def __init__(self, names: list[str], ids: Ints) -> None:
-        self._names, self._ids = names, ids
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._names[self._ids[index]]
 
 
 class _Table:
@@ -199,12 +175,8 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
     counts = {"read": table.num_rows + len(bad_rows), "used": table.num_rows, "skipped": len(bad_rows)}
     counts |= {"left_out": splits.num_left_out} if splits.num_left_out else {}
     repeats = _repeats(orders, table["hashes"])
-    notes = [
-        *source.notes,
-        *_notes_on_rows(bad_rows, doubtful),
-        *_notes_on_splits(orders, given, table, repeats),
-        *_notes_on_labels(orders, given, label_ids, labels),
-    ]
+    notes = [*source.notes, *_notes_on_rows(bad_rows, doubtful), *_notes_on_splits(orders, table, repeats)]
+    notes += _notes_on_labels(orders, given, label_ids, labels)
     _write(folder, table, orders, label_ids, labels)
     meta = {
         "labels": labels,
@@ -291,30 +263,18 @@ def _repeats(orders: Mapping[str, Ints], hashes: Ints) -> dict[str, int]:
 
 
 def _notes_on_rows(bad_rows: list[BadRow], doubtful: list[BadRow]) -> list[str]:
-    notes = []
-    if bad_rows:
-        num_files = len({row.path for row in bad_rows})
-        notes.append(f"{len(bad_rows)} rows of {num_files} files could not be used: {_summary(bad_rows)}.")
-    return [*notes, f"Remarks of the readers: {_summary(doubtful)}."] if doubtful else notes
+    lost = f"{len(bad_rows)} rows of {len({row.path for row in bad_rows})} files could not be used"
+    found = {lost: bad_rows, "Remarks of the readers": doubtful}
+    return [f"{what}: {_summary(rows)}." for what, rows in found.items() if rows]
 
 
-def _notes_on_splits(
-    orders: Mapping[str, Ints], given: Mapping[str, Ints], table: _Table, repeats: Mapping[str, int]
-) -> list[str]:
+def _notes_on_splits(orders: Mapping[str, Ints], table: _Table, repeats: Mapping[str, int]) -> list[str]:
     notes = []
     if overlap := repeats.get("test_in_train", 0):
-        what = "text is an exact duplicate" if overlap == 1 else "texts are exact duplicates"
-        notes.append(f"{overlap} test {what} of a training text.")
+        notes.append(f"{overlap} test texts are exact duplicates of training texts.")
     labelled = [orders[name] for name in LABELLED if name in orders]
     num_texts, num_empty = sum(map(len, labelled)), sum(int((table["hashes"][o] == _EMPTY).sum()) for o in labelled)
-    if 3 * num_empty >= num_texts:
-        notes.append(f"{num_empty} of {num_texts} texts are empty.")
-    groups = table["groups"]  # all 0 without a column of groups
-    for name in ("valid", "test"):
-        if name in given and table.group_column is not None:
-            shared = np.intersect1d(groups[orders[name]], groups[orders["train"]])
-            notes += [f"{len(shared)} groups of data.group_column are in train and in {name}."] if len(shared) else []
-    return notes
+    return [*notes, f"{num_empty} of {num_texts} texts are empty."] if 3 * num_empty >= num_texts else notes
 
 
 def _notes_on_labels(
@@ -323,16 +283,10 @@ def _notes_on_labels(
     counts = {name: label_counts(label_ids[orders[name]], len(labels)) for name in LABELLED if name in orders}
     absent = {name: (found == 0) & (counts["train"] > 0) for name, found in counts.items() if name not in given}
     return [
-        *(
-            f"{is_absent.sum()} of {np.count_nonzero(counts['train'])} labels, with {counts['train'][is_absent].sum()} "
-            f"texts, have no text in {name}."
-            for name, is_absent in absent.items()
-            if is_absent.any()
-        ),
-        *(
-            f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}; if they are one, fix it."
-            for group in alike_labels(labels)[:MAX_SHOWN]
-        ),
+        f"{is_absent.sum()} of {np.count_nonzero(counts['train'])} labels, with {counts['train'][is_absent].sum()} "
+        f"texts, have no text in {name}."
+        for name, is_absent in absent.items()
+        if is_absent.any()
     ]
 
 

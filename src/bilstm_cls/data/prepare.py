@@ -1,7 +1,7 @@
 """From a config to what training reads: splits, vocabulary and encoded corpora, kept in the cache by their content."""
 
-import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 from collections.abc import Sequence
@@ -16,15 +16,16 @@ from bilstm_cls.data.corpus import Corpus, encode_whole, learn, load_corpus, sta
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
-from bilstm_cls.data.torchtext import PACKAGES, PREFIX
 from bilstm_cls.data.types import Dataset, LabelIds, Split, label_counts
 from bilstm_cls.data.vectors import ENGLISH, frequent_words, width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 5
+FORMAT = 6
 """Part of every key of the cache: raise it when the same texts and config give other ids."""
+
+SPLITTERS = ("tokenizers", "rjieba", "torchtext")
 
 SHARED_KEYS = (
     "text.tokenizer", "text.lowercase", "text.normalize", "text.strip_html", "embedding.dim", "model.cell",
@@ -84,7 +85,7 @@ def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedDat
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
-    return _prepare(dataset, names, config, encoder, [FORMAT, _splitters(config.text.tokenizer), dataset.digest])
+    return _prepare(dataset, names, config, encoder, [FORMAT, _splitters(), dataset.digest])
 
 
 def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
@@ -98,19 +99,14 @@ def _prepare(
     """Encodes some splits by the tokenizer of an encoder, or one that is learned; in the cache where there is a key."""
     text, splits = config.text, dataset.splits
     corpora: dict[str, Corpus] = {}
-    if encoder is not None and not config.model.grows_vocabulary:
-        tokenizer = encoder
-    else:
+    tokenizer = encoder
+    if tokenizer is None:
         tokenizer, corpora["train"] = _learned(splits["train"].texts, text, key)
-        if encoder is not None:
-            tokenizer, corpora = encoder.extended(tokenizer.tokens), {}
-        elif ENGLISH in config.embedding.sources:
+        if ENGLISH in config.embedding.sources:
             tokenizer, corpora = tokenizer.with_words(frequent_words(), text.max_vocab_size), {}
     for name in names:
         if name not in corpora:
             corpora[name] = _encoded(splits[name], tokenizer, key)
-    if left_out := dataset.counts.get("left_out"):
-        logger.info(f"{left_out:,} texts next to those of valid are in no split, so that it shares no film or author")
     return PreparedData(dataset, tokenizer, {name: _as_read(corpora[name], splits[name], text) for name in names})
 
 
@@ -181,9 +177,8 @@ def encoder_folder(config: Config, data_digest: str) -> Path:
     assert config.pretrain.enabled
     text = config.text.model_dump(exclude={"max_length", "truncate"})
     sizes = config.model.model_dump(include={"cell", "bidirectional", "hidden_size", "num_layers", "recurrent_dropout"})
-    splitting = _splitters(config.text.tokenizer)  # another version may learn another vocabulary
     content = [
-        config.seed, data_digest, text, splitting, config.embedding.model_dump(), sizes, config.pretrain.model_dump()
+        config.seed, data_digest, text, _splitters(), config.embedding.model_dump(), sizes, config.pretrain.model_dump()
     ]  # fmt: skip
     return cache_folder() / "encoders" / _digest_of(content)
 
@@ -271,18 +266,7 @@ def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[
     return weights
 
 
-def _splitters(kind: str) -> dict[str, str]:
-    """Returns the installed packages that split texts for this kind of tokenizer, and their versions.
-
-    Another version may split otherwise.
-    """
-    packages = ["tokenizers"]
-    if kind == "chinese_words":
-        packages.append("rjieba")
-    elif kind.startswith(PREFIX):
-        packages += ["torchtext", PACKAGES[kind.removeprefix(PREFIX)] or "torchtext"]
-    versions = {}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # what needs it says so
-            versions[package] = metadata.version(package)
-    return versions
+def _splitters() -> dict[str, str]:
+    """Returns the versions of the packages that split texts: another one may split otherwise."""
+    packages = [name for name in SPLITTERS if importlib.util.find_spec(name) is not None]
+    return {name: metadata.version(name) for name in packages}

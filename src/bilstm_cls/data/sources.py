@@ -30,7 +30,7 @@ from bilstm_cls.data.hub import (
 )
 from bilstm_cls.data.readers import ReadOptions, accepted, data_files, find_splits, read, read_label_names
 from bilstm_cls.data.records import BATCH_ROWS, class_names, folder_files, table_rows
-from bilstm_cls.data.store import cache_folder, file_digest
+from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
@@ -145,8 +145,7 @@ def _imdb(config: DataConfig) -> Source:
         return dataclasses.replace(source, fractions={"test": TEST_FRACTION}, notes=[note])
     if not path.exists():
         raise DataError(f"{path}: there is no such archive or folder; set data.path, or leave it out")
-    identity = identity_of(path)
-    is_official = identity == IMDB_SHA256
+    is_official = config.path is None or (path.is_file() and sha256_of(path) == IMDB_SHA256)
     reviews = functools.cache(lambda: _imdb_reviews(path))  # in one pass, when the first split is asked for
 
     def read_split(split: str, _: OnBadRow) -> list[Example]:
@@ -157,7 +156,7 @@ def _imdb(config: DataConfig) -> Source:
 
     return Source(
         origin=f"IMDB reviews (Maas et al. 2011), {path.name}",
-        identity=[identity],
+        identity=[identity_of(path)],
         read={split: functools.partial(read_split, split) for split in ("train", "test", "unlabelled")},
         is_official=is_official,
         notes=[] if is_official else [f"{path} is not the official archive, so the score is not the official one."],
@@ -301,7 +300,7 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
         ResourceError: the disk is full.
         ConfigError: the folder cannot be written.
     """
-    if target.is_file() and file_digest(target) == sha256:
+    if target.is_file() and sha256_of(target) == sha256:
         return target
     if is_offline():
         raise UnreachableError(f"{url}: not asked for, as {OFFLINE_VARIABLE} is set; unset it or put it at {target}")
@@ -328,7 +327,7 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
 
 
 def identity_of(path: Path) -> str:
-    """Returns a digest of a file's bytes, or of the names, sizes and times of a folder's files.
+    """Returns a digest of the names, sizes and times of a file, or of a folder's files.
 
     Raises:
         DataError: it cannot be read, or not twice.
@@ -336,11 +335,12 @@ def identity_of(path: Path) -> str:
     try:
         if not path.is_dir():
             require_rereadable(path)
-            return file_digest(path) if path.exists() else "missing"
+        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
         digest = hashlib.sha256()
-        for file in sorted(path.rglob("*")):
-            status = file.stat()
-            digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        for file in files:
+            status = file.stat()  # the change time too, where a modification time was copied
+            times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"
+            digest.update(f"{file.resolve()}\0{status.st_size}\0{times}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error

@@ -29,7 +29,6 @@ from bilstm_cls.data.types import (
     MAX_LINEAR_LABELS,
     BadRow,
     Example,
-    alike_labels,
     clean_label,
     joined_labels,
     names_in,
@@ -393,8 +392,6 @@ def _remarks(profile: DataProfile) -> Iterator[str]:
     num_rare = sum(count < FEW_TEXTS for count in profile.labels.values())
     if number > FEW_TEXTS and num_rare:
         yield f"{num_rare} labels have fewer than {FEW_TEXTS} texts; they are hardly learned, and some not tested."
-    for group in alike_labels(list(profile.labels)):
-        yield f"The labels {', '.join(map(ascii, group))} look alike and count as {len(group)}."
     for mark in "" if profile.is_multi else "|;,/+&":
         joined = joined_labels(profile.labels, mark)
         counts = Counter(itertools.chain(profile.labels, *joined.values()))

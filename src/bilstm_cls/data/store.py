@@ -6,7 +6,6 @@ Files are memory-mapped, and pages that were read are released. So memory does n
 
 import atexit
 import contextlib
-import hashlib
 import itertools
 import json
 import logging
@@ -14,7 +13,6 @@ import mmap
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.files import naming_disk_faults, sha256_of, write_atomic
+from bilstm_cls.files import naming_disk_faults, write_atomic
 
 if TYPE_CHECKING:
     import filelock
@@ -39,21 +37,12 @@ BLOCK = 2**13
 RELEASE_BYTES = 2**22
 """Bytes of texts that are read before their pages are released."""
 
-UNSETTLED_SECONDS = 2.0
-"""A file that changed this recently may change again within the resolution of its modification time."""
-
-
 ROW = np.dtype([(name, np.int64) for name in ("starts", "stops", "label_ids", "path_ids", "lines", "groups", "hashes")])
 """What is known of a text in numbers: its first byte, the one after its last, and what `dataset.py` makes of it."""
 
 
 class Texts(Sequence[str]):
-    """Texts of a file, each read when it is asked for.
-
-    Args:
-        path: the texts as UTF-8.
-        rows: `[N]` of `ROW`, where each begins and ends.
-    """
+    """Texts of a UTF-8 file, each read when it is asked for; `rows`, `[N]` of `ROW`, say where each begins and ends."""
 
     def __init__(self, path: Path, rows: Array) -> None:
         self._rows, self._bytes, self._unreleased = rows, mapped_numbers(path, np.uint8), 0
@@ -126,8 +115,7 @@ def _locked(folder: Path) -> tuple[Path, contextlib.AbstractContextManager[objec
             logger.info(f"{folder}: waiting, another process makes it")
             return folder, _lock(folder).acquire()
     except (OSError, NotImplementedError) as error:  # some network file systems have no locks
-        reason = error.strerror if isinstance(error, OSError) else error
-        logger.warning(f"{folder.parent}: cannot be written ({reason}); nothing is kept for the next time")
+        logger.warning(f"{folder.parent}: cannot be written ({error}); nothing is kept for the next time")
         temporary = Path(tempfile.mkdtemp(prefix="bilstm-cls-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         return temporary / folder.name, contextlib.nullcontext()
@@ -152,28 +140,6 @@ def _make(folder: Path, build: Callable[[Path], None]) -> None:
         raise
 
 
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file in hexadecimal, from an earlier call where the file has not changed since.
-
-    What was computed is kept in the cache by the file's path, size and times (the change time too, where a modification
-    time was copied).
-    """
-    status = path.stat()
-    known = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    record = cache_folder() / _DIGESTS / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        found = json.loads(record.read_text("utf-8"))
-        if found.items() >= known.items():
-            return str(found["sha256"])
-    digest = sha256_of(path)
-    if time.time() - max(status.st_mtime, status.st_ctime) > UNSETTLED_SECONDS:
-        with contextlib.suppress(OSError):
-            record.parent.mkdir(parents=True, exist_ok=True)
-            record.write_text(json.dumps({**known, "sha256": digest, "path": str(path)}), "utf-8")
-    return digest
-
-
 @dataclass(frozen=True)
 class CacheEntry:
     """A folder or file of the cache: what it holds (`data`, `corpus`, ...), its bytes, and its last use since 1970."""
@@ -196,11 +162,7 @@ def cache_entries() -> list[CacheEntry]:
 
 
 def clear_cache(kind: str | None = None) -> list[CacheEntry]:
-    """Removes everything of one kind, or everything, and returns what was removed.
-
-    What another process is making stays. A run that reads a removed folder goes on where the system keeps mapped files
-    (not on Windows, where they cannot be removed and stay).
-    """
+    """Removes everything of one kind, or everything, but what another process is making; returns what was removed."""
     removed = [entry for entry in cache_entries() if kind in (None, entry.kind)]
     for entry in removed:
         with contextlib.suppress(OSError):
@@ -235,7 +197,6 @@ def chunks(sequence: Sliceable, size: int) -> Iterator[Sliceable]:
 
 
 _MANIFEST = "files.json"
-_DIGESTS = "digests"
 
 
 def _write_manifest(folder: Path) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
-from bilstm_cls.data.torchtext import CUT, PREFIX, TorchtextCutter, is_from_torchtext
+from bilstm_cls.data.torchtext import CUT, PREFIX, TorchtextCutter
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
@@ -61,30 +61,32 @@ _HTML = [
 ]
 
 
-def _basic_english() -> Pipeline:
-    """What torchtext's `basic_english` gives, token for token: quotes go, seven marks are separate, `;:` are spaces."""
-    replaced: list[tuple[Any, str]] = [('"', ""), ("<br />", " "), (Regex("[;:]"), " ")]
-    spaces = pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed")
-    marks = pre_tokenizers.Split(Regex("['.,()!?]"), "isolated")
-    return [normalizers.Replace(*pair) for pair in replaced], pre_tokenizers.Sequence([spaces, marks])
+def _matches(pattern: str) -> Any:
+    """A pre-tokenizer whose tokens are the matches of a pattern; what lies between them is dropped."""
+    return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
 
 
-def _words() -> Any:
-    return _matches(rf"{_NUMBER}|{_WORD}|{_MARK}")
+_WORDS = _matches(rf"{_NUMBER}|{_WORD}|{_MARK}")
+_CHINESE_WORDS = pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, "removed"), _WORDS])
+# What torchtext's `basic_english` gives, token for token: quotes go, seven marks are separate, `;:` are spaces.
+_BASIC_ENGLISH: Pipeline = (
+    [normalizers.Replace('"', ""), normalizers.Replace("<br />", " "), normalizers.Replace(Regex("[;:]"), " ")],
+    pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed"),
+            pre_tokenizers.Split(Regex("['.,()!?]"), "isolated"),
+        ]
+    ),
+)
 
-
-def _chinese_words() -> Any:
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, "removed"), _words()])
-
-
-TOKENIZERS: dict[str, Callable[[], Pipeline]] = {
-    "basic_english": _basic_english,
-    "words": lambda: ([_BREAK], _words()),
-    "whitespace": lambda: ([], pre_tokenizers.WhitespaceSplit()),
-    "characters": lambda: ([_BREAK], _matches(r"\S")),
-    "cjk": lambda: ([_BREAK], _matches(rf"{_CJK}|{_NUMBER}|{_NO_CJK}+(?:['’]{_NO_CJK}+)*|{_MARK}")),
-    "chinese_words": lambda: ([_BREAK], _chinese_words()),
-    "bpe": lambda: ([_BREAK], pre_tokenizers.ByteLevel(add_prefix_space=True)),
+TOKENIZERS: dict[str, Pipeline] = {
+    "basic_english": _BASIC_ENGLISH,
+    "words": ([_BREAK], _WORDS),
+    "whitespace": ([], pre_tokenizers.WhitespaceSplit()),
+    "characters": ([_BREAK], _matches(r"\S")),
+    "cjk": ([_BREAK], _matches(rf"{_CJK}|{_NUMBER}|{_NO_CJK}+(?:['’]{_NO_CJK}+)*|{_MARK}")),
+    "chinese_words": ([_BREAK], _CHINESE_WORDS),
+    "bpe": ([_BREAK], pre_tokenizers.ByteLevel(add_prefix_space=True)),
 }
 
 
@@ -110,7 +112,7 @@ class Tokenizer:
 
         Args:
             texts: of the train split only.
-            kind: a key of `TOKENIZERS`, or `torchtext/` and a key of `PACKAGES`.
+            kind: a key of `TOKENIZERS`, or `torchtext/` and a name that its `get_tokenizer` knows.
             lowercase: whether `A` and `a` are the same.
             normalize: `none`, or the Unicode form that texts are brought to: `nfc` or `nfkc`.
             strip_html: whether tags are left out and the commonest entities replaced.
@@ -139,7 +141,7 @@ class Tokenizer:
         """
         cutter: Cutter = str
         try:
-            if is_from_torchtext(text):
+            if f'"pre_tokenizer": {{"type": "{PREFIX}' in text:  # in a token, quotes would be escaped
                 engine, cutter = TorchtextCutter.from_json(text)
             else:
                 engine = tokenizers.Tokenizer.from_str(text)
@@ -149,9 +151,9 @@ class Tokenizer:
             raise ValueError(f"not a tokenizer: {error}") from error
         if (engine.token_to_id(PADDING), engine.token_to_id(UNKNOWN)) != (PADDING_ID, UNKNOWN_ID):
             raise ValueError(f"{PADDING} must have id {PADDING_ID} and {UNKNOWN} id {UNKNOWN_ID}")
-        if engine.pre_tokenizer is not None and engine.pre_tokenizer.__getstate__() == _chinese_words().__getstate__():
+        if engine.pre_tokenizer is not None and engine.pre_tokenizer.__getstate__() == _CHINESE_WORDS.__getstate__():
             cutter = with_cuts
-            import_rjieba()  # now and not at the first text
+            with_cuts("")  # so that a missing package is an error now and not at the first text
         return cls(engine, cutter)
 
     @classmethod
@@ -171,9 +173,8 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """Returns the content of `tokenizer.json`."""
-        return (
-            self._cutter.to_json(self._engine) if isinstance(self._cutter, TorchtextCutter) else self._engine.to_str()
-        )
+        cutter, engine = self._cutter, self._engine
+        return cutter.to_json(engine) if isinstance(cutter, TorchtextCutter) else engine.to_str()
 
     def __len__(self) -> int:
         return int(self._engine.get_vocab_size())
@@ -190,18 +191,12 @@ class Tokenizer:
         if not isinstance(engine.model, models.WordLevel):
             return self
         found = (engine.pre_tokenizer.pre_tokenize_str(engine.normalizer.normalize_str(word)) for word in words)
-        new = dict.fromkeys(pieces[0][0] for pieces in found if len(pieces) == 1)
-        room = None if max_vocab_size is None else max_vocab_size - len(self)
-        return self.extended([token for token in new if engine.token_to_id(token) is None][:room])
-
-    def extended(self, tokens: Iterable[str]) -> "Tokenizer":
-        """Returns a tokenizer that also knows these tokens, after its own; `ConfigError` for `bpe` and torchtext's."""
+        vocab = engine.get_vocab()
+        for token in (pieces[0][0] for pieces in found if len(pieces) == 1):
+            if max_vocab_size is None or len(vocab) < max_vocab_size:
+                vocab.setdefault(token, len(vocab))
         content = json.loads(self.to_json())
-        if content.get("model", {}).get("type") != "WordLevel":
-            raise ConfigError("model.grows_vocabulary: must be false with this tokenizer; its vocabulary cannot grow")
-        vocab = content["model"]["vocab"]
-        for token in tokens:
-            vocab.setdefault(token, len(vocab))
+        content["model"]["vocab"] = vocab
         return Tokenizer.from_json(json.dumps(content, ensure_ascii=False))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -213,21 +208,20 @@ class Tokenizer:
         def encode(pieces: list[str]) -> Iterator[list[int]]:
             return (_without_padding(encoding.ids) for encoding in self._engine.encode_batch_fast(pieces))
 
-        return _by_pieces(map(self._cutter, map(without_surrogates, texts)), encode)
+        return _by_pieces(texts, self._cutter, encode)
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the ids of one text and, for each, where it begins and ends in the text's characters.
 
         Raises:
-            ConfigError: a tokenizer of torchtext gave a token that the text does not contain as it is.
+            ConfigError: the tokens are torchtext's, which does not say where they are.
         """
-        text = without_surrogates(text)
-        marked = self._cutter(text)
+        if isinstance(self._cutter, TorchtextCutter):
+            raise ConfigError("torchtext does not say where its tokens are; explain a run with text.tokenizer words")
+        marked = self._cutter(without_surrogates(text))
         encoding = self._engine.encode(marked)
         offsets: list[tuple[int, int]] = encoding.offsets
-        if isinstance(self._cutter, TorchtextCutter):
-            offsets = self._cutter.places(text)
-        elif self._cutter is with_cuts:
+        if self._cutter is with_cuts:
             places = list(itertools.accumulate((character != CUT for character in marked), initial=0))
             offsets = [(places[start], places[stop]) for start, stop in offsets]
         return _without_padding(encoding.ids), offsets
@@ -260,7 +254,7 @@ class TokenCounter:
         def encode(pieces: list[str]) -> Iterator[list[int]]:
             return (list(map(id_of, encoding.tokens)) for encoding in self._engine.encode_batch(pieces))
 
-        ids = _by_pieces(map(self._cutter, map(without_surrogates, texts)), encode)
+        ids = _by_pieces(texts, self._cutter, encode)
         flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
         counts = np.bincount(flat, minlength=len(self._ids))
         counts[: len(self._counts)] += self._counts
@@ -288,7 +282,7 @@ def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> tup
     if kind.startswith(PREFIX):
         cutter = TorchtextCutter(kind, normalizers.Sequence(first))
         return cutter.engine(), cutter
-    changes, pre_tokenizer = TOKENIZERS[kind]()
+    changes, pre_tokenizer = TOKENIZERS[kind]
     engine = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: UNKNOWN_ID}, unk_token=UNKNOWN))
     engine.normalizer = normalizers.Sequence([*first, *changes])
     engine.pre_tokenizer = pre_tokenizer
@@ -317,19 +311,6 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def import_rjieba() -> Any:
-    """Returns the package.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import rjieba
-    except ImportError as error:
-        raise ConfigError("text.tokenizer: chinese_words needs rjieba; pip install 'bilstm-cls[chinese]'") from error
-    return rjieba
-
-
 def with_cuts(text: str) -> str:
     """Returns the text with a mark wherever jieba cuts before or after a Han character.
 
@@ -338,31 +319,36 @@ def with_cuts(text: str) -> str:
     Raises:
         ConfigError: rjieba is not installed.
     """
-    words = import_rjieba().cut(text.replace(CUT, " "))
-    return _CUT_WITHOUT_HAN.sub("", CUT.join(words))
+    try:
+        import rjieba
+    except ImportError as error:
+        raise ConfigError("text.tokenizer: chinese_words needs rjieba; pip install 'bilstm-cls[chinese]'") from error
+    return _CUT_WITHOUT_HAN.sub("", CUT.join(rjieba.cut(text.replace(CUT, " "))))
 
 
-def _by_pieces(texts: Iterable[str], encode: Callable[[list[str]], Iterable[list[int]]]) -> list[list[int]]:
+def _by_pieces(
+    texts: Iterable[str], cutter: Cutter, encode: Callable[[list[str]], Iterable[list[int]]]
+) -> list[list[int]]:
     """Encodes texts, of which the library sees a bounded number of characters at once."""
     ids: list[list[int]] = []
-    group: list[tuple[int, str]] = []  # pieces, each with the place of its text
-
-    def encode_group() -> None:
-        for (place, _), found in zip(group, encode([piece for _, piece in group]), strict=True):
-            ids[place] += found
-        group.clear()
-
+    group: list[tuple[list[int], str]] = []  # pieces, each with the ids of its text
     room = MAX_CHARACTERS
     for text in texts:
         ids.append([])
-        for piece in _pieces(text):
-            group.append((len(ids) - 1, piece))
+        for piece in _pieces(cutter(without_surrogates(text))):
+            group.append((ids[-1], piece))
             room -= len(piece)
             if room < 0:
-                encode_group()
+                _encode_group(group, encode)
                 room = MAX_CHARACTERS
-    encode_group()
+    _encode_group(group, encode)
     return ids
+
+
+def _encode_group(group: list[tuple[list[int], str]], encode: Callable[[list[str]], Iterable[list[int]]]) -> None:
+    for (ids, _), found in zip(group, encode([piece for _, piece in group]), strict=True):
+        ids += found
+    group.clear()
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -379,8 +365,3 @@ def _pieces(text: str) -> Iterator[str]:
 def _without_padding(ids: list[int]) -> list[int]:
     """A text that spells `<pad>` out has an unknown token there."""
     return [token_id or UNKNOWN_ID for token_id in ids] if PADDING_ID in ids else ids
-
-
-def _matches(pattern: str) -> Any:
-    """A pre-tokenizer whose tokens are the matches of a pattern; what lies between them is dropped."""
-    return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)

@@ -1,7 +1,6 @@
 """The tokenizers of torchtext 0.18, which works with torch 2.3 alone (the extra `torchtext`), and its vector files."""
 
 import contextlib
-import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -13,11 +12,6 @@ import tokenizers
 from bilstm_cls.errors import ConfigError, DataError
 
 PREFIX = "torchtext/"
-PACKAGES: dict[str, str | None] = {
-    "split": None, "basic_english": None, "toktok": "nltk", "moses": "sacremoses", "spacy": "spacy",
-    "revtok": "revtok", "subword": "revtok",
-}  # fmt: skip
-"""Tokenizers of `torchtext.data.utils.get_tokenizer`, and the package that each needs besides."""
 
 CUT = "\x1f"
 """The mark between tokens that are cut beforehand, which is no part of any token."""
@@ -56,8 +50,8 @@ class TorchtextCutter:
         """
         content = json.loads(text)
         kind, ids = content["pre_tokenizer"]["type"], content["model"]["vocab"]
-        if kind.removeprefix(PREFIX) not in PACKAGES or sorted(ids.values()) != list(range(len(ids))):
-            raise ValueError(f"{kind!r} is no tokenizer of torchtext, or ids are missing")
+        if sorted(ids.values()) != list(range(len(ids))):
+            raise ValueError("ids are missing")
         library = tokenizers.Tokenizer.from_str(json.dumps({**content, "pre_tokenizer": None}))
         cutter = cls(kind, library.normalizer)
         engine = cutter.engine()
@@ -69,45 +63,10 @@ class TorchtextCutter:
         changes = {"normalizer": json.loads(self._normalizer.__getstate__()), "pre_tokenizer": {"type": self._kind}}
         return json.dumps({**json.loads(engine.to_str()), **changes}, ensure_ascii=False)
 
-    def places(self, text: str) -> list[tuple[int, int]]:
-        """Returns where each token begins and ends in the text's characters, which torchtext itself does not report.
-
-        Raises:
-            ConfigError: the text does not contain a token as it is, so that its place cannot be known.
-        """
-        characters = tokenizers.PreTokenizedString(text)
-        characters.normalize(self._normalizer.normalize)
-        characters.split(lambda _, part: part.split(tokenizers.Regex(r"[\s\S]"), "isolated"))
-        found = characters.get_splits("original", "char")
-        searched = "".join(character for character, _, _ in found)
-        places, stop = [], 0
-        for token in filter(None, self(text).split(CUT)):
-            start = searched.find(token.strip(), stop)  # some tokenizers keep the space next to a token
-            if start < 0 or not token.strip():
-                raise ConfigError(
-                    f"{self._kind} gives the token {token!r}, which the text does not contain in this form, so that it "
-                    f"cannot be explained; a run with text.tokenizer words can explain every text"
-                )
-            stop = start + len(token.strip())
-            places.append((found[start][1][0], found[stop - 1][1][1]))
-        return places
-
-
-def is_from_torchtext(text: str) -> bool:
-    """Whether the content of a `tokenizer.json` is what `to_json` gave."""
-    return '"pre_tokenizer": {"type": "torchtext/' in text  # in a token, quotes would be escaped
-
 
 def _splitter(kind: str) -> Callable[[str], list[str]]:
-    """Returns torchtext's function from a text to tokens, without the warnings that it prints.
-
-    Raises:
-        ConfigError: torchtext is not installed or not made for the torch that is, or a package is missing.
-    """
+    """Returns torchtext's function from a text to tokens, without what it prints; `ConfigError` where it cannot be."""
     name = kind.removeprefix(PREFIX)
-    package = PACKAGES[name]
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise ConfigError(f"text.tokenizer {kind} needs the package {package}; run: pip install {package}")
     try:
         import torchtext
 
@@ -116,7 +75,7 @@ def _splitter(kind: str) -> Callable[[str], list[str]]:
 
         with contextlib.redirect_stdout(io.StringIO()):
             split: Callable[[str], list[str]] = torchtext.data.utils.get_tokenizer(None if name == "split" else name)
-    except (ImportError, OSError, AttributeError) as error:
+    except (ImportError, OSError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"text.tokenizer {kind} cannot be used ({str(error).partition(chr(10))[0]}); it needs torchtext 0.18.0, "
             f"which works with torch 2.3 alone, so make a virtual environment with Python 3.11 or 3.12 and run there: "
@@ -126,19 +85,12 @@ def _splitter(kind: str) -> Callable[[str], list[str]]:
 
 
 def vectors_file(init: str) -> Path:
-    """Returns where torchtext keeps the text file of vectors such as `torchtext/glove.6B.100d`, below this directory.
+    """Returns where torchtext keeps the text file of vectors such as `torchtext/glove.6B.100d`, or raises `DataError`.
 
-    Raises:
-        DataError: it is not there.
+    It is not downloaded here; torchtext does that.
     """
     family, _, name = init.removeprefix(PREFIX).partition(".")
-    if family == "glove":
-        path = CACHE / f"glove.{name}.txt"
-        archive = name if name[0] in "48" else name.rpartition(".")[0]
-        url = f"https://nlp.stanford.edu/data/glove.{archive}.zip"
-    else:
-        path = CACHE / f"wiki.{name.rpartition('.')[0]}.vec"
-        url = f"https://dl.fbaipublicfiles.com/fasttext/vectors-wiki/{path.name}"
+    path = CACHE / (f"glove.{name}.txt" if family == "glove" else f"wiki.{name.rpartition('.')[0]}.vec")
     if not path.is_file():
-        raise DataError(f"{path}: missing; it is from {url}")
+        raise DataError(f"{path}: missing; let torchtext download it, or unpack it there")
     return path

