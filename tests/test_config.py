@@ -198,7 +198,7 @@ def test_what_data_must_have_or_not_is_named(load: Load, tmp_path: Path, lines: 
         ("train.epoks=1", "'epoks' 'epochs'"),
         ("foo.bar=1", "'foo'"),
         ("train=1", "TrainConfig 1"),
-        ("seed.a=1", "seed: integer"),
+        ("seed.a=1", "key.path=value"),
         ("seed", "key.path=value"),
         ("train..epochs=1", "key.path=value"),
         ("data.train=*.csv", "quotes"),

@@ -46,7 +46,7 @@ SETTINGS = [
 ]
 USAGE = [
     ("train -c bse.yaml", "bse.yaml base.yaml"),
-    ("train -c runs", "runs folder config.yaml"),
+    ("train -c runs", "runs directory"),
     ("train", "data.train -c FILE"),
     ("train -c base.yaml --device cuda:99", "'cuda:99' --device cpu"),
     ("train -c base.yaml -o ''", "--output-dir '': character"),

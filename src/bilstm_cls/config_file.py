@@ -29,7 +29,7 @@ _PATTERNS = [
 ]
 
 SYNONYMS = {
-    "bs": "train.batch_size", "dataset": "data.train", "dev": "data.valid", "early_stopping": "train.patience",
+    "bs": "train.batch_size", "dev": "data.valid", "early_stopping": "train.patience",
     "ema": "train.ema_decay", "embed_dim": "embedding.dim", "fp16": "train.precision", "gpu": "train.device",
     "hidden_dim": "model.hidden_size", "lr": "train.learning_rate", "max_seq_length": "text.max_length",
     "metric": "train.select_by", "vocab_size": "text.max_vocab_size", "wd": "train.weight_decay",
@@ -128,14 +128,13 @@ class _ConfigInput:
         key, equals, text = override.partition("=")
         *sections, name = path = tuple(part.strip() for part in key.split("."))
         document = parse_yaml(text)
-        if not equals or not all(path):
-            document.problems = [(0, "must look like key.path=value")]
-        self._problems += [(place, problem) for _, problem in document.problems]
-        section: Any = self.values
+        section: Any = self.values if equals and all(path) else None
         for step in sections:
             section = section.setdefault(step, {}) if isinstance(section, dict) else None
-        # What is no mapping though it should be is a problem of the file, and reported as such.
-        if not document.problems and isinstance(section, dict):
+        if not isinstance(section, dict):
+            document.problems = [(0, "must look like key.path=value, where the key can have keys below it")]
+        self._problems += [(place, problem) for _, problem in document.problems]
+        if not document.problems:
             section[name] = document.value
             self._places = {at: known for at, known in self._places.items() if at[: len(path)] != path} | {path: place}
 
@@ -184,7 +183,7 @@ def unknown_key(section: str, key: str) -> str:
     homes = {known: f"{home}.{known}".lstrip(".") for home, names in keys.items() for known in names}
     here = difflib.get_close_matches(name, keys.get(section, []), 1, 0.65)
     there = difflib.get_close_matches(name, homes, 1, 0.75)
-    if meant := repr(here[0]) if here else SYNONYMS.get(name) or (homes[there[0]] if there else None):
+    if meant := SYNONYMS.get(name) or (repr(here[0]) if here else homes[there[0]] if there else None):
         advice = f"did you mean {meant}?"
     else:
         advice = f"known are {', '.join(keys.get(section) or keys[''])}"

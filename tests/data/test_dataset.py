@@ -190,15 +190,15 @@ def test_a_second_load_is_equal_and_reads_no_file_again(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("name", ["texts.bin", "dataset.json"])
-def test_a_damaged_cache_is_noticed_and_made_again(
-    name: str, load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    fresh = plain(load(rows_of(COUNTS), "test=0.2"))
+@pytest.mark.usefixtures("load")
+def test_a_damaged_cache_is_noticed_and_made_again(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load_config(None, [f"data.train={write(tmp_path / 'data.csv', rows_of(COUNTS))}", "data.test=0.2"]).data
+    fresh = plain(load_dataset(config))
     [path] = (tmp_path / "cache/data").glob(f"*/{name}")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert plain(load(rows_of(COUNTS), "test=0.2")) == fresh
+    assert plain(load_dataset(config)) == fresh
     assert "damaged" in caplog.text
 
 

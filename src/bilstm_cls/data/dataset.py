@@ -93,6 +93,7 @@ def _open(folder: Path) -> Dataset:
         label_ids = np.load(folder / f"{name}.label_ids.npy", mmap_mode="r", allow_pickle=False)
         texts = Texts(folder / "texts.bin", rows)
         splits[name] = Split(name, texts, label_ids, paths[rows["path_ids"]], rows["lines"])
+        release(rows)
     return Dataset(splits=splits, **meta)
 
 
