@@ -80,7 +80,7 @@ def pull(repository: str, target: str | Path | None = None, *, overwrite: bool =
     run = RunDirectory(Path("runs") / address.repository.rpartition("/")[2] if target is None else Path(target))
     if run.is_taken and not overwrite:
         raise ConfigError(f"{run.path}: exists; add --overwrite, or choose another place with -o")
-    folder = download(address, kind="model", patterns=PUSHED)
+    folder = download(address, patterns=PUSHED)
     RunDirectory(folder).load_model()
     with run.locked():
         run.clear()
@@ -102,7 +102,7 @@ def fetched_run(path: str | Path) -> Path:
     """
     if not str(path).startswith("hf:/"):  # a `Path` has one slash where two were written
         return Path(path)
-    return download(_address(str(path)), kind="model", patterns=MODEL_FILES)
+    return download(_address(str(path)), patterns=MODEL_FILES)
 
 
 def _address(text: str) -> Address:

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from bilstm_cls.data import encoding as encoding_module
 from bilstm_cls.data.encoding import find_encoding
 from bilstm_cls.data.readers import READERS, ReadOptions
 from bilstm_cls.errors import ConfigError, DataError
@@ -12,12 +11,11 @@ from tests.data.conftest import Write
 from tests.data.rows import pairs, skipping
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030", "shift_jis"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030", "shift_jis"])
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("a.csv", 'text,label\r\n"映画、\n良い",pos\r\nひどい,neg\r\n'),
-        ("a.tsv", "text\tlabel\r\n映画、良い\tpos\r\nひどい\tneg\r\n"),
         ("a.txt", "pos\t映画、良い\r\nneg\tひどい\r\n"),
         ("a.jsonl", '{"text": "映画、良い", "label": "pos"}\r\n{"text": "ひどい", "label": "neg"}\r\n'),
         ("a.json", '[{"text": "映画、良い", "label": "pos"},\r\n{"text": "ひどい", "label": "neg"}]\r\n'),
@@ -30,18 +28,16 @@ def test_any_text_codec_is_read(write: Write, name: str, content: str, encoding:
     assert found == [("映画、\n良い" if name == "a.csv" else "映画、良い", "pos"), ("ひどい", "neg")]
 
 
+FRENCH = "très café, déjà vu à l’été"
 TEXTS = {
-    "utf-8": "très café, déjà vu à l’été",
-    "utf-8-sig": "très café, déjà vu à l’été",
-    "utf-16": "très café, déjà vu à l’été",
-    "windows-1252": "très café, déjà vu à l’été",
+    **dict.fromkeys(("utf-8", "utf-8-sig", "utf-16", "windows-1252"), FRENCH),
     "gb18030": "这部电影非常好看，我们都很喜欢，演员的表演也很精彩",
     "big5": "這部電影非常好看，我們都很喜歡，演員的表演也很精彩",
     "cp932": "この映画はとても良かったです。俳優の演技も素晴らしい",
     "euc-jp": "この映画はとても良かったです。俳優の演技も素晴らしい",
     "cp949": "이 영화는 정말 재미있었습니다. 배우들의 연기도 훌륭했어요",
-    "windows-1251": "этот фильм мне очень понравился, актёры играли хорошо",
-    "koi8-r": "этот фильм мне очень понравился, актёры играли хорошо",
+    "cp1251": "этот фильм мне очень понравился, актёры играли хорошо",
+    "koi8_r": "этот фильм мне очень понравился, актёры играли хорошо",
 }
 
 
@@ -64,34 +60,28 @@ def test_a_line_of_another_encoding_in_a_utf8_file_is_a_bad_row_and_no_other_cha
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "gb18030", "utf-16-le", "shift_jis", "iso2022_jp"])
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.jsonl", "a.ft"])
+@pytest.mark.parametrize(
+    ("name", "header", "row"),
+    [
+        ("a.csv", "text,label\n", "{},pos\n"),
+        ("a.tsv", "text\tlabel\n", "{}\tpos\n"),
+        ("a.txt", "", "pos {}\n"),
+        ("a.jsonl", "", '{{"text": "{}", "label": "pos"}}\n'),
+    ],
+)
 def test_a_byte_that_cannot_be_decoded_is_named_deep_in_a_file(
-    write: Write, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str
+    write: Write, name: str, header: str, row: str, encoding: str
 ) -> None:
-    monkeypatch.setattr(encoding_module, "BLOCK_BYTES", 997)
-    header = {"a.csv": "text,label\n", "a.tsv": "text\tlabel\n"}.get(name, "")
-    text = "Q" if encoding == "ascii" else "Q中中中"  # which blocks of 997 bytes cut apart
-    row = {
-        "a.csv": f"{text},pos\n",
-        "a.tsv": f"{text}\tpos\n",
-        "a.txt": f"pos {text}\n",
-        "a.jsonl": f'{{"text": "{text}", "label": "pos"}}\n',
-        "a.ft": f"__label__pos {text}\n",
-    }[name].encode(encoding)
-    num_before = 1000
+    text = "Q" if encoding == "ascii" else "Q中中中"  # which the blocks that are read cut apart
+    content, num_before = row.format(text).encode(encoding), 1000
     wrong = b"\x00\xdc" if encoding == "utf-16-le" else b"\xff"
-    harmed = row.replace("Q".encode(encoding), "Q".encode(encoding) + wrong)
-    path = write(name, header.encode(encoding) + row * num_before + harmed + row * 5)
+    harmed = content.replace("Q".encode(encoding), "Q".encode(encoding) + wrong)
+    path = write(name, header.encode(encoding) + content * num_before + harmed + content * 5)
     kwargs: Any = {"options": ReadOptions(encoding=encoding), "format": "label-text" if name == "a.txt" else "auto"}
     line = num_before + bool(header) + 1
     with pytest.raises(DataError, match=rf":{line}: byte 0x{wrong[0]:02x} is not {encoding} "):
         pairs(path, **kwargs)
     assert skipping(path, **kwargs) == ([(text, "pos")] * (num_before + 5), [line])
-
-
-def test_a_wrong_byte_further_down_in_a_row_is_named(write: Write) -> None:
-    with pytest.raises(DataError, match=r"a\.csv:2: byte 0xe9 2 lines further down is not utf-8"):
-        pairs(write("a.csv", b'text,label\n"one\ntwo\nthr\xe9e",pos\nx,neg\n'))
 
 
 @pytest.mark.parametrize("encoding", ["cp037", "utf-32", "utf-16-be"])
@@ -108,30 +98,10 @@ def test_a_wrong_codec_gives_rows_or_one_message(write: Write, data_format: str,
     assert "\n" not in message
 
 
-def zstd(content: bytes) -> bytes:
-    compressed: bytes = pytest.importorskip("zstandard").compress(content)
-    return compressed
-
-
-COMPRESS = {".gz": gzip.compress, ".zst": zstd}
-
-
-@pytest.mark.parametrize("suffix", COMPRESS)
-def test_compressed_files_are_read_and_damaged_ones_refused(write: Write, suffix: str) -> None:
+def test_compressed_files_are_read_and_damaged_ones_refused(write: Write) -> None:
     content = "text,label\n" + "".join(f"naïve {i * 7919 % 1000},pos\n" for i in range(1000))
-    path = write(f"a.csv{suffix}", COMPRESS[suffix](content.encode()))
+    path = write("a.csv.gz", gzip.compress(content.encode()))
     assert pairs(path, options=ReadOptions(encoding="auto"))[-1] == (f"naïve {999 * 7919 % 1000}", "pos")
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"a\.csv\.\w+: cannot be read \("):
+    with pytest.raises(DataError, match=r"a\.csv\.gz: cannot be read \("):
         pairs(path)
-
-
-def test_without_zstandard_the_package_is_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
-    with pytest.raises(DataError, match="pip install zstandard"):
-        pairs(write("a.csv.zst", b"x"))
-
-
-def test_utf16_without_a_mark_is_refused_with_the_setting(write: Write) -> None:
-    with pytest.raises(DataError, match=r"set data\.encoding: utf-16-le"):
-        find_encoding(write("a.csv", "text,label\nx,y\n", "utf-16-le"))

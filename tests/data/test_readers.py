@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +32,7 @@ def error(path: Path, **kwargs: Any) -> str:
     with pytest.raises(DataError) as caught:
         list(read(path, **kwargs))
     assert "\n" not in str(caught.value)
-    return str(caught.value).replace(f"{path.parent}{os.sep}", "")
+    return str(caught.value).removeprefix(f"{path.parent}/")
 
 
 # csv and tsv
@@ -66,12 +65,12 @@ def test_columns_are_joined_and_labels_stripped_and_records_kept(write: Write) -
     assert list((example.record or {}).values()) == ["7", " A ", " pos\u3000", "b"]
 
 
-@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
-def test_columns_by_position_mean_that_there_is_no_header(write: Write, name: str, delimiter: str) -> None:
-    path = write(name, "3,wall,street\n4,new,chip\n".replace(",", delimiter))
-    examples = list(read(path, options=ReadOptions(("#2", "#3"), "#1", keep_record=True)))
-    assert [(e.text, e.label, e.line) for e in examples] == [("wall\nstreet", "3", 1), ("new\nchip", "4", 2)]
-    assert examples[0].record == {"#1": "3", "#2": "wall", "#3": "street"}
+def test_columns_by_position_mean_that_there_is_no_header(write: Write) -> None:
+    (one, two) = read(
+        write("a.csv", "3,wall,street\n4,new,chip\n"), options=ReadOptions(("#2", "#3"), "#1", keep_record=True)
+    )
+    assert (one.text, one.label, one.line, two.line) == ("wall\nstreet", "3", 1, 2)
+    assert one.record == {"#1": "3", "#2": "wall", "#3": "street"}
 
 
 @pytest.mark.parametrize(
@@ -90,31 +89,27 @@ def test_columns_without_a_name_or_with_that_of_another_do_not_matter(
     assert (example.text, example.label, example.record) == ("x", "pos", record)
 
 
-@pytest.mark.parametrize("header", ['text;label;"a, b, c"', "text;label;a, b, c, d", "text;label;a|b|c|d"])
-def test_the_delimiter_is_the_one_that_gives_the_wanted_columns(write: Write, header: str) -> None:
-    assert pairs(write("a.csv", f"{header}\nx,y;pos;1\n")) == [("x,y", "pos")]
-
-
-TWO = [("a, b", "pos"), ("c", "neg")]
 DIALECTS = {
-    "sep": ("sep=;\r\ntext;label\r\na, b;pos\r\nc;neg\r\n", TWO),
-    "tab in csv": ("text\tlabel\na, b\tpos\nc\tneg\n", TWO),
-    "comment": ("# made, by, hand\ntext,label\n#a,pos\n# more, to, come\nb,neg\n", [("#a", "pos"), ("b", "neg")]),
+    "the wanted columns decide": ('text;label;a, b, c, d\nx,y;pos;1\n', [("x,y", "pos")]),
+    "sep": ("sep=;\r\ntext;label\r\na, b;pos\r\nc;neg\r\n", [("a, b", "pos"), ("c", "neg")]),
+    "tab in csv": ("text\tlabel\na, b\tpos\nc\tneg\n", [("a, b", "pos"), ("c", "neg")]),
     "apostrophes": ("text,label\n'tis it,pos\n'so' he said,neg\n", [("'tis it", "pos"), ("'so' he said", "neg")]),
     "inches": ('text,label\n5" nail,pos\na 3" pipe",neg\n', [('5" nail', "pos"), ('a 3" pipe"', "neg")]),
+    "tsv": ('text\tlabel\n"it is\tneg\n5" nails"\tpos\n', [('"it is', "neg"), ('5" nails"', "pos")]),
+    "tsv, quoted": ('text\tlabel\n"one\nof ""two"""\tneg\n"x\ty"\tpos\n', [('one\nof "two"', "neg"), ("x\ty", "pos")]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", DIALECTS)
 def test_a_dialect_is_found(write: Write, kind: str) -> None:
     content, expected = DIALECTS[kind]
-    assert pairs(write("a.csv", content)) == expected
+    assert pairs(write("a.tsv" if "tsv" in kind else "a.csv", content)) == expected
 
 
 @pytest.mark.parametrize(
     ("dialect", "content"),
     [
-        (Dialect(delimiter=" "), "text label\n'x y\" pos\n".replace("'", '"')),
+        (Dialect(delimiter=":::"), "text:::label\nx y:::pos\n"),
         (Dialect(quotechar="'"), "text,label\n'x y',pos\n"),
         (Dialect(escapechar="!"), "text,label\nx! y,pos\n"),
         (Dialect(skip_lines=2), "a,b\nc,d\ntext,label\nx y,pos\n"),
@@ -128,7 +123,7 @@ def test_a_given_dialect_is_used(write: Write, dialect: Dialect, content: str) -
 
 def test_lines_that_are_no_rows_are_counted_by_kind(write: Write) -> None:
     path = write("a.csv", "text,label\n\nx,a\n\n# so\ntext,label\ny,b\n\n")
-    found = {(row.line, row.reason) for row in remarks(path)}
+    found = {(row.line, row.reason) for row in remarks(path, options=ReadOptions(csv=Dialect(comment="#")))}
     assert found == {
         (2, "skipped 3 blank lines, the first here"),
         (5, "skipped 1 comment line"),
@@ -136,37 +131,17 @@ def test_lines_that_are_no_rows_are_counted_by_kind(write: Write) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ('text\tlabel\n"it is\tneg\n5" nails"\tpos\n', [('"it is', "neg"), ('5" nails"', "pos")]),
-        ('text\tlabel\n"one\nof ""two"""\tneg\n"x\ty"\tpos\n', [('one\nof "two"', "neg"), ("x\ty", "pos")]),
-    ],
-)
-def test_quotes_in_tsv_have_a_meaning_only_where_all_do(write: Write, content: str, expected: list[Any]) -> None:
-    assert pairs(write("a.tsv", content)) == expected
-
-
-def test_a_record_may_be_longer_than_a_block(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding_module, "BLOCK_BYTES", 7)
-    rows = [("é\n" * 40, "pos"), ("short", "neg"), ("\n\n中", "pos")]
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerows([("text", "label"), *rows])
-    path = write("a.csv", file.getvalue())
-    assert [(e.text, e.line) for e in read(path)] == [(rows[0][0], 2), ("short", 43), ("\n\n中", 44)]
-
-
 # bad rows
 
 CSV_FAULTS = {
-    'x,pos\n"oops,neg\ny,pos\n': "a quote opens here and never closes; the rest of the file is not read",
-    'x,pos\n"oops,neg\ny,pos\n"z",neg\n': "a quote closes in the middle of a field",
-    'x,pos\n"a "b" c",neg\ny,pos\n': "a quote closes in the middle of a field",
+    'x,pos\n"oops,neg\ny,pos\n': "not csv (unexpected end of data; is a quote missing?); the rest of the file is not",
+    'x,pos\n"oops,neg\ny,pos\n"z",neg\n': "not csv (",
+    'x,pos\n"a "b" c",neg\ny,pos\n': "not csv (",
     'x,pos\n"a\nb",neg,1\ny,pos\n': "3 fields over 2 lines (is a quote missing?), but the first row has 2",
     "x,pos\na,b,neg\ny,pos\n": "3 fields, but the first row has 2",
     "x,pos\na\ny,pos\n": "1 field, but the first row has 2",
     "x,pos\na, \u3000\ny,pos\n": "the label is empty",
-    "x,pos\na\rb,neg\ny,pos\n": "a carriage return outside quotes",
+    "x,pos\na\rb,neg\ny,pos\n": "not csv (new-line character",
 }
 
 
@@ -176,23 +151,8 @@ def test_a_bad_csv_row_is_named_and_costs_no_other_unless_quotes_are_wrong(write
     assert error(path).startswith(f"a.csv:3: {CSV_FAULTS[body]}")
     assert "data.bad_rows" in error(path)
     found, bad = skipping(path)
-    assert "".join(text for text, _ in found) == ("x" if "a quote " in CSV_FAULTS[body].split("(")[0] else "xy")
+    assert "".join(text for text, _ in found) == ("x" if '"' in body and "not csv" in CSV_FAULTS[body] else "xy")
     assert bad == [3]
-
-
-@pytest.mark.parametrize(
-    ("content", "is_doubtful"),
-    [
-        ('label,title,text\npos,a,b\npos,A title,"A first line.\n\nA second, with a comma."\n', False),
-        ('label,title,text\npos,a,b\nneg,A title,"wrong\npos,another,quotes"\n', True),
-        ('text,label\nfine,neg\n"wrong,neg\nquotes",pos\n', True),
-        ('text,label\nfine,neg\n"first line\nsecond line",pos\n', False),
-    ],
-)
-def test_a_text_that_may_have_swallowed_rows_is_remarked_on(content: str, is_doubtful: bool, write: Write) -> None:
-    columns = tuple(name for name in content.partition("\n")[0].split(",") if name != "label")
-    found = remarks(write("t.csv", content), options=ReadOptions(columns, "label"))
-    assert [row.line for row in found] == [3] * is_doubtful
 
 
 OBJECT = '{"text": "x", "label": "a"}\n'
@@ -203,8 +163,7 @@ OTHER_FAULTS = [
     ("a.ft", "__label__a x\n\n__label__a __label__b y\n", "data.labels: multi"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": NaN}\n', "not JSON: NaN"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "text": "z"}\n', "not JSON: key 'text' is there twice"),
-    ("a.jsonl", OBJECT + '\n["y", "b"]\n', "has no 'text' among '#1', '#2'"),
-    ("a.jsonl", OBJECT + '\n"y"\n', "must be a JSON object"),
+    ("a.jsonl", OBJECT + '\n["y", "b"]\n', "must be a JSON object"),
     ("a.jsonl", OBJECT + '\n{"text": "y"}\n', "has no 'label' among 'text'"),
     ("a.jsonl", OBJECT + '\n{"text": 1, "label": "b"}\n', "'text' must be text, not 1"),
     ("a.jsonl", OBJECT + '\n{"text": null, "label": "b"}\n', "'text' must be text, not null"),
@@ -241,11 +200,6 @@ def test_what_is_too_long_is_a_bad_row(write: Write, monkeypatch: pytest.MonkeyP
     assert pairs(write("a.csv", f'text,label\n"{"y" * 200_000}",b\n')) == [("y" * 200_000, "b")]
 
 
-def test_skipped_rows_are_logged_unless_the_caller_counts_them(write: Write, caplog: pytest.LogCaptureFixture) -> None:
-    assert pairs(write("a.csv", "text,label\nx,a\ny\n"), bad_rows="skip") == [("x", "a")]
-    assert "a.csv:3: 1 field" in caplog.text
-
-
 # json
 
 
@@ -256,11 +210,9 @@ def test_json_gives_back_what_was_written(
 ) -> None:
     records = [{"text": text, "label": label} for text, label in rows]
     columns = {name: {str(i): record[name] for i, record in enumerate(records)} for name in ("text", "label")}
-    by_row = {f"row {i}": record for i, record in enumerate(records)}
     split = {"columns": ["text", "label"], "index": [*range(len(rows))], "data": rows}
     arrays = {"note": "", "text": [text for text, _ in rows], "label": [label for _, label in rows]}
-    nested = [{"data": records}, {"data": {name: arrays[name] for name in ("text", "label")}}]
-    documents: list[Any] = [records, columns, *nested, split, arrays, *([by_row] if len(rows) > 2 else [])]
+    documents: list[Any] = [records, columns, {"data": records}, split, arrays]
     written = data.draw(st.sampled_from([records, *([document] for document in documents)]))
     options: Any = {"ensure_ascii": ensure_ascii, "indent": None if written is records else indent}
     assert pairs(write("a.json", "".join(json.dumps(value, **options) + "\n" for value in written))) == rows
@@ -272,11 +224,9 @@ def test_the_line_of_an_array_is_where_its_object_starts(write: Write) -> None:
     assert [(e.text, e.line) for e in read(path)] == [("x\ny", 2), ("y", 2), ("z", 4)]
 
 
-def test_a_large_document_is_refused_with_the_command_that_converts(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_document_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bilstm_cls.data.records.MAX_DOCUMENT_BYTES", 20)
-    assert error(write("a.json", f"[{OBJECT}]")).endswith("jq -c '.[]' a.json > a.jsonl")
+    assert "one object a line" in error(write("a.json", f"[{OBJECT}]"))
 
 
 def test_labels_may_be_numbers_or_truth_values(write: Write) -> None:
@@ -306,7 +256,6 @@ def test_lines_give_one_text_a_line(write: Write, written: list[str]) -> None:
         ("text-label", "a b pos\nc neg \nd 1.0\n", [("a b", "pos"), ("c", "neg"), ("d", "1")]),
         ("fasttext", "__label__p a b\n__label__x-y\t c\nd __label__z\n", [("a b", "p"), (" c", "x-y"), ("d ", "z")]),
         ("fasttext", "__label__a, x, y\n__label__b,c ,z\n", [("x, y", "a"), (",z", "b,c")]),
-        ("label-text", "pos\ta b\rneg\tc\r", [("a b", "pos"), ("c", "neg")]),
         ("lines", "a\n\nb\r\n \u2028\n", [("a", None), ("", None), ("b", None), (" \u2028", None)]),
     ],
 )
@@ -329,7 +278,7 @@ def test_a_folder_gives_a_text_a_file(write: Write, tmp_path: Path) -> None:
 def test_a_wrong_byte_in_a_folder_is_named(write: Write, tmp_path: Path) -> None:
     write("corpus/neg/1.txt", b"one\ntw\xf3\n")
     write("corpus/pos/1.txt", "fine")
-    with pytest.raises(DataError, match=r"neg.1\.txt:1: byte 0xf3 1 line further down is not utf-8"):
+    with pytest.raises(DataError, match=r"neg.1\.txt:1: byte 0xf3 is not utf-8"):
         list(read(tmp_path / "corpus"))
     auto = ReadOptions(encoding="auto")
     assert [e.text for e in read(tmp_path / "corpus", options=auto)] == ["one\ntwó\n", "fine"]
@@ -400,17 +349,13 @@ def test_an_empty_file_is_an_error(write: Write, tmp_path: Path, data_format: st
     [
         ("a.csv", "text,label\n", "a.csv: has a header and no rows"),
         ("a.csv", "\n\n", "a.csv:1: holds blank lines only"),
-        ("a.csv", "Txt,label\nx,y\n", "a.csv:1: no text column 'text' among 'Txt', 'label'; did you mean 'Txt'?"),
-        ("a.csv", "text,Class\nx,y\n", "a.csv:1: no label column 'label' among 'text', 'Class'; name another"),
+        ("a.csv", "Txt,label\nx,y\n", "a.csv:1: no text column 'text' among 'Txt', 'label'; name another"),
         ("a.csv", "text,label,text\nx,y,z\n", "a.csv:1: column 'text' is there twice"),
-        ("a.csv", 'text,"label\nx,y\n', "a.csv:1: a quote opens here and never closes"),
-        ("a.csv", "text,label\rx,y\r\n", "a.csv:1: a carriage return outside quotes (tr '"),
+        ("a.csv", 'text,"label\nx,y\n', "a.csv:1: not csv (unexpected end"),
         ("a.csv", "t\0e\0x\0t\0\n\0", "a.csv:1: the header holds NUL"),
-        ("a.csv", b"\xff\xfet\0e\0", "a.csv: begins with the byte order mark of utf-16; set data.encoding: utf-16"),
         ("a.csv", b"text,label\xff\nx,y\n", "a.csv:1: byte 0xff is not utf-8"),
-        ("a.tsv", "text\tlabel\n", "a.tsv: has a header and no rows"),
         ("a.jsonl", "\n\n", "a.jsonl: holds no JSON object"),
-        ("a.jsonl", '{"txt": "x", "label": "a"}\n', "a.jsonl:1: no text column 'text' among 'txt', 'label'; did you"),
+        ("a.jsonl", '{"txt": "x", "label": "a"}\n', "a.jsonl:1: no text column 'text' among 'txt', 'label'; name"),
         ("a.parquet", b"PAR1 damaged", "a.parquet: cannot be read as Parquet"),
     ],
 )
@@ -420,23 +365,16 @@ def test_a_file_that_is_wrong_as_a_whole_is_an_error_even_when_skipping(
     assert error(write(name, content), bad_rows="skip").startswith(start)
 
 
-@pytest.mark.parametrize("data_format", ["csv", "folder"])
-def test_a_folder_in_place_of_a_file_is_an_error_and_the_reverse(
-    write: Write, tmp_path: Path, data_format: str
-) -> None:
-    with pytest.raises(DataError, match=r"is a (folder|file), and format"):
-        read(tmp_path if data_format == "csv" else write("a.csv", "text,label\n"), format=data_format)
-
-
-def test_an_unknown_format_is_a_config_error(write: Write) -> None:
+def test_what_does_not_fit_the_format_is_an_error(write: Write, tmp_path: Path) -> None:
+    path = write("a.csv", "text,label\n")
+    for place, data_format in ((tmp_path, "csv"), (path, "folder")):
+        with pytest.raises(DataError, match=r"is a (folder|file), and format"):
+            read(place, format=data_format)
     with pytest.raises(ConfigError, match="unknown data format 'cvs'; choose auto, csv"):
-        read(write("a.csv", "x"), format="cvs")
+        read(path, format="cvs")
 
 
 # names of numbered labels
-
-
-NUMBERED = "text,label\nx,1\ny,b\nz,7\n"
 
 
 @pytest.mark.parametrize("names", ["a\r\nb\r\nc", b"\xef\xbb\xbfa\nb\nc\n\n"])
@@ -444,7 +382,7 @@ def test_a_number_has_the_name_on_its_line_and_one_without_a_name_is_a_bad_row(
     write: Write, names: str | bytes
 ) -> None:
     options = ReadOptions(label_names=read_label_names(write("names.txt", names), "utf-8"))
-    path = write("a.csv", NUMBERED)
+    path = write("a.csv", "text,label\nx,1\ny,b\nz,7\n")
     assert error(path, options=options).startswith("a.csv:4: label '7' has no name")
     assert skipping(path, options=options) == ([("x", "b"), ("y", "b")], [4])
 

@@ -14,10 +14,8 @@ from bilstm_cls.errors import ConfigError, DataError
 OFFLINE_VARIABLE = "BILSTM_CLS_OFFLINE"
 
 SPLITS = {
-    "train": "train", "training": "train",
-    "validation": "valid", "valid": "valid", "dev": "valid", "val": "valid",
-    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
-    "unsupervised": "unlabelled", "unlabelled": "unlabelled", "unlabeled": "unlabelled", "unsup": "unlabelled",
+    "train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "val": "valid", "test": "test",
+    "unsupervised": "unlabelled", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
 }  # fmt: skip
 """What data sets call their splits."""
 
@@ -63,11 +61,7 @@ class Address:
 
 
 def hub() -> Any:
-    """Returns the library `huggingface_hub`.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Returns the library `huggingface_hub`, or raises ConfigError if it is not installed."""
     try:
         import huggingface_hub
         import huggingface_hub.errors
@@ -103,44 +97,31 @@ def naming_hub_faults(address: Address) -> Iterator[None]:
     try:
         yield
     except (OSError, errors.HFValidationError, errors.LocalEntryNotFoundError, *of_the_network) as error:
-        status = _status_in(error)
-        if status in (401, 403, 404) or isinstance(error, errors.HFValidationError):
-            raise ConfigError(
-                f"hf://{address}: there is no such repository or revision, or you may not use it; check the name, or "
-                f"log in with `hf auth login`"
-            ) from error
-        if status is not None:
-            raise DownloadError(f"hf://{address}: the Hub answers with status {status}; try again later") from error
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+            causes.append(cause)
+        statuses = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
+        answers = [status for status in statuses if status is not None]
+        if answers[:1] in ([401], [403], [404]) or isinstance(error, errors.HFValidationError):
+            advice = "you may not use it; check the name, or log in with `hf auth login`"
+            raise ConfigError(f"hf://{address}: there is no such repository or revision, or {advice}") from error
+        if answers:
+            raise DownloadError(f"hf://{address}: the Hub answers with status {answers[0]}; try again later") from error
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # of this machine's disk
         reason = f"{OFFLINE_VARIABLE} is set" if is_offline() else "the Hub cannot be reached"
         raise UnreachableError(f"hf://{address}: not in the cache, and {reason}") from error
 
 
-def _status_in(error: BaseException | None) -> int | None:
-    """Returns the status of the Hub's answer that an error or its causes come from."""
-    while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status is not None:
-            return int(status)
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def download(address: Address, *, kind: str, patterns: Sequence[str]) -> Path:
-    """Returns a folder with the files of a repository that match one of the patterns; unchanged ones are not fetched.
-
-    Args:
-        address: of the repository.
-        kind: `model` or `dataset`.
-        patterns: of paths in the repository.
+def download(address: Address, *, patterns: Sequence[str]) -> Path:
+    """Returns a folder with the files of a model's repository that match one of the patterns.
 
     Raises:
         ConfigError, DownloadError: as `naming_hub_faults` says.
     """
     with naming_hub_faults(address):
         folder = hub().snapshot_download(
-            address.repository, repo_type=kind, revision=address.revision, allow_patterns=list(patterns),
+            address.repository, revision=address.revision, allow_patterns=list(patterns),
             local_files_only=is_offline(), endpoint=endpoint(),
         )  # fmt: skip
     return Path(folder)
@@ -162,9 +143,8 @@ def load_hub_dataset(address: Address, label_column: str) -> dict[str, Any]:
     except ImportError as error:
         raise ConfigError(f"data of the Hub need datasets; run: pip install 'bilstm-cls[hub]' ({error})") from error
     if is_offline():
-        raise UnreachableError(
-            f"hf://{address}: {OFFLINE_VARIABLE} is set; set HF_HUB_OFFLINE=1 instead to use what datasets has cached"
-        )
+        advice = "set HF_HUB_OFFLINE=1 instead to use what datasets has cached"
+        raise UnreachableError(f"hf://{address}: {OFFLINE_VARIABLE} is set; {advice}")
     if Path(address.repository).is_dir():  # which the library would read instead
         raise ConfigError(f"hf://{address}: there is a folder {address.repository} here; run in another directory")
     if not sys.stderr.isatty():
@@ -176,10 +156,8 @@ def load_hub_dataset(address: Address, label_column: str) -> dict[str, Any]:
             raise ConfigError(f"hf://{address}: {error} Check the name, or log in with `hf auth login`.") from error
         except (RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
             reason = " ".join(str(error.__cause__ or error).split())[:300]
-            raise DataError(
-                f"hf://{address}: cannot be read ({reason}); name one of several subsets as in "
-                f"hf/{address.repository}:SUBSET, and instead of a script try {address}@refs/convert/parquet"
-            ) from error
+            advice = f"try a subset, hf/{address.repository}:SUBSET, or for a script {address}@refs/convert/parquet"
+            raise DataError(f"hf://{address}: cannot be read ({reason}); {advice}") from error
     splits = {SPLITS[name.lower()]: split for name, split in loaded.items() if name.lower() in SPLITS and len(split)}
     if "train" not in splits:
         raise DataError(f"hf://{address}: has no split 'train' (its splits: {', '.join(loaded)}); save it to files")

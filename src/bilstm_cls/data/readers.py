@@ -1,23 +1,15 @@
 """Labelled text files of any kind as a stream of examples, with file and line in every error."""
 
-import difflib
 import functools
 import glob
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
-from bilstm_cls.data.encoding import (
-    BLOCK_BYTES,
-    COMPRESSIONS,
-    TextLines,
-    byte_blocks,
-    find_encoding,
-    require_rereadable,
-)
+from bilstm_cls.data.encoding import COMPRESSION, TextLines, find_encoding, open_file, require_rereadable
 from bilstm_cls.data.records import (
     fasttext,
     label_first,
@@ -41,12 +33,9 @@ SUFFIXES = {
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ft": "fasttext", ".fasttext": "fasttext",
 }  # fmt: skip
 _UNREADABLE = {
-    "unpack it first": (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz"),
-    "save it as CSV (UTF-8)": (".xlsx", ".xls", ".ods"),
-    "write its texts and labels to a CSV file, as DataFrame.to_csv of pandas does": (
-        ".pkl", ".pickle", ".xml", ".html", ".yaml", ".yml", ".arff", ".feather", ".db", ".sqlite", ".npy", ".npz",
-    ),
-}  # fmt: skip
+    *(".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst", ".xlsx", ".xls", ".ods", ".pkl", ".pickle", ".xml"),
+    *(".html", ".yaml", ".yml", ".arff", ".feather", ".db", ".sqlite", ".npy", ".npz"),
+}
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
 LABEL_NAMES = (
     "label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "y", "stars", "star_rating",
@@ -63,9 +52,7 @@ BODY_NAMES = (
 TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title", "question_title")
 """What columns with the heading of a text are usually called."""
 
-MAX_BLOCKS = 128
-HALF = 100
-"""Lines looked at from the beginning of a block, and from its end."""
+SAMPLE_LINES = 2000
 MOST = 0.9
 """The fraction of lines that decides a format; the others may be bad rows."""
 MAX_CLEAR_LABELS = 20
@@ -145,29 +132,19 @@ READERS: dict[str, Reader] = {
 
 
 def require_path(path: Path) -> None:
-    """Raises a DataError, with the names that come close, if there is nothing at a path."""
+    """Raises a DataError if there is nothing at a path that can be read."""
     try:
         path.stat()
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file or folder{_neighbours(path)}") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-
-
-def _neighbours(path: Path) -> str:
-    try:
-        entries = sorted(entry for entry in path.parent.iterdir() if not entry.name.startswith("."))
-    except OSError:
-        return f", nor the folder {path.parent}"
-    near = difflib.get_close_matches(path.name, [entry.name for entry in entries], n=3)
-    near = near or [entry.name for entry in entries if entry.suffix.lower() in {*SUFFIXES, ".txt"}][:8]
-    return f"; in {path.parent} there is {', '.join(near)}" if near else ""
+        is_missing = isinstance(error, FileNotFoundError)
+        reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise DataError(f"{path}: {'there is no such file or folder' if is_missing else reason}") from error
 
 
 def data_files(given: str | Sequence[str]) -> list[Path]:
     """Returns the files or folders of labelled texts that a path, a pattern such as `part-*.csv`, or a list names.
 
-    A folder that holds no folders but data files of one kind stands for these, in the order of their names.
+    A folder that holds no folders but data files stands for these, in the order of their names.
 
     Raises:
         DataError: a path or pattern names nothing.
@@ -186,11 +163,13 @@ def data_files(given: str | Sequence[str]) -> list[Path]:
 
 
 def _files_of_folder(path: Path) -> list[Path]:
-    entries = [entry for entry in sorted(path.iterdir()) if entry.name[0] != "."] if path.is_dir() else []
-    formats = {format_of_name(entry) for entry in entries} - {None}
-    if len(formats) != 1 or any(entry.is_dir() or entry.name == "state.json" for entry in entries):
-        return []
-    return [entry for entry in entries if format_of_name(entry)]
+    entries = _entries(path)
+    files = [] if any(entry.is_dir() for entry in entries) else [entry for entry in entries if format_of_name(entry)]
+    return [file for file in files if file.suffix != ".json"] or files  # JSON may describe the others
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [entry for entry in sorted(folder.iterdir()) if entry.name[0] != "."] if folder.is_dir() else []
 
 
 def find_splits(folder: Path) -> dict[str, list[str]]:
@@ -198,9 +177,8 @@ def find_splits(folder: Path) -> dict[str, list[str]]:
 
     They are folders, or data files such as `train.csv` and `train-00000-of-00002.parquet`.
     """
-    entries = [entry for entry in sorted(folder.iterdir()) if entry.name[0] != "."] if folder.is_dir() else []
     found: dict[str, list[str]] = {}
-    for entry in entries:
+    for entry in _entries(folder):
         words = re.split(r"[^a-z]", entry.name.lower())
         split = next((split for split, names in _SPLITS.items() if words[0] in names), None)
         if split is None and entry.is_dir():
@@ -212,7 +190,7 @@ def find_splits(folder: Path) -> dict[str, list[str]]:
 
 def format_of_name(path: Path) -> str | None:
     """Returns the format that a file's ending says, before that of its compression; None where it says nothing."""
-    return SUFFIXES.get((path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path).suffix.lower())
+    return SUFFIXES.get(Path(path.name.lower().removesuffix(COMPRESSION)).suffix)
 
 
 def detect_format(path: Path) -> str:
@@ -223,18 +201,18 @@ def detect_format(path: Path) -> str:
     """
     require_path(path)
     if path.is_dir():
-        return "arrow" if (path / "state.json").exists() else "folder"
+        return "folder"
     if format := format_of_name(path):
         return format
-    if advice := next((advice for advice, kinds in _UNREADABLE.items() if path.suffix.lower() in kinds), None):
+    if path.suffix.lower() in _UNREADABLE:
+        advice = "unpack it, or write texts and labels to a CSV file in UTF-8, as DataFrame.to_csv of pandas does"
         raise DataError(f"{path}: {path.suffix} files are not read; {advice}")
     require_rereadable(path)
-    if next(byte_blocks(path)).startswith(b"PAR1"):
-        return "parquet"
-    blocks = TextLines(path, find_encoding(path, max_bytes=MAX_BLOCKS * BLOCK_BYTES)).blocks()
-    # From all over the file, since many a file has all texts of one label before those of the next.
-    sample = [line for block in islice(blocks, MAX_BLOCKS) for line in [*block[:HALF], *block[HALF:][-HALF:]]]
-    lines = [line.removesuffix("\r") for line in sample if line.strip()]
+    with open_file(path) as file:
+        if file.read(4) == b"PAR1":
+            return "parquet"
+    sample = itertools.islice(TextLines(path, find_encoding(path)), SAMPLE_LINES)
+    lines = [line.rstrip("\r\n") for line in sample if line.strip()]
     if not lines:
         raise DataError(f"{path}: holds blank lines only")
     if format := _format_of_lines(lines):
@@ -252,42 +230,17 @@ def _format_of_lines(lines: Sequence[str]) -> str | None:
         return "fasttext"
     if fraction(lambda line: "\t" in line) > MOST:
         return _format_by_tabs([line.split("\t") for line in lines if "\t" in line])
-    if _is_table(lines):
-        return "csv"
-    # Where both readings fit, numbers are labels rather than words, and far fewer words than the others.
-    ranked = sorted(
-        (not all(map(str.isdecimal, labels)), len(labels), name)
-        for name, words, rests in _readings(lines)
-        for labels in [{*words}]
-        # Labels that half of the texts hold are words like others.
-        if _are_labels(words, MAX_CLEAR_LABELS)
-        and 2 * sum(not labels.isdisjoint(text.split()) for text in rests) < len(rests)
-    )
-    if len(ranked) == 2 and ranked[0][0] == ranked[1][0] and 2 * ranked[0][1] > ranked[1][1]:
-        return None
-    return ranked[0][2] if ranked else None
-
-
-def _readings(lines: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
-    """Returns the two formats with a space between text and label, and the labels and texts of the lines in each."""
-    parted = [line.strip() for line in lines if " " in line.strip()]
-    first = [line.partition(" ")[::2] for line in parted]
-    last = [line.rpartition(" ")[::2] for line in parted]
-    return [
-        ("label-text", [label for label, _ in first], [text for _, text in first]),
-        ("text-label", [label for _, label in last], [text for text, _ in last]),
-    ]
+    return "csv" if _is_table(lines) else None
 
 
 def _shown_readings(lines: Sequence[str]) -> str:
     """Shows the first lines of a file, and what the labels would be if they were the first or the last words."""
-    first_lines = f"Its first lines are {'; '.join(cut(repr(line)) for line in lines[:3])}"
-    parts = []
-    for name, words, _ in _readings(lines):
-        labels = list(dict.fromkeys(words))
-        more = f", ... {len(labels)} of them" if len(labels) > 3 else ""
-        parts += [f"{name} (labels {', '.join(map(shown, labels[:3]))}{more})"] if labels else []
-    return first_lines + (f"; with a space between text and label they are {' or '.join(parts)}" if parts else "")
+    parted = [line.strip() for line in lines[:3]]
+    first, last = ([cut(repr(line.split(" ")[at])) for line in parted] for at in (0, -1))
+    return (
+        f"Its first lines are {'; '.join(cut(repr(line)) for line in parted)}; with a space between text and label "
+        f"they are label-text (labels {', '.join(first)}) or text-label (labels {', '.join(last)})"
+    )
 
 
 def _is_table(lines: Sequence[str]) -> bool:

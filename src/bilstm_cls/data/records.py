@@ -1,23 +1,15 @@
 """Readers of all formats but tables: lines, folders, JSON lines and documents, Parquet and Arrow."""
 
-import functools
 import itertools
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bilstm_cls.data.encoding import (
-    MAX_CHARACTERS,
-    TOO_LONG,
-    TextLines,
-    decoding_fault,
-    find_encoding,
-)
-from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, is_prose, require_columns
+from bilstm_cls.data.encoding import MAX_CHARACTERS, TOO_LONG, TextLines, decoding_fault, find_encoding
+from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, require_columns
 from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, checked_text, label_of
 from bilstm_cls.errors import DataError, shown
 
@@ -27,18 +19,12 @@ TEXT_SUFFIXES = (".txt", ".text")
 _MAX_HEAD = 100
 """JSON objects that show whether a key is missing from one or from all."""
 BATCH_ROWS = 1024
-_NO_MARK = {
-    "\t": "has no tab between label and text, as the first line has",
-    " ": "has no space between label and text",
-}
 _FASTTEXT_LABEL = re.compile(r"(?<![^\s,])__label__(\S+?)(?:(?:\s*,)?(?:\s|$)|,(?=__label__))")
 
-Parts = tuple[str | list[str], str] | str
-"""Label or labels and text of a line, or what is wrong with it."""
+Parts = tuple[str | list[str], str] | None
+"""Label or labels and text of a line; None where nothing is between them."""
 Record = tuple[int, dict[str, Any] | str | None]
 """Where a record starts (its line or, in a table, row, from 1), and its values or what is wrong; None for no record."""
-
-
 Batches = Callable[[Sequence[str]], Iterator[Any]]
 """What yields batches of some columns of an Arrow table."""
 
@@ -61,9 +47,9 @@ def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[st
             skipped.add(BLANK_LINE, number)
             continue
         mark = mark or ("\t" if "\t" in line else " ")
-        parts = fault or split(line, mark)
-        if isinstance(parts, str):
-            yield BadRow(str(path), number, parts)
+        if fault or (parts := split(line, mark)) is None:
+            wanted = "tab" if mark == "\t" else "space"
+            yield BadRow(str(path), number, fault or f"has no {wanted} between label and text")
         else:
             yield _example(dict(zip(("label", "text"), parts, strict=True)), options, path, number)
     if not mark:
@@ -72,15 +58,13 @@ def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[st
 
 
 def label_first(line: str, mark: str) -> Parts:
-    """Parts a line behind its label."""
     label, found, text = line.partition(mark)
-    return (label, text) if found else _NO_MARK[mark]
+    return (label, text) if found else None
 
 
 def label_last(line: str, mark: str) -> Parts:
-    """Parts a line before its label."""
     text, found, label = (line if mark == "\t" else line.rstrip()).rpartition(mark)
-    return (label, text) if found else _NO_MARK[mark]
+    return (label, text) if found else None
 
 
 def fasttext(line: str, _: str) -> Parts:
@@ -91,7 +75,7 @@ def fasttext(line: str, _: str) -> Parts:
 def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
     """Yields every line's number from 1, its text without the line end, and what is wrong with it, if anything."""
     for number, line in enumerate(lines, 1):
-        yield number, line.removesuffix("\r"), lines.fault([line])
+        yield number, line.removesuffix("\n").removesuffix("\r"), lines.fault(line)
 
 
 def _without_columns(options: ReadOptions) -> ReadOptions:
@@ -110,7 +94,7 @@ def read_labelled_files(files: Iterable[tuple[str, Path]], options: ReadOptions)
     for label, file in files:
         lines = TextLines(file, find_encoding(file) if options.encoding == "auto" else options.encoding)
         text = lines.whole(MAX_CHARACTERS)
-        if fault := TOO_LONG if text is None else lines.fault([text]):
+        if fault := TOO_LONG if text is None else lines.fault(text):
             yield BadRow(str(file), 1, fault)
         else:
             yield _example({"label": label, "text": text}, options, file, 1)
@@ -136,7 +120,7 @@ def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def read_jsonl(path: Path, options: ReadOptions) -> Rows:
-    """Reads JSON objects, one a line or those of one document: an array, or what `_table_of` finds in an object.
+    """Reads JSON objects, one a line or those of one document: an array, or what `_rows_of` finds in an object.
 
     Keys that are there twice, NaN and infinite numbers make a row a bad one.
 
@@ -144,7 +128,7 @@ def read_jsonl(path: Path, options: ReadOptions) -> Rows:
         DataError: the file is empty, unreadable or too large a document, or none of its objects has a wanted key.
     """
     skipped = SkippedLines(path)
-    records = _with_header(_json_records(path, options), options.wanted)
+    records = _json_records(path, options)
     head = list(itertools.islice(records, _MAX_HEAD))
     objects = [(line, record) for line, record in head if isinstance(record, dict)]
     if objects:
@@ -164,36 +148,14 @@ def read_jsonl(path: Path, options: ReadOptions) -> Rows:
 
 def _json_records(path: Path, options: ReadOptions) -> Iterator[Record]:
     lines = TextLines(path, options.encoding)
-    if _is_document(list(itertools.islice((line for line in lines if line.strip()), 2)), options.text_columns):
+    first, second = [*itertools.islice((line for line in map(str.strip, lines) if line), 2), "", ""][:2]
+    # The first of JSON lines, if broken, has another object after it.
+    is_lines = first.startswith("{") and (second.startswith("{") or (first.endswith("}") and bool(second)))
+    if first.startswith("[") or (first.startswith("{") and not is_lines):
         yield from _document_records(lines, options.text_columns)
         return
     for number, line in enumerate(lines, 1):
-        yield number, lines.fault([line]) or (_record_in(line) if line and not line.isspace() else None)
-
-
-def _with_header(records: Iterable[Record], wanted: Sequence[str]) -> Iterator[Record]:
-    """Names the values of arrays by the first of them, where that holds the names of the wanted columns."""
-    header: list[str] | None = None
-    for line, record in records:
-        if isinstance(record, dict) and "#1" in record:
-            names = list(map(str, record.values()))
-            if header is None and wanted and {*wanted} <= {*names}:
-                header = names
-                continue
-            header = header or []
-            record = dict(zip(header, record.values(), strict=False)) if header else record
-        yield line, record
-
-
-def _is_document(lines: Sequence[str], text_columns: Sequence[str]) -> bool:
-    """Whether the first two lines that are not blank begin a JSON document rather than JSON lines."""
-    first, second = ([line.strip() for line in lines] + ["", ""])[:2]
-    try:
-        value = _DECODER.decode(first)
-    except (ValueError, RecursionError):
-        # The first of JSON lines, if broken, has another object after it.
-        return first.startswith("[") or (first.startswith("{") and not first.endswith("}") and second[:1] != "{")
-    return not second and (isinstance(value, list) or _table_of(value, text_columns) is not None)
+        yield number, lines.fault(line) or (None if line.isspace() else _record_in(line))
 
 
 def _refuse_constant(name: str) -> None:
@@ -219,9 +181,6 @@ def _record_in(text: str) -> dict[str, Any] | str:
 
 
 def _record_of(value: Any) -> dict[str, Any] | str:
-    """Returns the values of a row by name, or by position where it is an array; or what is wrong with it."""
-    if isinstance(value, list) and value:
-        return {f"#{position}": cell for position, cell in enumerate(value, 1)}
     return value if isinstance(value, dict) else f"must be a JSON object, not {shown(value)}"
 
 
@@ -233,21 +192,14 @@ def _json_fault(error: ValueError | RecursionError) -> str:
 
 
 def _document_records(lines: TextLines, text_columns: Sequence[str]) -> Iterator[Record]:
-    text, path = lines.whole(MAX_DOCUMENT_BYTES), lines.path
+    text = lines.whole(MAX_DOCUMENT_BYTES)
     if text is None:
-        command = f"jq -c '.[]' {path.name} > {path.stem}.jsonl"
-        raise DataError(f"{path}: is too large for one JSON document; write one object a line, as with: {command}")
-    value = decoding_fault(text, lines.encoding) or _record_in(text)
-    table = None if text.lstrip().startswith("[") else _table_of(value, text_columns)
-    if isinstance(table, dict):
-        name = next(iter(table))
-        command = f"jq {shlex.quote(f'.{json.dumps(name)}')} {path.name} > {path.stem}-{name}.json"
-        listed = ", ".join(map(shown, list(table)[:MAX_SHOWN]))
-        raise DataError(f"{path}: holds several tables, {listed}; write one a file, as with: {command}")
-    if table is not None:
-        yield from enumerate(map(_record_of, table), 1)
-    else:  # an array of rows, or one after the other
+        raise DataError(f"{lines.path}: is too large for one JSON document; write one object a line (jq -c '.[]')")
+    rows = None if text.lstrip().startswith("[") else _rows_of(_record_in(text), text_columns)
+    if rows is None or decoding_fault(text, lines.encoding):  # an array, or objects of several lines
         yield from _rows_in(text, lines.encoding)
+    else:
+        yield from enumerate(map(_record_of, rows), 1)
 
 
 def _rows_in(text: str, encoding: str) -> Iterator[Record]:
@@ -270,52 +222,27 @@ def _rows_in(text: str, encoding: str) -> Iterator[Record]:
         position = end
 
 
-def _table_of(value: Any, text_columns: Sequence[str]) -> list[Any] | dict[str, Any] | None:
-    """Returns the rows that one object holds, several tables by name, or None where it is a row itself.
+def _rows_of(value: Any, text_columns: Sequence[str]) -> list[Any] | None:
+    """Returns the rows that one object holds, or None where it is a row itself.
 
-    The rows are what pandas writes with `orient` split, index and columns; columns that are arrays, one of them of
-    texts; for each label the texts that have it; or a table or an array of rows under a key, as in `{"data": [...]}`.
+    They are an array under a key, as in `{"data": [...]}`; columns that are arrays; or what pandas writes with `orient`
+    split (an array for each row, next to the array of columns) or columns (an object for each column).
     """
-    if not isinstance(value, dict) or not value or any(isinstance(value.get(name), str) for name in text_columns):
+    if not isinstance(value, dict) or any(isinstance(value.get(name), str) for name in text_columns):
         return None
     arrays = {name: array for name, array in value.items() if isinstance(array, list) and array}
-    if {"columns", "data"} <= {*arrays} and isinstance(arrays["data"][0], list):
-        names = list(map(str, arrays["columns"]))
-        return [dict(zip(names, row, strict=False)) if isinstance(row, list) else row for row in arrays["data"]]
-    rows = _rows_of_columns(arrays)
-    if (
-        len(value) == len(arrays) > 1
-        and all(isinstance(entry, str) for array in arrays.values() for entry in array)
-        and (not rows or ({*text_columns}.isdisjoint(arrays) and all(map(is_prose, arrays.values()))))
-    ):
-        return [{"text": text, "label": label} for label, array in arrays.items() for text in array]
-    if rows:
-        return rows
-    tables: dict[str, Any] = {name: array for name, array in arrays.items() if isinstance(array[0], dict | list)}
-    for name, entry in value.items():
-        if isinstance(entry, dict) and (rows := _rows_of_columns(entry)):
-            tables[name] = rows
-    if tables:
-        return tables if len(tables) > 1 else next(iter(tables.values()))
-    inner = list(value.values())
-    if not all(isinstance(entry, dict) and entry for entry in inner):
-        return None
-    if len(inner) > len(inner[0]) and not {*text_columns} & {*value}:  # more rows than columns
-        return inner
-    return [{name: column.get(key) for name, column in value.items()} for key in inner[0]]
-
-
-def _rows_of_columns(columns: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the rows of columns of the same length, one of them of texts; none where they are no such columns."""
-    if not all(isinstance(column, list) for column in columns.values()) or len({*map(len, columns.values())}) != 1:
-        return []
-    if len(columns) < 2 or not any(isinstance(cell, str) for column in columns.values() for cell in column[:1]):
-        return []
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if "columns" in arrays and isinstance(arrays.get("data", [None])[0], list):
+        return [dict(zip(map(str, arrays["columns"]), row, strict=False)) for row in arrays["data"]]
+    tables = [array for array in arrays.values() if isinstance(array[0], dict)]
+    if len(tables) == 1:
+        return tables[0]
+    columns = arrays or {name: list(column.values()) for name, column in value.items() if isinstance(column, dict)}
+    rows = itertools.zip_longest(*columns.values())
+    return [dict(zip(columns, row, strict=True)) for row in rows] if len(columns) > 1 else None
 
 
 def read_arrow(path: Path, options: ReadOptions) -> Rows:
-    """Reads a Parquet or Arrow file, or a folder of `save_to_disk`; an example's `line` is its row, counted from 1.
+    """Reads a Parquet file or a stream of Arrow; an example's `line` is its row, counted from 1.
 
     Raises:
         DataError: pyarrow is not installed, the file is damaged, or a column is not there.
@@ -355,31 +282,14 @@ def table_rows(schema: Any, batches: Batches, path: str, options: ReadOptions) -
 
 def _open_table(path: Path) -> tuple[Any, Batches]:
     """Returns a table's schema, and what yields batches of some of its columns."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if path.suffix.lower() != ".arrow" and path.is_file():
-        file = pq.ParquetFile(path)
-        return file.schema_arrow, lambda columns: file.iter_batches(BATCH_ROWS, columns=columns)
-    files = [path]
-    if path.is_dir():
-        try:
-            state = json.loads((path / "state.json").read_text("utf-8"))
-            files = [path / entry["filename"] for entry in state["_data_files"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path / 'state.json'}: does not name the files of a saved data set") from error
-    return _open_arrow(files[0]).schema, functools.partial(_arrow_batches, files)
-
-
-def _open_arrow(path: Path) -> Any:
-    import pyarrow as pa
-
-    return pa.ipc.open_stream(pa.memory_map(str(path)))  # as the library datasets writes
-
-
-def _arrow_batches(files: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
-    for batch in itertools.chain.from_iterable(map(_open_arrow, files)):
-        for start in range(0, batch.num_rows, BATCH_ROWS):
-            yield batch.select(columns).slice(start, BATCH_ROWS)
+    if path.suffix.lower() == ".arrow":
+        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()  # maps it; nothing is copied
+        return table.schema, lambda columns: iter(table.select(columns).to_batches(BATCH_ROWS))
+    file = pq.ParquetFile(path)
+    return file.schema_arrow, lambda columns: file.iter_batches(BATCH_ROWS, columns=columns)
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:

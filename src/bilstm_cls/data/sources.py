@@ -20,20 +20,13 @@ from typing import Any
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.encoding import require_rereadable
-from bilstm_cls.data.hub import (
-    OFFLINE_VARIABLE,
-    Address,
-    DownloadError,
-    UnreachableError,
-    is_offline,
-    load_hub_dataset,
-)
-from bilstm_cls.data.readers import ReadOptions, accepted, data_files, find_splits, read, read_label_names
+from bilstm_cls.data.hub import OFFLINE_VARIABLE, Address, DownloadError, UnreachableError, is_offline, load_hub_dataset
+from bilstm_cls.data.readers import ReadOptions, accepted, data_files, find_splits, read, read_label_names, require_path
 from bilstm_cls.data.records import BATCH_ROWS, class_names, folder_files, table_rows
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import BadRow, Example
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.errors import ConfigError, DataError, cut
 from bilstm_cls.files import naming_disk_faults, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -70,8 +63,7 @@ class Source:
         fractions: for `valid` and `test` without texts, their fraction of train, unless the config says otherwise.
         is_official: whether the test split is the one that published scores use.
         notes: plain sentences that a reader of the score must know.
-        labels: class names in their order, where the source knows one; names that no text has may be among them, and
-            count where texts have several labels.
+        labels: class names in their order, where the source knows one; with several labels a text, all of them count.
     """
 
     origin: str
@@ -97,7 +89,7 @@ def _files(config: DataConfig) -> Source:
     names = read_label_names(names_path[0], config.encoding) if names_path else None
     columns = config.label_column if isinstance(config.label_column, list) else []
     return Source(
-        origin=", ".join(f"{split} {_short(files)}" for split, files in paths.items()),
+        origin=", ".join(f"{split} {files[0]}{' and more' * (len(files) > 1)}" for split, files in paths.items()),
         identity=[identity_of(path) for files in [*paths.values(), names_path] for path in files],
         read={
             split: functools.partial(_read_files, files, read_options(config, split, names), config)
@@ -105,10 +97,6 @@ def _files(config: DataConfig) -> Source:
         },
         labels=columns or list(dict.fromkeys((names or {}).values())),
     )
-
-
-def _short(files: Sequence[Path]) -> str:
-    return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
 def read_options(config: DataConfig, split: str, names: Mapping[str, str] | None = None) -> ReadOptions:
@@ -143,8 +131,7 @@ def _imdb(config: DataConfig) -> Source:
         source = _reviews("imdb", "IMDB reviews (Maas et al. 2011), the 25,000 of the official training half")
         note = "The test split is cut from the official training half, so the score is not the official one."
         return dataclasses.replace(source, fractions={"test": TEST_FRACTION}, notes=[note])
-    if not path.exists():
-        raise DataError(f"{path}: there is no such archive or folder; set data.path, or leave it out")
+    require_path(path)
     is_official = config.path is None or (path.is_file() and sha256_of(path) == IMDB_SHA256)
     reviews = functools.cache(lambda: _imdb_reviews(path))  # in one pass, when the first split is asked for
 
@@ -247,27 +234,23 @@ def _hub(config: DataConfig) -> Source:
     column = config.label_column if isinstance(config.label_column, str) else config.label_column[0]
     splits = load_hub_dataset(address, column)
     labels = class_names(splits["train"].features.arrow_schema).get(column, [])
+
+    def read_split(name: str, on_bad_row: OnBadRow) -> Iterator[Example]:
+        def batches(columns: Sequence[str]) -> Iterator[Any]:
+            found: Iterator[Any] = splits[name].select_columns(list(columns)).with_format("arrow").iter(BATCH_ROWS)
+            return found
+
+        options = read_options(config, name)
+        rows = table_rows(splits[name].features.arrow_schema, batches, f"hf://{address}/{name}", options)
+        return accepted(rows, options, config.bad_rows, on_bad_row)
+
     return Source(
         origin=f"{address} of the Hugging Face Hub",
         identity=[str(address), *labels, *(f"{name} {rows._fingerprint}" for name, rows in splits.items())],
-        read={
-            name: functools.partial(_read_rows, rows, f"hf://{address}/{name}", read_options(config, name), config)
-            for name, rows in splits.items()
-        },
+        read={name: functools.partial(read_split, name) for name in splits},
         is_official="test" in splits,
         labels=labels,
     )
-
-
-def _read_rows(
-    rows: Any, path: str, options: ReadOptions, config: DataConfig, on_bad_row: OnBadRow
-) -> Iterator[Example]:
-    def batches(columns: Sequence[str]) -> Iterator[Any]:
-        found: Iterator[Any] = rows.select_columns(list(columns)).with_format("arrow").iter(BATCH_ROWS)
-        return found
-
-    found = table_rows(rows.features.arrow_schema, batches, path, options)
-    return accepted(found, options, config.bad_rows, on_bad_row)
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
@@ -318,11 +301,7 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
                 response.close()
             is_unreachable = isinstance(error, requests.ConnectionError | requests.Timeout) and error.request
             kind = UnreachableError if is_unreachable else DownloadError
-            cause = getattr(error.args[0] if error.args else None, "reason", error)  # without the retries around it
-            words = str(cause).rpartition("): ")[2]
-            raise kind(
-                f"{url}: cannot be downloaded ({words}); try again later, or put the file at {target} by other means"
-            ) from error
+            raise kind(f"{url}: cannot be downloaded ({cut(str(error))}); try again, or put it at {target}") from error
     return target
 
 
@@ -351,7 +330,7 @@ def packaged(distribution: str, path: str) -> Path:
     try:
         located = Path(str(importlib.metadata.distribution(distribution).locate_file(path)))
     except importlib.metadata.PackageNotFoundError:
-        located = Path()
-    if not located.exists() or located == Path():
+        located = Path("missing")
+    if not located.exists():
         raise DataError(f"the package {distribution} is not installed; run: pip install 'bilstm-cls[samples]'")
     return located

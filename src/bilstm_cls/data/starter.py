@@ -11,7 +11,7 @@ from typing import Any
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.config_file import flow_yaml, load_config
-from bilstm_cls.data.encoding import COMPRESSIONS, find_encoding
+from bilstm_cls.data.encoding import find_encoding
 from bilstm_cls.data.readers import (
     BODY_NAMES,
     LABEL_NAMES,
@@ -23,16 +23,9 @@ from bilstm_cls.data.readers import (
     find_splits,
 )
 from bilstm_cls.data.records import folder_files, read_labelled_files
-from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names, is_prose
+from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names, is_prose, require_columns
 from bilstm_cls.data.tokenizer import TokenCounter
-from bilstm_cls.data.types import (
-    MAX_LINEAR_LABELS,
-    BadRow,
-    Example,
-    clean_label,
-    joined_labels,
-    names_in,
-)
+from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Example, clean_label, joined_labels, names_in
 from bilstm_cls.data.vectors import has_english
 from bilstm_cls.errors import DataError, printable, shown
 
@@ -51,7 +44,6 @@ TEMPLATE = Path(__file__).with_name("starter.yaml.jinja")
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "arrow")
 MAX_ROWS_FOR_COLUMNS = 5_000
 _SURE_LABELS = LABEL_NAMES[:6]
-_PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"), ("text_a", "text_b"))
 _MAX_LABEL = 60
 """Characters; what is longer is a text."""
 _MAX_LABELS = 500
@@ -111,10 +103,10 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
     splits = find_splits(Path(path)) or {"train": [str(path)]}
     files = data_files(splits["train"])
     format = detect_format(files[0]) if given.format == "auto" else given.format
-    is_encoding_given = "encoding" in given.model_fields_set and given.encoding != "auto"
     is_multi = given.labels == "multi" or (format == "fasttext" and "labels" not in given.model_fields_set)
+    encoding = "utf-8" if format in ("parquet", "arrow") else "auto" if format == "folder" else None
     options = ReadOptions(
-        encoding=given.encoding if is_encoding_given else _encoding_of(files[0], format),
+        encoding=given.encoding if "encoding" in given.model_fields_set else encoding or find_encoding(files[0]),
         csv=Dialect(**dict(given.csv)),
         separator=given.label_separator if is_multi else None,
     )
@@ -145,14 +137,6 @@ def _mark_between(labels: Counter[str]) -> str | None:
     return None
 
 
-def _encoding_of(path: Path, format: str) -> str:
-    if format in ("parquet", "arrow"):
-        return "utf-8"
-    if format != "folder":
-        return find_encoding(path, max_bytes=MAX_BYTES)
-    return "utf-8" if {find_encoding(file) for _, file in _some_files(path)} <= {"utf-8"} else "auto"
-
-
 def _some_files(folder: Path) -> list[tuple[str, Path]]:
     """Returns label and path of files from all over a folder of folders."""
     files = list(folder_files(folder))
@@ -166,10 +150,11 @@ def _look(profile: DataProfile, files: Sequence[Path]) -> DataProfile:
         if isinstance(row, BadRow):
             (profile.remarks.append(str(row)) if row.is_read else profile.bad_rows.append(row))
             continue
+        names = names_in(row.label)
         profile.texts.append(row.text)
-        profile.labels.update(names_in(row.label))
-        profile.num_labels.add(len(names_in(row.label)))
-        num_bytes += len(row.text.encode(errors="replace")) + sum(map(len, names_in(row.label))) + 2
+        profile.labels.update(names)
+        profile.num_labels.add(len(names))
+        num_bytes += len(row.text.encode(errors="replace")) + sum(map(len, names)) + 2
         if len(profile.texts) + len(profile.bad_rows) >= MAX_ROWS or num_bytes > MAX_BYTES:
             profile.is_whole = False
             break
@@ -179,19 +164,9 @@ def _look(profile: DataProfile, files: Sequence[Path]) -> DataProfile:
         profile.num_rows = profile.labels.total()
         profile.is_whole = profile.num_rows == len(profile.texts) + len(profile.bad_rows)
     elif not profile.is_whole:
-        profile.num_rows = max(profile.num_rows, _estimated_rows(files, profile, num_bytes))
+        size = sum(file.stat().st_size for file in files)
+        profile.num_rows = max(profile.num_rows, int(size * profile.num_rows / max(1, num_bytes)))
     return profile
-
-
-def _estimated_rows(files: Sequence[Path], profile: DataProfile, num_bytes: int) -> int:
-    if profile.format == "parquet":
-        import pyarrow.parquet as pq
-
-        return sum(int(pq.read_metadata(file).num_rows) for file in files)
-    inner = [file for path in files for file in (path.glob("*.arrow") if path.is_dir() else [path])]
-    # Text has roughly three times the bytes that it has compressed.
-    size = sum(file.stat().st_size * (3 if file.suffix.lower() in COMPRESSIONS else 1) for file in inner)
-    return int(size * profile.num_rows / max(1, num_bytes))
 
 
 _Table = dict[str, list[Any]]
@@ -214,38 +189,35 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
     bad_rows = [row for row in rows if isinstance(row, BadRow) and not row.is_read]
     if bad_rows and len(records) <= is_csv:
         raise DataError(f"{bad_rows[0]}; none of {len(bad_rows):,} rows can be read as {format}")
-    if format == "jsonl" and len(records) == 1:
-        form, command = '[{"text": ..., "label": ...}, ...]', "jq 'to_entries | map({text: .key, label: .value})'"
-        raise DataError(f"{path}: holds one JSON object and no table; write {form}, as with {command} for text: label")
     names = list(dict.fromkeys(name for record in records for name in record))
     table = {name: [record.get(name) for record in records] for name in names}
-    if is_csv or names[:1] == ["#1"]:
+    if is_csv:
         table = _without_header(table)
         if not any(table.values()):
             raise DataError(f"{path}: has a header, but no row below it")
     known = tuple(given.text_columns) if "text_columns" in given.model_fields_set else ()
     label = given.label_column if "label_column" in given.model_fields_set else _guess_label(table, known)
-    labels = [label] if isinstance(label, str) else label or []
-    _require_columns(path, table, "label", labels)
+    if label is None:
+        raise _unknown_column(path, table, "label")
+    labels = [label] if isinstance(label, str) else label
+    require_columns(list(table), replace(options, text_columns=known, label_column=label), str(path))
     switches = [name for name in table if _is_switch(table[name])]
     is_guess = not {"label_column", "labels"} & given.model_fields_set and labels[0].lower() not in _SURE_LABELS
     if is_guess and labels[0] in switches and len(switches) >= MIN_SWITCHES:
         labels = switches
     texts = known or _guess_texts(table, labels)
-    _require_columns(path, table, "text", texts)
+    if not texts:
+        raise _unknown_column(path, table, "text")
     is_multi = len(labels) > 1 or any(isinstance(value, list) for value in table[labels[0]])
     separator = given.label_separator if is_multi else options.separator
     label = labels if len(labels) > 1 else labels[0]
     return replace(options, text_columns=texts, label_column=label, separator=separator)
 
 
-def _require_columns(path: Path, table: _Table, kind: str, names: Sequence[str]) -> None:
-    missing = next((name for name in names if name not in table), None)
-    if missing is not None or not names:
-        fault = f"there is no column {shown(missing)}" if names else f"cannot tell which column holds the {kind}"
-        columns = [f"{shown(n)} ({f'such as {shown(v[0])}' if v else 'without values'})" for n, v in table.items()]
-        key = f"data.{kind}_column{'s' * (kind == 'text')}"
-        raise DataError(f"{path}: {fault}; there are {', '.join(columns[:20])}; name it: --set {key}=NAME")
+def _unknown_column(path: Path, table: _Table, kind: str) -> DataError:
+    columns = [f"{shown(name)} ({f'such as {shown(v[0])}' if v else 'without values'})" for name, v in table.items()]
+    fault = f"cannot tell which column holds the {kind}; there are {', '.join(columns[:20])}"
+    return DataError(f"{path}: {fault}; name it: --set data.{kind}_column{'s' * (kind == 'text')}=NAME")
 
 
 def _without_header(table: _Table) -> _Table:
@@ -259,10 +231,6 @@ def _without_header(table: _Table) -> _Table:
 
 def _is_header(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
     """Whether a table's first row names its columns, rather than being like the others."""
-    if list(first) == [str(position) for position in range(len(first))] and len(first) > 1:
-        return True  # what pandas writes for columns without names
-    if not all(isinstance(cell, str) for cell in first):
-        return False  # an array of JSON
     for cell, values in zip(first, columns, strict=False):
         different = {*map(str, values)}
         is_one_of_few = len(different) <= max(2, 0.2 * len(values)) and cell in different
@@ -291,9 +259,6 @@ def _guess_label(table: _Table, texts: Sequence[str]) -> str | None:
 def _guess_texts(table: _Table, labels: Sequence[str]) -> tuple[str, ...]:
     """Returns the text's columns: those of usual names, else the longest and others that read like prose."""
     found = {name.casefold(): name for name in table if name not in labels and _is_text(table[name])}
-    for pair in _PAIRS:
-        if all(name in found for name in pair):
-            return tuple(found[name] for name in pair)
     bodies = [found[name] for name in BODY_NAMES if name in found][:1]
     titles = [found[name] for name in TITLE_NAMES if name in found and found[name] not in bodies][:1]
     if bodies or titles:
@@ -392,11 +357,6 @@ def _remarks(profile: DataProfile) -> Iterator[str]:
     num_rare = sum(count < FEW_TEXTS for count in profile.labels.values())
     if number > FEW_TEXTS and num_rare:
         yield f"{num_rare} labels have fewer than {FEW_TEXTS} texts; they are hardly learned, and some not tested."
-    for mark in "" if profile.is_multi else "|;,/+&":
-        joined = joined_labels(profile.labels, mark)
-        counts = Counter(itertools.chain(profile.labels, *joined.values()))
-        if label := next((label for label in joined if any(counts[part] > 1 for part in joined[label])), None):
-            yield f"{shown(label)} may be several labels; if so: data.labels: multi, data.label_separator: {mark!r}."
     yield from profile.remarks
 
 

@@ -2,38 +2,33 @@
 
 import contextlib
 import csv
-import difflib
+import functools
 import itertools
+import operator
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bilstm_cls.data.encoding import TextLines
-from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, Label, SkippedLines, WrongValueError, label_of
+from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, label_of
 from bilstm_cls.errors import DataError, shown
 
-DELIMITERS = (":::", "|||", "::", "||", "\t", ";", "|", ",")
+DELIMITERS = (" ::: ", "|||", "::", "||", "\t", ";", "|", ",")
 """Of those that fit equally well the first, as the last are found in texts too."""
 SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 2**20
-MAX_PREAMBLE = 20
 MAX_SHOWN = 20
 NONE = "none"
 """In a config: there is no such character; null leaves it to be found."""
 
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?')
-_COMMENT = re.compile(r"#(\W|$)")  # a hashtag is text
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n?')
 _POSITION = re.compile(r"#[1-9][0-9]*")
-_FAULTS = {
-    "expected after": "a quote closes in the middle of a field (inside quotes, a quote is written twice)",
-    "unexpected end": "a quote opens here and never closes",
-    "field larger": "a field is too long (does a quote open here and never close?)",
-    "new-line character": "a carriage return outside quotes (tr '\\r' '\\n' < OLD > NEW converts them)",
-}
-_OF_ONE_LINE = {"field larger", "new-line character"}
+_QUOTED = re.compile(r'\s*".*"\s*', re.DOTALL)
+_ONE_CHARACTER = "\x1f"
+"""Takes the place of a delimiter of several, which the csv module does not know."""
 
 Rows = Iterator[Example | BadRow]
 
@@ -43,7 +38,7 @@ class Dialect:
     """How a table is written. None is to be found, `none` is no such character; once found, that is empty.
 
     Attributes:
-        delimiter: what parts the fields; with several characters, quotes have no meaning.
+        delimiter: what parts the fields, one character or several.
         quotechar: what is around a field that holds a delimiter, a quote or a line feed.
         escapechar: what takes the meaning from the next character.
         skip_lines: lines before the header, or before the first row.
@@ -107,18 +102,6 @@ class ReadOptions:
         return bool(self.wanted) and all(_POSITION.fullmatch(name) for name in self.wanted)
 
 
-class _Trial(NamedTuple):
-    """How well a dialect fits a sample: the greater, the better."""
-
-    has_wanted: bool
-    """Whether the first row holds the wanted names."""
-    num_good: int
-    """Lines of rows of the usual width, none of whose fields has quotes left around it."""
-    width: int
-    rows: list[list[str]]
-    dialect: Dialect
-
-
 def find_dialect(
     sample: Sequence[str], given: Dialect, wanted: Sequence[str], *, is_tsv: bool
 ) -> tuple[Dialect, list[list[str]]]:
@@ -137,79 +120,56 @@ def find_dialect(
     given = replace(given, **none)
     separator = _SEPARATOR_LINE.fullmatch(sample[0]) if sample and given.skip_lines is None else None
     start = given.skip_lines or (1 if separator else 0)
-    lines = [line + "\n" for line in sample[start:SAMPLE_LINES]]
     known = given.delimiter or (separator[1] if separator else "\t" if is_tsv else None)
     trials = (
-        _try(lines, wanted, Dialect(delimiter, quotechar, escapechar, start, given.comment or "", skip_spaces))
+        Dialect(delimiter, quotechar, escapechar, start, given.comment or "", skip_spaces)
         for skip_spaces in (False, True)
         for delimiter in ([known] if known else DELIMITERS)
-        if delimiter in (known, ",") or any(delimiter in line for line in lines)
-        for quotechar in _quotechars(lines, given, delimiter, is_tsv)
+        if delimiter in (known, ",") or any(delimiter in line for line in sample)
+        for quotechar in ([given.quotechar] if given.quotechar is not None else _quotechars(delimiter, is_tsv))
         for escapechar in (["", "\\"] if given.escapechar is None else [given.escapechar])
     )
-    # Where nothing fits, commas are meant.
-    best = max(trials, key=lambda t: (t.has_wanted, t.num_good, not t.num_good and t.dialect.delimiter == ","))
-    if given.skip_lines is None and best.width > 1 and not best.has_wanted:
-        has_fields = [(best.dialect.delimiter or ",") in line for line in lines[:MAX_PREAMBLE]]
-        preamble = has_fields.index(True) if True in has_fields else len(has_fields)
-        best = _try(lines[preamble:], wanted, replace(best.dialect, skip_lines=start + preamble))
-    comments = [row for row in best.rows if _COMMENT.match(row[0])]
-    if given.comment is None and 2 * sum(len(row) != best.width for row in comments) > len(comments):
-        mark = "# " if all(row[0].startswith("# ") for row in comments) else "#"
-        return replace(best.dialect, comment=mark), [row for row in best.rows if row not in comments]
-    return best.dialect, best.rows
+    best = max(trials, key=functools.partial(_score, sample[start:], {*wanted}))
+    return best, [row for _, row in _sample_rows(sample[start:], best)]
 
 
-def _quotechars(lines: Sequence[str], given: Dialect, delimiter: str, is_tsv: bool) -> Sequence[str]:
-    """Returns what may be around fields, the most usual first."""
-    if given.quotechar is not None:
-        return [given.quotechar]
-    quotes = ["", '"'] if is_tsv else ['"', ""] if delimiter == "\t" else ['"']
-    num_single = sum(line.startswith("'") or f"{delimiter}'" in line for line in lines)
-    return [*quotes, "'"] if 2 * num_single > len(lines) else quotes
+def _quotechars(delimiter: str, is_tsv: bool) -> list[str]:
+    return ["", '"'] if is_tsv else ['"', ""] if delimiter == "\t" else ['"']
 
 
-def _try(lines: Sequence[str], wanted: Sequence[str], dialect: Dialect) -> _Trial:
-    found = [(num_lines, row) for num_lines, row in _sample_rows(lines, dialect) if row]
-    widths = Counter(len(row) for _, row in found)
+def _score(lines: Sequence[str], wanted: set[str], dialect: Dialect) -> tuple[bool, int, bool]:
+    """Returns how well a dialect fits: whether the first row holds the wanted names, and the lines of good rows.
+
+    These have the usual width and no quotes left around a field. Where there are none, commas are meant.
+    """
+    rows = list(_sample_rows(lines, dialect))
+    widths = Counter(len(row) for _, row in rows)
     width = max(widths, key=lambda w: (widths[w] if w > 1 else 0, w), default=0)
-    first = found[0][1] if found else []
-    has_wanted = bool(wanted) and {*wanted} <= {cell.strip().strip('"') for cell in first}
-    good = [num for num, row in found if len(row) == width > 1 and not any(map(_has_quotes, row))]
-    num_good = 0 if has_wanted and len(first) != width else sum(good)
-    return _Trial(has_wanted, num_good, width, [row for _, row in found], dialect)
+    has_wanted = bool(wanted and rows) and wanted <= {cell.strip().strip('"') for cell in rows[0][1]}
+    good = sum(num for num, row in rows if len(row) == width > 1 and not any(map(_QUOTED.fullmatch, row)))
+    good = 0 if has_wanted and len(rows[0][1]) != width else good
+    return has_wanted, good, not good and dialect.delimiter == ","
 
 
-def _has_quotes(cell: str) -> bool:
-    stripped = cell.strip()
-    return len(stripped) > 1 and stripped[0] == stripped[-1] and stripped[0] in "\"'"
-
-
-def _sample_rows(lines: Sequence[str], dialect: Dialect) -> Iterator[tuple[int, list[str] | None]]:
+def _sample_rows(lines: Sequence[str], dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """Yields the lines and fields of each record; the next begins on the next line after one against the grammar."""
-    if not dialect.quotechar or len(dialect.delimiter or "") > 1:
-        yield from ((1, split_row(line.rstrip("\r\n"), dialect)) for line in lines)
-        return
-    reader = _reader(iter(lines), dialect)
+    reader = _reader(lines, dialect)
     while reader.line_num < len(lines):
-        before, row = reader.line_num, None
+        before = reader.line_num
         with contextlib.suppress(csv.Error):
-            row = next(reader)
-        yield reader.line_num - before, row
+            if row := next(reader):
+                yield reader.line_num - before, row
 
 
-def split_row(line: str, dialect: Dialect) -> list[str]:
-    """Returns the fields of a line in which quotes have no meaning; those of a long delimiter without spaces."""
+def _reader(lines: Iterable[str], dialect: Dialect) -> Any:
     delimiter = dialect.delimiter or ","
-    cells = line.split(delimiter) if line else []
-    return cells if len(delimiter) == 1 else [cell.strip() for cell in cells]
-
-
-def _reader(lines: Iterator[str], dialect: Dialect) -> Any:
+    if len(delimiter) > 1:
+        lines, delimiter = map(operator.methodcaller("replace", delimiter, _ONE_CHARACTER), lines), _ONE_CHARACTER
     return csv.reader(
         lines,
-        delimiter=dialect.delimiter or ",",
-        quotechar=dialect.quotechar,
+        delimiter=delimiter,
+        quotechar=dialect.quotechar or None,
+        quoting=csv.QUOTE_MINIMAL if dialect.quotechar else csv.QUOTE_NONE,
         escapechar=dialect.escapechar or None,
         skipinitialspace=dialect.skip_spaces,
         strict=True,
@@ -229,27 +189,17 @@ class TableRows:
 
     def __init__(self, path: Path, encoding: str, given: Dialect, wanted: Sequence[str], *, is_tsv: bool) -> None:
         self._lines = TextLines(path, encoding)
-        blocks = self._lines.blocks()
-        sample: list[str] = []
-        for block in blocks:
-            sample += block
-            if len(sample) >= SAMPLE_LINES or sum(map(len, sample)) >= SAMPLE_CHARACTERS:
+        lines, sample, size = iter(self._lines), [], 0
+        for line in itertools.islice(lines, SAMPLE_LINES):
+            sample.append(line)
+            if (size := size + len(line)) > SAMPLE_CHARACTERS:
                 break
         self.dialect, _ = find_dialect(sample, given, wanted, is_tsv=is_tsv)
         self._skip = self.dialect.skip_lines or 0
-        lines = itertools.chain(sample, itertools.chain.from_iterable(blocks))
-        self._source = itertools.islice(lines, self._skip, None)
+        self._source = itertools.islice(itertools.chain(sample, lines), self._skip, None)
         self.record: list[str] = []
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | str]]:
-        if self.dialect.quotechar and len(self.dialect.delimiter or "") == 1:
-            yield from self._quoted_rows()
-            return
-        for number, line in enumerate(self._source, self._skip + 1):
-            self.record = [line]
-            yield number, self._lines.fault(self.record) or split_row(line.removesuffix("\r"), self.dialect)
-
-    def _quoted_rows(self) -> Iterator[tuple[int, list[str] | str]]:
         reader = _reader(map(self._taken, self._source), self.dialect)
         while True:
             start = self._skip + reader.line_num + 1
@@ -259,39 +209,27 @@ class TableRows:
             except StopIteration:
                 return
             except csv.Error as error:
-                kind = next((part for part in _FAULTS if part in str(error)), "")
-                fault = _FAULTS.get(kind, str(error))
-                if kind not in _OF_ONE_LINE or len(self.record) > 1:
-                    yield start, f"{fault}; the rest of the file is not read"
+                row, quote = f"not csv ({error}; is a quote missing?)", self.dialect.quotechar
+                if quote and any(quote in line for line in self.record):
+                    yield start, f"{row}; the rest of the file is not read"
                     return
-                row = fault
-            yield start, self._lines.fault(self.record) or row
+            yield start, self._lines.fault(*self.record) or row
 
     def _taken(self, line: str) -> str:
-        line += "\n"  # which the parser has to see inside quotes
         self.record.append(line)
         return line
-
-    def may_hold_rows(self, width: int, labels_at: Sequence[int], labels: Container[tuple[str, ...]]) -> bool:
-        """Whether several lines of the record look like rows: two stray quotes make one text of many."""
-        delimiter, quotechar = self.dialect.delimiter or ",", self.dialect.quotechar or ""
-        rows = [line.replace(quotechar, "").rstrip("\r\n").split(delimiter) for line in self.record]
-        whole = [row for row in rows if len(row) == width]
-        if not labels_at:
-            return len(rows) == len(whole) > 1
-        return sum(tuple([row[at] for at in labels_at]) in labels for row in whole) > 1
 
 
 def _header_names(first_row: Sequence[str], options: ReadOptions, where: str) -> list[str]:
     """Returns the names in a header, among them the wanted ones; positions in any row of a file without a header."""
     cells = [cell.strip() for cell in first_row]
-    names = [f"#{position}" for position in range(1, len(cells) + 1)]
-    if not options.is_headerless:
-        if any("\0" in cell for cell in cells):
-            raise DataError(f"{where}: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
-        if repeated := next((name for name in options.wanted if cells.count(name) > 1), None):
-            raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
-        names = column_names(cells)
+    names = column_names(cells)
+    if options.is_headerless:
+        names = [f"#{position}" for position in range(1, len(cells) + 1)]
+    elif any("\0" in cell for cell in cells):
+        raise DataError(f"{where}: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
+    elif repeated := next((name for name in options.wanted if cells.count(name) > 1), None):
+        raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
     require_columns(names, options, where)
     return names
 
@@ -304,16 +242,11 @@ def column_names(cells: Sequence[str]) -> list[str]:
 def require_columns(names: Sequence[str], options: ReadOptions, where: str) -> None:
     """Raises a DataError that says which columns there are if a wanted one is not among them."""
     missing = next((name for name in options.wanted if name not in names), None)
-    if missing is None:
-        return
-    kind = "text" if missing in options.text_columns else "label"
-    listed = ", ".join(map(shown, names[:MAX_SHOWN]))
-    listed += f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    folded = {known.casefold(): known for known in reversed(names)}
-    near = difflib.get_close_matches(missing.casefold(), folded, n=1)
-    advice = f"did you mean {shown(folded[near[0]])}?" if near else "name another"
-    key = f"data.{kind}_column{'s' * (kind == 'text')} or --{kind}-column"
-    raise DataError(f"{where}: no {kind} column {shown(missing)} among {listed}; {advice} ({key})")
+    if missing is not None:
+        kind = "text" if missing in options.text_columns else "label"
+        listed = ", ".join(map(shown, names[:MAX_SHOWN]))
+        key = f"data.{kind}_column{'s' * (kind == 'text')} or --{kind}-column"
+        raise DataError(f"{where}: no {kind} column {shown(missing)} among {listed}; name another ({key})")
 
 
 def is_prose(values: Sequence[Any]) -> bool:
@@ -331,53 +264,44 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     has_header = not options.is_headerless
     rows = TableRows(path, options.encoding, options.csv, options.wanted if has_header else (), is_tsv=is_tsv)
     skipped = SkippedLines(path)
-    if options.csv.skip_lines is None and rows.dialect.skip_lines:
-        skipped.add("line before the table", 1, rows.dialect.skip_lines)
-    body = _rows_with_content(rows, skipped)
+    body = _rows_with_content(rows, skipped, is_labelled=bool(options.label_columns))
     number, first = next(body, (1, "holds blank lines only"))
     if isinstance(first, str):
         raise DataError(f"{path}:{number}: {first}, in the {'header' if has_header else 'first row'}")
     names = _header_names(first, options, f"{path}:{number}")
     texts_at, labels_at = (list(map(names.index, wanted)) for wanted in (options.text_columns, options.label_columns))
     num_named = max((position for position, cell in enumerate(first, 1) if cell.strip()), default=0)
-    width = len(names)
-    labels: dict[tuple[str, ...], Label | None] = {}  # by what is written
-    is_empty = True
+    width, is_empty = len(names), True
+    cached_label = functools.lru_cache(10_000)(label_of)  # by what is written
     for line, row in body if has_header else itertools.chain([(number, first)], body):
         if row == first and has_header and width > 1:
             skipped.add("repeated header", line)
             continue
+        is_empty = False
         try:
             fields = _fitted(row, width, num_named, len(rows.record))
-            if labels_at and not any(map(str.strip, fields)):
-                skipped.add(BLANK_LINE, line)
-                continue
-            is_empty = False
             written = tuple([fields[at] for at in labels_at])
-            if written not in labels:
-                labels[written] = label_of(written, options.label_columns, options.separator) if written else None
+            label = cached_label(written, options.label_columns, options.separator) if written else None
         except WrongValueError as error:
-            is_empty = False
             yield BadRow(str(path), line, str(error))
             continue
         record = dict(zip(names, fields, strict=True)) if options.keep_record else None
-        yield Example("\n".join([fields[at] for at in texts_at]), labels[written], str(path), line, record)
-        if len(rows.record) > 1 and width > 1 and rows.may_hold_rows(width, labels_at, labels):
-            reason = "one text of several lines that could be rows (is a quote missing?)"
-            yield BadRow(str(path), line, reason, is_read=True)
+        yield Example("\n".join([fields[at] for at in texts_at]), label, str(path), line, record)
     if is_empty:
         raise DataError(f"{path}: has a header and no rows")
     yield from skipped.remarks()
 
 
-def _rows_with_content(rows: TableRows, skipped: SkippedLines) -> Iterator[tuple[int, list[str] | str]]:
+def _rows_with_content(
+    rows: TableRows, skipped: SkippedLines, *, is_labelled: bool
+) -> Iterator[tuple[int, list[str] | str]]:
     """Leaves out and counts the lines that are no rows of a table."""
     comment = rows.dialect.comment
     for line, row in rows:
-        if not row or (len(row) == 1 and not rows.record[0].strip()):
-            skipped.add(BLANK_LINE, line)
-        elif comment and rows.record[0].startswith(comment):
+        if comment and rows.record[0].startswith(comment):
             skipped.add("comment line", line)
+        elif not any(map(str.strip, row if is_labelled else rows.record)):
+            skipped.add(BLANK_LINE, line)
         else:
             yield line, row
 
@@ -400,6 +324,5 @@ def _fitted(row: list[str] | str, width: int, num_named: int, num_lines: int) ->
         return row
     if len(row) >= num_named and not any(map(str.strip, row[width:])):
         return (row + [""] * width)[:width]
-    fields = f"{len(row)} field{'s' * (len(row) != 1)}"
     span = f" over {num_lines} lines (is a quote missing?)" if num_lines > 1 else ""
-    raise WrongValueError(f"{fields}{span}, but the first row has {width}")
+    raise WrongValueError(f"{len(row)} field{'s' * (len(row) != 1)}{span}, but the first row has {width}")
