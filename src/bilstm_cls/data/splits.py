@@ -15,7 +15,7 @@ from bilstm_cls.errors import DataError
 
 Ints = npt.NDArray[np.int64]
 
-NUM_BLOCKS = 10
+NUM_BLOCKS = 4
 """Contiguous blocks of each label that `valid_split: blocks` cuts out, where there are as many texts."""
 
 MAX_GAP = 30
