@@ -110,11 +110,11 @@ def headlines_txt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def chinese_run(tiny_config: Callable[..., Config], headlines_txt: Path) -> Path:
-    """The run of a model of Chinese words and their pairs, with labels by name; do not write into it."""
+    """The run of a model of Chinese characters and their pairs, with labels by name; do not write into it."""
     from bilstm_cls.training.run import train
 
     names = f"data.label_names={headlines_txt.with_name('names.txt')}"
-    options = ["text.tokenizer=chinese_words", "model.bigrams=500", "name=chinese"]
+    options = ["text.tokenizer=cjk", "model.bigrams=500", "name=chinese"]
     return train(tiny_config(f"data.train={headlines_txt}", names, *options)).run.path
 
 

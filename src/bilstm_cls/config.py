@@ -129,8 +129,6 @@ class DataConfig(Section):
         match key:
             case "source" if source not in SOURCES and not re.fullmatch(HUB_DATASET, value):
                 return f"must be {', '.join(map(repr, SOURCES))} or 'hf/USER/NAME'"
-            case "path" if value is not None and source not in ("imdb", None):
-                return "must be left out; only source 'imdb' has one, and your files go into data.train"
             case "train" if source == "files" and value is None:
                 return "must be the file of labelled texts when source is 'files'"
             case "train" | "unlabelled" | "label_names" if has_texts and value is not None:
@@ -145,8 +143,6 @@ class DataConfig(Section):
                 return "must be one column with labels 'single'"
             case "group_column" if value is not None and given.get("valid_split") == "blocks":
                 return "must be left out with valid_split 'blocks'; groups are kept together at random"
-            case "group_column" if value is not None and source in SOURCES and has_texts:
-                return f"must be left out; source {source!r} has no columns"
             case "encoding" if value != "auto" and not _is_text_codec(value):
                 return "must be a text codec that Python knows; 'auto', 'utf-8' or 'gb18030' are some"
         return None
@@ -156,13 +152,12 @@ class TextConfig(Section):
     """How a text becomes tokens, and which tokens the vocabulary keeps."""
 
     tokenizer: Literal[
-        "basic_english", "words", "whitespace", "characters", "cjk", "chinese_words", "bpe",
+        "basic_english", "words", "whitespace", "characters", "cjk", "bpe",
         "torchtext/basic_english", "torchtext/split", "torchtext/toktok", "torchtext/moses", "torchtext/spacy",
     ] = Field(
         "words",
         description="How texts are split into tokens; characters makes a token of each, cjk of each Chinese, Japanese "
-        "or Korean one and keeps other words whole, chinese_words cuts Chinese by a dictionary (needs rjieba), bpe "
-        "learns its tokens, and torchtext/... are those of torchtext.",
+        "or Korean one and keeps other words whole, bpe learns its tokens, and torchtext/... are those of torchtext.",
     )  # fmt: skip
     lowercase: bool = Field(True, description="Whether upper and lower case are the same.")
     normalize: Literal["nfc", "nfkc", "none"] = Field("nfc", description="Unicode form; nfkc narrows wide letters.")
@@ -213,12 +208,6 @@ class EmbeddingConfig(Section):
         if key == "init" and not all(re.fullmatch(VECTORS, name) for name in sources):
             known = "'random', 'ppmi', 'en-300', 'glove-6b-50d', 'torchtext/glove.6B.100d' or another of torchtext"
             return f"must be {known}, or the path of a file (./NAME for one without a suffix)"
-        widths = [own_width(name) for name in sources if name not in MADE]
-        if key == "dim" and value is not None and len(widths) == len(sources) and all(widths):
-            width = sum(width or 0 for width in widths)
-            return None if value == width else f"must be {width} with init {init!r}, or null"
-        if key == "freeze" and value and init == "random":
-            return "must be false with init 'random'; such vectors mean nothing until they are trained"
         return None
 
 

@@ -32,35 +32,35 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A wrong option, config key or value, or an output directory that is taken. Exit code 2."""
+    """A wrong option, config key or value, or an output directory that is taken."""
 
 
 class DataError(UserError):
-    """A data file that is missing, unreadable or wrong. Exit code 3."""
+    """A data file that is missing, unreadable or wrong."""
 
     exit_code = ExitCode.DATA
 
 
 class CheckpointError(UserError):
-    """A checkpoint or run directory that is damaged or does not fit. Exit code 4."""
+    """A checkpoint or run directory that is damaged or does not fit."""
 
     exit_code = ExitCode.CHECKPOINT
 
 
 class DivergedError(UserError):
-    """Training produced a number that is not finite. Exit code 5."""
+    """Training produced a number that is not finite."""
 
     exit_code = ExitCode.DIVERGED
 
 
 class ResourceError(UserError):
-    """The machine ran out of disk or memory. Exit code 6."""
+    """The machine ran out of disk or memory."""
 
     exit_code = ExitCode.RESOURCES
 
 
 class CheckFailedError(UserError):
-    """A check that was asked for failed: `eval --fail-under`, `doctor`. Exit code 7."""
+    """A check that was asked for failed: `eval --fail-under`, `doctor`."""
 
     exit_code = ExitCode.CHECK_FAILED
 
@@ -68,8 +68,7 @@ class CheckFailedError(UserError):
 class StoppedError(BaseException):
     """A signal asked us to stop, and what was done so far is saved. Exit code 128 + signal number.
 
-    Not an `Exception`: it is raised in the middle of anything, and a library that tries something, such as an import,
-    would take it for a failure of what it tries, and go on.
+    Not an `Exception`: a library that tries something, such as an import, would take it for a failure and go on.
     """
 
     def __init__(self, message: str, *, signal_number: int) -> None:

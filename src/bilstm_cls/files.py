@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,15 +40,12 @@ def naming_disk_faults(path: Path, place: str = "-o") -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         if error.errno in _OUT_OF_SPACE:
-            free = f", {_free_megabytes(path):,} MB are free there"
-            raise ResourceError(
-                f"{path}: no room left ({reason}{free}); free some and resume, or set {place}"
-            ) from error
+            raise ResourceError(f"{path}: no room left ({reason}); free some and resume, or set {place}") from error
         raise ConfigError(f"{path}: cannot be written ({reason}); choose another place with {place}") from error
 
 
 @contextlib.contextmanager
-def replacing(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Opens a temporary neighbour of `path` that takes its place, flushed to the disk, when the block ends well.
 
     A reader, or a machine that lost its power, sees the old file or the new one and never a part. When the block
@@ -59,7 +55,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
     try:
         with naming_disk_faults(path):
             make_folder(path.parent)
-            with os.fdopen(_create(temporary), mode) as file:
+            with os.fdopen(_create(temporary), "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -77,10 +73,7 @@ def _create(path: Path) -> int:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes a whole file at once: afterwards `path` holds `content`, or what it held before.
-
-    A passing fault of the disk is no reason to end a run of days, so it is tried `TRIES` times.
-    """
+    """Writes a whole file at once, on a passing fault of the disk again: `path` holds `content`, or what it held."""
     for number in range(1, TRIES + 1):
         try:
             with replacing(path) as file:
@@ -118,8 +111,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _free_megabytes(path: Path) -> int:
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free // 10**6

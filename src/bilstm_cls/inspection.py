@@ -13,7 +13,7 @@ import numpy as np
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import parse_yaml, with_overrides
 from bilstm_cls.data.batches import Indices, training_batches
-from bilstm_cls.data.corpus import Ints, statistics
+from bilstm_cls.data.corpus import Ints
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split, label_counts, named, spoken
@@ -76,7 +76,7 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
 
 def _describe(data: PreparedData, split: Split) -> dict[str, Any]:
     corpus = data.corpora[split.name]
-    facts, lengths = statistics(corpus), np.percentile(corpus.num_tokens, _QUANTILES).astype(int).tolist()
+    facts, lengths = corpus.statistics, np.percentile(corpus.num_tokens, _QUANTILES).astype(int).tolist()
     found = {
         **facts,
         "known_tokens": round(1 - facts["unknown"] / max(1, facts["tokens"]), 4),

@@ -1,6 +1,6 @@
 """What a model answers for a text, and how an exported bundle answers without PyTorch.
 
-A bundle needs onnxruntime, tokenizers and numpy alone (rjieba too for `chinese_words`). Texts are split, cut, padded
+A bundle needs onnxruntime, tokenizers and numpy alone. Texts are split, cut, padded
 and batched by the same code as in training, so its predictions are those of the run that it was made from. Also a
 command: `python -m bilstm_cls.runtime BUNDLE TEXT...`, where `-` reads stdin.
 """
@@ -274,7 +274,7 @@ class Runtime(Predictor):
 
         Raises:
             CheckpointError: a file is missing, damaged, or of another version.
-            ConfigError: onnxruntime is not installed, or rjieba is not and the bundle needs it.
+            ConfigError: onnxruntime is not installed.
         """
         return cls(Path(path), threads or usable_cores())
 

@@ -2,7 +2,6 @@
 
 import collections
 import re
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -17,10 +16,8 @@ from bilstm_cls.data.tokenizer import (
     TOKENIZERS,
     UNKNOWN_ID,
     Tokenizer,
-    with_cuts,
 )
-from bilstm_cls.data.torchtext import CUT
-from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.errors import CheckpointError
 
 REVIEW = "Don't miss it!!! It's 3.5/10...<br /><br />\"Great\" 中文 text; so: café"
 
@@ -37,16 +34,12 @@ def tokens_of(text: str, kind: str, *, lowercase: bool = True) -> list[str]:
         ("words", REVIEW, "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
         ("whitespace", REVIEW, "don't miss it!!! it's 3.5/10...<br /><br />\"great\" 中文 text; so: café"),
         ("cjk", REVIEW, "don't miss it !!! it's 3.5 / 10 ... \" great \" 中 文 text ; so : café"),
-        ("chinese_words", REVIEW, "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
         ("basic_english", REVIEW, "don ' t miss it ! ! ! it ' s 3 . 5/10 . . . great 中文 text so café"),
         (
             "characters",
             "Don't\tmiss<br/>it!! 中かな e\u0301 👍🏽\u3000\n3.5",
             " ".join("don'tmissit!!中かなe\u0301👍🏽3.5"),
         ),
-        ("chinese_words", "2010年南京市长江大桥A股!!!", "2010 年 南京市 长江大桥 a股 !!!"),
-        ("chinese_words", "铁树开花(组图)上海<BR/>大学", "铁树开花 ( 组图 ) 上海 大学"),
-        ("chinese_words", "one (two) don't カタカナ", "one ( two ) don't カタカナ"),
     ],
 )
 def test_a_text_is_split_as_the_kind_says(kind: str, text: str, expected: str) -> None:
@@ -138,21 +131,13 @@ def test_json_gives_the_same_tokenizer_back(kind: str) -> None:
     assert again.to_json() == tokenizer.to_json()
 
 
-@pytest.mark.parametrize("kind", ["words", "characters", "cjk", "whitespace", "chinese_words"])
+@pytest.mark.parametrize("kind", ["words", "characters", "cjk", "whitespace"])
 @pytest.mark.parametrize("text", [REVIEW, "2010年 \ud800南京市\x1f长江大桥<br />A股!!!don't 中国\x1f\x1f人"])
 def test_offsets_point_at_the_tokens_of_the_original_text(kind: str, text: str) -> None:
     tokenizer = Tokenizer.train([text], kind=kind)
     ids, offsets = tokenizer.offsets(text)
     found = [text[start:stop].lower().replace("\ud800", "?") for start, stop in offsets]
     assert found == [tokenizer.tokens[i] for i in ids]
-
-
-def test_a_tokenizer_of_chinese_words_needs_its_package_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    chinese, other = (Tokenizer.train(["中国 人民"], kind=kind).to_json() for kind in ("chinese_words", "words"))
-    monkeypatch.setitem(sys.modules, "rjieba", None)
-    assert len(Tokenizer.from_json(other)) == 4
-    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[chinese\]'"):
-        Tokenizer.from_json(chinese)
 
 
 @pytest.mark.parametrize("kind", ["words", "bpe"])
@@ -192,11 +177,3 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str | None) -> None:
         path.write_text(content)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         Tokenizer.load(path)
-
-
-CHINESE = st.sampled_from("中国人民A股々〇㐀𠀀カな한 ab'3.5%<br/>\x1f\n")
-
-
-@given(st.text(st.one_of(CHINESE, st.characters(exclude_categories=["Cs"]))))
-def test_nothing_but_marks_is_put_in(text: str) -> None:
-    assert with_cuts(text).replace(CUT, "") == text.replace(CUT, " ")

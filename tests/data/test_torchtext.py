@@ -15,6 +15,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.batches import collate, training_batches
 from bilstm_cls.data.corpus import encode
@@ -22,6 +23,7 @@ from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.data.vectors import load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from tests.command_line import run_cli
 from tests.data.test_tokenizer import ODD, basic_english
 
 TEXTS = ["Good film & good plot", "bad film's plot\u00a0", "don't <pad> <unk> it"]
@@ -120,9 +122,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, harm: Callable[[str], str]) -> 
         Tokenizer.load(path)
 
 
-def test_its_tokens_have_no_places() -> None:
-    with pytest.raises(ConfigError, match="torchtext does not say where"):
-        learned("split").offsets("good film")
+@pytest.mark.usefixtures("light")
+def test_a_run_predicts_from_its_directory_and_cannot_explain(tiny_config: Callable[..., Config]) -> None:
+    from bilstm_cls.training.run import train
+
+    run = train(tiny_config("name=torchtext", "text.tokenizer=torchtext/split", "train.epochs=1")).run.path
+    assert (run / "report.html").exists()
+    assert run_cli("predict", "--run", run, "good Film").code == 0
+    done = run_cli("predict", "--run", run, "--explain-method", "exact", "good Film")
+    assert (done.code, "torchtext does not say where" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(("init", "file"), [("glove.6B.50d", "glove.6B.50d.txt"), ("fasttext.en.300d", "wiki.en.vec")])

@@ -101,7 +101,8 @@ class Corpus:
         release(self.token_ids, self.offsets, self.label_ids)
 
     @functools.cached_property
-    def _statistics(self) -> dict[str, int]:
+    def statistics(self) -> dict[str, int]:
+        """How many texts, tokens (as read), truncated texts, empty texts and unknown tokens there are."""
         num_tokens = self.num_tokens
         return {
             "texts": len(self),
@@ -112,11 +113,6 @@ class Corpus:
             "longest": int(num_tokens.max()),
             "median_length": int(np.median(num_tokens)),
         }
-
-
-def statistics(corpus: Corpus) -> dict[str, int]:
-    """Returns how many texts, tokens (as read), truncated texts, empty texts and unknown tokens there are."""
-    return dict(corpus._statistics)
 
 
 Encoder = Tokenizer | TokenCounter
@@ -131,15 +127,7 @@ def encode(
     truncate: str = "both",
     label_ids: LabelIds | None = None,
 ) -> Corpus:
-    """Encodes texts in memory.
-
-    Args:
-        texts: N raw texts, at least one.
-        tokenizer: with its vocabulary.
-        max_length: tokens of a text that are read.
-        truncate: `head`, `tail` or `both`.
-        label_ids: kept next to the texts.
-    """
+    """Encodes texts, at least one, in memory, to be read as `Corpus` says."""
     corpus = encode_whole(texts, tokenizer, None)
     return replace(corpus, max_length=max_length, truncate=truncate, label_ids=label_ids)
 

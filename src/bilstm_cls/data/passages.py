@@ -23,7 +23,7 @@ class Chunk:
             ones are the first of the next chunk.
         backward: the same of the texts read from their ends.
         is_predicted: `[T, B]`, whether there is a token to predict.
-        num_ended: texts of the chunk before that are not in this one; they were its first.
+        num_ended: texts of the chunk before, its first, that are not in this one.
     """
 
     forward: Indices
@@ -79,8 +79,7 @@ def passage_batches(
         lengths: `[N]` tokens of every text there is.
         batch_size: texts that are read in parallel.
         bptt: tokens of each that are read at once.
-        seed: of the order.
-        epoch: counted from 0; each has another order.
+        seed: of the order, which differs by `epoch`, counted from 0.
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = generator.permutation(indices)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.config import Config, TextConfig, own_width
-from bilstm_cls.config_file import load_config
-from bilstm_cls.data.corpus import Corpus, encode_whole, learn, load_corpus, statistics
+from bilstm_cls.config_file import flat_config, load_config
+from bilstm_cls.data.corpus import Corpus, encode_whole, learn, load_corpus
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
 from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 6
 """Part of every key of the cache: raise it when the same texts and config give other ids."""
 
-SPLITTERS = ("tokenizers", "rjieba", "torchtext")
+SPLITTERS = ("tokenizers", "torchtext")
 
 SHARED_KEYS = (
     "text.tokenizer", "text.lowercase", "text.normalize", "text.strip_html", "embedding.dim", "model.cell",
@@ -60,7 +60,7 @@ class PreparedData:
         }
         facts |= {f"data/{name}": count for name, count in self.dataset.counts.items()}
         for name, corpus in self.corpora.items():
-            facts |= {f"text/{name}/{key}": value for key, value in statistics(corpus).items()}
+            facts |= {f"text/{name}/{key}": value for key, value in corpus.statistics.items()}
         return facts
 
 
@@ -154,7 +154,7 @@ def _encoded(split: Split, tokenizer: Tokenizer, key: list[Any] | None) -> Corpu
 def _as_read(corpus: Corpus, split: Split, text: TextConfig) -> Corpus:
     """Cuts the texts as the config says, and gives them their labels."""
     corpus = replace(corpus, label_ids=split.label_ids, max_length=text.max_length, truncate=text.truncate)
-    counts = statistics(corpus)
+    counts = corpus.statistics
     cut = f"{counts['truncated']:,} texts cut to {text.max_length} tokens, " if counts["truncated"] else ""
     logger.info(
         f"{split.name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {cut}"
@@ -195,12 +195,11 @@ def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     if config.model.init_from is None:
         return None
     folder = Path(config.model.init_from)
-    made_with = _config_of_encoder(folder)
-    keys = [key for key in SHARED_KEYS if key != "embedding.dim" or config.embedding.dim is not None]
+    there, here = flat_config(_config_of_encoder(folder)), flat_config(config)
+    keys = [key for key in SHARED_KEYS if key != "embedding.dim" or here[key] != "null"]
     if config.embedding.init != "random":  # the encoder brings its vectors, so that nothing has to be said of them
         keys.append("embedding.init")
-    values = ((key, _value(made_with, key), _value(config, key)) for key in keys)
-    wrong = [f"{key} is {there!r} there and {here!r} here" for key, there, here in values if there != here]
+    wrong = [f"{key} is {there[key]} there and {here[key]} here" for key in keys if there[key] != here[key]]
     if wrong:
         raise ConfigError(f"model.init_from: the encoder in {folder} does not fit: {', '.join(wrong)}; make them agree")
     return Tokenizer.load(folder / TOKENIZER)
@@ -233,14 +232,10 @@ def _config_of_encoder(folder: Path) -> Config:
             "or name a finished run (--from RUN)"
         )
     try:
-        return load_config(folder / "config.yaml")
+        config = load_config(folder / "config.yaml")
+        return config.replace(**{"embedding.dim": config.embedding.width})
     except ConfigError as error:
         raise CheckpointError(f"{folder} is not an encoder that can be read:\n{error}") from error
-
-
-def _value(config: Config, key: str) -> object:
-    section, _, name = key.partition(".")
-    return config.embedding.width if key == "embedding.dim" else getattr(getattr(config, section), name)
 
 
 def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[float] | None:

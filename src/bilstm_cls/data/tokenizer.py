@@ -1,8 +1,7 @@
 """Texts to token ids: how a text is split, and the vocabulary, both in one portable `tokenizer.json`.
 
 The splitting runs in the Rust library `tokenizers`, on all cores. What the JSON says is the whole truth: any program
-that reads `tokenizers` files gives the same ids from it, but for `chinese_words` and torchtext's, whose texts are cut
-beforehand.
+that reads `tokenizers` files gives the same ids from it, but for torchtext's tokenizers, which cut texts beforehand.
 """
 
 import collections
@@ -31,9 +30,6 @@ MAX_PIECE = 2**18
 
 CHUNK = 4096
 """Texts that are split at once."""
-
-_HAN = r"\u3005-\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_CUT_WITHOUT_HAN = re.compile(f"(?<![{_HAN}]){CUT}(?![{_HAN}])")
 
 Cutter = Callable[[str], str]
 """What a text goes through before the library sees it: mostly `str`, which leaves it as it is."""
@@ -66,26 +62,19 @@ def _matches(pattern: str) -> Any:
     return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
 
 
-_WORDS = _matches(rf"{_NUMBER}|{_WORD}|{_MARK}")
-_CHINESE_WORDS = pre_tokenizers.Sequence([pre_tokenizers.Split(CUT, "removed"), _WORDS])
 # What torchtext's `basic_english` gives, token for token: quotes go, seven marks are separate, `;:` are spaces.
+_SPACES = pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed")
 _BASIC_ENGLISH: Pipeline = (
     [normalizers.Replace('"', ""), normalizers.Replace("<br />", " "), normalizers.Replace(Regex("[;:]"), " ")],
-    pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed"),
-            pre_tokenizers.Split(Regex("['.,()!?]"), "isolated"),
-        ]
-    ),
+    pre_tokenizers.Sequence([_SPACES, pre_tokenizers.Split(Regex("['.,()!?]"), "isolated")]),
 )
 
 TOKENIZERS: dict[str, Pipeline] = {
     "basic_english": _BASIC_ENGLISH,
-    "words": ([_BREAK], _WORDS),
+    "words": ([_BREAK], _matches(rf"{_NUMBER}|{_WORD}|{_MARK}")),
     "whitespace": ([], pre_tokenizers.WhitespaceSplit()),
     "characters": ([_BREAK], _matches(r"\S")),
     "cjk": ([_BREAK], _matches(rf"{_CJK}|{_NUMBER}|{_NO_CJK}+(?:['’]{_NO_CJK}+)*|{_MARK}")),
-    "chinese_words": ([_BREAK], _CHINESE_WORDS),
     "bpe": ([_BREAK], pre_tokenizers.ByteLevel(add_prefix_space=True)),
 }
 
@@ -120,7 +109,7 @@ class Tokenizer:
             max_vocab_size: tokens kept, `<pad>` and `<unk>` included; None keeps all (30,000 for `bpe`).
 
         Raises:
-            ConfigError: a package that this kind needs cannot be used here.
+            ConfigError: torchtext cannot be used here.
         """
         if kind == "bpe":
             engine, cutter = _engine(kind, lowercase, normalize, strip_html)
@@ -133,12 +122,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
-        """Takes what `to_json` gave.
-
-        Raises:
-            ConfigError: it is torchtext's, and that cannot be used here, or rjieba is needed and not installed.
-            ValueError: it is no tokenizer of this program.
-        """
+        """Takes what `to_json` gave, or raises `ValueError`, or `ConfigError` where torchtext cannot be used here."""
         cutter: Cutter = str
         try:
             if f'"pre_tokenizer": {{"type": "{PREFIX}' in text:  # in a token, quotes would be escaped
@@ -151,25 +135,16 @@ class Tokenizer:
             raise ValueError(f"not a tokenizer: {error}") from error
         if (engine.token_to_id(PADDING), engine.token_to_id(UNKNOWN)) != (PADDING_ID, UNKNOWN_ID):
             raise ValueError(f"{PADDING} must have id {PADDING_ID} and {UNKNOWN} id {UNKNOWN_ID}")
-        if engine.pre_tokenizer is not None and engine.pre_tokenizer.__getstate__() == _CHINESE_WORDS.__getstate__():
-            cutter = with_cuts
-            with_cuts("")  # so that a missing package is an error now and not at the first text
         return cls(engine, cutter)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Reads a `tokenizer.json`.
-
-        Raises:
-            CheckpointError: it is missing or damaged.
-            ConfigError: it is torchtext's, and that cannot be used here, or rjieba is needed and not installed.
-        """
+        """Reads a `tokenizer.json`, or raises `CheckpointError` where it is missing or damaged, or as `from_json`."""
         try:
             return cls.from_json(path.read_text("utf-8"))
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path}: file is missing") from error
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+            state = "missing" if isinstance(error, FileNotFoundError) else f"damaged, it cannot be read ({error})"
+            raise CheckpointError(f"{path}: {state}") from error
 
     def to_json(self) -> str:
         """Returns the content of `tokenizer.json`."""
@@ -218,25 +193,14 @@ class Tokenizer:
         """
         if isinstance(self._cutter, TorchtextCutter):
             raise ConfigError("torchtext does not say where its tokens are; explain a run with text.tokenizer words")
-        marked = self._cutter(without_surrogates(text))
-        encoding = self._engine.encode(marked)
-        offsets: list[tuple[int, int]] = encoding.offsets
-        if self._cutter is with_cuts:
-            places = list(itertools.accumulate((character != CUT for character in marked), initial=0))
-            offsets = [(places[start], places[stop]) for start, stop in offsets]
-        return _without_padding(encoding.ids), offsets
+        encoding = self._engine.encode(without_surrogates(text))
+        return _without_padding(encoding.ids), encoding.offsets
 
 
 class TokenCounter:
     """Splits texts and counts their tokens: texts are encoded before the vocabulary is known, in one pass.
 
     Every distinct token gets a provisional id when it first occurs. Not for `bpe`, whose tokens are learned.
-
-    Args:
-        kind, lowercase, normalize, strip_html: as for `Tokenizer.train`.
-
-    Raises:
-        ConfigError: a package that this kind needs cannot be used here.
     """
 
     def __init__(self, *, kind: str, lowercase: bool, normalize: str, strip_html: bool) -> None:
@@ -286,7 +250,7 @@ def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> tup
     engine = tokenizers.Tokenizer(models.WordLevel({UNKNOWN: UNKNOWN_ID}, unk_token=UNKNOWN))
     engine.normalizer = normalizers.Sequence([*first, *changes])
     engine.pre_tokenizer = pre_tokenizer
-    return engine, with_cuts if kind == "chinese_words" else str
+    return engine, str
 
 
 def _train_bpe(
@@ -309,21 +273,6 @@ def _train_bpe(
 def without_surrogates(text: str) -> str:
     """Returns the text with every lone surrogate replaced by `?`: UTF-8 has no bytes for them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def with_cuts(text: str) -> str:
-    """Returns the text with a mark wherever jieba cuts before or after a Han character.
-
-    A `tokenizer.json` only says that tokens end at the mark. A mark that the text itself holds becomes a space.
-
-    Raises:
-        ConfigError: rjieba is not installed.
-    """
-    try:
-        import rjieba
-    except ImportError as error:
-        raise ConfigError("text.tokenizer: chinese_words needs rjieba; pip install 'bilstm-cls[chinese]'") from error
-    return _CUT_WITHOUT_HAN.sub("", CUT.join(rjieba.cut(text.replace(CUT, " "))))
 
 
 def _by_pieces(

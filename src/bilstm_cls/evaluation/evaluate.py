@@ -12,7 +12,7 @@ import numpy as np
 from bilstm_cls.classifier import Classifier, LoadedModel, Task, network_logits
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.corpus import Corpus, statistics
+from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.readers import ReadOptions, read, read_label_names
@@ -85,7 +85,7 @@ def evaluate(
         )
         found = _read_split(data, data_format, options, bad_rows or config.bad_rows, loaded.labels)
     corpus = classifier.encode(found.texts)
-    counts = statistics(corpus)
+    counts = corpus.statistics
     logger.info(
         f"{found.name}: {counts['texts']:,} texts, {counts['truncated']:,} cut to {loaded.config.text.max_length} "
         f"tokens, {counts['empty']:,} empty, {counts['unknown']:,} of {counts['tokens']:,} tokens unknown"

@@ -11,6 +11,7 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.data.types import named, spoken
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES
@@ -186,6 +187,9 @@ def _errors(evaluation: Evaluation, loaded: LoadedModel | None) -> Row:
     doubtful = confident_disagreements(probabilities, label_ids)
     others = np.setdiff1d(np.flatnonzero(~is_right(predicted, label_ids)), doubtful[:MAX_DOUBTFUL])
     worst = others[np.argsort(-losses[others], kind="stable")]
+
+    if loaded is not None and loaded.config.text.tokenizer.startswith(PREFIX):
+        loaded = None  # torchtext does not say where its tokens are
 
     def card(i: int) -> Row:
         text, row = split.texts[i], [i]
