@@ -42,7 +42,6 @@ CONFIGS: list[tuple[str | bytes, str]] = [
 SETTINGS = [
     ("train.epoch=3", "train.epoch=3 'epochs'"),
     ("data.valid=0.9", "data.test 0.2"),
-    ("embedding.init=glove-6b-50d", "base.yaml:4: embedding.dim 50"),
 ]
 USAGE = [
     ("train -c bse.yaml", "bse.yaml base.yaml"),

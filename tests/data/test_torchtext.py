@@ -74,7 +74,6 @@ def learned(kind: str, texts: Iterable[str] = TEXTS, **options: Any) -> Tokenize
     [
         ("text: {tokenizer: torchtext/mosses}", "did you mean 'torchtext/moses'?"),
         ("embedding: {init: torchtext/vectors.txt}", "'torchtext/glove.6B.100d' or another of torchtext"),
-        ("embedding: {init: torchtext/glove.6B.200d, dim: 100}", "dim: must be 200 with init"),
     ],
 )
 def test_a_wrong_name_or_width_is_answered_with_the_right_one(tmp_path: Path, line: str, message: str) -> None:

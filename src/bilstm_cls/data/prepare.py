@@ -1,7 +1,7 @@
 """From a config to what training reads: splits, vocabulary and encoded corpora, kept in the cache by their content."""
 
+import contextlib
 import hashlib
-import importlib.util
 import json
 import logging
 from collections.abc import Sequence
@@ -263,5 +263,8 @@ def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[
 
 def _splitters() -> dict[str, str]:
     """Returns the versions of the packages that split texts: another one may split otherwise."""
-    packages = [name for name in SPLITTERS if importlib.util.find_spec(name) is not None]
-    return {name: metadata.version(name) for name in packages}
+    versions = {}
+    for package in SPLITTERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
