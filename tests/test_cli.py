@@ -438,7 +438,7 @@ def test_doctor_finds_this_machine_ok_and_the_run_whole(folder: Path) -> None:
     findings = answer("doctor", "--run", "runs/tiny", "--device", "cpu", "--json").json
     assert findings["ok"] is True
     assert "runs/tiny" in findings["run"]
-    assert {"python", "versions", "extras", "device", "threads", "cache", "checks"} <= set(findings)
+    assert {"python", "versions", "device", "threads", "cache", "checks"} <= set(findings)
 
 
 # Completion by the shell, asked as the scripts that `--install-completion` writes ask it

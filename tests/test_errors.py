@@ -66,7 +66,7 @@ USAGE = [
     ("predict", "--input FILE"),
     ("predict x --output-dir empty", "empty --run DIR"),
     ("predict x --input reviews.csv", "--input texts"),
-    ("predict --input reviews.csv --explain-method exact", "--explain --input"),
+    ("predict --input reviews.csv --explain", "--explain --input"),
     ("predict a b --gates gates.png", "--gates one text 2"),
     ("predict a --gates gates.txt", "gates.txt .png"),
     ("predict x --output out.csv", "--output --input"),

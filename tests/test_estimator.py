@@ -1,6 +1,5 @@
 """scikit-learn's contracts, and that `fit` depends on nothing but its arguments, texts and labels."""
 
-import contextlib
 import inspect
 import json
 import pickle
@@ -15,14 +14,12 @@ import pytest
 import torch
 from joblib import parallel_config
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
@@ -154,53 +151,31 @@ def test_it_trains_the_very_model_that_the_command_line_trains(trained_run: Path
     assert [row["valid/accuracy"] for row in again.history_] == [row["valid/accuracy"] for row in history]
 
 
-@pytest.mark.parametrize(
-    "ambient",
-    [
-        contextlib.nullcontext,
-        torch.no_grad,
-        torch.inference_mode,
-        lambda: torch.autocast("cpu", torch.bfloat16),
-    ],
-    ids=["generator and default type", "no_grad", "inference_mode", "autocast"],
-)
-def test_fitting_does_not_depend_on_what_is_around_it(ambient: Callable[[], Any], fitted: TextClassifier) -> None:
-    torch.manual_seed(99)
-    np.random.seed(99)
-    torch.set_default_dtype(torch.float64 if ambient is contextlib.nullcontext else torch.float32)
-    try:
-        with ambient():
-            model = tiny().fit(TEXTS, LABELS)
-            probabilities = model.predict_proba(TEXTS)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert_same_model(model, fitted)
-    assert all(p.requires_grad and not p.is_inference() for p in model.classifier_.model.parameters())
-    np.testing.assert_allclose(probabilities, fitted.predict_proba(TEXTS), atol=1e-6)
-
-
-def test_fitting_leaves_torch_the_cache_the_folder_and_the_terminal_alone(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_fitting_depends_on_nothing_around_it_and_leaves_it_alone(
+    fitted: TextClassifier,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    torch.manual_seed(99)
+    np.random.seed(99)
     before, threads, cached = torch.get_rng_state(), torch.get_num_threads(), sorted(cache.rglob("*"))
-    texts, labels, given = list(TEXTS), list(LABELS), {"pos": 1.0, "neg": 2.0}
-    tiny(threads=threads + 1, class_weights=given, pooling=["mean", "max"]).fit(texts, labels).predict(texts)
+    assert_same_model(tiny().fit(TEXTS, LABELS), fitted)
+    tiny(epochs=1, threads=threads + 1).fit(TEXTS, LABELS)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
     assert sorted(cache.rglob("*")) == cached
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
-    assert (texts, labels, given) == (TEXTS, LABELS, {"pos": 1.0, "neg": 2.0})
 
 
 COLUMNS: dict[str, Callable[[list[Any]], Any]] = {
-    "numpy": np.array,
     "objects": lambda values: np.array(values, dtype=object),
     "pandas": lambda values: pytest.importorskip("pandas").Series(values, index=range(100, 100 + len(values))),
     "polars": lambda values: pytest.importorskip("polars").Series(values),
-    "tuple": tuple,
 }
 
 
@@ -214,8 +189,7 @@ def test_columns_of_every_kind_give_the_same_model(kind: str, fitted: TextClassi
 
 @pytest.mark.parametrize(
     ("negative", "positive", "dtype"),
-    [("neg", "pos", "<U3"), (0, 1, "int64"), (-3, 12, "int64"), (False, True, "bool"), (1.0, 2.0, "float64")],
-    ids=["str", "int", "other int", "bool", "float"],
+    [(-3, 12, "int64"), (False, True, "bool"), (1.0, 2.0, "float64")],
 )
 def test_labels_come_back_as_they_were_given(negative: Any, positive: Any, dtype: str, tmp_path: Path) -> None:
     labels = [{"neg": negative, "pos": positive}[label] for label in LABELS]
@@ -229,57 +203,32 @@ def test_labels_come_back_as_they_were_given(negative: Any, positive: Any, dtype
     assert Classifier.load(tmp_path / "model").labels == [str(negative), str(positive)]
 
 
-def test_labels_that_have_no_plain_spelling_are_learned_but_not_saved(tmp_path: Path) -> None:
-    days = np.array(["2020-01-01", "2021-01-01"], dtype="datetime64[D]")
-    model = tiny().fit(TEXTS, days[[int(label == "pos") for label in LABELS]])
-    assert set(model.predict(TEXTS)) <= set(days)
-    with pytest.raises(ValueError, match="labels of type date cannot be saved"):
-        model.save(tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
-def test_class_weights_are_given_by_label(tmp_path: Path) -> None:
+def test_class_weights_by_label_and_overrides_reach_the_network_and_come_back(tmp_path: Path) -> None:
     numbers = np.array([int(label == "pos") for label in LABELS])
-    ones = tiny(class_weights={0: 1.0, np.int64(1): 50.0}, epochs=4).fit(TEXTS, numbers)
-    zeros = tiny(class_weights={0: 50.0, 1: 1.0}, epochs=4).fit(TEXTS, numbers)
-    assert ones.predict(TEXTS).mean() > zeros.predict(TEXTS).mean()
+    overrides = {"model.cell": "gru", "train.ema_decay": None, "text.lowercase": False}
+    ones = tiny(class_weights={0: 1.0, np.int64(1): 50.0}, overrides=overrides).fit(TEXTS, numbers)
+    zeros = tiny(class_weights={0: 50.0, 1: 1.0}).fit(TEXTS, numbers)
+    assert ones.predict_proba(TEXTS)[:, 1].mean() > zeros.predict_proba(TEXTS)[:, 1].mean()
+    assert ones.classifier_.config.model.cell == "gru"
     ones.save(tmp_path / "model")
     assert TextClassifier.load(tmp_path / "model").get_params() == ones.get_params()
 
 
-def test_an_empty_text_and_no_text_are_answered(fitted: TextClassifier) -> None:
-    np.testing.assert_allclose(fitted.predict_proba(["", "  ", "unheard"]).sum(1), 1)
-    assert fitted.predict([]).shape == (0,)
-    assert fitted.predict_proba([]).shape == (0, 2)
-
-
 @pytest.mark.parametrize(
-    ("texts", "place"),
-    [
-        ("a text", "X is 'a text', a str"),
-        ({"text": "a"}, "X is a dict"),
-        (np.array([["a"], ["b"]]), "X is a"),
-        (["a", None], r"X\[1\] is None"),
-        (["a", "b", float("nan")], r"X\[2\] is nan, a float"),
-    ],
+    ("texts", "place"), [("a text", "X is 'a text', a str"), (["a", "b", float("nan")], r"X\[2\] is nan, a float")]
 )
 def test_texts_of_another_kind_are_refused(texts: Any, place: str, fitted: TextClassifier) -> None:
-    with pytest.raises(TypeError, match=place):
-        tiny().fit(texts, ["x", "y"])
-    with pytest.raises(TypeError, match=place):
-        fitted.predict(texts)
+    for function in (lambda: tiny().fit(texts, ["x", "y"]), lambda: fitted.predict(texts)):
+        with pytest.raises(TypeError, match=place):
+            function()
 
 
 @pytest.mark.parametrize(
     ("texts", "labels"),
     [
         ([], []),
-        (["a", "b", "c"], None),
-        (["a", "b", "c"], ["x", "x", "x"]),
-        (["a", "b", "c"], ["x", "y"]),
         (["a", "b", "c"], ["x", None, "y"]),
         (["a", "b", "c"], [1.0, float("nan"), 2.0]),
-        (["a", "b", "c"], [0.5, 1.5, 2.5]),
         (["a", "b", "c"], [["x", "y"], ["y", "x"], ["x", "x"]]),
         (["a", "b", "c"], np.array([1, "1", "2"], dtype=object)),
     ],
@@ -292,20 +241,14 @@ def test_labels_that_cannot_be_learned_are_refused(texts: list[str], labels: Any
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "^epochs: .*not 0$"),
         ({"embedding": "glove"}, "^embedding: .*not 'glove'"),
-        ({"pooling": "means"}, "^pooling: .*'mean'"),
-        ({"valid": 1.5}, r"^valid: .*not 1\.5"),
         ({"dim": 8.5, "dropout": -1}, "(?s)dim: .*dropout: .*not -1"),
         ({"device": "cuda:99"}, "^device: 'cuda:99'"),
         ({"min_freq": 10**6}, "lower min_freq"),
-        ({"valid": 0.001}, "^valid: "),
         ({"class_weights": {"good": 1.0}}, "^class_weights: 'good'"),
         ({"overrides": {"train.epochs": 3}}, "^overrides: .*argument"),
-        ({"overrides": {"data.train": "x.csv"}}, "^overrides: 'data.train'"),
         ({"overrides": {"train.processes": 2}}, "^overrides: 'train.processes'"),
         ({"overrides": {"model.num_layer": 2}}, "num_layer"),
-        ({"overrides": {"model.layer_dropout": 0.5}}, r"^model\.layer_dropout: "),
     ],
 )
 def test_a_wrong_argument_is_named_when_fitting(options: dict[str, Any], message: str) -> None:
@@ -313,33 +256,10 @@ def test_a_wrong_argument_is_named_when_fitting(options: dict[str, Any], message
         tiny(**options).fit(TEXTS, LABELS)
 
 
-def test_overrides_reach_the_network_and_come_back(tmp_path: Path) -> None:
-    overrides = {"model.cell": "gru", "train.ema_decay": None, "text.lowercase": False}
-    model = tiny(overrides=overrides).fit(TEXTS, LABELS)
-    assert model.classifier_.config.model.cell == "gru"
-    model.save(tmp_path / "model")
-    assert TextClassifier.load(tmp_path / "model").overrides == overrides
-
-
-def test_it_starts_from_an_encoder_and_its_vocabulary(encoder: Path) -> None:
-    overrides = {"model.init_from": str(encoder), "train.ema_decay": None}
-    sizes = {"max_length": 20, "dim": 8, "hidden_size": 8, "epochs": 1, "learning_rate": 1e-9, "threads": 1}
-    model = TextClassifier(overrides=overrides, **sizes).fit(TEXTS, LABELS)
-    found = {name: tensor for name, tensor in weights(model).items() if name.startswith(("embedding.", "encoder."))}
-    torch.testing.assert_close(found, load_tensors(encoder / "encoder.safetensors")[0], rtol=0, atol=1e-6)
-    assert model.classifier_.tokenizer.to_json() == (encoder / "tokenizer.json").read_text("utf-8")
-
-
-def test_an_unfitted_one_cannot_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(NotFittedError):
-        tiny().save(tmp_path / "model")
-
-
 def test_it_works_in_a_pipeline_and_a_grid_of_numpys_numbers() -> None:
     pipeline = make_pipeline(FunctionTransformer(_shout), tiny(overrides={"text.lowercase": False}))
     grid = {
         "textclassifier__hidden_size": np.array([3, 5]),
-        "textclassifier__learning_rate": np.logspace(-3, -2, 1),
         "textclassifier__pooling": [("mean", "max")],
     }
     search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(TEXTS, LABELS)
@@ -374,15 +294,6 @@ def test_a_pickle_holds_the_model_as_a_run_directory_and_no_code_but_the_class(f
     assert copy.history_ == fitted.history_
     unfitted = tiny(pooling=("mean", "last"))
     assert pickle.loads(pickle.dumps(unfitted)).get_params() == unfitted.get_params()
-
-
-def test_a_damaged_pickle_is_refused(fitted: TextClassifier) -> None:
-    state = fitted.__getstate__()
-    damaged = bytearray(state["files"]["model.safetensors"])
-    damaged[-9] ^= 1
-    files = state["files"] | {"model.safetensors": bytes(damaged)}
-    with pytest.raises(CheckpointError):
-        TextClassifier.__new__(TextClassifier).__setstate__(state | {"files": files})
 
 
 def test_saving_and_loading_gives_the_same_model_and_arguments(fitted: TextClassifier, saved: Path) -> None:

@@ -1,9 +1,7 @@
 import csv
 import shutil
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,13 +10,11 @@ from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data import store
 from bilstm_cls.data.prepare import prepare
-from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.errors import CheckpointError
 from bilstm_cls.inspection import (
     PACKAGES,
-    as_lines,
     examine,
     inspect_data,
-    inspect_file,
     inspect_run,
     plan,
 )
@@ -28,6 +24,7 @@ from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import Trainer
 from tests.command_line import run_cli
 from tests.conftest import reviews
+from tests.training.runs import flip
 
 
 @pytest.fixture
@@ -57,26 +54,16 @@ def test_every_split_is_described(config: Config) -> None:
     assert findings["rows"]["read"] == 9
 
 
-@pytest.fixture(scope="module")
-def deep_findings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """What is found in 120 reviews of which one is wrongly labelled, two occur again in test, and all of one label have
-    a word that the others lack."""
-    path = tmp_path_factory.mktemp("deep")
+def test_near_copies_and_wrong_labels_are_found_by_their_rows(tmp_path: Path) -> None:
     rows = [[f"{text} zork" if label == "pos" else text, label] for text, label in reviews(120)]
     changed = f"{rows[1][0]} and more"
     test = [[rows[0][0], "neg"], [changed, "neg"], ["a plain film of the year", "neg"], ["fun fun fun zork", "pos"]]
     rows[40][1] = "pos"
     for name, content in (("train", rows), ("test", test)):
-        with (path / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+        with (tmp_path / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([["text", "label"], *content])
-    data = [f"data.{name}={path / f'{name}.csv'}" for name in ("train", "test")]
-    return path, inspect_data(load_config(None, [*data, "data.valid=0.05"]), deep=True, limit=3)
-
-
-def test_copies_wrong_labels_and_words_that_give_a_label_away_are_found_by_their_rows(
-    deep_findings: tuple[Path, dict[str, Any]],
-) -> None:
-    path, findings = deep_findings
+    data = [f"data.{name}={tmp_path / f'{name}.csv'}" for name in ("train", "test")]
+    path, findings = tmp_path, inspect_data(load_config(None, [*data, "data.valid=0.05"]), deep=True, limit=3)
     near = findings["near_duplicates"]
     assert near["test in train"] + near.get("test in valid", 0) >= 2
     first = near["found"][0]  # of another label
@@ -89,20 +76,6 @@ def test_copies_wrong_labels_and_words_that_give_a_label_away_are_found_by_their
     assert f"{path / 'train.csv'}:42" in [row["place"] for row in wrong["found"]]
     assert {(row["label"], row["likelier"]) for row in wrong["found"]} <= {("neg", "pos"), ("pos", "neg")}
     assert len(wrong["found"]) <= 3
-    leak = findings["leaking_tokens"]["found"][0]
-    assert (leak["token"], leak["label"]) == ("zork", "pos")
-    assert leak["place"].startswith(f"{path / 'train.csv'}:")
-    plain = inspect_data(load_config(None, [f"data.train={path / 'train.csv'}"]))
-    assert not {"near_duplicates", "likely_wrong_labels"} & set(plain)
-
-
-def test_a_file_of_another_encoding_and_a_name_with_spaces_is_inspected(tmp_path: Path) -> None:
-    rows = "".join(f"Un café numéro {i} très cher,{'bon' if i % 2 else 'mauvais'}\n" for i in range(40))
-    path = tmp_path / "mes avis: 'été'.csv"
-    path.write_bytes(f"text,label\n{rows}".encode("cp1252"))
-    findings = inspect_file(path, [])
-    assert findings["labels"] == ["bon", "mauvais"]
-    assert findings["rows"]["read"] == 40
 
 
 def test_a_plan_is_what_training_would_do(tiny_config: Callable[..., Config]) -> None:
@@ -118,22 +91,6 @@ def test_a_plan_is_what_training_would_do(tiny_config: Callable[..., Config]) ->
     assert planned["tokens_per_epoch"] == data.corpora["train"].lengths.sum()
     assert 0 <= planned["padding"] < 1
     assert not (Path(config.output_dir) / "planned").exists()
-
-
-def test_findings_are_shown_as_indented_lines() -> None:
-    findings = {
-        "sizes": {"train": 12345, "share": 0.123456},
-        "labels": ["a", "b"],
-        "checks": [{"name": "one", "ok": True}, {"name": "two", "ok": False}],
-        "found": [{"place": "a.csv:3", "labels": ["x", "y"], "text": "odd \x1b text"}],
-        "none": None,
-        "notes": [],
-    }
-    assert list(as_lines(findings)) == [
-        "sizes:", "  train: 12,345", "  share: 0.1235", "labels: a, b",
-        "checks:", "  name one, ok yes", "  name two, ok no",
-        "found:", "  a.csv:3: labels x / y: odd \\x1b text", "none: none", "notes: ",
-    ]  # fmt: skip
 
 
 def test_inspecting_reads_no_text_of_prepared_data(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,9 +123,7 @@ def test_a_failed_check_is_named_in_a_table_and_ends_with_7(monkeypatch: pytest.
     monkeypatch.setattr(BiLSTMClassifier, "forward", careless)
     done = run_cli("doctor", "--device", "cpu")
     assert done.code == 7
-    rows = [line.split() for line in done.stdout.splitlines() if "padding" in line]
-    assert [row[0] for row in rows] == ["FAILED"] * len(CELLS)
-    assert "is_sound" not in done.stdout
+    assert done.stdout.count("with and without extra padding: FAILED") == len(CELLS)
 
 
 def test_a_machine_without_faults_is_ok(cache: Path, trained_run: Path) -> None:
@@ -176,19 +131,13 @@ def test_a_machine_without_faults_is_ok(cache: Path, trained_run: Path) -> None:
     done = run_cli("doctor", "--device", "cpu", "--run", trained_run, "--json")
     findings = done.json
     assert torch.equal(torch.get_rng_state(), before)
-    assert [check["ok"] for check in findings["checks"]] == [True] * 2 * len(CELLS)
+    assert [outcome.partition(",")[0] for outcome in findings["checks"].values()] == ["ok"] * 2 * len(CELLS)
     assert set(findings["versions"]) == set(PACKAGES)
     assert (findings["device"], findings["cache"], findings["ok"]) == ("cpu", str(cache), True)
-    project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
-    assert set(findings["extras"]) <= set(project["optional-dependencies"]) - {"dev"}
 
 
-def test_a_damaged_run_and_a_missing_device_are_errors(trained_run: Path, tmp_path: Path) -> None:
+def test_a_damaged_run_is_an_error(trained_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained_run, tmp_path / "copy"))
-    content = bytearray((run / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (run / "model.safetensors").write_bytes(content)
+    flip(run / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         examine("cpu", run)
-    with pytest.raises(ConfigError, match="'cuda:99'"):
-        examine("cuda:99")

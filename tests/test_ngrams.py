@@ -80,24 +80,6 @@ def test_arrays_of_another_kind_are_refused(model: NgramModel) -> None:
         NgramModel.from_arrays(arrays, 2)
 
 
-@pytest.mark.parametrize("text", ["a good film", "so, SO good - so good!", "", "nothing known", "İ's \ud800 good"])
-@pytest.mark.parametrize("num_labels", [2, 4])
-def test_the_terms_of_a_text_and_the_bias_add_up_to_its_logits(num_labels: int, text: str) -> None:
-    model = NgramModel.train(NgramCounts.of(TEXTS), LABELS, num_labels)
-    terms = model.terms(text)
-    total = model.bias + sum((term.weights for term in terms), start=np.zeros(num_labels))
-    np.testing.assert_allclose(total, model.logits([text])[0], atol=1e-9)
-
-
-def test_a_term_names_all_places_where_its_n_gram_stands(model: NgramModel) -> None:
-    text = "Good film, so good"
-    found = {tuple(text[start:stop].casefold() for start, stop in term.places): term for term in model.terms(text)}
-    assert found.keys() == {("good", "good"), ("film",), (",",), ("so",), ("good film",), ("so good",)}
-    good = found["good", "good"]
-    assert good.weights[1] > 0 > good.weights[0]
-    assert good.places == [(0, 4), (14, 18)]
-
-
 def naive(text: str, *, spaced: bool, max_n: int) -> set[tuple[str, ...]]:
     tokens = re.findall(WORD if spaced else r"\s+|\S", text)
     folded = [" " if token.isspace() else token.casefold() for token in tokens]

@@ -1,10 +1,10 @@
 """The classifier as a scikit-learn estimator, trained on lists and columns in memory."""
 
-import contextlib
+import ast
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, is_multilabel
 from sklearn.utils.validation import check_is_fitted
@@ -51,7 +50,7 @@ OVERRIDDEN = ("text", "embedding", "model", "train")
 """Sections whose other keys `overrides` takes, and `data.split_seed`."""
 
 NOT_OVERRIDDEN = ("train.processes", "train.checkpoint_seconds", "train.baselines", "train.loggers")
-LABEL_TYPES = {kind.__name__: kind for kind in (str, int, float, bool)}
+LABEL_TYPES = ("str", "int", "float", "bool")
 FITTED = ("classes_", "classifier_", "history_")
 _LOCK = threading.Lock()
 """Held while fitting: PyTorch's random generator, which training seeds at every step, is shared by all threads."""
@@ -110,8 +109,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any) -> "TextClassifier":  # noqa: N803 - scikit-learn's names
         """Trains on N texts (list, array, series or generator) and N labels of one type that numpy sorts.
 
-        Where texts have several labels, `y` is an indicator matrix `[N, C]` (array, sparse matrix or data frame), or
-        holds a list of labels for each text.
+        Where texts have several labels, `y` is an indicator matrix `[N, C]`: array, sparse matrix or data frame.
 
         Raises:
             TypeError: `X` is one text, or a text is no `str`.
@@ -127,7 +125,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             config = with_dim(_config_of(self.get_params(deep=False), is_multi=label_ids.ndim == 2))
             seed, names = config.data.split_seed, _names_of(classes)
             dataset = dataset_in_memory(texts, label_ids, names, valid=self.valid, seed=seed)
-            with _LOCK, _same_for_every_caller(config):
+            with _LOCK:
                 loaded, history = _train(config, prepare_in_memory(dataset, config))
         except (ConfigError, DataError) as error:
             raise ValueError(_in_arguments(str(error))) from error
@@ -159,17 +157,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: the labels are neither str, int, float nor bool.
         """
         check_is_fitted(self)
-        kinds = {type(label).__name__ for label in self.classes_.tolist()}
-        if len(kinds) != 1 or not kinds <= LABEL_TYPES.keys():
-            known = ", ".join(LABEL_TYPES)
-            raise ValueError(f"labels of type {', '.join(sorted(kinds))} cannot be saved; {known} can")
+        kind = type(self.classes_.tolist()[0]).__name__
+        if kind not in LABEL_TYPES:
+            raise ValueError(f"labels of type {kind} cannot be saved; {', '.join(LABEL_TYPES)} can")
         best = next((row for row in reversed(self.history_) if row["is_best"]), {})
         metrics = {name: value for name, value in best.items() if name.startswith("valid/")}
-        metrics |= {
-            "data/origin": IN_MEMORY,
-            "data/label_type": kinds.pop(),
-            "data/label_dtype": self.classes_.dtype.str,
-        }
+        metrics |= {"data/origin": IN_MEMORY, "data/label_type": kind, "data/label_dtype": self.classes_.dtype.str}
         run = RunDirectory(path)
         with run.locked():
             if run.is_taken and not overwrite:
@@ -231,50 +224,35 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _train(config: Config, data: PreparedData) -> tuple[LoadedModel, list[Row]]:
-    threads = config.train.threads or torch.get_num_threads()
-    here = config.replace(**{"train.threads": threads, "train.checkpoint_seconds": 1e9})
-    with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-        run = RunDirectory(folder)
-        session = Session.start(run, here, data, ALONE)
-        for _ in session.reports(StopSignals()):  # never entered: Ctrl-C stays Python's
-            pass
-        trainer = session.trainer
-        trainer.load_weights(load_best(run.checkpoints, trainer.progress.best_step))
-        ngrams, task, _ = calibrate(trainer.model, data, config)
-        loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams, task=task)
-        return loaded, trainer.progress.history
-
-
-@contextlib.contextmanager
-def _same_for_every_caller(config: Config) -> Iterator[None]:
-    """Trains alike inside `no_grad`, autocast and the like, and leaves generators, threads and types as they were."""
-    device, threads, dtype = choose_device(config.train.device), torch.get_num_threads(), torch.get_default_dtype()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        for kind in ("cpu", "cuda"):
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        try:
-            torch.set_default_dtype(torch.float32)
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
-            set_threads(threads)
+    """Trains in a temporary folder; leaves PyTorch's random generators and number of threads as they were."""
+    before, device = torch.get_num_threads(), choose_device(config.train.device)
+    here = config.replace(**{"train.threads": config.train.threads or before, "train.checkpoint_seconds": 1e9})
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder, torch.random.fork_rng(devices):
+            run = RunDirectory(folder)
+            session = Session.start(run, here, data, ALONE)
+            for _ in session.reports(StopSignals()):  # never entered: Ctrl-C stays Python's
+                pass
+            trainer = session.trainer
+            trainer.load_weights(load_best(run.checkpoints, trainer.progress.best_step))
+            ngrams, task, _ = calibrate(trainer.model, data, config)
+    finally:
+        set_threads(before)
+    loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams, task=task)
+    return loaded, trainer.progress.history
 
 
 def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds]:
     """Returns the classes `[C]`, sorted, and the label ids `[N]`, or `[N, C]` where texts have several labels."""
     if y is None:
         raise ValueError("TextClassifier requires y to be passed, but the target y is None")
-    is_lists = np.ndim(y) == 1 if hasattr(y, "dtype") else isinstance(y, list | tuple)
     if is_multilabel(y):
-        matrix = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
-        columns = getattr(y, "columns", range(matrix.shape[1]))
-        return _of_several(np.array(list(columns)), matrix, texts)
-    if is_lists and len(y) and all(isinstance(row, list | tuple | set | np.ndarray) for row in y):
-        matrix = (binarizer := MultiLabelBinarizer()).fit_transform(y)
-        return _of_several(np.array(binarizer.classes_.tolist()), matrix, texts)
+        has_label = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
+        check_consistent_length(texts, has_label)
+        if not np.isin(has_label, (0, 1)).all() or np.count_nonzero(has_label.any(axis=0)) < 2:
+            raise ValueError("y is a matrix that holds others than 0 and 1, or has texts of fewer than two labels")
+        return np.array(list(getattr(y, "columns", range(has_label.shape[1])))), has_label.astype(np.uint8)
     labels = column_or_1d(y, warn=True)
     check_consistent_length(texts, labels)
     if labels.dtype.kind == "f":
@@ -291,15 +269,6 @@ def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds]:
     return classes, label_ids.astype(np.int64)
 
 
-def _of_several(classes: Array, has_label: Array, texts: Sequence[str]) -> tuple[Array, LabelIds]:
-    check_consistent_length(texts, has_label)
-    if not np.isin(has_label, (0, 1)).all():
-        raise ValueError("y is a matrix that holds others than 0 and 1")
-    if np.count_nonzero(has_label.any(axis=0)) < 2:
-        raise ValueError("y has texts of fewer than two labels; a classifier needs at least two")
-    return classes, has_label.astype(np.uint8)
-
-
 def _names_of(classes: Array) -> list[str]:
     return [str(label) for label in classes.tolist()]
 
@@ -308,11 +277,8 @@ def _classes_from(names: Sequence[str], metrics: Mapping[str, Any]) -> Array:
     """Returns the labels of these names, of the type that `save` noted; names where a run was trained from files."""
     kind, dtype = metrics.get("data/label_type", "str"), metrics.get("data/label_dtype", "O")
     try:
-        values = [name == "True" if kind == "bool" else LABEL_TYPES[kind](name) for name in names]
-        classes = np.array(values, dtype=np.dtype(dtype))
-        if _names_of(classes) != list(names):
-            raise ValueError("they read otherwise")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        classes = np.array(names if kind == "str" else list(map(ast.literal_eval, names)), dtype=np.dtype(dtype))
+    except (SyntaxError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"the labels {list(names)} are not of the type {kind!r} in metrics.json") from error
     return classes
 
@@ -320,11 +286,8 @@ def _classes_from(names: Sequence[str], metrics: Mapping[str, Any]) -> Array:
 def _config_of(params: Mapping[str, Any], *, is_multi: bool = False) -> Config:
     """Returns the config of an estimator's arguments, or raises `ConfigError` with all wrong ones at once."""
     values, overrides = {key: params[argument] for argument, key in ARGUMENTS.items()}, params["overrides"] or {}
-    for key in overrides:
-        if key in values:
-            raise ConfigError(f"overrides: {key} is an argument; give it as that")
-        if not _is_override(key):
-            raise ConfigError(f"overrides: {key!r} must be another key of {', '.join(OVERRIDDEN)}, or data.split_seed")
+    if wrong := [key for key in overrides if not _is_override(key)]:
+        raise ConfigError(f"overrides: {wrong[0]!r} is an argument, or no key of {', '.join(OVERRIDDEN)}")
     if isinstance(weights := params["class_weights"], Mapping):
         values["train.class_weights"] = {str(label): weight for label, weight in weights.items()}
     values |= {"name": "text-classifier", "data.train": IN_MEMORY, "train.processes": 1}

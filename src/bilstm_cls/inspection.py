@@ -2,9 +2,8 @@
 
 import importlib.metadata
 import platform
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split, label_counts, named, spoken
 from bilstm_cls.device import choose_device
-from bilstm_cls.errors import printable
 from bilstm_cls.evaluation.metrics import likelihoods
-from bilstm_cls.evaluation.pages import number, shortened
-from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, leaking_tokens, near_duplicates
+from bilstm_cls.evaluation.pages import shortened
+from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, near_duplicates
 from bilstm_cls.run_directory import RunDirectory, build_model
 
 LABELLED = ("train", "valid", "test")
@@ -39,7 +37,7 @@ _QUANTILES = (5, 25, 50, 75, 95)
 
 
 def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
-    """Returns sizes, label balance, lengths, truncation, duplicates, overlap and label-leaking tokens of data.
+    """Returns sizes, label balance, lengths, truncation, duplicates and overlap of data.
 
     Args:
         config: what to read.
@@ -64,7 +62,6 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
         "overlap": {
             f"{one} in {other}": counts[f"{one}_in_{other}"] for one, other in pairs if f"{one}_in_{other}" in counts
         },
-        "leaking_tokens": _leaking_tokens(data, limit),
     }
     if deep:
         texts = _Texts([splits[name] for name in LABELLED if name in splits])
@@ -136,35 +133,6 @@ def plan(config: Config) -> dict[str, Any]:
     }
 
 
-def as_lines(findings: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
-    """Yields nested findings as indented lines for a terminal."""
-    for key, value in findings.items():
-        name = f"{' ' * indent}{key}"
-        if isinstance(value, Mapping):
-            yield f"{name}:"
-            yield from as_lines(value, indent + 2)
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            yield f"{name}:"
-            yield from (" " * (indent + 2) + _item(item) for item in value)
-        elif isinstance(value, list | tuple):
-            yield f"{name}: {', '.join(str(item) for item in value)}"
-        else:
-            yield f"{name}: {_shown(value)}"
-
-
-def _item(item: Mapping[str, Any]) -> str:
-    """Shows one finding on a line: where it is first, the text last."""
-    rest = ", ".join(f"{key} {_shown(value)}" for key, value in item.items() if key not in ("place", "text"))
-    place = f"{item['place']}: " if "place" in item else ""
-    return f"{place}{rest}{': ' + printable(item['text']) if 'text' in item else ''}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " / ".join(map(_shown, value))
-    return "none" if value is None else number(value)
-
-
 class _Texts(Sequence[str]):
     """The texts of several splits, one after the other, each read when it is asked for."""
 
@@ -192,47 +160,27 @@ class _Texts(Sequence[str]):
         return {"place": self.place(index), "split": self.split(index), **facts, "text": text}
 
 
-def _leaking_tokens(data: PreparedData, limit: int) -> dict[str, Any]:
-    train, labels = data.dataset.splits["train"], data.dataset.labels
-    found = leaking_tokens(data.corpora["train"], data.tokenizer.tokens, len(labels))
-    listed = [
-        {"place": f"{train.paths[token.first]}:{train.lines[token.first]}", "token": token.token,
-         "label": labels[token.label_id], "texts": token.texts, "fraction": round(token.with_label / token.texts, 4)}
-        for token in found[:limit]
-    ]  # fmt: skip
-    return {"tokens": len(found), "found": listed}
-
-
 def _near_duplicates(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
     """Lists first the pairs of other labels, then those across splits, then by similarity."""
     kinds = Counter(f"{texts.split(second)} in {texts.split(first)}" for first, second, _ in pairs)
-    is_same = {pair: bool(np.all(texts.label_ids[pair.first] == texts.label_ids[pair.second])) for pair in pairs}
-    ranked = sorted(
-        pairs,
-        key=lambda pair: (is_same[pair], texts.split(pair.first) == texts.split(pair.second), -pair.similarity),
-    )
+    is_same = [bool(np.all(texts.label_ids[pair.first] == texts.label_ids[pair.second])) for pair in pairs]
+    ranked = sorted(zip(is_same, pairs, strict=True), key=lambda row: (
+        row[0], texts.split(row[1].first) == texts.split(row[1].second), -row[1].similarity))  # fmt: skip
     listed = [
         texts.finding(second, **{
             "of": texts.place(first), "of split": texts.split(first), "similarity": round(similarity, 4),
             "labels": [spoken(label) for label in named(texts.label_ids[[second, first]], labels)],
         })
-        for first, second, similarity in ranked[:limit]
+        for _, (first, second, similarity) in ranked[:limit]
     ]  # fmt: skip
-    return {
-        "texts": len(pairs),
-        "of another label": sum(not same for same in is_same.values()),
-        **kinds,
-        "found": listed,
-    }
+    return {"texts": len(pairs), "of another label": is_same.count(False), **kinds, "found": listed}
 
 
 def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
     number = len(texts)
-    groups, rows = clusters(pairs, number), np.arange(number)
-    if number > MAX_CHECKED:
-        rows = np.sort(np.random.default_rng(0).permutation(number)[:MAX_CHECKED])
-    label_ids = texts.label_ids[rows]
-    found, probabilities = label_errors([texts[i] for i in rows.tolist()], label_ids, groups[rows], len(labels))
+    rows = np.sort(np.random.default_rng(0).permutation(number)[:MAX_CHECKED])
+    label_ids, groups = texts.label_ids[rows], clusters(pairs, number)[rows]
+    found, probabilities = label_errors([texts[i] for i in rows.tolist()], label_ids, groups, len(labels))
     listed = []
     for i in found[:limit].tolist():
         given, likelier = label_ids[i], int(probabilities[i].argmax())
@@ -248,7 +196,7 @@ def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], l
 
 
 def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
-    """Returns versions, devices and extras, and the outcome of every check on `device`; `ok` where none failed.
+    """Returns versions, devices, and the outcome of every check on `device`; `ok` where none failed.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -261,75 +209,50 @@ def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
     import torch
 
     chosen = choose_device(device)
-    checks = run_checks(str(chosen))
+    differences = differences_by_check(str(chosen))
     if run is not None:
         RunDirectory(run).load_model()
     return {
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "extras": {name: not missing for name, missing in missing_packages().items()},
         "device": str(chosen),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
         "cache": str(cache_folder()),
         **({} if run is None else {"run": f"{run}: every digest is right"}),
-        "checks": checks,
-        "ok": all(check["ok"] for check in checks),
+        "checks": {
+            name: f"{'ok' if found <= TOLERANCE else 'FAILED'}, {found:.1e}, at most {TOLERANCE:.0e}"
+            for name, found in differences.items()
+        },
+        "ok": all(found <= TOLERANCE for found in differences.values()),
     }
 
 
-def doctor_lines(findings: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what `doctor` prints: versions, devices, extras, and the checks as a table."""
-    yield from as_lines({key: value for key, value in findings.items() if key not in ("checks", "ok")})
-    yield "checks:"
-    for check in findings["checks"]:
-        outcome, difference = "ok" if check["ok"] else "FAILED", f"{check['difference']:.1e}"
-        yield f"  {outcome:<6}  {check['name']:<45}  {difference} (at most {check['limit']:.0e})"
-
-
-def missing_packages() -> dict[str, list[str]]:
-    """Returns the packages of each extra that are not installed, by extra, as this package's metadata list them."""
-    missing: dict[str, list[str]] = defaultdict(list)
-    for requirement in importlib.metadata.requires("bilstm-cls") or []:
-        package = re.match(r"[\w.-]+", requirement)
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
-        if package and extra and extra[1] != "dev":
-            is_there = next(iter(importlib.metadata.distributions(name=package[0])), None) is not None
-            missing[extra[1]] += [] if is_there else [package[0]]
-    return dict(missing)
-
-
-def run_checks(device: str) -> list[dict[str, Any]]:
+def differences_by_check(device: str) -> dict[str, float]:
     """Compares the probabilities of 64 random texts together, alone and with extra padding, for every cell."""
-    from bilstm_cls.model.recurrent import CELLS
-
-    kinds = ("a text alone and in a batch of 64", "with and without extra padding")
-    return [
-        {"name": f"{cell}: {kind}", "difference": found, "limit": TOLERANCE, "ok": found <= TOLERANCE}
-        for cell in CELLS
-        for kind, found in zip(kinds, _differences(cell, device), strict=True)
-    ]
-
-
-def _differences(cell: str, device: str) -> tuple[float, float]:
     import torch
 
     from bilstm_cls.model.classifier import BiLSTMClassifier
     from bilstm_cls.model.pooling import POOLINGS
+    from bilstm_cls.model.recurrent import CELLS
 
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 60, (64,), generator=generator)
     token_ids = torch.randint(1, 1000, (64, 60), generator=generator) * (torch.arange(60) < lengths.unsqueeze(1))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = BiLSTMClassifier(1000, 3, cell=cell, num_layers=2, pooling=[*POOLINGS, "attention"], hidden_size=32)
-    model = model.to(device).eval()
-    with torch.inference_mode():
-        together = model(token_ids.to(device), lengths).double().softmax(1)
-        padded = model(torch.nn.functional.pad(token_ids, (0, 40)).to(device), lengths).double().softmax(1)
-        alone = torch.cat([model(t[None].to(device), n[None]) for t, n in zip(token_ids, lengths, strict=True)])
-    alone = alone.double().softmax(1)
-    return float((alone - together).abs().max()), float((padded - together).abs().max())
+    found: dict[str, float] = {}
+    for cell in CELLS:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = BiLSTMClassifier(1000, 3, cell=cell, num_layers=2, pooling=[*POOLINGS, "attention"], hidden_size=32)
+        model = model.to(device).eval()
+        with torch.inference_mode():
+            together = model(token_ids.to(device), lengths)
+            padded = model(torch.nn.functional.pad(token_ids, (0, 40)).to(device), lengths)
+            alone = torch.cat([model(t[None].to(device), n[None]) for t, n in zip(token_ids, lengths, strict=True)])
+        for kind, other in (("a text alone and in a batch of 64", alone), ("with and without extra padding", padded)):
+            difference = (other.double().softmax(1) - together.double().softmax(1)).abs().max()
+            found[f"{cell}, {kind}"] = float(difference)
+    return found
 
 
 def padding_share(batches: Sequence[Indices], lengths: Ints) -> float:

@@ -50,14 +50,6 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class NgramTerm:
-    """What one n-gram of a text adds to the logits: its places `start, stop` in the text, and weights `[C]`."""
-
-    places: list[tuple[int, int]]
-    weights: Floats
-
-
 @dataclass(frozen=True, eq=False)
 class NgramCounts:
     """The n-grams of N texts, counted once for all models that learn from them.
@@ -135,23 +127,6 @@ class NgramModel:
         rows = np.repeat(np.arange(ngrams.sets.shape[0]), np.diff(ngrams.sets.indptr))
         return self._by_label(self._scores(rows, ngrams.sets.indices, ngrams.sets.shape[0]))
 
-    @property
-    def bias(self) -> Floats:
-        """`[C]`: the logits of a text without a known n-gram."""
-        return np.asarray(self._by_label(self.intercepts[np.newaxis])[0])
-
-    def terms(self, text: str) -> list[NgramTerm]:
-        """Returns what each known n-gram of a text adds to its logits; `bias` and all terms add up to them."""
-        spans = [match.span() for match in TOKEN[self.is_spaced].finditer(text)]
-        _, columns, firsts, sizes = _find([text], spaced=self.is_spaced, max_n=MAX_N)
-        places: dict[int, list[tuple[int, int]]] = {}
-        for column, first, size in np.stack([columns, firsts, sizes], axis=1).tolist():
-            places.setdefault(column, []).append((spans[first][0], spans[first + size - 1][1]))
-        is_known, at = self._look_up(np.array(list(places), dtype=np.int64))
-        weights = self._by_label(self.weights[:, at].T.astype(np.float64))
-        known = itertools.compress(places.values(), is_known)
-        return [NgramTerm(several, row) for several, row in zip(known, weights, strict=True)]
-
     def _scores(self, rows: Ints, columns: Ints, num_texts: int) -> Floats:
         """Returns `[N, S]` of texts that have the n-grams `columns`, each in the text `rows`."""
         is_known, at = self._look_up(columns)
@@ -227,8 +202,8 @@ class _Hashes(dict[str, int]):
 _hashes = _Hashes()
 
 
-def _find(texts: Sequence[str], *, spaced: bool, max_n: int) -> tuple[Ints, Ints, Ints, Ints]:
-    """Returns all n-grams: `[M]` their texts, columns, first tokens (of all texts in a row), and numbers of tokens."""
+def _find(texts: Sequence[str], *, spaced: bool, max_n: int) -> tuple[Ints, Ints, Ints]:
+    """Returns all n-grams: `[M]` their texts, columns, and numbers of tokens."""
     tokens = [TOKEN[spaced].findall(text) for text in texts]
     flat = map(_hashes.__getitem__, itertools.chain.from_iterable(tokens))
     hashes = np.fromiter(flat, dtype=np.uint64)
@@ -240,9 +215,9 @@ def _find(texts: Sequence[str], *, spaced: bool, max_n: int) -> tuple[Ints, Ints
         firsts = np.flatnonzero(rows[: len(joined)] == rows[size - 1 :])  # those that end in the text they begin in
         mixed = joined[firsts]
         columns = (((mixed ^ (mixed >> np.uint64(33))) * _MIX) >> np.uint64(40)).astype(np.int64)
-        parts.append((rows[firsts], columns, firsts, np.full(len(firsts), size)))
-    rows, columns, firsts, sizes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return rows, columns, firsts, sizes
+        parts.append((rows[firsts], columns, np.full(len(firsts), size)))
+    rows, columns, sizes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return rows, columns, sizes
 
 
 def _distinct(rows: Ints, columns: Ints) -> tuple[Ints, Ints, Ints]:
@@ -274,7 +249,7 @@ def count(texts: Iterable[str], *kinds: tuple[int, bool], spaced: bool) -> list[
     longest = max(max_n for max_n, _ in kinds) if spaced else MAX_N
     parts: list[list[tuple[Any, ...]]] = [[] for _ in kinds]
     for chunk in _chunks(texts):
-        rows, columns, _, sizes = _find(chunk, spaced=spaced, max_n=longest)
+        rows, columns, sizes = _find(chunk, spaced=spaced, max_n=longest)
         for (max_n, is_binary), several in zip(kinds, parts, strict=True):
             is_counted = sizes <= (max_n if spaced else MAX_N)
             in_row, distinct, times = _distinct(rows[is_counted], columns[is_counted])

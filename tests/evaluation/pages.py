@@ -1,6 +1,5 @@
 """What a browser would make of a page, and of a picture."""
 
-import re
 import struct
 from html.parser import HTMLParser
 from typing import Any
@@ -50,9 +49,8 @@ class Page(HTMLParser):
 
     def check_loads_nothing(self, source: str) -> None:
         places = [value or "" for _, found in self.elements for name, value in found.items() if name in REFERENCES]
-        ids = {found["id"] for _, found in self.elements if "id" in found}
-        assert {place.removeprefix("#") for place in places if not place.startswith("data:image/png")} <= ids
-        assert set(re.findall(r"url\((.)", source)) <= {"#"}
+        assert all(place.startswith(("#", "data:image/png")) for place in places)
+        assert "url(" not in source
         assert {tag for tag, _ in self.elements}.isdisjoint({"script", "link", "iframe", "object", "base", "form"})
         policy = [found.get("content") or "" for _, found in self.elements if "http-equiv" in found]
         assert policy[0].startswith("default-src 'none'")

@@ -5,6 +5,7 @@ import pytest
 
 from bilstm_cls.data.types import Split
 from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.evaluation import baselines
 from bilstm_cls.evaluation.baselines import BASELINES, by_label, known_baselines, run_baseline
 
 ENGLISH = {"neg": "dull awful boring", "pos": "bright lovely moving", "meh": "fine okay usual"}
@@ -28,44 +29,37 @@ def reviews(num_texts, labels, seed, name="train"):
 
 @names
 @pytest.mark.parametrize("labels", [["neg", "pos"], ["meh", "neg", "pos"]])
-def test_a_baseline_learns_telling_words(name, labels):
-    test = reviews(60, labels, seed=2, name="test")
-    probabilities, seconds = run_baseline(name, reviews(150, labels, seed=1), test, len(labels))
-    assert probabilities.shape == (60, len(labels))
-    assert probabilities.dtype == np.float64
-    assert (probabilities.argmax(axis=1) == test.label_ids).mean() > 0.95
+def test_a_baseline_learns_telling_words_and_answers_odd_texts(name, labels):
+    odd = ["", " ", "🙂🙂", "never seen before", "a\ud800b", "x" * 10_000, "dull " * 3000, "GREAT", "great"]
+    train, test = reviews(150, labels, seed=1), reviews(60, labels, seed=2, name="test")
+    probabilities, seconds = run_baseline(name, train, split([*test.texts, *odd], [0] * 69), len(labels) + 1)
+    assert probabilities.shape == (69, len(labels) + 1)
+    assert (probabilities[:60].argmax(axis=1) == test.label_ids).mean() > 0.95
     assert seconds > 0
+    assert (probabilities >= 0).all()
+    assert (probabilities[:, -1] < 1e-10).all()  # of a label that train lacks
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    np.testing.assert_array_equal(probabilities[-2], probabilities[-1])
 
 
 @names
-def test_a_baseline_learns_text_without_spaces(name):
+def test_a_baseline_learns_text_without_spaces_and_marks_the_same_each_time(name):
     rng = np.random.default_rng(0)
     label_ids = np.arange(80) % 2
     marks = [list(CHINESE["neg"]), list(CHINESE["pos"])]
-    texts = ["这部电影" + "".join(rng.choice(marks[i], 4)) + "。" for i in label_ids]
+    texts = ["这部电影" + "".join(rng.choice(marks[i], 4)) + "。！"[i] for i in label_ids]
     train, test = split(texts[:60], label_ids[:60]), split(texts[60:], label_ids[60:])
     probabilities, _ = run_baseline(name, train, test, 2)
     assert (probabilities.argmax(axis=1) == test.label_ids).mean() > 0.9
-
-
-@names
-@pytest.mark.parametrize("labels", [["neg", "pos"], ["meh", "neg", "pos"]])
-def test_odd_texts_get_a_distribution_and_the_same_each_time(name, labels):
-    texts = ["", " ", "🙂🙂", "never seen before", "a\ud800b", "x" * 10_000, "dull " * 3000]
-    train, test = reviews(60, labels, seed=1), split(texts, [0] * len(texts))
-    probabilities, _ = run_baseline(name, train, test, len(labels))
-    assert (probabilities >= 0).all()
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.random.seed(99)
-    assert run_baseline(name, train, test, len(labels))[0].tobytes() == probabilities.tobytes()
+    assert run_baseline(name, train, test, 2)[0].tobytes() == probabilities.tobytes()
 
 
-@names
-def test_a_label_that_train_lacks_has_probability_zero(name):
+def test_a_fasttext_that_fails_is_an_error(monkeypatch):
+    monkeypatch.setattr(baselines, "_FASTTEXT", "raise RuntimeError('Encountered NaN.')")
     train = reviews(60, ["neg", "pos"], seed=1)
-    probabilities, _ = run_baseline(name, train, train, 3)
-    assert (probabilities[:, 2] < 1e-10).all()
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    with pytest.raises(DataError, match=r"fasttext failed \(RuntimeError: Encountered NaN\.\)"):
+        run_baseline("fasttext", train, train, 2)
 
 
 def test_probabilities_that_are_all_zero_still_give_a_distribution():
@@ -73,23 +67,14 @@ def test_probabilities_that_are_all_zero_still_give_a_distribution():
     np.testing.assert_allclose(found, [[0.5, 0.5, 0], [1, 0, 0]], atol=1e-300)
 
 
-@names
-def test_case_does_not_matter_and_marks_do(name):
-    train = split(["GREAT day", "great night!", "Dull day?", "dULL night?"] * 3, [1, 1, 0, 0] * 3)
-    probabilities, _ = run_baseline(name, train, split(["great", "GREAT", "?", "!"], [0] * 4), 2)
-    assert probabilities[0, 1] == probabilities[1, 1] > 0.5
-    assert probabilities[2, 1] < 0.5 < probabilities[3, 1]
-
-
-@pytest.mark.parametrize("name", ["tfidf", "nbsvm"])
 @pytest.mark.parametrize(
     ("texts", "label_ids", "message"),
     [(["", ""], [0, 1], "no n-gram"), (["good", "fine"], [1, 1], "at least two labels, found 1")],
 )
-def test_a_split_to_learn_nothing_from_is_named(name, texts, label_ids, message):
+def test_a_split_to_learn_nothing_from_is_named(texts, label_ids, message):
     train = split(texts, label_ids)
     with pytest.raises(DataError, match=f"train split: .*{message}"):
-        run_baseline(name, train, train, 2)
+        run_baseline("nbsvm", train, train, 2)
 
 
 def test_a_baseline_that_is_not_installed_is_left_out_unless_it_is_asked_for(monkeypatch):

@@ -47,42 +47,21 @@ def two(tmp_path: Path) -> Row:
     found = compare([one, write_run(tmp_path / "two", second, label_ids, confidence=0.9)], 3)
     for run, answers in zip(found["runs"], (first, second), strict=True):
         assert run["macro_f1"] == pytest.approx(f1_score(label_ids, answers, average="macro"))
-        assert list(run["f1"].values()) == pytest.approx(f1_score(label_ids, answers, average=None))
     return found
 
 
-def test_scores_are_those_of_the_answers_and_mcnemars_test_is_the_exact_binomial(two: Row) -> None:
+def test_scores_differences_and_tests_are_those_of_paired_texts(two: Row) -> None:
     assert [run["accuracy"] for run in two["runs"]] == [0.75, 0.85]
     assert all(run["confidence_interval"][0] < run["accuracy"] < run["confidence_interval"][1] for run in two["runs"])
     assert two["runs"][0]["ece"] == pytest.approx(0.05, abs=1e-6)
-    assert two["support"] == {"a": 34, "b": 33, "c": 33}
     (found,) = two["differences"]
     assert found["right_alone"] == {"one": 5, "two": 15}
     assert found["mcnemar_p"] == pytest.approx(2 * sum(comb(20, k) for k in range(6)) / 2**20)
-
-
-def test_the_interval_of_a_difference_is_that_of_paired_texts(two: Row) -> None:
-    (found,) = two["differences"]
-    deviation = np.sqrt((20 / 100 - 0.1**2) / 100)  # of the mean of 100 differences of -1, 0 and 1
+    width = 1.96 * np.sqrt((20 / 100 - 0.1**2) / 100)  # of the mean of 100 differences of -1, 0 and 1
     assert found["accuracy"]["difference"] == pytest.approx(0.1)
-    assert found["accuracy"]["confidence_interval"] == pytest.approx(
-        [0.1 - 1.96 * deviation, 0.1 + 1.96 * deviation], abs=0.015
-    )
-    right, wrong = np.log(0.9) - np.log(0.8), np.log(0.05) - np.log(0.1)  # gaps of 70 and 10 texts
-    gaps = -np.array([right] * 70 + [wrong] * 10 + [np.log(0.05) - np.log(0.8)] * 5 + [np.log(0.9) - np.log(0.1)] * 15)
-    low, high = found["log_loss"]["confidence_interval"]
-    assert found["log_loss"]["difference"] == pytest.approx(gaps.mean(), abs=1e-5)
-    assert high - low == pytest.approx(2 * 1.96 * gaps.std() / 10, rel=0.1)
-
-
-def test_a_difference_is_that_of_the_scores_and_none_between_equal_runs(two: Row, tmp_path: Path) -> None:
-    same = compare([write_run(tmp_path / name, [0, 1, 0], [0, 1, 2]) for name in ("x", "y")], 0)["differences"][0]
-    for name in ("accuracy", "macro_f1", "log_loss"):
-        gain = two["differences"][0][name]
-        assert gain["difference"] == pytest.approx(two["runs"][1][name] - two["runs"][0][name])
-        assert gain["confidence_interval"][0] < gain["difference"] < gain["confidence_interval"][1]
-        assert same[name] == {"difference": 0, "confidence_interval": [0, 0]}
-    assert same["mcnemar_p"] == 1.0
+    assert found["accuracy"]["confidence_interval"] == pytest.approx([0.1 - width, 0.1 + width], abs=1e-4)
+    difference = two["runs"][1]["log_loss"] - two["runs"][0]["log_loss"]
+    assert found["log_loss"]["difference"] == pytest.approx(difference)
 
 
 def test_texts_are_matched_whatever_their_order_and_with_those_that_stand_twice(tmp_path: Path) -> None:
@@ -92,42 +71,35 @@ def test_texts_are_matched_whatever_their_order_and_with_those_that_stand_twice(
     two = write_run(tmp_path / "two", answers, label_ids, texts=texts, order=np.array([3, 1, 2, 0]))
     found = compare([one, two], 9)
     assert (found["num_disagreements"], found["differences"][0]["mcnemar_p"]) == (0, 1.0)
+    assert found["differences"][0]["accuracy"] == {"difference": 0, "confidence_interval": [0, 0]}
 
 
 def test_texts_answered_differently_are_listed_by_their_difference_in_loss(tmp_path: Path) -> None:
     label_ids = np.zeros(6, dtype=int)
     one = write_run(tmp_path / "one", [0, 0, 0, 1, 1, 0], label_ids)
     two = write_run(tmp_path / "two", [0, 1, 0, 2, 1, 2], label_ids, confidence=0.98)
-    assert [row["place"] for row in compare([one, two], 9)["disagreements"]] == ["a.csv:3", "a.csv:7", "a.csv:5"]
     rows = compare([one, two], 2)
     assert rows["num_disagreements"] == 3
-    assert rows["disagreements"][0] == {
-        "place": "a.csv:3",
-        "label": "a",
-        "answers": {"one": {"label": "a", "probability": 0.8}, "two": {"label": "b", "probability": 0.98}},
-        "text": "text 1",
-    }
-    assert len(rows["disagreements"]) == 2
+    assert [row["place"] for row in rows["disagreements"]] == ["a.csv:3", "a.csv:7"]
+    assert rows["disagreements"][0]["answers"]["two"] == {"label": "b", "probability": 0.98}
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", [0, 1], [0, 1], texts=["x", "y"])
     other_texts = write_run(tmp_path / "two", [0, 1, 1], [0, 1, 1], texts=["x", "z", "z"])
     other_labels = write_run(tmp_path / "three", [0, 1], [0, 2], texts=["x", "y"])
-    with pytest.raises(ConfigError, match=r"of 2 \(test\) and 3 \(test\) they share 1"):
-        compare([one, other_texts], 0)
-    with pytest.raises(ConfigError, match=r"a\.csv:3 is 'b' in one and 'c' in the other"):
-        compare([one, other_labels], 0)
-    with pytest.raises(ConfigError, match="is given 2 times"):
+    for other in (other_texts, other_labels):
+        with pytest.raises(ConfigError, match="not evaluated on the same texts with the same labels"):
+            compare([one, other], 0)
+    with pytest.raises(ConfigError, match="given twice"):
         compare([one, tmp_path / "." / "one"], 0)
 
 
-def test_the_table_says_whether_a_difference_may_be_chance(two: Row) -> None:
+def test_the_table_says_how_probable_a_difference_is_by_chance(two: Row) -> None:
     shown = comparison_table(two)
-    assert "test split, 100 texts" in shown
     assert "5 : 15" in shown
-    assert "two is better, and chance rarely does that (p = 0.0414)" in shown
-    assert f"{two['num_disagreements']} texts differently (the 3 that differ most in loss)" in shown
+    assert "0.0414" in shown
+    assert f"{two['num_disagreements']} texts differently" in shown
     assert shown.count(": label ") == 3
 
 
@@ -140,7 +112,7 @@ def test_the_page_shows_markup_as_text(tmp_path: Path) -> None:
     source = (tmp_path / "page.html").read_text("utf-8")
     assert "<script>" not in source
     assert "<two>" not in source
-    assert Page(source).text.count(evil) >= 3  # its F1, the text, its label
+    assert Page(source).text.count(evil) >= 2  # the text, its label
 
 
 def test_the_command_compares_a_run_with_a_baseline(trained_run: Path, tmp_path: Path) -> None:
@@ -152,26 +124,15 @@ def test_the_command_compares_a_run_with_a_baseline(trained_run: Path, tmp_path:
     both = ["--run", trained_run, "--run", tmp_path / "tiny-nbsvm"]
     done = run_cli("report", *both, "--json", "--html", tmp_path / "page.html", "-q")
     assert done.code == 0, done.stderr
-    assert [run["run"] for run in done.json["runs"]] == ["tiny", "tiny-nbsvm"]
     metrics = RunDirectory(trained_run).read_object("metrics.json")
-    assert done.json["runs"][0]["accuracy"] == metrics["test/accuracy"]
-    assert done.json["runs"][0]["macro_f1"] == pytest.approx(metrics["test/macro_f1"])
-    assert done.json["runs"][0]["log_loss"] == pytest.approx(metrics["test/log_loss"], abs=1e-5)
+    first = done.json["runs"][0]
+    assert (first["run"], first["accuracy"]) == ("tiny", metrics["test/accuracy"])
+    assert first["macro_f1"] == pytest.approx(metrics["test/macro_f1"])
+    assert first["log_loss"] == pytest.approx(metrics["test/log_loss"], abs=1e-5)
     assert (tmp_path / "page.html").stat().st_size < 2 * 2**20
-    assert run_cli("report", *both, "-q").stdout.startswith("test split, 48 texts")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--html", "x.html"], "go with two runs or more"),
-        (["--limit", "3"], "go with two runs or more"),
-        (["--run", "a", "--run", "b", "--device", "cpu"], "--device goes with one run"),
-        (["--run", "a", "--run", "b"], "holds no predictions_test.csv"),
-    ],
-)
-def test_the_command_says_what_does_not_go_together(options: list[str], message: str) -> None:
+@pytest.mark.parametrize(("options", "code"), [(["--html", "x.html"], 2), (["--run", "a", "--run", "b"], 4)])
+def test_the_command_refuses_what_does_not_go_together(options: list[str], code: int) -> None:
     done = run_cli("report", *options)
-    assert done.code in (2, 4)
-    assert message in done.stderr
-    assert len(done.errors) == 1
+    assert (done.code, len(done.errors)) == (code, 1)

@@ -22,7 +22,7 @@ CLASSIFIER = Classifier(untrained("model.pooling=[mean, max]"), "cpu")
 
 
 def explanation_of(text: str, *terms: Term, **more: Any) -> Explanation:
-    return Explanation(text, "pos", "pos", "exact", 0.5, 0.25, terms, **more)
+    return Explanation(text, "pos", "pos", 0.5, terms, **more)
 
 
 def test_tokens_that_share_a_character_are_one_part() -> None:
@@ -40,34 +40,27 @@ def test_an_excerpt_is_the_stretch_with_the_strongest_words() -> None:
     assert sum(len(part.text) for part in parts) <= 30 + 4
 
 
-def test_only_a_terminal_that_wants_colours_gets_them() -> None:
-    assert has_colours(True, {"TERM": "xterm"})
-    assert not has_colours(False, {"TERM": "xterm"})
-    assert not has_colours(True, {"NO_COLOR": "1"})
-    assert not has_colours(True, {"TERM": "dumb"})
-
-
-def lines_of(text: str, method: str, *, is_coloured: bool) -> list[str]:
-    explanation = explain(CLASSIFIER.loaded, text, method=method)
+def lines_of(text: str, *, is_coloured: bool) -> list[str]:
+    explanation = explain(CLASSIFIER.loaded, text)
     return list(explanation_lines(CLASSIFIER.predict([text])[0], explanation, is_coloured=is_coloured))
 
 
-@pytest.mark.parametrize("method", ["occlusion", "exact"])
-def test_a_terminal_shows_the_same_words_with_and_without_colours(method: str) -> None:
-    plain, coloured = lines_of(EVIL, method, is_coloured=False), lines_of(EVIL, method, is_coloured=True)
+def test_a_terminal_shows_the_same_words_with_and_without_colours() -> None:
+    plain, coloured = lines_of(EVIL, is_coloured=False), lines_of(EVIL, is_coloured=True)
     assert "\x1b[48;5;" in coloured[0]
     assert re.sub(r"\x1b\[[\d;]*m", "", coloured[0]) == plain[0]
     assert "\x1b" not in "".join(plain)
     assert r"\x1b[31mred" in plain[0]
     assert coloured[1] == plain[1]
-    assert method in plain[1]
     sizes = [abs(float(line.split()[0])) for line in plain[2:]]
     assert sizes == sorted(sizes, reverse=True)
+    assert has_colours(True, {"TERM": "xterm"})
+    assert not any(has_colours(*given) for given in ((False, {}), (True, {"NO_COLOR": "1"}), (True, {"TERM": "dumb"})))
 
 
 def test_a_page_shows_every_text_as_it_is_and_the_value_of_each_word(tmp_path: Path) -> None:
     texts = [EVIL, TEXT, "good film " * 50, ""]
-    explained = [(CLASSIFIER.predict([text])[0], explain(CLASSIFIER.loaded, text, method="exact")) for text in texts]
+    explained = [(CLASSIFIER.predict([text])[0], explain(CLASSIFIER.loaded, text)) for text in texts]
     write_explanations(tmp_path / "page.html", "a <title>", explained)
     source = (tmp_path / "page.html").read_bytes().decode("utf-8")
     page = Page(source)
@@ -84,28 +77,15 @@ def test_a_page_shows_every_text_as_it_is_and_the_value_of_each_word(tmp_path: P
 def test_the_command_adds_the_explanation_to_the_stable_keys(trained_run: Path) -> None:
     text = "a good  film 😀"
     options = ["predict", "--run", trained_run, "--device", "cpu", "--json"]
-    done = run_cli(*options, "--explain-method", "exact", text, "-", stdin=b"dull\n")
+    done = run_cli(*options, "--explain", text, "-", stdin=b"dull\n")
     assert done.code == 0, done.stderr
     first, second = map(json.loads, done.stdout.splitlines())
     keys = list(run_cli(*options, text).json)
     assert list(first) == list(second) == [*keys, "explanation"]
-    explanation = first["explanation"]
-    assert [list(term) for term in explanation["terms"]] == [["token", "start", "stop", "value"]] * 4
-    assert [text[term["start"] : term["stop"]] for term in explanation["terms"]] == ["a", "good", "film", "😀"]
-    total = explanation["bias"] + sum(term["value"] for term in explanation["terms"])
-    assert total == pytest.approx(explanation["logit"], abs=1e-5)
-    occluded = run_cli(*options, "--explain", text).json["explanation"]
-    assert occluded["method"] == "occlusion"
-    assert len(occluded["terms"]) == 4
-
-
-@pytest.mark.parametrize(
-    "options",
-    [["--explain-method", "exact"], ["--html", "page.html"], ["--gates", "gates.png"], ["--explain-method", "a film"]],
-)
-def test_the_command_explains_texts_by_a_known_method(options: list[str]) -> None:
-    done = run_cli("predict", "--input", "texts.csv", *options)
-    assert (done.code, len(done.errors)) == (2, 1)
+    terms = first["explanation"]["terms"]
+    assert [list(term) for term in terms] == [["token", "start", "stop", "value"]] * 4
+    assert [text[term["start"] : term["stop"]] for term in terms] == ["a", "good", "film", "😀"]
+    assert run_cli("predict", "--input", "texts.csv", "--html", "page.html").code == 2
 
 
 # In a browser
@@ -124,7 +104,7 @@ def test_the_report_is_whole_and_readable_in_a_browser(trained_run: Path, width:
     with visit(width) as found:
         found.page.goto(path.as_uri())
         assert not found.is_wider_than_the_screen()
-        assert found.page.locator("figure img").count() == 5
+        assert found.page.locator("figure img").count() == 3
         for scheme, paper, ink in (("light", 1, 0), ("dark", 0, 1)):
             found.page.emulate_media(color_scheme=scheme)
             assert found.page.evaluate(LUMINANCE, "backgroundColor") == pytest.approx(paper, abs=0.2)

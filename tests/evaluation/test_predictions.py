@@ -46,21 +46,16 @@ def test_a_very_long_text_is_read_back_and_the_limit_of_csv_files_is_left_alone(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "its first line is not path,line,label"),
+        (None, r"holds no predictions_test\.csv"),
         (b"text,label\na,b\n", "its first line is not path,line,label"),
         (f"{','.join(COLUMNS)}\n".encode(), "holds no text"),
-        (f"{','.join(COLUMNS)}\na.csv,2,pos,pos\n".encode(), "after 0 rows"),
         (f"{','.join(COLUMNS)}\na.csv,two,pos,pos,0.5,0.5,text\n".encode(), "after 0 rows"),
         (f"{','.join(COLUMNS)}\na.csv,2,pos,pos,0.5,0.5,\xff\n".encode("latin-1"), "it cannot be read"),
         (f'{",".join(COLUMNS)}\na.csv,2,pos,pos,0.5,0.5,"open\n'.encode(), "it cannot be read"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "predictions_test.csv").write_bytes(content)
+def test_a_damaged_or_missing_file_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "predictions_test.csv").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
-        read_predictions(tmp_path)
-
-
-def test_a_run_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no predictions_test\.csv"):
         read_predictions(tmp_path)

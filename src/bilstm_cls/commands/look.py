@@ -60,17 +60,14 @@ def inspect(
     limit: int = typer.Option(LIMIT, "--limit", min=0, help="Findings listed of each kind; all are counted."),
 ) -> None:
     """Show what is in a data set or in a run."""
-    if sum(given is not None for given in (config, data, run)) > 1:
-        raise ConfigError("give one of --config, --data and --run")
-    if run is not None and overrides:
-        raise ConfigError("--run and --set exclude each other: a run is shown as it is")
-    if deep and data is None and config is None and not overrides:
-        raise ConfigError("--deep goes with --config or --data: it looks at texts")
+    has_data = data is not None or config is not None or bool(overrides)
+    if (data is not None and config is not None) or (run is not None and has_data) or (deep and not has_data):
+        raise ConfigError("give one of --config, --data and --run; --set and --deep go with the first two")
     from bilstm_cls import inspection
 
     if data is not None:
         findings = inspection.inspect_file(data, overrides or [], deep=deep, limit=limit)
-    elif config is not None or overrides:
+    elif has_data:
         findings = inspection.inspect_data(opt.resolve(config, overrides), deep=deep, limit=limit)
     else:
         findings = inspection.inspect_run(opt.chosen_run(run, runs))
@@ -86,26 +83,22 @@ def report(
     ),
     runs: Path = opt.RUNS,
     page: Path | None = typer.Option(None, "--html", help="Also write the comparison as a page.", metavar="FILE"),
-    limit: int | None = typer.Option(
-        None, "--limit", min=0, help=f"Texts shown that the runs answer differently. [default: {LIMIT}]", metavar="N"
-    ),
+    limit: int = typer.Option(LIMIT, "--limit", min=0, help="Texts shown that the runs answer differently."),
     device: str | None = opt.DEVICE,
 ) -> None:  # fmt: skip
     """Make a run's report again, or compare runs."""
     if compared is None or len(compared) < 2:
-        if page is not None or limit is not None:
-            raise ConfigError("--html and --limit go with two runs or more; one run's page is its report.html")
+        if page is not None:
+            raise ConfigError("--html goes with two runs or more; one run's page is its report.html")
         from bilstm_cls.evaluation.evaluate import rebuild_report
 
         run = opt.chosen_run(compared[0] if compared else None, runs)
         path = rebuild_report(run, device=opt.checked_device(device))
         out.show({"report": str(path)}, path)
         return
-    if device is not None:
-        raise ConfigError("--device goes with one run: to compare runs no model is loaded")
     from bilstm_cls.evaluation.compare import compare, comparison_table, write_comparison
 
-    content = compare(compared, LIMIT if limit is None else limit)
+    content = compare(compared, limit)
     out.show(content, comparison_table(content))
     if page is not None:
         write_comparison(page, content)
@@ -152,12 +145,13 @@ def cache(
             raise ConfigError(f"--clear {clear}: must be all or what the cache holds: {', '.join(kinds)}")
         entries = clear_cache(None if clear == "all" else clear)
     total = sum(entry.size for entry in entries)
-    rows: list[dict[str, Any]] = [
-        {"kind": entry.kind, "key": entry.key, "bytes": entry.size, "path": str(entry.path),
-         "last_used": datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")}
-        for entry in entries
-    ]  # fmt: skip
-    lines = [f"{row['kind']:<12} {_size(row['bytes']):>10}  {row['last_used']}  {row['key']}" for row in rows]
+    rows, lines = list[dict[str, Any]](), []
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")
+        rows.append(
+            {"kind": entry.kind, "key": entry.key, "bytes": entry.size, "path": str(entry.path), "last_used": used}
+        )
+        lines.append(f"{entry.kind:<12} {_size(entry.size):>10}  {used}  {entry.key}")
     lines.append(f"{cache_folder()}: {len(rows)} entries of {_size(total)}{' removed' if clear else ''}")
     out.show({"cache": str(cache_folder()), "bytes": total, "removed" if clear else "entries": rows}, "\n".join(lines))
 
@@ -173,9 +167,9 @@ def doctor(
     device: str | None = opt.DEVICE,
 ) -> None:
     """Show versions and devices; check padding promises here."""
-    from bilstm_cls.inspection import doctor_lines, examine
+    from bilstm_cls.inspection import examine
 
     findings = examine(opt.checked_device(device), run)
-    out.show(findings, "\n".join(doctor_lines(findings)))
+    out.show(findings)
     if not findings["ok"]:
         raise CheckFailedError("a check failed: results on this machine depend on padding or batch size")

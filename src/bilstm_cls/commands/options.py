@@ -79,13 +79,13 @@ class Output:
     is_quiet: bool
 
     def show(self, value: Mapping[str, Any], words: object = None) -> None:
-        """Prints a result; where there are no words for it, as indented lines."""
+        """Prints a result; where there are no words for it, as YAML."""
         if self.as_json:
             print(json.dumps(value, ensure_ascii=False))
         elif words is None:
-            from bilstm_cls.inspection import as_lines
+            import yaml
 
-            print("\n".join(as_lines(value)))
+            print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000), end="")
         else:
             print(words)
 

@@ -96,9 +96,6 @@ def predict(
         None, "--min-probability", min=0, max=1, help="Answer null below it. [run: from train.reject]", metavar="P"
     ),
     explains: bool = typer.Option(False, "--explain", help="Colour words by what they change in the prediction."),
-    method: Literal["occlusion", "exact"] | None = typer.Option(
-        None, "--explain-method", help="Leave words out (occlusion, the default), or exact terms."
-    ),
     page: Path | None = typer.Option(None, "--html", help="Also write what --explain shows as a page.", metavar="FILE"),
     gates: Path | None = typer.Option(
         None, "--gates", help="Draw the gates as they read one text, as .png.", metavar="FILE"
@@ -107,7 +104,7 @@ def predict(
     precision: str = PRECISION,
 ) -> None:  # fmt: skip
     """Classify texts: one result per text, in order."""
-    explains = explains or method is not None or page is not None
+    explains = explains or page is not None
     _check_combination(texts, source, target, bad_rows, explains=explains or gates is not None)
     from bilstm_cls.classifier import Classifier
     from bilstm_cls.training.distributed import device_by_torchrun
@@ -124,7 +121,7 @@ def predict(
     if gates is not None:
         chunks = iter([_draw_gates(classifier, chunks, gates)])
     if explains:
-        _print_explained(classifier, itertools.chain.from_iterable(chunks), method or "occlusion", page, out)
+        _print_explained(classifier, itertools.chain.from_iterable(chunks), page, out)
         return
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
@@ -231,9 +228,7 @@ def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
     return [texts[0].removeprefix("\ufeff"), *texts[1:]] if is_first and texts else texts
 
 
-def _print_explained(
-    classifier: "Classifier", texts: Iterable[str], method: str, page: Path | None, out: opt.Output
-) -> None:
+def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, out: opt.Output) -> None:
     from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
     from bilstm_cls.evaluation.pages import explanation_lines, has_colours, write_explanations
 
@@ -241,7 +236,7 @@ def _print_explained(
     explained = []
     for text in texts:
         (prediction,) = classifier.predict([text])
-        found = explain_prediction(classifier.loaded, prediction, method)
+        found = explain_prediction(classifier.loaded, prediction)
         lines = (explanation_lines(prediction, explanation, is_coloured=is_coloured) for explanation in found)
         words = "\n".join(itertools.chain.from_iterable(lines))
         out.show({**prediction.as_dict(), "explanation": explanation_object(prediction, found)}, words)

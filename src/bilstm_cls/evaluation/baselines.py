@@ -1,8 +1,10 @@
 """Linear models over word n-grams, trained on the train split alone: what a network has to beat."""
 
 import importlib.util
-import logging
+import json
 import re
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -19,22 +21,28 @@ from bilstm_cls.evaluation.metrics import Floats
 from bilstm_cls.ngrams import PAIRS, SMALL_TRAIN, WORD, NgramCounts, NgramModel, count, is_spaced, kept
 from bilstm_cls.runtime import Task
 
-logger = logging.getLogger(__name__)
-
 _TINY = float(np.finfo(np.float64).tiny)
 FEW_LABELS = 100
 """Up to which fastText computes the whole softmax; for more, a hierarchical one."""
 
+_FASTTEXT = """
+import json, sys
+import fasttext, numpy
+folder, options, *shape = sys.argv[1:]
+model = fasttext.train_supervised(folder + "/train", **json.loads(options))
+found = numpy.zeros(list(map(int, shape)))
+with open(folder + "/test", encoding="utf-8", newline="\\n") as file:
+    for row, line in zip(found, file):
+        for label, probability in zip(*model.predict(line.rstrip("\\n"), k=-1)):
+            row[int(label.removeprefix("__label__"))] = probability
+numpy.save(folder + "/found.npy", found)
+"""
+"""In a process that has trained other models, fastText now and then meets numbers that are not finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A linear classifier.
-
-    Attributes:
-        description: for reports.
-        run: learns a train split, and returns `[N, C]` probabilities of the N texts of another one.
-        package: that it needs, or None.
-    """
+    """A linear classifier: `run` learns a train split and returns probabilities `[N, C]` of the texts of another."""
 
     description: str
     run: Callable[[Split, Split, int], Floats]
@@ -49,8 +57,7 @@ def run_baseline(name: str, train: Split, test: Split, num_labels: int) -> tuple
     """Trains a baseline and predicts the texts of the test split, whose labels are not read.
 
     Returns:
-        `[N, C]` probabilities, whose rows sum to 1 where a text has one label, and the seconds that it took. A label
-        that `train` lacks is never predicted.
+        Probabilities `[N, C]`, next to none for a label that `train` lacks, and the seconds that it took.
 
     Raises:
         DataError: the train split holds no n-gram, or a single label.
@@ -63,11 +70,7 @@ def run_baseline(name: str, train: Split, test: Split, num_labels: int) -> tuple
 
 
 def known_baselines(names: Sequence[str] | None) -> list[str]:
-    """Returns the named baselines, or all whose packages are installed.
-
-    Raises:
-        ConfigError: a name is not known, or its package is not installed.
-    """
+    """Returns the named baselines, or all whose packages are installed; `ConfigError` where one is not there."""
     for name in names or ():
         if name not in BASELINES:
             raise ConfigError(f"--only: baseline {name!r} is not known; choose one of {', '.join(BASELINES)}")
@@ -77,11 +80,7 @@ def known_baselines(names: Sequence[str] | None) -> list[str]:
 
 
 def tfidf_model(**options: Any) -> Any:
-    """Returns a scikit-learn pipeline that takes n-gram counts: TF-IDF and a logistic regression per label.
-
-    Args:
-        options: of `LogisticRegression`, such as `tol`.
-    """
+    """Returns a scikit-learn pipeline that takes n-gram counts: TF-IDF and a `LogisticRegression` per label."""
     from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
@@ -120,41 +119,31 @@ def _nbsvm(train: Split, test: Split, num_labels: int) -> Floats:
 
 
 def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
-    """Joulin et al. 2017: linear in the mean of the vectors of words and pairs of words."""
-    import fasttext
-
+    """Joulin et al. 2017: linear in the mean of the vectors of words and pairs of words, in a process of its own."""
     is_multi = train.label_ids.ndim == 2
-
     token = re.compile(WORD if is_spaced(train.texts) else r"\S")
-
-    def line_of(text: str) -> str:
-        return " ".join(token.findall(text.casefold())).encode("utf-8", "replace").decode("utf-8")
-
+    order = np.random.default_rng(0).permutation(len(train)).tolist()  # fastText does not shuffle
+    marked = zip((train.texts[i] for i in order), train.label_ids[order], strict=True)
+    options = {
+        "wordNgrams": 2, "dim": 10, "epoch": max(5, min(100, 100_000 // len(train))), "bucket": 2**20, "lr": 0.5,
+        "loss": "ova" if is_multi else "softmax" if num_labels <= FEW_LABELS else "hs", "seed": 1, "verbose": 0,
+        "thread": 1,  # several would give another result each time
+    }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-        path = Path(folder) / "train.txt"
-        with path.open("w", encoding="utf-8") as file:
-            for i in np.random.default_rng(0).permutation(len(train)).tolist():  # fastText does not shuffle
-                ids = np.flatnonzero(train.label_ids[i]) if is_multi else [train.label_ids[i]]
-                marks = "".join(f"__label__{label_id} " for label_id in ids)
-                file.write(f"{marks}{line_of(train.texts[i])}\n")
-        loss = "ova" if is_multi else "softmax" if num_labels <= FEW_LABELS else "hs"
-        epochs = max(5, min(100, 100_000 // len(train)))
-        options = {"dim": 10, "epoch": epochs, "bucket": 2**20, "loss": loss, "verbose": 0}
-        for rate in (0.5, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05):  # it may fail with "Encountered NaN", now and then by chance
-            try:  # several threads would give another result each time
-                model = fasttext.train_supervised(str(path), wordNgrams=2, thread=1, seed=1, lr=rate, **options)
-                break
-            except RuntimeError as error:
-                logger.warning(f"fastText failed at a learning rate of {rate} ({error}); its score may be too low")
-        else:
-            raise DataError("the baseline fasttext finds no finite numbers; leave it out with --only")
+        for name, texts in (("train", marked), ("test", ((text, ()) for text in test.texts))):
+            with (Path(folder) / name).open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+                for text, ids in texts:
+                    found = np.flatnonzero(ids) if is_multi else np.atleast_1d(ids)
+                    marks = "".join(f"__label__{label_id} " for label_id in found)
+                    file.write(f"{marks}{' '.join(token.findall(text.casefold()))}\n")
+        command = [sys.executable, "-c", _FASTTEXT, folder, json.dumps(options), str(len(test)), str(num_labels)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")  # noqa: S603
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise DataError(f"the baseline fasttext failed ({reason}); leave it out with --only")
+        predicted = np.load(Path(folder) / "found.npy")
     present = np.flatnonzero(label_counts(train.label_ids, num_labels)).tolist()
-    places = {f"__label__{label_id}": place for place, label_id in enumerate(present)}
-    predicted = np.zeros((len(test), len(present)))
-    for row, text in zip(predicted, test.texts, strict=True):
-        for label, probability in zip(*model.predict(line_of(text), k=-1), strict=True):
-            row[places[label]] = probability
-    return by_label(predicted, present, num_labels, is_multi=is_multi)
+    return by_label(predicted[:, present], present, num_labels, is_multi=is_multi)
 
 
 BASELINES: dict[str, Baseline] = {

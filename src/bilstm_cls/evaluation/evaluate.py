@@ -19,7 +19,7 @@ from bilstm_cls.data.readers import ReadOptions, read, read_label_names
 from bilstm_cls.data.sources import read_options
 from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Dataset, Label, Split, label_counts, names_in
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Metrics
 from bilstm_cls.evaluation.predictions import (
@@ -53,11 +53,8 @@ def evaluate(
 
     Args:
         path: the run directory.
-        data: a labelled file or folder instead of the run's split.
+        data: a labelled file or folder instead of the run's split, read with the columns of the run if none are given.
         split: `train`, `valid` or `test`, where `data` is None.
-        text_columns: of `data`; those of the run if None.
-        label_column: of `data`; that of the run if None.
-        data_format: of `data`.
         bad_rows: `error` or `skip`, at a row of `data` that cannot be read or has a new label; as the run's if None.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
@@ -184,32 +181,24 @@ def write_results(
         **{f"network/{split}/{name}": getattr(network, name) for name in ("accuracy", "macro_f1", "micro_f1")},
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
-        **_baseline_scores(data.dataset, _default_baselines(data.dataset) if config.train.baselines else []),
+        **(_baseline_scores(data.dataset) if config.train.baselines else {}),
         **_balance(data.dataset),
         **data.facts(),
         **facts,
         "time/peak_memory_mb": peak_memory_mb(),
     }
     write_predictions(run / f"predictions_{split}.csv", evaluation)
-    write_report(
-        run, config, evaluation, metrics,
-        title=config.name, history=history, loaded=loaded, corpus=data.corpora[split],
-    )  # fmt: skip
+    write_report(run, config, evaluation, metrics, title=config.name, history=history, loaded=loaded)
     run.write_json("metrics.json", metrics)  # last, so that a run that has it has everything
     return metrics
 
 
-def _default_baselines(dataset: Dataset) -> list[str]:
-    if len(dataset.labels) <= MAX_LINEAR_LABELS:
-        return known_baselines(None)
-    logger.info(f"no baselines with more than {MAX_LINEAR_LABELS} labels; bilstm-cls baseline evaluates them")
-    return []
-
-
-def _baseline_scores(dataset: Dataset, names: Sequence[str]) -> Row:
-    """Returns what `metrics.json` says of the baselines."""
-    row = Row()
-    for name in names:
+def _baseline_scores(dataset: Dataset) -> Row:
+    """Returns what `metrics.json` says of the baselines: nothing where there are too many labels for them."""
+    row, is_large = Row(), len(dataset.labels) > MAX_LINEAR_LABELS
+    if is_large:
+        logger.info(f"no baselines with more than {MAX_LINEAR_LABELS} labels; bilstm-cls baseline evaluates them")
+    for name in [] if is_large else known_baselines(None):
         found, row[f"time/baseline_{name}_seconds"] = _evaluate_baseline(name, dataset)
         row |= {f"baseline/{name}/{key}": getattr(found.metrics, key) for key in ("accuracy", "macro_f1", "micro_f1")}
     return row
@@ -288,21 +277,13 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
         ConfigError: the device does not exist, or the directory cannot be written.
     """
     run = RunDirectory(path)
-    if run.read_status().get("status") == "finished" and not (run / "model.safetensors").exists():
-        raise CheckpointError(
-            f"{path}: holds no model (is it of `bilstm-cls baseline`?), so its report is made by that command alone; "
-            f"to compare it with another run give both: --run DIR --run {path}"
-        )
     loaded = run.load_model()
     metrics, split = run.read_object("metrics.json"), read_predictions(path).as_split(loaded.labels)
     corpus = Classifier(loaded, device).encode(split.texts)
     evaluation = _evaluate_split(loaded, split, corpus, metrics)
-    history = read_history(run)
     with run.locked():
-        write_report(
-            run, loaded.config, evaluation, metrics,
-            title=loaded.config.name, history=history, loaded=loaded, corpus=corpus,
-        )  # fmt: skip
+        title, history = loaded.config.name, read_history(run)
+        write_report(run, loaded.config, evaluation, metrics, title=title, history=history, loaded=loaded)
     return run / "report.html"
 
 

@@ -5,47 +5,38 @@ import functools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilstm_cls.data.types import spoken
 from bilstm_cls.errors import printable
-from bilstm_cls.evaluation.explain import OCCLUSION, Explanation
+from bilstm_cls.evaluation.explain import Explanation
 from bilstm_cls.files import write_atomic
-from bilstm_cls.runtime import Prediction, most_probable
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from bilstm_cls.runtime import Prediction
 
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).with_name("templates")
-MAX_STRONGEST, MAX_LABELS = 10, 20
-UNREAD = "not read by the network: the text is longer than text.max_length"
+MAX_STRONGEST = 10
 _FAINTEST = 0.1
 """Fraction of the strongest value below which a word of an excerpt has no colour, or in a terminal."""
 
-_FOR = ((103, 16), (67, 16), (31, 16), (25, 231))
-_AGAINST = ((138, 16), (137, 16), (172, 16), (166, 16))
-"""Background and letters from weak to strong, of a terminal's 256 colours: greys that turn blue and vermilion. The
-colour-blind can tell these apart, and they show on black and on white."""
+_FOR, _AGAINST = (103, 67, 31), (138, 137, 172)
+"""Backgrounds from weak to strong, of a terminal's 256 colours: greys that turn blue and orange. The colour-blind can
+tell these apart, and black letters show on them."""
 
 
 @functools.cache
-def _environment() -> "Environment":
+def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {
-        "number": number, "shortened": shortened, "picture": _picture, "verbatim": _verbatim, "markdown": markdown,
-        "spoken": spoken,
+        "number": number, "shortened": shortened, "picture": _picture, "markdown": markdown, "spoken": spoken,
         "width": lambda path: int.from_bytes(path.read_bytes()[16:20], "big") // 2,  # of a PNG of twice the pixels
     }  # fmt: skip
     return environment
@@ -53,7 +44,7 @@ def _environment() -> "Environment":
 
 def render(template: str, **values: Any) -> str:
     """Fills a file of `templates/`: in `.html` all values are escaped. Lone surrogates become question marks."""
-    shown = _environment().get_template(template).render(**values)
+    shown: str = _environment().get_template(template).render(**values)
     return shown.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -91,12 +82,6 @@ def _picture(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
-def _verbatim(text: str) -> Any:
-    from markupsafe import Markup, escape
-
-    return Markup(str(escape(text)).replace("\r", "&#13;"))  # noqa: S704  # escaped; \r would be read as a line's end
-
-
 class Part(NamedTuple):
     """A part of a text on a page: one token, several that share a character, or what is between them.
 
@@ -112,21 +97,18 @@ class Part(NamedTuple):
 
 def parts_of(explanation: Explanation) -> list[Part]:
     """Cuts the whole text into parts; joined they are the text. The strongest has full colour."""
-    pieces: list[tuple[int, int, float | None, str]] = []
+    pieces: list[tuple[int, int, float, str]] = []
     for _, start, stop, value, is_known in explanation.terms:
         title = "" if is_known else ", not in the vocabulary"
-        if pieces and start < pieces[-1][1]:
+        if pieces and start < pieces[-1][1]:  # byte-pair tokens that share a character
             start, before, other, other_title = pieces.pop()
-            stop, value, title = max(stop, before), value + (other or 0.0), title or other_title
+            stop, value, title = max(stop, before), value + other, title or other_title
         pieces.append((start, stop, value, title))
-    scale = max((abs(value or 0.0) for _, _, value, _ in pieces), default=0.0) or 1.0
-    if explanation.unread is not None:
-        pieces = sorted([*pieces, (*explanation.unread, None, UNREAD)], key=lambda piece: piece[:2])
+    scale = max((abs(value) for _, _, value, _ in pieces), default=0.0) or 1.0
     parts, position = list[Part](), 0
-    for start, stop, total, note in pieces:
-        title = note if total is None else f"{total:+.4f}{note}"
-        parts.append(Part(explanation.text[position:start]))
-        parts.append(Part(explanation.text[start:stop], (total or 0.0) / scale, title, total))
+    for start, stop, value, title in pieces:
+        token = Part(explanation.text[start:stop], value / scale, f"{value:+.4f}{title}", value)
+        parts += [Part(explanation.text[position:start]), token]
         position = stop
     return [part for part in [*parts, Part(explanation.text[position:])] if part.text]
 
@@ -139,7 +121,7 @@ def excerpt(explanation: Explanation, max_length: int) -> list[Part]:
     stops = np.maximum(np.searchsorted(ends, ends[:-1] + max_length, side="right") - 1, np.arange(len(found)) + 1)
     start = int((sums[stops] - sums[:-1]).argmax()) if found else 0
     stop = int(stops[start]) if found else 0
-    shown = [part if abs(part.strength) >= _FAINTEST or part.title == UNREAD else Part(part.text) for part in found]
+    shown = [part if abs(part.strength) >= _FAINTEST else Part(part.text) for part in found]
     shown = [part._replace(text=part.text[:max_length]) for part in shown[start:stop]]
     return [*([Part("… ")] if start > 0 else []), *shown, *([Part(" …")] if stop < len(found) else [])]
 
@@ -169,9 +151,7 @@ def write_explanations(path: Path, title: str, explained: Iterable[tuple[Predict
         texts.append({
             "label": explanation.label,
             "probability": prediction.probabilities[explanation.label],
-            "probabilities": most_probable(prediction.probabilities, MAX_LABELS).items(),
             "parts": parts,
-            "unread": UNREAD if explanation.unread else None,
             "summary": _summary(explanation),
             "strongest": _strongest(parts),
         })  # fmt: skip
@@ -181,26 +161,20 @@ def write_explanations(path: Path, title: str, explained: Iterable[tuple[Predict
 
 def _painted(part: Part) -> str:
     text = printable(part.text)
-    if part.title == UNREAD:
-        return f"\x1b[2m{text}\x1b[0m"
     if abs(part.strength) < _FAINTEST:
         return text
     ramp = _FOR if part.strength > 0 else _AGAINST
-    background, letters = ramp[min(len(ramp) - 1, int(abs(part.strength) * len(ramp)))]
-    return f"\x1b[48;5;{background};38;5;{letters}m{text}\x1b[0m"
+    background = ramp[min(len(ramp) - 1, int(abs(part.strength) * len(ramp)))]
+    return f"\x1b[48;5;{background};38;5;16m{text}\x1b[0m"
 
 
 def _strongest(parts: Sequence[Part]) -> list[tuple[str, str]]:
-    valued = [(part.value, part.text) for part in parts if part.value is not None]
-    valued.sort(key=lambda pair: -abs(pair[0]))
+    valued = sorted(
+        ((part.value, part.text) for part in parts if part.value is not None), key=lambda pair: -abs(pair[0])
+    )
     return [(f"{value:+.4f}", printable(text)) for value, text in valued[:MAX_STRONGEST]]
 
 
 def _summary(explanation: Explanation) -> str:
     logit = f"logit of {printable(explanation.label)} {explanation.logit:+.4f}"
-    if explanation.method == OCCLUSION:
-        return f"{logit}; occlusion: what it loses when a word is left out"
-    return (
-        f"{logit} = bias {explanation.bias:+.4f} and {len(explanation.terms):,} terms; {explanation.method}, "
-        f"error {explanation.error:.1e}"
-    )
+    return f"{logit}; a word's value is what it loses when the word is left out"

@@ -1,11 +1,12 @@
-"""Pictures as PNG files of twice the pixels, without a display and without matplotlib's global state.
+"""Pictures as PNG files of twice the pixels, drawn without a display.
 
 Their ground is transparent and their colours are of middle brightness, so that they read on a light page and on a dark
 one.
 """
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,46 +18,55 @@ from bilstm_cls.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Near Okabe & Ito's colours, which the colour-blind can tell apart; the grey has equal contrast to black and white.
+# Near Okabe & Ito's colours, which the colour-blind can tell apart; the greys have equal contrast to black and white.
 BLUE, ORANGE, GREEN, VERMILION, GREY, INK = "#2f8fcf", "#d98e00", "#0f9d76", "#dd6413", "#8a8a8a", "#7b7b7b"
 CELLS = ("#e8f0f7", "#0a5c9c")
 """Grounds of a confusion matrix's cells, from none to all."""
 
+STYLE: dict[str, Any] = {
+    **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"], INK),
+    **dict.fromkeys(["xtick.labelsize", "ytick.labelsize"], 9),
+    "text.parse_math": False, "axes.titlesize": 10, "figure.titlesize": 11, "legend.frameon": False,
+}  # fmt: skip
 DPI = 200
-_FONTS = (
-    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei",
-    "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "SimHei",
-    "Arial Unicode MS",
-)  # fmt: skip
+_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans")
 _MAX_LABEL_LENGTH = 24
-MAX_FRACTIONS = 8
-"""Labels up to which the cells of a confusion matrix have fractions."""
 
-LOSSES = {"train/loss": (ORANGE, "train loss"), "valid/log_loss": (BLUE, "valid log loss")}
-SCORES = {"valid/accuracy": (BLUE, "valid accuracy"), "valid/macro_f1": (GREEN, "valid macro F1")}
-RATES = {"learning_rate": (GREY, "learning rate")}
+SERIES = {
+    "loss (nats)": {"train/loss": (ORANGE, "train loss"), "valid/log_loss": (BLUE, "valid log loss")},
+    "score": {"valid/accuracy": (BLUE, "valid accuracy"), "valid/macro_f1": (GREEN, "valid macro F1")},
+}  # fmt: skip
+"""Colour and name of what is drawn, by its key in a row of the history."""
 
 
-def learning_curves(
-    history: Sequence[Mapping[str, Any]], series: Mapping[str, tuple[str, str]], title: str, path: Path
-) -> None:
-    """Draws numbers of `history.jsonl` over epochs, with a ring around the evaluation that was kept.
+@contextlib.contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator["Figure"]:
+    """Yields an empty figure of that many inches, and then writes it as PNG, whole or not at all."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    `series` has colour and name by key: `LOSSES`, `SCORES` or `RATES`.
-    """
-    figure, axes = _new_axes(3.6, 2.7)
-    for key, (colour, name) in series.items():
-        rows = [row for row in history if row.get(key) is not None]
-        axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], "o-", color=colour, ms=3.5, label=name)
-        best = [row for row in rows if row.get("is_best")]
-        if best and key.startswith("valid/"):
-            axes.plot(best[-1]["epoch"], best[-1][key], "o", ms=11, mfc="none", color=colour)
-    axes.set(xlabel="epoch", ylabel=title)
-    axes.locator_params(axis="x", integer=True)
-    axes.grid(alpha=0.3, color=GREY)
-    if len(series) > 1:
-        axes.legend(frameon=False)
-    save_figure(figure, path)
+    style: Any = STYLE | {"font.family": font_families()}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        yield figure
+        with replacing(path) as file:
+            figure.savefig(file, format="png", transparent=True, metadata={"Software": None})
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws losses and scores of `history.jsonl` over epochs, with a ring around the evaluation that was kept."""
+    with drawing(path, 7.6, 2.9) as figure:
+        for axes, (title, series) in zip(figure.subplots(1, 2), SERIES.items(), strict=True):
+            for key, (colour, name) in series.items():
+                rows = [row for row in history if row.get(key) is not None]
+                epochs, values = [row["epoch"] for row in rows], [row[key] for row in rows]
+                axes.plot(epochs, values, "o-", color=colour, ms=3.5, label=name)
+                for row in [row for row in rows if row.get("is_best") and key.startswith("valid/")][-1:]:
+                    axes.plot(row["epoch"], row[key], "o", ms=11, mfc="none", color=colour)
+            axes.set(xlabel="epoch", ylabel=title)
+            axes.locator_params(axis="x", integer=True)
+            axes.grid(alpha=0.3, color=GREY)
+            axes.legend()
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
@@ -65,21 +75,17 @@ def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str], pat
 
     texts = np.asarray(counts, dtype=np.int64)
     fractions = texts / np.maximum(1, texts.sum(axis=1, keepdims=True))
-    side = 2.3 + 0.55 * len(labels)
-    figure, axes = _new_axes(side + 0.4, side)
-    axes.imshow(fractions, LinearSegmentedColormap.from_list("cells", CELLS), vmin=0, vmax=1)
-    style: dict[str, Any] = {"parse_math": False, "fontfamily": font_families(), "fontsize": 9}
-    names = [drawable(label, i) for i, label in enumerate(labels)]
+    names, side = [drawable(label, i) for i, label in enumerate(labels)], 2.3 + 0.55 * len(labels)
     turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) > 2 else {}
-    axes.set_xticks(range(len(names)), names, **turned, **style)
-    axes.set_yticks(range(len(names)), names, **style)
-    axes.set(xlabel="predicted label", ylabel="true label")
-    for (row, column), count in np.ndenumerate(texts):
-        fraction = float(fractions[row, column])
-        colour = "white" if fraction > 0.5 else "#1c1e21"
-        lines = f"{count:,}\n{fraction:.0%}" if len(names) <= MAX_FRACTIONS and count else f"{count:,}"
-        axes.text(column, row, lines, ha="center", va="center", color=colour, fontsize=8)
-    save_figure(figure, path)
+    with drawing(path, side + 0.4, side) as figure:
+        axes = figure.subplots()
+        axes.imshow(fractions, LinearSegmentedColormap.from_list("cells", CELLS), vmin=0, vmax=1)
+        axes.set_xticks(range(len(names)), names, **turned)
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlabel="predicted label", ylabel="true label")
+        for (row, column), count in np.ndenumerate(texts):
+            colour = "white" if fractions[row, column] > 0.5 else "#1c1e21"
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=8)
 
 
 def calibration(probabilities: Floats, label_ids: Any, path: Path) -> None:
@@ -87,48 +93,17 @@ def calibration(probabilities: Floats, label_ids: Any, path: Path) -> None:
     bins = calibration_bins(*confidences(probabilities, label_ids))
     held = bins.counts > 0
     centres, width = (np.arange(NUM_BINS) + 0.5) / NUM_BINS, 1 / NUM_BINS
-    accuracy = bins.num_correct[held] / bins.counts[held]
-    figure = new_figure(4.4, 4.2)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.bar(centres[held], accuracy, width, color=BLUE, alpha=0.55, label="accuracy")
-    upper.plot(bins.confidence[held] / bins.counts[held], accuracy, "o", ms=4, color=VERMILION, label="mean confidence")
-    upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
-    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    upper.set_title(f"expected calibration error {bins.error:.3f}", fontsize=10)
-    upper.legend(frameon=False, loc="upper left")
-    lower.bar(centres, bins.counts, 0.9 * width, color=GREY)
-    lower.set(xlabel="probability of the prediction", ylabel="texts")
-    save_figure(figure, path)
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """Returns an empty figure of that many inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _new_axes(width: float, height: float) -> tuple["Figure", Any]:
-    figure = new_figure(width, height)
-    return figure, figure.subplots()
-
-
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all, all lines and letters that have no colour in grey."""
-    if figure._suptitle is not None:  # type: ignore[attr-defined]
-        figure._suptitle.set_color(INK)  # type: ignore[attr-defined]
-    for axes in figure.axes:
-        axes.tick_params(colors=INK)
-        legend = axes.get_legend()
-        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *(legend.get_texts() if legend else ())):
-            text.set_color(INK)
-        for spine in axes.spines.values():
-            spine.set_color(INK)
-    with replacing(path) as file:
-        figure.savefig(file, format="png", transparent=True, metadata={"Software": None})
+    accuracy, confidence = bins.num_correct[held] / bins.counts[held], bins.confidence[held] / bins.counts[held]
+    with drawing(path, 4.4, 4.2) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        upper.bar(centres[held], accuracy, width, color=BLUE, alpha=0.55, label="accuracy")
+        upper.plot(confidence, accuracy, "o", ms=4, color=VERMILION, label="mean confidence")
+        upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
+        upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+        upper.set_title(f"expected calibration error {bins.error:.3f}")
+        upper.legend(loc="upper left")
+        lower.bar(centres, bins.counts, 0.9 * width, color=GREY)
+        lower.set(xlabel="probability of the prediction", ylabel="texts")
 
 
 def drawable(label: str, label_id: int) -> str:

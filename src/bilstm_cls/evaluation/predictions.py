@@ -48,8 +48,8 @@ class Evaluation:
     ) -> "Evaluation":
         """Scores probabilities `[N, C]`, next to a guess of the label that is the most frequent one of train."""
         majority_id = labels.index(majority) if majority in labels else None
-        options: dict[str, Any] = {"majority_label_id": majority_id, "task": task, "with_intervals": True}
-        return cls(split, probabilities, compute_metrics(probabilities, split.label_ids, labels, **options), task=task)
+        metrics = compute_metrics(probabilities, split.label_ids, labels, majority_label_id=majority_id, task=task)
+        return cls(split, probabilities, metrics, task=task)
 
     @property
     def labels(self) -> list[str]:
@@ -145,8 +145,13 @@ def read_history(run: RunDirectory) -> list[dict[str, Any]]:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
 
-def read_predictions(run: Path) -> Predictions:
-    """Reads what `write_predictions` wrote into a run directory, or raises `CheckpointError`: missing, or damaged."""
+def read_predictions(run: Path, *, is_sorted: bool = False) -> Predictions:
+    """Reads what `write_predictions` wrote, or raises `CheckpointError`: missing, or damaged.
+
+    Args:
+        run: the run directory.
+        is_sorted: whether the rows are in an order that is the same for every model.
+    """
     found = [path for name in ("test", "valid") if (path := run / f"predictions_{name}.csv").exists()]
     if not found:
         raise CheckpointError(f"{run}: holds no predictions_test.csv, so it is not a run that was evaluated")
@@ -164,6 +169,8 @@ def read_predictions(run: Path) -> Predictions:
                 rows.append(((source, int(line)), label, prediction, float(probability), float(loss), text))
             if not rows:
                 raise ValueError("it holds no text")
+            if is_sorted:
+                rows.sort(key=lambda row: (row[5], row[1], row[0]))
             places, labels, predictions, probabilities, losses, texts = map(list, zip(*rows, strict=True))
     except (OSError, csv.Error, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read after {len(rows)} rows ({error})") from error

@@ -1,6 +1,6 @@
-"""What is wrong with data, and where a score comes from: texts by length, labels in doubt, leaking tokens, copies.
+"""What is wrong with data: labels in doubt, and near duplicates.
 
-Shapes: N texts, C labels, V vocabulary.
+Shapes: N texts, C labels.
 """
 
 import functools
@@ -12,31 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.data.tokenizer import UNKNOWN_ID
-from bilstm_cls.data.types import LabelIds, label_counts
+from bilstm_cls.data.types import LabelIds
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import by_label, tfidf_model
-from bilstm_cls.evaluation.metrics import (
-    Bools,
-    Floats,
-    Ints,
-    accuracy_interval,
-    indicator,
-    likelihoods,
-    wilson_interval,
-)
+from bilstm_cls.evaluation.metrics import Floats, Ints, likelihoods
 from bilstm_cls.ngrams import PAIRS, count, is_spaced, kept
-
-MAX_GROUPS = 5
-MIN_TEXTS = 20
-"""Texts of a group of similar length, where there are so many: of fewer an accuracy says little."""
-
-PURE = 0.9
-"""Fraction of a token's texts that have the label, at the lower end of its 95 % interval."""
-
-LIFT = 9.0
-"""Factor by which the odds of the label are greater than among all texts."""
 
 NUM_FOLDS = 5
 NUM_HASHES, NUM_BANDS, BAND = 64, 16, 4
@@ -46,41 +26,6 @@ in 12."""
 NEAR = 0.7
 RUN_LENGTH = {True: 3, False: 5}
 """Words of a run, or characters where words are not separated by spaces."""
-
-
-class Group(NamedTuple):
-    """Some of the evaluated texts: their name, number, accuracy, and its 95 % interval."""
-
-    name: str
-    texts: int
-    accuracy: float
-    interval: tuple[float, float]
-
-
-def _group(name: str, is_correct: Bools) -> Group:
-    accuracy, number = float(is_correct.mean()), len(is_correct)
-    return Group(name, number, accuracy, accuracy_interval(accuracy, number))
-
-
-def by_length(num_tokens: Ints, is_correct: Bools) -> list[Group]:
-    """Evaluates texts by their tokens before truncation `[N]`, in up to five groups of about the same size."""
-    number = max(1, min(MAX_GROUPS, len(num_tokens) // MIN_TEXTS))
-    inner = np.unique(np.quantile(num_tokens, np.arange(1, number) / number, method="higher"))
-    groups = np.searchsorted(inner, num_tokens, side="left")
-    found = []
-    for i in np.unique(groups):
-        low, high = num_tokens[groups == i].min(), num_tokens[groups == i].max()
-        name = f"{low:,}" if low == high else f"{low:,}–{high:,}"
-        found.append(_group(f"{name} tokens", is_correct[groups == i]))
-    return found
-
-
-def by_truncation(num_tokens: Ints, max_length: int, is_correct: Bools) -> list[Group]:
-    """Evaluates the texts that are read whole and those that are cut; nothing where all are of one kind."""
-    is_cut = num_tokens > max_length
-    if is_cut.all() or not is_cut.any():
-        return []
-    return [_group("read whole", is_correct[~is_cut]), _group(f"cut to {max_length:,}", is_correct[is_cut])]
 
 
 def confident_disagreements(probabilities: Floats, label_ids: LabelIds) -> Ints:
@@ -118,8 +63,7 @@ def label_errors(texts: Sequence[str], label_ids: LabelIds, groups: Ints, num_la
         num_labels: C.
 
     Returns:
-        The texts whose label is likely wrong, the likeliest first, and `[N, C]` probabilities of models that were not
-        trained on the text.
+        The texts whose label is likely wrong, the likeliest first, and `[N, C]` their probabilities by the other folds.
     """
     from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
@@ -137,45 +81,6 @@ def label_errors(texts: Sequence[str], label_ids: LabelIds, groups: Ints, num_la
         predicted = cross_val_predict(tfidf_model(tol=1e-2), counts, ids, cv=split, method="predict_proba")
     probabilities = by_label(predicted, present.tolist(), num_labels, is_multi=several)
     return confident_disagreements(probabilities, label_ids), probabilities
-
-
-class LeakingToken(NamedTuple):
-    """A token that gives the label away: nearly all of the `texts` that have it, `first` before all, have one label."""
-
-    token: str
-    label_id: int
-    with_label: int
-    texts: int
-    first: int
-
-
-def leaking_tokens(corpus: Corpus, tokens: Sequence[str], num_labels: int) -> list[LeakingToken]:
-    """Returns the tokens that give the label away, the most frequent first.
-
-    A few are what a label is about. Others are leaks and habits of the collection, such as an address that only one
-    source has (Gardner et al. 2021). Train is given as the model reads it, with labels.
-    """
-    from scipy.sparse import csr_array
-
-    assert corpus.label_ids is not None
-    shape = num_labels, len(tokens)
-    counts, totals, firsts = csr_array(shape), np.zeros(shape[1]), np.full(shape[1], len(corpus), dtype=np.int64)
-    for rows, token_ids, lengths in corpus.blocks():
-        texts = np.repeat(rows, lengths)
-        occurs = csr_array((np.ones(len(texts)), (texts - rows[0], token_ids)), shape=(len(rows), len(tokens)))
-        occurs.data.fill(1)  # a token counts once a text
-        counts += indicator(corpus.label_ids[rows], num_labels).T @ occurs
-        totals += occurs.sum(axis=0)
-        np.minimum.at(firsts, token_ids, texts)
-    support, with_label = label_counts(corpus.label_ids, num_labels), counts.max(axis=0).toarray().ravel()
-    labels = np.asarray(counts.argmax(axis=0)).ravel()  # the most frequent label of each token
-    fractions = support[labels] / len(corpus)
-    low, _ = wilson_interval(with_label, totals)
-    is_leaking = (low >= PURE) & (low * (1 - fractions) >= LIFT * fractions * (1 - low))
-    shown = np.flatnonzero(is_leaking & (np.arange(len(tokens)) > UNKNOWN_ID))
-    shown = shown[np.argsort(-with_label[shown], kind="stable")]
-    columns = (labels, with_label, totals, firsts)
-    return [LeakingToken(tokens[i], *(int(column[i]) for column in columns)) for i in shown.tolist()]
 
 
 class Pair(NamedTuple):

@@ -1,7 +1,7 @@
 """What a reader of a score needs: pictures, a self-contained HTML report, and a Markdown model card."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ import numpy as np
 from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
-from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.data.types import named, spoken
 from bilstm_cls.evaluation import plots
@@ -29,7 +28,7 @@ from bilstm_cls.evaluation.metrics import (
 )
 from bilstm_cls.evaluation.pages import aligned, excerpt, render
 from bilstm_cls.evaluation.predictions import Evaluation
-from bilstm_cls.evaluation.quality import Group, by_length, by_truncation, confident_disagreements
+from bilstm_cls.evaluation.quality import confident_disagreements
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
 
@@ -44,9 +43,10 @@ MAX_CELLS, MAX_CONFUSIONS = 20, 20
 """Labels up to which a confusion matrix is drawn, and confusions that are listed of more."""
 
 MAX_VARIANTS = 64
-"""Of each text, to explain it by occlusion: a stretch of a few words is left out at a time where it is longer."""
+"""Of each text, to explain it: a stretch of a few words is left out at a time where it is longer."""
 
 NO_TEST = "There is no test split: these are the scores of the valid split, which also chose the weights."
+INTERVAL = "(95 % interval {:.4f} to {:.4f})"
 
 
 class Score(NamedTuple):
@@ -90,7 +90,6 @@ def write_report(
     title: str,
     history: Sequence[Row] = (),
     loaded: LoadedModel | None = None,
-    corpus: Corpus | None = None,
 ) -> None:
     """Draws the pictures of a run and writes `report.html` and the model card `README.md`.
 
@@ -102,13 +101,7 @@ def write_report(
         title: what the run is called.
         history: rows of `history.jsonl`.
         loaded: the model, to explain errors with.
-        corpus: the evaluated texts, encoded.
     """
-    groups: list[Group] = []
-    if corpus is not None:
-        is_correct = is_right(evaluation.predicted, evaluation.split.label_ids)
-        groups += by_length(corpus.num_tokens, is_correct)
-        groups += by_truncation(corpus.num_tokens, config.text.max_length, is_correct)
     scores, split, path = scores_of(metrics), evaluation.split.name, shlex.quote(str(run.path))
     labels, per_class = evaluation.labels, list(evaluation.metrics.per_class.items())
     is_long = len(labels) > MAX_LABELS
@@ -128,7 +121,6 @@ def write_report(
         "shown_labels": labels[:MAX_ROWS] if is_long else labels,
         "label_ids": {label: i for i, label in enumerate(labels)},
         "confusions": evaluation.metrics.confusions[:MAX_CONFUSIONS],
-        "groups": [Score(f"{found.name}, {found.texts:,} texts", found.accuracy, found.interval) for found in groups],
         **_errors(evaluation, loaded),
         "environment": run.read_object("environment.json"),
         "seed": config.seed,
@@ -154,42 +146,32 @@ def _warnings(scores: Sequence[Score]) -> list[str]:
 
 def _draw(run: RunDirectory, evaluation: Evaluation, history: Sequence[Row]) -> dict[str, dict[str, Path]]:
     """Draws the pictures; returns their files, by section and caption."""
-    drawn: dict[str, dict[str, Path]] = {name: {} for name in ("curves", "confusion", "calibration")}
-
-    def draw(section: str, name: str, caption: str, function: Callable[..., None], *args: Any) -> None:
-        drawn[section][caption] = run.plots / f"{name}.png"
-        function(*args, drawn[section][caption])
-
+    split, counts = evaluation.split.name, evaluation.metrics.confusion_matrix
+    files = {name: run.plots / f"{name}.png" for name in ("curves", "confusion_matrix", "calibration")}
+    drawn = {key: dict[str, Path]() for key in ("curves", "confusion")}
     if history:
-        kept = "Scores on the valid split; the ring marks the weights that were kept"
-        curves = plots.learning_curves
-        draw("curves", "loss", "Loss by epoch", curves, history, plots.LOSSES, "loss (nats)")
-        draw("curves", "scores", kept, curves, history, plots.SCORES, "score")
-        draw("curves", "learning_rate", "Learning rate", curves, history, plots.RATES, "learning rate")
-    split, labels, counts = (
-        evaluation.split.name,
-        list(evaluation.metrics.per_class),
-        evaluation.metrics.confusion_matrix,
-    )
-    if counts is not None and len(labels) <= MAX_CELLS:
+        plots.learning_curves(history, files["curves"])
+        caption = "Loss, and scores on the valid split, by epoch; the ring marks the weights that were kept"
+        drawn["curves"] = {caption: files["curves"]}
+    if counts is not None and len(counts) <= MAX_CELLS:
+        plots.confusion_matrix(counts, evaluation.labels, files["confusion_matrix"])
         caption = f"Confusion matrix of the {split} split, shaded by the fraction of the true label"
-        draw("confusion", "confusion_matrix", caption, plots.confusion_matrix, counts, labels)
-    caption, ids = f"Predictions of the {split} split by their probability", evaluation.split.label_ids
-    draw("calibration", "calibration", caption, plots.calibration, evaluation.probabilities, ids)
+        drawn["confusion"] = {caption: files["confusion_matrix"]}
+    plots.calibration(evaluation.probabilities, evaluation.split.label_ids, files["calibration"])
+    drawn["calibration"] = {f"Predictions of the {split} split by their probability": files["calibration"]}
     return drawn
 
 
 def _errors(evaluation: Evaluation, loaded: LoadedModel | None) -> Row:
     """Returns the wrong predictions that are shown: where the label is likely wrong, and the worst others."""
+    if loaded is not None and loaded.config.text.tokenizer.startswith(PREFIX):
+        loaded = None  # torchtext does not say where its tokens are
     labels = evaluation.labels
     split, probabilities, label_ids = evaluation.split, evaluation.probabilities, evaluation.split.label_ids
     losses, predicted, several = example_losses(probabilities, label_ids), evaluation.predicted, label_ids.ndim == 2
     doubtful = confident_disagreements(probabilities, label_ids)
     others = np.setdiff1d(np.flatnonzero(~is_right(predicted, label_ids)), doubtful[:MAX_DOUBTFUL])
     worst = others[np.argsort(-losses[others], kind="stable")]
-
-    if loaded is not None and loaded.config.text.tokenizer.startswith(PREFIX):
-        loaded = None  # torchtext does not say where its tokens are
 
     def card(i: int) -> Row:
         text, row = split.texts[i], [i]
@@ -216,30 +198,29 @@ def _errors(evaluation: Evaluation, loaded: LoadedModel | None) -> Row:
 
 def metrics_table(metrics: Metrics, name: str) -> str:
     """Returns the scores as lines for a terminal, with the worst labels first where there are many."""
-    interval = "(95 % interval {:.4f} to {:.4f})".format(*metrics.interval)
-    scores = [[SCORE_NAMES[metrics.main], f"{getattr(metrics, metrics.main):.4f}", interval]]
+    scores = [[SCORE_NAMES[metrics.main], f"{getattr(metrics, metrics.main):.4f}", INTERVAL.format(*metrics.interval)]]
     if metrics.majority is not None:
         scores.append(["majority", f"{metrics.majority:.4f}", "(always predicting the most frequent label of train)"])
     for word, value in other_scores(metrics).items():
         scores.append([word, "undefined" if value is None else f"{value:.4f}", ""])
-    lines = [f"{name}: {metrics.examples:,} texts", *aligned(scores)]
+    lines = [f"{name}: {metrics.examples:,} texts", *aligned(scores), ""]
     shown = list(metrics.per_class.items())
     if len(shown) > MAX_LABELS:
-        lines += ["", f"the {MAX_LABELS} labels with the lowest F1 of {len(shown):,}:"]
+        lines.append(f"the {MAX_LABELS} labels with the lowest F1 of {len(shown):,}:")
         shown = sorted(shown, key=lambda row: row[1].f1)[:MAX_LABELS]
     rows = [["label", "precision", "recall", "F1", "  texts", " missed", "wrongly predicted"]]
     for label, found in shown:
         fractions = (f"{value:.4f}" for value in (found.precision, found.recall, found.f1))
         counts = (f"{count:>7,}" for count in (found.support, found.false_negatives, found.false_positives))
         rows.append([label, *fractions, *counts])
-    return "\n".join([*lines, "", *aligned(rows)])
+    return "\n".join([*lines, *aligned(rows)])
 
 
 def score_table(metrics: Row, path: Path) -> str:
     """Returns what `train` prints at its end: the scores, what they are compared with, and where everything is."""
     split = scored_split(metrics)
     rows = [
-        [f"  {name}", f"{value:.4f}", "(95 % interval {:.4f} to {:.4f})".format(*interval or ()) if is_this else ""]
+        [f"  {name}", f"{value:.4f}", INTERVAL.format(*interval or ()) if is_this else ""]
         for name, value, interval, is_this in scores_of(metrics)
     ]
     main = SCORE_NAMES[main_score(metrics)]
