@@ -218,7 +218,7 @@ class ModelConfig(Section):
     bidirectional: bool = Field(True, description="Read from both ends.")
     hidden_size: int = Field(128, ge=1, le=8192, description="Units per direction.")
     num_layers: int = Field(1, ge=1, le=16, description="Recurrent layers on top of each other.")
-    init_from: str | None = Field(None, description="Encoder of `pretrain`, or run, to start from by its vocabulary.")
+    init_from: str | None = Field(None, description="Encoder, run, or config that is trained first, to start from.")
     pooling: Pooling | Literal["concat"] | Annotated[list[Pooling], Field(min_length=1)] = Field(
         "mean", description="How all outputs become one vector; a list joins several, concat is mean, max, last."
     )

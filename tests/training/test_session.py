@@ -12,10 +12,11 @@ import torch
 
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
+from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors
-from bilstm_cls.errors import CheckpointError, DataError
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import RunDirectory, build_model
 from bilstm_cls.training.loop import Trainer
@@ -117,6 +118,24 @@ def test_a_run_is_as_good_a_start_as_an_encoder(tiny_config: Callable[..., Confi
     (first / "tokenizer.json").write_text(Tokenizer.train(["good bad the"], min_freq=1).to_json(), "utf-8")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         start(config, prepare(config))
+
+
+def test_a_config_to_start_from_is_trained_first_and_once(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    given = ["train.epochs=1", f"output_dir={tmp_path}"]
+    (tmp_path / "first.yaml").write_text(
+        dump_config(tiny_config(*given, "name=first", "output_dir=elsewhere")), "utf-8"
+    )
+    config = tiny_config(*given, f"model.init_from={tmp_path / 'first.yaml'}", "embedding.dim=null", "name=second")
+    with pytest.raises(ConfigError, match=r"model\.init_from: .*first holds no encoder"):
+        prepare(config)
+    train(config)
+    first = RunDirectory(tmp_path / "first")
+    trained = first.load_model().model.state_dict()
+    model, _ = start(with_dim(config), prepare(config))
+    assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
+    before = (first / "model.safetensors").stat().st_mtime_ns
+    train(config, overwrite=True)
+    assert (first / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_run_goes_on_with_new_labels(tiny_config: Callable[..., Config], trained_run: Path, tmp_path: Path) -> None:

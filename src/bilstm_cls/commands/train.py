@@ -103,6 +103,7 @@ def pretrain(
     _exclude("--resume", resume, "--overwrite", overwrite)
     _exclude("--resume", resume, "--vectors", vectors)
     resolved = opt.resolve(config, overrides, device=device, seed=seed)
+    from bilstm_cls.data.prepare import start_folder
     from bilstm_cls.training import pretrain as pretraining
 
     folder = Path(resolved.output_dir)
@@ -112,7 +113,7 @@ def pretrain(
         found = {"vectors": number, "dim": resolved.embedding.width, "path": str(path)}
         out.show(found, f"{number:,} vectors; use them with --set embedding.init={path}")
         return
-    path = output or Path(resolved.model.init_from or folder / f"{resolved.name}-encoder")
+    path = output or start_folder(resolved) or folder / f"{resolved.name}-encoder"
     with contextlib.closing(ProgressBar(is_shown=not out.is_quiet)) as bar:
         metrics = pretraining.pretrain(resolved, path, resume=resume, overwrite=overwrite, on_report=bar.update)
     out.show(metrics, pretraining.encoder_line(metrics, path))

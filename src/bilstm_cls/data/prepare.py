@@ -172,8 +172,8 @@ def encoder_folder(config: Config, data_digest: str) -> Path:
 
     Its name there is a digest of all that it depends on.
     """
-    if config.model.init_from is not None:
-        return Path(config.model.init_from)
+    if (start := start_folder(config)) is not None:
+        return start
     assert config.pretrain.enabled
     text = config.text.model_dump(exclude={"max_length", "truncate"})
     sizes = config.model.model_dump(include={"cell", "bidirectional", "hidden_size", "num_layers", "recurrent_dropout"})
@@ -181,6 +181,14 @@ def encoder_folder(config: Config, data_digest: str) -> Path:
         config.seed, data_digest, text, _splitters(), config.embedding.model_dump(), sizes, config.pretrain.model_dump()
     ]  # fmt: skip
     return cache_folder() / "encoders" / _digest_of(content)
+
+
+def start_folder(config: Config) -> Path | None:
+    """Returns the folder that `model.init_from` names; where it names a config, that of its run."""
+    name = config.model.init_from
+    if name is not None and name.endswith((".yaml", ".yml")):
+        return Path(config.output_dir) / load_config(Path(name)).name
+    return None if name is None else Path(name)
 
 
 def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
@@ -192,9 +200,8 @@ def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
         ConfigError: there is no encoder, or the config asks for other sizes or other vectors.
         CheckpointError: a file of it is missing or damaged.
     """
-    if config.model.init_from is None:
+    if (folder := start_folder(config)) is None:
         return None
-    folder = Path(config.model.init_from)
     there, here = flat_config(_config_of_encoder(folder)), flat_config(config)
     keys = [key for key in SHARED_KEYS if key != "embedding.dim" or here[key] != "null"]
     if config.embedding.init != "random":  # the encoder brings its vectors, so that nothing has to be said of them
@@ -210,11 +217,11 @@ def with_dim(config: Config) -> Config:
 
     Vectors whose names tell it are left as they are. Errors are those of `tokenizer_of_encoder` and `load_vectors`.
     """
-    embedding, encoder = config.embedding, config.model.init_from
+    embedding, encoder = config.embedding, start_folder(config)
     if embedding.dim is not None or (encoder is None and all(map(own_width, embedding.sources))):
         return config
     if encoder is not None:
-        dim = _config_of_encoder(Path(encoder)).embedding.width
+        dim = _config_of_encoder(encoder).embedding.width
     else:
         dim = sum(own_width(name) or width_of(name) for name in embedding.sources)
     return config.replace(**{"embedding.dim": dim})
@@ -229,7 +236,7 @@ def _config_of_encoder(folder: Path) -> Config:
     if not weights_of_encoder(folder).is_file():
         raise ConfigError(
             f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain and the same config, "
-            "or name a finished run (--from RUN)"
+            "or train the run to start from"
         )
     try:
         config = load_config(folder / "config.yaml")

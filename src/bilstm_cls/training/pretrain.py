@@ -20,7 +20,7 @@ from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.data.batches import Indices, cut_by_tokens
 from bilstm_cls.data.passages import Chunk, LanguageModelTexts, chunks, number_of_chunks, passage_batches
-from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare, with_dim
+from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare, start_folder, with_dim
 from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads, threads_of_each
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -245,7 +245,8 @@ def pretrain(
         )
     if config.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' is for classifiers; pretrain in 'auto', 'tf32', 'bf16' or 'fp32'")
-    if config.model.init_from is not None and Path(config.model.init_from).resolve() == folder.resolve():
+    start = start_folder(config)
+    if start is not None and start.resolve() == folder.resolve():
         config = config.replace(**{"model.init_from": None})
     # An encoder is made in the same way for a run that pretrains it itself, and for one that finds it in its folder.
     config = with_dim(config.replace(**{"pretrain.enabled": False}))

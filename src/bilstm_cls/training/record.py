@@ -6,12 +6,12 @@ import signal
 import threading
 from collections.abc import Collection, Iterator
 from logging.handlers import MemoryHandler
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import changed_keys, dump_config
+from bilstm_cls.data.prepare import start_folder
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
@@ -89,7 +89,8 @@ def check_resumable(run: RunDirectory, config: Config, *, free: Collection[str],
     Raises:
         ConfigError: the directory is taken, or its run was started with another config.
     """
-    if config.model.init_from is not None and Path(config.model.init_from).resolve() == run.path.resolve():
+    start = start_folder(config)
+    if start is not None and start.resolve() == run.path.resolve():
         raise ConfigError(f"{run.path}: is the run to start from; choose another place with --set name=NAME")
     if not run.is_taken or overwrite:
         return

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
-from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.prepare import PreparedData, prepare, start_folder, weights_of_encoder, with_dim
 from bilstm_cls.device import Precision, choose_device, load_warning, set_threads, threads_of_each
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.run_directory import RunDirectory
@@ -78,9 +79,10 @@ def train(
         StoppedError: a signal asked to stop; the state is saved.
         SeveralProcessesError: with `can_launch`, the data are prepared and several processes are to train.
     """
+    end_with_launcher()
+    _train_start(config, on_report=on_report, can_launch=can_launch)
     config = with_dim(config)
     run = RunDirectory(Path(config.output_dir) / config.name)
-    end_with_launcher()
     with StopSignals() as signals:
         if rank_by_torchrun() > 0:
             if not (resume and is_finished(run, "model.safetensors")):
@@ -97,6 +99,17 @@ def train(
             data = _prepare(run, config, overwrite=overwrite, can_launch=can_launch, on_report=on_report)
             with recorded(run, config, earlier, "training", overwrite=overwrite):
                 return TrainResult(run, _train(run, config, data, signals, on_report))
+
+
+def _train_start(config: Config, *, on_report: Callable[[Report], None], can_launch: bool) -> None:
+    """Trains the config that `model.init_from` names, where its run is not there yet."""
+    start, folder = config.model.init_from or "", start_folder(config)
+    if folder is None or folder == Path(start) or weights_of_encoder(folder).is_file():
+        return
+    logger.info(f"training {start} first, to start from")
+    keys = {f"train.{key}": getattr(config.train, key) for key in ("device", "processes", "threads")}
+    first = load_config(Path(start)).replace(output_dir=config.output_dir, **keys)
+    train(first, resume=True, on_report=on_report, can_launch=can_launch)
 
 
 def _prepare(
