@@ -57,11 +57,6 @@ for _name, _command in COMMANDS.items():
 for _name, _command in CONFIG_COMMANDS.items():
     config_app.command(_name)(_command)
 
-WRITES_FILES = {"train", "tune", "report", "export", "serve", "push", "pull", "baseline", "pretrain"}
-"""Commands whose result is not what they print, so that they run without a stdout."""
-
-_had_stdout = True
-
 
 def main() -> None:
     """Runs the command line and turns every failure into one message and an exit code of `ExitCode`."""
@@ -96,8 +91,6 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    if not _had_stdout and context.invoked_subcommand not in WRITES_FILES:
-        sys.stdout = _Closed()
     if version:
         from importlib.metadata import version as version_of
 
@@ -113,21 +106,12 @@ def _root(
         check_memory()
 
 
-class _Closed(io.TextIOBase):
-    """A stdout that was closed before the start, as by `>&-`, so that results would be lost without a word."""
-
-    def write(self, text: str) -> int:
-        raise ConfigError("stdout is closed, and the results go there; redirect it, or drop them with > /dev/null")
-
-
 def _open_streams() -> None:
     """Opens the null device where a stream was closed before the start, and sets what the others do with any text.
 
     Else the first files that are opened, such as checkpoints, would get the stream's number, and with it what libraries
     write there.
     """
-    global _had_stdout
-    _had_stdout = sys.stdout is not None
     if sys.stdin is None:  # and stays so: to read from it is an error to report
         os.open(os.devnull, os.O_RDONLY)
     for name in ("stdout", "stderr"):
@@ -135,7 +119,7 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - open as long as the process
     # A text may hold what UTF-8 or the terminal cannot show. Data are UTF-8 whatever the locale: programs read them.
     for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 

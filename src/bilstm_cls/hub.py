@@ -30,7 +30,7 @@ def push(run: str | Path, repository: str, *, is_private: bool = False, with_tex
 
     Args:
         run: its directory; the model in it is read and verified first.
-        repository: `user/name`, which is made if it is not there; with `@BRANCH`, onto that branch.
+        repository: `user/name`, which is made if it is not there; with `@BRANCH`, onto that branch, which is there.
         is_private: make a new repository that only its owner may read.
         with_texts: also upload the report and the predictions, which hold texts of the data.
 
@@ -41,24 +41,18 @@ def push(run: str | Path, repository: str, *, is_private: bool = False, with_tex
     """
     address = _address(repository)
     run = Path(run)
-    source = RunDirectory(run)
-    config = source.load_model().config
+    config = RunDirectory(run).load_model().config
     patterns = (*PUSHED, *(WITH_TEXTS if with_texts else ()))
     paths = {path.relative_to(run).as_posix(): path for pattern in patterns for path in sorted(run.glob(pattern))}
     contents: dict[str, Any] = {name: str(path) for name, path in paths.items()}
-    contents["README.md"] = _card(source, config).encode()
+    contents["README.md"] = _card(run, config).encode()
     library = hub()
     with naming_hub_faults(address):
         api = library.HfApi(endpoint=endpoint(), library_name="bilstm-cls")
         api.create_repo(address.repository, private=is_private, exist_ok=True)
-        if address.revision is not None:
-            api.create_branch(address.repository, branch=address.revision, exist_ok=True)
-        api.create_commit(
-            address.repository,
-            [library.CommitOperationAdd(name, content) for name, content in contents.items()],
-            commit_message=f"Add the run {config.name}",
-            revision=address.revision,
-        )
+        operations = [library.CommitOperationAdd(name, content) for name, content in contents.items()]
+        message = f"Add the run {config.name}"
+        api.create_commit(address.repository, operations, commit_message=message, revision=address.revision)
     logger.info(f"pushed {len(contents)} files: {', '.join(contents)}")
     return f"{SCHEME}{address}"
 
@@ -88,7 +82,6 @@ def pull(repository: str, target: str | Path | None = None, *, overwrite: bool =
         for path in (path for pattern in PUSHED for path in sorted(folder.glob(pattern))):
             with path.open("rb") as original, replacing(run / path.relative_to(folder).as_posix()) as copy:
                 shutil.copyfileobj(original, copy)
-        run.load_model()
         run.write_status("finished", f"pulled from {SCHEME}{address}")
     return run.path
 
@@ -112,26 +105,16 @@ def _address(text: str) -> Address:
     return address
 
 
-def _card(run: RunDirectory, config: Config) -> str:
+def _card(run: Path, config: Config) -> str:
     """Returns the run's model card with what the Hub reads in front of it."""
     card = (run / "README.md").read_text("utf-8") if (run / "README.md").exists() else f"# {config.name}\n"
     if card.startswith("---\n"):
         return card
     source = config.data.source
-    scores = run.read_object("metrics.json") if (run / "metrics.json").exists() else {}
-    split = "test" if "test/accuracy" in scores else "valid"
     front = hub().ModelCardData(
         library_name="bilstm-cls",
         pipeline_tag="text-classification",
         tags=["text-classification", "bilstm", config.model.cell],
         datasets=[Address.parse(source).repository] if source.startswith("hf/") else None,
-        model_name=config.name,
-        eval_results=[
-            hub().EvalResult(
-                "text-classification", source, source, name, scores[f"{split}/{name}"], dataset_split=split
-            )
-            for name in ("accuracy", "macro_f1")
-            if f"{split}/{name}" in scores
-        ],
     )
     return f"---\n{front.to_yaml()}\n---\n\n{card}"

@@ -11,7 +11,7 @@ import hashlib
 import io
 import itertools
 import json
-import os
+import signal
 import sys
 import zipfile
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,8 @@ from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
 from bilstm_cls.data.types import LabelIds, iterate_texts, named
 from bilstm_cls.device import usable_cores
-from bilstm_cls.errors import CheckpointError, ConfigError, ExitCode, UserError
+from bilstm_cls.errors import CheckpointError, ConfigError, UserError
 from bilstm_cls.ngrams import NgramModel
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 FORMAT_VERSION = 2
 FILES = ("model.onnx", "tokenizer.json", "labels.json")
@@ -98,7 +95,7 @@ def most_probable(probabilities: Mapping[str, float], number: int) -> dict[str, 
 
 def softmax(logits: npt.NDArray[Any]) -> Probabilities:
     """Returns `[N, C]` probabilities in 64 bits from `[N, C]` logits."""
-    powers = logits.astype(np.float64)  # in place from here on: with thousands of labels it is large
+    powers: Probabilities = logits.astype(np.float64)  # in place from here on: with thousands of labels it is large
     powers -= powers.max(axis=-1, keepdims=True)
     np.exp(powers, out=powers)
     powers /= powers.sum(axis=-1, keepdims=True)
@@ -107,7 +104,7 @@ def softmax(logits: npt.NDArray[Any]) -> Probabilities:
 
 def sigmoid(logits: npt.NDArray[Any]) -> Probabilities:
     """Returns the probabilities of labels that do not exclude each other, in 64 bits."""
-    return np.asarray(softmax(np.stack([np.zeros_like(logits), logits], axis=-1))[..., 1])
+    return softmax(np.stack([np.zeros_like(logits), logits], axis=-1))[..., 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,10 +150,6 @@ class Task:
         is_end = ranked > np.concatenate([ranked[1:], [0.0]])  # of equal probabilities all or none
         good = np.flatnonzero(is_end & (share >= precision))
         return Task(self.thresholds, float(ranked[good[-1]]) if len(good) else 1.0)
-
-    def limit(self, given: float | None) -> float:
-        """Returns the probability below which an answer is null, where a user has given one or not."""
-        return self.min_probability if given is None else given
 
     def probabilities(self, logits: npt.NDArray[Any]) -> Probabilities:
         """Returns `[N, C]` in 64 bits from logits `[N, C]`."""
@@ -276,20 +269,30 @@ class Runtime(Predictor):
             CheckpointError: a file is missing, damaged, or of another version.
             ConfigError: onnxruntime is not installed.
         """
-        return cls(Path(path), threads or usable_cores())
+        try:
+            return cls(Path(path), threads or usable_cores())
+        except (LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{path}: damaged, or not a bundle that export wrote ({error})") from error
 
     def __init__(self, path: Path, threads: int) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ConfigError("a bundle needs onnxruntime; run: pip install 'bilstm-cls[onnx]'") from error
         config = _read_config(path / "config.json")
         content = {name: _read(path / name, digest) for name, digest in config["sha256"].items()}
-        try:
-            self.tokenizer = Tokenizer.from_json(content["tokenizer.json"].decode())
-        except ValueError as error:
-            raise CheckpointError(f"{path / 'tokenizer.json'}: damaged, it cannot be read ({error})") from error
+        self.tokenizer = Tokenizer.from_json(content["tokenizer.json"].decode())
         self.labels = json.loads(content["labels.json"])
-        self.ngrams = _read_ngrams(path / NGRAMS, content[NGRAMS], len(self.labels)) if NGRAMS in content else None
+        self.ngrams = None
+        if NGRAMS in content:
+            with np.load(io.BytesIO(content[NGRAMS]), allow_pickle=False) as arrays:
+                self.ngrams = NgramModel.from_arrays(dict(arrays), len(self.labels))
         self.task = Task(np.array(config["thresholds"]) if config["thresholds"] else None, config["min_probability"])
         self.max_length, self.truncate = config["max_length"], config["truncate"]
-        self._session, self._threads = _session(content["model.onnx"]), threads
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # several batches side by side instead: none waits for the slowest thread
+        self._session = onnxruntime.InferenceSession(content["model.onnx"], options, ["CPUExecutionProvider"])
+        self._threads = threads
 
     def logits(self, corpus: Corpus) -> npt.NDArray[np.float32]:
         logits = np.zeros((len(corpus), len(self.labels)), dtype=np.float32)
@@ -320,14 +323,10 @@ def _digest_of(config: dict[str, Any]) -> str:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
-    config: dict[str, Any] = content if isinstance(content, dict) else {}
+    config: dict[str, Any] = json.loads(_read(path))
     if (found := config.get("format_version")) != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format {found!r} is not {FORMAT_VERSION}; export it again")
-    if config.pop("digest", None) != _digest_of(config):
+    if config.pop("digest") != _digest_of(config):
         raise CheckpointError(f"{path}: damaged, its contents do not match the digest inside")
     return config
 
@@ -336,31 +335,11 @@ def _read(path: Path, digest: str | None = None) -> bytes:
     """Returns a file's bytes, verified where a digest is given: they are not read a second time."""
     try:
         content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing, so {path.parent} is not a bundle that export wrote") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise CheckpointError(f"{path}: missing, or not to be read ({error.strerror})") from error
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise CheckpointError(f"{path}: damaged or of another bundle, it does not match its digest in config.json")
     return content
-
-
-def _read_ngrams(path: Path, content: bytes, num_labels: int) -> NgramModel:
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return NgramModel.from_arrays(dict(arrays), num_labels)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
-
-
-def _session(model: bytes) -> "onnxruntime.InferenceSession":
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ConfigError("a bundle needs onnxruntime; run: pip install 'bilstm-cls[onnx]'") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # of one batch: several are computed side by side, and none waits for the slowest
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -369,18 +348,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", metavar="BUNDLE", help="a folder that `bilstm-cls export` wrote")
     parser.add_argument("texts", metavar="TEXT", nargs="+", help="texts to classify; - reads stdin, one text a line")
     given = parser.parse_args(arguments)
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         runtime = Runtime.load(given.bundle)
         for prediction in runtime.stream(_given_texts(given.texts)):
-            print(json.dumps(prediction.as_dict(min_probability=runtime.task.min_probability), ensure_ascii=False))
-        sys.stdout.flush()
+            print(json.dumps(prediction.as_dict(min_probability=runtime.task.min_probability)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try it again when it exits
-        return ExitCode.CLOSED_PIPE  # whoever read the output, such as head, has seen enough
     return 0
 
 
@@ -389,10 +363,11 @@ def _given_texts(arguments: Sequence[str]) -> Iterator[str]:
         if argument != "-":
             yield argument
             continue
-        for number, line in enumerate(sys.stdin.buffer):
-            text = line.decode("utf-8", errors="replace").removesuffix("\n").removesuffix("\r")
-            yield text.removeprefix("\ufeff") if number == 0 else text
+        for line in io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace", newline="\n"):
+            yield line.removesuffix("\n").removesuffix("\r")
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # whoever reads the output, such as head, may have seen enough
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

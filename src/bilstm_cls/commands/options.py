@@ -23,39 +23,20 @@ OUTPUT_DIR_VARIABLE = "BILSTM_CLS_OUTPUT_DIR"
 RUNS_FOLDER = "runs"
 
 
-def complete_run(incomplete: str) -> list[str]:
-    """Returns the finished runs whose path or name starts so: those where runs are made, or in the typed folder."""
-    folder = incomplete.rpartition("/")[0] or os.environ.get(OUTPUT_DIR_VARIABLE, RUNS_FOLDER)
-    found = sorted(path.parent.as_posix() for path in Path(folder).glob("*/model.safetensors"))
-    return [path for path in found if path.startswith(incomplete) or path.rpartition("/")[2].startswith(incomplete)]
-
-
-def complete_override(incomplete: str) -> list[str]:
-    """Returns the keys of the config that start so, each with the `=` that comes after it."""
-    from bilstm_cls.config import config_keys
-
-    keys = config_keys()
-    names = [f"{section}.{key}" if section else key for section, known in keys.items() for key in known]
-    return [f"{name}=" for name in sorted(names) if name not in keys and name.startswith(incomplete)]
-
-
 CONFIG: Any = typer.Option(None, "--config", "-c", help="A YAML config; all keys have defaults.", metavar="FILE")
 OVERRIDES: Any = typer.Option(
-    None, "--set", help="Override a config key; repeatable, the last wins.", metavar="KEY.PATH=VALUE",
-    autocompletion=complete_override,
-)  # fmt: skip
+    None, "--set", help="Override a config key; repeatable, the last wins.", metavar="KEY.PATH=VALUE"
+)
 OUTPUT_DIR: Any = typer.Option(
     None, "--output-dir", "-o", help="Where run directories are made. [config: output_dir]", metavar="DIR",
     envvar=OUTPUT_DIR_VARIABLE,
 )  # fmt: skip
-RUN: Any = typer.Option(
-    None, "--run", help="A run directory; the newest if left out.", metavar="DIR", autocompletion=complete_run
-)
+RUN: Any = typer.Option(None, "--run", help="A run directory; the newest if left out.", metavar="DIR")
 RUNS: Any = typer.Option(
     RUNS_FOLDER, "--output-dir", help="Where the newest run is looked for.", metavar="DIR", envvar=OUTPUT_DIR_VARIABLE
 )
 DEVICE: Any = typer.Option(
-    None, "--device", help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one.", metavar="DEVICE"
+    None, "--device", help="auto (CUDA if there is one), cpu, cuda or cuda:N.", metavar="DEVICE"
 )
 SEED: Any = typer.Option(None, "--seed", help="Seed of weights, dropout and order.")
 DRY_RUN: Any = typer.Option(False, "--dry-run", help="Say what would be done, and do nothing.")

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +17,13 @@ if TYPE_CHECKING:
     from bilstm_cls.training.loop import EvaluationReport, StepReport
 
 
-FROM: Any = typer.Option(
-    None, "--from", help="Start from a finished run, by its config unless -c gives another one.", metavar="RUN",
-    autocompletion=opt.complete_run,
-)  # fmt: skip
-
-
 @opt.with_output
 def train(
     out: opt.Output,
     config: Path | None = opt.CONFIG,
-    start: Path | None = FROM,
+    start: Path | None = typer.Option(
+        None, "--from", help="Start from a finished run, by its config unless -c gives another one.", metavar="RUN"
+    ),
     overrides: list[str] | None = opt.OVERRIDES,
     output_dir: str | None = opt.OUTPUT_DIR,
     device: str | None = opt.DEVICE,
@@ -159,7 +154,7 @@ def tune(
     config: Path | None = opt.CONFIG,
     overrides: list[str] | None = opt.OVERRIDES,
     searches: list[str] | None = typer.Option(
-        None, "--search", metavar="KEY.PATH=VALUES", autocompletion=opt.complete_override,
+        None, "--search", metavar="KEY.PATH=VALUES",
         help="What to search: KEY.PATH=LOW..HIGH, KEY.PATH=LOW..HIGH:log or KEY.PATH=A|B|C; repeatable. "
         "[default: the word `default`, which may be combined with others]",
     ),
@@ -212,12 +207,11 @@ def _exclude(one: str, is_one: bool, other: str, is_other: bool) -> None:
 
 
 class ProgressBar:
-    """Shows step, epoch, loss, tokens per second and time left on stderr, where that is a terminal."""
+    """Shows step, epoch, loss and time left on stderr, where that is a terminal."""
 
     def __init__(self, *, is_shown: bool) -> None:
         self._is_shown = is_shown and sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
-        self._tokens, self._started = 0, 0.0
 
     def close(self) -> None:
         if self._bar is not None:
@@ -234,9 +228,5 @@ class ProgressBar:
         if self._bar is None or self._bar.total != report.total_steps or report.step <= self._bar.n:
             self.close()  # pretraining or the run of one seed is over
             self._bar = tqdm(total=report.total_steps, initial=report.step - 1, unit="step", leave=False)
-            self._tokens, self._started = 0, time.monotonic()
-        self._tokens += report.num_tokens
-        rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
-        figures = f"epoch {report.epoch}, loss {report.loss:.3f}, {rate / 1000:.1f} ktok/s"
-        self._bar.set_postfix_str(figures, refresh=False)
+        self._bar.set_postfix_str(f"epoch {report.epoch}, loss {report.loss:.3f}", refresh=False)
         self._bar.update()

@@ -3,13 +3,11 @@
 import io
 import itertools
 import os
-import re
-import select
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
@@ -21,11 +19,6 @@ if TYPE_CHECKING:
     from bilstm_cls.serve.predict_file import PredictOptions
 
 READ_BYTES = 2**20
-MAX_LINES = 2**13
-"""Lines of stdin that are answered together where so many have come."""
-
-ESCAPED_BYTES = re.compile("[\udc80-\udcff]+")
-"""Bytes of an argument that are no characters of the locale, as Python hands them over."""
 
 PRECISION: Any = typer.Option(
     "fp32", "--precision", help="fp32, or bf16 where the processor has it: faster, and digits change.", metavar="NAME"
@@ -123,9 +116,10 @@ def predict(
     if explains:
         _print_explained(classifier, itertools.chain.from_iterable(chunks), page, out)
         return
+    limit = classifier.task.min_probability if min_probability is None else min_probability
     for chunk in chunks:
         for prediction in classifier.stream(chunk):
-            fields = prediction.as_dict(top_k=top_k, min_probability=classifier.task.limit(min_probability))
+            fields = prediction.as_dict(top_k=top_k, min_probability=limit)
             out.show(fields, _line_of(fields))
         sys.stdout.flush()  # whoever writes the lines may wait for their answers
 
@@ -172,60 +166,28 @@ def _check_combination(
 
 
 def given_chunks(arguments: list[str]) -> Iterator[list[str]]:
-    """Yields the texts in their order, as many at a time as are there; `-` stands for those of stdin."""
-    given: list[str] = []
-    for argument in arguments:
-        if argument == "-":
-            yield given
-            given = []
-            yield from _chunks_of_stdin()
-        else:  # bytes that are no characters are read as those of stdin and of files are
-            given.append(
-                ESCAPED_BYTES.sub(
-                    lambda m: m[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace"), argument
-                )
-            )
-    yield given
+    """Yields the texts in their order, as many at a time as are there; `-` stands for the lines of stdin.
 
-
-def _chunks_of_stdin() -> Iterator[list[str]]:
-    """Yields one text a line, as a txt file is read: empty lines are texts, a byte order mark is not.
-
-    The lines that have come are answered together, and nothing waits for those that have not.
+    The lines that have come are answered together, and nothing waits for those that have not. As in a txt file, empty
+    lines are texts, a byte order mark is not, and bytes that are no characters are replaced.
     """
-    if sys.stdin is None:
-        raise ConfigError("-: there is no stdin to read; give texts or --input FILE")
-    stream = cast("io.BufferedReader", sys.stdin.buffer)
-    lines: list[bytes] = []
-    started: list[bytes] = []  # of a line whose end is still to come
-    is_first = True
-    while read := stream.read1(READ_BYTES):
-        if b"\n" in read:
-            *ended, rest = b"".join([*started, read]).split(b"\n")
-            lines += ended
-            started = [rest]
-        else:
-            started.append(read)
-        if lines and (len(lines) >= MAX_LINES or not _has_more(stream)):
-            yield _texts_of(lines, is_first=is_first)
-            lines, is_first = [], False
-    if last := b"".join(started):
-        lines.append(last)
-    yield _texts_of(lines, is_first=is_first)
+    for is_stdin, group in itertools.groupby(arguments, "-".__eq__):
+        if not is_stdin:
+            yield [_text_of(os.fsencode(argument)) for argument in group]
+            continue
+        if sys.stdin is None:
+            raise ConfigError("-: there is no stdin to read; give texts or --input FILE")
+        rest = b""
+        stream = cast("io.BufferedReader", sys.stdin.buffer)
+        while read := stream.read1(READ_BYTES):
+            *lines, rest = (rest + read).split(b"\n")
+            yield [_text_of(line) for line in lines]
+        if rest:
+            yield [_text_of(rest)]
 
 
-def _has_more(stream: IO[bytes]) -> bool:
-    try:
-        return bool(select.select([stream], [], [], 0)[0])
-    except io.UnsupportedOperation:
-        return True  # what lies in memory can always be read
-    except OSError:
-        return False  # Windows cannot wait for a pipe
-
-
-def _texts_of(lines: list[bytes], *, is_first: bool) -> list[str]:
-    texts = [line.decode("utf-8", errors="replace").removesuffix("\r") for line in lines]
-    return [texts[0].removeprefix("\ufeff"), *texts[1:]] if is_first and texts else texts
+def _text_of(line: bytes) -> str:
+    return line.decode("utf-8", errors="replace").removesuffix("\r").removeprefix("\ufeff")
 
 
 def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, out: opt.Output) -> None:

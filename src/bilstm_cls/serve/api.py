@@ -8,12 +8,11 @@ import base64
 import contextlib
 import hashlib
 import ipaddress
-import json
 import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -22,12 +21,13 @@ from types import FrameType
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_asgi_app
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import generate_latest as figures
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, StoppedError, UserError, dotted
@@ -46,16 +46,10 @@ MAX_EXPLAINED = 16
 MAX_CHARACTERS = 100_000
 """Of one text."""
 
-PATHS = ("/", "/predict", "/health", "/metrics", "/openapi.json")
-"""Each has its figures; all others are counted as one, or anybody could fill the memory."""
-
 DRAIN = 20
 """Seconds that accepted requests get after the signal to stop."""
 
-MAX_CONNECTIONS, BACKLOG = 512, 2048
-MAX_HEAD_BYTES = 2**16
-"""Of a request before its body."""
-
+MAX_CONNECTIONS = 512
 _Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 _WEB = Path(__file__).with_name("web")
 
@@ -87,8 +81,6 @@ class Question(BaseModel):
 class Answer(BaseModel):
     """The prediction for one text, with the keys of `bilstm-cls predict --json`."""
 
-    model_config = ConfigDict(extra="forbid")
-
     text: str
     label: str | None = Field(None, description="Null below the run's least probability; none with several labels.")
     labels: list[str] = Field([], description="Of a run with several labels a text, instead of `label`.")
@@ -112,23 +104,23 @@ class Error(BaseModel):
     error: str
 
 
-def build_app(classifier: Classifier) -> ASGIApp:
+def build_app(classifier: Classifier) -> FastAPI:
     """Returns the application; its lifespan runs the model's thread."""
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     queued = Gauge("bilstm_cls_queued_texts", f"Accepted texts; at most {MAX_QUEUED:,}.", registry=registry)
     sizes = [2**power for power in range(9)]
+    batch = Histogram("bilstm_cls_batch_texts", "Texts classified together.", buckets=sizes, registry=registry)
 
-    def explained(text: str) -> Any:
+    def predict(texts: Sequence[str]) -> list[dict[str, Any]]:
+        batch.observe(len(texts))
+        return [found.as_dict(min_probability=classifier.task.min_probability) for found in classifier.predict(texts)]
+
+    def explain(text: str) -> Any:
         (prediction,) = classifier.predict([text])
         return explanation_object(prediction, explain_prediction(classifier.loaded, prediction))
 
-    batch = Histogram("bilstm_cls_batch_texts", "Texts classified together.", buckets=sizes, registry=registry)
-
-    batcher = Batcher(
-        lambda texts: [p.as_dict(min_probability=classifier.task.min_probability) for p in classifier.predict(texts)],
-        explained,
-        on_batch=batch.observe,
-    )
+    batcher = Batcher(predict, explain)
     queued.set_function(lambda: batcher.queued)
 
     @contextlib.asynccontextmanager
@@ -136,7 +128,6 @@ def build_app(classifier: Classifier) -> ASGIApp:
         yield
         batcher.close()
 
-    known = (ValidationError, UserError, FullError, ClientDisconnect, StarletteHTTPException, Exception)
     app = FastAPI(
         title="bilstm-cls",
         description=f"The text classifier {classifier.config.name!r}.",
@@ -144,32 +135,56 @@ def build_app(classifier: Classifier) -> ASGIApp:
         docs_url=None,  # their scripts would come from another server
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers=dict.fromkeys(known, _on_error),
+        exception_handlers=dict.fromkeys((RequestValidationError, HTTPException, UserError, FullError), _on_error),
     )
+    _count_requests(app, registry)
     _add_routes(app, classifier, batcher)
-    return Metered(app, registry)
+    return app
+
+
+def _count_requests(app: FastAPI, registry: CollectorRegistry) -> None:
+    """Counts and times the requests, logs each with --verbose without its text, and adds `/metrics`."""
+    count = Counter("bilstm_cls_requests", "Responses.", ["path", "status"], registry=registry)
+    duration = Histogram("bilstm_cls_request_seconds", "From head to response.", ["path"], registry=registry)
+    in_progress = Gauge("bilstm_cls_requests_in_progress", "Requests without a response.", registry=registry)
+
+    @app.middleware("http")
+    async def counted(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        started = time.perf_counter()
+        with in_progress.track_inprogress():
+            try:
+                response = await call_next(request)
+            except Exception as error:
+                response = await _on_error(request, error)
+        seconds = time.perf_counter() - started
+        path = getattr(request.scope.get("route"), "path", "other")  # of any path, or anybody could fill the memory
+        count.labels(path, str(response.status_code)).inc()
+        duration.labels(path).observe(seconds)
+        logger.debug(f"{request.method} {path} {response.status_code} {1000 * seconds:.1f} ms")
+        return response
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(figures(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_routes(app: FastAPI, classifier: Classifier, batcher: Batcher) -> None:
     page, policy = _build_page(classifier)
-    schema = Question.model_json_schema()
 
     @app.post(
         "/predict",
         response_model=Answers,
-        responses={status: {"model": Error} for status in (400, 413, 415, 422, 503)},
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+        response_model_exclude_unset=True,
+        responses={status: {"model": Error} for status in (400, 413, 422, 503)},
         summary="Classify one text or several",
+        max_body_size=MAX_BYTES,
     )
-    async def predict(request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
-        question = Question.model_validate_json(await _read_body(request))
+    async def predict(question: Question) -> dict[str, Any]:
         answers = await batcher.answer(question.all_texts, explains=question.explain)
         if question.top_k is not None:
             for answer in answers:
                 answer["probabilities"] = most_probable(answer["probabilities"], question.top_k)
-        return _json({"predictions": answers})
+        return {"predictions": answers}
 
     @app.get("/health", summary="Whether the server answers, and with which run")
     async def health() -> dict[str, Any]:
@@ -182,80 +197,22 @@ def _add_routes(app: FastAPI, classifier: Classifier, batcher: Batcher) -> None:
         return Response(page, media_type="text/html", headers=headers)
 
 
-class Metered:
-    """Counts and times the requests to an application, logs each with --verbose without its text, adds `/metrics`."""
-
-    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
-        ProcessCollector(registry=registry)
-        self._app = app
-        self._metrics = make_asgi_app(registry)
-        self._requests = Counter("bilstm_cls_requests", "Responses.", ["path", "status"], registry=registry)
-        self._seconds = Histogram("bilstm_cls_request_seconds", "From head to response.", ["path"], registry=registry)
-        self._in_progress = Gauge("bilstm_cls_requests_in_progress", "Requests without a response.", registry=registry)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"] if scope["path"] in PATHS else "other"
-        started = time.perf_counter()
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                seconds = time.perf_counter() - started
-                self._requests.labels(path, str(message["status"])).inc()
-                self._seconds.labels(path).observe(seconds)
-                logger.debug(f"{scope['method']} {path} {message['status']} {1000 * seconds:.1f} ms")
-            await send(message)
-
-        with self._in_progress.track_inprogress():
-            await (self._metrics if path == "/metrics" else self._app)(scope, receive, counted)
-
-
-async def _read_body(request: Request) -> bytes:
-    """Returns the body, of which never more is held than is allowed."""
-    too_large = HTTPException(413, f"the body has more than {MAX_BYTES:,} bytes; send fewer texts at a time")
-    if int(request.headers.get("content-length", 0)) > MAX_BYTES:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise too_large
-    return bytes(body)
-
-
-def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Prints as `predict --json` does; a surrogate in a label becomes its escape."""
-    body = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    return Response(body, status, headers, media_type="application/json")
-
-
-async def _on_error(_: Request, error: Exception) -> Response:
-    headers: Mapping[str, str] | None = None
+async def _on_error(_: Request, error: Exception) -> JSONResponse:
+    status, headers = 422, None
     match error:
-        case ValidationError():
-            status, message = _wrong_question(error)
+        case RequestValidationError():
+            problems = [(dotted(p["loc"][1:]), p["msg"].removeprefix("Value error, ")) for p in error.errors()[:5]]
+            message = "; ".join(": ".join(filter(None, problem)) for problem in problems)
         case UserError():
-            status, message = 422, str(error)
+            message = str(error)
         case FullError():
             status, message, headers = 503, f"{MAX_QUEUED:,} texts are queued; try again", {"Retry-After": "1"}
-        case ClientDisconnect():
-            status, message = 499, "the client is gone"  # which nobody reads but /metrics
-        case StarletteHTTPException():
-            status, message, headers = error.status_code, error.detail, error.headers
+        case HTTPException():
+            status, message = error.status_code, error.detail
         case _:
             kind = type(error).__name__
             status, message = 500, f"internal error: this is a bug in bilstm-cls, please report it ({kind})"
-    return _json({"error": message}, status, headers)
-
-
-def _wrong_question(error: ValidationError) -> tuple[int, str]:
-    problems = error.errors(include_url=False)
-    if problems[0]["type"] == "json_invalid":
-        return 400, f"the body is not JSON: {problems[0]['msg'].removeprefix('Invalid JSON: ')}"
-    words = (f"{dotted(p['loc'])}: {p['msg'].removeprefix('Value error, ')}".removeprefix(": ") for p in problems[:5])
-    return 422, "; ".join(words)
+    return JSONResponse({"error": message}, status, headers)
 
 
 def _build_page(classifier: Classifier) -> tuple[bytes, str]:
@@ -279,7 +236,7 @@ def _build_page(classifier: Classifier) -> tuple[bytes, str]:
 def serve(run: str | Path, *, host: str, port: int, device: str, precision: str = "fp32") -> None:
     """Answers requests until a signal comes, then those that were accepted.
 
-    Prints the address on stdout as soon as requests are answered. Port 0 is any that is free.
+    Prints the address on stdout as soon as requests are taken. Port 0 is any that is free.
 
     Raises:
         ConfigError: the address cannot be used.
@@ -290,20 +247,12 @@ def serve(run: str | Path, *, host: str, port: int, device: str, precision: str 
         signal.signal(signal.SIGTERM, _stop)  # uvicorn catches the signal, drains, and then raises it again
         classifier = Classifier.load(run, device=device, precision=precision)
         logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
-        if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+        address, port = listener.getsockname()[:2]
+        if not ipaddress.ip_address(address).is_loopback:
             logger.warning(f"--host {host}: whoever reaches this address can use it; there are no passwords")
-        server = _AnnouncingServer(build_config(classifier))
+        server = uvicorn.Server(build_config(classifier))
+        print(f"http://{f'[{address}]' if ':' in address else address}:{port}", flush=True)
         server.run(sockets=[listener])
-
-
-class _AnnouncingServer(uvicorn.Server):
-    """Prints its address once it answers, and not before: from then on it ends as it should at any signal."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or []:
-            address, port = listener.getsockname()[:2]
-            print(f"http://{f'[{address}]' if ':' in address else address}:{port}", flush=True)
 
 
 def build_config(classifier: Classifier) -> uvicorn.Config:
@@ -318,11 +267,8 @@ def build_config(classifier: Classifier) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=BACKLOG,
         limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=5,
         timeout_graceful_shutdown=DRAIN,
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
 
 
@@ -330,7 +276,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Returns a socket that takes connections, or raises `ConfigError` where the address is not ours, or taken."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address, family=family, backlog=BACKLOG)
+        listener = socket.create_server(address, family=family)
     except OSError as error:
         raise ConfigError(
             f"--host {host} --port {port}: {error.strerror}; give an address of this machine; port 0 is any free one"

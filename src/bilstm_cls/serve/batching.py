@@ -19,7 +19,6 @@ EXPLANATION_COST = 16
 """Texts that one explanation counts as: it is computed alone, and may need many passes of the model."""
 
 Answer = dict[str, Any]
-_Request = tuple[Sequence[str], "Future[list[Answer]]"]
 
 
 class FullError(Exception):
@@ -27,25 +26,17 @@ class FullError(Exception):
 
 
 class Batcher:
-    """Calls the model for many requests, in one thread; `on_batch` gets the number of texts of each batch."""
+    """Calls the model for many requests, in one thread."""
 
-    def __init__(
-        self,
-        predict: Callable[[Sequence[str]], list[Answer]],
-        explain: Callable[[str], Answer],
-        *,
-        on_batch: Callable[[int], object] = lambda _: None,
-    ) -> None:
+    def __init__(self, predict: Callable[[Sequence[str]], list[Answer]], explain: Callable[[str], Answer]) -> None:
         self.queued = 0
         """Texts that were accepted and have no answer yet."""
-        self._predict = predict
-        self._explain = explain
-        self._on_batch = on_batch
-        self._waiting: deque[_Request] = deque()
+        self._predict, self._explain = predict, explain
+        self._waiting: deque[tuple[Sequence[str], Future[list[Answer]]]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
     async def answer(self, texts: Sequence[str], *, explains: bool = False) -> list[Answer]:
-        """Returns one answer per text, in order, or raises `FullError` or what the model raised for these texts.
+        """Returns one answer per text, in order, or raises `FullError` or what the model raised.
 
         Explanations queue up one by one behind what has arrived, so that nobody waits for many of them.
         """
@@ -71,26 +62,19 @@ class Batcher:
 
     def _answer_waiting(self) -> None:
         """Answers one batch of what waits: nothing, where an earlier batch took it along."""
-        requests: list[_Request] = []
-        number = 0
-        while self._waiting and (not requests or number + len(self._waiting[0][0]) <= MAX_BATCH):
-            texts, answers = self._waiting.popleft()
-            if answers.set_running_or_notify_cancel():  # whoever asked may be gone
-                requests.append((texts, answers))
-                number += len(texts)
-        if requests:
-            self._on_batch(number)
-            self._answer(requests)
-
-    def _answer(self, requests: Sequence[_Request]) -> None:
-        try:
-            found = iter(self._predict([text for texts, _ in requests for text in texts]))
-        except Exception as error:
-            for request in requests:  # whoever is at fault fails alone
-                if len(requests) > 1:
-                    self._answer([request])
-                else:
-                    request[1].set_exception(error)
+        texts: list[str] = []
+        requests: list[tuple[int, Future[list[Answer]]]] = []
+        while self._waiting and (not requests or len(texts) + len(self._waiting[0][0]) <= MAX_BATCH):
+            given, request = self._waiting.popleft()
+            if request.set_running_or_notify_cancel():  # whoever asked may be gone
+                requests.append((len(given), request))
+                texts += given
+        if not requests:
             return
-        for texts, answers in requests:
-            answers.set_result([next(found) for _ in texts])
+        try:
+            found = iter(self._predict(texts))
+            for number, request in requests:
+                request.set_result([next(found) for _ in range(number)])
+        except Exception as error:
+            for _, request in requests:
+                request.set_exception(error)

@@ -15,7 +15,6 @@ from unittest import mock
 import numpy as np
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.evaluation.metrics import is_right
@@ -30,12 +29,13 @@ TOLERANCE = 1e-4
 """The largest difference of a logit or probability that is accepted; a few times 1e-7 is usual."""
 
 NUM_TEXTS = 500
+"""Random ones, of which the first is empty and the second the longest."""
+
 MAX_CHECKED_LENGTH = 2000
 """Tokens of the longest random text: a `max_length` of a million would take hours to check."""
 
 MAX_TEXTS = 1000
-MAX_BYTES = 2**31 - 2**20
-"""What one ONNX file can hold, less some room for the graph."""
+"""Of the run's predictions that 8-bit weights are measured on."""
 
 
 def export(
@@ -43,8 +43,8 @@ def export(
 ) -> dict[str, Any]:
     """Writes the model of a run, ensembles and n-gram models included, as a bundle.
 
-    Before it is put in its place onnxruntime has given PyTorch's logits for random tokens, and the whole bundle the
-    run's probabilities for texts. With `int8` weights have 8 bits, and what that changes is measured.
+    Before it is put in its place it has given PyTorch's logits and probabilities for texts of random tokens. With
+    `int8` weights have 8 bits, and what that changes is measured.
 
     Returns:
         What `export --json` prints: `path` and `bytes` of the bundle; the `largest_logit_difference` to PyTorch, before
@@ -52,13 +52,14 @@ def export(
 
     Raises:
         CheckpointError: the run is damaged, or onnxruntime does not agree with PyTorch within `TOLERANCE`.
-        ConfigError: the folder is taken or cannot be written, the model is too large for one file, its texts are split
-            by torchtext, or the extra is not installed.
+        ConfigError: the folder is taken or cannot be written, its texts are split by torchtext, or the extra is not
+            installed.
         ResourceError: the disk is full.
     """
     try:
-        import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
+
+        from bilstm_cls.serve.onnx_graph import build_graph
     except ImportError as error:
         raise ConfigError(f"export needs more; run: pip install 'bilstm-cls[onnx]' ({error})") from error
     run = RunDirectory(Path(path))
@@ -66,9 +67,13 @@ def export(
     target = place.with_name(f"{place.name}-onnx{'-int8' * int8}") if output is None else Path(output)
     _check_free(target, overwrite=overwrite)
     loaded = run.load_model()
-    _check(run.path, loaded)
+    if (kind := loaded.config.text.tokenizer).startswith(PREFIX):
+        raise ConfigError(
+            f"{path}: its texts are split by {kind}, which a bundle does not have; train it with text.tokenizer "
+            f"{'basic_english, which gives the same tokens' if 'basic' in kind else 'words'}"
+        )
     with _replacing_folder(target) as folder:
-        _write_model(folder / "model.onnx", loaded)
+        write_atomic(folder / "model.onnx", build_graph(loaded.members).SerializeToString(deterministic=True))
         _write_rest(folder, loaded, precision="float32")
         difference, longest = _compare(Runtime.load(folder), loaded)
         if not difference <= TOLERANCE:
@@ -89,7 +94,7 @@ def export_table(facts: Mapping[str, Any]) -> str:
     """Returns what `export` prints."""
     lines = [
         f"largest difference from PyTorch: {facts['largest_logit_difference']:.2g} in a logit, over {NUM_TEXTS} random "
-        f"texts of 1 to {facts['checked_longest']:,} tokens (allowed: {TOLERANCE:g})"
+        f"texts of up to {facts['checked_longest']:,} tokens (allowed: {TOLERANCE:g})"
     ]
     if "int8_texts" in facts:
         lines.append(
@@ -110,21 +115,6 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"{target}: exists; add --overwrite to replace it, or choose another place with -o")
 
 
-def _check(path: Path, loaded: LoadedModel) -> None:
-    kind = loaded.config.text.tokenizer
-    if kind.startswith(PREFIX):
-        raise ConfigError(
-            f"{path}: its texts are split by {kind}, which a bundle does not have; train it with text.tokenizer "
-            f"{'basic_english, which gives the same tokens' if 'basic' in kind else 'words'}"
-        )
-    size = sum(4 * parameter.numel() for member in loaded.members for parameter in member.parameters())
-    if size > MAX_BYTES:
-        raise ConfigError(
-            f"the model has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2; lower text.max_vocab_size, "
-            f"model.bigrams or embedding.dim and train again"
-        )
-
-
 @contextlib.contextmanager
 def _replacing_folder(target: Path) -> Iterator[Path]:
     """Yields a new folder that takes the place of `target` when the block succeeds, and is removed when it fails."""
@@ -138,16 +128,6 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
                 target.rename(retired)
             fresh.rename(target)
             sync_folder(target.parent)
-
-
-def _write_model(path: Path, loaded: LoadedModel) -> None:
-    import onnx
-
-    from bilstm_cls.serve.onnx_graph import build_graph
-
-    graph = build_graph(loaded.members)
-    onnx.checker.check_model(graph, full_check=True)
-    write_atomic(path, graph.SerializeToString(deterministic=True))
 
 
 def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
@@ -173,30 +153,20 @@ def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
 
 
 def _compare(runtime: Runtime, loaded: LoadedModel) -> tuple[float, int]:
-    """Returns the largest difference of a logit of random tokens or a probability of random texts, and the longest."""
+    """Returns the largest difference of a logit or probability of random texts, and the tokens of the longest."""
     classifier, texts = Classifier(loaded, "cpu"), _random_texts(loaded)
-    corpus = _random_corpus(len(loaded.tokenizer), loaded.config.text.max_length)
-    logits = np.abs(runtime.logits(corpus) - classifier.logits(corpus)).max()
+    corpus = classifier.encode(texts)
+    logits = np.abs(runtime.logits(runtime.encode(texts)) - classifier.logits(corpus)).max()
     probabilities = np.abs(runtime.predict_proba(texts) - classifier.predict_proba(texts)).max()
     return float(np.maximum(logits, probabilities)), int(corpus.lengths.max())  # unlike max it lets no nan hide
 
 
-def _random_texts(loaded: LoadedModel, number: int = 100) -> list[str]:
+def _random_texts(loaded: LoadedModel) -> list[str]:
     generator = np.random.Generator(np.random.PCG64(1))
-    tokens = loaded.tokenizer.tokens
-    lengths = [0, *generator.integers(1, 50, size=number - 1)]
+    tokens, longest = loaded.tokenizer.tokens, min(loaded.config.text.max_length, MAX_CHECKED_LENGTH)
+    lengths = [0, longest, *generator.integers(1, longest, size=NUM_TEXTS - 2, endpoint=True)]
     joint = "" if loaded.ngrams is not None and not loaded.ngrams.is_spaced else " "
     return [joint.join(tokens[i] for i in generator.integers(1, len(tokens), size=length)) for length in lengths]
-
-
-def _random_corpus(vocab_size: int, max_length: int) -> Corpus:
-    generator = np.random.Generator(np.random.PCG64(0))
-    longest = min(max_length, MAX_CHECKED_LENGTH)
-    lengths = generator.integers(1, longest, size=NUM_TEXTS, endpoint=True)
-    lengths[0], lengths[-1] = 1, longest
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    token_ids = generator.integers(1, vocab_size, size=int(offsets[-1]), dtype=np.int32)
-    return Corpus(token_ids, offsets)
 
 
 def _quantize(path: Path) -> None:
@@ -217,7 +187,7 @@ def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> dict
         texts = texts[:: math.ceil(len(texts) / MAX_TEXTS)]  # the worst predicted come first
     except CheckpointError as error:
         logger.info(f"8-bit weights are measured on random texts: {error}")
-        texts, origin = _random_texts(loaded, NUM_TEXTS), "random texts"
+        texts, origin = _random_texts(loaded), "random texts"
     exact, rounded = Classifier(loaded, "cpu").predict_proba(texts), runtime.predict_proba(texts)
     return {
         "int8_texts": len(texts),

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -91,20 +91,11 @@ def predict_part(
         DataError: as in `predict_file`.
     """
     make_folder(folder)
-    target = folder / f"part-{rank:05}-of-{size:05}.jsonl"
-    stat = source.stat() if source.is_file() else None
-    states = [
-        {name: tensor.cpu() for name, tensor in member.state_dict().items()} for member in classifier.loaded.members
-    ]
-    job: Row = {
-        "input": str(source),
-        "bytes": stat and stat.st_size,
-        "changed": stat and stat.st_mtime_ns,
-        "parts": size,
-        "options": asdict(options),
-        "model": [digest_of(state, {}) for state in states],
-    }
-    content, job_file = json.dumps(job) + "\n", folder / "job.json"
+    target, job_file = folder / f"part-{rank:05}-of-{size:05}.jsonl", folder / "job.json"
+    changed = source.stat().st_mtime_ns if source.exists() else None
+    models = [digest_of({n: t.cpu() for n, t in m.state_dict().items()}, {}) for m in classifier.loaded.members]
+    job = {"input": str(source), "changed": changed, "parts": size, "options": asdict(options), "model": models}
+    content = json.dumps(job) + "\n"
     if not job_file.exists():
         write_atomic(job_file, content)
     if job_file.read_text("utf-8") != content:
@@ -148,19 +139,23 @@ def _read(
         bad_rows="error" if bad_rows == "error" else "skip",
         on_bad_row=on_bad_row,
     )
-    for example in examples:
+    for example in itertools.chain(examples, [None]):
         yield from unread
         unread.clear()
-        yield example
-    yield from unread
+        if example is not None:
+            yield example
 
 
 def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: PredictOptions) -> Iterator[Row]:
-    """Yields each row's fields followed by its prediction, or by the reason why it has none."""
-    with_errors = (options.bad_rows or classifier.config.data.bad_rows) == "empty"
+    """Yields each row's fields followed by its prediction, or by the reason why it has none.
+
+    A field with the name of a result keeps its value under `input_` and that name.
+    """
+    task, with_errors = classifier.task, (options.bad_rows or classifier.config.data.bad_rows) == "empty"
     error: Row = {ERROR: None} if with_errors else {}
-    names = RESULTS if classifier.task.thresholds is None else ("labels", *RESULTS[2:])
+    names = RESULTS if task.thresholds is None else ("labels", *RESULTS[2:])
     results = {*names, *map(_column_of, classifier.labels), *error}
+    limit = task.min_probability if options.min_probability is None else options.min_probability
     waiting: deque[Example | BadRow] = deque()
     num_bad = 0
 
@@ -176,75 +171,46 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
             yield {**dict.fromkeys(names), ERROR: str(row)}
         if prediction is not None:
             assert isinstance(row, Example)
-            fields = prediction.as_dict(
-                top_k=options.top_k, min_probability=classifier.task.limit(options.min_probability)
-            )
-            del fields["text"]
-            yield {**_renamed(row.record or {"text": row.text}, results), **fields, **error}
+            record = row.record or {"text": row.text}
+            kept = {f"input_{name}" if name in results else name: value for name, value in record.items()}
+            fields = prediction.as_dict(top_k=options.top_k, min_probability=limit)
+            yield kept | {name: fields[name] for name in names} | error
     if num_bad:
         logger.warning(f"{num_bad} rows could not be read and have no prediction; see the field {ERROR!r}")
-
-
-def _renamed(record: Mapping[str, Any], results: set[str]) -> Row:
-    """A field with the name of a result, in any kind of file, keeps its value under `input_` and that name."""
-    taken = set(results)
-    renamed: Row = {}
-    for name, value in record.items():
-        while name in taken:
-            name = f"input_{name}"
-        taken.add(name)
-        renamed[name] = value
-    return renamed
 
 
 def _column_of(label: str) -> str:
     return f"probability_{label}"
 
 
-def _table(rows: Iterable[Row], labels: Sequence[str]) -> Iterator[list[Any]]:
-    """Yields the names of the columns, those of the first row that could be read, and then the values of each row."""
-    remaining = iter(rows)
-    first = []
-    for row in remaining:
-        first.append(row)
-        if row["probabilities"] is not None:
-            break
-    if not first:
-        return
-    names = list(_cells(first[-1], labels))
-    yield list(names)
-    for number, row in enumerate(itertools.chain(first, remaining), 1):
-        cells = _cells(row, labels)
-        for name in cells.keys() - set(names):
-            raise DataError(
-                f"row {number} has the field {name!r}, which the first row lacks, so they make no table; choose an "
-                f"--output that ends in .jsonl"
-            )
-        yield [cells.get(name) for name in names]
-
-
 def _cells(row: Row, labels: Sequence[str]) -> Row:
-    probabilities = row["probabilities"] or {}
     cells = {
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
         for name, value in row.items()
         if name != "probabilities"
     }
-    return cells | {_column_of(label): probabilities.get(label) for label in labels}
+    return cells | {_column_of(label): (row["probabilities"] or {}).get(label) for label in labels}
 
 
 def _write(rows: Iterable[Row], labels: Sequence[str], kind: str, file: IO[str]) -> None:
+    """Writes a line of JSON a row, or a table with the columns of the first row that could be read."""
     if kind == ".jsonl":
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return
     # As `read_tsv` reads it: quotes are characters like others there, so no tab or line end fits into a field.
     dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if kind == ".tsv" else {}
-    writer = row_writer(file, **dialect)
-    for number, values in enumerate(_table(rows, labels)):
+    writer, remaining = row_writer(file, **dialect), iter(rows)
+    first: list[Row] = []
+    while (not first or first[-1]["probabilities"] is None) and (row := next(remaining, None)):
+        first.append(row)
+    names = list(_cells(first[-1], labels)) if first else []
+    if names:
+        writer.writerow(names)
+    for number, row in enumerate(itertools.chain(first, remaining), 1):
+        cells = _cells(row, labels)
+        if unknown := cells.keys() - set(names):
+            raise DataError(f"row {number}: the first row has no field {unknown.pop()!r}; let --output end in .jsonl")
         try:
-            writer.writerow(values)
+            writer.writerow([cells.get(name) for name in names])
         except csv.Error as error:
-            raise DataError(
-                f"row {number} has a tab or line end in a field, which a tab-separated file cannot hold; choose an "
-                f"--output that ends in .csv or .jsonl"
-            ) from error
+            raise DataError(f"row {number}: a tsv holds no tab or line end ({error}); write a csv or jsonl") from error
