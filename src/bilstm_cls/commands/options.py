@@ -35,9 +35,7 @@ RUN: Any = typer.Option(None, "--run", help="A run directory; the newest if left
 RUNS: Any = typer.Option(
     RUNS_FOLDER, "--output-dir", help="Where the newest run is looked for.", metavar="DIR", envvar=OUTPUT_DIR_VARIABLE
 )
-DEVICE: Any = typer.Option(
-    None, "--device", help="auto (CUDA if there is one), cpu, cuda or cuda:N.", metavar="DEVICE"
-)
+DEVICE: Any = typer.Option(None, "--device", help="auto (CUDA if there is one), cpu, cuda or cuda:N.", metavar="DEVICE")
 SEED: Any = typer.Option(None, "--seed", help="Seed of weights, dropout and order.")
 DRY_RUN: Any = typer.Option(False, "--dry-run", help="Say what would be done, and do nothing.")
 RESUME: Any = typer.Option(False, "--resume", help="Go on with what was interrupted.")

@@ -34,9 +34,7 @@ def train(
     seeds: int | None = typer.Option(
         None, "--seeds", min=1, max=100, help="Train with so many seeds; report mean and deviation.", metavar="N"
     ),
-    ensemble: bool = typer.Option(
-        False, "--ensemble", help="With --seeds: also keep a run that answers with the mean of all."
-    ),
+    ensemble: bool = typer.Option(False, "--ensemble", help="With --seeds: also keep the mean of all as a run."),
     resume: bool = opt.RESUME,
     overwrite: bool = opt.OVERWRITE,
     dry_run: bool = opt.DRY_RUN,
@@ -120,9 +118,7 @@ def baseline(
     config: Path | None = opt.CONFIG,
     overrides: list[str] | None = opt.OVERRIDES,
     output_dir: str | None = opt.OUTPUT_DIR,
-    only: list[str] | None = typer.Option(
-        None, "--only", help="tfidf, nbsvm or fasttext; repeatable. All if left out.", metavar="NAME"
-    ),
+    only: list[str] | None = typer.Option(None, "--only", help="tfidf, nbsvm or fasttext; repeatable.", metavar="NAME"),
     overwrite: bool = opt.OVERWRITE,
 ) -> None:
     """Evaluate linear models of n-grams on exactly the same splits."""
@@ -154,13 +150,9 @@ def tune(
     config: Path | None = opt.CONFIG,
     overrides: list[str] | None = opt.OVERRIDES,
     searches: list[str] | None = typer.Option(
-        None, "--search", metavar="KEY.PATH=VALUES",
-        help="What to search: KEY.PATH=LOW..HIGH, KEY.PATH=LOW..HIGH:log or KEY.PATH=A|B|C; repeatable. "
-        "[default: the word `default`, which may be combined with others]",
+        None, "--search", metavar="KEY.PATH=VALUES", help="KEY=LOW..HIGH[:log], KEY=A|B|C or default; repeatable.",
     ),
-    trials: int | None = typer.Option(
-        None, "--trials", min=1, help="Trials to train. [default: 20 without --time]", metavar="N"
-    ),
+    trials: int | None = typer.Option(None, "--trials", min=1, help="[default: 20 without --time]", metavar="N"),
     duration: float | None = typer.Option(
         None, "--time", help="How long to search, such as 20m or 1h30m.", metavar="DURATION", parser=parse_duration
     ),

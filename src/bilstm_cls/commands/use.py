@@ -30,19 +30,12 @@ def evaluate(
     out: opt.Output,
     run: Path | None = opt.RUN,
     runs: Path = opt.RUNS,
-    data: Path | None = typer.Option(
-        None, "--data", help="A labelled file or folder instead of the test split.", metavar="FILE"
-    ),
+    data: Path | None = typer.Option(None, "--data", help="A labelled file or folder instead.", metavar="FILE"),
     text_columns: list[str] | None = opt.TEXT_COLUMNS,
-    label_column: str | None = typer.Option(
-        None, "--label-column", help="Column with the label. [run: data.label_column]", metavar="NAME"
-    ),
-    data_format: str = typer.Option(
-        "auto", "--format", metavar="FORMAT",
-        help="auto, csv, tsv, jsonl, folder, fasttext, label-text, text-label, parquet.",
-    ),
+    label_column: str | None = typer.Option(None, "--label-column", help="Column with the label.", metavar="NAME"),
+    data_format: str = typer.Option("auto", "--format", help="As data.format of a config.", metavar="FORMAT"),
     bad_rows: Literal["error", "skip"] | None = typer.Option(
-        None, "--bad-rows", help="At a row of --data that cannot be read: stop, or leave it out. [run: data.bad_rows]"
+        None, "--bad-rows", help="Stop at a row of --data that cannot be read, or leave it out. [run: data.bad_rows]"
     ),
     split: str | None = typer.Option(None, "--split", help="test, valid or train. [default: test]", metavar="NAME"),
     fail_under: float | None = typer.Option(
@@ -68,21 +61,16 @@ def evaluate(
 @opt.with_output
 def predict(
     out: opt.Output,
-    texts: list[str] | None = typer.Argument(
-        None, help="Texts to classify; - reads stdin, one text a line.", metavar="TEXT"
-    ),
+    texts: list[str] | None = typer.Argument(None, help="Texts; - reads stdin, one a line.", metavar="TEXT"),
     run: Path | None = opt.RUN,
     runs: Path = opt.RUNS,
-    source: Path | None = typer.Option(
-        None, "--input", help="Classify a csv, tsv, jsonl, parquet or txt file.", metavar="FILE"
-    ),
+    source: Path | None = typer.Option(None, "--input", help="A csv, tsv, jsonl, parquet or txt file.", metavar="FILE"),
     target: Path | None = typer.Option(
         None, "--output", help="Write a csv, tsv or jsonl file, under torchrun a folder of them.", metavar="FILE"
     ),
     text_columns: list[str] | None = opt.TEXT_COLUMNS,
     bad_rows: Literal["error", "skip", "empty"] | None = typer.Option(
-        None, "--bad-rows",
-        help="At a row of --input that cannot be read: stop, leave it out, or keep its place. [run: data.bad_rows]",
+        None, "--bad-rows", help="Stop at a row that cannot be read, drop it, or keep its place. [run: data.bad_rows]"
     ),
     top_k: int | None = typer.Option(None, "--top-k", min=1, help="Show the K most probable labels only.", metavar="K"),
     min_probability: float | None = typer.Option(
@@ -90,9 +78,7 @@ def predict(
     ),
     explains: bool = typer.Option(False, "--explain", help="Colour words by what they change in the prediction."),
     page: Path | None = typer.Option(None, "--html", help="Also write what --explain shows as a page.", metavar="FILE"),
-    gates: Path | None = typer.Option(
-        None, "--gates", help="Draw the gates as they read one text, as .png.", metavar="FILE"
-    ),
+    gates: Path | None = typer.Option(None, "--gates", help="Draw the gates that read a text (.png).", metavar="FILE"),
     device: str | None = opt.DEVICE,
     precision: str = PRECISION,
 ) -> None:  # fmt: skip
@@ -151,16 +137,10 @@ def _draw_gates(classifier: "Classifier", chunks: Iterable[list[str]], path: Pat
 def _check_combination(
     texts: list[str] | None, source: Path | None, target: Path | None, bad_rows: str | None, *, explains: bool
 ) -> None:
-    if not texts and source is None:
-        raise ConfigError(
-            'nothing to classify: give texts, - for stdin, or --input FILE, as in: predict "A fine film."'
-        )
-    if texts and source is not None:
-        raise ConfigError("--input and texts exclude each other; give one of them")
-    if target is not None and source is None:
-        raise ConfigError("--output goes with --input; otherwise redirect stdout")
-    if bad_rows is not None and source is None:
-        raise ConfigError("--bad-rows goes with --input")
+    if bool(texts) == (source is not None):
+        raise ConfigError('give either texts, as in: predict "A fine film.", with - for stdin, or --input FILE')
+    if source is None and (target is not None or bad_rows is not None):
+        raise ConfigError("--output and --bad-rows go with --input")
     if source is not None and explains:
         raise ConfigError("--explain, --html and --gates go with texts or -, not with --input")
 
@@ -211,11 +191,11 @@ def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path 
 
 def _line_of(fields: dict[str, Any]) -> str:
     if "labels" in fields:
-        found = fields["labels"]
-        numbers = ",".join(f"{fields['probabilities'].get(label, 0.0):.4f}" for label in found)
-        return f"{printable(','.join(found))}\t{numbers}\t{printable(fields['text'])}"
-    label = "null" if fields["label"] is None else printable(fields["label"])
-    return f"{label}\t{fields['probability']:.4f}\t{printable(fields['text'])}"
+        label = ",".join(fields["labels"])
+        numbers = ",".join(f"{fields['probabilities'].get(name, 0.0):.4f}" for name in fields["labels"])
+    else:
+        label, numbers = fields["label"] or "null", f"{fields['probability']:.4f}"
+    return f"{printable(label)}\t{numbers}\t{printable(fields['text'])}"
 
 
 @opt.with_output
@@ -223,25 +203,20 @@ def export(
     out: opt.Output,
     run: Path | None = opt.RUN,
     runs: Path = opt.RUNS,
-    output: Path | None = typer.Option(
-        None, "--output", "-o", help="The bundle's folder. [default: RUN-onnx]", metavar="BUNDLE"
-    ),
-    int8: bool = typer.Option(False, "--int8", help="Keep weights in 8 bits, and say what that changes."),
+    output: Path | None = typer.Option(None, "--output", "-o", help="Folder. [default: RUN-onnx]", metavar="BUNDLE"),
     overwrite: bool = opt.OVERWRITE,
 ) -> None:
     """Write a verified ONNX bundle, which needs no PyTorch."""
     from bilstm_cls.serve import export as exporting
 
-    facts = exporting.export(opt.chosen_run(run, runs), output, int8=int8, overwrite=overwrite)
+    facts = exporting.export(opt.chosen_run(run, runs), output, overwrite=overwrite)
     out.show(facts, exporting.export_table(facts))
 
 
 def serve(
     run: Path | None = opt.RUN,
     runs: Path = opt.RUNS,
-    host: str = typer.Option(
-        "127.0.0.1", "--host", help="Address to listen on; other machines reach only another one.", metavar="HOST"
-    ),
+    host: str = typer.Option("127.0.0.1", "--host", help="Address; other machines reach another one.", metavar="HOST"),
     port: int = typer.Option(8000, "--port", min=0, max=65535, help="0 for any that is free.", metavar="PORT"),
     device: str | None = opt.DEVICE,
     precision: str = PRECISION,
@@ -259,9 +234,7 @@ def serve(
     api.serve(chosen, host=host, port=port, device=name, precision=precision)
 
 
-REPOSITORY: Any = typer.Argument(
-    ..., help="user/name on the Hugging Face Hub, or user/name@BRANCH.", metavar="REPOSITORY"
-)
+REPOSITORY: Any = typer.Argument(..., help="user/name on the Hub, or user/name@BRANCH.", metavar="REPOSITORY")
 
 
 @opt.with_output
@@ -271,9 +244,7 @@ def push(
     run: Path | None = opt.RUN,
     runs: Path = opt.RUNS,
     private: bool = typer.Option(False, "--private", help="Make a new repository that only you may read."),
-    with_texts: bool = typer.Option(
-        False, "--with-texts", help="Also upload report and predictions, which hold texts of your data."
-    ),
+    with_texts: bool = typer.Option(False, "--with-texts", help="Also upload report and predictions, with texts."),
 ) -> None:
     """Upload a run and its card to the Hugging Face Hub."""
     from bilstm_cls import hub
@@ -286,9 +257,7 @@ def push(
 def pull(
     out: opt.Output,
     repository: str = REPOSITORY,
-    output: Path | None = typer.Option(
-        None, "--output", "-o", help="The run directory to make. [default: runs/NAME]", metavar="RUN"
-    ),
+    output: Path | None = typer.Option(None, "--output", "-o", help="The run. [default: runs/NAME]", metavar="RUN"),
     overwrite: bool = opt.OVERWRITE,
 ) -> None:
     """Fetch a run from the Hugging Face Hub, and verify it."""

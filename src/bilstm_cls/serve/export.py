@@ -4,21 +4,17 @@ import contextlib
 import io
 import json
 import logging
-import math
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.errors import CheckpointError, ConfigError
-from bilstm_cls.evaluation.metrics import is_right
-from bilstm_cls.evaluation.predictions import read_predictions
 from bilstm_cls.files import make_folder, naming_disk_faults, sha256_of, sync_folder, write_atomic
 from bilstm_cls.run_directory import LoadedModel, RunDirectory
 from bilstm_cls.runtime import FILES, FORMAT_VERSION, NGRAMS, Runtime, sealed
@@ -34,21 +30,15 @@ NUM_TEXTS = 500
 MAX_CHECKED_LENGTH = 2000
 """Tokens of the longest random text: a `max_length` of a million would take hours to check."""
 
-MAX_TEXTS = 1000
-"""Of the run's predictions that 8-bit weights are measured on."""
 
-
-def export(
-    path: str | Path, output: str | Path | None = None, *, int8: bool = False, overwrite: bool = False
-) -> dict[str, Any]:
+def export(path: str | Path, output: str | Path | None = None, *, overwrite: bool = False) -> dict[str, Any]:
     """Writes the model of a run, ensembles and n-gram models included, as a bundle.
 
-    Before it is put in its place it has given PyTorch's logits and probabilities for texts of random tokens. With
-    `int8` weights have 8 bits, and what that changes is measured.
+    Before it is put in its place it has given PyTorch's logits and probabilities for texts of random tokens.
 
     Returns:
-        What `export --json` prints: `path` and `bytes` of the bundle; the `largest_logit_difference` to PyTorch, before
-        weights had 8 bits, over how many texts of how many tokens; and what 8-bit weights changed.
+        What `export --json` prints: `path` and `bytes` of the bundle, and the `largest_logit_difference` to PyTorch
+        over how many texts of how many tokens.
 
     Raises:
         CheckpointError: the run is damaged, or onnxruntime does not agree with PyTorch within `TOLERANCE`.
@@ -64,7 +54,7 @@ def export(
         raise ConfigError(f"export needs more; run: pip install 'bilstm-cls[onnx]' ({error})") from error
     run = RunDirectory(Path(path))
     place = run.path.resolve()
-    target = place.with_name(f"{place.name}-onnx{'-int8' * int8}") if output is None else Path(output)
+    target = place.with_name(f"{place.name}-onnx") if output is None else Path(output)
     _check_free(target, overwrite=overwrite)
     loaded = run.load_model()
     if (kind := loaded.config.text.tokenizer).startswith(PREFIX):
@@ -74,35 +64,26 @@ def export(
         )
     with _replacing_folder(target) as folder:
         write_atomic(folder / "model.onnx", build_graph(loaded.members).SerializeToString(deterministic=True))
-        _write_rest(folder, loaded, precision="float32")
+        _write_rest(folder, loaded)
         difference, longest = _compare(Runtime.load(folder), loaded)
         if not difference <= TOLERANCE:
             raise CheckpointError(
                 f"{path}: onnxruntime differs from PyTorch by {difference:.2g}, more than the accepted {TOLERANCE:g}, "
                 f"so no bundle was written; this is a bug in bilstm-cls, please report it"
             )
-        facts = {"checked_texts": NUM_TEXTS, "checked_longest": longest, "largest_logit_difference": difference}
-        if int8:
-            _quantize(folder / "model.onnx")
-            _write_rest(folder, loaded, precision="int8")
-            facts |= _agreement(Runtime.load(folder), run, loaded)
         size = sum(file.stat().st_size for file in folder.iterdir())
+    facts = {"checked_texts": NUM_TEXTS, "checked_longest": longest, "largest_logit_difference": difference}
     return {"path": str(target), "bytes": size, **facts}
 
 
 def export_table(facts: Mapping[str, Any]) -> str:
     """Returns what `export` prints."""
-    lines = [
+    return (
         f"largest difference from PyTorch: {facts['largest_logit_difference']:.2g} in a logit, over {NUM_TEXTS} random "
-        f"texts of up to {facts['checked_longest']:,} tokens (allowed: {TOLERANCE:g})"
-    ]
-    if "int8_texts" in facts:
-        lines.append(
-            f"8-bit weights: {facts['int8_label_agreement']:.2%} of {facts['int8_texts']:,} {facts['int8_texts_from']} "
-            f"keep their label, largest difference {facts['int8_largest_probability_difference']:.2g} in a probability"
-        )
-    command = f"python -m bilstm_cls.runtime {shlex.quote(facts['path'])} TEXT"
-    return "\n".join([*lines, f"wrote {facts['path']}, {facts['bytes'] / 1000:,.0f} kB; try it: {command}"])
+        f"texts of up to {facts['checked_longest']:,} tokens (allowed: {TOLERANCE:g})\n"
+        f"wrote {facts['path']}, {facts['bytes'] / 1000:,.0f} kB; try it: "
+        f"python -m bilstm_cls.runtime {shlex.quote(facts['path'])} TEXT"
+    )
 
 
 def _check_free(target: Path, *, overwrite: bool) -> None:
@@ -130,7 +111,7 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
             sync_folder(target.parent)
 
 
-def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
+def _write_rest(folder: Path, loaded: LoadedModel) -> None:
     """Writes all but the networks, `config.json` with the digests of all files last."""
     write_atomic(folder / "tokenizer.json", loaded.tokenizer.to_json())
     write_atomic(folder / "labels.json", json.dumps(loaded.labels, ensure_ascii=False, indent=2) + "\n")
@@ -146,7 +127,6 @@ def _write_rest(folder: Path, loaded: LoadedModel, *, precision: str) -> None:
         "truncate": text.truncate,
         "thresholds": None if task.thresholds is None else task.thresholds.tolist(),
         "min_probability": task.min_probability,
-        "precision": precision,
         "sha256": {name: sha256_of(folder / name) for name in (*FILES, NGRAMS) if (folder / name).exists()},
     }
     write_atomic(folder / "config.json", json.dumps(sealed(config), ensure_ascii=False, indent=2) + "\n")
@@ -167,31 +147,3 @@ def _random_texts(loaded: LoadedModel) -> list[str]:
     lengths = [0, longest, *generator.integers(1, longest, size=NUM_TEXTS - 2, endpoint=True)]
     joint = "" if loaded.ngrams is not None and not loaded.ngrams.is_spaced else " "
     return [joint.join(tokens[i] for i in generator.integers(1, len(tokens), size=length)) for length in lengths]
-
-
-def _quantize(path: Path) -> None:
-    """Replaces the weights of embeddings and LSTM nodes by 8-bit ones; onnxruntime has no such GRU or RNN."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantized = path.with_name("model.int8.onnx")
-    # It gives advice that does not apply to this graph, and does so through the root logger.
-    with mock.patch.multiple(logging, warning=mock.DEFAULT, info=mock.DEFAULT), naming_disk_faults(path):
-        quantize_dynamic(path, quantized, weight_type=QuantType.QInt8)
-        quantized.replace(path)
-
-
-def _agreement(runtime: Runtime, run: RunDirectory, loaded: LoadedModel) -> dict[str, Any]:
-    """Compares the predictions for texts that the run was evaluated on, or for random ones where it has none."""
-    try:
-        texts, origin = read_predictions(run.path).texts, "texts of the run's predictions"
-        texts = texts[:: math.ceil(len(texts) / MAX_TEXTS)]  # the worst predicted come first
-    except CheckpointError as error:
-        logger.info(f"8-bit weights are measured on random texts: {error}")
-        texts, origin = _random_texts(loaded), "random texts"
-    exact, rounded = Classifier(loaded, "cpu").predict_proba(texts), runtime.predict_proba(texts)
-    return {
-        "int8_texts": len(texts),
-        "int8_texts_from": origin,
-        "int8_label_agreement": float(is_right(loaded.task.predicted(rounded), loaded.task.predicted(exact)).mean()),
-        "int8_largest_probability_difference": float(np.abs(exact - rounded).max()),
-    }
