@@ -17,7 +17,6 @@ import typer
 from bilstm_cls import cli
 from bilstm_cls.config_file import load_config
 from tests.command_line import run_cli
-from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
 DOCS = {
@@ -124,19 +123,14 @@ def test_the_python_blocks_of_the_page_run_in_order(
 
 
 def test_the_tutorial_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the training, of a tiny model; tests/test_first_run.py goes on to the server."""
+    """Up to the training; tests/test_first_run.py goes on to the server."""
     monkeypatch.chdir(tmp_path)
     page = "docs/tutorial.md"
     (script,) = re.findall(r"<<'END'\n(import csv.*?)\nEND", DOCS[page], re.S)
     exec(compile(script, page, "exec"), {})
-    tiny = [
-        option
-        for key in (*TINY, "embedding.init=ppmi", "train.epochs=1", "train.baselines=false")
-        for option in ("--set", key)
-    ]
     printed = ""
-    for command, *words in itertools.takewhile(lambda call: call[0] != "eval", calls_of(page)):
-        outcome = run_cli(command, *words, *(tiny if command == "train" else []))
+    for words in itertools.takewhile(lambda call: call[0] != "train", calls_of(page)):
+        outcome = run_cli(*words)
         assert outcome.code == 0, f"{words}: {outcome.stderr[-1000:]}"
         printed += outcome.stdout
     shown = next(block for block in blocks_of(page, "text") if block.startswith("rows:"))

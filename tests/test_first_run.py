@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ def test_a_new_user_comes_from_a_table_to_a_server(tmp_path: Path) -> None:
         pytest.importorskip(package)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", "site"]
-    subprocess.run([*install, *tmp_path.glob("*.whl")], cwd=tmp_path, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"}
     done = subprocess.run([sys.executable, __file__], cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
@@ -78,10 +79,7 @@ def walk() -> None:
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["happy", "unhappy"]
     succeeding("predict", GOOD, "--explain", "--html", "explained.html")
-    succeeding("predict", GOOD, "--gates", "gates.png")
-    succeeding("train", "-c", "my comments.yaml", "-q", *SMALL, "--set", "name=second", "--set", "train.epochs=1")
-    succeeding("report", "--run", "runs/my-comments", "--run", "runs/second", "--html", "compared.html")
-    pages = ("explained.html", "compared.html", succeeding("report").stdout.strip(), report)
+    pages = ("explained.html", succeeding("report").stdout.strip())
     assert all(Path(page).read_text("utf-8").startswith("<!doctype html>") for page in pages)
     exported = succeeding("export", "--run", "runs/my-comments")
     (hint,) = re.findall(r"try it: (.*)$", exported.stdout, re.M)

@@ -24,7 +24,6 @@ WORDS = [f"w{i}" for i in range(23)]
 LABELS = ["zeta", "alpha", "中文"]
 VOCABULARIES = {
     "padding first": ["<pad>", *WORDS[1:]],
-    "special tokens first": ["<PAD>", "<UNK>", *WORDS[2:]],
     "special tokens elsewhere": ["[PAD]", *WORDS[1:9], "_UNK_", *WORDS[10:]],
     "no special tokens": WORDS,
 }
@@ -117,14 +116,11 @@ def test_steps_are_timed_next_to_others(
     sets = [f"--set={key}" for key in (*data, *TINY, "train.batch_size=4", "train.device=cpu")]
     run_script("benchmark", "steps", "--batches", 1, "--repeats", 1, *sets, "--json")
     found = json.loads(capsys.readouterr().out)
-    ours = list(found["parts of a step"])
-    assert ours in (["fp32"], ["fp32", "bf16"])
-    assert [len(found[kind]) for kind in ("training", "prediction")] == [len(ours) + 3, len(ours) + 1]
+    assert (found["prediction"][0]["name"], found["prediction"][-1]["name"]) == ("bilstm-cls, fp32", "tutorial")
+    assert len(found["training"]) == len(found["prediction"]) + 2
     assert found["training"][0]["relative"] == 1
     assert 0 <= found["padding"] < 1
     assert all(0 < row["slowest"] <= row["ktokens_per_second"] <= row["fastest"] for row in found["training"])
-    assert all(0 < share < 1 for share in found["share of the machine's matrix rate"].values())
-    assert sum(found["parts of a step"]["fp32"].values()) == pytest.approx(1)
 
 
 def test_a_whole_training_is_timed_by_its_parts(
@@ -134,8 +130,6 @@ def test_a_whole_training_is_timed_by_its_parts(
     script = runpy.run_path(str(ROOT / "scripts" / "benchmark"))
     found = script["parts_of_training"](tiny_config(f"output_dir={tmp_path}", "train.epochs=1"))
     first, whole = (found.pop(name) for name in ("to the first step", "whole"))
-    assert found.pop("times a text is tokenized") == 1
-    assert found.pop("bytes hashed") > 0
     assert set(found) == set(script["PARTS"])
     assert 0 < first < whole
     assert sum(found.values()) < whole
@@ -146,4 +140,4 @@ def test_a_run_is_timed_next_to_its_bundles(
 ) -> None:
     run_script("benchmark", "predict", trained_run, "--repeats", 1, "--json")
     found = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in found["prediction"]] == ["PyTorch", "onnxruntime, float32", "onnxruntime, int8"]
+    assert [row["name"] for row in found["prediction"]] == ["PyTorch", "onnxruntime"]

@@ -9,10 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -141,53 +139,3 @@ def spawned(run: Path, *options: str) -> Iterator[Process]:
             yield Process(process, Address(url.hostname, url.port or 0))
         finally:
             process.kill()
-
-
-@dataclass
-class Load:
-    """What many clients saw: how often each status, texts with a wrong prediction, and the seconds of each request."""
-
-    statuses: Counter[int] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def note(self, reply: Reply, asked: Sequence[str], expected: dict[str, dict[str, Any]]) -> None:
-        self.statuses[reply.status] += 1
-        answers = reply.json["predictions"] if reply.status == 200 else []
-        for text, answer in zip(asked, answers, strict=False):
-            right = expected[text]
-            difference = max(abs(answer["probabilities"][k] - p) for k, p in right["probabilities"].items())
-            numbers = {"probability": right["probability"], "probabilities": right["probabilities"]}
-            if difference > 1e-6 or {**answer, **numbers} != right:
-                self.wrong.append(text)
-
-
-def load(address: Address, requests: Iterable[Sequence[str]], expected: dict[str, Any], *, clients: int) -> Load:
-    """Lets clients send all requests, each the next one as soon as it has its answer, over connections they keep.
-
-    A client ends early where its connection is closed, as HTTP allows between two requests.
-    """
-    found, lock, remaining = Load(), threading.Lock(), iter(requests)
-
-    def client(_: int) -> None:
-        with contextlib.closing(http.client.HTTPConnection(address.host, address.port, timeout=SECONDS)) as connection:
-            while True:
-                with lock:
-                    texts = next(remaining, None)
-                if texts is None:
-                    return
-                started = time.monotonic()
-                try:
-                    connection.request("POST", "/predict", json.dumps({"texts": texts}), JSON)
-                    reply = Reply.of(connection.getresponse())
-                except ConnectionError:
-                    return
-                with lock:
-                    found.seconds.append(time.monotonic() - started)
-                    found.note(reply, texts, expected)
-                if reply.headers["Connection"] == "close":
-                    return
-
-    with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(client, range(clients)))
-    return found

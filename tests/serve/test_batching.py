@@ -108,15 +108,19 @@ def test_predictions_and_explanations_take_turns() -> None:
     assert run(test).calls == [["a", "b"], ["a"], ["c"], ["b"]]
 
 
-def test_a_request_that_the_model_cannot_answer_fails_alone() -> None:
+def test_what_the_model_raises_goes_to_the_requests_of_its_batch_alone() -> None:
     async def test(model: Model, batcher: Batcher) -> None:
         asks = [asked(batcher, "first")]
         await model.is_busy()
-        asks += [asked(batcher, "a"), asked(batcher, "bad"), asked(batcher, "b")]
+        asks.append(asked(batcher, "bad"))
+        await asyncio.sleep(0)
+        model.let(1)
+        await model.is_busy()  # with the bad one
+        asks.append(asked(batcher, "b"))
         await asyncio.sleep(0)
         model.let(1000)
-        _, first, bad, last = await asyncio.gather(*asks, return_exceptions=True)
-        assert (first, last) == ([{"text": "a"}], [{"text": "b"}])
+        first, bad, last = await asyncio.gather(*asks, return_exceptions=True)
+        assert (first, last) == ([{"text": "first"}], [{"text": "b"}])
         assert isinstance(bad, ValueError)
 
-    assert run(test).calls == [["first"], ["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+    assert run(test).calls == [["first"], ["bad"], ["b"]]

@@ -10,29 +10,41 @@ from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.serve.predict_file import PredictOptions, predict_file, predict_part
 from tests.command_line import run_cli
 
+BAD = "text,id\nlovely soup,1\nbland, rude soup,2\nfine,3\n"
+
 
 @pytest.fixture(scope="module")
 def classifier(trained_run: Path) -> Classifier:
     return Classifier.load(trained_run, device="cpu")
 
 
+def predicted(classifier: Classifier, content: str, target: Path, **options: Any) -> list[dict[str, Any]]:
+    source = target.with_name("in.csv")
+    source.write_text(content, "utf-8")
+    predict_file(classifier, source, target, PredictOptions(**options))
+    if target.suffix == ".jsonl":
+        return [json.loads(line) for line in target.read_text("utf-8").splitlines()]
+    with target.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines, delimiter="\t" if target.suffix == ".tsv" else ","))
+
+
 def test_a_bad_row_leaves_the_earlier_result_as_it_was(classifier: Classifier, tmp_path: Path) -> None:
-    (tmp_path / "in.csv").write_text("text\ngood\na,b\n", "utf-8")
     (tmp_path / "out.csv").write_text("earlier", "utf-8")
     with pytest.raises(DataError, match=r"in\.csv:3: 2 fields"):
-        predict_file(classifier, tmp_path / "in.csv", tmp_path / "out.csv")
+        predicted(classifier, "text\ngood\na,b\n", tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text("utf-8") == "earlier"
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_input_is_not_written_over_by_another_name_for_it(classifier: Classifier, tmp_path: Path) -> None:
+def test_an_output_that_is_the_input_or_of_an_unknown_kind_is_refused(classifier: Classifier, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("text\ngood\n", "utf-8")
     (tmp_path / "link.csv").symlink_to(tmp_path / "in.csv")
-    with pytest.raises(ConfigError, match="is the input as well"):
-        predict_file(classifier, tmp_path / "in.csv", tmp_path / "link.csv")
+    for name, complaint in (("link.csv", "is the input as well"), ("out.xlsx", r"must end in \.csv, \.tsv, \.jsonl")):
+        with pytest.raises(ConfigError, match=complaint):
+            predict_file(classifier, tmp_path / "in.csv", tmp_path / name)
 
 
-def test_the_columns_and_the_encoding_are_those_of_the_run(
+def test_columns_and_encoding_are_those_of_the_run(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = classifier.config.data.model_copy(update={"text_columns": ["title", "body"], "encoding": "latin-1"})
@@ -42,32 +54,8 @@ def test_the_columns_and_the_encoding_are_those_of_the_run(
     assert json.loads((tmp_path / "out.jsonl").read_text("utf-8"))["title"] == "café"
 
 
-@pytest.mark.parametrize("name", ["out", "out.xlsx"])
-def test_an_unknown_ending_of_the_output_is_reported_before_anything_is_read(
-    name: str, classifier: Classifier, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=rf"{name} must end in \.csv, \.tsv, \.jsonl"):
-        predict_file(classifier, tmp_path / "nowhere.csv", tmp_path / name)
-
-
-BAD = "text,id\nlovely soup,1\nbland, rude soup,2\nfine,3\n"
-
-
-def predicted(classifier: Classifier, content: str, target: Path, **options: Any) -> list[dict[str, Any]]:
-    source = target.with_name("in.csv")
-    source.write_text(content, "utf-8")
-    predict_file(classifier, source, target, PredictOptions(**options))
-    if target.suffix == ".jsonl":
-        return [json.loads(line) for line in target.read_text("utf-8").splitlines()]
-    delimiter = "\t" if target.suffix == ".tsv" else ","
-    with target.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines, delimiter=delimiter))
-
-
 @pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.jsonl"])
-@pytest.mark.parametrize(
-    "content", [BAD, "text,id\na,b,c\ngood,1\n", "text,id\na,b,c\nd,e,f\n", "text,id\ngood,1\na,b,c\n"]
-)
+@pytest.mark.parametrize("content", [BAD, "text,id\na,b,c\ngood,1\n", "text,id\na,b,c\nd,e,f\n"])
 def test_a_row_that_cannot_be_read_keeps_its_place_and_says_why(
     name: str, content: str, classifier: Classifier, tmp_path: Path
 ) -> None:
@@ -75,42 +63,25 @@ def test_a_row_that_cannot_be_read_keeps_its_place_and_says_why(
     is_bad = [line.count(",") == 2 for line in content.splitlines()[1:]]
     assert [bool(row["label"]) for row in rows] == [not bad for bad in is_bad]
     assert [f"in.csv:{i}: " in (row["error"] or "") for i, row in enumerate(rows, 2)] == is_bad
-    assert [row.get("id") or "" for row in rows] == [
-        "" if bad else line.rpartition(",")[2] for bad, line in zip(is_bad, content.splitlines()[1:], strict=True)
-    ]
+    assert all(bad or row["id"] for bad, row in zip(is_bad, rows, strict=True))
 
 
-def test_a_bad_row_is_left_out_or_ends_the_file(
-    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_row_that_cannot_be_read_is_left_out_or_ends_the_file(
+    trained_run: Path, classifier: Classifier, tmp_path: Path
 ) -> None:
     rows = predicted(classifier, BAD, tmp_path / "out.csv", bad_rows="skip")
-    assert [row["id"] for row in rows] == ["1", "3"]
-    assert "error" not in rows[0]
-    with pytest.raises(DataError, match=r"in\.csv:3"):
-        predicted(classifier, BAD, tmp_path / "out.csv", bad_rows="error")
-    with pytest.raises(DataError, match=r"in\.csv:3"):
-        predicted(classifier, BAD, tmp_path / "out.csv")  # as the run's data.bad_rows says
-    data = classifier.config.data.model_copy(update={"bad_rows": "skip"})
-    monkeypatch.setattr(classifier, "config", classifier.config.model_copy(update={"data": data}))
-    assert len(predicted(classifier, BAD, tmp_path / "out.csv")) == 2
-
-
-def test_the_command_keeps_the_place_of_a_bad_row_and_answers_null(trained_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "in.csv").write_text(BAD, "utf-8")
+    assert ([row["id"] for row in rows], "error" in rows[0]) == (["1", "3"], False)
     command = ["predict", "--run", trained_run, "--input", tmp_path / "in.csv", "--json"]
+    assert run_cli(*command).code == 3  # as the run's data.bad_rows says
+    assert run_cli(*command, "--bad-rows", "maybe").code == 2
     done = run_cli(*command, "--bad-rows", "empty", "--top-k", 1, "--min-probability", 1)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["label"] for row in rows] == [None, None, None]
-    assert [len(row["probabilities"] or ()) for row in rows] == [1, 0, 1]
-    assert any("1 rows could not be read" in line for line in done.stderr.splitlines())
-    assert run_cli(*command).code == 3
-    assert run_cli(*command, "--bad-rows", "maybe").code == 2
+    assert [(row["label"], len(row["probabilities"] or ())) for row in rows] == [(None, 1), (None, 0), (None, 1)]
+    assert "1 rows could not be read" in done.stderr
     assert run_cli("predict", "--run", trained_run, "--min-probability", 1, "good").stdout.startswith("null\t")
 
 
-def test_parts_joined_in_order_are_the_whole_and_a_part_that_is_there_stays(
-    classifier: Classifier, tmp_path: Path
-) -> None:
+def test_parts_joined_in_order_are_the_whole_and_stay_those_of_one_job(classifier: Classifier, tmp_path: Path) -> None:
     texts = [("good " if i % 3 else "bad ") * (i % 5 + 1) for i in range(11)]
     rows = [f"{i},{text}" if i != 4 else "4,a,b" for i, text in enumerate(texts)]
     (tmp_path / "in.csv").write_text("\n".join(["id,text", *rows, ""]), "utf-8")
@@ -124,27 +95,19 @@ def test_parts_joined_in_order_are_the_whole_and_a_part_that_is_there_stays(
     parts[1].write_text("kept", "utf-8")
     predict_part(classifier, source, tmp_path / "out", options, rank=1, size=3)
     assert parts[1].read_text("utf-8") == "kept"
-
-
-def test_a_folder_takes_the_parts_of_one_job_only(classifier: Classifier, tmp_path: Path) -> None:
-    source = tmp_path / "in.csv"
-    source.write_text("text\ngood\nbad\n", "utf-8")
-    predict_part(classifier, source, tmp_path / "out", rank=0, size=2)
-    for options, size in ((PredictOptions(top_k=1), 2), (PredictOptions(), 3)):
+    for other, size in ((PredictOptions(bad_rows="empty", top_k=1), 3), (options, 2)):
         with pytest.raises(ConfigError, match=r"job\.json.*another --output"):
-            predict_part(classifier, source, tmp_path / "out", options, rank=0, size=size)
+            predict_part(classifier, source, tmp_path / "out", other, rank=0, size=size)
 
 
 @pytest.mark.parametrize(("output", "code"), [("out", 0), ("out.csv", 2)])
 def test_under_torchrun_every_process_writes_a_part(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, code: int
 ) -> None:
-    (tmp_path / "in.csv").write_text("text\ngood\nbad\nfine\n", "utf-8")
+    source = tmp_path / "in.csv"
+    source.write_text("text\ngood\nbad\nfine\n", "utf-8")
     for rank in range(2):
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
             monkeypatch.setenv(name, str(value))
-        outcome = run_cli(
-            "predict", "--run", trained_run, "--input", tmp_path / "in.csv", "--output", tmp_path / output
-        )
-        assert outcome.code == code, outcome.stderr
+        assert run_cli("predict", "--run", trained_run, "--input", source, "--output", tmp_path / output).code == code
     assert len(list((tmp_path / output).glob("part-*-of-00002.jsonl"))) == (2 if code == 0 else 0)
