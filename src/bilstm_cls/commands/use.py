@@ -1,5 +1,6 @@
 """Commands that use a trained run: to evaluate, to classify, to hand on."""
 
+import codecs
 import io
 import itertools
 import os
@@ -157,17 +158,18 @@ def given_chunks(arguments: list[str]) -> Iterator[list[str]]:
             continue
         if sys.stdin is None:
             raise ConfigError("-: there is no stdin to read; give texts or --input FILE")
-        rest = b""
+        rest, mark = b"", codecs.BOM_UTF8
         stream = cast("io.BufferedReader", sys.stdin.buffer)
         while read := stream.read1(READ_BYTES):
-            *lines, rest = (rest + read).split(b"\n")
+            *lines, rest = (rest + read.removeprefix(mark)).split(b"\n")
+            mark = b""  # stands at the beginning alone
             yield [_text_of(line) for line in lines]
         if rest:
             yield [_text_of(rest)]
 
 
 def _text_of(line: bytes) -> str:
-    return line.decode("utf-8", errors="replace").removesuffix("\r").removeprefix("\ufeff")
+    return line.decode("utf-8", errors="replace").removesuffix("\r")
 
 
 def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, out: opt.Output) -> None:

@@ -172,7 +172,11 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
         if prediction is not None:
             assert isinstance(row, Example)
             record = row.record or {"text": row.text}
-            kept = {f"input_{name}" if name in results else name: value for name, value in record.items()}
+            kept: Row = {}
+            for name, value in record.items():
+                while name in results or name in kept:
+                    name = f"input_{name}"
+                kept[name] = value
             fields = prediction.as_dict(top_k=options.top_k, min_probability=limit)
             yield kept | {name: fields[name] for name in names} | error
     if num_bad:
