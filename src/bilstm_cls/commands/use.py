@@ -154,7 +154,7 @@ def given_chunks(arguments: list[str]) -> Iterator[list[str]]:
     """
     for is_stdin, group in itertools.groupby(arguments, "-".__eq__):
         if not is_stdin:
-            yield [_text_of(os.fsencode(argument)) for argument in group]
+            yield [os.fsencode(argument).decode("utf-8", errors="replace") for argument in group]
             continue
         if sys.stdin is None:
             raise ConfigError("-: there is no stdin to read; give texts or --input FILE")
