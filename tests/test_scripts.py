@@ -128,7 +128,7 @@ def test_a_whole_training_is_timed_by_its_parts(
 ) -> None:
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
     script = runpy.run_path(str(ROOT / "scripts" / "benchmark"))
-    found = script["parts_of_training"](tiny_config(f"output_dir={tmp_path}", "train.epochs=1"))
+    found = script["parts_of_training"](tiny_config(f"output_dir={tmp_path}", "train.epochs=1", "train.baselines=true"))
     first, whole = (found.pop(name) for name in ("to the first step", "whole"))
     assert set(found) == set(script["PARTS"])
     assert 0 < first < whole
