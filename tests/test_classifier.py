@@ -1,6 +1,4 @@
 import itertools
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +13,6 @@ from bilstm_cls import classifier as module
 from bilstm_cls import runtime as prediction
 from bilstm_cls.classifier import Classifier, Prediction, predict_logits, softmax
 from bilstm_cls.data.corpus import Corpus, encode
-from bilstm_cls.errors import ConfigError
 from tests.conftest import reviews
 
 TEXTS = [text for text, _ in reviews(60, seed=3)]
@@ -98,11 +95,6 @@ def test_the_most_probable_labels_are_kept_and_an_improbable_one_is_null() -> No
     assert found.as_dict(min_probability=0.6)["probability"] == 0.5
 
 
-def test_a_device_that_is_not_here_is_refused(trained_run: Path) -> None:
-    with pytest.raises(ConfigError, match="'cuda:99' is not here"):
-        Classifier.load(trained_run, device="cuda:99")
-
-
 def corpus_of(classifier: Classifier, texts: list[str]) -> Corpus:
     return encode(texts, classifier.tokenizer, max_length=20)
 
@@ -150,12 +142,3 @@ def test_softmax_takes_any_logits_and_sums_to_one() -> None:
     assert np.allclose(probabilities.sum(1), 1, atol=1e-12)
     assert probabilities[:2].tolist() == [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]
     assert np.allclose(probabilities[2], torch.from_numpy(logits[2]).double().softmax(0).numpy())
-
-
-@pytest.mark.nightly
-def test_a_model_is_loaded_without_pytorchs_compiler(trained_run: Path) -> None:
-    code = (
-        "import sys; from bilstm_cls.classifier import Classifier\n"
-        "Classifier.load(sys.argv[1]).predict(['good']); assert 'torch._dynamo' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code, trained_run], check=True, timeout=300)

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +63,6 @@ def json_of(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
-# The start
-
-
 @pytest.mark.parametrize(
     ("command", "needed", "unwanted"),
     [
@@ -93,9 +89,6 @@ def test_every_command_explains_itself(command: list[str]) -> None:
 
 def test_the_version_is_that_of_the_package() -> None:
     assert answer("--version").stdout == importlib.metadata.version("bilstm-cls") + "\n"
-
-
-# Training
 
 
 def test_train_prints_its_metrics_and_reports_the_rest_on_stderr(sets: list[str], tmp_path: Path) -> None:
@@ -127,9 +120,6 @@ def test_baselines_are_evaluated_on_the_splits_of_the_model(sets: list[str], fol
     again = answer("baseline", *sets, "--only", "nbsvm", "-o", "runs", "--overwrite", "-q")
     assert again.stdout.startswith("NB-SVM")
     assert again.stderr == ""
-
-
-# Evaluation
 
 
 def test_eval_repeats_the_scores_of_the_run_to_the_last_bit(folder: Path) -> None:
@@ -171,9 +161,6 @@ def test_the_newest_run_is_looked_for_where_runs_are_made(folder: Path, monkeypa
     assert "using elsewhere/tiny, the newest run" in answer("inspect").stderr
 
 
-# Predictions
-
-
 def test_predict_answers_arguments_as_the_classifier_does(folder: Path, classifier: Classifier) -> None:
     texts = ["a good film " * 20, "", "so bad", "it's 100 % \"fun\", isn't it?\nYes."]
     lines = [json.loads(line) for line in answer("predict", "--json", *texts).stdout.splitlines()]
@@ -206,65 +193,22 @@ def test_lines_are_answered_before_the_next_ones_come_and_bytes_are_read_as_utf_
         assert list(chunks) == [["last"]]
 
 
-def write_csv(path: Path, texts: list[str]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
-        writer.writerows([["id", "text", "label"], *([i, text, "x"] for i, text in enumerate(texts))])
-
-
-def write_jsonl(path: Path, texts: list[str]) -> None:
-    path.write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts), "utf-8")
-
-
-def read_tsv(path: Path) -> list[dict[str, Any]]:
-    """A line a row, and quotes are characters like others."""
-    header, *rows = (line.split("\t") for line in path.read_bytes().decode().split("\n")[:-1])
-    return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-INPUTS: dict[str, tuple[Callable[[Path, list[str]], object], list[str]]] = {
-    "in.csv": (write_csv, ODD_TEXTS),
-    "in.jsonl": (write_jsonl, ODD_TEXTS),
-    "in.tsv": (
-        lambda path, texts: path.write_text("id\ttext\n" + "".join(f"1\t{t}\n" for t in texts), "utf-8"),
-        ONE_LINE,
-    ),
-    "in.txt": (lambda path, texts: path.write_text("".join(f"{t}\n" for t in texts), "utf-8"), ONE_LINE),
-}
-OUTPUTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
-    "out.csv": lambda path: list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)),
-    "out.tsv": read_tsv,
-    "out.jsonl": lambda path: [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]],
-}
-
-
-@pytest.mark.parametrize("target", OUTPUTS)
-@pytest.mark.parametrize("source", INPUTS)
-def test_every_row_of_a_file_has_its_result_in_order(
-    source: str, target: str, folder: Path, classifier: Classifier
+@pytest.mark.parametrize("target", ["out.csv", "out.tsv", "out.jsonl"])
+def test_every_row_of_a_file_keeps_its_fields_next_to_its_result_and_is_read_again(
+    target: str, folder: Path, classifier: Classifier
 ) -> None:
-    write, texts = INPUTS[source]
-    texts = [text for text in texts if target != "out.tsv" or text in ONE_LINE]
-    write(folder / source, texts)
-    outcome = answer("predict", "--input", source, "--output", target)
-    rows = OUTPUTS[target](folder / target)
-    assert [row["text"] for row in rows] == texts
-    assert [row["label"] for row in rows] == [prediction.label for prediction in classifier.predict(texts)]
-    assert outcome.stdout == ""
-    assert f"wrote {target}" in outcome.stderr
+    texts = ONE_LINE if target == "out.tsv" else ODD_TEXTS
+    fields = {"id": "7", "label": "x", "probability_pos": "mine", "input_label": "y", "tokens": "t"}
+    (folder / "in.jsonl").write_text("".join(json.dumps({"text": text} | fields) + "\n" for text in texts), "utf-8")
+    outcome = answer("predict", "--input", "in.jsonl", "--output", target)
+    assert (outcome.stdout, f"wrote {target}" in outcome.stderr) == ("", True)
     answer("predict", "--input", target, "--output", "again.jsonl")
-    assert [row["text"] for row in OUTPUTS["out.jsonl"](folder / "again.jsonl")] == texts
-
-
-@pytest.mark.parametrize("target", OUTPUTS)
-def test_fields_of_the_input_are_kept_next_to_the_results(target: str, folder: Path) -> None:
-    row = {"id": 7, "text": "good", "label": "x", "probability_pos": "mine", "input_label": "y", "tokens": "t"}
-    (folder / "in.jsonl").write_text(json.dumps(row), "utf-8")
-    answer("predict", "--input", "in.jsonl", "--output", target)
-    (found,) = OUTPUTS[target](folder / target)
-    kept = ("id", "text", "input_label", "input_probability_pos", "input_input_label", "input_tokens")
-    assert [str(found[name]) for name in kept] == ["7", "good", "x", "mine", "y", "t"]
-    assert (found["label"], str(found["tokens"])) == ("pos", "1")
+    rows = [json.loads(line) for line in (folder / "again.jsonl").read_bytes().decode().split("\n")[:-1]]
+    labels = [prediction.label for prediction in classifier.predict(texts)]
+    assert [row["text"] for row in rows] == texts
+    assert [row["label"] for row in rows] == [row["input_input_input_label"] for row in rows] == labels
+    kept = ("id", "input_label", "input_probability_pos", "input_input_label", "input_tokens")
+    assert {tuple(row[name] for name in kept) for row in rows} == {("7", "x", "mine", "y", "t")}
 
 
 def test_a_file_without_output_is_answered_on_stdout_and_columns_are_joined(
@@ -277,9 +221,6 @@ def test_a_file_without_output_is_answered_on_stdout_and_columns_are_joined(
     assert (found["title"], found["body"]) == ("good", "film")
     (row,) = csv.DictReader(io.StringIO(answer("predict", *options).stdout, newline=""))
     assert (row["title"], row["label"]) == ("good", found["label"])
-
-
-# Streams and signals
 
 
 def test_a_reader_that_leaves_early_ends_predict_quietly_with_141(folder: Path) -> None:
@@ -299,17 +240,12 @@ def test_a_file_is_written_whatever_streams_are_closed(tmp_path: Path, reviews_c
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk_under_stdout_ends_with_6(unbuffered: str) -> None:
-    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+def test_a_full_disk_under_stdout_ends_with_6() -> None:
     with Path("/dev/full").open("wb") as full:
         command = [*OURS, "config", "show"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, check=False)
     assert (done.returncode, done.stderr.count(b"\n")) == (6, 1)
     assert done.stderr.startswith(b"error: output: no room left")
-
-
-# Looking
 
 
 def test_init_writes_a_config_that_trains_as_it_is_and_replaces_it_only_when_asked(
@@ -340,16 +276,14 @@ def test_the_cache_is_listed_by_kind_and_cleared_by_kind_or_as_a_whole(
     sets: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(folder / "cache"))
-    assert answer("cache", "--json").json["entries"] == []
     answer("train", *sets, "--dry-run")
     entries = answer("cache", "--json").json["entries"]
-    kinds = [entry["kind"] for entry in entries]
+    kind = entries[0]["kind"]
     assert all(entry["bytes"] > 0 and Path(entry["path"]).exists() and entry["last_used"] for entry in entries)
-    listed = answer("cache").stdout
-    assert all(kind in listed for kind in kinds)
-    removed = answer("cache", "--clear", kinds[0], "--json").json["removed"]
-    assert {entry["kind"] for entry in removed} == {kinds[0]}
-    assert len(answer("cache", "--json").json["entries"]) == len(entries) - len(removed) == len(kinds) - len(removed)
+    assert kind in answer("cache").stdout
+    removed = answer("cache", "--clear", kind, "--json").json["removed"]
+    assert {entry["kind"] for entry in removed} == {kind}
+    assert len(answer("cache", "--json").json["entries"]) == len(entries) - len(removed)
     answer("cache", "--clear", "all")
     assert answer("cache", "--json").json["entries"] == []
 
@@ -369,7 +303,6 @@ def test_a_finished_run_is_trained_on(trained_run: Path, reviews_csv: Path, tmp_
     assert run.load_config().model.init_from == str(trained_run)
     first, continued = (json.loads((f.path / "history.jsonl").read_text().splitlines()[0]) for f in (before, run))
     assert continued["valid/log_loss"] < first["valid/log_loss"] - 0.05
-    assert run_cli("train", *given, "--set", f"name={trained_run.name}", "--output-dir", trained_run.parent).code == 2
 
 
 def test_without_a_valid_split_the_epoch_is_chosen_on_train(reviews_csv: Path, tmp_path: Path) -> None:

@@ -99,16 +99,6 @@ def test_a_hub_that_refuses_is_reported(
         push(trained_run, "ada/films")
 
 
-def test_a_run_is_replaced_only_when_that_is_asked_for(hub: FakeHub, trained_run: Path, tmp_path: Path) -> None:
-    push(trained_run, "ada/films")
-    pull("ada/films", tmp_path / "run")
-    with pytest.raises(ConfigError, match="add --overwrite"):
-        pull("ada/films", tmp_path / "run")
-    (tmp_path / "run" / "labels.json").write_text("[]")
-    pull("ada/films", tmp_path / "run", overwrite=True)
-    assert RunDirectory(tmp_path / "run").load_model().labels == ["neg", "pos"]
-
-
 def test_the_commands_push_and_pull(
     hub: FakeHub, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +106,9 @@ def test_the_commands_push_and_pull(
     assert run_cli("push", "--run", trained_run, "ada/films", "-q").stdout.startswith("hf://ada/films\nnext: ")
     pulled = run_cli("pull", "ada/films", "--json", "-q")
     assert pulled.code == 0, pulled.stderr
+    assert run_cli("pull", "ada/films", "-q").code == 2  # it is taken
+    Path("runs/films/labels.json").write_text("[]")
+    assert run_cli("pull", "ada/films", "-q", "--overwrite").code == 0
     assert pulled.json == {"run": "runs/films"}
     answered = run_cli("predict", "--run", "hf://ada/films", "--device", "cpu", "a good film", "--json")
     assert answered.json["text"] == "a good film"

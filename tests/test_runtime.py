@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bilstm_cls.classifier import Classifier, Prediction
-from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.errors import CheckpointError
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Runtime, main, sealed
 from bilstm_cls.serve.export import export
@@ -118,12 +118,6 @@ def test_another_format_is_refused(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps(sealed({"format_version": 999})))
     with pytest.raises(CheckpointError, match=r"format 999 is not .*; export it again"):
         Runtime.load(copy)
-
-
-def test_without_onnxruntime_the_message_names_the_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[onnx\]'"):
-        Runtime.load(bundle)
 
 
 def test_every_python_block_of_the_page_runs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

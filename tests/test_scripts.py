@@ -97,13 +97,6 @@ def test_another_architecture_is_refused(change: Arrays, imported: Callable[...,
     assert not (tmp_path / "run").exists()
 
 
-def test_lines_that_do_not_fit_are_refused(imported: Callable[..., Path]) -> None:
-    with pytest.raises(SystemExit, match=r"vocab\.txt"):
-        imported(WORDS[1:])
-    with pytest.raises(SystemExit, match=r"labels\.txt"):
-        imported(WORDS, labels=["a", "b"])
-
-
 def test_the_config_reference_is_up_to_date() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "config-reference"))
     assert script["page"]() == script["PAGE"].read_text("utf-8"), "run scripts/config-reference"

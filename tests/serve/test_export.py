@@ -130,38 +130,27 @@ def test_a_folder_with_other_files_is_never_replaced(trained_run: Path, tmp_path
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
-@pytest.fixture(scope="module", params=["ngrams", "ensemble", "ngrams+ensemble", "characters"])
-def rich_run(
-    request: pytest.FixtureRequest, trained_run: Path, tmp_path_factory: pytest.TempPathFactory
-) -> RunDirectory:
-    """A run with what the README recommends for accuracy, of three labels where its n-grams are characters."""
+@pytest.mark.parametrize("kind", ["ensemble", "n-grams and ensemble", "n-grams of characters"])
+def test_ensembles_and_n_gram_models_are_exported(kind: str, trained_run: Path, tmp_path: Path) -> None:
     texts, labels = zip(*reviews(200, seed=9), strict=True)
     loaded = RunDirectory(trained_run).load_model()
+    if "characters" in kind:
+        texts, labels = ("很好的电影", "很坏的电影", "好看", "坏人", "一般", "一般般"), tuple("ababcc")
+        loaded = untrained("data.train=texts.csv", kind="cjk", labels=["a", "b", "c"], texts=texts)
     config, others, ngrams = loaded.config, (), None
-    if "ensemble" in request.param:
-        torch.manual_seed(7)
+    if "ensemble" in kind:
         others = tuple(build_model(config, len(loaded.tokenizer), 2).eval() for _ in range(2))
-    if "ngrams" in request.param:
-        ngrams = NgramModel.train(NgramCounts.of(texts), np.array([loaded.labels.index(label) for label in labels]), 2)
-    if request.param == "characters":
-        texts = ["很好的电影", "很坏的电影", "好看", "坏人", "一般", "一般般"]
-        overrides = ["model.ngrams=nbsvm", "data.train=texts.csv"]
-        loaded = untrained(*overrides, kind="cjk", labels=["a", "b", "c"], texts=texts)
-        config, ngrams = loaded.config, NgramModel.train(NgramCounts.of(texts), np.array([0, 1, 0, 1, 2, 2]), 3)
-    if ngrams is not None:
+    if "n-grams" in kind:
+        label_ids = np.array([loaded.labels.index(label) for label in labels])
+        ngrams = NgramModel.train(NgramCounts.of(texts), label_ids, len(loaded.labels))
         config = config.model_copy(update={"model": config.model.model_copy(update={"ngrams": "nbsvm"})})
-    run = RunDirectory(tmp_path_factory.mktemp("rich") / "run")
+    run = RunDirectory(tmp_path / "run")
     run.save_model(LoadedModel(loaded.model, loaded.tokenizer, loaded.labels, config, ngrams, others))
-    return run
-
-
-def test_ensembles_and_n_gram_models_are_exported(rich_run: RunDirectory, tmp_path: Path) -> None:
     texts = [*(text for text, _ in reviews(60, seed=4)), "", "unheard of", "很好看的人", "a\ud800 İ"]
-    written = export(rich_run.path, tmp_path / "bundle")
-    runtime, expected = Runtime.load(written["path"]), Classifier.load(rich_run.path, device="cpu").predict_proba(texts)
+    written = export(run.path, tmp_path / "bundle")
     assert written["largest_logit_difference"] < 1e-5
-    assert (runtime.ngrams is not None) == (rich_run / "ngrams.safetensors").exists()
-    np.testing.assert_allclose(runtime.predict_proba(texts), expected, atol=1e-6)
+    expected = Classifier.load(run.path, device="cpu").predict_proba(texts)
+    np.testing.assert_allclose(Runtime.load(written["path"]).predict_proba(texts), expected, atol=1e-6)
 
 
 def test_the_command_prints_the_figures_and_the_place(trained_run: Path, tmp_path: Path) -> None:

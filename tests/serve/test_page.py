@@ -81,40 +81,6 @@ def test_one_types_and_sees_the_label_and_what_moved_it(visitor: Visit, server: 
     assert page.locator("#moved").is_hidden()
 
 
-def test_an_answer_to_an_earlier_text_is_dropped(visitor: Visit, server: Address) -> None:
-    page = visitor.page
-    page.goto(server.url)
-    # Requests are no longer given up, so that the late answer does come.
-    page.evaluate("AbortController.prototype.abort = () => {}")
-    held = []
-    page.route(
-        "**/predict", lambda route: held.append(route) if "good" in route.request.post_data else route.continue_()
-    )
-    with page.expect_request("**/predict"):
-        type_text(visitor, "good")
-    type_text(visitor, "bad")
-    label_is(visitor, "neg")
-    with page.expect_response("**/predict") as late:
-        held[0].continue_()
-    late.value.finished()
-    assert late.value.json()["predictions"][0]["label"] == "pos"
-    assert page.locator("#label").text_content() == "neg"
-
-
-def test_a_server_that_is_gone_is_reported_until_the_next_answer(visitor: Visit, server: Address) -> None:
-    page = visitor.page
-    page.goto(server.url)
-    page.route("**/predict", lambda route: route.abort(), times=1)
-    type_text(visitor, "good")
-    page.get_by_role("alert").wait_for()
-    assert page.get_by_role("alert").text_content() == "The server does not answer. Is it still running?"
-    type_text(visitor, "bad")
-    label_is(visitor, "neg")
-    assert page.get_by_role("alert").count() == 0
-    assert visitor.complaints
-    visitor.complaints.clear()
-
-
 @pytest.mark.parametrize("text", ["中文 😀 <br />'Straße' ", "\U00020000" * 3, TEXT, "x" * 400])
 def test_the_words_are_those_of_the_text_and_what_is_not_read_stands_back(
     visitor: Visit, odd_server: Address, odd: Classifier, text: str

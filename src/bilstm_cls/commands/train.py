@@ -202,7 +202,7 @@ class ProgressBar:
     """Shows step, epoch, loss and time left on stderr, where that is a terminal."""
 
     def __init__(self, *, is_shown: bool) -> None:
-        self._is_shown = is_shown and sys.stderr.isatty()
+        self._hidden = None if is_shown else True  # None: where stderr is no terminal
         self._bar: tqdm[Any] | None = None
 
     def close(self) -> None:
@@ -215,10 +215,11 @@ class ProgressBar:
 
         from bilstm_cls.training.loop import EvaluationReport
 
-        if not self._is_shown or isinstance(report, EvaluationReport):
+        if isinstance(report, EvaluationReport):
             return
         if self._bar is None or self._bar.total != report.total_steps or report.step <= self._bar.n:
             self.close()  # pretraining or the run of one seed is over
-            self._bar = tqdm(total=report.total_steps, initial=report.step - 1, unit="step", leave=False)
+            total, done = report.total_steps, report.step - 1
+            self._bar = tqdm(total=total, initial=done, unit="step", leave=False, disable=self._hidden)
         self._bar.set_postfix_str(f"epoch {report.epoch}, loss {report.loss:.3f}", refresh=False)
         self._bar.update()

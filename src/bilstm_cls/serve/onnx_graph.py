@@ -42,48 +42,45 @@ def build_graph(models: Sequence[BiLSTMClassifier]) -> onnx.ModelProto:
         graph.prefix = f"member_{number}." if number else ""
         logits.append(_network(graph, model, tokens, is_token))
     graph.node("Sum", *logits, outputs=["logits"])
-    return graph.finished(num_labels=models[0].project.out_features)
+    inputs = [
+        helper.make_tensor_value_info("token_ids", TensorProto.INT64, ["texts", "tokens"]),
+        helper.make_tensor_value_info("lengths", TensorProto.INT64, ["texts"]),
+    ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["texts", models[0].project.out_features])]
+    content = helper.make_graph(graph.nodes, "bilstm_cls", inputs, outputs, list(graph.weights.values()))
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(content, opset_imports=opsets, ir_version=IR_VERSION, producer_name="bilstm-cls")
 
 
 class _Graph:
     """Nodes and weights in the order in which they are added; `prefix` is of the weights of an ensemble's member."""
 
     def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._weights: dict[str, onnx.TensorProto] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, onnx.TensorProto] = {}
         self.prefix = ""
 
     def node(self, kind: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
         """Adds a node and returns the name of its output, or of the first of several."""
-        outputs = outputs or [f"{kind.lower()}_{len(self._nodes)}"]
-        self._nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes))
+        outputs = outputs or [f"{kind.lower()}_{len(self.nodes)}"]
+        self.nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes))
         return outputs[0]
 
     def weight(self, name: str, value: Tensor | Array) -> str:
         """Keeps an array in the file and returns its name."""
-        return self._keep(f"{self.prefix}{name}", _array(value) if isinstance(value, Tensor) else value)
+        array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
+        self.weights[self.prefix + name] = numpy_helper.from_array(np.ascontiguousarray(array), self.prefix + name)
+        return self.prefix + name
 
     def constant(self, value: float | Sequence[int]) -> str:
         """Keeps one number in 32 bits, or one or several whole ones in 64."""
-        return self._keep(f"constant_{value}", np.array(value, np.float32 if isinstance(value, float) else np.int64))
+        array = np.array(value, np.float32 if isinstance(value, float) else np.int64)
+        self.weights[f"constant_{value}"] = numpy_helper.from_array(array, f"constant_{value}")
+        return f"constant_{value}"
 
-    def _keep(self, name: str, array: Array) -> str:
-        self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
-        return name
-
-    def finished(self, *, num_labels: int) -> onnx.ModelProto:
-        inputs = [
-            helper.make_tensor_value_info("token_ids", TensorProto.INT64, ["texts", "tokens"]),
-            helper.make_tensor_value_info("lengths", TensorProto.INT64, ["texts"]),
-        ]
-        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["texts", num_labels])]
-        graph = helper.make_graph(self._nodes, "bilstm_cls", inputs, outputs, list(self._weights.values()))
-        opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="bilstm-cls")
-
-
-def _array(value: Tensor) -> Array:
-    return value.detach().float().cpu().numpy()
+    def swapped(self, values: str, order: Sequence[int], shape: Sequence[int]) -> str:
+        """Adds a transposition and a new shape, as of `[T, N, B, H]` to `[T, B, D]`."""
+        return self.node("Reshape", self.node("Transpose", values, perm=order), self.constant(shape))
 
 
 def _network(graph: _Graph, model: BiLSTMClassifier, tokens: str, is_token: str) -> str:
@@ -95,7 +92,7 @@ def _network(graph: _Graph, model: BiLSTMClassifier, tokens: str, is_token: str)
     outputs = final = ""
     for depth in range(len(model.encoder.layers)):
         if depth:
-            steps = _joined_steps(graph, outputs)
+            steps = graph.swapped(outputs, [0, 2, 1, 3], [0, 0, -1])
         outputs, final = _recurrent_layer(graph, model, depth, steps, lengths)
     read = _Read(graph.node("Where", is_token, outputs, graph.constant(0.0)), final, is_token)
     pooled = [_POOLINGS[name](graph, model.pooling, read) for name in model.pooling.names]
@@ -139,21 +136,11 @@ def _recurrent_layer(graph: _Graph, model: BiLSTMClassifier, depth: int, steps: 
     return outputs[0], outputs[1]
 
 
-def _joined_steps(graph: _Graph, outputs: str) -> str:
-    """`[T, N, B, H]` to `[T, B, D]`."""
-    return graph.node("Reshape", graph.node("Transpose", outputs, perm=[0, 2, 1, 3]), graph.constant([0, 0, -1]))
-
-
-def _joined(graph: _Graph, pooled: str) -> str:
-    """`[N, B, H]` to `[B, D]`."""
-    return graph.node("Reshape", graph.node("Transpose", pooled, perm=[1, 0, 2]), graph.constant([0, -1]))
-
-
 def _recurrent_weights(rnn: nn.RNNBase, gates: tuple[int, ...]) -> tuple[Array, Array, Array]:
     """Returns W `[G * H, E]`, R `[G * H, H]` and B `[2 * G * H]` with the gates in ONNX's order."""
     reordered = []
     for parameter in rnn.all_weights[0]:
-        parts = _array(parameter).reshape(len(gates), rnn.hidden_size, -1)[list(gates)]
+        parts = parameter.detach().float().cpu().numpy().reshape(len(gates), rnn.hidden_size, -1)[list(gates)]
         reordered.append(parts.reshape(parameter.shape))
     weight_ih, weight_hh, bias_ih, bias_hh = reordered
     return weight_ih, weight_hh, np.concatenate([bias_ih, bias_hh])
@@ -167,38 +154,36 @@ class _Read(NamedTuple):
     is_token: str
 
 
-def _sum(graph: _Graph, values: str) -> str:
-    return graph.node("ReduceSum", values, graph.constant([0]), keepdims=0)
-
-
-def _mean(graph: _Graph, pooling: Pooling, read: _Read) -> str:
-    number = graph.node("Unsqueeze", graph.node("Cast", "lengths", to=TensorProto.FLOAT), graph.constant([1]))
-    return graph.node("Div", _joined(graph, _sum(graph, read.outputs)), number)
+def _mean(graph: _Graph, read: _Read, divisor: str) -> str:
+    total = graph.node("ReduceSum", read.outputs, graph.constant([0]), keepdims=0)
+    return graph.node("Div", graph.swapped(total, [1, 0, 2], [0, -1]), divisor)
 
 
 def _max(graph: _Graph, pooling: Pooling, read: _Read) -> str:
     masked = graph.node("Where", read.is_token, read.outputs, graph.constant(-np.inf))
-    return _joined(graph, graph.node("ReduceMax", masked, axes=[0], keepdims=0))
+    return graph.swapped(graph.node("ReduceMax", masked, axes=[0], keepdims=0), [1, 0, 2], [0, -1])
 
 
 def _attention(graph: _Graph, pooling: Pooling, read: _Read) -> str:
     """Softmax over a text's tokens of `v . tanh(W x + b)`, as the weights of a sum over both directions together."""
-    outputs = _joined_steps(graph, read.outputs)
+    outputs = graph.swapped(read.outputs, [0, 2, 1, 3], [0, 0, -1])
     product = graph.node("MatMul", outputs, graph.weight("attention.weight", pooling.project.weight.t()))
     hidden = graph.node("Tanh", graph.node("Add", product, graph.weight("attention.bias", pooling.project.bias)))
     scores = graph.node("MatMul", hidden, graph.weight("attention.score", pooling.score.weight.t()))  # [T, B, 1]
     is_token = graph.node("Squeeze", read.is_token, graph.constant([1]))
     weights = graph.node("Softmax", graph.node("Where", is_token, scores, graph.constant(-np.inf)), axis=0)
-    return _sum(graph, graph.node("Mul", outputs, weights))
+    return graph.node("ReduceSum", graph.node("Mul", outputs, weights), graph.constant([0]), keepdims=0)
+
+
+def _length(graph: _Graph) -> str:
+    return graph.node("Unsqueeze", graph.node("Cast", "lengths", to=TensorProto.FLOAT), graph.constant([1]))
 
 
 _POOLINGS: dict[str, Callable[[_Graph, Pooling, _Read], str]] = {
-    "mean": _mean,
-    "reduce_mean": lambda graph, pooling, read: graph.node(
-        "Div", _joined(graph, _sum(graph, read.outputs)), graph.constant(float(pooling.max_length))
-    ),
+    "mean": lambda graph, _, read: _mean(graph, read, _length(graph)),
+    "reduce_mean": lambda graph, pooling, read: _mean(graph, read, graph.constant(float(pooling.max_length))),
     "max": _max,
-    "last": lambda graph, _, read: _joined(graph, read.final),
+    "last": lambda graph, _, read: graph.swapped(read.final, [1, 0, 2], [0, -1]),
     "attention": _attention,
 }
 """How each pooling makes `[B, D]` of what was read; it returns the name of its result."""
