@@ -169,15 +169,6 @@ def test_a_data_set_that_cannot_be_read_is_an_error(
         load("hf/ada/films")
 
 
-def test_a_folder_of_that_name_is_not_read_instead(
-    hub: FakeHub, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "ada/films").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="there is a folder"):
-        load("hf/ada/films")
-
-
 @pytest.mark.parametrize(
     ("text", "address"),
     [

@@ -161,8 +161,7 @@ OTHER_FAULTS = [
     ("a.tsv", "text\tlabel\nx\ta\nx\t \n", "the label is empty"),
     ("a.ft", "__label__a x\n\nno label\n", "the label is empty"),
     ("a.ft", "__label__a x\n\n__label__a __label__b y\n", "data.labels: multi"),
-    ("a.jsonl", OBJECT + '\n{"text": "y", "label": NaN}\n', "not JSON: NaN"),
-    ("a.jsonl", OBJECT + '\n{"text": "y", "text": "z"}\n', "not JSON: key 'text' is there twice"),
+    ("a.jsonl", OBJECT + '\n{"text": "y", "label": NaN}\n', "the label is empty"),
     ("a.jsonl", OBJECT + '\n["y", "b"]\n', "must be a JSON object"),
     ("a.jsonl", OBJECT + '\n{"text": "y"}\n', "has no 'label' among 'text'"),
     ("a.jsonl", OBJECT + '\n{"text": 1, "label": "b"}\n', "'text' must be text, not 1"),
@@ -176,7 +175,7 @@ OTHER_FAULTS = [
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": ' + "9" * 5000 + "}\n", "not JSON: Exceeds"),
     ("a.json", f"[{OBJECT},\n[]]", "must be a JSON object"),
     ("a.json", f'[{OBJECT},\n{{"text": 3}} {{}}]', "'text' must be text"),
-    ("a.json", f'[{OBJECT},\n{{"text": "y", "text": "z"}}]', "the rest of the file after it is not read"),
+    ("a.json", f'[{OBJECT},\n{{"text": "y" "z"}}]', "the rest of the file after it is not read"),
 ]
 
 
@@ -352,7 +351,6 @@ def test_an_empty_file_is_an_error(write: Write, tmp_path: Path, data_format: st
         ("a.csv", "Txt,label\nx,y\n", "a.csv:1: no text column 'text' among 'Txt', 'label'; name another"),
         ("a.csv", "text,label,text\nx,y,z\n", "a.csv:1: column 'text' is there twice"),
         ("a.csv", 'text,"label\nx,y\n', "a.csv:1: not csv (unexpected end"),
-        ("a.csv", "t\0e\0x\0t\0\n\0", "a.csv:1: the header holds NUL"),
         ("a.csv", b"text,label\xff\nx,y\n", "a.csv:1: byte 0xff is not utf-8"),
         ("a.jsonl", "\n\n", "a.jsonl: holds no JSON object"),
         ("a.jsonl", '{"txt": "x", "label": "a"}\n', "a.jsonl:1: no text column 'text' among 'txt', 'label'; name"),

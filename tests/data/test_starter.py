@@ -103,7 +103,7 @@ def test_a_file_without_a_header_is_read_by_position(
 
 
 def test_folders_are_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter, "MAX_FILES", 3)
+    monkeypatch.setattr(starter, "MAX_ROWS", 3)
     for label, number in (("neg", 6), ("pos", 2)):
         (tmp_path / "corpus" / label).mkdir(parents=True)
         for i in range(number):

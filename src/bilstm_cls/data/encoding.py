@@ -109,20 +109,16 @@ def find_encoding(path: Path) -> str:
                 sample += line[: SAMPLE_BYTES // 4] if len(sample) < SAMPLE_BYTES else b""
     if num_valid >= num_wrong:
         return "utf-8"
-    if (found := _best_match(sample)) is None:
-        raise DataError(f"{path}: cannot tell its encoding; set data.encoding, such as windows-1252 or gb18030")
-    return found
-
-
-def _best_match(sample: bytes) -> str | None:
-    import charset_normalizer
-
     for encoding, (characters, least) in _SCRIPTS.items():
         text = sample.decode(encoding, "replace")
         if len(re.findall(characters, text)) >= least * sum(not character.isascii() for character in text):
             return encoding
+    import charset_normalizer
+
     found = charset_normalizer.from_bytes(sample, cp_isolation=_LIKELY).best()
-    return None if found is None else found.encoding
+    if found is None:
+        raise DataError(f"{path}: cannot tell its encoding; set data.encoding, such as windows-1252 or gb18030")
+    return str(found.encoding)
 
 
 class TextLines:

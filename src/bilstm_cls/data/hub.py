@@ -32,10 +32,7 @@ class UnreachableError(DownloadError):
 class Address:
     """A repository of the Hub, such as `user/name`, `name:subset` or `user/name@revision`.
 
-    Attributes:
-        repository: `user/name`, or the name alone.
-        subset: of a data set that has several.
-        revision: a branch, tag or commit; None for the newest.
+    The subset is of a data set that has several; the revision is a branch, tag or commit, None for the newest.
     """
 
     repository: str
@@ -44,11 +41,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Reads an address, with `hf://` or `hf/` in front of it or not.
-
-        Raises:
-            ConfigError: it is none.
-        """
+        """Reads an address, with `hf://` or `hf/` in front of it or not, or raises ConfigError."""
         name = r"[A-Za-z0-9][\w.-]*"
         match = re.fullmatch(rf"(?:hf:?/+)?({name}(?:/{name})?)(?::([^:@\s]+))?(?:@([^:@\s]+))?", text)
         if match is None:
@@ -97,20 +90,25 @@ def naming_hub_faults(address: Address) -> Iterator[None]:
     try:
         yield
     except (OSError, errors.HFValidationError, errors.LocalEntryNotFoundError, *of_the_network) as error:
-        causes: list[BaseException] = [error]
-        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-            causes.append(cause)
-        statuses = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
-        answers = [status for status in statuses if status is not None]
-        if answers[:1] in ([401], [403], [404]) or isinstance(error, errors.HFValidationError):
+        status = _status_in(error)
+        if status in (401, 403, 404) or isinstance(error, errors.HFValidationError):
             advice = "you may not use it; check the name, or log in with `hf auth login`"
             raise ConfigError(f"hf://{address}: there is no such repository or revision, or {advice}") from error
-        if answers:
-            raise DownloadError(f"hf://{address}: the Hub answers with status {answers[0]}; try again later") from error
+        if status is not None:
+            raise DownloadError(f"hf://{address}: the Hub answers with status {status}; try again later") from error
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # of this machine's disk
         reason = f"{OFFLINE_VARIABLE} is set" if is_offline() else "the Hub cannot be reached"
         raise UnreachableError(f"hf://{address}: not in the cache, and {reason}") from error
+
+
+def _status_in(error: BaseException | None) -> int | None:
+    """Returns the status of the Hub's answer that an error or its causes come from."""
+    while error is not None:
+        if (response := getattr(error, "response", None)) is not None:
+            return int(response.status_code)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def download(address: Address, *, patterns: Sequence[str]) -> Path:
@@ -145,8 +143,6 @@ def load_hub_dataset(address: Address, label_column: str) -> dict[str, Any]:
     if is_offline():
         advice = "set HF_HUB_OFFLINE=1 instead to use what datasets has cached"
         raise UnreachableError(f"hf://{address}: {OFFLINE_VARIABLE} is set; {advice}")
-    if Path(address.repository).is_dir():  # which the library would read instead
-        raise ConfigError(f"hf://{address}: there is a folder {address.repository} here; run in another directory")
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     with naming_hub_faults(address):

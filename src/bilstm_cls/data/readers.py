@@ -39,24 +39,21 @@ _UNREADABLE = {
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
 LABEL_NAMES = (
     "label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "y", "stars", "star_rating",
-    "rating", "score", "polarity", "emotion", "tag", "labelname", "label_name", "label_text", "class_name", "classname",
-    "airline_sentiment", "class_index", "klass", "genre", "language", "lang", "is_spam", "spam", "toxic", "output",
+    "rating", "score", "polarity", "emotion", "tag", "label_name", "label_text", "class_name", "class_index", "genre",
+    "language", "spam",
 )  # fmt: skip
 """What label columns are usually called, the surest first."""
 BODY_NAMES = (
     "text", "review", "review_text", "review_body", "sentence", "content", "body", "comment", "comment_text", "message",
-    "tweet", "utterance", "description", "document", "article", "post", "question", "query", "question_text",
-    "abstract", "headline", "sms", "phrase", "news", "email", "input", "data",
+    "tweet", "utterance", "description", "document", "article", "post", "question", "abstract", "headline", "input",
 )  # fmt: skip
 """What text columns are usually called, the surest first."""
-TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title", "question_title")
+TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title")
 """What columns with the heading of a text are usually called."""
 
 SAMPLE_LINES = 2000
 MOST = 0.9
 """The fraction of lines that decides a format; the others may be bad rows."""
-MAX_CLEAR_LABELS = 20
-"""Different words above which a column without a name is hardly one of labels."""
 _HEADER_WORDS = {*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES}
 
 Reader = Callable[[Path, ReadOptions], Rows]
@@ -74,18 +71,15 @@ def read(
     """Reads a file or folder row by row, in order, holding no more than a few rows.
 
     Args:
-        path: the file; a folder for the formats `folder` and `arrow`.
+        path: the file, or a folder for the format `folder`.
         format: a key of `READERS`, or `auto` to go by the file's name, else by its first lines.
         options: columns, encoding and dialect.
         bad_rows: `error` to stop at the first row that cannot be read, `skip` to go on.
         on_bad_row: called with every row that is skipped, and with every remark on what was read.
 
-    Returns:
-        An iterator over the examples. What is wrong with the path or format is raised at once, not by the iterator.
-
     Raises:
         DataError: nothing is there, it is unreadable, empty or of no known format, it lacks a column, or it has a bad
-            row and `bad_rows` is `error`.
+            row and `bad_rows` is `error`. What is wrong with path or format is raised at once, not by the iterator.
         ConfigError: the format or the encoding is unknown.
     """
     assert bad_rows in ("error", "skip"), bad_rows
@@ -94,7 +88,7 @@ def read(
         raise ConfigError(f"unknown data format {format!r}; choose auto, {', '.join(READERS)}")
     require_path(path)
     format = detect_format(path) if format == "auto" else format
-    if path.is_dir() != (format == "folder") and format != "arrow":
+    if path.is_dir() != (format == "folder"):
         kind = "is a folder, and format" if path.is_dir() else "is a file, and format"
         raise DataError(f"{path}: {kind} {format!r} reads a {'folder' if format == 'folder' else 'file'}")
     return accepted(READERS[format](path, options), options, bad_rows, on_bad_row)
@@ -173,10 +167,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def find_splits(folder: Path) -> dict[str, list[str]]:
-    """Returns what a folder holds of `train`, `valid` and `test`; empty where there is no train.
-
-    They are folders, or data files such as `train.csv` and `train-00000-of-00002.parquet`.
-    """
+    """Returns the folders or data files of train, valid and test in a folder; nothing where there is no train."""
     found: dict[str, list[str]] = {}
     for entry in _entries(folder):
         words = re.split(r"[^a-z]", entry.name.lower())
@@ -194,11 +185,7 @@ def format_of_name(path: Path) -> str | None:
 
 
 def detect_format(path: Path) -> str:
-    """Finds a data file's format by its ending, else by its first lines.
-
-    Raises:
-        DataError: there is no such file, it cannot be read, or several formats or none fit.
-    """
+    """Finds a data file's format by its ending, else by its first lines, or raises DataError."""
     require_path(path)
     if path.is_dir():
         return "folder"
@@ -228,9 +215,15 @@ def _format_of_lines(lines: Sequence[str]) -> str | None:
         return "jsonl"
     if fraction(lambda line: "__label__" in line) > 0.5:  # nothing else holds it, and a text may have no label
         return "fasttext"
-    if fraction(lambda line: "\t" in line) > MOST:
-        return _format_by_tabs([line.split("\t") for line in lines if "\t" in line])
-    return "csv" if _is_table(lines) else None
+    is_tsv = fraction(lambda line: "\t" in line) > MOST
+    rows = find_dialect(lines, Dialect(), (), is_tsv=is_tsv)[1]
+    width = len(rows[0]) if rows else 0
+    has_header = any(cell.strip().casefold() in _HEADER_WORDS for row in rows[:1] for cell in row)
+    is_table = width > 1 and (has_header or sum(len(row) == width for row in rows) > MOST * len(rows))
+    if is_table and is_tsv and width == 2 and not has_header:
+        first, last = ({row[at] for row in rows} for at in (0, -1))
+        return "label-text" if len(first) < len(last) else "text-label"
+    return ("tsv" if is_tsv else "csv") if is_table else None
 
 
 def _shown_readings(lines: Sequence[str]) -> str:
@@ -243,41 +236,13 @@ def _shown_readings(lines: Sequence[str]) -> str:
     )
 
 
-def _is_table(lines: Sequence[str]) -> bool:
-    """Whether nearly all lines have the same fields, named by a header or with a label among them."""
-    rows = find_dialect(lines, Dialect(), (), is_tsv=False)[1]
-    whole = [row for row in rows if len(row) == len(rows[0]) > 1]
-    if whole and any(cell.strip().casefold() in _HEADER_WORDS for cell in rows[0]):
-        return True
-    columns = zip(*whole, strict=True)
-    return len(whole) > MOST * len(rows) and any(_are_labels(column, MAX_CLEAR_LABELS) for column in columns)
-
-
-def _format_by_tabs(rows: Sequence[Sequence[str]]) -> str | None:
-    has_header = any(cell.strip().casefold() in _HEADER_WORDS for cell in rows[0])
-    if (has_header or len(rows[0]) > 2) and sum(len(row) == len(rows[0]) for row in rows) > MOST * len(rows):
-        return "tsv"
-    columns = {"label-text": [row[0] for row in rows], "text-label": [row[-1] for row in rows]}
-    fitting = [(sum(map(len, column)), name) for name, column in columns.items() if _are_labels(column, 200)]
-    return min(fitting)[1] if fitting else None
-
-
-def _are_labels(values: Sequence[str], max_labels: int) -> bool:
-    """Whether values are few, short words that come again and again."""
-    different = {value.strip() for value in values}
-    if not all(len(value) <= 60 and any(c.isalnum() for c in value) for value in different):
-        return False
-    return 2 <= len(different) < len(values) and len(different) <= max(2, min(0.3 * len(values), max_labels))
-
-
 # Names of numbered labels
 
 
 def read_label_names(path: Path, encoding: str) -> dict[str, str]:
     """Returns the name of each number, in the order of the numbers, and then of each name itself.
 
-    Each line is the name of one label, the first that of label 0. A blank line stands for a number that no text has, as
-    0 is where numbers begin with 1.
+    Each line is the name of one label, the first that of label 0; a blank line stands for a number that no text has.
 
     Raises:
         DataError: the file cannot be read, or has a name twice, a name that is a number, or a tab in one.

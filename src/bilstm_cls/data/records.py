@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,8 @@ def _without_columns(options: ReadOptions) -> ReadOptions:
 
 def read_folder(path: Path, options: ReadOptions) -> Rows:
     """Reads `path/LABEL/*.txt`, one text a file, by label and file name; hidden files and other kinds are left out."""
-    return read_labelled_files(folder_files(path), options)
-
-
-def read_labelled_files(files: Iterable[tuple[str, Path]], options: ReadOptions) -> Rows:
-    """Reads one text a file, with the label given next to it; with encoding `auto`, finds that of each file."""
     options = _without_columns(options)
-    for label, file in files:
+    for label, file in folder_files(path):
         lines = TextLines(file, find_encoding(file) if options.encoding == "auto" else options.encoding)
         text = lines.whole(MAX_CHARACTERS)
         if fault := TOO_LONG if text is None else lines.fault(text):
@@ -121,8 +116,6 @@ def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
 
 def read_jsonl(path: Path, options: ReadOptions) -> Rows:
     """Reads JSON objects, one a line or those of one document: an array, or what `_rows_of` finds in an object.
-
-    Keys that are there twice, NaN and infinite numbers make a row a bad one.
 
     Raises:
         DataError: the file is empty, unreadable or too large a document, or none of its objects has a wanted key.
@@ -158,19 +151,7 @@ def _json_records(path: Path, options: ReadOptions) -> Iterator[Record]:
         yield number, lines.fault(line) or (None if line.isspace() else _record_in(line))
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
-
-
-def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {shown(next(name for name in names if names.count(name) > 1))} is there twice")
-    return record
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
+_DECODER = json.JSONDecoder()
 
 
 def _record_in(text: str) -> dict[str, Any] | str:
@@ -187,7 +168,6 @@ def _record_of(value: Any) -> dict[str, Any] | str:
 def _json_fault(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} at column {error.colno}"
-    # Ours, or the interpreter's about an integer of more digits than it converts.
     return "nested too deep" if isinstance(error, RecursionError) else f"not JSON: {error}"
 
 
@@ -259,13 +239,7 @@ def read_arrow(path: Path, options: ReadOptions) -> Rows:
 
 
 def table_rows(schema: Any, batches: Batches, path: str, options: ReadOptions) -> Rows:
-    """Reads the rows of an Arrow table.
-
-    Args:
-        schema: of all its columns.
-        batches: what yields batches of some of its columns.
-        path: stands for the file in messages.
-        options: what to take.
+    """Reads the rows of an Arrow table: its schema, what yields batches of some columns, and what messages call it.
 
     Raises:
         DataError: a column is not there, or the table is empty.

@@ -24,12 +24,7 @@ MAX_GAP = 30
 
 @dataclass(frozen=True)
 class Splits:
-    """Which texts are in which split.
-
-    Attributes:
-        orders: for each split the places of its texts, in the order they were read.
-        num_left_out: texts between blocks, which are in no split.
-    """
+    """The places of the texts of each split, in the order they were read, and how many between blocks are in none."""
 
     orders: dict[str, Ints]
     num_left_out: int

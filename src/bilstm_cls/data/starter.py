@@ -21,8 +21,8 @@ from bilstm_cls.data.readers import (
     data_files,
     detect_format,
     find_splits,
-)
-from bilstm_cls.data.records import folder_files, read_labelled_files
+)  # fmt: skip
+from bilstm_cls.data.records import folder_files
 from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names, is_prose, require_columns
 from bilstm_cls.data.tokenizer import TokenCounter
 from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Example, clean_label, joined_labels, names_in
@@ -31,7 +31,6 @@ from bilstm_cls.errors import DataError, printable, shown
 
 MAX_ROWS = 20_000
 MAX_BYTES = 32 * 2**20
-MAX_FILES = 2_000
 MAX_TEXTS = 2_000
 """Texts whose tokens are counted."""
 MAX_LENGTH = 400
@@ -78,22 +77,17 @@ class DataProfile:
 
     @property
     def has_columns(self) -> bool:
-        """Whether there are names or positions for text and label."""
         return self.format in _TABLES
 
     @property
     def is_multi(self) -> bool:
-        """Whether a text may have several labels."""
         return self.options.separator is not None
 
 
 def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
-    """Looks at the first 20,000 rows or 32 MiB of data, or at files from all over a folder.
+    """Looks at the first 20,000 rows or 32 MiB of a file, a folder, or the files that a pattern names.
 
-    Args:
-        path: a file, a folder, or a pattern of file names.
-        overrides: `key.path=value` as for `load_config`. What they say of format, encoding, dialect and columns is not
-            guessed.
+    What overrides (`key.path=value`) say of format, encoding, dialect and columns is not guessed.
 
     Raises:
         DataError: nothing can be read, or it does not show which column holds the label or the text.
@@ -137,16 +131,9 @@ def _mark_between(labels: Counter[str]) -> str | None:
     return None
 
 
-def _some_files(folder: Path) -> list[tuple[str, Path]]:
-    """Returns label and path of files from all over a folder of folders."""
-    files = list(folder_files(folder))
-    return files[:: 1 + len(files) // MAX_FILES]
-
-
 def _look(profile: DataProfile, files: Sequence[Path]) -> DataProfile:
-    is_folder, num_bytes = profile.format == "folder", 0
-    rows = (row for file in files for row in READERS[profile.format](file, profile.options))
-    for row in read_labelled_files(_some_files(files[0]), profile.options) if is_folder else rows:
+    num_bytes = 0
+    for row in (row for file in files for row in READERS[profile.format](file, profile.options)):
         if isinstance(row, BadRow):
             (profile.remarks.append(str(row)) if row.is_read else profile.bad_rows.append(row))
             continue
@@ -159,10 +146,9 @@ def _look(profile: DataProfile, files: Sequence[Path]) -> DataProfile:
             profile.is_whole = False
             break
     profile.num_rows = len(profile.texts)
-    if is_folder:
+    if profile.format == "folder":
         profile.labels = Counter(label for label, _ in folder_files(files[0]))
         profile.num_rows = profile.labels.total()
-        profile.is_whole = profile.num_rows == len(profile.texts) + len(profile.bad_rows)
     elif not profile.is_whole:
         size = sum(file.stat().st_size for file in files)
         profile.num_rows = max(profile.num_rows, int(size * profile.num_rows / max(1, num_bytes)))
@@ -174,12 +160,9 @@ _Table = dict[str, list[Any]]
 
 
 def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConfig) -> ReadOptions:
-    """Finds the columns of the text and of the label, as far as they are not given, by their names and what they hold.
+    """Finds the columns of text and label, as far as they are not given, by their names and what they hold.
 
     Columns of 1 and 0 are one label each; with these, and where the label's column holds lists, labels are several.
-
-    Raises:
-        DataError: no row can be read, or nothing shows one of the columns.
     """
     is_csv = format in ("csv", "tsv")
     # A header is read as a row at first, since there may be none.
@@ -310,11 +293,7 @@ MAX_TOKENS = 3_000_000
 
 
 def starter_config(profile: DataProfile, path: Path) -> str:
-    """Returns a commented config that trains on data as they are, with settings that suit their size and texts.
-
-    Raises:
-        DataError: the path cannot be written in a config.
-    """
+    """Returns a commented config that trains on data as they are, with settings that suit their size and texts."""
     import jinja2
 
     try:

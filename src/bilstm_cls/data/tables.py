@@ -37,13 +37,8 @@ Rows = Iterator[Example | BadRow]
 class Dialect:
     """How a table is written. None is to be found, `none` is no such character; once found, that is empty.
 
-    Attributes:
-        delimiter: what parts the fields, one character or several.
-        quotechar: what is around a field that holds a delimiter, a quote or a line feed.
-        escapechar: what takes the meaning from the next character.
-        skip_lines: lines before the header, or before the first row.
-        comment: what a line that is no row begins with.
-        skip_spaces: whether a field begins after the spaces that follow a delimiter.
+    `skip_lines` are before the header or first row; a `comment` begins a line that is no row; with `skip_spaces` a
+    field begins after the spaces that follow a delimiter.
     """
 
     delimiter: str | None = None
@@ -87,13 +82,11 @@ class ReadOptions:
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """The columns of the labels; none where labels are not wanted."""
         column = self.label_column
         return () if column is None else (column,) if isinstance(column, str) else tuple(column)
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The columns of text and label."""
         return (*self.text_columns, *self.label_columns)
 
     @property
@@ -107,14 +100,8 @@ def find_dialect(
 ) -> tuple[Dialect, list[list[str]]]:
     """Finds what is not given: of all dialects tried, the one under which most lines of a sample are good rows.
 
-    Args:
-        sample: the first lines of a file.
-        given: what is known.
-        wanted: columns that the header is known to have; empty where there may be no header.
-        is_tsv: whether tabs part the fields and quotes are characters like others, as far as the sample allows.
-
-    Returns:
-        The dialect, and the rows of the sample that it can read.
+    With `wanted`, the header is known to have these columns; of a tsv, quotes are characters like others as far as the
+    sample allows. Also returns the rows of the sample that the dialect can read.
     """
     none: dict[str, Any] = {key: "" for key, value in asdict(given).items() if value == NONE}
     given = replace(given, **none)
@@ -226,8 +213,6 @@ def _header_names(first_row: Sequence[str], options: ReadOptions, where: str) ->
     names = column_names(cells)
     if options.is_headerless:
         names = [f"#{position}" for position in range(1, len(cells) + 1)]
-    elif any("\0" in cell for cell in cells):
-        raise DataError(f"{where}: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
     elif repeated := next((name for name in options.wanted if cells.count(name) > 1), None):
         raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
     require_columns(names, options, where)
@@ -309,11 +294,7 @@ def _rows_with_content(
 def _fitted(row: list[str] | str, width: int, num_named: int, num_lines: int) -> list[str]:
     """Returns a row as wide as the table if empty fields are all that is too much, or too little, in it.
 
-    Args:
-        row: its fields, or what is wrong with it.
-        width: of the table.
-        num_named: columns before an empty end of the header.
-        num_lines: of the record.
+    `num_named` are the columns before an empty end of the header, `num_lines` those of the record.
 
     Raises:
         WrongValueError: it does not fit, or is wrong anyway.
