@@ -52,16 +52,6 @@ def test_every_label_has_its_fraction_to_less_than_one_text(counts: list[int], f
     assert (np.abs(np.bincount(label_ids[found], minlength=len(counts)) - exact) < 1).all()
 
 
-def test_hundreds_of_rare_labels_are_represented_together() -> None:
-    counts = [*[4] * 300, 400]
-    label_ids = labels_of(counts)
-    splits = cut_splits(np.arange(1600), label_ids, {"test": 0.1, "valid": 0.1}, seed=0).orders
-    for name in ("test", "valid"):
-        found = np.bincount(label_ids[splits[name]], minlength=301)
-        assert (found.sum(), found[-1]) == (160, 40)
-        assert found[:300].max() == 1
-
-
 def test_a_fraction_of_less_than_a_text_is_an_error() -> None:
     with pytest.raises(DataError, match=r"data\.valid"):
         cut_splits(np.arange(4), np.array([0, 0, 1, 1]), {"valid": 0.1}, seed=0)
@@ -70,17 +60,17 @@ def test_a_fraction_of_less_than_a_text_is_an_error() -> None:
 
 
 def test_blocks_are_contiguous_and_have_gaps_around_them() -> None:
-    label_ids = np.repeat([0, 1], 10_000)
-    splits = cut_splits(np.arange(20_000), label_ids, {"valid": 0.1}, seed=0, valid_split="blocks")
+    label_ids = np.repeat([0, 1], 2_000)
+    splits = cut_splits(np.arange(4_000), label_ids, {"valid": 0.1}, seed=0, valid_split="blocks")
     valid = splits.orders["valid"]
     for label in (0, 1):
         places = valid[label_ids[valid] == label]
         blocks = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
-        assert len(places) == 1000
+        assert len(places) == 200
         assert 1 < len(blocks) <= NUM_BLOCKS
     distance = np.abs(splits.orders["train"][:, None] - valid[None, :]).min(axis=1)
     is_same_label = label_ids[splits.orders["train"]] == label_ids[valid[0]]
-    assert distance[is_same_label & (splits.orders["train"] < 9_000)].min() > MAX_GAP
+    assert distance[is_same_label & (splits.orders["train"] < 1_800)].min() > MAX_GAP
     assert 0 < splits.num_left_out <= 2 * MAX_GAP * NUM_BLOCKS * 2
 
 
@@ -100,15 +90,6 @@ def test_a_group_is_never_in_two_splits(rows: list[tuple[int, int]], fraction: f
     sets = [set(groups[order].tolist()) for order in splits.values()]
     assert sum(map(len, sets)) == len(set.union(*sets))
     assert set(label_ids[splits["train"]]) == set(label_ids)
-
-
-def test_groups_make_splits_of_about_the_asked_size_and_labels() -> None:
-    generator = np.random.default_rng(0)
-    groups = np.repeat(np.arange(500), 4)
-    label_ids = np.repeat(generator.integers(0, 2, 500), 4)
-    valid = cut_splits(np.arange(2000), label_ids, {"valid": 0.2}, seed=0, groups=groups).orders["valid"]
-    assert abs(len(valid) - 400) <= 8
-    assert np.abs(np.bincount(label_ids[valid]) - 0.2 * np.bincount(label_ids)).max() <= 4
 
 
 def sets_of(seed: int, size: int = 400) -> Any:

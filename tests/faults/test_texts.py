@@ -1,6 +1,5 @@
 """F16: every text has one finite answer, the same alone and in a batch, in memory that does not grow."""
 
-import json
 import random
 import time
 from collections.abc import Iterator
@@ -9,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from bilstm_cls.classifier import Classifier, Prediction
-from tests.command_line import Outcome, run_cli
-from tests.faults.children import run
 from tests.faults.conftest import Tally, cases
 from tests.faults.failpoints import resident
 
@@ -29,7 +26,6 @@ LONG_TEXTS = [
     "good " * 10_000, "!" * 10_000, "\u0301" * 10_000, "👩‍👩‍👧" * 2_000, "\n" * 10_000, "a" * 1_000_000, "中" * 300_000,
     "good bad " * 110_000, "\ud83d" * 10_000, "\u202e" * 5_000 + "x", "\0" * 10_000,
 ]  # fmt: skip
-TEN_MEGABYTES = {"marks": "!?" * 5_000_000, "words": "good bad " * 1_100_000, "one word": "a" * 10_000_000}
 BATCH = 64
 
 
@@ -103,17 +99,6 @@ def test_every_way_into_the_command_gives_one_answer_a_text(trained_run: Path, t
         return len(expected)
 
     tally(ways, survives)
-
-
-@pytest.mark.nightly
-def test_a_text_of_10_megabytes_is_answered_in_bounded_memory(trained_run: Path, tmp_path: Path, tally: Tally) -> None:
-    def survives(kind: str) -> None:
-        (tmp_path / "in.txt").write_text(TEN_MEGABYTES[kind])
-        options = ("--run", trained_run, "--device", "cpu", "--json")
-        outcome = run("predict", "--input", tmp_path / "in.txt", *options, environment={"CHILD_MEMORY_MB": "800"})
-        assert answers(outcome) == [TEN_MEGABYTES[kind]]
-
-    tally(TEN_MEGABYTES, survives)
 
 
 @cases(few=10_000, many=100_000)
