@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from bilstm_cls.data.encoding import find_encoding
-from bilstm_cls.data.readers import READERS, ReadOptions
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.data.readers import ReadOptions
+from bilstm_cls.errors import DataError
 from tests.data.conftest import Write
 from tests.data.rows import pairs, skipping
 
@@ -82,20 +82,6 @@ def test_a_byte_that_cannot_be_decoded_is_named_deep_in_a_file(
     with pytest.raises(DataError, match=rf":{line}: byte 0x{wrong[0]:02x} is not {encoding} "):
         pairs(path, **kwargs)
     assert skipping(path, **kwargs) == ([(text, "pos")] * (num_before + 5), [line])
-
-
-@pytest.mark.parametrize("encoding", ["cp037", "utf-32", "utf-16-be"])
-@pytest.mark.parametrize("data_format", sorted({*READERS} - {"folder", "parquet", "arrow"}))
-@pytest.mark.parametrize("content", [b"text,label\n\xe9\\x,+2AA-\n", b"\x80" * 99, bytes(range(256)), b"xn--a\n"])
-def test_a_wrong_codec_gives_rows_or_one_message(write: Write, data_format: str, encoding: str, content: bytes) -> None:
-    options = ReadOptions(encoding=encoding)
-    message = ""
-    try:
-        for text, _ in pairs(write("a.bin", content), format=data_format, options=options, bad_rows="skip"):
-            text.encode()
-    except (DataError, ConfigError) as error:
-        message = str(error)
-    assert "\n" not in message
 
 
 def test_compressed_files_are_read_and_damaged_ones_refused(write: Write) -> None:

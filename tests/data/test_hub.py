@@ -8,7 +8,7 @@ import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import load_dataset
-from bilstm_cls.data.hub import Address, UnreachableError
+from bilstm_cls.data.hub import Address
 from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import ConfigError, DataError
 from tests.hub_server import FakeHub, serving_hub
@@ -113,27 +113,15 @@ def test_a_test_split_with_secret_labels_is_left_out(hub: FakeHub, load: Load) -
 
 
 def test_what_may_not_be_read_is_reported(hub: FakeHub, load: Load) -> None:
-    hub.add("dataset", "ada/films", SUBSETS)
     hub.status = 403
     with pytest.raises(ConfigError, match="hf auth login"):
         load("hf/ada/films:plain")
-    hub.status = None
-    with pytest.raises(ConfigError, match="hf://ada/none"):
-        load("hf/ada/none")
 
 
 def test_a_revision_is_read(hub: FakeHub, load: Load) -> None:
     hub.add("dataset", "ada/films", {"train.csv": csv_of(ROWS)})
     hub.add("dataset", "ada/films", {"train.csv": csv_of(ROWS[:4])}, branch="v1")
     assert [load(f"hf/ada/films{at}").counts["read"] for at in ("", "@v1")] == [6, 4]
-
-
-def test_offline_the_way_to_read_the_cache_is_named(hub: FakeHub, load: Load) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BILSTM_CLS_OFFLINE", "1")
-        with pytest.raises(UnreachableError, match="HF_HUB_OFFLINE=1"):
-            load("hf/ada/films")
-    assert hub.asked == []
 
 
 @pytest.mark.parametrize(
@@ -159,7 +147,7 @@ def test_an_address_is_read() -> None:
     assert Address.parse("u/na-me_2.x:sub@refs/pr/1") == Address("u/na-me_2.x", "sub", "refs/pr/1")
 
 
-@pytest.mark.parametrize("text", ["hf/", "a/b/c", "/etc/passwd", "a/../b", "a:b:c"])
+@pytest.mark.parametrize("text", ["hf/", "a/b/c", "/etc/passwd", "a/../b"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is no repository of the Hub"):
         Address.parse(text)

@@ -1,8 +1,8 @@
 import csv
+import datetime
 import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,22 +134,18 @@ def test_a_bad_csv_row_is_named_and_costs_no_other_unless_quotes_are_wrong(write
 OBJECT = '{"text": "x", "label": "a"}\n'
 OTHER_FAULTS = [
     ("a.tsv", "text\tlabel\nx\ta\nx\ta\ty\n", "3 fields, but the first row has 2"),
-    ("a.tsv", "text\tlabel\nx\ta\nx\t \n", "the label is empty"),
     ("a.ft", "__label__a x\n\nno label\n", "the label is empty"),
     ("a.ft", "__label__a x\n\n__label__a __label__b y\n", "data.labels: multi"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": NaN}\n', "the label is empty"),
     ("a.jsonl", OBJECT + '\n["y", "b"]\n', "must be a JSON object"),
     ("a.jsonl", OBJECT + '\n{"text": "y"}\n', "has no 'label' among 'text'"),
     ("a.jsonl", OBJECT + '\n{"text": 1, "label": "b"}\n', "'text' must be text, not 1"),
-    ("a.jsonl", OBJECT + '\n{"text": null, "label": "b"}\n', "'text' must be text, not null"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": 1.5}\n', "'label' must be text, a whole number"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": ["a", "b"]}\n', "data.labels: multi"),
-    ("a.jsonl", OBJECT + '\n{"text": "y", "label": null}\n', "the label is empty"),
     ("a.jsonl", OBJECT + '\n{"text": "\\ud800", "label": "b"}\n', "lone surrogate (U+D800)"),
     ("a.jsonl", OBJECT + '\n{"text": "y", \n', "not JSON: "),
     ("a.jsonl", OBJECT + "\n" + "[" * 100_000 + "\n", "nested too deep"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": ' + "9" * 5000 + "}\n", "not JSON: Exceeds"),
-    ("a.json", f"[{OBJECT},\n[]]", "must be a JSON object"),
     ("a.json", f'[{OBJECT},\n{{"text": 3}} {{}}]', "'text' must be text"),
     ("a.json", f'[{OBJECT},\n{{"text": "y" "z"}}]', "the rest of the file after it is not read"),
 ]
@@ -258,34 +254,19 @@ def test_a_wrong_byte_in_a_folder_is_named(write: Write, tmp_path: Path) -> None
 # Parquet and Arrow
 
 
-@pytest.fixture
-def write_table(tmp_path: Path) -> Callable[..., Path]:
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-
-    def write_table(suffix: str = ".parquet", **columns: Any) -> Path:
-        path, table = tmp_path / f"a{suffix}", pa.table(columns)
-        if suffix == ".parquet":
-            pq.write_table(table, path)
-        else:
-            with pa.ipc.new_stream(str(path), table.schema) as writer:
-                writer.write_table(table)
-        return path
-
-    return write_table
-
-
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
-def test_rows_of_a_table_are_read_and_counted(write_table: Callable[..., Path], suffix: str) -> None:
-    path = write_table(suffix, id=[1, 2, 3, 4], text=["x", "y", "z", "w"], label=[0.0, 1.0, None, float("nan")])
-    assert skipping(path) == ([("x", "0"), ("y", "1")], [3, 4])
-
-
-def test_records_of_a_table_can_be_written_as_json(write_table: Callable[..., Path]) -> None:
-    import datetime
-
-    path = write_table(text=["x"], label=["a"], day=[datetime.date(2024, 1, 2)], score=[float("nan")])
-    (example,) = read(path, options=ReadOptions(keep_record=True))
-    assert example.record == {"text": "x", "label": "a", "day": "2024-01-02", "score": None}
+def test_rows_of_a_table_are_read_and_counted(tmp_path: Path, suffix: str) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    day, path = datetime.date(2024, 1, 2), tmp_path / f"a{suffix}"
+    table = pa.table({"day": [day] * 3, "text": ["x", "y", "z"], "label": [0.0, None, float("nan")]})
+    if suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(str(path), table.schema) as writer:
+            writer.write_table(table)
+    assert skipping(path) == ([("x", "0")], [2, 3])
+    records = [row.record for row in read(path, options=ReadOptions(label_column=None, keep_record=True))]
+    assert records[2] == {"day": "2024-01-02", "text": "z", "label": None}  # as JSON can have it
 
 
 def test_a_table_without_pyarrow_names_the_extra(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +295,6 @@ def test_an_empty_file_is_an_error(write: Write, tmp_path: Path, data_format: st
         ("a.csv", "text,label,text\nx,y,z\n", "a.csv:1: column 'text' is there twice"),
         ("a.csv", 'text,"label\nx,y\n', "a.csv:1: not csv (unexpected end"),
         ("a.csv", b"text,label\xff\nx,y\n", "a.csv:1: byte 0xff is not utf-8"),
-        ("a.jsonl", "\n\n", "a.jsonl: holds no JSON object"),
         ("a.jsonl", '{"txt": "x", "label": "a"}\n', "a.jsonl:1: no text column 'text' among 'txt', 'label'; name"),
         ("a.parquet", b"PAR1 damaged", "a.parquet: cannot be read as Parquet"),
     ],
@@ -344,11 +324,8 @@ def test_a_number_has_the_name_on_its_line_and_one_without_a_name_is_a_bad_row(w
     assert skipping(path, options=options) == ([("x", "b"), ("y", "b")], [4])
 
 
-@pytest.mark.parametrize(
-    ("names", "line"), [("a\nb\na\n", 3), ("a\n1\n", 2), ("0\ta\n", 1), ("\n\n", None), (b"a\n\xff\n", 2)]
-)
-def test_a_file_that_does_not_name_labels_is_an_error(write: Write, names: str | bytes, line: int | None) -> None:
+@pytest.mark.parametrize(("names", "line"), [("a\nb\na\n", 3), ("a\n1\n", 2), ("0\ta\n", 1), (b"a\n\xff\n", 2)])
+def test_a_file_that_does_not_name_labels_is_an_error(write: Write, names: str | bytes, line: int) -> None:
     path = write("names.txt", names)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=rf"names\.txt:{line}: "):
         read_label_names(path, "utf-8")
-    assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")

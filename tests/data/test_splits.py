@@ -18,7 +18,7 @@ def labels_of(counts: list[int]) -> Any:
     return np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(COUNTS, FRACTIONS, st.sampled_from(["random", "blocks"]), st.integers(0, 9))
 def test_splits_have_the_asked_size_and_leave_a_text_of_every_label_in_train(
     counts: list[int], fractions: dict[str, float], valid_split: str, seed: int
@@ -74,7 +74,7 @@ def test_blocks_are_contiguous_and_have_gaps_around_them() -> None:
     assert 0 < splits.num_left_out <= 2 * MAX_GAP * NUM_BLOCKS * 2
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), min_size=30, max_size=120),
     st.floats(0.1, 0.3), st.integers(0, 5),

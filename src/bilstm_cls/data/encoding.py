@@ -126,9 +126,6 @@ class TextLines:
 
     A byte order mark is dropped. A line of more than `MAX_CHARACTERS` is yielded cut, but longer than that, so that its
     length shows it. In the place of bytes that are not of the encoding are `SURROGATE`s; see `fault`.
-
-    Attributes:
-        encoding: the codec, never `auto`.
     """
 
     def __init__(self, path: Path, encoding: str) -> None:

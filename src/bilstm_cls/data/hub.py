@@ -112,11 +112,7 @@ def _status_in(error: BaseException | None) -> int | None:
 
 
 def download(address: Address, *, patterns: Sequence[str]) -> Path:
-    """Returns a folder with the files of a model's repository that match one of the patterns.
-
-    Raises:
-        ConfigError, DownloadError: as `naming_hub_faults` says.
-    """
+    """Returns a folder with the files of a model's repository that match one of the patterns."""
     with naming_hub_faults(address):
         folder = hub().snapshot_download(
             address.repository, revision=address.revision, allow_patterns=list(patterns),

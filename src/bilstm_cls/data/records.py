@@ -30,7 +30,7 @@ Batches = Callable[[Sequence[str]], Iterator[Any]]
 
 
 def read_lines(path: Path, options: ReadOptions) -> Rows:
-    """Reads one text a line, without labels. A blank line is a text too, so that every line has its result."""
+    """Reads one text a line, without labels; a blank line is a text too."""
     for number, text, fault in _numbered(TextLines(path, options.encoding)):
         if fault:
             yield BadRow(str(path), number, fault)
@@ -96,11 +96,7 @@ def read_folder(path: Path, options: ReadOptions) -> Rows:
 
 
 def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
-    """Yields label and path of every text file in a folder of folders, sorted.
-
-    Raises:
-        DataError: there is no folder in it, or one has no text file.
-    """
+    """Yields label and path of every text file in a folder of folders, sorted, or raises DataError."""
     try:
         folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] != ".")
         if not folders:
@@ -239,11 +235,7 @@ def read_arrow(path: Path, options: ReadOptions) -> Rows:
 
 
 def table_rows(schema: Any, batches: Batches, path: str, options: ReadOptions) -> Rows:
-    """Reads the rows of an Arrow table: its schema, what yields batches of some columns, and what messages call it.
-
-    Raises:
-        DataError: a column is not there, or the table is empty.
-    """
+    """Reads the rows of an Arrow table: its schema, what yields batches of some columns, and what messages call it."""
     require_columns(schema.names, options, path)
     columns = schema.names if options.keep_record else list(dict.fromkeys(options.wanted))
     names = class_names(schema).get(*options.label_columns[:1] or [""])

@@ -167,11 +167,7 @@ def _imdb_reviews(path: Path) -> dict[str, list[Example]]:
 
 
 def _members_of(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yields the files in a tar or tar.gz: their names, and what reads them. Nothing is unpacked to disk.
-
-    Raises:
-        DataError: the archive is cut, damaged, or larger than it may be.
-    """
+    """Yields the files in a tar or tar.gz: their names, and what reads them. Nothing is unpacked to disk."""
     try:
         with tarfile.open(path) as archive:
             assert archive.fileobj is not None

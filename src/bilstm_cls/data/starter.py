@@ -156,7 +156,6 @@ def _look(profile: DataProfile, files: Sequence[Path]) -> DataProfile:
 
 
 _Table = dict[str, list[Any]]
-"""The values of each column, all equally many."""
 
 
 def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConfig) -> ReadOptions:
@@ -184,7 +183,9 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
         raise _unknown_column(path, table, "label")
     labels = [label] if isinstance(label, str) else label
     require_columns(list(table), replace(options, text_columns=known, label_column=label), str(path))
-    switches = [name for name in table if _is_switch(table[name])]
+    # A few wrong values are bad rows rather than a column that is no label.
+    are_switches = {name: [str(value).strip().casefold() in _SWITCHES for value in table[name]] for name in table}
+    switches = [name for name, found in are_switches.items() if sum(found) > MOST * len(found)]
     is_guess = not {"label_column", "labels"} & given.model_fields_set and labels[0].lower() not in _SURE_LABELS
     if is_guess and labels[0] in switches and len(switches) >= MIN_SWITCHES:
         labels = switches
@@ -226,8 +227,7 @@ def _guess_label(table: _Table, texts: Sequence[str]) -> str | None:
     """Returns the label's column: one of a usual name, else the one with the fewest different short values."""
     candidates = [name for name in table if name not in texts]
     by_name = [name for known in LABEL_NAMES for name in candidates if name.casefold() == known]
-    by_part = [name for word in _SURE_LABELS for name in candidates if word in name.casefold()]
-    for name in [*by_name, *by_part]:
+    for name in by_name:
         is_sure = name.casefold() in _SURE_LABELS and any(value not in (None, "") for value in table[name])
         if is_sure or 0 < _num_labels(table[name]) <= max(20, 0.5 * len(table[name])):
             return name
@@ -241,7 +241,9 @@ def _guess_label(table: _Table, texts: Sequence[str]) -> str | None:
 
 def _guess_texts(table: _Table, labels: Sequence[str]) -> tuple[str, ...]:
     """Returns the text's columns: those of usual names, else the longest and others that read like prose."""
-    found = {name.casefold(): name for name in table if name not in labels and _is_text(table[name])}
+    # A column has text in more than a few rows that overflow into it.
+    filled = {name: sum(isinstance(v, str) and bool(v.strip()) for v in table[name]) for name in table}
+    found = {name.casefold(): name for name in table if name not in labels and filled[name] > 0.2 * len(table[name])}
     bodies = [found[name] for name in BODY_NAMES if name in found][:1]
     titles = [found[name] for name in TITLE_NAMES if name in found and found[name] not in bodies][:1]
     if bodies or titles:
@@ -249,11 +251,6 @@ def _guess_texts(table: _Table, labels: Sequence[str]) -> tuple[str, ...]:
     lengths = {name: sum(len(v) for v in table[name] if isinstance(v, str)) for name in found.values()}
     longest = max(lengths, key=lambda name: lengths[name], default=None)
     return tuple(name for name in table if name == longest or (name in lengths and is_prose(table[name])))
-
-
-def _is_switch(values: Sequence[Any]) -> bool:
-    """Whether a column holds 1 and 0 but for a few wrong values, which then are bad rows rather than no label."""
-    return sum(str(value).strip().casefold() in _SWITCHES for value in values) > MOST * len(values)
 
 
 def _num_labels(values: Sequence[Any]) -> int:
@@ -264,11 +261,6 @@ def _num_labels(values: Sequence[Any]) -> int:
     is_fitting = all(isinstance(v, str | int) or (isinstance(v, float) and v.is_integer()) for v in values)
     is_fitting = is_fitting and all(0 < len(label) <= _MAX_LABEL for label in labels)
     return len(labels) if is_fitting and len(labels) <= max(_MAX_LABELS, len(values) // 2) else 0
-
-
-def _is_text(values: Sequence[Any]) -> bool:
-    """Whether a column holds text in more than a few rows that overflow into it."""
-    return sum(isinstance(value, str) and bool(value.strip()) for value in values) > 0.2 * len(values)
 
 
 _Size = namedtuple("_Size", "max_rows held_out min_freq batch_size epochs")

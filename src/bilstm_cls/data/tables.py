@@ -63,8 +63,7 @@ class ReadOptions:
     Attributes:
         text_columns: columns of the text; several are joined by a line feed. With names `#1`, `#2`, ... for all given
             columns, a csv or tsv file has no header, and columns are positions counted from 1.
-        label_column: column of the label or labels, or columns of 1 and 0; None where labels are not wanted, and every
-            label is None then.
+        label_column: column of the label or labels, or columns of 1 and 0; None where labels are not wanted.
         encoding: any text codec, or `auto`.
         keep_record: whether an example's `record` gets all fields of its row in order.
         csv: what is known of the dialect of csv and tsv files.
@@ -167,11 +166,7 @@ class TableRows:
     """Iterates over the records of a delimited table, header included: the line of each, and its fields or its fault.
 
     After a quote that does not close, or closes in the middle of a field, nothing can be trusted: the rest of the file
-    is one bad row.
-
-    Attributes:
-        dialect: given or found.
-        record: the lines of the record that was read last.
+    is one bad row. `record` holds the lines of the record that was read last.
     """
 
     def __init__(self, path: Path, encoding: str, given: Dialect, wanted: Sequence[str], *, is_tsv: bool) -> None:
