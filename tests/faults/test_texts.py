@@ -1,5 +1,6 @@
 """F16: every text has one finite answer, the same alone and in a batch, in memory that does not grow."""
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bilstm_cls.classifier import Classifier, Prediction
+from tests.command_line import Outcome, run_cli
 from tests.faults.conftest import Tally, cases
 from tests.faults.failpoints import resident
 
