@@ -29,11 +29,8 @@ _PATTERNS = [
 ]
 
 SYNONYMS = {
-    "bs": "train.batch_size", "dev": "data.valid", "early_stopping": "train.patience",
-    "ema": "train.ema_decay", "embed_dim": "embedding.dim", "fp16": "train.precision", "gpu": "train.device",
-    "hidden_dim": "model.hidden_size", "lr": "train.learning_rate", "max_seq_length": "text.max_length",
-    "metric": "train.select_by", "vocab_size": "text.max_vocab_size", "wd": "train.weight_decay",
-    "wide": "model.ngrams",
+    "bs": "train.batch_size", "dev": "data.valid", "ema": "train.ema_decay", "fp16": "train.precision",
+    "gpu": "train.device", "lr": "train.learning_rate", "wd": "train.weight_decay", "wide": "model.ngrams",
 }  # fmt: skip
 """What other tools call our keys."""
 
@@ -44,13 +41,8 @@ Place = tuple[int, str]
 def load_config(path: Path | None, overrides: Sequence[str] = (), *, options: Mapping[str, str] = {}) -> Config:
     """Reads a config: defaults, over them a YAML file, over it `key.path=value` overrides, of which the last wins.
 
-    Args:
-        path: None for the defaults alone, which name no data.
-        overrides: values are YAML, as in the file.
-        options: more overrides, which win over those, by what the user wrote for each, such as `--seed 7`.
-
-    Raises:
-        ConfigError: with all problems at once, each with its place.
+    `options` are more overrides, which win over those, by what the user wrote for each, such as `--seed 7`.
+    `ConfigError` names all problems at once, each with its place.
     """
     given = _ConfigInput()
     if path is not None:

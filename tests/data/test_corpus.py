@@ -1,7 +1,6 @@
 """Encoded splits: what is kept of a text, and what is counted."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +9,8 @@ from hypothesis import strategies as st
 
 from bilstm_cls.data import corpus as module
 from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, pad, training_batches
-from bilstm_cls.data.corpus import Corpus, encode, encode_whole, learn, load_corpus
-from bilstm_cls.data.tokenizer import UNKNOWN_ID, TokenCounter, Tokenizer
+from bilstm_cls.data.corpus import Corpus, encode, encode_whole, load_corpus
+from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
 from bilstm_cls.evaluation.explain import _kept_places
 from bilstm_cls.inspection import padding_share
 
@@ -96,24 +95,6 @@ def test_files_hold_what_memory_holds(tokenizer: Tokenizer, tmp_path: Path, monk
     empty = encode_whole(["", " "], tokenizer, tmp_path)
     assert empty.statistics["unknown"] == 2
     assert pad(empty, np.array([1]))[0].tolist() == [[UNKNOWN_ID]]
-
-
-@pytest.mark.parametrize("kind", ["words", "whitespace", "basic_english", "cjk", "characters"])
-@pytest.mark.parametrize("limits", [(1, None), (2, None), (1, 5)])
-@pytest.mark.parametrize("is_in_files", [True, False])
-def test_one_pass_gives_the_vocabulary_and_ids_of_two(
-    kind: str, limits: tuple[int, int | None], is_in_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts = [*TEXTS, "<pad> <unk> B", "中国人民 é e\u0301 <br /> \ud800", "", "Z's 3.5 b"]
-    settings: Any = {"kind": kind, "lowercase": True, "normalize": "nfc", "strip_html": True}
-    sizes: Any = {"min_freq": limits[0], "max_vocab_size": limits[1]}
-    expected = Tokenizer.train(texts, **settings, **sizes)
-    corpus = encode(texts, expected, max_length=None)
-    monkeypatch.setattr(module, "CHUNK", 3)
-    monkeypatch.setattr(module, "BLOCK_TOKENS", 5)
-    tokenizer, learned = learn(texts, TokenCounter(**settings), tmp_path if is_in_files else None, **sizes)
-    assert tokenizer.to_json() == expected.to_json()
-    assert same(learned, corpus)
 
 
 def test_a_batch_is_padded_with_zeros_after_each_text(tokenizer: Tokenizer) -> None:

@@ -12,7 +12,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data import prepare as module
 from bilstm_cls.data.prepare import PreparedData, prepare, prepare_in_memory
-from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
+from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 Prepare = Callable[..., PreparedData]
@@ -62,20 +62,19 @@ def test_facts_count_truncated_empty_and_unknown(prepared: Prepare) -> None:
 
 @pytest.fixture
 def split(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts how often each text is split into tokens."""
+    """Counts how often each text is encoded."""
     counts: Counter[str] = Counter()
-    for part in (Tokenizer, TokenCounter):
-        original = part.encode_batch
+    original = Tokenizer.encode_batch
 
-        def counted(self: Any, texts: Sequence[str], original: Any = original) -> list[list[int]]:
-            counts.update(texts)
-            return original(self, texts)
+    def counted(self: Any, texts: Sequence[str]) -> list[list[int]]:
+        counts.update(texts)
+        return original(self, texts)
 
-        monkeypatch.setattr(part, "encode_batch", counted)
+    monkeypatch.setattr(Tokenizer, "encode_batch", counted)
     return counts
 
 
-def test_every_text_is_split_once_whatever_reads_it_and_at_whatever_length(
+def test_every_text_is_encoded_once_whatever_reads_it_and_at_whatever_length(
     prepared: Prepare, tmp_path: Path, split: Counter[str]
 ) -> None:
     rows = [f"common {i},{('pos', 'neg')[i % 2]}" for i in range(20)]

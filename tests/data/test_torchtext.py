@@ -128,7 +128,7 @@ def test_a_run_predicts_from_its_directory_and_cannot_explain(tiny_config: Calla
     run = train(tiny_config("name=torchtext", "text.tokenizer=torchtext/split", "train.epochs=1")).run.path
     assert (run / "report.html").exists()
     assert run_cli("predict", "--run", run, "good Film").code == 0
-    done = run_cli("predict", "--run", run, "--explain-method", "exact", "good Film")
+    done = run_cli("predict", "--run", run, "--explain", "good Film")
     assert (done.code, "torchtext does not say where" in done.stderr) == (2, True)
 
 

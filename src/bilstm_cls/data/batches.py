@@ -73,16 +73,13 @@ def pad(corpus: Corpus, indices: Indices) -> tuple[Indices, Indices]:
 def training_batches(
     lengths: npt.NDArray[np.int64], *, batch_size: int, batch_tokens: int | None, seed: int, epoch: int
 ) -> list[Indices]:
-    """Shuffles, sorts by length within large pools, cuts into batches and shuffles the batches.
-
-    Every text is in exactly one batch.
+    """Shuffles, sorts by length within large pools, cuts into batches and shuffles the batches: each text is in one.
 
     Args:
         lengths: `[N]` tokens of each text.
         batch_size: texts in a batch.
         batch_tokens: padded tokens in a batch, instead of `batch_size`, or None. A longer text is alone in its batch.
-        seed: of the order.
-        epoch: counted from 0; each has another order.
+        seed: of the order, which differs by `epoch`, counted from 0.
     """
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = generator.permutation(len(lengths))

@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bilstm_cls.data.store import chunks, mapped_numbers, release
-from bilstm_cls.data.tokenizer import CHUNK, UNKNOWN_ID, TokenCounter, Tokenizer
+from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
 from bilstm_cls.data.types import LabelIds
 
 Ints = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
 
 TOKEN_IDS, OFFSETS = "token_ids.bin", "offsets.bin"
+CHUNK = 4096
+"""Texts that are encoded together."""
+
 BLOCK_TOKENS = 2**16
 """Tokens that are looked at together where all texts are read in order."""
 
@@ -115,10 +118,6 @@ class Corpus:
         }
 
 
-Encoder = Tokenizer | TokenCounter
-"""What gives texts ids; those of a `TokenCounter` are provisional."""
-
-
 def encode(
     texts: Sequence[str],
     tokenizer: Tokenizer,
@@ -132,37 +131,19 @@ def encode(
     return replace(corpus, max_length=max_length, truncate=truncate, label_ids=label_ids)
 
 
-def encode_whole(texts: Sequence[str], encoder: Encoder, folder: Path | None) -> Corpus:
+def encode_whole(texts: Sequence[str], tokenizer: Tokenizer, folder: Path | None) -> Corpus:
     """Encodes texts, of which nothing is cut: in memory, or chunk by chunk into files, in memory that does not grow."""
     if folder is None:
-        token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, encoder), strict=True))
+        token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, tokenizer), strict=True))
         return Corpus(token_ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     with (folder / TOKEN_IDS).open("wb") as ids, (folder / OFFSETS).open("wb") as ends:
         offsets = np.zeros(1, dtype=np.int64)
         ends.write(offsets.data)
-        for token_ids, lengths in _encode_chunks(texts, encoder):
+        for token_ids, lengths in _encode_chunks(texts, tokenizer):
             offsets = offsets[-1] + np.cumsum(lengths)
             ids.write(token_ids.data)
             ends.write(offsets.data)
     return load_corpus(folder)
-
-
-def learn(
-    texts: Sequence[str], counter: TokenCounter, folder: Path | None, *, min_freq: int, max_vocab_size: int | None
-) -> tuple[Tokenizer, Corpus]:
-    """Learns the vocabulary of texts and encodes them as `encode_whole` does, in one pass.
-
-    The ids are provisional first, and become those of the vocabulary when it is known.
-    """
-    corpus = encode_whole(texts, counter, folder)
-    tokenizer, table = counter.tokenizer(min_freq=min_freq, max_vocab_size=max_vocab_size)
-    token_ids = corpus.token_ids if folder is None else mapped_numbers(folder / TOKEN_IDS, np.int32, mode="r+")
-    for part in chunks(token_ids, BLOCK_TOKENS):
-        part[:] = table[part]
-        if isinstance(token_ids, np.memmap):
-            token_ids.flush()
-        release(token_ids)
-    return tokenizer, corpus
 
 
 def load_corpus(folder: Path) -> Corpus:
@@ -170,9 +151,9 @@ def load_corpus(folder: Path) -> Corpus:
     return Corpus(mapped_numbers(folder / TOKEN_IDS, np.int32), mapped_numbers(folder / OFFSETS), digest=folder.name)
 
 
-def _encode_chunks(texts: Sequence[str], encoder: Encoder) -> Iterator[tuple[Tokens, Ints]]:
+def _encode_chunks(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[tuple[Tokens, Ints]]:
     """Yields flat token ids, and for each text how many are its."""
     for chunk in chunks(texts, CHUNK):
-        ids = encoder.encode_batch(chunk)
+        ids = tokenizer.encode_batch(chunk)
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         yield np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum())), lengths

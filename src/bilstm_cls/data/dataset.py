@@ -48,8 +48,7 @@ Ints = npt.NDArray[np.int64]
 def load_dataset(config: DataConfig) -> Dataset:
     """Reads and splits the data of a config, or finds in the cache what an earlier call made of the same files.
 
-    Raises:
-        DataError: something cannot be read, or there is not enough to train on.
+    `DataError` where something cannot be read, or there is not enough to train on.
     """
     source = source_of(config)
     key = hashlib.sha256(json.dumps([FORMAT, source.identity, config.model_dump()]).encode()).hexdigest()
@@ -216,10 +215,9 @@ def _has_new_label(
     if split not in ("valid", "test") or not new:
         return False
     reason = f"label {new[0]!r} does not occur in train, whose labels are {', '.join(sorted(known)[:20])}"
-    row = BadRow(example.path, example.line, reason)
+    bad_rows.append(BadRow(example.path, example.line, reason))
     if config.bad_rows == "error":
-        raise DataError(f"{row}; fix it, or set data.bad_rows to skip")
-    bad_rows.append(row)
+        raise DataError(f"{bad_rows[-1]}; fix it, or set data.bad_rows to skip")
     return True
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from bilstm_cls.config import Config, TextConfig, own_width
 from bilstm_cls.config_file import flat_config, load_config
-from bilstm_cls.data.corpus import Corpus, encode_whole, learn, load_corpus
+from bilstm_cls.data.corpus import Corpus, encode_whole, load_corpus
 from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.store import cache_folder, cached
-from bilstm_cls.data.tokenizer import TokenCounter, Tokenizer
+from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.types import Dataset, LabelIds, Split, label_counts
 from bilstm_cls.data.vectors import ENGLISH, frequent_words, width_of
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
@@ -65,16 +65,10 @@ class PreparedData:
 
 
 def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedData:
-    """Reads the splits, learns the vocabulary from the train split alone, and encodes them.
+    """Reads the splits, learns the vocabulary from train alone, and encodes `only` these or all that training reads.
 
-    A text is split into tokens once, whatever reads it afterwards: the files in the cache hold whole texts, for every
-    `text.max_length`. The train split is split twice with `tokenizer: bpe`, whose tokens are learned first, and with
-    `en-300`, whose frequent words fill what is left of `text.max_vocab_size`, so that they are known where train lacks
-    them. With `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
-
-    Args:
-        config: what to read, and how.
-        only: splits to encode, where they are there; by default all that training reads.
+    Every text is encoded once: the files in the cache hold whole texts, for every `text.max_length`. With
+    `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
 
     Raises:
         DataError: something cannot be read, or no token is frequent enough.
@@ -97,62 +91,46 @@ def _prepare(
     dataset: Dataset, names: list[str], config: Config, encoder: Tokenizer | None, key: list[Any] | None
 ) -> PreparedData:
     """Encodes some splits by the tokenizer of an encoder, or one that is learned; in the cache where there is a key."""
-    text, splits = config.text, dataset.splits
-    corpora: dict[str, Corpus] = {}
-    tokenizer = encoder
-    if tokenizer is None:
-        tokenizer, corpora["train"] = _learned(splits["train"].texts, text, key)
-        if ENGLISH in config.embedding.sources:
-            tokenizer, corpora = tokenizer.with_words(frequent_words(), text.max_vocab_size), {}
-    for name in names:
-        if name not in corpora:
-            corpora[name] = _encoded(splits[name], tokenizer, key)
-    return PreparedData(dataset, tokenizer, {name: _as_read(corpora[name], splits[name], text) for name in names})
+    tokenizer = encoder or _learned(dataset.splits["train"].texts, config, key)
+    corpora = {name: _encoded(dataset.splits[name], tokenizer, config.text, key) for name in names}
+    return PreparedData(dataset, tokenizer, corpora)
 
 
-def _learned(texts: Sequence[str], text: TextConfig, key: list[Any] | None) -> tuple[Tokenizer, Corpus]:
-    """Learns the vocabulary and encodes the texts that it is learned from."""
-    if key is None:
-        return _learn(texts, text, None)
+def _learned(texts: Sequence[str], config: Config, key: list[Any] | None) -> Tokenizer:
+    """Learns the vocabulary, in which frequent words of `en-300` take the room that is left."""
+    text = config.text
+
+    def learn() -> Tokenizer:
+        options = text.model_dump(exclude={"tokenizer", "max_length", "truncate"})
+        tokenizer = Tokenizer.train(texts, kind=text.tokenizer, **options)
+        if len(tokenizer) <= 2:
+            raise DataError(f"no token of train occurs {text.min_freq} times; lower text.min_freq or give more texts")
+        return tokenizer
 
     def build(folder: Path) -> None:
-        logger.info("learning the vocabulary and encoding the texts of train")
-        (folder / TOKENIZER).write_text(_learn(texts, text, folder)[0].to_json(), "utf-8")
+        logger.info("learning the vocabulary")
+        (folder / TOKENIZER).write_text(learn().to_json(), "utf-8")
 
-    settings = text.model_dump(exclude={"max_length", "truncate"})
-    folder = cached("corpus", _digest_of([*key, settings]), build)
-    return Tokenizer.load(folder / TOKENIZER), load_corpus(folder)
-
-
-def _learn(texts: Sequence[str], text: TextConfig, folder: Path | None) -> tuple[Tokenizer, Corpus]:
-    splitting = text.model_dump(include={"lowercase", "normalize", "strip_html"}) | {"kind": text.tokenizer}
-    limits = text.model_dump(include={"min_freq", "max_vocab_size"})
-    if text.tokenizer == "bpe":
-        tokenizer = Tokenizer.train(texts, **splitting, **limits)
-        corpus = encode_whole(texts, tokenizer, folder)
-    else:
-        tokenizer, corpus = learn(texts, TokenCounter(**splitting), folder, **limits)
-    if len(tokenizer) <= 2:
-        raise DataError(
-            f"no token of the train split occurs {text.min_freq} times, so there is no vocabulary; "
-            f"lower text.min_freq or give more texts"
-        )
-    return tokenizer, corpus
-
-
-def _encoded(split: Split, tokenizer: Tokenizer, key: list[Any] | None) -> Corpus:
     if key is None:
-        return encode_whole(split.texts, tokenizer, None)
+        tokenizer = learn()
+    else:
+        settings = text.model_dump(exclude={"max_length", "truncate"})
+        tokenizer = Tokenizer.load(cached("vocabulary", _digest_of([*key, settings]), build) / TOKENIZER)
+    is_filled = ENGLISH in config.embedding.sources
+    return tokenizer.with_words(frequent_words(), text.max_vocab_size) if is_filled else tokenizer
+
+
+def _encoded(split: Split, tokenizer: Tokenizer, text: TextConfig, key: list[Any] | None) -> Corpus:
+    """Encodes whole texts, and cuts them as the config says when they are read."""
 
     def build(folder: Path) -> None:
         logger.info(f"encoding the texts of {split.name}")
         encode_whole(split.texts, tokenizer, folder)
 
-    return load_corpus(cached("corpus", _digest_of([*key, split.name, _digest_of(tokenizer.to_json())]), build))
-
-
-def _as_read(corpus: Corpus, split: Split, text: TextConfig) -> Corpus:
-    """Cuts the texts as the config says, and gives them their labels."""
+    if key is None:
+        corpus = encode_whole(split.texts, tokenizer, None)
+    else:
+        corpus = load_corpus(cached("corpus", _digest_of([*key, split.name, tokenizer.to_json()]), build))
     corpus = replace(corpus, label_ids=split.label_ids, max_length=text.max_length, truncate=text.truncate)
     counts = corpus.statistics
     cut = f"{counts['truncated']:,} texts cut to {text.max_length} tokens, " if counts["truncated"] else ""
@@ -193,8 +171,6 @@ def start_folder(config: Config) -> Path | None:
 
 def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     """Returns the tokenizer of the encoder that `model.init_from` names, or None where it names none.
-
-    That of an encoder that `train` pretrains itself is learned from the train split, as without an encoder.
 
     Raises:
         ConfigError: there is no encoder, or the config asks for other sizes or other vectors.
@@ -249,10 +225,7 @@ def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[
     """Returns one weight per label from `train.class_weights`: null, `balanced`, or a map from label to weight.
 
     `balanced` gives `N / (C * count)`, so that every label has the same weight in sum; where a text may have several,
-    `(N - count) / count`, so that the texts with a label and those without weigh the same.
-
-    Raises:
-        DataError: the map names a label that is not there, or lacks one.
+    `(N - count) / count`. `DataError` where the map names a label that is not there, or lacks one.
     """
     if setting is None:
         return None

@@ -24,7 +24,7 @@ from bilstm_cls.data.readers import (
 )  # fmt: skip
 from bilstm_cls.data.records import folder_files
 from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names, is_prose, require_columns
-from bilstm_cls.data.tokenizer import TokenCounter
+from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Example, clean_label, joined_labels, names_in
 from bilstm_cls.data.vectors import has_english
 from bilstm_cls.errors import DataError, printable, shown
@@ -296,8 +296,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
     environment.filters |= {"yaml": flow_yaml, "comment": printable}
     some = profile.texts[:: 1 + len(profile.texts) // MAX_TEXTS]
     tokenizer = _tokenizer_for(some)
-    counter = TokenCounter(kind=tokenizer, lowercase=True, normalize="nfc", strip_html=False)
-    num_tokens = sorted(map(len, counter.encode_batch(some)))
+    num_tokens = sorted(map(len, Tokenizer.train(some, kind=tokenizer, normalize="nfc").encode_batch(some)))
     max_length, median = _max_length(num_tokens), num_tokens[len(num_tokens) // 2]
     is_few = profile.num_rows * min(median, max_length) <= MAX_TOKENS
     num_english = sum(word in _ENGLISH for text in some for word in text.lower().split())

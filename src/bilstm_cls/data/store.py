@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -85,12 +85,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """Returns a folder of the cache that `build` filled, now or in an earlier call with the same key.
 
     Where another process fills it, this one waits. A folder that was not finished, or whose files have changed since,
-    is made again. Where the cache cannot be written, the folder is a temporary one that goes with the process.
-
-    Args:
-        kind: what it holds.
-        key: a digest of everything that its content depends on.
-        build: fills an empty folder with files.
+    is made again. Where the cache cannot be written, the folder is a temporary one that goes with the process. `key` is
+    a digest of everything that the content depends on.
     """
     folder = cache_folder() / kind / key
     if not _is_intact(folder):
@@ -174,9 +170,9 @@ def clear_cache(kind: str | None = None) -> list[CacheEntry]:
     return [entry for entry in removed if not entry.path.exists()]
 
 
-def mapped_numbers(path: Path, dtype: npt.DTypeLike = np.int64, mode: Literal["r", "r+"] = "r") -> Array:
+def mapped_numbers(path: Path, dtype: npt.DTypeLike = np.int64) -> Array:
     """Memory-maps a file of numbers; an empty one is an empty array."""
-    return np.memmap(path, dtype=dtype, mode=mode) if path.stat().st_size else np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
 
 
 def release(*arrays: Array | None) -> None:

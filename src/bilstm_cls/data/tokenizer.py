@@ -4,16 +4,12 @@ The splitting runs in the Rust library `tokenizers`, on all cores. What the JSON
 that reads `tokenizers` files gives the same ids from it, but for torchtext's tokenizers, which cut texts beforehand.
 """
 
-import collections
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
@@ -27,9 +23,6 @@ DEFAULT_BPE_SIZE = 30000
 MAX_CHARACTERS = 2**20
 MAX_PIECE = 2**18
 """Characters that the library sees at once, and of one text. A word that is longer is several."""
-
-CHUNK = 4096
-"""Texts that are split at once."""
 
 Cutter = Callable[[str], str]
 """What a text goes through before the library sees it: mostly `str`, which leaves it as it is."""
@@ -111,14 +104,19 @@ class Tokenizer:
         Raises:
             ConfigError: torchtext cannot be used here.
         """
+        engine, cutter = _engine(kind, lowercase, normalize, strip_html)
+        pieces = (piece for text in texts for piece in _pieces(cutter(without_surrogates(text))))
         if kind == "bpe":
-            engine, cutter = _engine(kind, lowercase, normalize, strip_html)
-            return cls(_train_bpe(texts, engine, min_freq, max_vocab_size), cutter)
-        counter = TokenCounter(kind=kind, lowercase=lowercase, normalize=normalize, strip_html=strip_html)
-        remaining = iter(texts)
-        while chunk := list(itertools.islice(remaining, CHUNK)):
-            counter.encode_batch(chunk)
-        return counter.tokenizer(min_freq=min_freq, max_vocab_size=max_vocab_size)[0]
+            return cls(_train_bpe(pieces, engine, min_freq, max_vocab_size), cutter)
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=max_vocab_size or 10**9, min_frequency=min_freq, special_tokens=[], show_progress=False
+        )
+        engine.train_from_iterator(pieces, trainer)
+        ids = engine.get_vocab()
+        tokens = [token for token in sorted(ids, key=ids.__getitem__) if token not in (PADDING, UNKNOWN)]
+        vocab = {token: i for i, token in enumerate([PADDING, UNKNOWN, *tokens][:max_vocab_size])}
+        engine.model = models.WordLevel(vocab, unk_token=UNKNOWN)
+        return cls(engine, cutter)
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
@@ -179,11 +177,25 @@ class Tokenizer:
 
         The library holds some 300 bytes a token until it has answered, so it gets about `MAX_CHARACTERS` at once.
         """
+        ids: list[list[int]] = []
+        group: list[tuple[list[int], str]] = []  # pieces, each with the ids of its text
+        room = MAX_CHARACTERS
+        for text in texts:
+            ids.append([])
+            for piece in _pieces(self._cutter(without_surrogates(text))):
+                group.append((ids[-1], piece))
+                room -= len(piece)
+                if room < 0:
+                    self._encode(group)
+                    room = MAX_CHARACTERS
+        self._encode(group)
+        return ids
 
-        def encode(pieces: list[str]) -> Iterator[list[int]]:
-            return (_without_padding(encoding.ids) for encoding in self._engine.encode_batch_fast(pieces))
-
-        return _by_pieces(texts, self._cutter, encode)
+    def _encode(self, group: list[tuple[list[int], str]]) -> None:
+        encodings = self._engine.encode_batch_fast([piece for _, piece in group])
+        for (ids, _), encoding in zip(group, encodings, strict=True):
+            ids += _without_padding(encoding.ids)
+        group.clear()
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the ids of one text and, for each, where it begins and ends in the text's characters.
@@ -195,48 +207,6 @@ class Tokenizer:
             raise ConfigError("torchtext does not say where its tokens are; explain a run with text.tokenizer words")
         encoding = self._engine.encode(without_surrogates(text))
         return _without_padding(encoding.ids), encoding.offsets
-
-
-class TokenCounter:
-    """Splits texts and counts their tokens: texts are encoded before the vocabulary is known, in one pass.
-
-    Every distinct token gets a provisional id when it first occurs. Not for `bpe`, whose tokens are learned.
-    """
-
-    def __init__(self, *, kind: str, lowercase: bool, normalize: str, strip_html: bool) -> None:
-        self._engine, self._cutter = _engine(kind, lowercase, normalize, strip_html)
-        self._ids: collections.defaultdict[str, int] = collections.defaultdict(itertools.count().__next__)
-        self._counts = np.zeros(0, dtype=np.int64)
-        # WordLevel gives unknown words no string. To this one, whose vocabulary is a space, every word is unknown, and
-        # unknown characters in a row are one token.
-        self._engine.model = models.Unigram([(" ", 0.0)], 0, False)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns provisional ids of every text, and counts them."""
-        id_of = self._ids.__getitem__
-
-        def encode(pieces: list[str]) -> Iterator[list[int]]:
-            return (list(map(id_of, encoding.tokens)) for encoding in self._engine.encode_batch(pieces))
-
-        ids = _by_pieces(texts, self._cutter, encode)
-        flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
-        counts = np.bincount(flat, minlength=len(self._ids))
-        counts[: len(self._counts)] += self._counts
-        self._counts = counts
-        return ids
-
-    def tokenizer(self, *, min_freq: int, max_vocab_size: int | None) -> tuple[Tokenizer, npt.NDArray[np.int32]]:
-        """Returns the tokenizer of what was counted, and `[P]` the id that it gives each provisional one."""
-        tokens, counts = list(self._ids), self._counts.tolist()
-        frequent = np.flatnonzero(self._counts >= min_freq).tolist() if tokens else []
-        kept = sorted(
-            (i for i in frequent if tokens[i] not in (PADDING, UNKNOWN)), key=lambda i: (-counts[i], tokens[i])
-        )[: None if max_vocab_size is None else max_vocab_size - 2]
-        table = np.full(len(tokens), UNKNOWN_ID, dtype=np.int32)
-        table[kept] = np.arange(2, len(kept) + 2)
-        vocab = {token: i for i, token in enumerate([PADDING, UNKNOWN, *(tokens[i] for i in kept)])}
-        self._engine.model = models.WordLevel(vocab, unk_token=UNKNOWN)
-        return Tokenizer(self._engine, self._cutter), table
 
 
 def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> tuple[tokenizers.Tokenizer, Cutter]:
@@ -264,7 +234,7 @@ def _train_bpe(
         special_tokens=[PADDING, UNKNOWN],
         show_progress=False,
     )
-    engine.train_from_iterator(map(without_surrogates, texts), trainer)
+    engine.train_from_iterator(texts, trainer)
     content = json.loads(engine.to_str())
     content["added_tokens"] = []  # or `<pad>` inside a text would be the token of that name
     return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
@@ -273,31 +243,6 @@ def _train_bpe(
 def without_surrogates(text: str) -> str:
     """Returns the text with every lone surrogate replaced by `?`: UTF-8 has no bytes for them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _by_pieces(
-    texts: Iterable[str], cutter: Cutter, encode: Callable[[list[str]], Iterable[list[int]]]
-) -> list[list[int]]:
-    """Encodes texts, of which the library sees a bounded number of characters at once."""
-    ids: list[list[int]] = []
-    group: list[tuple[list[int], str]] = []  # pieces, each with the ids of its text
-    room = MAX_CHARACTERS
-    for text in texts:
-        ids.append([])
-        for piece in _pieces(cutter(without_surrogates(text))):
-            group.append((ids[-1], piece))
-            room -= len(piece)
-            if room < 0:
-                _encode_group(group, encode)
-                room = MAX_CHARACTERS
-    _encode_group(group, encode)
-    return ids
-
-
-def _encode_group(group: list[tuple[list[int], str]], encode: Callable[[list[str]], Iterable[list[int]]]) -> None:
-    for (ids, _), found in zip(group, encode([piece for _, piece in group]), strict=True):
-        ids += found
-    group.clear()
 
 
 def _pieces(text: str) -> Iterator[str]:

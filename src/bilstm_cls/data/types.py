@@ -14,8 +14,7 @@ import numpy.typing as npt
 from bilstm_cls.data.encoding import SURROGATE
 from bilstm_cls.errors import shown
 
-NO_LABEL = "the label is empty"
-BLANK_LINE = "blank line"
+NO_LABEL, BLANK_LINE = "the label is empty", "blank line"
 MAX_LINEAR_LABELS = 300
 """With more labels, linear models, which weight all n-grams for each label, take longer and more memory than all else:
 none is trained but where it is asked for."""
@@ -225,8 +224,7 @@ class Dataset:
 def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
     """Returns the texts of a list, tuple, array, pandas or polars series, or generator as a list of str.
 
-    Raises:
-        TypeError: it is one str, a mapping, a set or a table; or an item is no str, as in `texts[3] is nan, a float`.
+    `TypeError` where it is one str, a mapping, a set or a table; or an item is no str: `texts[3] is nan, a float`.
     """
     return list(iterate_texts(texts, name))
 

@@ -82,14 +82,10 @@ def joined_vectors(
 def load_vectors(init: str, tokens: Sequence[str], *, seed: int) -> tuple[Matrix, Bools]:
     """Looks a vocabulary up in pretrained vectors; a token that they lack gets a small random one.
 
-    A token is looked up as it is, then in lower case; of several vectors of one token the first counts.
-
-    Args:
-        init: `en-300` (from the extra `vectors`), `glove-6b-50d` (from `samples`), a name such as
-            `torchtext/glove.6B.100d` (of a file in `.vector_cache`), `model2vec/` and the folder or name of a model, or
-            the path of a text file of GloVe, word2vec or fastText, also as `.gz`.
-        tokens: V tokens by id.
-        seed: of the vectors that the file lacks.
+    A token is looked up as it is, then in lower case; of several vectors of one token the first counts. `init` is
+    `en-300` (from the extra `vectors`), `glove-6b-50d` (from `samples`), a name such as `torchtext/glove.6B.100d` (of a
+    file in `.vector_cache`), `model2vec/` and the folder or name of a model, or the path of a text file of GloVe,
+    word2vec or fastText, also as `.gz`.
 
     Returns:
         The vectors `[V, E]`, of which that of `<pad>` is zero, and `[V]` which tokens were found.
@@ -266,14 +262,7 @@ def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed
     They are a truncated SVD of the positive pointwise mutual information of tokens within five tokens of each other
     (Levy & Goldberg 2014; context counts to the power of 0.75 as in Levy et al. 2015).
 
-    Args:
-        corpora: to count in; labels are not read.
-        vocab_size: V.
-        dim: E.
-        seed: of the randomized SVD.
-
-    Returns:
-        `[V, E]`; the row of `<pad>` is zero.
+    Returns `[V, E]`; the row of `<pad>` is zero.
     """
     corpora = list(corpora)
     digest = hashlib.sha256(json.dumps([3, vocab_size, dim, seed, WINDOW, SMOOTHING]).encode())
@@ -282,9 +271,8 @@ def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed
         if not corpus.digest:
             digest.update(corpus.offsets.tobytes())
             digest.update(corpus.token_ids.data)
-    folder = cached(
-        "vectors", digest.hexdigest()[:32], lambda empty: _make_vectors(empty, corpora, vocab_size, dim, seed)
-    )
+    key = digest.hexdigest()[:32]
+    folder = cached("vectors", key, lambda empty: _make_vectors(empty, corpora, vocab_size, dim, seed))
     return np.asarray(np.load(folder / "matrix.npy", allow_pickle=False))
 
 
@@ -305,11 +293,7 @@ def _make_vectors(folder: Path, corpora: Sequence[Corpus], vocab_size: int, dim:
 
 
 def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2**21) -> Any:
-    """Counts how often two tokens of one text are within `WINDOW` tokens of each other.
-
-    Returns:
-        A symmetric scipy CSR matrix `[V, V]` of float32.
-    """
+    """Counts how often two tokens are within `WINDOW` tokens of each other in one text: CSR `[V, V]` of float32."""
     from scipy.sparse import coo_matrix, csr_matrix
 
     total = csr_matrix((vocab_size, vocab_size), dtype=np.float32)
