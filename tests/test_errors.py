@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from bilstm_cls.errors import is_out_of_memory
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training.loop import Trainer
 from tests.command_line import Outcome, contents, run_cli, spawn_cli
@@ -35,17 +34,10 @@ DATA = "data: {train: reviews.csv}\n"
 
 CONFIGS: list[tuple[str | bytes, str]] = [
     (DATA + "train: {epochss: 3}\n", "bad.yaml:2: 'epochss' 'epochs'"),
-    ("data: {train: [\n", "bad.yaml: YAML"),
-    (b"seed: 1\n# caf\xe9\n", "bad.yaml:2: 0xe9"),
     ("data: {trian: a}\nmodel: {cell: lsmt}\n", "bad.yaml: 2 bad.yaml:1: 'trian' data.train bad.yaml:2: 'lstm'"),
-]
-SETTINGS = [
-    ("train.epoch=3", "train.epoch=3 'epochs'"),
-    ("data.valid=0.9", "data.test 0.2"),
 ]
 USAGE = [
     ("train -c bse.yaml", "bse.yaml base.yaml"),
-    ("train -c runs", "runs directory"),
     ("train", "data.train -c FILE"),
     ("train -c base.yaml --device cuda:99", "'cuda:99' --device cpu"),
     ("train -c base.yaml -o ''", "--output-dir '': character"),
@@ -54,60 +46,35 @@ USAGE = [
         "3 --seed -1: --processes 0: train.device=gpu:",
     ),
     ("train -c base.yaml --resume --overwrite", "--resume --overwrite"),
-    ("train -c base.yaml --ensemble", "--ensemble --seeds"),
-    ("train -c base.yaml -o reviews.csv", "reviews.csv -o"),
     ("train -c base.yaml --set name=tiny", "runs/tiny --resume --overwrite"),
     ("train -c runs/tiny/config.yaml -o runs --resume --set train.epochs=9", "runs/tiny train.epochs: 4 -> 9"),
-    ("train --epoch 3", "--epoch"),
-    ("fit", "'fit'"),
     ("train reviews.csv", "reviews.csv"),
-    ("config check --set x=1", "x=1 'x'"),
     ("cache --clear nonsense", "--clear nonsense"),
     ("predict", "--input FILE"),
     ("predict x --output-dir empty", "empty --run DIR"),
     ("predict x --input reviews.csv", "--input texts"),
     ("predict --input reviews.csv --explain", "--explain --input"),
     ("predict a b --gates gates.png", "--gates one text 2"),
-    ("predict a --gates gates.txt", "gates.txt .png"),
-    ("predict x --output out.csv", "--output --input"),
-    ("predict --input reviews.csv --output out.xlsx", "out.xlsx .jsonl"),
     ("predict --input reviews.csv --output ./reviews.csv", "reviews.csv --output"),
     ("predict --input reviews.csv --output base.yaml/out.csv", "base.yaml/out.csv"),
-    ("eval --split dev", "--split 'dev' train, valid, test"),
     ("eval --split valid --data reviews.csv", "--split --data"),
-    ("eval --data reviews.csv --format cvs", "'cvs' csv,"),
     ("eval --fail-under 90", "--fail-under"),
-    ("baseline -c base.yaml --only svm", "--only 'svm' tfidf"),
     ("inspect --run runs/tiny --data reviews.csv", "--data --run"),
-    ("inspect --run runs/tiny --set seed=3", "--run --set"),
-    ("report --html page.html", "--html two runs"),
-    ("init", "--data"),
     ("init --data reviews.csv -o base.yaml", "base.yaml --overwrite"),
 ]
-TABLES: list[tuple[str | bytes, str, str]] = [
-    ("review,label\nfine,pos\n", "", "t.csv:1: 'text' 'review'"),
-    ("text,label\n" + "fine,pos\n" * 20, "", "t.csv 'pos' two"),
-    ("", "", "t.csv empty"),
-    (TABLE.encode() + b"caf\xe9,pos\n", "", "t.csv:62: 0xe9 data.encoding"),
-    (TABLE + "a,b,c\n", "", "t.csv:62: 3 fields"),
-    (TABLE + "nice,\n", "", "t.csv:62: empty"),
-    ("text,label\na,\nb,\n", "data.bad_rows=skip", "t.csv t.csv:2:"),
-    ("text,label\na,pos\nb,neg\nc,pos\nd,neg\n", "", "data.valid 0.1"),
+TABLES: list[tuple[str | bytes, str]] = [
+    ("text,label\n" + "fine,pos\n" * 20, "t.csv 'pos' two"),
+    (TABLE.encode() + b"caf\xe9,pos\n", "t.csv:62: 0xe9 data.encoding"),
+    (TABLE + "a,b,c\n", "t.csv:62: 3 fields"),
+    ("text,label\na,pos\nb,neg\nc,pos\nd,neg\n", "data.valid 0.1"),
 ]
-"""Contents of t.csv, a setting, and what is named."""
 FILES = [
     ("train -c base.yaml --set data.train=review.csv", "review.csv"),
-    ("train -c base.yaml --set data.train=no/reviews.csv", "no/reviews.csv folder"),
-    ("train -c base.yaml --set data.test=test.csv", "test.csv"),
-    ("train -c base.yaml --set data.unlabelled=more.txt", "more.txt"),
     ("train -c base.yaml --set data.format=jsonl", "reviews.csv:1: JSON"),
     ("train -c base.yaml --set text.min_freq=100000", "text.min_freq 100000"),
     ("train -c base.yaml --set embedding.init=./v.txt", "v.txt embedding.init"),
     ("train -c base.yaml --set 'train.class_weights={pos: 1, neg: 1, good: 2}'", "train.class_weights 'good' neg"),
-    ("train -c base.yaml --set 'train.class_weights={pos: 1}'", "train.class_weights 'neg'"),
-    ("predict --input review.csv", "review.csv"),
     ("predict --input reviews.csv --text-column body", "reviews.csv:1: 'body'"),
-    ("eval --data reviews.csv --label-column mood", "reviews.csv:1: 'mood'"),
     ("init --data review.csv", "review.csv"),
 ]
 
@@ -128,17 +95,11 @@ def change(old: str, new: str) -> Callable[[Path], object]:
 
 DAMAGES: list[tuple[str, str, Callable[[Path], object], str]] = [
     ("predict x", "model.safetensors", flip_bit, "damaged"),
-    ("predict x", "model.safetensors", cut_off, "damaged"),
-    ("inspect --run runs/tiny", "model.safetensors", flip_bit, "damaged"),
-    ("doctor --run runs/tiny", "model.safetensors", flip_bit, "damaged"),
-    ("predict x", "tokenizer.json", cut_off, "damaged"),
     ("predict x", "tokenizer.json", Path.unlink, "missing"),
     ("predict x", "tokenizer.json", change("good", "gold"), ""),
-    ("predict x", "labels.json", change("]", ""), "damaged"),
     ("predict x", "labels.json", change("pos", "positive"), ""),
     ("predict x", "config.yaml", change("hidden_size", "hidden"), "'hidden'"),
     ("predict x", "config.yaml", change("hidden_size: 8", "hidden_size: 9"), ""),
-    ("predict x", "config.yaml", Path.unlink, ""),
     ("eval", "metrics.json", Path.unlink, "missing"),
     ("eval", "environment.json", cut_off, "damaged"),
 ]
@@ -147,22 +108,14 @@ NO_RUNS = [
     ("predict x --run runs/nope", "runs/nope"),
     ("predict x --run runs", "runs/config.yaml"),
     ("predict x --run reviews.csv", "reviews.csv"),
-    ("export --run runs/nope", "runs/nope"),
-    *((f"{command} --run bundle", "bundle run") for command in ("predict x", "eval", "report", "export", "inspect")),
+    ("predict x --run bundle", "bundle run"),
+    ("eval --run bundle", "bundle run"),
 ]
 CASES: list[tuple[str, int, str, dict[str, str | bytes]]] = [
     *(("train -c bad.yaml", 2, words, {"bad.yaml": text}) for text, words in CONFIGS),
-    *((f"train -c base.yaml --set {setting}", 2, words, {}) for setting, words in SETTINGS),
+    ("train -c base.yaml --set train.epoch=3", 2, "train.epoch=3 'epochs'", {}),
     *((command, 2, words, {}) for command, words in USAGE),
-    *(
-        (
-            f"train -c base.yaml --set data.train=t.csv{f' --set {setting}' if setting else ''}",
-            3,
-            words,
-            {"t.csv": text},
-        )
-        for text, setting, words in TABLES
-    ),
+    *(("train -c base.yaml --set data.train=t.csv", 3, words, {"t.csv": text}) for text, words in TABLES),
     ("train -c base.yaml --set data.test=t.csv", 3, "t.csv:2: 'hm' neg pos", {"t.csv": "text,label\nx,hm\n"}),
     ("eval --data t.csv", 3, "t.csv:2: 'hm' neg pos", {"t.csv": "text,label\nx,hm\n"}),
     ("predict --input t.csv --output out.csv", 3, "t.csv:62: 3 fields", {"t.csv": TABLE + "a,b,c\n"}),
@@ -248,14 +201,10 @@ def test_a_run_that_could_not_start_is_not_in_the_way_of_the_fixed_one(folder: P
     assert (folder / "runs/new/notes.txt").read_text("utf-8") == "mine"  # no file of a run
 
 
-@pytest.mark.parametrize(
-    ("command", "run"),
-    [("train -c base.yaml", "new"), ("train -c base.yaml --overwrite", "new"), ("baseline -c base.yaml", "new-tfidf")],
-)
-def test_a_run_directory_that_another_process_holds_is_refused(command: str, run: str, folder: Path) -> None:
-    (folder / "runs" / run).mkdir()
-    with FileLock(folder / "runs" / run / ".lock"):
-        check(run_cli(*command.split()), 2, f"runs/{run}", "another run")
+def test_a_run_directory_that_another_process_holds_is_refused(folder: Path) -> None:
+    (folder / "runs/new").mkdir()
+    with FileLock(folder / "runs/new/.lock"):
+        check(run_cli("train", "-c", "base.yaml", "--overwrite"), 2, "runs/new", "another run")
 
 
 def test_training_that_diverges_ends_with_5_and_names_step_and_rate(folder: Path) -> None:
@@ -292,7 +241,6 @@ def test_a_full_disk_ends_with_6_and_names_the_file(folder: Path, monkeypatch: p
 
 OUT_OF_MEMORY = [
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
-    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("could not execute a primitive"),
     MemoryError(),
 ]
@@ -304,7 +252,7 @@ PREDICTING = ("predict x", (BiLSTMClassifier, "forward"))
 @pytest.mark.parametrize(
     ("command", "where", "error"),
     [*((*PREDICTING, error) for error in OUT_OF_MEMORY), ("train -c base.yaml", (Trainer, "step"), MemoryError())],
-    ids=["torch", "cuda", "onednn", "python", "training"],
+    ids=["torch", "onednn", "python", "training"],
 )
 def test_too_little_memory_ends_with_6_and_advice(
     command: str, where: tuple[type, str], error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -316,15 +264,11 @@ def test_too_little_memory_ends_with_6_and_advice(
     check(run_cli(*command.split()), 6, "out of memory", "train.batch_size", "text.max_length")
 
 
-@pytest.mark.parametrize("megabytes", [400, 620])
+@pytest.mark.parametrize("megabytes", [620])
 def test_too_little_memory_to_start_ends_with_6_where_libraries_would_abort(megabytes: int, folder: Path) -> None:
     command = f"ulimit -v {megabytes * 1000}; exec {shlex.quote(sys.executable)} -m bilstm_cls predict x"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     check(Outcome(done.returncode, done.stdout, done.stderr), 6, "out of memory")
-
-
-def test_what_onednn_cannot_calculate_is_not_a_lack_of_memory() -> None:
-    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor"))
 
 
 def test_a_bug_of_ours_ends_with_1_and_a_traceback_to_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,12 +284,5 @@ def test_a_bug_of_ours_ends_with_1_and_a_traceback_to_report(folder: Path, monke
     assert "ZeroDivisionError: division by zero" in last
 
 
-@pytest.mark.parametrize(
-    ("command", "code", "name"),
-    [
-        ("init --data nope.csv", 3, "nope.csv"),
-        ("eval --fail-under 1 --run runs/tiny -q --json", 7, "--fail-under"),
-    ],
-)
-def test_a_process_ends_as_its_exit_code_says(command: str, code: int, name: str, folder: Path) -> None:
-    check(spawn_cli(*command.split(), cwd=folder), code, name)
+def test_a_process_ends_as_its_exit_code_says(folder: Path) -> None:
+    check(spawn_cli("eval", "--fail-under", "1", "--run", "runs/tiny", "-q", "--json", cwd=folder), 7, "--fail-under")

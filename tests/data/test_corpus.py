@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bilstm_cls.data import corpus as module
-from bilstm_cls.data.batches import collate, cut_by_tokens, evaluation_batches, pad, training_batches
+from bilstm_cls.data.batches import collate, evaluation_batches, pad, training_batches
 from bilstm_cls.data.corpus import Corpus, encode, encode_whole, load_corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
 from bilstm_cls.evaluation.explain import _kept_places
@@ -123,13 +123,13 @@ def test_every_text_is_in_exactly_one_batch_of_an_epoch(
 
 def test_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
     lengths = np.random.default_rng(0).integers(1, 50, 1000)
-    plan = {"batch_size": 16, "batch_tokens": None}
-    first = training_batches(lengths, seed=1, epoch=0, **plan)
-    again = training_batches(lengths, seed=1, epoch=0, **plan)
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    for seed, epoch in ((1, 1), (2, 0)):
-        other = training_batches(lengths, seed=seed, epoch=epoch, **plan)
-        assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = training_batches(lengths, batch_size=16, batch_tokens=None, seed=seed, epoch=epoch)
+        return [int(i) for i in np.concatenate(batches)]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) not in (order(1, 1), order(2, 0))
 
 
 def test_texts_of_a_batch_are_about_equally_long() -> None:
@@ -143,7 +143,3 @@ def test_evaluation_reads_every_text_once_within_its_budget(lengths: np.ndarray,
     batches = evaluation_batches(lengths, max_tokens=budget)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)
-
-
-def test_no_texts_make_no_batches() -> None:
-    assert cut_by_tokens(np.array([], dtype=np.int64), np.array([], dtype=np.int64), 10) == []

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,25 +58,8 @@ def test_every_text_is_in_one_batch_and_batches_are_about_the_same_size() -> Non
     assert np.mean(sizes) > 380
 
 
-def test_the_order_hangs_on_seed_and_epoch_alone() -> None:
-    lengths = np.arange(2, 200)
-
-    def first(**options: int) -> list[list[int]]:
-        given = {"batch_size": 4, "bptt": 10, "seed": 1, "epoch": 0, **options}
-        return [batch.tolist() for batch in passage_batches(np.arange(198), lengths, **given)]
-
-    assert first() == first()
-    assert first() != first(epoch=1)
-    assert first() != first(seed=2)
-
-
 def test_texts_of_several_corpora_have_one_numbering() -> None:
     passages = LanguageModelTexts([corpus([1, 2], [3]), corpus([4, 5, 4])])
     assert passages.lengths.tolist() == [2, 1, 3]
     assert [text.tolist() for text in passages.texts(np.array([2, 0, 1]))] == [[4, 5, 4], [1, 2], [3]]
     assert passages.counts(7).tolist() == [0, 1, 1, 1, 2, 1, 0]
-
-
-@pytest.mark.parametrize(("longest", "bptt", "number"), [(2, 1, 1), (2, 100, 1), (101, 100, 1), (102, 100, 2)])
-def test_the_last_token_needs_no_step(longest: int, bptt: int, number: int) -> None:
-    assert number_of_chunks(longest, bptt) == number

@@ -90,12 +90,6 @@ def test_every_text_is_encoded_once_whatever_reads_it_and_at_whatever_length(
     assert not split
 
 
-def test_longer_texts_are_cut_as_they_are_read(prepared: Prepare) -> None:
-    data = prepared("text.max_length=2", "text.truncate=head")
-    assert data.corpora["test"].lengths.tolist() == [2, 1, 2]
-    assert data.corpora["test"].whole().lengths.tolist() == [3, 1, 5]
-
-
 @pytest.mark.parametrize("kind", ["words", "bpe"])
 def test_in_memory_and_without_a_cache_the_preparation_is_the_same(
     prepared: Prepare, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -9,21 +9,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bilstm_cls.config import Config
-from bilstm_cls.config_file import load_config
-from bilstm_cls.data.batches import collate, training_batches
-from bilstm_cls.data.corpus import encode
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.data.vectors import load_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from tests.command_line import run_cli
+from tests.conftest import reviews
 from tests.data.test_tokenizer import ODD, basic_english
 
 TEXTS = ["Good film & good plot", "bad film's plot\u00a0", "don't <pad> <unk> it"]
@@ -69,20 +65,6 @@ def learned(kind: str, texts: Iterable[str] = TEXTS, **options: Any) -> Tokenize
     return Tokenizer.train(texts, kind=PREFIX + kind, **options)
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("text: {tokenizer: torchtext/mosses}", "did you mean 'torchtext/moses'?"),
-        ("embedding: {init: torchtext/vectors.txt}", "'torchtext/glove.6B.100d' or another of torchtext"),
-    ],
-)
-def test_a_wrong_name_or_width_is_answered_with_the_right_one(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "c.yaml").write_text(f"data: {{source: imdb}}\n{line}\n")
-    with pytest.raises(ConfigError) as caught:
-        load_config(tmp_path / "c.yaml")
-    assert message in str(caught.value)
-
-
 def test_where_torchtext_is_missing_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchtext", None)
     with pytest.raises(ConfigError, match=r"torchtext/moses cannot be used .* pip install 'bilstm-cls\[torchtext\]'$"):
@@ -109,14 +91,9 @@ def test_json_gives_the_same_tokenizer_back() -> None:
     assert again.encode_batch([*TEXTS, "new words", ""]) == tokenizer.encode_batch([*TEXTS, "new words", ""])
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [lambda text: text[:-9], lambda text: text.replace(": 3,", ": 99,")],
-    ids=["cut", "gap"],
-)
-def test_a_damaged_file_is_named(tmp_path: Path, harm: Callable[[str], str]) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    path.write_text(harm(learned("split").to_json()))
+    path.write_text(learned("split").to_json()[:-9])
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: damaged"):
         Tokenizer.load(path)
 
@@ -132,17 +109,15 @@ def test_a_run_predicts_from_its_directory_and_cannot_explain(tiny_config: Calla
     assert (done.code, "torchtext does not say where" in done.stderr) == (2, True)
 
 
-@pytest.mark.parametrize(("init", "file"), [("glove.6B.50d", "glove.6B.50d.txt"), ("fasttext.en.300d", "wiki.en.vec")])
-def test_vectors_are_read_from_torchtexts_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str, file: str
-) -> None:
+def test_vectors_are_read_from_torchtexts_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=f"{file}: missing"):
-        load_vectors(f"torchtext/{init}", ["film"], seed=1)
-    (tmp_path / ".vector_cache").mkdir()
-    (tmp_path / ".vector_cache" / file).write_text("film 1 1\ngood 2 2\n")
-    matrix, is_found = load_vectors(f"torchtext/{init}", ["<pad>", "<unk>", "Good", "bad"], seed=1)
-    assert (matrix[2, 0], is_found.sum()) == (2, 1)
+    for init, file in (("glove.6B.50d", "glove.6B.50d.txt"), ("fasttext.en.300d", "wiki.en.vec")):
+        with pytest.raises(DataError, match=f"{file}: missing"):
+            load_vectors(f"torchtext/{init}", ["film"], seed=1)
+        (tmp_path / ".vector_cache").mkdir(exist_ok=True)
+        (tmp_path / ".vector_cache" / file).write_text("film 1 1\ngood 2 2\n")
+        matrix, is_found = load_vectors(f"torchtext/{init}", ["<pad>", "<unk>", "Good", "bad"], seed=1)
+        assert (matrix[2, 0], is_found.sum()) == (2, 1)
 
 
 @needs_torchtext
@@ -155,26 +130,11 @@ def test_tokens_are_those_of_get_tokenizer(torchtext: Any, name: str, package: s
         assert [tokenizer.tokens[i] for i in tokenizer.encode_batch([text])[0]] == split(text.lower())
 
 
-@pytest.fixture(scope="module")
-def real_reviews() -> tuple[list[str], np.ndarray]:
-    """2,000 real reviews and their label_ids."""
-    from bilstm_cls.data.dataset import load_dataset
-
-    try:
-        split = load_dataset(load_config(None, ["data.source=imdb"]).data).splits["train"]
-    except DataError as error:
-        pytest.skip(f"real reviews are not here: {error}")
-    chosen = range(0, len(split.texts), len(split.texts) // 2000)[:2000]
-    return [split.texts[i] for i in chosen], np.asarray(split.label_ids)[chosen]
-
-
 @needs_torchtext
 @pytest.mark.parametrize("limits", [(1, None), (2, 5000)], ids=["all", "limited"])
 @pytest.mark.parametrize("kind", ["basic_english", "torchtext/basic_english"])
-def test_tokens_ids_and_batches_of_real_reviews_are_torchtexts(
-    torchtext: Any, real_reviews: tuple[list[str], np.ndarray], kind: str, limits: tuple[int, int | None]
-) -> None:
-    texts, label_ids = real_reviews
+def test_tokens_and_ids_of_reviews_are_torchtexts(torchtext: Any, kind: str, limits: tuple[int, int | None]) -> None:
+    texts = [text for text, _ in reviews(500)] + TEXTS
     split = torchtext.data.utils.get_tokenizer("basic_english")
     vocab = torchtext.vocab.build_vocab_from_iterator(
         map(split, texts), min_freq=limits[0], max_tokens=limits[1], specials=["<pad>", "<unk>"]
@@ -185,11 +145,3 @@ def test_tokens_ids_and_batches_of_real_reviews_are_torchtexts(
     tokenizer = Tokenizer.train(texts, kind=kind, min_freq=limits[0], max_vocab_size=limits[1])
     assert tokenizer.tokens == vocab.get_itos()
     assert tokenizer.encode_batch(texts) == expected
-    corpus = encode(texts, tokenizer, max_length=10_000, label_ids=label_ids)
-    for indices in training_batches(corpus.lengths, batch_size=64, batch_tokens=None, seed=1, epoch=0):
-        batch = collate(corpus, indices)
-        rows = [torch.tensor(expected[i]) for i in indices]
-        assert torch.equal(batch.token_ids, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
-        assert batch.lengths.tolist() == [len(row) for row in rows]
-        assert batch.label_ids is not None
-        assert batch.label_ids.tolist() == label_ids[indices].tolist()

@@ -11,7 +11,7 @@ import tokenizers
 from bilstm_cls.data import vectors as module
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import Tokenizer
-from bilstm_cls.data.vectors import cooccurrences, corpus_vectors, load_vectors, positive_information, width_of
+from bilstm_cls.data.vectors import cooccurrences, corpus_vectors, load_vectors, width_of
 from bilstm_cls.errors import ConfigError, DataError
 
 TOKENS = ["<pad>", "<unk>", "film", "Good", "bad", "new york"]
@@ -85,12 +85,11 @@ def test_english_words_have_vectors_of_300_numbers() -> None:
     assert 1 < np.linalg.norm(matrix[1]) < 10  # as other vectors, and not 44 as in the file
 
 
-@pytest.mark.parametrize("init", ["en-300", "model2vec/some/model", "glove-6b-50d"])
+@pytest.mark.parametrize("init", ["en-300", "glove-6b-50d"])
 def test_vectors_without_their_package_name_what_to_install(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "has_english", lambda: False)
-    monkeypatch.setitem(sys.modules, "model2vec", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[(vectors|model2vec|samples)\]'$"):
+    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[(vectors|samples)\]'$"):
         load_vectors(init, TOKENS, seed=0)
 
 
@@ -139,17 +138,6 @@ def test_neighbours_are_counted_within_a_text_and_within_the_window() -> None:
                     expected[token_ids[i], token_ids[j]] += 1
     assert np.array_equal(cooccurrences([texts], 7).toarray(), expected)
     assert np.array_equal(cooccurrences([texts], 7, chunk=4).toarray(), expected)
-
-
-def test_information_is_the_log_of_how_much_more_often_two_tokens_meet_than_by_chance() -> None:
-    from scipy.sparse import csr_matrix
-
-    counts = np.array([[0, 0, 0], [0, 4, 1], [0, 1, 2]], dtype=np.float32)
-    sums = counts.sum(1)
-    smooth = sums**0.75 / (sums**0.75).sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        expected = np.nan_to_num(np.maximum(np.log(counts / sums[:, None] / smooth), 0), nan=0, neginf=0)
-    assert np.allclose(positive_information(csr_matrix(counts)).toarray(), expected, atol=1e-6)
 
 
 def test_tokens_in_the_same_company_have_similar_vectors(corpus: tuple[Corpus, Tokenizer]) -> None:
