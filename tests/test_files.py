@@ -29,11 +29,10 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("content", ["täxt\n", b"\x00\xff\r\n", ""])
-def test_a_file_is_written_byte_for_byte_with_its_folders(tmp_path: Path, content: str | bytes) -> None:
+def test_a_file_is_written_byte_for_byte_with_its_folders(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "file"
-    write_atomic(path, content)
-    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    write_atomic(path, "täxt\r\n")
+    assert path.read_bytes() == "täxt\r\n".encode()
     assert names(path.parent) == ["file"]
 
 

@@ -1,21 +1,13 @@
 import itertools
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_cls import ngrams as module
-from bilstm_cls.config import Config
-from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.errors import DataError
 from bilstm_cls.ngrams import NEVER, PAIRS, SETS, WORD, NgramCounts, NgramModel, count, fit, kept, rarities
-from bilstm_cls.training.run import train
 
 TEXTS = ["a good film", "a bad film", "so good", "so very bad", "good good fun", "bad, bad fun"]
 LABELS = np.array([1, 0, 1, 0, 1, 0])
@@ -97,30 +89,3 @@ def test_every_n_gram_is_counted_once_a_text(texts: list[str], spaced: bool) -> 
     assert counts.sum(1).A1.tolist() == [sum(max(0, n - i) for i in range(3)) for n in lengths]
     for i, j in itertools.combinations(range(len(texts)), 2):
         assert len(set(binary[i].indices) & set(binary[j].indices)) == len(expected[i] & expected[j])
-
-
-@pytest.mark.usefixtures("light")
-def test_one_train_counts_the_n_grams_of_its_texts_once(
-    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For the teacher, the n-gram model, the models of its folds, and both linear baselines."""
-    (tmp_path / "more.txt").write_text("a good film\na bad plot\n" * 10)
-    settings = ["model.ngrams=nbsvm", "train.teacher=auto", "train.baselines=true", "train.epochs=1"]
-    config = tiny_config(f"data.unlabelled={tmp_path / 'more.txt'}", f"output_dir={tmp_path}", *settings)
-    counted: Counter[str] = Counter()
-    find = module._find
-
-    def counting(texts: Sequence[str], **options: Any) -> Any:
-        counted.update(texts)
-        return find(texts, **options)
-
-    monkeypatch.setattr(module, "_find", counting)
-    metrics = train(config).metrics
-    splits = load_dataset(config.data).splits
-    texts = Counter(splits.pop("train").texts)
-    for other in splits.values():
-        for text in other.texts:
-            del texts[text]
-    assert len(texts) > 100
-    assert {text: counted[text] for text in texts} == texts
-    assert {"baseline/tfidf/accuracy", "baseline/nbsvm/accuracy", "teacher/factors"} <= metrics.keys()

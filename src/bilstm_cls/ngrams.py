@@ -129,15 +129,11 @@ class NgramModel:
 
     def _scores(self, rows: Ints, columns: Ints, num_texts: int) -> Floats:
         """Returns `[N, S]` of texts that have the n-grams `columns`, each in the text `rows`."""
-        is_known, at = self._look_up(columns)
-        rows = rows[is_known]
+        places = self._places[columns]
+        is_known = places >= 0
+        rows, at = rows[is_known], places[is_known]
         sums = [np.bincount(rows, weights=weights[at], minlength=num_texts) for weights in self.weights]
         return np.asarray(np.stack(sums, axis=1) + self.intercepts)
-
-    def _look_up(self, columns: Ints) -> tuple[Bools, npt.NDArray[np.int32]]:
-        at = self._places[columns]
-        is_known = at >= 0
-        return is_known, at[is_known]
 
     @functools.cached_property
     def _places(self) -> npt.NDArray[np.int32]:

@@ -133,13 +133,6 @@ def test_english_vectors_bring_frequent_words_that_train_lacks(
     assert ids_of(memory) == ids_of(with_words)
 
 
-def test_another_vocabulary_is_another_preparation(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
-    assert len(prepare(tiny_config(f"model.init_from={encoder}")).tokenizer) > 5
-    shutil.copytree(encoder, tmp_path / "other")
-    (tmp_path / "other/tokenizer.json").write_text(Tokenizer.train(["good bad the"]).to_json(), "utf-8")
-    assert len(prepare(tiny_config(f"model.init_from={tmp_path / 'other'}")).tokenizer) == 5
-
-
 @pytest.mark.parametrize("override", ["embedding.dim=9", "model.cell=gru", "text.tokenizer=cjk", "embedding.init=ppmi"])
 def test_a_key_that_does_not_agree_with_the_encoder_is_named(override: str, tiny_config: Make, encoder: Path) -> None:
     with pytest.raises(ConfigError, match=override.partition("=")[0]):

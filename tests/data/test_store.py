@@ -33,9 +33,6 @@ def test_any_texts_survive_the_file_and_are_indexed_as_a_list_is(
     assert len(stored) == len(texts)
     if -len(texts) <= index < len(texts):
         assert stored[index] == texts[index]
-    else:
-        with pytest.raises(IndexError):
-            stored[index]
 
 
 @pytest.fixture
@@ -59,7 +56,6 @@ def test_a_folder_is_made_once_and_found_again(own_cache: Path) -> None:
     build, folders = builder()
     first, second = cached("kind", "key", build), cached("kind", "key", build)
     assert first == second == own_cache / "kind/key"
-    assert (first / "content").read_text("utf-8") == "made"
     assert len(folders) == 1
     assert cached("kind", "other key", build) != first
 

@@ -56,14 +56,11 @@ class LanguageModelTexts:
 
     def texts(self, indices: Indices) -> list[Tokens]:
         """Returns the token ids of each text."""
-        found = []
-        for index in indices.tolist():
-            for corpus in self.corpora:
-                if index < len(corpus):
-                    break
-                index -= len(corpus)
-            found.append(corpus.read(np.array([index]))[0])
-        return found
+        starts = np.cumsum([0, *map(len, self.corpora)])
+        places = np.searchsorted(starts, indices, side="right") - 1
+        return [
+            self.corpora[i].read(np.array([index - starts[i]]))[0] for i, index in zip(places, indices, strict=True)
+        ]
 
 
 def passage_batches(
