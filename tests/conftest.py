@@ -86,36 +86,20 @@ def tiny_config(reviews_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return make
 
 
-SECTIONS = {
-    "体育": ["球队", "比赛", "冠军", "教练", "联赛", "进球"],
-    "财经": ["股票", "基金", "银行", "市场", "投资", "利率"],
-}
-CHINESE = ["中国", "上海", "今日", "公布", "新", "记者", "A股", "2010年", "the", "：", "！"]
-
-
 @pytest.fixture(scope="session")
-def headlines_txt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 160 Chinese headlines, each with a tab and 0 or 1 after it, next to names.txt."""
-    folder = tmp_path_factory.mktemp("headlines")
-    chooser = random.Random(0)
-    lines = []
-    for i in range(160):
-        words = chooser.choices(CHINESE, k=chooser.randint(1, 6)) + chooser.choices(list(SECTIONS.values())[i % 2], k=2)
-        chooser.shuffle(words)
-        lines.append(f"{''.join(words)}\t{i % 2}\n")
-    (folder / "names.txt").write_text("".join(f"{name}\n" for name in SECTIONS), "utf-8")
-    (folder / "headlines.txt").write_text("".join(lines), "utf-8")
-    return folder / "headlines.txt"
-
-
-@pytest.fixture(scope="session")
-def chinese_run(tiny_config: Callable[..., Config], headlines_txt: Path) -> Path:
+def chinese_run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a model of Chinese characters and their pairs, with labels by name; do not write into it."""
     from bilstm_cls.training.run import train
 
-    names = f"data.label_names={headlines_txt.with_name('names.txt')}"
-    options = ["text.tokenizer=cjk", "model.bigrams=500", "name=chinese"]
-    return train(tiny_config(f"data.train={headlines_txt}", names, *options)).run.path
+    folder, chooser = tmp_path_factory.mktemp("headlines"), random.Random(0)
+    words = ["中国", "上海", "今日", "公布", "新", "记者", "A股", "2010年", "the", "：", "！"]
+    marks = [["球队", "比赛", "冠军", "教练", "联赛", "进球"], ["股票", "基金", "银行", "市场", "投资", "利率"]]
+    texts = [chooser.choices(words, k=4) + chooser.choices(marks[i % 2], k=2) for i in range(160)]
+    lines = [f"{''.join(chooser.sample(text, k=6))}\t{i % 2}\n" for i, text in enumerate(texts)]
+    (folder / "names.txt").write_text("体育\n财经\n", "utf-8")
+    (folder / "headlines.txt").write_text("".join(lines), "utf-8")
+    data = [f"data.train={folder / 'headlines.txt'}", f"data.label_names={folder / 'names.txt'}"]
+    return train(tiny_config(*data, "text.tokenizer=cjk", "model.bigrams=500", "name=chinese")).run.path
 
 
 @pytest.fixture(scope="session")

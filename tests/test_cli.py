@@ -102,15 +102,6 @@ def test_train_prints_its_metrics_and_reports_the_rest_on_stderr(sets: list[str]
     assert (again.json, again.stderr.count("epoch")) == (outcome.json, 0)
 
 
-def test_a_plan_counts_texts_and_steps_and_writes_nothing(sets: list[str], tmp_path: Path) -> None:
-    options = [*sets, "--dry-run", "-o", tmp_path / "runs", "--set", "output_dir=other"]
-    plan = answer("train", *options, "--json").json
-    assert plan["texts"] == {"train": 168, "valid": 24, "test": 48}
-    assert (plan["steps"], plan["run_directory"]) == (11, str(tmp_path / "runs/tiny"))
-    assert "steps: 11\n" in answer("train", *options).stdout
-    assert not (tmp_path / "runs").exists()
-
-
 def test_baselines_are_evaluated_on_the_splits_of_the_model(sets: list[str], folder: Path) -> None:
     outcome = answer("baseline", *sets, "--json", "-o", "runs")
     assert {"tfidf", "nbsvm"} <= set(outcome.json)
@@ -168,14 +159,6 @@ def test_predict_answers_arguments_as_the_classifier_does(folder: Path, classifi
     results = ["label", "probability", "probabilities", "tokens", "truncated", "unknown_tokens"]
     assert list(lines[0]) == ["text", *results]
     assert (lines[0]["tokens"], lines[0]["truncated"]) == (60, True)
-
-
-def test_stdin_has_one_text_a_line_and_every_line_its_result(folder: Path) -> None:
-    lines = "\ufeffgood\r\n\n two spaces \r\n\t\nlast without end".encode() + b" \xff"
-    outcome = answer("predict", "first", "-", "last", "--json", stdin=lines)
-    texts = [json.loads(line)["text"] for line in outcome.stdout.splitlines()]
-    assert texts == ["first", "good", "", " two spaces ", "\t", "last without end \ufffd", "last"]
-    assert answer("predict", "-").stdout == ""
 
 
 def test_lines_are_answered_before_the_next_ones_come_and_bytes_are_read_as_utf_8(
@@ -286,13 +269,6 @@ def test_the_cache_is_listed_by_kind_and_cleared_by_kind_or_as_a_whole(
     assert len(answer("cache", "--json").json["entries"]) == len(entries) - len(removed)
     answer("cache", "--clear", "all")
     assert answer("cache", "--json").json["entries"] == []
-
-
-def test_doctor_finds_this_machine_ok_and_the_run_whole(folder: Path) -> None:
-    findings = answer("doctor", "--run", "runs/tiny", "--device", "cpu", "--json").json
-    assert findings["ok"] is True
-    assert "runs/tiny" in findings["run"]
-    assert {"python", "versions", "device", "threads", "cache", "checks"} <= set(findings)
 
 
 def test_a_finished_run_is_trained_on(trained_run: Path, reviews_csv: Path, tmp_path: Path) -> None:

@@ -3,10 +3,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import pytest
-
-from bilstm_cls.serve import batching
-from bilstm_cls.serve.batching import Batcher, FullError
+from bilstm_cls.serve.batching import Batcher
 
 
 class Model:
@@ -73,25 +70,6 @@ def test_what_arrives_while_the_model_is_busy_is_answered_together_and_each_gets
         assert await asyncio.gather(*others) == [[{"text": "b"}, {"text": "c"}], [{"text": "d"}]]
 
     assert run(test).calls == [["a"], ["b", "c", "d"]]
-
-
-def test_more_than_may_wait_is_refused_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_QUEUED", 3)
-
-    async def test(model: Model, batcher: Batcher) -> None:
-        first = asked(batcher, "a", "b")
-        await model.is_busy()
-        with pytest.raises(FullError):
-            await batcher.answer(["c", "d"])
-        last = asked(batcher, "e")
-        await asyncio.sleep(0)
-        with pytest.raises(FullError):
-            await batcher.answer(["f"])
-        model.let(1000)
-        await asyncio.gather(first, last)
-        assert await batcher.answer(["g", "h", "i"]) == [{"text": "g"}, {"text": "h"}, {"text": "i"}]
-
-    run(test)
 
 
 def test_predictions_and_explanations_take_turns() -> None:

@@ -70,11 +70,6 @@ def test_every_cell_gives_torchs_logits(cell: str, num_layers: int, bidirectiona
     agrees(network(**options, pooling=[*POOLINGS, "attention"]))
 
 
-def test_the_logits_of_an_ensemble_are_summed_in_one_graph() -> None:
-    options: dict[str, Any] = {"bigrams": 17, "num_layers": 2, "pooling": ["mean", "attention"]}
-    agrees(*(network(seed=seed, **options) for seed in range(3)))
-
-
 @pytest.fixture(scope="module")
 def bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return export(trained_run, tmp_path_factory.mktemp("bundles") / "tiny")

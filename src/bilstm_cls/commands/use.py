@@ -97,9 +97,14 @@ def predict(
         options = PredictOptions(text_columns, bad_rows, top_k, min_probability)
         _predict_file(classifier, source, target, options, as_json=out.as_json)
         return
-    chunks = given_chunks(texts or [])
+    chunks: Iterable[list[str]] = given_chunks(texts or [])
     if gates is not None:
-        chunks = iter([_draw_gates(classifier, chunks, gates)])
+        from bilstm_cls.evaluation.gates import write_gates
+
+        chunks = [texts := list(itertools.chain.from_iterable(chunks))]
+        if len(texts) != 1:
+            raise ConfigError(f"--gates: draws one text, not {len(texts)}")
+        write_gates(classifier.loaded, texts[0], gates)
     if explains:
         _print_explained(classifier, itertools.chain.from_iterable(chunks), page, out)
         return
@@ -123,16 +128,6 @@ def _predict_file(
         raise ConfigError("--output: must be a folder under torchrun, where every process writes a file of its own")
     else:
         predict_part(classifier, source, target, options, rank=rank_by_torchrun(), size=size)
-
-
-def _draw_gates(classifier: "Classifier", chunks: Iterable[list[str]], path: Path) -> list[str]:
-    from bilstm_cls.evaluation.gates import write_gates
-
-    texts = [text for chunk in chunks for text in chunk]
-    if len(texts) != 1:
-        raise ConfigError(f"--gates: draws one text, not {len(texts)}")
-    write_gates(classifier.loaded, texts[0], path)
-    return texts
 
 
 def _check_combination(

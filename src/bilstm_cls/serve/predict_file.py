@@ -154,7 +154,7 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
     task, with_errors = classifier.task, (options.bad_rows or classifier.config.data.bad_rows) == "empty"
     error: Row = {ERROR: None} if with_errors else {}
     names = RESULTS if task.thresholds is None else ("labels", *RESULTS[2:])
-    results = {*names, *map(_column_of, classifier.labels), *error}
+    results = {*names, *(f"probability_{label}" for label in classifier.labels), *error}
     limit = task.min_probability if options.min_probability is None else options.min_probability
     waiting: deque[Example | BadRow] = deque()
     num_bad = 0
@@ -183,17 +183,13 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
         logger.warning(f"{num_bad} rows could not be read and have no prediction; see the field {ERROR!r}")
 
 
-def _column_of(label: str) -> str:
-    return f"probability_{label}"
-
-
 def _cells(row: Row, labels: Sequence[str]) -> Row:
     cells = {
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
         for name, value in row.items()
         if name != "probabilities"
     }
-    return cells | {_column_of(label): (row["probabilities"] or {}).get(label) for label in labels}
+    return cells | {f"probability_{label}": (row["probabilities"] or {}).get(label) for label in labels}
 
 
 def _write(rows: Iterable[Row], labels: Sequence[str], kind: str, file: IO[str]) -> None:
