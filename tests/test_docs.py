@@ -108,7 +108,9 @@ def test_every_config_on_the_page_is_valid(page: str, tmp_path: Path) -> None:
         load_config(tmp_path / "config.yaml")
 
 
-@pytest.mark.parametrize("page", ["docs/python.md", "docs/run-directory.md", "docs/tensorflow.md", *LSTM])
+@pytest.mark.parametrize(
+    "page", ["docs/python.md", "docs/scikit-learn.md", "docs/run-directory.md", "docs/tensorflow.md", *LSTM]
+)
 def test_the_python_blocks_of_the_page_run_in_order(
     page: str, trained_run: Path, reviews_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,6 @@ import inspect
 import json
 import pickle
 import pickletools
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,6 @@ from bilstm_cls.estimator import ARGUMENTS, TextClassifier
 from bilstm_cls.run_directory import RunDirectory
 from tests.command_line import run_cli
 from tests.conftest import reviews
-
-PAGE = Path(__file__).parents[1] / "docs" / "scikit-learn.md"
 
 TINY: dict[str, Any] = {
     "max_length": 20, "dim": 4, "hidden_size": 6, "epochs": 2, "batch_size": 16, "learning_rate": 2e-2,
@@ -109,13 +105,6 @@ def fitted() -> TextClassifier:
     return tiny().fit(TEXTS, LABELS)
 
 
-@pytest.fixture(scope="module")
-def saved(fitted: TextClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("saved") / "model"
-    fitted.save(path)
-    return path
-
-
 def weights(model: TextClassifier) -> dict[str, torch.Tensor]:
     return model.classifier_.model.state_dict()
 
@@ -172,16 +161,9 @@ def test_fitting_depends_on_nothing_around_it_and_leaves_it_alone(
     assert capfd.readouterr() == ("", "")
 
 
-COLUMNS: dict[str, Callable[[list[Any]], Any]] = {
-    "objects": lambda values: np.array(values, dtype=object),
-    "pandas": lambda values: pytest.importorskip("pandas").Series(values, index=range(100, 100 + len(values))),
-    "polars": lambda values: pytest.importorskip("polars").Series(values),
-}
-
-
-@pytest.mark.parametrize("kind", COLUMNS)
-def test_columns_of_every_kind_give_the_same_model(kind: str, fitted: TextClassifier) -> None:
-    column = COLUMNS[kind]
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_columns_of_every_kind_give_the_same_model(package: str, fitted: TextClassifier) -> None:
+    column = pytest.importorskip(package).Series
     model = tiny().fit(column(TEXTS), column(LABELS))
     torch.testing.assert_close(weights(model), weights(fitted), rtol=0, atol=0)
     np.testing.assert_array_equal(model.predict_proba(column(TEXTS)), fitted.predict_proba(TEXTS))
@@ -282,50 +264,26 @@ def test_it_is_cross_validated_in_threads_with_the_same_scores_each_time() -> No
 def test_a_pickle_holds_the_model_as_a_run_directory_and_no_code_but_the_class(fitted: TextClassifier) -> None:
     content = pickle.dumps(fitted, protocol=2)
     names = {argument for opcode, argument, _ in pickletools.genops(content) if opcode.name == "GLOBAL"}
-    assert names <= {
-        "bilstm_cls.estimator TextClassifier",
-        "copyreg _reconstructor",
-        "copyreg __newobj__",
-        "_codecs encode",
-    }
+    assert {name.partition(" ")[0] for name in names} <= {"bilstm_cls.estimator", "copyreg", "_codecs"}
     copy = pickle.loads(content)
     assert_same_model(copy, fitted)
-    assert copy.get_params() == fitted.get_params()
-    assert copy.history_ == fitted.history_
-    unfitted = tiny(pooling=("mean", "last"))
-    assert pickle.loads(pickle.dumps(unfitted)).get_params() == unfitted.get_params()
+    assert (copy.get_params(), copy.history_) == (fitted.get_params(), fitted.history_)
 
 
-def test_saving_and_loading_gives_the_same_model_and_arguments(fitted: TextClassifier, saved: Path) -> None:
-    loaded = TextClassifier.load(saved)
+def test_what_is_saved_is_a_run_directory_that_gives_the_same_model(fitted: TextClassifier, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    fitted.save(path)
+    loaded = TextClassifier.load(path)
     assert_same_model(loaded, fitted)
-    assert loaded.get_params() == fitted.get_params()
-    assert loaded.history_ == fitted.history_
+    assert (loaded.get_params(), loaded.history_) == (fitted.get_params(), fitted.history_)
     assert_same_model(clone(loaded).fit(TEXTS, LABELS), fitted)
-
-
-def test_what_is_saved_is_a_run_directory_for_the_command_line(fitted: TextClassifier, saved: Path) -> None:
-    done = run_cli("predict", "--run", saved, "--json", "a good film")
-    assert done.code == 0, done.stderr
+    done = run_cli("predict", "--run", path, "--json", "a good film")
     assert done.json["probabilities"]["pos"] == fitted.predict_proba(["a good film"])[0, 1]
-    assert run_cli("inspect", "--run", saved).code == 0
-    assert run_cli("eval", "--run", saved).code == 3  # the texts were in memory
-
-
-def test_another_run_is_replaced_only_when_asked(fitted: TextClassifier, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "model")
+    assert run_cli("inspect", "--run", path).code == 0
+    assert run_cli("eval", "--run", path).code == 3  # the texts were in memory
     with pytest.raises(ConfigError, match="overwrite=True"):
-        fitted.save(tmp_path / "model")
-    fitted.save(tmp_path / "model", overwrite=True)
-    (tmp_path / "model" / "metrics.json").write_text(json.dumps({"data/label_type": "int", "data/label_dtype": "<i8"}))
+        fitted.save(path)
+    fitted.save(path, overwrite=True)
+    (path / "metrics.json").write_text(json.dumps({"data/label_type": "int", "data/label_dtype": "<i8"}))
     with pytest.raises(CheckpointError, match="of the type 'int'"):
-        TextClassifier.load(tmp_path / "model")
-
-
-def test_every_python_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
-    assert blocks
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), namespace)
+        TextClassifier.load(path)

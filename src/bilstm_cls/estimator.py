@@ -67,9 +67,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         valid: fraction of the texts, of each label alike, that chooses the best epoch. None trains on all texts and
             chooses on them too.
-        seed: of weights, batches and dropout.
         threads: CPU threads; as many as PyTorch uses already if None.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         overrides: other keys of the config, such as `{"model.num_layers": 2, "train.ema_decay": None}`.
 
     Attributes:

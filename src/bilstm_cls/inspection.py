@@ -37,7 +37,7 @@ _QUANTILES = (5, 25, 50, 75, 95)
 
 
 def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
-    """Returns sizes, label balance, lengths, truncation, duplicates and overlap of data.
+    """Returns sizes, label balance, lengths, truncation, and exact duplicates within and across splits.
 
     Args:
         config: what to read.
@@ -50,18 +50,13 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
     """
     data = prepare(config, only=[*LABELLED, "unlabelled"])
     splits, labels = data.dataset.splits, data.dataset.labels
-    counts = data.dataset.counts
-    pairs = [("valid", "train"), ("test", "train"), ("test", "valid")]
     findings = {
         "origin": data.dataset.origin,
         "notes": list(data.dataset.notes),
-        "rows": dict(counts),
+        "rows": dict(data.dataset.counts),
         "labels": labels,
         "vocabulary": len(data.tokenizer),
         "splits": {name: _describe(data, split) for name, split in splits.items()},
-        "overlap": {
-            f"{one} in {other}": counts[f"{one}_in_{other}"] for one, other in pairs if f"{one}_in_{other}" in counts
-        },
     }
     if deep:
         texts = _Texts([splits[name] for name in LABELLED if name in splits])
@@ -81,7 +76,6 @@ def _describe(data: PreparedData, split: Split) -> dict[str, Any]:
     }
     if split.name != "unlabelled":
         counts = label_counts(split.label_ids, len(data.dataset.labels)).tolist()
-        found["duplicates"] = data.dataset.counts[f"duplicates_{split.name}"]
         found["labels"] = dict(zip(data.dataset.labels, counts, strict=True))
     return found
 

@@ -29,9 +29,6 @@ class Page(HTMLParser):
         if dict(attributes).get("class") == "words":
             self.coloured.append("")
 
-    def handle_startendtag(self, tag: str, attributes: Any) -> None:
-        self.elements.append((tag, dict(attributes)))
-
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 

@@ -2,16 +2,13 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.evaluation.compare import compare, write_comparison
 from bilstm_cls.evaluation.explain import Explanation, Term, explain
-from bilstm_cls.evaluation.pages import excerpt, explanation_lines, has_colours, parts_of, write_explanations
+from bilstm_cls.evaluation.pages import excerpt, explanation_lines, parts_of, write_explanations
 from tests.browser import DESKTOP, PHONE, needs_browser, visit
 from tests.command_line import run_cli
 from tests.evaluation.pages import Page
@@ -21,19 +18,18 @@ EVIL = '<script>alert("1")</script> \x1b[31mred & "quoted"\r\n  good \ud800 中�
 CLASSIFIER = Classifier(untrained("model.pooling=[mean, max]"), "cpu")
 
 
-def explanation_of(text: str, *terms: Term, **more: Any) -> Explanation:
-    return Explanation(text, "pos", "pos", 0.5, terms, **more)
-
-
 def test_tokens_that_share_a_character_are_one_part() -> None:
     terms = [Term("İ", 0, 1, 0.5, True), Term("İ", 0, 1, 0.25, False), Term("x", 1, 2, -1.0, True)]
-    assert [(part.text, part.value) for part in parts_of(explanation_of("İx", *terms))] == [("İ", 0.75), ("x", -1.0)]
+    assert [(part.text, part.value) for part in parts_of(Explanation("İx", "pos", "pos", 0.5, tuple(terms)))] == [
+        ("İ", 0.75),
+        ("x", -1.0),
+    ]
 
 
 def test_an_excerpt_is_the_stretch_with_the_strongest_words() -> None:
     text = "plain " * 50 + "superb film " + "plain " * 50
     terms = [Term("superb", 300, 306, 2.0, True), Term("film", 307, 311, -1.0, True), Term("plain", 0, 5, 0.01, True)]
-    explanation = explanation_of(text, *sorted(terms, key=lambda term: term.start))
+    explanation = Explanation(text, "pos", "pos", 0.5, tuple(sorted(terms, key=lambda term: term.start)))
     parts = excerpt(explanation, 30)
     assert "superb film" in "".join(part.text for part in parts)
     assert (parts[0].text, parts[-1].text) == ("… ", " …")
@@ -54,8 +50,6 @@ def test_a_terminal_shows_the_same_words_with_and_without_colours() -> None:
     assert coloured[1] == plain[1]
     sizes = [abs(float(line.split()[0])) for line in plain[2:]]
     assert sizes == sorted(sizes, reverse=True)
-    assert has_colours(True, {"TERM": "xterm"})
-    assert not any(has_colours(*given) for given in ((False, {}), (True, {"NO_COLOR": "1"}), (True, {"TERM": "dumb"})))
 
 
 def test_a_page_shows_every_text_as_it_is_and_the_value_of_each_word(tmp_path: Path) -> None:
@@ -116,17 +110,3 @@ def test_the_report_is_whole_and_readable_in_a_browser(trained_run: Path, width:
         assert found.page.evaluate("window.scrollY") > 0
         assert found.complaints == []
         assert found.requests == [path.as_uri()]
-
-
-@needs_browser
-def test_a_comparison_is_whole_on_a_phone(trained_run: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(trained_run, tmp_path / "copy"))
-    predictions = run / "predictions_test.csv"
-    predictions.write_text(predictions.read_text("utf-8").replace(",pos,pos,", ",pos,neg,"), "utf-8")
-    write_comparison(tmp_path / "page.html", compare([trained_run, run], 10))
-    with visit(PHONE) as found:
-        found.page.goto((tmp_path / "page.html").as_uri())
-        assert found.page.locator("article").count() == 10
-        assert not found.is_wider_than_the_screen()
-        assert found.complaints == []
-        assert found.requests == [(tmp_path / "page.html").as_uri()]

@@ -1,5 +1,6 @@
 """The report and the model card: one file, nothing loaded, nothing of a text ever markup."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bilstm_cls.evaluation.predictions import Evaluation
 from bilstm_cls.evaluation.report import MAX_ROWS, score_table, scores_of, write_report
 from bilstm_cls.run_directory import RunDirectory
 from tests.evaluation.pages import Page
+from tests.serve.untrained import untrained
 
 pytestmark = pytest.mark.usefixtures("light")
 
@@ -54,7 +56,9 @@ def report_of(folder: Path, evaluation: Evaluation, *, title: str = "films", **m
     run.plots.mkdir(parents=True)
     run.write_json("environment.json", {"versions": {"torch": "2.13.0"}})
     metrics = metrics_of(evaluation, **more)
-    write_report(run, Config(seed=77), evaluation, metrics, title=title, history=HISTORY)
+    config = Config(seed=77).model_copy(update={"name": title})
+    loaded = replace(untrained(labels=evaluation.labels), config=config)
+    write_report(run, loaded, evaluation, metrics, history=HISTORY)
     source = (run / "report.html").read_text("utf-8")
     return Page(source), source, (run / "README.md").read_text("utf-8")
 
@@ -69,9 +73,6 @@ def test_the_page_holds_what_it_was_given_and_loads_nothing(tmp_path: Path) -> N
     assert [text for text in expected if text not in page.text] == []
     assert page.text.index("not the official test split") < page.text.index("75.00%")
     page.check_loads_nothing(source)
-    anchors = {found["href"] for tag, found in page.elements if tag == "a"}
-    assert "#calibration" in anchors
-    assert len(source) < 2**21
 
 
 def test_nothing_of_a_text_is_markup(tmp_path: Path) -> None:

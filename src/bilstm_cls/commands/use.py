@@ -169,9 +169,9 @@ def _text_of(line: bytes) -> str:
 
 def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, out: opt.Output) -> None:
     from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
-    from bilstm_cls.evaluation.pages import explanation_lines, has_colours, write_explanations
+    from bilstm_cls.evaluation.pages import explanation_lines, write_explanations
 
-    is_coloured = has_colours(sys.stdout.isatty(), os.environ)
+    is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     explained = []
     for text in texts:
         (prediction,) = classifier.predict([text])

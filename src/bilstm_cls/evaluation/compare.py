@@ -14,7 +14,7 @@ from bilstm_cls.evaluation.metrics import (
     Bools,
     Floats,
     accuracy_interval,
-    calibration_bins,
+    calibration_error,
 )
 from bilstm_cls.evaluation.pages import aligned, render, shortened
 from bilstm_cls.evaluation.predictions import Predictions, label_ids_of, read_predictions
@@ -89,7 +89,7 @@ def _scores(one: Predictions, is_correct: Bools) -> Row:
         "accuracy": accuracy,
         **{f"{kind}_f1": float(f1_score(*ids, average=kind, zero_division=0)) for kind in kinds},
         "log_loss": float(one.losses.mean()),
-        "ece": calibration_bins(one.probabilities, is_correct).error,
+        "ece": calibration_error(one.probabilities, is_correct),
         "confidence_interval": accuracy_interval(accuracy, len(one)),
     }
 

@@ -18,7 +18,7 @@ from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.readers import ReadOptions, read, read_label_names
 from bilstm_cls.data.sources import read_options
 from bilstm_cls.data.tables import Dialect
-from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Dataset, Label, Split, label_counts, names_in
+from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Dataset, Example, Split, label_counts, names_in
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Metrics
@@ -107,26 +107,22 @@ def _split_of_run(run: RunDirectory, config: Config, name: str) -> Split:
 
 
 def _read_split(path: Path, data_format: str, options: ReadOptions, bad_rows: str, labels: list[str]) -> Split:
-    bad: list[BadRow] = []
-    texts, found, lines = [], list[Label](), []
+    bad, found = list[BadRow](), list[Example]()
     for example in read(path, format=data_format, options=options, bad_rows=bad_rows, on_bad_row=bad.append):
-        assert example.label is not None
         if unknown := [name for name in names_in(example.label) if name not in labels]:
             reason = f"label {unknown[0]!r} is not one that the run knows: {', '.join(labels[:20])}"
             bad.append(BadRow(example.path, example.line, reason))
             if bad_rows == "error":
                 raise DataError(f"{bad[-1]}; fix the row, or --bad-rows skip")
-            continue
-        texts.append(example.text)
-        found.append(example.label)
-        lines.append(example.line)
-    if skipped := [row for row in bad if not row.is_read]:
-        logger.warning(f"{len(skipped)} rows could not be used, the first: {skipped[0]}")
-    for row in (row for row in bad if row.is_read):
-        logger.warning(str(row))
-    if not texts:
+        else:
+            found.append(example)
+    if bad:
+        logger.warning(f"{len(bad)} rows are doubtful or could not be used, the first: {bad[0]}")
+    if not found:
         raise DataError(f"{path}: there is no text to evaluate")
-    return Split(str(path), texts, label_ids_of(found, labels), [str(path)] * len(texts), np.array(lines))
+    ids = label_ids_of([example.label or () for example in found], labels)
+    lines = np.array([example.line for example in found])
+    return Split(str(path), [example.text for example in found], ids, [str(path)] * len(found), lines)
 
 
 def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Mapping[str, Any]) -> Evaluation:
@@ -188,7 +184,7 @@ def write_results(
         "time/peak_memory_mb": peak_memory_mb(),
     }
     write_predictions(run / f"predictions_{split}.csv", evaluation)
-    write_report(run, config, evaluation, metrics, title=config.name, history=history, loaded=loaded)
+    write_report(run, loaded, evaluation, metrics, history=history)
     run.write_json("metrics.json", metrics)  # last, so that a run that has it has everything
     return metrics
 
@@ -261,7 +257,6 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             write_atomic(run / "config.yaml", dump_config(config))
             run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
             write_predictions(run / f"predictions_{split}.csv", evaluation)
-            write_report(run, config, evaluation, results[name], title=run.path.name)
             run.write_json("metrics.json", results[name])
             run.write_status("finished", "evaluated")
     return results
@@ -282,8 +277,7 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
     corpus = Classifier(loaded, device).encode(split.texts)
     evaluation = _evaluate_split(loaded, split, corpus, metrics)
     with run.locked():
-        title, history = loaded.config.name, read_history(run)
-        write_report(run, loaded.config, evaluation, metrics, title=title, history=history, loaded=loaded)
+        write_report(run, loaded, evaluation, metrics, history=read_history(run))
     return run / "report.html"
 
 

@@ -25,8 +25,7 @@ class Term(NamedTuple):
 
     Attributes:
         token: the characters `start` to `stop` of the text as it was given; none for the `<unk>` of an empty text.
-        start: where it begins, in characters.
-        stop: where it ends. Byte-pair tokens may share a character.
+            Byte-pair tokens may share a character.
         value: above 0 where it speaks for the label, in nats.
         is_known: whether the vocabulary has the token.
     """

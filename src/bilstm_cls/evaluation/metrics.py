@@ -182,7 +182,7 @@ def compute_metrics(
         weighted_f1=float(f1 @ support / max(1, support.sum())),
         auroc=_auroc(probabilities, label_ids),
         log_loss=float(example_losses(probabilities, label_ids).mean()),
-        ece=calibration_bins(*confidences(probabilities, label_ids)).error,
+        ece=calibration_error(*confidences(probabilities, label_ids)),
         confidence_interval=accuracy_interval(accuracy, number),
         per_class={label: ClassMetrics(*row) for label, *row in zip(labels, *columns, strict=True)},
         **more,
@@ -298,21 +298,14 @@ def accuracy_interval(accuracy: float, number: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-class CalibrationBins(NamedTuple):
-    """By 15 bins of the top probability, (0, 1/15], (1/15, 2/15], ...: texts, right predictions, sums of the former."""
-
-    counts: Ints
-    num_correct: Ints
-    confidence: Floats
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error: mean distance of accuracy and confidence, weighted by texts."""
-        return float(np.abs(self.num_correct - self.confidence).sum()) / int(self.counts.sum())
-
-
-def calibration_bins(confidence: Floats, is_correct: Bools) -> CalibrationBins:
-    """Sorts texts into bins of their top probability `[N]`, given whether their prediction is right, `[N]`."""
-    bins = np.digitize(confidence, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
+def calibration_bins(confidence: Floats, is_correct: Bools) -> tuple[Ints, Ints, Floats]:
+    """Returns texts, right predictions and sums of top probabilities `[N]`, by 15 bins of the top probability."""
+    bins = np.digitize(confidence, np.arange(1, NUM_BINS) / NUM_BINS, right=True)  # (0, 1/15], (1/15, 2/15], ...
     counts, num_correct = (np.bincount(found, minlength=NUM_BINS) for found in (bins, bins[is_correct]))
-    return CalibrationBins(counts, num_correct, np.bincount(bins, confidence, NUM_BINS).astype(np.float64))
+    return counts, num_correct, np.bincount(bins, confidence, NUM_BINS).astype(np.float64)
+
+
+def calibration_error(confidence: Floats, is_correct: Bools) -> float:
+    """Returns the expected calibration error: mean distance of accuracy and confidence, weighted by texts."""
+    counts, num_correct, sums = calibration_bins(confidence, is_correct)
+    return float(np.abs(num_correct - sums).sum()) / int(counts.sum())

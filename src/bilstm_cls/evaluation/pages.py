@@ -3,7 +3,7 @@
 import base64
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,10 @@ logger = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).with_name("templates")
 MAX_STRONGEST = 10
 _FAINTEST = 0.1
-"""Fraction of the strongest value below which a word of an excerpt has no colour, or in a terminal."""
+"""Fraction of the strongest value below which a word of an excerpt has no colour."""
 
-_FOR, _AGAINST = (103, 67, 31), (138, 137, 172)
-"""Backgrounds from weak to strong, of a terminal's 256 colours: greys that turn blue and orange. The colour-blind can
-tell these apart, and black letters show on them."""
+_FOR, _AGAINST, _VISIBLE = 67, 172, 0.25
+"""Blue and orange of a terminal's 256 colours, and the fraction of the strongest value from which words have them."""
 
 
 @functools.cache
@@ -52,8 +51,6 @@ def number(value: object) -> str:
     """Writes a number with thousands separated and four digits, and nothing as a dash."""
     if value is None:
         return "—"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
@@ -86,7 +83,7 @@ class Part(NamedTuple):
     """A part of a text on a page: one token, several that share a character, or what is between them.
 
     `strength` is its colour from -1, against the label, to 1, for it; `title` what is shown when it is pointed at.
-    `value`, in nats, is None for what is no token; with a title it is then shown in grey.
+    `value`, in nats, is None for what is no token.
     """
 
     text: str
@@ -126,11 +123,6 @@ def excerpt(explanation: Explanation, max_length: int) -> list[Part]:
     return [*([Part("… ")] if start > 0 else []), *shown, *([Part(" …")] if stop < len(found) else [])]
 
 
-def has_colours(is_terminal: bool, environment: Mapping[str, str]) -> bool:
-    """Whether output may be coloured: to a terminal that can, where `NO_COLOR` is not set."""
-    return is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
-
-
 def explanation_lines(prediction: Prediction, explanation: Explanation, *, is_coloured: bool) -> Iterator[str]:
     """Yields lines for a terminal: label, probability and text; the sum; without colours the strongest words."""
     parts = parts_of(explanation)
@@ -160,12 +152,8 @@ def write_explanations(path: Path, title: str, explained: Iterable[tuple[Predict
 
 
 def _painted(part: Part) -> str:
-    text = printable(part.text)
-    if abs(part.strength) < _FAINTEST:
-        return text
-    ramp = _FOR if part.strength > 0 else _AGAINST
-    background = ramp[min(len(ramp) - 1, int(abs(part.strength) * len(ramp)))]
-    return f"\x1b[48;5;{background};38;5;16m{text}\x1b[0m"
+    colour, text = _FOR if part.strength > 0 else _AGAINST, printable(part.text)
+    return f"\x1b[48;5;{colour};38;5;16m{text}\x1b[0m" if abs(part.strength) >= _VISIBLE else text
 
 
 def _strongest(parts: Sequence[Part]) -> list[tuple[str, str]]:

@@ -90,19 +90,19 @@ def confusion_matrix(counts: Sequence[Sequence[int]], labels: Sequence[str], pat
 
 def calibration(probabilities: Floats, label_ids: Any, path: Path) -> None:
     """Draws how often predictions `[N, C]` of a probability are right by label ids, and how many there are."""
-    bins = calibration_bins(*confidences(probabilities, label_ids))
-    held = bins.counts > 0
+    counts, num_correct, sums = calibration_bins(*confidences(probabilities, label_ids))
+    held = counts > 0
     centres, width = (np.arange(NUM_BINS) + 0.5) / NUM_BINS, 1 / NUM_BINS
-    accuracy, confidence = bins.num_correct[held] / bins.counts[held], bins.confidence[held] / bins.counts[held]
+    accuracy, confidence = num_correct[held] / counts[held], sums[held] / counts[held]
     with drawing(path, 4.4, 4.2) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         upper.bar(centres[held], accuracy, width, color=BLUE, alpha=0.55, label="accuracy")
         upper.plot(confidence, accuracy, "o", ms=4, color=VERMILION, label="mean confidence")
         upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
         upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-        upper.set_title(f"expected calibration error {bins.error:.3f}")
+        upper.set_title(f"expected calibration error {np.abs(num_correct - sums).sum() / counts.sum():.3f}")
         upper.legend(loc="upper left")
-        lower.bar(centres, bins.counts, 0.9 * width, color=GREY)
+        lower.bar(centres, counts, 0.9 * width, color=GREY)
         lower.set(xlabel="probability of the prediction", ylabel="texts")
 
 

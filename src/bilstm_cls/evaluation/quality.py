@@ -116,10 +116,9 @@ def near_duplicates(texts: Sequence[str]) -> list[Pair]:
         signature.update_batch(runs)
         key = signature.hashvalues.tobytes()
         candidates = [firsts[key]] if key in firsts else sorted(index.query(signature))
-        found = [(_similarity(runs, runs_of(texts[other])), -other) for other in candidates]
-        if found and max(found)[0] >= NEAR:
-            similarity, other = max(found)
-            pairs.append(Pair(-other, row, similarity))
+        near = [(len(runs & (them := runs_of(texts[other]))) / len(runs | them), -other) for other in candidates]
+        if near and max(near)[0] >= NEAR:
+            pairs.append(Pair(-max(near)[1], row, max(near)[0]))
         if key not in firsts:
             firsts[key] = row
             index.insert(row, signature)
@@ -141,7 +140,3 @@ def _runs(text: str, *, spaced: bool) -> set[int]:
         return set()
     runs = (" ".join(words[i : i + length]) for i in range(max(1, len(words) - length + 1)))
     return {zlib.crc32(run.encode("utf-8", "surrogatepass")) for run in runs}
-
-
-def _similarity(one: set[int], other: set[int]) -> float:
-    return len(one & other) / len(one | other)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilstm_cls.classifier import LoadedModel
-from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.data.types import named, spoken
@@ -82,31 +81,23 @@ def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
 
 
 def write_report(
-    run: RunDirectory,
-    config: Config,
-    evaluation: Evaluation,
-    metrics: Row,
-    *,
-    title: str,
-    history: Sequence[Row] = (),
-    loaded: LoadedModel | None = None,
+    run: RunDirectory, loaded: LoadedModel, evaluation: Evaluation, metrics: Row, *, history: Sequence[Row] = ()
 ) -> None:
     """Draws the pictures of a run and writes `report.html` and the model card `README.md`.
 
     Args:
         run: its `environment.json` is read.
-        config: of the run.
-        evaluation: what the run predicted.
+        loaded: the model, which explains its errors.
+        evaluation: what it predicted.
         metrics: what `metrics.json` holds or will hold.
-        title: what the run is called.
         history: rows of `history.jsonl`.
-        loaded: the model, to explain errors with.
     """
+    config = loaded.config
     scores, split, path = scores_of(metrics), evaluation.split.name, shlex.quote(str(run.path))
     labels, per_class = evaluation.labels, list(evaluation.metrics.per_class.items())
     is_long = len(labels) > MAX_LABELS
     values = {
-        "title": title,
+        "title": config.name,
         "metrics": evaluation.metrics,
         "row": metrics,
         "split": split,
@@ -162,10 +153,9 @@ def _draw(run: RunDirectory, evaluation: Evaluation, history: Sequence[Row]) -> 
     return drawn
 
 
-def _errors(evaluation: Evaluation, loaded: LoadedModel | None) -> Row:
+def _errors(evaluation: Evaluation, loaded: LoadedModel) -> Row:
     """Returns the wrong predictions that are shown: where the label is likely wrong, and the worst others."""
-    if loaded is not None and loaded.config.text.tokenizer.startswith(PREFIX):
-        loaded = None  # torchtext does not say where its tokens are
+    has_places = not loaded.config.text.tokenizer.startswith(PREFIX)  # torchtext does not say where its tokens are
     labels = evaluation.labels
     split, probabilities, label_ids = evaluation.split, evaluation.probabilities, evaluation.split.label_ids
     losses, predicted, several = example_losses(probabilities, label_ids), evaluation.predicted, label_ids.ndim == 2
@@ -177,7 +167,7 @@ def _errors(evaluation: Evaluation, loaded: LoadedModel | None) -> Row:
         text, row = split.texts[i], [i]
         # Of several labels, the decision that is most wrong.
         label = labels[int(likelihoods(probabilities[row], label_ids[row])[0].argmin())] if several else None
-        found = None if loaded is None else explain(loaded, text, label=label, max_variants=MAX_VARIANTS)
+        found = explain(loaded, text, label=label, max_variants=MAX_VARIANTS) if has_places else None
         return {
             "text": text,
             "label": spoken(next(named(label_ids[row], labels))),
@@ -238,15 +228,11 @@ def score_table(metrics: Row, path: Path) -> str:
 
 def baselines_table(results: Mapping[str, Row]) -> str:
     """Returns what `baseline` prints."""
-    lines = []
+    first, rows = next(iter(results.values())), []
     for name, metrics in results.items():
-        split, main = scored_split(metrics), main_score(metrics)
-        ends = "{:.4f} to {:.4f}".format(*scores_of(metrics)[0].interval or ())
-        lines.append(
-            f"{BASELINES[name].description}: {SCORE_NAMES[main]} {metrics[f'{split}/{main}']:.4f} ({ends}), "
-            f"macro F1 {metrics[f'{split}/macro_f1']:.4f}, {metrics[f'time/baseline_{name}_seconds']:.0f} s"
-        )
-    first = next(iter(results.values()))
-    if (majority := first[f"{scored_split(first)}/majority"]) is not None:
-        lines.append(f"majority class: accuracy {majority:.4f}")
-    return "\n".join([*lines, *(f"note: {note}" for note in first["data/notes"])])
+        score, seconds = scores_of(metrics)[0], metrics[f"time/baseline_{name}_seconds"]
+        interval = INTERVAL.format(*score.interval or ())
+        rows.append([BASELINES[name].description, f"{score.value:.4f}", interval, f"{seconds:.0f} s"])
+    rows += [[score.name, f"{score.value:.4f}", "", ""] for score in scores_of(first)[1:]]  # the majority class
+    title = f"{SCORE_NAMES[main_score(first)]} on the {scored_split(first)} split:"
+    return "\n".join([title, *aligned(rows), *(f"note: {note}" for note in first["data/notes"])])
