@@ -22,25 +22,6 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(["a a a a a a", "b b b b b", "c c c c", "d d d", "e e", "f"], kind="whitespace")
 
 
-def kept(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
-    token_ids, lengths = corpus.read(np.arange(len(corpus)))
-    texts = np.split(token_ids, np.cumsum(lengths)[:-1])
-    return [" ".join(tokenizer.tokens[i] for i in ids) for ids in texts]
-
-
-@pytest.mark.parametrize(
-    ("truncate", "first", "last"), [("head", "a b c", "c c c"), ("tail", "d e f", "c c c"), ("both", "a b f", "c c c")]
-)
-def test_a_long_text_keeps_the_end_that_is_asked_for(
-    tokenizer: Tokenizer, truncate: str, first: str, last: str
-) -> None:
-    corpus = encode(TEXTS, tokenizer, max_length=3, truncate=truncate)
-    texts = kept(corpus, tokenizer)
-    assert (texts[0], texts[-1]) == (first, last)
-    assert texts[1:5] == ["b", "<unk>", "<unk>", "a <unk>"]
-    assert kept(corpus.whole(), tokenizer)[0] == TEXTS[0]
-
-
 TRUNCATIONS = {
     "head": lambda ids, size: ids[:size],
     "tail": lambda ids, size: ids[-size:],

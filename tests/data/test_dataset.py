@@ -127,14 +127,6 @@ def test_empty_texts_are_no_duplicates_and_a_third_of_them_is_a_note(load: Load)
     assert not load([("x", "a"), ("y", "b"), ("z", "b")], valid=[("", "a")], test=[("w", "b")]).notes
 
 
-def test_texts_between_blocks_are_left_out_and_counted(load: Load) -> None:
-    dataset = load(rows_of({"a": 2000, "b": 2000}), "valid=0.1", "valid_split=blocks")
-    sizes = {name: len(split) for name, split in dataset.splits.items()}
-    assert sizes["valid"] == 400
-    assert sizes["train"] + dataset.counts["left_out"] == 3600
-    assert dataset.counts["left_out"] > 0
-
-
 def test_texts_of_a_group_are_in_one_split(tmp_path: Path, load: Load) -> None:
     rows = [f"text {i},{'ab'[i % 2]},user {i // 5}" for i in range(100)]
     (tmp_path / "grouped.csv").write_text("\n".join(["text,label,user", *rows]), "utf-8")

@@ -52,11 +52,6 @@ def test_a_token_has_the_vector_of_its_form_before_that_of_its_lower_case(rows: 
     assert matrix[1:].tolist() == [[2, 2], [1, 1], [1, 1]]
 
 
-def test_vectors_of_other_tokens_are_not_parsed(tmp_path: Path) -> None:
-    (tmp_path / "v.txt").write_text("film 1 2\nother no numbers\nnew england 1 2\n")
-    assert load_vectors(str(tmp_path / "v.txt"), TOKENS, seed=0)[0][2].tolist() == [1, 2]
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

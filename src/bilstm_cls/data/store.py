@@ -138,7 +138,7 @@ def _make(folder: Path, build: Callable[[Path], None]) -> None:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A folder or file of the cache: what it holds (`data`, `corpus`, ...), its bytes, and its last use since 1970."""
+    """A folder or file of the cache: what it holds, its bytes, and its last use since 1970."""
 
     kind: str
     key: str

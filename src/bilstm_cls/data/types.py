@@ -200,10 +200,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Splits with one list of labels.
+    """Splits with one list of labels, which `label_ids` index.
 
     Attributes:
-        labels: class names; `label_ids` index this list.
         splits: `train`, `valid`, and `test` where there is one.
         origin: in words, where the texts came from.
         is_official: whether the test split is the one that published scores use.

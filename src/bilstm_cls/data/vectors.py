@@ -57,8 +57,7 @@ def joined_vectors(
 ) -> tuple[Matrix, float | None]:
     """Returns the vectors `[V, E]` of what `embedding.init` joins, and the fraction of tokens that files have.
 
-    Raises:
-        DataError: the vectors cannot be read, or are not as wide as the config says.
+    `DataError` where the vectors cannot be read, or are not as wide as the config says.
     """
     sources = embedding.sources
     found = {name: load_vectors(name, tokens, seed=seed) for name in sources if name not in MADE}
