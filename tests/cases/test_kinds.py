@@ -5,7 +5,6 @@ that what is read can be compared with what was written.
 """
 
 import csv
-import gzip
 import io
 import json
 from collections import Counter
@@ -46,20 +45,11 @@ def objects(rows: Rows) -> list[dict[str, str]]:
     return [{"text": text, "label": label} for text, label in rows]
 
 
-def between(content: str, *places: int, line: str = "") -> str:
-    """Puts a line before each of some lines, counted from 0."""
-    parts = content.splitlines(keepends=True)
-    for place in sorted(places, reverse=True):
-        parts.insert(place, f"{line}\n")
-    return "".join(parts)
-
-
 NUMBERED = [(text, str(int(label == "pos"))) for text, label in ROWS]
 SIGNED = [(f'{text} "so" she said', label) for text, label in ROWS]
 HEADED = [(f"{text[:9]}\n{text}", label) for text, label in ROWS]
 
 TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
-    "plain": ("a.csv", as_csv(ROWS, "text", "label"), ROWS),
     "usual names": ("a.csv", as_csv(((i, *row) for i, row in enumerate(ROWS)), "id", "Review", "Sentiment"), ROWS),
     "no header": ("a.csv", as_csv(((label, i, text) for i, (text, label) in enumerate(ROWS))), ROWS),
     "row index": ("a.csv", as_csv(((i, *row) for i, row in enumerate(ROWS)), "", "text", "label"), ROWS),
@@ -75,23 +65,16 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "Excel's Unicode text": ("a.csv", as_csv(ROWS, "text", "label", delimiter="\t").encode("utf-16"), ROWS),
     "backslash": ("a.csv", as_csv(SIGNED, "text", "label", escapechar="\\", doublequote=False), SIGNED),
     "spaces after commas": ("a.csv", "text, label\n" + lines(ROWS, '"{text}", {label}'), ROWS),
-    "blank lines": ("a.csv", between(as_csv(ROWS, "text", "label"), 1, 4, 4, 50), ROWS),
-    "header repeated": ("a.csv", between(as_csv(ROWS, "text", "label"), 20, 60, line="text,label"), ROWS),
     "whole floats": ("a.csv", as_csv(((t, f"{label}.0") for t, label in NUMBERED), "text", "score"), NUMBERED),
-    "several lines": ("a.csv", as_csv(HEADED, "text", "label"), HEADED),
-    "UTF-8 with a mark": ("a.csv", as_csv(ROWS, "text", "label").encode("utf-8-sig"), ROWS),
-    "gzip": ("a.csv.gz", gzip.compress(as_csv(ROWS, "text", "label").encode()), ROWS),
     "tsv": ("a.tsv", "label\ttext\n" + lines(SIGNED, "{label}\t{text}"), SIGNED),
     "tsv with quotes": ("a.tsv", as_csv(HEADED, "text", "label", delimiter="\t"), HEADED),
     "table in a txt": ("a.txt", as_csv(ROWS, "text", "label", delimiter="|"), ROWS),
-    "tab": ("a.txt", lines(ROWS, "{label}\t{text}"), ROWS),
     "colons": ("a.txt", lines(ROWS, "{text} ::: {label}"), ROWS),
     "fastText": ("a.txt", lines(ROWS, "__label__{label} {text}"), ROWS),
     "Thai": ("a.csv", as_csv(THAI, "text", "label"), THAI),
     "JSON lines": ("a.jsonl", "".join(json.dumps(o) + "\n" for o in objects(ROWS)), ROWS),
     "JSON blank lines": ("a.jsonl", "".join(json.dumps(o) + "\n\n" for o in objects(ROWS)), ROWS),
     "JSON array": ("a.json", json.dumps(objects(ROWS)), ROWS),
-    "JSON array on many lines": ("a.json", json.dumps(objects(ROWS), indent=1), ROWS),
     "JSON data": ("a.json", json.dumps({"version": "1.0", "data": objects(ROWS)}), ROWS),
     "JSON columns of arrays": ("a.json", json.dumps({"text": TEXTS, "label": LABELS}), ROWS),
     "JSON floats": ("a.jsonl", "".join(json.dumps({"text": x, "y": float(y)}) + "\n" for x, y in NUMBERED), NUMBERED),
@@ -127,11 +110,6 @@ def class_label_parquet(folder: Path) -> Path:
     return folder / "a.parquet"
 
 
-def saved(folder: Path) -> Path:
-    hub_dataset().save_to_disk(str(folder / "saved"), num_shards=2)
-    return folder / "saved"
-
-
 def folder_of_parts(folder: Path) -> Path:
     for number in range(4):
         (folder / f"part-{number}.csv").write_text(as_csv(ROWS[number::4], "text", "label"), "utf-8")
@@ -158,7 +136,7 @@ def split_files(folder: Path) -> Path:
 
 OTHERS: dict[str, Callable[[Path], Path]] = {
     **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records", "split")},
-    "Parquet": parquet, "Parquet with class names": class_label_parquet, "saved": saved,
+    "Parquet": parquet, "Parquet with class names": class_label_parquet,
     "pattern": parts, "folder of parts": folder_of_parts, "folders": folders, "files of splits": split_files,
 }  # fmt: skip
 

@@ -141,12 +141,6 @@ def test_a_data_set_that_cannot_be_read_is_an_error(
         load("hf/ada/films")
 
 
-def test_an_address_is_read() -> None:
-    assert Address.parse("hf/imdb") == Address("imdb")
-    assert Address.parse("hf://user/name@v1.0") == Address("user/name", None, "v1.0")
-    assert Address.parse("u/na-me_2.x:sub@refs/pr/1") == Address("u/na-me_2.x", "sub", "refs/pr/1")
-
-
 @pytest.mark.parametrize("text", ["hf/", "a/b/c", "/etc/passwd", "a/../b"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is no repository of the Hub"):

