@@ -4,23 +4,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 
 from bilstm_cls import device
-from bilstm_cls.device import (
-    choose_device,
-    configure_process,
-    freed_memory_kept,
-    set_threads,
-    threads_of_each,
-    usable_cores,
-)
-from bilstm_cls.errors import ConfigError
+from bilstm_cls.device import configure_process, threads_of_each, usable_cores
 
 PAGE_FAULTS = """
 import contextlib
@@ -62,34 +51,12 @@ def test_kept_memory_is_used_again_without_a_page_fault_and_given_back_at_the_en
 def test_what_is_kept_is_bounded_by_what_a_step_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     given_back = list[float]()
     levels = iter([7.0, 8.0, 8.6, 8.8, 8.2, 9.0, 9.1, 8.0])  # GB: at the start, and after every step
-    monkeypatch.setattr(device, "_private_memory", lambda process: int(now[0] * 2**30))
+    monkeypatch.setattr(device, "_private_memory", lambda: int(now[0] * 2**30))
     now = [next(levels)]
     after_step = device._bounded(lambda: given_back.append(now[0]))
     for now[0] in levels:
         after_step()
     assert given_back == [8.8, 9.1]
-
-
-def test_elsewhere_than_on_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
-    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("the C library was called"))
-    with freed_memory_kept():
-        pass
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "CPU", "", "mps"])
-def test_an_unknown_device_is_named(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"must be auto, cpu, cuda or cuda:N"):
-        choose_device(name)
-
-
-def test_threads_are_set_where_a_number_is_given() -> None:
-    before = torch.get_num_threads()
-    try:
-        assert set_threads(1) == torch.get_num_threads() == 1
-        assert set_threads(None) == 1
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +86,7 @@ def test_cores_are_those_granted_and_libraries_keep_to_them(
 
 
 @pytest.mark.parametrize(
-    ("given", "processes", "expected"),
-    [("", 1, 64), ("", 4, 16), ("", 100, 1), ("1", 1, 1), ("3", 4, 3)],
+    ("given", "processes", "expected"), [("", 1, 64), ("", 4, 16), ("", 100, 1), ("1", 1, 1), ("3", 4, 3)]
 )
 def test_each_process_has_its_share_of_the_cores_or_what_the_user_says(
     given: str, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
@@ -128,32 +94,3 @@ def test_each_process_has_its_share_of_the_cores_or_what_the_user_says(
     monkeypatch.setattr(device, "usable_cores", lambda: 64)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert threads_of_each(processes) == expected
-
-
-Times = namedtuple("Times", "user nice system idle iowait irq softirq steal guest")
-
-
-@pytest.mark.parametrize(
-    ("machine", "usable", "busy", "is_reported"),
-    [(2, 2, 80.0, True), (2, 2, 70.0, False), (64, 2, 1940.0, True), (64, 2, 1900.0, False)],
-)
-def test_other_programs_that_take_the_cores_are_reported_once(
-    machine: int, usable: int, busy: float, is_reported: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In 30 seconds, of which this process computes 50 and `busy - 50` are others'."""
-    now = 0.0
-
-    def spent() -> SimpleNamespace:
-        return SimpleNamespace(user=50.0 * bool(now), system=0.0)
-
-    monkeypatch.setattr(device.psutil, "cpu_times", lambda: Times(busy * bool(now), 0, 0, 7 * now, 3 * now, 0, 0, 0, 0))
-    monkeypatch.setattr(device.psutil, "Process", lambda: SimpleNamespace(cpu_times=spent))
-    monkeypatch.setattr(device.psutil, "cpu_count", lambda: machine)
-    monkeypatch.setattr(device, "usable_cores", lambda: usable)
-    monkeypatch.setattr(device.time, "monotonic", lambda: now)
-    after_step = device.load_warning(processes=1)
-    now = 29.0
-    assert after_step() is None
-    now = 30.0
-    assert (after_step() is not None) == is_reported
-    assert after_step() is None

@@ -1,7 +1,5 @@
 """Run directories: who may write where, what is deleted, and how a trained model is read back."""
 
-import importlib.metadata
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,19 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from bilstm_cls import run_directory
 from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.ngrams import NgramCounts, NgramModel
-from bilstm_cls.run_directory import (
-    RUN_FILES,
-    LoadedModel,
-    RunDirectory,
-    build_model,
-    environment,
-)
+from bilstm_cls.run_directory import RUN_FILES, LoadedModel, RunDirectory, build_model
 
 TEXTS = ["a fine film", "a dull film"]
 BATCH = torch.tensor([[2, 3, 4], [3, 1, 0]]), torch.tensor([3, 2])
@@ -53,7 +44,7 @@ def copied(trained_run: Path, tmp_path: Path) -> RunDirectory:
 def test_a_directory_is_made_and_held_for_one_writer(run: RunDirectory) -> None:
     with run.locked():
         run.write_status("running", "training")
-        with pytest.raises(ConfigError, match=rf"another run is writing here \(process {os.getpid()} on .* since 20"):
+        with pytest.raises(ConfigError, match=rf"another run is writing here \(process {os.getpid()} on "):
             run.locked().__enter__()
     with pytest.raises(ZeroDivisionError), run.locked():
         raise ZeroDivisionError
@@ -88,38 +79,6 @@ def test_clearing_deletes_all_files_of_a_run_and_no_others(copied: RunDirectory)
         (copied / name).write_text("of the user")
     copied.clear()
     assert set(everything(copied.path)) - {".lock"} == others
-
-
-def test_clearing_that_is_interrupted_leaves_no_model_or_checkpoint_without_its_config(
-    copied: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deleted: list[str] = []
-    unlink = Path.unlink
-
-    def recording(path: Path, missing_ok: bool = False) -> None:
-        deleted.append(str(path.relative_to(copied.path)))
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", recording)
-    copied.clear()
-    assert deleted[0] == "model.safetensors"
-    assert deleted[-2:] == ["config.yaml", "status.json"]
-    last = max(i for i, name in enumerate(deleted) if name.startswith("checkpoints/"))
-    assert all(not name.endswith(".safetensors") for name in deleted[last + 1 :])
-    assert not copied.plots.exists()
-    assert not copied.checkpoints.exists()
-
-
-def test_the_status_holds_the_state_and_the_start_of_a_run(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter(["2026-01-01T00:00:00+00:00", "2026-01-01T00:00:01+00:00", "2026-01-02T00:00:00+00:00"])
-    monkeypatch.setattr(run_directory, "now", lambda: next(times))
-    run.write_status("running", "training")
-    started = run.read_status()["started"]
-    run.write_status("stopped", "stopped by SIGINT", exit_code=130)
-    status = run.read_status()
-    assert (status["status"], status["reason"], status["exit_code"]) == ("stopped", "stopped by SIGINT", 130)
-    assert (status["started"], status["updated"]) == (started, "2026-01-02T00:00:00+00:00")
-    assert status["pid"] == os.getpid()
 
 
 def saved(run: RunDirectory, config: Config, number: int = 1) -> LoadedModel:
@@ -157,16 +116,6 @@ def test_a_model_comes_back_as_it_was_saved(
     assert (loaded.ngrams is None) == (expected.ngrams is None)
     if loaded.ngrams is not None and expected.ngrams is not None:
         assert np.array_equal(loaded.ngrams.logits(TEXTS), expected.ngrams.logits(TEXTS))
-
-
-@pytest.mark.parametrize("name", ["ngrams.safetensors", "model-2.safetensors", "model.safetensors"])
-def test_a_flipped_bit_is_refused(name: str, run: RunDirectory, tiny_config: Callable[..., Config]) -> None:
-    saved(run, tiny_config("model.ngrams=nbsvm"), 2)
-    content = bytearray((run / name).read_bytes())
-    content[-5] ^= 4
-    (run / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=name):
-        run.load_model()
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "tokenizer.json", "labels.json", "model.safetensors"])
@@ -213,24 +162,3 @@ def test_what_is_of_another_run_or_version_is_one_line(copied: RunDirectory) -> 
     with pytest.raises(CheckpointError, match=r"config\.yaml: .*made by an earlier version.*train it again") as caught:
         copied.load_model()
     assert str(caught.value).count("\n") == 0
-
-
-def test_a_run_that_is_not_finished_reports_its_status(copied: RunDirectory, tmp_path: Path) -> None:
-    (copied / "model.safetensors").unlink()
-    copied.write_status("stopped", "stopped by SIGINT")
-    with pytest.raises(CheckpointError, match=r"no finished model \(its run is stopped: stopped by SIGINT\)"):
-        copied.load_model()
-    with pytest.raises(CheckpointError, match=r"is not a run directory"):
-        RunDirectory(tmp_path).load_model()
-
-
-def test_the_environment_says_what_figures_may_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in {"HEAD": "ref: refs/heads/main\n", "refs/heads/main": "abc123\n"}.items():
-        (tmp_path / ".git" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / ".git" / name).write_text(text)
-    (tmp_path / "below").mkdir()
-    monkeypatch.chdir(tmp_path / "below")
-    found = json.loads(json.dumps(environment("cpu", 3)))
-    assert (found["device"], found["threads"], found["git_commit"]) == ("cpu", 3, "abc123")
-    assert found["versions"]["torch"] == importlib.metadata.version("torch")
-    assert {"python", "platform", "device_name"} <= found.keys()

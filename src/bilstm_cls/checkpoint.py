@@ -66,7 +66,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: the file is missing, cut short, changed, or not of this kind.
     """
     try:
-        _check_header(path)
+        with path.open("rb") as opened:
+            if (size := int.from_bytes(opened.read(8), "little")) > MAX_HEADER_BYTES:
+                raise ValueError(f"its header has {size} bytes, which is too many")
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -75,18 +77,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
     expected = metadata.pop(_DIGEST, None) if isinstance(metadata, dict) else None
-    if expected is None:
-        raise CheckpointError(f"{path}: carries no digest, so it was not written by this program")
-    if digest_of(tensors, metadata) != expected:
-        raise CheckpointError(f"{path}: damaged, its contents do not match the digest {str(expected)[:12]}... inside")
+    if expected is None or digest_of(tensors, metadata) != expected:
+        raise CheckpointError(f"{path}: damaged, or not of this program: its contents do not match a digest inside")
     return tensors, {**metadata, _DIGEST: expected}
-
-
-def _check_header(path: Path) -> None:
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if size > MAX_HEADER_BYTES:
-        raise ValueError(f"its header has {size} bytes, which is too many")
 
 
 def save_checkpoint(
@@ -106,11 +99,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a checkpoint and verifies every byte of it.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or its two files do not belong together.
-    """
+    """Reads a checkpoint and verifies every byte of it; raises a CheckpointError where they are not as written."""
     path = folder / f"{role}.json"
     content = _read_json(path)
     name = content["tensors"]
@@ -123,10 +112,8 @@ def load_checkpoint(folder: Path, role: str) -> tuple[dict[str, Tensor], dict[st
 def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Returns the newest checkpoint that is intact, or None where none was written yet.
 
-    All are verified, so that damage is reported now and not when a checkpoint is needed at the end of the run.
-
-    Raises:
-        CheckpointError: there are checkpoints, and all of them are damaged.
+    All are verified, so that damage is reported now and not at the end of the run. Raises a CheckpointError where all
+    are damaged.
     """
     intact, problems = [], []
     for role in ROLES:
@@ -140,18 +127,12 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
         raise CheckpointError("\n".join([*problems, "no intact checkpoint is left; start again with --overwrite"]))
     newest = max(intact, key=lambda checkpoint: checkpoint[1]["step"], default=None)
     for problem in problems:
-        logger.warning(problem)
-    if problems and newest is not None:
-        logger.warning(f"continuing from step {newest[1]['step']:,} instead")
+        logger.warning(f"{problem}; the other checkpoint is used")
     return newest
 
 
 def load_best(folder: Path, step: int) -> dict[str, Tensor]:
-    """Returns the tensors of the best checkpoint, which the run says is that of `step`.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or of another step.
-    """
+    """Returns the tensors of the best checkpoint; raises a CheckpointError where it is lost, or not of `step`."""
     try:
         tensors, content = load_checkpoint(folder, "best")
         if content["step"] != step:
@@ -165,16 +146,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes().decode()
         content = json.loads(text)["checkpoint"]
-        is_intact = text == _seal(content)
+        is_intact = text == _seal(content) and isinstance(content["step"], int)
+        is_intact = is_intact and bool(re.fullmatch(r"step-\d+\.safetensors", content["tensors"]))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: file is missing") from error
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
     if not is_intact:
         raise CheckpointError(f"{path}: damaged, its contents do not match the digest inside")
-    is_known = isinstance(content, dict) and isinstance(content.get("step"), int)
-    if not is_known or not re.fullmatch(r"step-\d+\.safetensors", str(content.get("tensors"))):
-        raise CheckpointError(f"{path}: not a checkpoint of this program")
     return dict(content)
 
 
@@ -186,11 +165,10 @@ def _seal(content: Any) -> str:
 
 def _remove_unused(folder: Path) -> None:
     try:
-        used = {_read_json(folder / f"{role}.json")["tensors"] for role in ROLES if (folder / f"{role}.json").exists()}
+        used = {_read_json(path)["tensors"] for role in ROLES if (path := folder / f"{role}.json").exists()}
     except CheckpointError as error:
         logger.warning("%s; older checkpoints are kept", error)
         return
-    leftovers = [path for path in folder.glob("step-*.safetensors") if path.name not in used]
-    leftovers += folder.glob(".*.tmp")
-    for path in leftovers:
-        path.unlink(missing_ok=True)
+    for path in (*folder.glob("step-*.safetensors"), *folder.glob(".*.tmp")):
+        if path.name not in used:
+            path.unlink(missing_ok=True)

@@ -275,7 +275,7 @@ class TrainConfig(Section):
         None, description="Weight of each label in the loss: balanced, or a map of every label."
     )
     label_smoothing: Fraction = Field(0.0, description="Probability that the target spreads over all labels.")
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto",
         description="Arithmetic of training; auto is tf32 on CUDA, bf16 on a CPU that multiplies it for an LSTM of "
         "128 units or more, else fp32. Predictions are in fp32 unless they are asked for in bf16.",

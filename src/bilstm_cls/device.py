@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,18 +30,15 @@ if TYPE_CHECKING:
 
 CPU_GRANT = Path("/sys/fs/cgroup/cpu.max")
 """What `docker --cpus` or a pod's limit sets: microseconds of CPU time, or `max`, in a period of so many."""
-PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 MIN_CUDNN_OF_BF16 = 91300
 """The first cuDNN whose recurrent layers take bfloat16, as `torch.backends.cudnn.version()` counts."""
 
 MIN_UNITS_OF_BF16 = 128
 """Units of an LSTM from which `auto` takes bfloat16 on a CPU that multiplies it: with 128 units a step took 1.6 times
 less time by AMX, 1.5 times by AVX-512's products. Fewer units and other cells were not measured."""
-
-
 START_BYTES = 640 * 2**20
 """Address space in which PyTorch and the tokenizers start."""
-
 LAUNCHED = "bilstm-cls-"
 """What the name of a group of processes begins with that a command started."""
 
@@ -58,7 +54,7 @@ def check_memory() -> None:
         try:
             mmap.mmap(-1, START_BYTES).close()  # never touched
         except OSError as error:
-            raise MemoryError(f"less than {START_BYTES // 2**20} MiB are left to start in") from error
+            raise MemoryError("too little is left to start in") from error
 
 
 def configure_process() -> None:
@@ -70,10 +66,7 @@ def configure_process() -> None:
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may use: those it may run on, in a container those it is granted.
-
-    More threads than granted cores wait for each other most of the time, and `sched_getaffinity` ignores the grant.
-    """
+    """Returns the number of cores that this process may run on, in a container of those it is granted."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, _granted_cores())))
 
@@ -87,10 +80,7 @@ def _granted_cores() -> float:
 
 
 def threads_of_each(processes: int = 1) -> int:
-    """Returns the threads that each of several processes computes in: its part of the cores.
-
-    They are fewer where `OMP_NUM_THREADS` says so, as a user sets it where other programs need the cores.
-    """
+    """Returns the threads that each of several processes computes in: its part of the cores, or `OMP_NUM_THREADS`."""
     part = max(1, usable_cores() // processes)
     setting = os.environ.get("OMP_NUM_THREADS", "")
     return min(int(setting), part) if re.fullmatch(r"0*[1-9][0-9]{0,5}", setting) else part
@@ -110,9 +100,8 @@ def choose_device(name: str = "auto") -> "torch.device":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
         raise ConfigError(f"device: {name!r} must be auto, cpu, cuda or cuda:N")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    device, count = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"train.device: {name!r} is not here, PyTorch sees {count} CUDA devices; use --device cpu")
     return device
 
@@ -139,9 +128,8 @@ class Precision:
 
     Attributes:
         dtype: that the factors of matrix products are cast to.
-        allows_tf32: whether cuDNN may use TF32 for factors of 32 bits. It is as fast as 16-bit floats with 128 units;
-            float16 loses the gradient of a mean over a long text, as each step's part is below its smallest number, and
-            cuDNN is slow in bfloat16 but for many units.
+        allows_tf32: whether cuDNN may use TF32 for factors of 32 bits. With 128 units it is as fast as 16-bit floats,
+            and float16 would lose the gradient of a mean over a long text.
     """
 
     dtype: "torch.dtype"
@@ -151,10 +139,7 @@ class Precision:
     def named(cls, name: str, device: "torch.device", encoder: "BidirectionalLSTM | None" = None) -> "Precision":
         """Returns what a value of `train.precision` stands for on a device, by a rule and never by a timing.
 
-        Args:
-            name: the value.
-            device: where the network is.
-            encoder: what is trained; none where it is not known yet, or for predictions.
+        There is no `encoder` where what is trained is not known yet, or for predictions.
 
         Raises:
             ConfigError: the device's recurrent layers do not have the type that is asked for.
@@ -164,21 +149,21 @@ class Precision:
         is_cuda = device.type == "cuda"
         if name not in PRECISIONS:
             raise ConfigError(f"precision: {name!r} is not one of {', '.join(PRECISIONS)}")
-        if name in ("tf32", "fp16") and not is_cuda:
+        if name == "tf32" and not is_cuda:
             raise ConfigError(f"precision: {name!r} is for CUDA; on a CPU use 'bf16' or 'fp32'")
-        if name == "bf16" and not is_cuda and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            raise ConfigError("precision: 'bf16' needs a CPU with AVX-512 or AMX; use 'fp32'")
-        cudnn = torch.backends.cudnn.version() or 0 if is_cuda else 0  # type: ignore[no-untyped-call]
-        if name == "bf16" and is_cuda and not (torch.cuda.is_bf16_supported() and cudnn >= MIN_CUDNN_OF_BF16):
+        has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if is_cuda:
+            cudnn = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
+            has_bf16 = torch.cuda.is_bf16_supported() and cudnn >= MIN_CUDNN_OF_BF16
+        if name == "bf16" and not has_bf16:
             raise ConfigError(
-                f"precision: 'bf16' needs a GPU that has it and cuDNN {MIN_CUDNN_OF_BF16} or later, here is "
-                f"cuDNN {cudnn}; use 'tf32' or 'fp16'"
+                "precision: 'bf16' needs a CPU with AVX-512 or AMX, or a GPU that has it and cuDNN "
+                f"{MIN_CUDNN_OF_BF16} or later; use 'fp32'"
             )
         is_large = encoder is not None and encoder.cell == "lstm" and encoder.hidden_size >= MIN_UNITS_OF_BF16
         if name == "auto" and not is_cuda and is_large and _multiplies_bf16():
             name = "bf16"
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
-        return cls(dtype, is_cuda and name in ("auto", "tf32"))
+        return cls(torch.bfloat16 if name == "bf16" else torch.float32, is_cuda and name in ("auto", "tf32"))
 
     def __str__(self) -> str:
         return "tf32" if self.allows_tf32 else str(self.dtype).removeprefix("torch.")
@@ -221,9 +206,7 @@ def set_threads(threads: int | None) -> int:
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-MAX_WORKERS = 8
-"""Calls that are made side by side: each holds a batch in memory."""
+MAX_WORKERS = 8  # calls that are made side by side: each holds a batch in memory
 
 
 def side_by_side(call: Callable[[A], B], arguments: Sequence[A]) -> list[B]:
@@ -245,48 +228,8 @@ def side_by_side(call: Callable[[A], B], arguments: Sequence[A]) -> list[B]:
         torch.set_num_threads(threads)  # the number of a new thread is what was set last in any
 
 
-LOAD_SECONDS = 30.0
-"""For which other programs are watched."""
-
-
-def load_warning(processes: int) -> Callable[[], str | None]:
-    """Returns what to call after every step: once, after `LOAD_SECONDS`, it says if other programs take the cores.
-
-    The threads of a step wait for the slowest: a second busy program on two cores makes a step two to three times as
-    slow. It counts what other programs computed meanwhile, not how fast this one was.
-
-    Args:
-        processes: those of this run on this machine, each as busy as this one.
-    """
-
-    def busy() -> float:
-        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
-        return sum(times[:8]) - idle - processes * (own.user + own.system)  # guests' time is the users' as well
-
-    start, started = busy(), time.monotonic()
-    is_watching = True
-
-    def after_step() -> str | None:
-        nonlocal is_watching
-        seconds = time.monotonic() - started
-        if not is_watching or seconds < LOAD_SECONDS:
-            return None
-        is_watching = False
-        others = (busy() - start) / seconds
-        if others < (psutil.cpu_count() or 1) - usable_cores() * 2 / 3:
-            return None
-        return (
-            f"other programs keep {others:.1f} of this machine's {psutil.cpu_count()} cores busy, so training is slow; "
-            f"--set train.threads=1 loses less to them"
-        )
-
-    return after_step
-
-
 MAX_GROWTH, SLACK = 1.5, 2**28
 """How many times what a step needs, and how many bytes more, may be kept in addition to what was there before."""
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 
 
@@ -320,12 +263,11 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
 
 def _bounded(give_back: Callable[[], object]) -> Callable[[], None]:
     """Returns what is called after every step."""
-    process = psutil.Process()
-    start, needed, is_fresh = _private_memory(process), 0, True
+    start, needed, is_fresh = _private_memory(), 0, True
 
     def after_step() -> None:
         nonlocal needed, is_fresh
-        kept = _private_memory(process) - start
+        kept = _private_memory() - start
         if is_fresh:
             needed = max(needed, kept)  # with what one step left behind
         is_fresh = kept > MAX_GROWTH * needed + SLACK
@@ -335,7 +277,7 @@ def _bounded(give_back: Callable[[], object]) -> Callable[[], None]:
     return after_step
 
 
-def _private_memory(process: psutil.Process) -> int:
+def _private_memory() -> int:
     """Returns the resident bytes that only this process can give back: pages of mapped files are not among them."""
-    memory = process.memory_info()
+    memory = psutil.Process().memory_info()
     return int(memory.rss - memory.shared)

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import errno
 import hashlib
-import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,10 +12,6 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 from bilstm_cls.errors import ConfigError, ResourceError
-
-TRIES = 3
-
-logger = logging.getLogger(__name__)
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -73,18 +68,9 @@ def _create(path: Path) -> int:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes a whole file at once, on a passing fault of the disk again: `path` holds `content`, or what it held."""
-    for number in range(1, TRIES + 1):
-        try:
-            with replacing(path) as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-        except ConfigError as error:
-            is_passing = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO
-            if number == TRIES or not is_passing:
-                raise
-            logger.warning(f"{path}: not written ({error.__cause__}); trying again")
-        else:
-            return
+    """Writes a whole file at once: afterwards `path` holds `content`, or what it held before."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def row_writer(file: IO[str], **dialect: Any) -> Any:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import shlex
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,9 +82,8 @@ class RunDirectory:
     @property
     def is_taken(self) -> bool:
         """Whether the folder holds a run, in whatever state; raises `ConfigError` where it holds something else."""
-        if not self.path.exists():
-            return False
-        if all(entry.name == ".lock" or entry.match(".*.tmp") for entry in self.path.iterdir()):
+        entries = self.path.iterdir() if self.path.exists() else ()
+        if all(entry.name == ".lock" or entry.match(".*.tmp") for entry in entries):
             return False
         if "status" not in self.read_status():
             raise ConfigError(
@@ -103,9 +101,8 @@ class RunDirectory:
             try:
                 lock.acquire()
             except Timeout:
-                who = "another run is writing here"
-                if (holder := self.read_status()).get("status") == "running":  # else it is of an earlier run
-                    who += f" (process {holder['pid']} on {holder['host']} since {holder['started']})"
+                status = self.read_status()
+                who = f"another run is writing here (process {status.get('pid')} on {status.get('host')})"
                 if not wait:
                     raise ConfigError(f"{self.path}: {who}; use another -o or name") from None
                 logger.info(f"{self.path}: waiting, {who}")
@@ -129,8 +126,7 @@ class RunDirectory:
     def remove_leftovers(self) -> None:
         """Deletes the temporary files of a run that was killed. Only the holder of the lock may call it."""
         with naming_disk_faults(self.path):
-            for pattern in RUN_FILES:
-                folder, _, name = pattern.rpartition("/")
+            for folder, _, name in (pattern.rpartition("/") for pattern in RUN_FILES):
                 for path in (self.path / folder).glob(f".{name}.????????.tmp"):
                     path.unlink()
 
@@ -142,22 +138,22 @@ class RunDirectory:
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         write_atomic(self / "history.jsonl", "".join(lines))
 
-    def read_json(self, name: str) -> Any:
-        """Reads one JSON file, or raises `CheckpointError` where it is missing or damaged."""
+    def read_json(self, name: str, kind: type = object) -> Any:
+        """Reads one JSON file, or raises `CheckpointError` where it is missing, damaged or holds another type."""
         path = self / name
         try:
-            return json.loads(path.read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8"))
         except FileNotFoundError as error:
             raise CheckpointError(f"{path}: missing, so {self.path} is not a finished run directory") from error
         except (ValueError, OSError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
+        if not isinstance(content, kind):
+            raise CheckpointError(f"{path}: damaged, it holds no JSON object")
+        return content
 
     def read_object(self, name: str) -> dict[str, Any]:
         """Like `read_json`, of a file that has to hold an object."""
-        content = self.read_json(name)
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{self.path / name}: damaged, it holds no JSON object")
-        return content
+        return dict(self.read_json(name, dict))
 
     def write_status(self, status: str, reason: str, **more: Any) -> None:
         """Writes into `status.json` whether the run is running, finished, stopped or failed, and why."""
@@ -199,11 +195,6 @@ class RunDirectory:
 
     def load_config(self) -> Config:
         """Reads `config.yaml` back, or raises `CheckpointError` where it is missing or of an earlier version."""
-        if (self / "model.onnx").exists():
-            raise CheckpointError(
-                f"{self.path}: is an exported bundle, not a run; give the run that it was made from, or use the bundle "
-                f"with: python -m bilstm_cls.runtime {shlex.quote(str(self.path))} TEXT"
-            )
         if not (self / "config.yaml").is_file():
             raise CheckpointError(f"{self / 'config.yaml'}: missing, so {self.path} is not a run directory")
         try:
@@ -218,8 +209,7 @@ class RunDirectory:
         """Reads the model to the CPU, or raises `CheckpointError` where a file is missing, damaged, or does not fit."""
         config, path = self.load_config(), self._weights(1)
         if not path.exists():
-            status = self.read_status()
-            state = f"its run is {status['status']}: {status.get('reason')}" if status else "it has no status"
+            state = f"its run is {self.read_status().get('status', 'not known')}: {self.read_status().get('reason')}"
             raise CheckpointError(f"{self.path}: holds no finished model ({state}); train it, or add --resume")
         tensors, metadata = load_tensors(path)
         if (found := metadata.get("format_version")) != str(FORMAT_VERSION):
@@ -234,17 +224,15 @@ class RunDirectory:
         for key, value in trained.items():
             if key not in REMOVED and (given := _model_keys(config).get(key)) != value:
                 raise CheckpointError(f"{self / 'config.yaml'}: {key} is {given!r}, but the model has {value!r}")
-        files = [(path, tensors, metadata)]
-        files += [(other, *load_tensors(other)) for other in map(self._weights, range(2, num_members + 1))]
-        members = []
-        for path, tensors, others in files:
+        members = [_member(path, tensors, config, len(tokenizer), len(labels))]
+        for other in map(self._weights, range(2, num_members + 1)):
+            tensors, others = load_tensors(other)
             if any(others.get(key) != metadata[key] for key in ("text_digest", "config")):
-                raise CheckpointError(f"{path}: is of another ensemble than model.safetensors")
-            members.append(_member(path, tensors, config, len(tokenizer), len(labels)))
+                raise CheckpointError(f"{other}: is of another ensemble than model.safetensors")
+            members.append(_member(other, tensors, config, len(tokenizer), len(labels)))
         ngrams = None if config.model.ngrams is None else self._load_ngrams(len(labels))
-        return LoadedModel(
-            members[0], tokenizer, labels, config, ngrams, tuple(members[1:]), self._load_task(labels, config)
-        )
+        task = self._load_task(labels, config)
+        return LoadedModel(members[0], tokenizer, labels, config, ngrams, tuple(members[1:]), task)
 
     def _load_task(self, labels: list[str], config: Config) -> Task:
         is_multi = config.data.labels == "multi"
@@ -295,25 +283,12 @@ class _WithoutDraws(TorchFunctionMode):
 
 def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClassifier:
     """Turns the config into the network's plain arguments."""
-    model = config.model
+    of_config = {"init_from", "pooling", "ngrams"}
     return BiLSTMClassifier(
-        vocab_size,
-        num_labels,
-        embedding_dim=config.embedding.width,
-        hidden_size=model.hidden_size,
-        num_layers=model.num_layers,
-        cell=model.cell,
-        bidirectional=model.bidirectional,
-        pooling=pooling_names(model.pooling),
-        max_length=config.text.max_length,
-        bigrams=model.bigrams,
-        dropout=model.dropout,
-        embedding_dropout=model.embedding_dropout,
-        word_dropout=model.word_dropout,
-        layer_dropout=model.layer_dropout,
-        recurrent_dropout=model.recurrent_dropout,
-        freeze_embedding=config.embedding.freeze,
-    )
+        vocab_size, num_labels, embedding_dim=config.embedding.width, pooling=pooling_names(config.model.pooling),
+        max_length=config.text.max_length, freeze_embedding=config.embedding.freeze,
+        **config.model.model_dump(exclude=of_config),
+    )  # fmt: skip
 
 
 def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, labels: Sequence[str] = ()) -> dict[str, Any]:
@@ -329,19 +304,19 @@ def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, labels:
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the others.
     """
-    path = weights_of_encoder(folder)
+    path, run = weights_of_encoder(folder), RunDirectory(folder)
     tensors, metadata = load_tensors(path)
-    known = [] if path.name == WEIGHTS else RunDirectory(folder).read_json("labels.json")
+    known = [] if path.name == WEIGHTS else run.read_json("labels.json")
     before = Tokenizer.load(folder / "tokenizer.json")
     if metadata.get("text_digest") != text_digest(before, known):
         raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
     state = model.state_dict()
-    wanted, found = ({n for n in names if n.startswith(("embedding.", "encoder."))} for names in (state, tensors))
-    for name in ("project.weight", "project.bias"):
-        rows = [(labels.index(label), place) for place, label in enumerate(known) if label in labels]
-        if rows and name in state and tensors[name].shape[1:] == state[name].shape[1:]:
+    rows = [(labels.index(label), place) for place, label in enumerate(known) if label in labels]
+    for name in ("project.weight", "project.bias") if rows else ():
+        if name in state and tensors[name].shape[1:] == state[name].shape[1:]:
             new, old = map(list, zip(*rows, strict=True))
             tensors[name] = state[name].index_copy(0, torch.tensor(new), tensors[name][old])
+    wanted, found = ({n for n in names if n.startswith(("embedding.", "encoder."))} for names in (state, tensors))
     fitting = {n: t for n, t in tensors.items() if n in wanted or (n in state and t.shape == state[n].shape)}
     try:
         if found != wanted:
@@ -349,11 +324,9 @@ def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, labels:
         model.load_state_dict(fitting, strict=False)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: {path.name} does not fit config.yaml: {error}") from error
-    logger.info(f"starting from the {'encoder' if path.name == WEIGHTS else 'run'} in {folder}")
-    facts: dict[str, Any] = {"encoder/sha256": metadata["sha256"]}
-    if (folder / "metrics.json").is_file():
-        facts["time/pretrain_seconds"] = RunDirectory(folder).read_object("metrics.json").get("time/pretrain_seconds")
-    return facts
+    logger.info(f"starting from {path}")
+    metrics = run.read_object("metrics.json") if (folder / "metrics.json").is_file() else {}
+    return {"encoder/sha256": metadata["sha256"], "time/pretrain_seconds": metrics.get("time/pretrain_seconds")}
 
 
 def pooling_names(pooling: str | Sequence[str]) -> list[str]:
@@ -405,7 +378,5 @@ def _git_commit() -> str | None:
         if (head := folder / ".git" / "HEAD").is_file():
             content = head.read_text().strip()
             reference = folder / ".git" / content.removeprefix("ref: ")
-            if not content.startswith("ref: "):
-                return content
-            return reference.read_text().strip() if reference.is_file() else None
+            return reference.read_text().strip() if reference.is_file() else content
     return None

@@ -94,11 +94,11 @@ def _wrap() -> None:
 
     from bilstm_cls import files
     from bilstm_cls.data import dataset
-    from bilstm_cls.training import loop
+    from bilstm_cls.training import loop, optimizer
 
     _around(dataset._Table, "add", before="data.row")
     _around(loop.Trainer, "step", before="step.before", after="step.after_opt")
-    _around(loop, "clip_gradients", before="step.after_backward")
+    _around(optimizer, "clip_gradients", before="step.after_backward")
     _around(torch.nn.Module, "eval", before="eval.start")
     _around(files, "_create", before="save.before_open")
     _around(os, "replace", after="save.after_rename")

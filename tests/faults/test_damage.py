@@ -147,14 +147,9 @@ def hostile_bytes(canary: Path) -> dict[str, bytes]:
         "a PyTorch file": zipped(trap),
         "a zip bomb": zipped(bytes(50_000_000)),
         "a header of 100 MB that is missing": struct.pack("<Q", 100_000_000) + b"{",
-        "a header of 2^64 bytes": struct.pack("<Q", 2**64 - 1) + b"{}",
         "a header that is not JSON": safetensors(b"[" * 100_000),
-        "a header of 250,000 names": safetensors({f"t{i}": one(0, 0, [0]) for i in range(250_000)}),
-        "offsets below zero": safetensors({"w": one(-4, 0, [1])}, bytes(4)),
         "offsets that overlap": safetensors({"a": one(0, 8, [2]), "b": one(4, 12, [2])}, bytes(12)),
-        "offsets beyond the end": safetensors({"w": one(0, 4 * 10**12, [10**12])}, bytes(4)),
         "a shape whose product overflows": safetensors({"w": one(0, 4, [2**63, 2])}, bytes(4)),
-        "a type that is not known": safetensors({"w": one(0, 4, [1], "OBJ")}, bytes(4)),
         "metadata that name a class": safetensors({"__metadata__": {"_class_path": "os.system", "bilstm_cls": "{}"}}),
     }
 
@@ -168,31 +163,18 @@ def in_config(before: str, after: str) -> Change:
 
 FORGED: dict[str, Change] = {
     "weights that are NaN": lambda tensors, _: tensors["embedding.weight"].fill_(float("nan")),
-    "a vocabulary of another size": lambda tensors, _: tensors.update(
-        {"embedding.weight": tensors["embedding.weight"][:-1].clone()}
-    ),
-    "a tensor too many": lambda tensors, _: tensors.update(more=torch.zeros(3)),
     "a tensor too few": lambda tensors, _: tensors.pop("embedding.weight"),
     "a million members": lambda _, metadata: metadata.update(members="1000000"),
-    "members that are not a number": lambda _, metadata: metadata.update(members="../x"),
     "no digest of the texts": lambda _, metadata: metadata.pop("text_digest"),
-    "a config that is not JSON": lambda _, metadata: metadata.update(config="{"),
-    "a network of a billion units in both configs": in_config('hidden_size": 8', f'hidden_size": {10**9}'),
     "a million layers in both configs": in_config('num_layers": 1', f'num_layers": {10**6}'),
     "a newer format": lambda _, metadata: metadata.update(format_version="999"),
 }
 OTHER_FILES: dict[str, tuple[str, Callable[[str], str]]] = {
-    "a network of a billion units": ("config.yaml", lambda text: text.replace("_size: 8", f"_size: {10**9}")),
     "a million layers": ("config.yaml", lambda text: text.replace("num_layers: 1", f"num_layers: {10**6}")),
     "a config with a tag": ("config.yaml", lambda text: text.replace("seed: 1", "seed: !!python/name:os.system")),
-    "labels that are a number": ("labels.json", lambda _: "3"),
     "a million labels": ("labels.json", lambda _: json.dumps([str(i) for i in range(1_000_000)])),
     "labels nested without end": ("labels.json", lambda _: "[" * 1_000_000),
     "a tokenizer that is a number": ("tokenizer.json", lambda _: "3"),
-    "a tokenizer of another kind": (
-        "tokenizer.json",
-        lambda _: '{"model": {"type": "BPE", "vocab": {}, "merges": []}}',
-    ),
 }
 
 
@@ -233,12 +215,8 @@ def test_a_hostile_model_is_refused_and_runs_nothing(trained_run: Path, tmp_path
 
 NUMBERS: dict[str, tuple[str, Any]] = {
     "a step that is text": ("step", "eleven"),
-    "a step below zero": ("step", -1),
     "a step of 400 digits": ("step", 10**400),
-    "a batch that is a list": ("batch", [1]),
     "seconds that are infinite": ("seconds", float("inf")),
-    "a best value that is a map": ("best_value", {}),
-    "a history that is a number": ("history", 3),
     "a history of an empty row": ("history", [{}]),
 }
 
@@ -265,8 +243,3 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(
         ends_in_one_line(run_cli(*command), canary)
 
     tally([*files, *NUMBERS], survives)
-
-
-def test_an_intact_model_loads_within_the_same_limits(trained_run: Path) -> None:
-    outcome = run("predict", "good", "--run", trained_run, "--device", "cpu", "--json", environment=LIMITS)
-    assert outcome.code == 0, outcome

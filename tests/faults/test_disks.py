@@ -2,9 +2,7 @@
 
 import errno
 import functools
-import json
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,33 +46,6 @@ def test_a_disk_that_refuses_a_write_costs_nothing(
         assert result(output / "tiny") == undisturbed
 
     tally(refusals(places, number), survives)
-
-
-@pytest.mark.parametrize(("times", "code"), [([20], 0), ([20, 21, 22], 2)])
-def test_a_disk_that_fails_is_tried_three_times(
-    times: list[int], code: int, settings: Settings, undisturbed: dict[str, Any], tmp_path: Path
-) -> None:
-    outcome = run(*settings(tmp_path), faults=[f"save.after_write:{at}:EIO" for at in times])
-    assert outcome.code == code, outcome
-    assert len(outcome.errors) == bool(code)
-    assert code or result(tmp_path / "tiny") == undisturbed
-
-
-def test_a_full_disk_is_the_reason_in_the_status(settings: Settings, tmp_path: Path) -> None:
-    assert run(*settings(tmp_path), faults=["save.after_write:30:ENOSPC"]).code == 6
-    status = json.loads((tmp_path / "tiny/status.json").read_text("utf-8"))
-    assert (status["status"], status["exit_code"]) == ("failed", 6)
-
-
-def test_a_run_that_lost_a_file_is_refused(settings: Settings, tmp_path: Path) -> None:
-    command = settings(tmp_path)
-    assert run(*command, faults=["step.before:5:kill"]).code == -9
-    for name, code in (("config.yaml", 4), ("status.json", 2)):
-        content = (tmp_path / "tiny" / name).read_bytes()
-        (tmp_path / "tiny" / name).unlink()
-        outcome = run_cli(*command, "--resume")
-        assert (outcome.code, len(outcome.errors)) == (code, 1), outcome
-        (tmp_path / "tiny" / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain", "predict", "export"])
@@ -123,29 +94,3 @@ def test_of_several_runs_that_want_one_place_one_gets_it(
         assert result(tmp_path / str(seed) / "tiny") == undisturbed
 
     tally(range(number), survives)
-
-
-@cases(few=1, many=10)
-def test_several_runs_that_fill_one_cache_agree(
-    number: int, settings: Settings, undisturbed: dict[str, Any], tmp_path: Path, tally: Tally
-) -> None:
-    def survives(seed: int) -> None:
-        cache = tmp_path / f"cache-{seed}"
-        outputs = [tmp_path / f"{seed}-{i}" for i in range(NUMBER)]
-        children = [start(*settings(output), environment={"BILSTM_CLS_CACHE": str(cache)}) for output in outputs]
-        assert [child.wait().code for child in children] == [0] * NUMBER
-        assert all(result(output / "tiny") == undisturbed for output in outputs)
-
-    tally(range(number), survives)
-
-
-def test_a_run_that_has_just_started_holds_its_place(settings: Settings, tmp_path: Path) -> None:
-    """Between the lock and the first status of a run, the status is still that of the run before."""
-    command = settings(tmp_path)
-    assert run(*command).code == 0
-    held = start(*command, "--overwrite", faults=["save.before_open:1:stop"])
-    held.wait_until_held()
-    outcome = run(*command, "--overwrite")
-    os.kill(held.pid, signal.SIGCONT)
-    assert held.wait().code == 0
-    assert outcome.code == 2

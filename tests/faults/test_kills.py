@@ -101,16 +101,6 @@ def is_last(moment: str, places: dict[str, int]) -> bool:
     return int(at) == places[place]
 
 
-def test_a_run_that_is_held_for_a_while_continues(
-    settings: Settings, undisturbed: dict[str, Any], tmp_path: Path
-) -> None:
-    child = start(*settings(tmp_path), faults=["save.after_write:11:stop"])
-    child.wait_until_held()
-    os.kill(child.pid, signal.SIGCONT)
-    assert child.wait().code == 0
-    assert result(tmp_path / "tiny") == undisturbed
-
-
 @pytest.fixture(scope="module")
 def two_undisturbed(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("two")

@@ -131,10 +131,3 @@ def test_a_power_cut_at_any_moment_leaves_this_checkpoint_or_the_one_before(
         assert loaded is None or torch.equal(loaded[0]["w"], torch.full((50,), float(step)))
 
     tally(itertools.product(recorder.states, ENTRIES, CONTENTS), survives)
-
-
-def test_every_file_is_flushed_renamed_and_its_name_flushed_in_that_order(recorder: Recorder) -> None:
-    num_files = sum(1 + len(roles) for roles in SAVES)
-    writes = [call for call in recorder.calls if call != "removal"]
-    assert writes == ["fsync file", "rename", "fsync folder"] * num_files
-    assert recorder.calls[-2:] == ["removal"] * 2

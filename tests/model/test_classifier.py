@@ -98,40 +98,6 @@ def test_a_pair_has_one_vector_wherever_it_stands_and_the_last_token_pairs_with_
     assert embedded[2, 1].abs().max() == 0  # padding
 
 
-def test_pairs_change_nothing_before_they_learn() -> None:
-    plain, paired = BiLSTMClassifier(50, 3, **SETTINGS), BiLSTMClassifier(50, 3, bigrams=40, **SETTINGS)
-    paired.load_state_dict(plain.state_dict(), strict=False)
-    assert torch.equal(plain.eval()(*make_batch()), paired.eval()(*make_batch()))
-
-
-def test_a_dropped_word_pairs_as_the_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = with_bigrams(word_dropout=0.5).train()
-    monkeypatch.setattr(torch, "rand", lambda shape, device: torch.tensor([[0.9], [0.1], [0.9]]))
-    dropped = model.embed(torch.tensor([[5, 7, 9]]), torch.tensor([3]))
-    monkeypatch.undo()
-    assert torch.equal(dropped, model.eval().embed(torch.tensor([[5, 1, 9]]), torch.tensor([3])))
-
-
-def test_dropout_acts_while_training_and_never_afterwards() -> None:
-    model = BiLSTMClassifier(50, 2, dropout=0.5, embedding_dropout=0.5, word_dropout=0.5, **SETTINGS)
-    batch = make_batch()
-    assert not torch.equal(model(*batch), model(*batch))
-    model.eval()
-    assert torch.equal(model(*batch), model(*batch))
-
-
-def test_embedding_dropout_drops_a_dimension_for_a_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = BiLSTMClassifier(50, 2, embedding_dropout=0.5, **SETTINGS)
-    torch.nn.init.ones_(model.embedding.weight)
-    seen: list[Tensor] = []
-    monkeypatch.setattr(
-        model.encoder, "encode", lambda steps, lengths, aligned: seen.append(steps) or [steps[..., :5], steps[..., :5]]
-    )
-    model(torch.ones(8, 9, dtype=torch.int64), torch.full((8,), 9))
-    assert torch.equal(seen[0], seen[0][:1].expand_as(seen[0]))
-    assert set(seen[0].unique().tolist()) == {0.0, 2.0}
-
-
 @pytest.mark.parametrize("is_frozen", [True, False])
 def test_gradients_hold_only_the_rows_of_the_batch_and_none_of_a_frozen_embedding(is_frozen: bool) -> None:
     model = with_bigrams(bigrams=1000, freeze_embedding=is_frozen)

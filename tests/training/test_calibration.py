@@ -1,5 +1,4 @@
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,13 +59,6 @@ def test_a_few_texts_that_are_all_right_do_not_pull_to_certainty() -> None:
     assert np.isfinite(fit_scales(np.array([[1e30, -1e30], [-1e30, 1e30]]), np.array([1, 1]))).all()
 
 
-def test_of_a_few_texts_both_models_get_about_half_in_units_of_their_own() -> None:
-    one, other = np.array([[1.0, -1.0], [-1.0, 1.0]] * 2), np.array([[1.0, -1.0], [-1.0, 1.0]] * 2)
-    scale, share = fit_scales(one, np.array([0, 1, 0, 1]), other, own=3.0)
-    assert 0.5 < scale < 0.75
-    assert 0.4 < share / 3 < 0.7
-
-
 def test_logits_out_of_fold_know_nothing_of_their_own_labels() -> None:
     texts = [text for text, _ in reviews(200)]
     ngrams, drawn = NgramCounts.of(texts), np.random.default_rng(0).integers(0, 2, 200)
@@ -118,18 +110,6 @@ def test_the_scale_is_in_the_last_layer_and_in_the_metrics(trained_run: Path) ->
     assert metrics["calibrated/valid/log_loss"] <= metrics["valid/log_loss"] + 0.05  # the prior pulls a little
 
 
-@pytest.mark.parametrize("ngrams", ["null", "nbsvm"])
-def test_without_calibration_the_weights_are_those_that_were_chosen(tiny_config: Make, ngrams: str) -> None:
-    """An n-gram model alone is weighted."""
-    run = train(tiny_config(f"name=as-chosen-{ngrams}", "train.calibrate=false", f"model.ngrams={ngrams}")).run
-    metrics = run.read_object("metrics.json")
-    best = load_best(run.checkpoints, metrics["train/best_step"])
-    weight = best.get("average.project.weight", best["model.project.weight"])
-    assert torch.equal(run.load_model().model.project.weight, weight)
-    found = metrics.get("calibration/scale"), metrics.get("calibration/ngrams", 0) > 0
-    assert found == ((None, False) if ngrams == "null" else (1.0, True))
-
-
 def test_every_answer_of_a_wide_run_is_of_both_models(wide_run: Path) -> None:
     metrics = json.loads((wide_run / "metrics.json").read_text())
     _, again = evaluate(wide_run, split="test")
@@ -151,10 +131,3 @@ def test_every_answer_of_a_wide_run_is_of_both_models(wide_run: Path) -> None:
     expected = softmax(classifier.loaded.ngrams.logits(texts))
     assert_allclose(classifier.predict_proba(texts), expected, atol=1e-6)
     assert np.abs(before - expected).max() > 1e-4
-
-
-def test_a_wide_run_without_its_n_grams_is_no_run(wide_run: Path, tmp_path: Path) -> None:
-    copy = RunDirectory(shutil.copytree(wide_run, tmp_path / "run"))
-    (copy / "ngrams.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"ngrams\.safetensors"):
-        copy.load_model()

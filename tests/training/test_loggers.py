@@ -3,7 +3,6 @@ import importlib
 import importlib.machinery
 import importlib.util
 import json
-import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 
 from bilstm_cls.config import Config
-from bilstm_cls.errors import ConfigError, StoppedError
-from bilstm_cls.training.loggers import LOGGERS, RECORD
+from bilstm_cls.errors import ConfigError
+from bilstm_cls.training.record import LOGGERS, RECORD
 from bilstm_cls.training.run import train
 from tests.training.runs import StoppedHereError, history, result, stop_at
 
@@ -119,18 +118,6 @@ def test_a_resumed_run_continues_in_the_same_place(logged: Make, whole_run: Path
     assert not (whole_run / RECORD).exists()
 
 
-def test_a_second_signal_in_a_logger_stops_the_run(
-    logged: Make, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stopped(values: Any, step: int) -> None:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(notebook, "log", stopped)
-    with pytest.raises(StoppedError):
-        train(logged("mlflow"))
-
-
 def test_a_missing_package_is_named_before_any_work(
     logged: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -154,63 +141,3 @@ def test_tensorboard_reads_what_was_logged(logged: Make, whole_run: Path) -> Non
     assert [event.value for event in read.Scalars("test/accuracy")] == pytest.approx([done.metrics["test/accuracy"]])
     text = read.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "    train.learning_rate: 0.02" in text
-
-
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs the extra mlflow")
-@pytest.mark.filterwarnings("default")
-def test_mlflow_has_one_run_though_it_was_resumed(
-    logged: Make, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(StoppedHereError):
-        train(logged("mlflow"), on_report=stop_at(12))
-    done = train(logged("mlflow"), resume=True)
-    assert result(done.run.path)["weights"] == result(whole_run)["weights"]
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    experiment = client.get_experiment_by_name("bilstm-cls")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "tiny")
-    assert run.data.params["train.learning_rate"] == "0.02"
-    assert run.data.metrics["test/accuracy"] == done.metrics["test/accuracy"]
-    steps = {metric.step for metric in client.get_metric_history(run.info.run_id, "valid/accuracy")}
-    assert steps == set(EVALUATED)
-
-
-def test_weights_and_biases_is_called_as_it_expects(logged: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-    rows: list[tuple[int, dict[str, float]]] = []
-
-    @contextlib.contextmanager
-    def init(**options: Any) -> Iterator[Any]:
-        calls.append(options)
-        yield types.SimpleNamespace(id=options["id"] or "abc", log=lambda values, step: rows.append((step, values)))
-
-    stand_in = installed("wandb")
-    stand_in.init = init  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wandb", stand_in)
-    monkeypatch.setenv("WANDB_PROJECT", "films")
-    train(logged("wandb"))
-    assert [(call["project"], call["name"], call["id"], call["resume"]) for call in calls] == [
-        ("films", "tiny", None, "allow")
-    ]
-    assert calls[0]["config"]["train.learning_rate"] == 0.02
-    assert [step for step, row in rows if "valid/accuracy" in row] == EVALUATED
-    assert [step for step, _ in rows] == sorted(step for step, _ in rows)  # wandb takes no step back
-
-
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs the extra wandb")
-@pytest.mark.filterwarnings("default")
-def test_weights_and_biases_writes_an_offline_run(
-    logged: Make, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    assert result(train(logged("wandb")).run.path)["weights"] == result(whole_run)["weights"]
-    assert "left out" not in log.text
-    (run,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    assert run.stat().st_size > 0

@@ -1,8 +1,6 @@
 """Optimizer, schedules, clipping and averaged weights, each beside its plain formula."""
 
 import contextlib
-import math
-from typing import Any
 
 import pytest
 import torch
@@ -10,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.training.optimizer import SCHEDULES, WeightAverage, build_optimizers, clip_gradients, learning_rate_at
 
 
@@ -74,93 +71,15 @@ class Words(nn.Module):
         return (outputs * torch.arange(1.0, 3.0) * (step + 1)).pow(2).mean()
 
 
-def take_steps(model: Words, rows: list[list[int]], *, rate: float = 0.1, **options: Any) -> list[dict[str, Tensor]]:
-    """Makes one update for each list of rows, and returns the gradients by step, dense."""
-    optimizers = build_optimizers(model, **{"name": "adamw", "weight_decay": 0.0, "momentum": 0.0, **options})
-    gradients = []
-    for step, ids in enumerate(rows):
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        model.loss(step, ids).backward()
-        gradients.append({n: p.grad.to_dense().clone() for n, p in model.named_parameters() if p.grad is not None})
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-    return gradients
-
-
 def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def adamw(weight: Tensor, gradients: list[Tensor], decay: float) -> Tensor:
-    """Loshchilov & Hutter 2019, algorithm 2, with a rate of 0.1."""
-    mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
-    for n, gradient in enumerate(gradients, 1):
-        mean = 0.9 * mean + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        weight = weight * (1 - 0.1 * decay)
-        weight = weight - 0.1 * (mean / (1 - 0.9**n)) / ((square / (1 - 0.999**n)).sqrt() + 1e-8)
-    return weight
-
-
-def sgd(weight: Tensor, gradients: list[Tensor], decay: float, momentum: float) -> Tensor:
-    velocity = torch.zeros_like(weight)
-    for gradient in gradients:
-        velocity = momentum * velocity + gradient + decay * weight
-        weight = weight - 0.1 * velocity
-    return weight
-
-
-@pytest.mark.parametrize("momentum", [None, 0.0, 0.9], ids=["adamw", "sgd", "momentum"])
-def test_an_update_follows_its_formula_and_decays_matrices_only(momentum: float | None) -> None:
-    """Rows of the embedding have neither momentum nor decay; where every batch has them all, Adam's are as if dense."""
-    model = Words()
-    before = weights(model)
-    name = "adamw" if momentum is None else "sgd"
-    rows = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0, 0], [0, 1, 2, 3, 4, 5]]
-    gradients = take_steps(model, rows, name=name, weight_decay=0.3, momentum=momentum or 0.0)
-    for part, decay in (("project.weight", 0.3), ("project.bias", 0.0), ("embedding.weight", 0.0)):
-        given = before[part], [gradient[part] for gradient in gradients], decay
-        expected = adamw(*given) if momentum is None else sgd(*given, 0.0 if "embedding" in part else momentum)
-        torch.testing.assert_close(weights(model)[part], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_only_the_rows_of_the_batch_are_touched(name: str) -> None:
-    model = Words()
-    before = model.embedding.weight.detach().clone()
-    take_steps(model, [[0, 1]], name=name, weight_decay=0.5, momentum=0.9)
-    after_one = model.embedding.weight.detach().clone()
-    take_steps(model, [[2]], name=name, weight_decay=0.5, momentum=0.9)
-    changed = (after_one != before).any(1).tolist(), (model.embedding.weight != after_one).any(1).tolist()
-    assert changed == ([True, True, False, False, False, False], [False, False, True, False, False, False])
-
-
-def test_a_group_knows_how_far_from_the_answer_its_part_lies() -> None:
-    model = BiLSTMClassifier(6, 2, embedding_dim=3, hidden_size=2, pooling=["attention"], bigrams=5)
-    depths = {
-        id(p): group["depth"]
-        for optimizer in build_optimizers(model, name="adamw", weight_decay=0.5, momentum=0.9)
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
-    found = {(name.partition(".")[0], depths[id(p)]) for name, p in model.named_parameters()}
-    assert found == {("embedding", 2), ("bigrams", 2), ("encoder", 1), ("pooling", 0), ("project", 0)}
-
-
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_a_frozen_embedding_has_neither_optimizer_nor_average_and_stays(name: str) -> None:
-    model = Words()
-    model.embedding.weight.requires_grad_(False)
-    before = model.embedding.weight.clone()
-    take_steps(model, [[0, 1], [2, 3]], name=name, weight_decay=0.5)
-    optimizers = build_optimizers(model, name=name, weight_decay=0.5, momentum=0.9)
-    held = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.project.parameters())
-    assert torch.equal(model.embedding.weight, before)
-    assert set(WeightAverage(model, 0.9).weights) == {"project.weight", "project.bias"}
+def test_matrices_alone_decay_and_rows_of_an_embedding_have_an_optimizer_of_their_own() -> None:
+    dense, rows = build_optimizers(Words(), name="sgd", weight_decay=0.3, momentum=0.9)
+    decays = {p.dim(): group["weight_decay"] for group in dense.param_groups for p in group["params"]}
+    assert decays == {2: 0.3, 1: 0.0}
+    assert [(group["weight_decay"], group["momentum"]) for group in rows.param_groups] == [(0, 0)]
 
 
 def with_gradients(*, sparse: bool) -> tuple[Words, Tensor]:
@@ -181,15 +100,6 @@ def test_clipping_scales_all_gradients_together_down_to_the_norm(sparse: bool, m
     norm = clip_gradients(model.parameters(), max_norm)
     assert norm == pytest.approx(plain.norm().item())
     torch.testing.assert_close(dense_gradient(model), plain * min(1.0, (max_norm or 1e9) / float(plain.norm())))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_norm_that_is_not_finite_is_returned_and_nothing_is_scaled(value: float) -> None:
-    model, _ = with_gradients(sparse=True)
-    before = model.project.weight.grad.clone()
-    model.project.bias.grad[0] = value
-    assert not math.isfinite(clip_gradients(model.parameters(), 1e-3))
-    assert torch.equal(model.project.weight.grad, before)
 
 
 def test_the_average_forgets_at_the_decay_but_faster_at_first_and_is_in_the_model_for_a_block() -> None:

@@ -19,14 +19,12 @@ from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import encoder_folder, prepare
 from bilstm_cls.data.tokenizer import Tokenizer
-from bilstm_cls.data.vectors import corpus_vectors, load_vectors
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
-from bilstm_cls.evaluation.evaluate import evaluate
+from bilstm_cls.errors import ConfigError, StoppedError
 from bilstm_cls.evaluation.report import score_table
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.loop import StepReport
-from bilstm_cls.training.pretrain import make_encoder, pretrain, write_vectors
+from bilstm_cls.training.pretrain import make_encoder, pretrain
 from bilstm_cls.training.run import train
 from tests.command_line import run_cli
 from tests.conftest import PRETRAINED, TINY
@@ -136,42 +134,6 @@ def test_a_signal_in_the_middle_of_a_long_text_ends_it_at_once_and_it_goes_on_to
     assert result(tmp_path / "parts") == result(tmp_path / "whole")
 
 
-def test_steps_are_reported_in_order_and_texts_without_a_label_are_read_too(tiny_config: Make, tmp_path: Path) -> None:
-    (tmp_path / "more.txt").write_text("the film was good\n" * 28, "utf-8")
-    config = tiny_config(*PRETRAINED, f"data.unlabelled={tmp_path / 'more.txt'}")
-    reports: list[StepReport] = []
-    metrics = pretrain(config, tmp_path / "encoder", on_report=reports.append)
-    assert metrics["held_out/texts"] + metrics["pretrain/texts"] == 168 + 28
-    assert [report.step for report in reports] == list(range(1, len(reports) + 1))
-    assert len(reports) == pytest.approx(reports[0].total_steps, rel=0.1)
-    assert {report.epoch for report in reports} == {1, 2}
-
-
-@pytest.mark.parametrize(("cell", "bidirectional"), [("gru", True), ("rnn", False)])
-def test_other_cells_and_one_direction_are_pretrained(
-    cell: str, bidirectional: bool, tiny_config: Make, tmp_path: Path
-) -> None:
-    overrides = [f"model.cell={cell}", f"model.bidirectional={str(bidirectional).lower()}", "pretrain.epochs=1"]
-    metrics = pretrain(tiny_config(*PRETRAINED, *overrides), tmp_path / "encoder")
-    assert ("held_out/backward_perplexity" in metrics) == bidirectional
-
-
-def test_several_layers_and_texts_of_one_token_are_refused(tiny_config: Make, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.num_layers: 2"):
-        pretrain(tiny_config("model.num_layers=2"), tmp_path / "encoder")
-    assert not (tmp_path / "encoder").exists()
-    (tmp_path / "words.csv").write_text("text,label\n" + "good,pos\nbad,neg\n" * 10, "utf-8")
-    with pytest.raises(DataError, match="nothing to predict"):
-        pretrain(load_config(None, [f"data.train={tmp_path / 'words.csv'}"]), tmp_path / "encoder")
-
-
-def test_a_rate_that_diverges_is_told_with_its_step(tiny_config: Make, tmp_path: Path) -> None:
-    config = tiny_config(*PRETRAINED, "pretrain.learning_rate=1e30", "pretrain.max_grad_norm=null")
-    with pytest.raises(DivergedError, match=r"at step \d+: loss .*lower pretrain\.learning_rate"):
-        pretrain(config, tmp_path / "encoder")
-    assert RunDirectory(tmp_path / "encoder").read_status()["status"] == "failed"
-
-
 def test_a_taken_folder_is_left_alone_and_a_finished_one_returned(tiny_config: Make, encoder: Path) -> None:
     before = result(encoder)
     with pytest.raises(ConfigError, match="already holds a run that is finished"):
@@ -180,40 +142,6 @@ def test_a_taken_folder_is_left_alone_and_a_finished_one_returned(tiny_config: M
         pretrain(tiny_config(*PRETRAINED, "pretrain.epochs=3"), encoder, resume=True)
     assert without_time(pretrain(tiny_config(*PRETRAINED, "train.epochs=9"), encoder, resume=True)) == before["metrics"]
     assert result(encoder) == before
-
-
-def test_other_texts_and_damaged_checkpoints_are_not_gone_on_with(tiny_config: Make, tmp_path: Path) -> None:
-    texts = "text,label\n" + "good film it was,pos\nbad film it was,neg\n" * 20
-    (tmp_path / "texts.csv").write_text(texts, "utf-8")
-    data = f"data.train={tmp_path / 'texts.csv'}"
-    config = tiny_config(*PRETRAINED, data, "pretrain.epochs=9", "train.checkpoint_seconds=0")
-    with pytest.raises(StoppedHereError):
-        pretrain(config, tmp_path / "encoder", on_report=stop_at(8))
-    (tmp_path / "texts.csv").write_text(texts.replace("film", "plot"), "utf-8")
-    with pytest.raises(DataError, match="not those that this began with"):
-        pretrain(config, tmp_path / "encoder", resume=True)
-    (tmp_path / "texts.csv").write_text(texts, "utf-8")
-    for path in (tmp_path / "encoder/checkpoints").glob("*.safetensors"):
-        path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="damaged"):
-        pretrain(config, tmp_path / "encoder", resume=True)
-
-
-def test_it_goes_on_from_another_encoder(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
-    config = tiny_config(*PRETRAINED, f"model.init_from={encoder}", "pretrain.epochs=1", "pretrain.learning_rate=1e-9")
-    pretrain(config, tmp_path / "encoder")
-    one, other = (load_tensors(folder / "encoder.safetensors")[0] for folder in (encoder, tmp_path / "encoder"))
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
-
-
-def test_vectors_of_a_file_are_those_that_ppmi_makes(tiny_config: Make, tmp_path: Path) -> None:
-    config, path = tiny_config(), tmp_path / "new" / "vectors.txt"
-    data = prepare(config)
-    assert write_vectors(config, path) == len(data.tokenizer) - 1
-    read, _ = load_vectors(str(path), data.tokenizer.tokens, seed=9)
-    expected = corpus_vectors([data.corpora["train"]], len(data.tokenizer), dim=8, seed=1)
-    np.testing.assert_array_equal(read, expected)
-    assert [p.name for p in path.parent.iterdir()] == ["vectors.txt"]
 
 
 def test_one_config_is_for_the_encoder_and_for_the_run_that_starts_from_it(reviews_csv: Path, tmp_path: Path) -> None:
@@ -229,25 +157,6 @@ def test_one_config_is_for_the_encoder_and_for_the_run_that_starts_from_it(revie
     assert run_cli("pretrain", *options, "--json", "--resume").json == metrics
     assert "init_from: null" in (tmp_path / "own" / "config.yaml").read_text("utf-8")
     assert run_cli("train", *options, "--json").code == 0
-
-
-def test_the_command_writes_vectors(reviews_csv: Path, tmp_path: Path) -> None:
-    words = ["pretrain", "--set", f"data.train={reviews_csv}", "--set", "embedding.dim=8", "--vectors", "-o"]
-    outcome = run_cli(*words, tmp_path / "v.txt", "--json")
-    assert outcome.json == {"vectors": 29, "dim": 8, "path": str(tmp_path / "v.txt")}
-    again = run_cli(*words, tmp_path / "v.txt")
-    assert (again.code, len(again.errors)) == (2, 1)
-
-
-def test_a_run_that_began_with_an_encoder_needs_it_no_more(tiny_config: Make, encoder: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "encoder"
-    shutil.copytree(encoder, copy)
-    options = [f"model.init_from={copy}", "train.unfreeze=gradual", "train.epochs=3", f"output_dir={tmp_path / 'runs'}"]
-    trained = train(tiny_config(*options))
-    assert trained.metrics["encoder/sha256"] == load_tensors(encoder / "encoder.safetensors")[1]["sha256"]
-    shutil.rmtree(copy)
-    _, judged = evaluate(trained.run.path)
-    assert judged.accuracy == trained.metrics["test/accuracy"]
 
 
 def test_a_run_pretrains_its_own_encoder_once(
@@ -277,27 +186,6 @@ def test_a_run_pretrains_its_own_encoder_once(
     assert len(list((tmp_path / "cache" / "encoders").iterdir())) == 2
 
 
-def test_a_run_that_is_stopped_while_it_pretrains_goes_on_there(
-    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found = []
-    for name in ("whole", "parts"):
-        monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / name))
-        config = tiny_config(
-            *PRETRAINED, "pretrain.enabled=true", f"output_dir={tmp_path}", f"name=run-{name}",
-            "train.checkpoint_seconds=0",
-        )  # fmt: skip
-        reports: list[Any] = []
-        if name == "parts":
-            with pytest.raises(StoppedHereError):
-                train(config, on_report=stop_at(20))
-        train(config, resume=True, on_report=reports.append)
-        found.append((sha256_of(Path(config.output_dir) / config.name / "model.safetensors"), reports[0].step))
-    (whole, first), (parts, later) = found
-    assert whole == parts
-    assert (first, later > 1) == (1, True)
-
-
 def test_a_second_run_that_needs_the_same_encoder_waits_for_the_first(
     tiny_config: Make, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
@@ -313,23 +201,6 @@ def test_a_second_run_that_needs_the_same_encoder_waits_for_the_first(
         shutil.copytree(encoder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
     second.join()
     assert steps == []
-
-
-def test_a_run_in_float16_pretrains_its_own_encoder_as_auto_does(
-    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
-    config = tiny_config(
-        *PRETRAINED, "pretrain.enabled=true", "train.precision=fp16", "pretrain.epochs=1", f"output_dir={tmp_path}"
-    )
-    encoders = tmp_path / "cache" / "encoders"
-    with pytest.raises(ConfigError, match=r"precision: 'fp16' is for CUDA"):
-        train(config)
-    assert not encoders.exists()  # told before hours of pretraining
-    make_encoder(config, prepare(config), on_report=lambda report: None)
-    (encoder,) = encoders.iterdir()
-    assert load_config(encoder / "config.yaml").train.precision == "auto"
-    assert (encoder / "encoder.safetensors").exists()
 
 
 def test_a_text_is_encoded_once_between_its_file_and_the_metrics(

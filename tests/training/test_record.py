@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -76,15 +75,6 @@ def test_a_signal_after_the_last_look_stops_the_run_at_the_end_of_the_block_and_
             signal.raise_signal(signal.SIGINT)
 
 
-def test_an_error_of_the_block_comes_before_the_signal() -> None:
-    def fail(signals: StopSignals) -> None:
-        signal.raise_signal(signal.SIGINT)
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_deferred(fail)
-
-
 def test_the_handlers_from_before_come_back_and_a_stop_is_no_failure_of_what_is_tried(
     before: dict[int, object],
 ) -> None:
@@ -100,16 +90,3 @@ def test_a_signal_that_was_ignored_before_stays_ignored(number: signal.Signals) 
         signal.raise_signal(number)
         assert signals.received is None
     assert signal.getsignal(number) == signal.SIG_IGN
-
-
-def test_another_thread_than_the_main_one_runs_without_handlers(before: dict[int, object]) -> None:
-    handlers: list[object] = []
-
-    def enter() -> None:
-        with StopSignals() as signals, signals.deferred():
-            handlers.extend(signal.getsignal(number) for number in SIGNALS)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert handlers == list(before.values())

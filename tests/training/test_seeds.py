@@ -1,6 +1,5 @@
 import json
 import shutil
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from numpy.testing import assert_allclose
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
-from bilstm_cls.errors import CheckpointError, ConfigError
+from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import seeds
 from bilstm_cls.training.run import train
-from bilstm_cls.training.seeds import SeedsResult, seeds_table, train_seeds
+from bilstm_cls.training.seeds import SeedsResult, train_seeds
 from tests.command_line import run_cli
 
 pytestmark = pytest.mark.usefixtures("light")
@@ -46,16 +45,6 @@ def test_runs_differ_in_their_seed_alone_and_one_is_the_run_that_is_trained_alon
     assert not torch.equal(first, second)
 
 
-def test_the_summary_has_mean_and_sample_deviation(result: SeedsResult) -> None:
-    values = [item.metrics["test/log_loss"] for item in result.runs]
-    row = result.summary()["test/log_loss"]
-    assert (row["values"], row["mean"], row["deviation"]) == (values, statistics.mean(values), statistics.stdev(values))
-    assert f"{row['mean']:.4f} +- {row['deviation']:.4f}" in seeds_table(result)
-    assert [line[2:17].rstrip() for line in seeds_table(result).splitlines()[1:-1]] == [
-        "accuracy", "macro F1", "log loss", "ECE",
-    ]  # fmt: skip
-
-
 def test_the_ensemble_answers_with_the_mean_of_all_logits(result: SeedsResult) -> None:
     assert result.ensemble is not None
 
@@ -80,16 +69,6 @@ def test_the_ensemble_is_a_run_like_any_other(result: SeedsResult) -> None:
     judged = run_cli("eval", "--run", path, "--split", "valid", "--json")
     assert judged.code == 0
     assert 0 <= json.loads(judged.stdout)["accuracy"] <= 1
-
-
-def test_an_ensemble_without_one_of_its_members_is_no_run(result: SeedsResult, tmp_path: Path) -> None:
-    assert result.ensemble is not None
-    copy = shutil.copytree(result.ensemble.run.path, tmp_path / "copy")
-    shutil.copy(result.runs[0].run / "model.safetensors", copy / "model-2.safetensors")
-    Classifier.load(copy)  # another network of the same texts and sizes is one
-    (copy / "model-3.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model-3\.safetensors"):
-        Classifier.load(copy)
 
 
 def test_finished_runs_are_taken_as_they_are(result: SeedsResult, tiny_config: Make) -> None:
@@ -122,24 +101,3 @@ def test_an_ensemble_that_was_killed_while_it_was_written_is_written_again(
             train_seeds(config, 3, keep_ensemble=True, resume=True)
     assert not (target / "metrics.json").exists()
     assert train_seeds(config, 3, keep_ensemble=True, resume=True).summary() == before
-
-
-def test_a_run_that_is_no_ensemble_is_never_made_room_of_by_resuming(tiny_config: Make) -> None:
-    sets = ("name=shared", "train.epochs=1")
-    own = train(tiny_config(*sets, "name=shared-ensemble")).run
-    before = (own / "model.safetensors").read_bytes()
-    train_seeds(tiny_config(*sets), 1)
-    with pytest.raises(ConfigError, match="is there already"):
-        train_seeds(tiny_config(*sets), 1, keep_ensemble=True, resume=True)
-    assert (own / "model.safetensors").read_bytes() == before
-
-
-def test_the_command_prints_the_table_or_one_object(tiny_config: Make, reviews_csv: Path, tmp_path: Path) -> None:
-    sets = ["model.hidden_size=4", "embedding.dim=4", "train.epochs=1", "name=few", f"data.train={reviews_csv}"]
-    options = [part for one in sets for part in ("--set", one)]
-    told = run_cli("train", "-q", "-o", tmp_path, "--seeds", "2", "--json", *options)
-    assert told.code == 0, told.stderr
-    assert len(json.loads(told.stdout)["runs"]) == 2
-    told = run_cli("train", "-q", "-o", tmp_path, "--seeds", "2", "--resume", "--ensemble", *options)
-    assert "2 seeds, valid split" in told.stdout
-    assert "few-ensemble" in told.stdout

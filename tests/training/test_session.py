@@ -19,7 +19,6 @@ from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import RunDirectory, build_model
-from bilstm_cls.training.loop import Trainer
 from bilstm_cls.training.run import train
 from bilstm_cls.training.session import class_weights, initialize_weights
 from tests.training.runs import flip
@@ -72,40 +71,6 @@ def test_vectors_are_made_of_the_train_split_or_found_in_a_file_by_token(
     assert not read.embedding.weight[0].any()
 
 
-def test_joined_vectors_stand_next_to_each_other_and_the_made_ones_fill_what_is_left(
-    tiny_config: Callable[..., Config], data: PreparedData, tmp_path: Path
-) -> None:
-    (tmp_path / "a.txt").write_text("good 1 2\n")
-    (tmp_path / "b.txt").write_text("bad 3 4 5\n")
-    init = f"embedding.init=[{tmp_path / 'a.txt'}, ppmi, {tmp_path / 'b.txt'}]"
-    model, facts = start(tiny_config(init, "embedding.dim=9"), data)
-    matrix = model.embedding.weight.detach().numpy()
-    good, bad = (data.tokenizer.tokens.index(token) for token in ("good", "bad"))
-    assert (matrix[good, :2].tolist(), matrix[bad, 6:].tolist()) == ([1, 2], [3, 4, 5])
-    made = corpus_vectors([data.corpora["train"]], len(data.tokenizer), dim=4, seed=1)
-    assert np.array_equal(matrix[:, 2:6], made)
-    assert facts == {"embedding/coverage": 2 / len(data.tokenizer)}
-    for fault in ("5", "4"):  # nothing is left for the ones that are made, or too little
-        with pytest.raises(DataError, match=r"embedding\.dim"):
-            start(tiny_config(init, f"embedding.dim={fault}"), data)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "width"),
-    [
-        (["embedding.init=FILE"], 3), (["embedding.init=[FILE, ppmi]"], 103), (["embedding.init=[en-300, ppmi]"], 400),
-        (["embedding.init=torchtext/fasttext.zh.300d"], 300), (["embedding.init=glove-6b-50d"], 50), ([], 100),
-        (["embedding.dim=7"], 7),
-    ],
-)  # fmt: skip
-def test_without_a_width_vectors_have_their_own(
-    overrides: list[str], width: int, tiny_config: Callable[..., Config], tmp_path: Path
-) -> None:
-    (tmp_path / "v.txt").write_text("good 1 2 3\n")
-    given = [override.replace("FILE", str(tmp_path / "v.txt")) for override in overrides]
-    assert with_dim(tiny_config("embedding.dim=null", *given)).embedding.width == width
-
-
 def test_a_run_is_as_good_a_start_as_an_encoder(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     first = train(tiny_config("train.epochs=1", f"output_dir={tmp_path}")).run
     config = tiny_config(f"model.init_from={first.path}", "embedding.dim=null", "model.pooling=max")
@@ -150,21 +115,6 @@ def test_a_run_goes_on_with_new_labels(tiny_config: Callable[..., Config], train
     assert data.dataset.labels == ["odd", "pos"]
     assert torch.equal(model.project.weight[1], before.model.project.weight[before.labels.index("pos")])
     assert not torch.equal(model.project.weight[0], before.model.project.weight[before.labels.index("neg")])
-
-
-def test_averaged_weights_know_nothing_of_the_vectors_before_the_first_ones(
-    tiny_config: Callable[..., Config], data: PreparedData
-) -> None:
-    """The average is made with the model, which only then gets its vectors."""
-    config = tiny_config("embedding.init=ppmi", "train.ema_decay=0.999")
-    torch.manual_seed(0)
-    model = build_model(config, len(data.tokenizer), 2)
-    trainer = Trainer(model, data.corpora["train"], config.train, seed=1)
-    initialize_weights(model, config, data)
-    trainer.step()
-    present = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    with trainer.averaged():
-        assert all(torch.equal(parameter, present[name]) for name, parameter in model.named_parameters())
 
 
 def test_an_encoder_is_taken_over_to_the_bit_and_the_head_is_new(

@@ -1,6 +1,5 @@
 """A teacher: what it knows reaches the network, the same bits whenever the run was cut short."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,21 +70,6 @@ def test_a_taught_run_that_was_cut_short_goes_on_to_the_same_bits(
     assert everything(tmp_path / "tiny") == everything(whole)
 
 
-@pytest.mark.parametrize("function", ["NgramModel.train", "predict_logits", "_write_answers", "shutil.rmtree"])
-def test_a_run_that_ends_between_two_steps_of_its_teacher_goes_on_to_the_same_bits(
-    taught: Make, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
-) -> None:
-    def end(*args: Any, **options: Any) -> None:
-        raise StoppedHereError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(f"bilstm_cls.training.teacher.{function}", end)
-        with pytest.raises(StoppedHereError):
-            train(taught(f"output_dir={tmp_path}"))
-    train(taught(f"output_dir={tmp_path}"), resume=True)
-    assert everything(tmp_path / "tiny") == everything(whole)
-
-
 @pytest.fixture
 def stopped(taught: Make, tmp_path: Path) -> RunDirectory:
     """A run whose network has learned for some steps from its teacher."""
@@ -117,12 +101,6 @@ def test_answers_that_are_damaged_or_others_are_noticed(taught: Make, stopped: R
         train(config, resume=True)
 
 
-def test_answers_that_are_lost_are_made_again(taught: Make, whole: Path, stopped: RunDirectory) -> None:
-    shutil.rmtree(stopped / "teacher")
-    train(taught(f"output_dir={stopped.path.parent}"), resume=True)
-    assert everything(stopped.path) == everything(whole)
-
-
 def test_without_unlabelled_texts_a_teacher_is_left_out_unless_it_is_named(
     short_config: Make, whole_run: Path, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
@@ -141,13 +119,3 @@ def test_a_finished_run_teaches_what_it_answers(taught: Make, whole: Path, tmp_p
     found = answers(run.path)
     odds = [np.log(rows[:, 1] / rows[:, 0]) for rows in (found, expected)]
     assert np.corrcoef(odds)[0, 1] > 0.9999  # up to the factor that is fitted on valid
-
-
-def test_a_run_with_other_labels_teaches_nobody(taught: Make, chinese_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.teacher: .*体育"):
-        train(taught(f"output_dir={tmp_path}", f"train.teacher={chinese_run}"))
-
-
-def test_overwriting_a_run_deletes_its_teacher(taught: Make, stopped: RunDirectory) -> None:
-    train(taught(f"output_dir={stopped.path.parent}", "train.teacher=null"), overwrite=True)
-    assert not (stopped / "teacher").exists()

@@ -84,29 +84,20 @@ def pretrain(
     overrides: list[str] | None = opt.OVERRIDES,
     output: Path | None = typer.Option(
         None, "--output", "-o", metavar="PATH",
-        help="The encoder's folder [default: model.init_from, or RUNS/NAME-encoder], or the file of vectors.",
+        help="The encoder's folder [default: model.init_from, or RUNS/NAME-encoder].",
     ),
-    vectors: bool = typer.Option(False, "--vectors", help="Write word vectors alone, as a text file."),
     device: str | None = opt.DEVICE,
     seed: int | None = opt.SEED,
     resume: bool = opt.RESUME,
     overwrite: bool = opt.OVERWRITE,
 ) -> None:  # fmt: skip
-    """Make an encoder, or word vectors, from texts alone."""
+    """Make an encoder from texts alone."""
     _exclude("--resume", resume, "--overwrite", overwrite)
-    _exclude("--resume", resume, "--vectors", vectors)
     resolved = opt.resolve(config, overrides, device=device, seed=seed)
     from bilstm_cls.data.prepare import start_folder
     from bilstm_cls.training import pretrain as pretraining
 
-    folder = Path(resolved.output_dir)
-    if vectors:
-        path = output or folder / f"{resolved.name}-vectors.txt"
-        number = pretraining.write_vectors(resolved, path, overwrite=overwrite)
-        found = {"vectors": number, "dim": resolved.embedding.width, "path": str(path)}
-        out.show(found, f"{number:,} vectors; use them with --set embedding.init={path}")
-        return
-    path = output or start_folder(resolved) or folder / f"{resolved.name}-encoder"
+    path = output or start_folder(resolved) or Path(resolved.output_dir) / f"{resolved.name}-encoder"
     with contextlib.closing(ProgressBar(is_shown=not out.is_quiet)) as bar:
         metrics = pretraining.pretrain(resolved, path, resume=resume, overwrite=overwrite, on_report=bar.update)
     out.show(metrics, pretraining.encoder_line(metrics, path))
@@ -168,16 +159,15 @@ def tune(
 ) -> None:  # fmt: skip
     """Search for a better config on valid, and write it."""
     _exclude("--resume", resume, "--overwrite", overwrite)
-    from bilstm_cls.training.search_space import DEFAULT_TRIALS, Budget, parse_space
+    from bilstm_cls.training.tune import DEFAULT_TRIALS, Budget, parse_space
+    from bilstm_cls.training.tune import tune as run_study
 
     resolved = opt.resolve(config, overrides, output_dir=output_dir, device=device, seed=seed)
     budget = Budget(DEFAULT_TRIALS if trials is None and duration is None else trials, duration, max_size)
-    space = parse_space(searches or [], resolved, limits_size=budget.max_bytes is not None)
+    space = parse_space(searches or [], resolved)
     if dry_run:
-        out.show({"budget": vars(budget), "search": {key: values.words for key, values in space.items()}})
+        out.show({"budget": vars(budget), "search": {key: words for key, (words, _) in space.items()}})
         return
-    from bilstm_cls.training.tune import tune as run_study
-
     result = run_study(resolved, space, budget, resume=resume, overwrite=overwrite)
     out.show(result.as_object(), result.as_table())
     if result.stopped is not None:

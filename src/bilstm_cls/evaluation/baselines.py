@@ -141,7 +141,7 @@ def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise DataError(f"the baseline fasttext failed ({reason}); leave it out with --only")
-        predicted = np.load(Path(folder) / "found.npy")
+        predicted = np.load(Path(folder) / "found.npy", allow_pickle=False)
     present = np.flatnonzero(label_counts(train.label_ids, num_labels)).tolist()
     return by_label(predicted[:, present], present, num_labels, is_multi=is_multi)
 

@@ -4,7 +4,7 @@ Shapes: B texts, T tokens (padded), E embedding_dim, D pooled size, C labels, V 
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,6 @@ class BiLSTMClassifier(nn.Module):
     Args:
         vocab_size: V, with `<pad>` at 0 and `<unk>` at 1.
         num_labels: C.
-        embedding_dim: E.
-        hidden_size: units per direction.
-        num_layers: recurrent layers.
-        cell: `lstm`, `gru` or `rnn`.
-        bidirectional: whether to read from the right as well.
         pooling: one or several of `mean`, `reduce_mean`, `max`, `last`, `attention`, joined in this order.
         max_length: what `reduce_mean` divides by.
         bigrams: rows of a table whose vectors, one for each pair of neighbouring tokens, are added to the tokens' own
@@ -40,9 +35,9 @@ class BiLSTMClassifier(nn.Module):
         dropout: on the pooled vector.
         embedding_dropout: dimensions dropped for a whole text at once (Gal & Ghahramani 2016).
         word_dropout: tokens read as `<unk>` while training.
-        layer_dropout: between recurrent layers.
-        recurrent_dropout: on recurrent weights.
         freeze_embedding: keep the embedding of tokens as it is loaded.
+
+    The others are E and those of `BidirectionalLSTM`.
     """
 
     def __init__(
@@ -88,15 +83,12 @@ class BiLSTMClassifier(nn.Module):
         self.pooling = Pooling(pooling, hidden_size * self.encoder.num_directions, max_length)
         self.project = nn.Linear(self.pooling.output_size, num_labels)
         self._clear_padding()
-        self.register_load_state_dict_post_hook(_clear_padding_of)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            lambda model, _: model._clear_padding()
+        )
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Returns logits `[B, C]` in 32 bits.
-
-        Args:
-            token_ids: `[B, T]` int64, padded with 0 after each text.
-            lengths: `[B]` int64 on the CPU, 1 to T.
-        """
+        """Returns logits `[B, C]` in 32 bits of int64 ids `[B, T]`, padded with 0, and lengths `[B]` on the CPU."""
         return self.classify(self.embed(token_ids, lengths), lengths)
 
     def embed(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -142,18 +134,10 @@ class BiLSTMClassifier(nn.Module):
 
 
 def bigram_ids(token_ids: Tensor, num_rows: int) -> Tensor:
-    """Returns for each token the row of the pair that it makes with the token after it, `[T, B]`.
+    """Returns for each token of ids `[T, B]` below 2**31 the row of the pair that it makes with the token after it.
 
     The last token of a text makes a pair with the padding, and the padding has row 0. Pairs are spread over the rows by
     one of Carter & Wegman's (1979) universal hash functions, so few of them share one; no product leaves 64 bits.
-
-    Args:
-        token_ids: `[T, B]` int64, below 2**31.
-        num_rows: of the table, below 2**31.
     """
     following = torch.cat([token_ids[1:], torch.zeros_like(token_ids[:1])])
     return (token_ids * FIRST + following * SECOND) % PRIME % num_rows
-
-
-def _clear_padding_of(model: BiLSTMClassifier, _: Any) -> None:
-    model._clear_padding()

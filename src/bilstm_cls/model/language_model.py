@@ -55,15 +55,8 @@ class UnigramSampler:
 class LanguageModels(nn.Module):
     """A forward and a backward language model; `embedding` and `encoder` are named as in `BiLSTMClassifier`.
 
-    Args:
-        vocab_size: V, with `<pad>` at 0.
-        embedding_dim: E.
-        hidden_size: H, units per direction.
-        cell: `lstm`, `gru` or `rnn`.
-        bidirectional: whether there is a backward model.
-        embedding_dropout: dimensions of the tokens' vectors dropped for a whole chunk at once.
-        dropout: dimensions of the hidden states that predict, dropped likewise.
-        recurrent_dropout: on recurrent weights.
+    `embedding_dropout` drops dimensions of the tokens' vectors for a whole chunk at once, `dropout` those of the hidden
+    states that predict, and `recurrent_dropout` recurrent weights.
     """
 
     def __init__(
@@ -152,9 +145,7 @@ class LanguageModels(nn.Module):
     def log_likelihoods(self, tokens: Sequence[Tensor], is_predicted: Tensor) -> list[float]:
         """Returns per direction the sum of the log probabilities of all that is predicted, over the whole vocabulary.
 
-        Args:
-            tokens: per direction `[T + 1, B]`, from the beginning of the texts.
-            is_predicted: `[T, B]`.
+        `tokens` are per direction `[T + 1, B]`, from the beginning of the texts, and `is_predicted` is `[T, B]`.
         """
         predicted = is_predicted.flatten().nonzero().squeeze(1)
         sums = []
@@ -188,16 +179,9 @@ class _SampledLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        right_rows: Tensor,
-        right_bias: Tensor,
-        sample_rows: Tensor,
-        sample_bias: Tensor,
-        column: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         """Takes `[N, E]`, `[N, E]`, `[N]`, `[S, E]`, `[S]`, and for each N the place of its token in S, or -1."""
+        hidden, right_rows, right_bias, sample_rows, sample_bias, column = inputs
         right = (hidden * right_rows).sum(1) + right_bias  # [N]
         losses, wrong = torch.empty_like(right), torch.empty_like(right)
         for_hidden = torch.empty_like(hidden)

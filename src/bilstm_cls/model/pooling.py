@@ -24,11 +24,7 @@ def mean(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
 
 
 def reduce_mean(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
-    """Sum over a text's tokens divided by the fixed padded length.
-
-    This is what TensorFlow's `reduce_mean(outputs, axis=1)` gives for a batch padded to `max_length`, whose outputs
-    are zero past each text's end.
-    """
+    """Sum over a text's tokens divided by the fixed padded length, as TensorFlow's `reduce_mean(outputs, axis=1)`."""
     weights = is_token(lengths, outputs.shape[0], outputs.device).to(outputs.dtype) / max_length
     return _weighted_sum(outputs, weights)
 
@@ -71,11 +67,8 @@ def last(outputs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
 
 
 POOLINGS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "mean": mean,
-    "reduce_mean": reduce_mean,
-    "max": maximum,
-    "last": last,
-}
+    "mean": mean, "reduce_mean": reduce_mean, "max": maximum, "last": last,
+}  # fmt: skip
 """Poolings without weights, over one direction in its own order of reading. `attention` is in `Pooling`."""
 
 
@@ -100,15 +93,12 @@ class Pooling(nn.Module):
             self.score = nn.Linear(output_size, 1, bias=False)
 
     def forward(self, outputs: list[Tensor], lengths: Tensor) -> Tensor:
-        """Pools in 32 bits whatever the outputs' type.
+        """Returns `[B, D * number of poolings]` in 32 bits whatever the outputs' type.
 
         Args:
             outputs: `[T, B, H]` per direction; the backward one in the order of the text if `needs_alignment`, else in
                 its own order of reading.
             lengths: `[B]` int64 on the CPU.
-
-        Returns:
-            `[B, D * number of poolings]`.
         """
         directions = [output.float() for output in outputs]
         pooled = []

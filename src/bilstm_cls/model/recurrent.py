@@ -78,24 +78,19 @@ class BidirectionalLSTM(nn.Module):
                 nn.init.ones_(bias_ih.data[self.hidden_size : 2 * self.hidden_size])  # gates i, f, g, o
 
     def forward(
-        self,
-        inputs: Tensor,
-        lengths: Tensor,
-        initial_state: Sequence[State] | None = None,
-        time_major: bool = False,
+        self, inputs: Tensor, lengths: Tensor, initial_state: Sequence[State] | None = None, time_major: bool = False
     ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
         """Runs all layers and returns the last layer's outputs and every layer's final states.
 
         Args:
-            inputs: `[B, T, E]`, or `[T, B, E]` when `time_major`.
+            inputs: `[B, T, E]`, or `[T, B, E]` when `time_major`, which outputs then are too.
             lengths: `[B]` int64 on the CPU, tokens of each text, 1 to T.
             initial_state: one state per direction, forward first, of the form that is returned; zeros when None.
-            time_major: whether inputs and outputs have time before batch.
 
         Returns:
-            `outputs`, one tensor per direction (forward, backward), each `[B, T, H]` (or `[T, B, H]`) in the order of
-            the text and zero past each length; `state`, per direction `(h, c)` after the text's own last step in the
-            order of reading, each `[B, H]` for one layer and `[L, B, H]` for several.
+            `outputs`, one tensor per direction (forward, backward), each `[B, T, H]` in the order of the text and zero
+            past each length; `state`, per direction `(h, c)` after the text's own last step in the order of reading,
+            each `[B, H]` for one layer and `[L, B, H]` for several.
 
         Raises:
             ValueError: `lengths` do not fit `inputs`.
@@ -110,7 +105,8 @@ class BidirectionalLSTM(nn.Module):
                 steps = F.dropout(torch.cat(outputs, 2), self.layer_dropout, self.training)
             outputs = []
             for direction, rnn in enumerate(directions):
-                start = None if initial_state is None else [_layer_of(s, depth) for s in initial_state[direction]]
+                given = None if initial_state is None else initial_state[direction]
+                start = given and [part if part.dim() == 2 else part[depth] for part in given]
                 own_order = steps if direction == 0 else _permute(steps, reversal)
                 read, final = self._read_segments(rnn, own_order, lengths, start)
                 outputs.append(read if direction == 0 else _permute(read, reversal))
@@ -125,8 +121,7 @@ class BidirectionalLSTM(nn.Module):
         Args:
             steps: `[T, B, E]`, time-major, T not above the longest length.
             lengths: `[B]` int64 on the CPU.
-            aligned: whether the backward direction is turned back into the order of the text. A pooling that does
-                not mind the order saves that copy.
+            aligned: whether the backward direction is turned back into the order of the text, which costs a copy.
 
         Returns:
             One `[T, B, H]` per direction. With `aligned=False` each is in its own order of reading, so that the last
@@ -148,12 +143,9 @@ class BidirectionalLSTM(nn.Module):
         return outputs
 
     def read(self, direction: int, steps: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Runs one direction of the first layer alone, over steps that stand in its own order of reading.
+        """Runs one direction of the first layer alone, over steps `[T, B, E]` that stand in its own order of reading.
 
-        Args:
-            direction: 0 for the forward one, 1 for the backward one.
-            steps: `[T, B, E]`.
-            state: after the steps before these, of the form that is returned; zeros when None.
+        `state` is that after the steps before these, of the form that is returned; zeros when None.
 
         Returns:
             Outputs `[T, B, H]`, and the state after the last step, each part `[B, H]`.
@@ -178,11 +170,8 @@ class BidirectionalLSTM(nn.Module):
                 return self._read(rnn, steps.to(dtype), state and [part.to(dtype) for part in state], weights)
         if steps.is_cuda:
             weights = _one_block(weights, steps.dtype)
-        if state is None:
-            zeros = steps.new_zeros(1, steps.shape[1], self.hidden_size)
-            start = [zeros, zeros] if self.cell == "lstm" else [zeros]
-        else:
-            start = [part.unsqueeze(0) for part in state]
+        zeros = steps.new_zeros(1, steps.shape[1], self.hidden_size)
+        start = [zeros, zeros] if state is None else [part.unsqueeze(0) for part in state]
         options = (True, 1, 0.0, self.training, False, False)  # biases, layers, dropout, training, directions, order
         if self.cell == "lstm":
             outputs, h, c = torch.lstm(steps, start, weights, *options)
@@ -225,17 +214,10 @@ class BidirectionalLSTM(nn.Module):
 
 
 def check_lengths(lengths: Tensor, steps: Tensor) -> None:
-    """Refuses lengths that do not fit `[T, B, E]`: PyTorch would read past a text's end without a word.
-
-    Raises:
-        ValueError: not one int64 per text on the CPU, or outside 1 to T.
-    """
+    """Raises ValueError where lengths do not fit `[T, B, E]`: PyTorch would read past a text's end without a word."""
     num_steps, num_texts = steps.shape[:2]
     if lengths.device.type != "cpu" or lengths.dtype != torch.int64 or lengths.shape != (num_texts,):
-        raise ValueError(
-            f"lengths must be int64 on the CPU with shape [{num_texts}], "
-            f"not {lengths.dtype} on {lengths.device} with shape {list(lengths.shape)}"
-        )
+        raise ValueError(f"lengths must be int64 on the CPU with shape [{num_texts}], not {lengths!r}")
     if num_texts == 0 or int(lengths.min()) < 1 or int(lengths.max()) > num_steps:
         raise ValueError(f"lengths must lie between 1 and {num_steps} and there must be a text: {lengths.tolist()}")
 
@@ -282,11 +264,5 @@ def _reversal(lengths: Tensor, num_steps: int, device: torch.device) -> Tensor:
     return (source * lengths.shape[0] + torch.arange(lengths.shape[0], device=device)).flatten()
 
 
-def _layer_of(part: Tensor, depth: int) -> Tensor:
-    return part if part.dim() == 2 else part[depth]
-
-
 def _stack(layers: list[State]) -> State:
-    if len(layers) == 1:
-        return layers[0]
-    return tuple(torch.stack(parts) for parts in zip(*layers, strict=True))
+    return layers[0] if len(layers) == 1 else tuple(map(torch.stack, zip(*layers, strict=True)))

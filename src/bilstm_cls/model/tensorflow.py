@@ -20,13 +20,8 @@ def load_cells(
     each step. PyTorch has one matrix for x and one for h, with rows for i, f, g (TensorFlow's j), o, and two biases, of
     which the second becomes zero. Either all weights are replaced or, on an error, none.
 
-    Args:
-        layer: one bidirectional LSTM layer.
-        fw_kernel: array or tensor `[E + H, 4H]`: `bidirectional_rnn/fw/lstm_cell/kernel`.
-        fw_bias: `[4H]`.
-        bw_kernel: `[E + H, 4H]`.
-        bw_bias: `[4H]`.
-        forget_bias: what TensorFlow's cell adds to f at each step, which is not in its bias variable.
+    Kernels are arrays or tensors `[E + H, 4H]`, such as `bidirectional_rnn/fw/lstm_cell/kernel`, biases `[4H]`;
+    `forget_bias` is what TensorFlow's cell adds to f at each step, which is not in its bias variable.
 
     Raises:
         ValueError: the layer is of another kind, or an array has a wrong shape or a number that is not finite.

@@ -36,12 +36,7 @@ def calibrate(
 
     Without an n-gram model this is temperature scaling (Guo et al. 2017): one number that changes no answer. It is put
     into the weights, so that whatever reads them needs to know nothing of it. Where texts have several labels each
-    label has its scales, and a threshold with the greatest F1 on valid.
-
-    Args:
-        model: its last layer is changed, unless `train.calibrate` is false.
-        data: the n-gram model learns from train, the scales from valid.
-        config: `model.ngrams` and `train.calibrate`.
+    label has its scales, and a threshold with the greatest F1 on valid. The n-gram model learns from train.
 
     Returns:
         The n-gram model, where there is one; how to answer; and facts for `metrics.json`.
@@ -53,8 +48,7 @@ def calibrate(
     task = Task.of(data.dataset.splits["valid"].label_ids)
     if config.data.valid in (None, IN_MEMORY):  # the texts of train
         if has_ngrams or reject is not None:
-            key = "model.ngrams" if has_ngrams else "train.reject"
-            raise ConfigError(f"{key}: is fitted to texts that train lacks; give valid a fraction of the texts")
+            raise ConfigError("model.ngrams, train.reject: need texts that train lacks; give valid a fraction of them")
         return None, task, {}
     if not config.train.calibrate and not has_ngrams and task.thresholds is None and reject is None:
         return None, task, {}
@@ -84,8 +78,7 @@ def calibrate(
         facts |= {} if alone is None else {"calibration/network_thresholds": alone.tolist()}
         ngrams = ngrams.scaled(weight)
     logger.info(
-        f"calibrated: logits times {np.mean(scale):.3g}"
-        f"{'' if other is None else f', n-grams times {np.mean(weight):.3g}'}; "
+        f"calibrated: logits times {np.mean(scale):.3g}, n-grams {np.mean(weight):.3g}; "
         f"valid/accuracy {metrics.accuracy:.4f}, valid/log_loss {metrics.log_loss:.4f}, valid/ece {metrics.ece:.4f}"
     )
     return ngrams, task, facts
@@ -136,9 +129,7 @@ def fit_scales(
     """
     from scipy.optimize import minimize
 
-    if other is not None and own is None:
-        own, _ = fit_scales(other, label_ids)
-    factor = 1.0 if own is None else own
+    factor = own if own is not None else 1.0 if other is None else fit_scales(other, label_ids)[0]
     if label_ids.ndim == 2:  # each label is a task with two answers, whose logits are half the label's each way
         halves = [[None] * logits.shape[1] if z is None else np.stack([-z.T, z.T], 2) / 2 for z in (logits, other)]
         owns = np.broadcast_to(factor, logits.shape[1]).tolist()

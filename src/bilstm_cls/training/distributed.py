@@ -6,6 +6,7 @@ sees only a `Group`.
 """
 
 import contextlib
+import ctypes
 import datetime
 import functools
 import itertools
@@ -16,7 +17,6 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -25,7 +25,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -39,21 +38,16 @@ from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserErro
 
 MIN_TOKENS_TO_SHARE = 2_000_000
 """Tokens in all epochs from which more processes pay for the seconds that their start takes."""
-
 MEETING_SECONDS = 7 * 86400.0
 """How long a process waits for others to be ready where a launcher would end it if one of them had failed."""
-SAVING_SECONDS = 600
-"""How long the launcher waits for processes that it has asked to stop."""
+SAVING_SECONDS = 600  # for which the launcher waits for processes that it has asked to stop
 
 
 @dataclass(frozen=True)
 class Group:
     """The processes of one run as one of them sees them. A group of one does nothing at all.
 
-    Attributes:
-        rank: of this process, from 0; process 0 writes all files.
-        size: number of processes.
-        device: where tensors must be to be exchanged.
+    Process `rank`, from 0, of `size`; process 0 writes all files. Tensors must be on `device` to be exchanged.
     """
 
     rank: int = 0
@@ -84,12 +78,8 @@ class Group:
     def sum_gradients(self, dense: Sequence[Tensor], tables: Sequence[Tensor]) -> None:
         """Replaces every gradient by its sum over all processes, with the same bits in each.
 
-        A process that has no text of a batch has no gradients and takes the others'. Dense gradients travel as one flat
-        tensor. Of an embedding's row-sparse gradient only the rows travel: some 2 MB of a 12 MB table.
-
-        Args:
-            dense: parameters with dense gradients.
-            tables: `[V, E]` parameters with row-sparse gradients.
+        A process that has no text of a batch has no gradients and takes the others'. Those of `dense` travel as one
+        flat tensor; of the row-sparse gradients of `tables` `[V, E]` only the rows: some 2 MB of a 12 MB table.
         """
         if self.size == 1:
             return
@@ -165,11 +155,8 @@ def _variable(name: str, default: str = "", pattern: str = r"\d{1,9}") -> str:
 def joined(device: torch.device) -> Iterator[Group]:
     """Makes this process one of its launcher's group for a `with` block, or without a launcher a group of one.
 
-    A process may join one group after another.
-
-    Args:
-        device: where this process computes. CUDA devices, of which each process of a machine takes one, communicate by
-            NCCL, others by Gloo.
+    A process may join one group after another. CUDA devices, of which each process of a machine takes one, communicate
+    by NCCL, others by Gloo.
 
     Raises:
         ResourceError: they did not find each other in time.
@@ -222,17 +209,14 @@ def _store(timeout: datetime.timedelta) -> Store:
 
 
 def leave_group() -> NoReturn:
-    """Ends a process that has nothing more to do, without Python's clean-up.
-
-    A thread of Gloo that frees its last tensor while Python ends aborts the process.
-    """
+    """Ends a process that has nothing more to do, without Python's clean-up, in which Gloo's threads may abort it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 class SeveralProcessesError(Exception):
-    """This command is to be run by several processes: `launch` starts them."""
+    """This command is to be run by `size` processes: `launch` starts them."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"{size} processes are to be started")
@@ -241,10 +225,6 @@ class SeveralProcessesError(Exception):
 
 def launch(arguments: Sequence[str], size: int) -> None:
     """Runs the command line in `size` processes of this machine by PyTorch's launcher, and waits for their end.
-
-    Args:
-        arguments: of the command line.
-        size: number of processes.
 
     Raises:
         UserError: with the message and the exit code of the process that failed first.
@@ -284,9 +264,10 @@ def _first_failure(failures: dict[int, Any], size: int) -> UserError:
                 f"memory ran out; the last checkpoint is intact, continue with --resume"
             )
     messages = [f.error_file_data for f in failures.values() if "seconds" in f.error_file_data]
-    first = min(messages, key=lambda data: data["seconds"], default=None)
-    error = UserError("a process failed without a message" if first is None else first["message"])
-    error.exit_code = 1 if first is None else first["exit_code"]
+    unknown: dict[str, Any] = {"message": "a process failed without a message", "exit_code": 1}
+    first = min(messages, key=lambda data: data["seconds"], default=unknown)
+    error = UserError(first["message"])
+    error.exit_code = first["exit_code"]
     return error
 
 
@@ -301,18 +282,10 @@ def pass_to_launcher(message: str, exit_code: int) -> bool:
     return True
 
 
-@functools.cache
 def end_with_launcher() -> None:
-    """Ends this process as soon as the launcher that started it is gone, even if that was killed."""
-    launcher = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == launcher and psutil.pid_exists(launcher):
-            time.sleep(0.1)
-        os._exit(1)
-
-    if is_launched():
-        threading.Thread(target=watch, daemon=True).start()
+    """Lets this process save and end when the launcher that started it is killed, on Linux alone."""
+    if is_launched() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.device, *, can_launch: bool) -> int:
@@ -330,8 +303,8 @@ def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.devic
         return max(1, min(usable_cores() // 2, config.batch_size)) if is_worthwhile else 1
     size = config.processes
     if size > 1 and (device.type == "cuda" or not can_launch):
-        command = f"torchrun --nproc-per-node {size} -m bilstm_cls train ..., one process for each GPU on CUDA"
         raise ConfigError(
-            f"train.processes: {size} are started by a command: {command}; or on a CPU by bilstm-cls train --processes"
+            f"train.processes: {size} are started by torchrun --nproc-per-node {size} -m bilstm_cls train ..., one for "
+            "each GPU; or on a CPU by bilstm-cls train --processes"
         )
     return size

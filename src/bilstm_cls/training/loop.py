@@ -25,20 +25,9 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.device import Precision, on_device
 from bilstm_cls.errors import ConfigError, DivergedError
 from bilstm_cls.model.classifier import BiLSTMClassifier
+from bilstm_cls.training import optimizer as optim
 from bilstm_cls.training.distributed import ALONE, Group
 from bilstm_cls.training.objectives import OBJECTIVES, Inputs, StepContext, label_loss
-from bilstm_cls.training.optimizer import (
-    WeightAverage,
-    build_optimizers,
-    clip_gradients,
-    freeze_below,
-    learning_rate_at,
-    load_optimizer_state,
-    optimizer_state,
-    set_learning_rate,
-    strip_prefix,
-    trainable_parameters,
-)
 
 LOWER_IS_BETTER = {"log_loss", "ece", "hamming_loss"}
 MAX_LOSS = 1e4
@@ -89,11 +78,6 @@ class Progress:
     evaluations_without_gain: Count = 0
     history: list[Row] = field(default_factory=list)
 
-    @classmethod
-    def read(cls, numbers: Row) -> "Progress":
-        """Returns what was saved; raises a ValueError where it was forged."""
-        return TypeAdapter(cls).validate_python(numbers)
-
     def facts(self) -> Row:
         """Returns what `metrics.json` says of it."""
         return {
@@ -102,6 +86,10 @@ class Progress:
             "time/train_seconds": self.seconds,
             "time/train_tokens_per_second": self.num_tokens / max(self.seconds, 1e-9),
         }
+
+
+PROGRESS = TypeAdapter(Progress)
+"""Reads what was saved of one; raises a ValueError where it was forged."""
 
 
 class Trainer:
@@ -133,18 +121,17 @@ class Trainer:
         self.model, self.corpus, self.config, self.seed, self.group = model, corpus, config, seed, group
         self.device = model.embedding.weight.device
         self.progress = Progress()
-        self.optimizers = build_optimizers(
+        self.optimizers = optim.build_optimizers(
             model, name=config.optimizer, weight_decay=config.weight_decay, momentum=config.momentum
         )
-        self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
+        self.average = None if config.ema_decay is None else optim.WeightAverage(model, config.ema_decay)
         self.precision = Precision.named(config.precision, self.device, model.encoder)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.dtype == torch.float16)
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=self.device)
         self.unlabelled = unlabelled or corpus
         self.unlabelled_batches: tuple[int, list[Indices]] = (-1, [])
         self.objective = OBJECTIVES[config.objective]
-        is_multi, epsilon = corpus.label_ids.ndim == 2, config.adversarial_epsilon
-        self.context = StepContext(model, self._loss_of, self._backward, self.scaler.scale, epsilon, is_multi)
+        is_multi = corpus.label_ids.ndim == 2
+        self.context = StepContext(model, self._loss_of, config.adversarial_epsilon, is_multi)
         self.num_answers = corpus.label_ids.shape[1] if is_multi else 1  # for each text, whose loss is their mean
         self.is_out_of_time = False
         self._start_epoch()
@@ -152,26 +139,19 @@ class Trainer:
 
     def _start_epoch(self) -> None:
         """Plans the batches of the epoch in progress, and unfreezes what learns from it on."""
-        size, tokens, epoch = self.config.batch_size, self.config.batch_tokens, self.progress.epoch
-        self.batches = training_batches(
-            self.corpus.lengths, batch_size=size, batch_tokens=tokens, seed=self.seed, epoch=epoch
-        )
+        config, epoch = self.config, self.progress.epoch
+        options: Any = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
+        self.batches = training_batches(self.corpus.lengths, **options, seed=self.seed, epoch=epoch)
         if self.config.unfreeze == "gradual":
-            freeze_below(self.optimizers, epoch)
+            optim.freeze_below(self.optimizers, epoch)
 
     def learning_rate(self, step: int) -> float:
         """Returns the learning rate of the update after `step` updates."""
-        train = self.config
-        return learning_rate_at(
-            step, total_steps=self.total_steps, peak=train.learning_rate, schedule=train.schedule, warmup=train.warmup
-        )
+        options: Any = {"schedule": self.config.schedule, "warmup": self.config.warmup}
+        return optim.learning_rate_at(step, total_steps=self.total_steps, peak=self.config.learning_rate, **options)
 
     def step(self) -> StepReport:
-        """Makes the next optimizer update.
-
-        Raises:
-            DivergedError: the loss or the gradient is not finite, or the loss beyond `MAX_LOSS`; no weight changed.
-        """
+        """Makes the next optimizer update, or raises a DivergedError before any weight has changed."""
         started = time.monotonic()
         progress = self.progress
         indices = self.batches[progress.batch]  # [B] places in the corpus
@@ -197,18 +177,14 @@ class Trainer:
             optimizer.zero_grad()
         torch.manual_seed(step_seed(self.seed, self.progress.step, self.group.rank))
         loss = self.group.sum(self._gradients(indices))
-        self.group.sum_gradients(*trainable_parameters(self.model))
+        self.group.sum_gradients(*optim.trainable_parameters(self.model))
         active = [o for o in self.optimizers if any(p.grad is not None for g in o.param_groups for p in g["params"])]
-        for optimizer in active:
-            self.scaler.unscale_(optimizer)
-        norm = clip_gradients(self.model.parameters(), self.config.max_grad_norm)
-        is_scaled = self.scaler.is_enabled()  # a scaled gradient may overflow now and then: the scaler skips that step
-        if not loss <= MAX_LOSS or not (math.isfinite(norm) or is_scaled):
+        norm = optim.clip_gradients(self.model.parameters(), self.config.max_grad_norm)
+        if not loss <= MAX_LOSS or not math.isfinite(norm):
             raise self.diverged(self.progress.step, f"loss {loss:g}, gradient norm {norm:g}")
-        set_learning_rate(active, learning_rate, layer_lr_decay=self.config.layer_lr_decay)
+        optim.set_learning_rate(active, learning_rate, layer_lr_decay=self.config.layer_lr_decay)
         for optimizer in active:
-            self.scaler.step(optimizer)
-        self.scaler.update()
+            optimizer.step()
         if self.average is not None:
             self.average.update(self.model)
         step, epoch = self.progress.step + 1, self.progress.epoch + 1
@@ -254,9 +230,6 @@ class Trainer:
         weights, smoothing = self.class_weights, self.config.label_smoothing
         return inputs.label_weight * label_loss(logits, inputs.label_ids, weights, smoothing, self.context.is_multi)
 
-    def _backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-
     def _next_unlabelled(self) -> Indices:
         """Returns the texts without labels that this step reads: a function of the step alone."""
         size = self.config.unlabelled_batch_size or self.config.batch_size
@@ -272,13 +245,12 @@ class Trainer:
         """Returns the error that says in which update, after `steps_before` others, training diverged."""
         return diverged("train", steps_before + 1, self.learning_rate(steps_before), found)
 
-    def _check_time(self) -> None:
-        """Sets `is_out_of_time`, to the same value in all processes, which come here together."""
-        if self.config.max_minutes is not None:
-            self.is_out_of_time = self.group.any(self._has_used_its_time())
-
     def _has_used_its_time(self) -> bool:
         return self.progress.seconds >= 60 * (self.config.max_minutes or math.inf)
+
+    def _check_time(self) -> None:
+        """Sets `is_out_of_time`, to the same value in all processes, which come here together."""
+        self.is_out_of_time = self.config.max_minutes is not None and self.group.any(self._has_used_its_time())
 
     @property
     def is_out_of_epochs(self) -> bool:
@@ -305,20 +277,15 @@ class Trainer:
         return progress.batch == 0 if every == "epoch" else progress.step % int(every) == 0
 
     def record(self, metrics: Row, seconds: float = 0.0) -> EvaluationReport:
-        """Records the metrics of the present weights, and whether they are the best so far.
-
-        Raises:
-            ConfigError: the score of `train.select_by` is undefined.
-        """
+        """Records the metrics of the present weights, and whether they are the best so far."""
         progress = self.progress
-        selected = metrics.get(self.config.select_by)
+        selected, name = metrics.get(self.config.select_by), self.config.select_by
         if selected is None:
-            name = self.config.select_by
             raise ConfigError(f"train.select_by: {name!r} is undefined here; a label may have no valid example")
         progress.seconds += seconds
-        best = next((row for row in reversed(progress.history) if row["is_best"]), None)
-        is_best = best is None or self._rank(metrics) > self._rank(best)
-        has_gained = best is None or self._rank(metrics)[0] > self._rank(best)[0]
+        rank = self._rank(metrics)
+        best = max(map(self._rank, progress.history), default=(-math.inf, -math.inf))
+        is_best, has_gained = rank > best, rank[0] > best[0]
         row = {
             "step": progress.step,
             "epoch": progress.epoch + progress.batch / len(self.batches),
@@ -349,7 +316,7 @@ class Trainer:
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         """Takes from a state the weights that were evaluated: the averaged ones where an average is kept."""
-        self.model.load_state_dict(strip_prefix(tensors, "model.") | strip_prefix(tensors, "average."))
+        self.model.load_state_dict(optim.strip_prefix(tensors, "model.") | optim.strip_prefix(tensors, "average."))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns all tensors, and all numbers as JSON holds them."""
@@ -358,27 +325,19 @@ class Trainer:
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
             numbers["average_updates"] = self.average.num_updates
-        of_optimizers, numbers["optimizers"] = optimizer_state(self.optimizers)
-        if self.scaler.is_enabled():
-            numbers["scaler"] = self.scaler.state_dict()
+        of_optimizers, numbers["optimizers"] = optim.optimizer_state(self.optimizers)
         return tensors | of_optimizers, numbers
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Restores what `state` returned.
-
-        Raises:
-            KeyError, RuntimeError, TypeError, ValueError: the state is of another model or configuration, or forged.
-        """
-        self.model.load_state_dict(strip_prefix(tensors, "model."))
+        """Restores what `state` returned; raises many an error where that is of another model or config, or forged."""
+        self.model.load_state_dict(optim.strip_prefix(tensors, "model."))
         if self.average is not None:
-            average = strip_prefix(tensors, "average.")
+            average = optim.strip_prefix(tensors, "average.")
             for name, weights in self.average.weights.items():
                 weights.copy_(average[name])
             self.average.num_updates = numbers["average_updates"]
-        load_optimizer_state(self.optimizers, tensors, numbers["optimizers"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(numbers["scaler"])
-        self.progress = Progress.read(numbers["progress"])
+        optim.load_optimizer_state(self.optimizers, tensors, numbers["optimizers"])
+        self.progress = PROGRESS.validate_python(numbers["progress"])
         if not all(row["step"] and "is_best" in row and self._rank(row) for row in self.progress.history):
             raise ValueError("a row of the history is forged")
         self.is_out_of_time = self._has_used_its_time()  # all processes load the same state

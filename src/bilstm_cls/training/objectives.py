@@ -1,7 +1,7 @@
 """What a step minimises.
 
 An objective has a term for the labelled texts of a batch and may have one for texts that need no label. A term computes
-its loss and adds its gradients by calling `backward`, as often as it has parts. Perturbations are added to embeddings
+its loss and adds its gradients, as often as it has parts. Perturbations are added to embeddings
 and are constants, so there is no second-order gradient; all passes of a step over the same texts drop the same words,
 dimensions and units, because each begins with the seed of the step.
 
@@ -34,8 +34,7 @@ class Inputs:
         weight: of each text in a loss that needs no label: one by the number of such texts in the whole batch.
         label_ids: `[B]` int64 on the model's device, where the texts have labels; with several a text `[B, C]` uint8.
         label_weight: what the sum of their weighted losses is multiplied by for their part of the batch's mean.
-        soft_labels: `[B, C]` probabilities that a teacher gives to the labels of texts without them, which are then
-            learned from as labelled texts are.
+        soft_labels: `[B, C]` probabilities of a teacher, for texts without labels.
     """
 
     token_ids: Tensor
@@ -50,19 +49,12 @@ class Inputs:
 class StepContext:
     """What a term needs in addition to texts: the same in every step.
 
-    Attributes:
-        model: in training mode.
-        loss_of: logits `[B, C]` of texts with labels, soft ones or not, and these, to their part of the mean loss.
-        backward: adds the gradients of a loss.
-        scale: multiplies what is differentiated by a constant, so that in float16 no gradient vanishes.
-        epsilon: norm of a perturbation, relative to the norm of the text's embedding.
-        is_multi: whether a text may have several labels.
+    `loss_of` takes logits `[B, C]` of texts with labels, soft ones or not, and these, to their part of the mean loss;
+    `epsilon` is the norm of a perturbation relative to that of the text's embedding.
     """
 
     model: BiLSTMClassifier
     loss_of: Callable[[Tensor, Inputs], Tensor]
-    backward: Callable[[Tensor], None]
-    scale: Callable[[Tensor], Tensor]
     epsilon: float
     is_multi: bool = False
 
@@ -70,12 +62,8 @@ class StepContext:
 def label_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float, is_multi: bool) -> Tensor:
     """Returns the sum of the losses of texts: cross-entropy, or with several labels a text that of each label.
 
-    Args:
-        logits: `[B, C]`.
-        labels: ids `[B]`, or `[B, C]` 1 and 0 or probabilities.
-        weights: `[C]`, of texts that have the label.
-        smoothing: probability that the target spreads over all answers.
-        is_multi: whether a text may have several labels.
+    `logits` are `[B, C]`; `labels` ids `[B]`, or `[B, C]` 1 and 0 or probabilities; `weights` `[C]`, of texts that have
+    the label; `smoothing` is the probability that the target spreads over all answers.
     """
     if not is_multi:
         return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
@@ -86,7 +74,7 @@ def label_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing
 def cross_entropy(context: StepContext, inputs: Inputs) -> Tensor:
     """The loss of the texts as they are."""
     loss = context.loss_of(context.model(inputs.token_ids, inputs.lengths), inputs)
-    context.backward(loss)
+    _backward(loss)
     return loss.detach()
 
 
@@ -95,7 +83,7 @@ def per_direction(context: StepContext, inputs: Inputs) -> Tensor:
     embedded = context.model.embed(inputs.token_ids, inputs.lengths)
     parts = context.model.classify_by_direction(embedded, inputs.lengths)  # [directions, B, C]
     loss = context.loss_of(parts.mean(0), inputs)
-    context.backward(loss + sum(context.loss_of(part, inputs) for part in parts) / len(parts))
+    _backward(loss + sum(context.loss_of(part, inputs) for part in parts) / len(parts))
     return loss.detach()
 
 
@@ -107,10 +95,10 @@ def adversarial(context: StepContext, inputs: Inputs) -> Tensor:
     else:  # frozen vectors
         embedded = embedded.detach().requires_grad_()
     loss = context.loss_of(context.model.classify(embedded, inputs.lengths), inputs)
-    context.backward(loss)
+    _backward(loss)
     assert embedded.grad is not None
     perturbation = scale_perturbation(embedded.grad, embedded.detach(), context.epsilon)
-    context.backward(context.loss_of(_classify(context.model, inputs, perturbation), inputs))
+    _backward(context.loss_of(_classify(context.model, inputs, perturbation), inputs))
     return loss.detach()
 
 
@@ -120,7 +108,7 @@ def r_drop(context: StepContext, inputs: Inputs) -> Tensor:
     second = context.model(inputs.token_ids, inputs.lengths)
     loss = (context.loss_of(first, inputs) + context.loss_of(second, inputs)) / 2
     divergence = (kl_divergence(first, second, context.is_multi) + kl_divergence(second, first, context.is_multi)) / 2
-    context.backward(loss + inputs.weight * divergence.sum())
+    _backward(loss + inputs.weight * divergence.sum())
     return loss.detach()
 
 
@@ -136,10 +124,14 @@ def virtual_adversarial(context: StepContext, inputs: Inputs) -> None:
     tokens = is_token(inputs.lengths, len(embedded), embedded.device).unsqueeze(2)  # [T, B, 1]
     random = scale_perturbation(torch.randn_like(embedded) * tokens, embedded, XI * context.epsilon).requires_grad_()
     divergence = kl_divergence(logits, _classify(model, inputs, random), context.is_multi).sum()
-    (direction,) = torch.autograd.grad(context.scale(divergence), random)  # its size does not matter
+    (direction,) = torch.autograd.grad(divergence, random)  # its size does not matter
     perturbation = scale_perturbation(direction, embedded, context.epsilon)
     moved = _classify(model, inputs, perturbation)
-    context.backward(inputs.weight * kl_divergence(logits, moved, context.is_multi).sum())
+    _backward(inputs.weight * kl_divergence(logits, moved, context.is_multi).sum())
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _embed(model: BiLSTMClassifier, inputs: Inputs) -> Tensor:
@@ -164,13 +156,7 @@ def kl_divergence(logits: Tensor, others: Tensor, is_multi: bool = False) -> Ten
 
 
 def scale_perturbation(direction: Tensor, embedded: Tensor, epsilon: float) -> Tensor:
-    """Returns `direction` with its norm over each text set to `epsilon` times that of the text.
-
-    Args:
-        direction: `[T, B, E]`, zero at padding.
-        embedded: `[T, B, E]`.
-        epsilon: relative norm.
-    """
+    """Returns `direction` `[T, B, E]`, zero at padding, with its norm over each text `epsilon` times the text's."""
     largest = direction.abs().amax((0, 2), keepdim=True).clamp_min(1e-30)  # so that no square underflows
     direction = (direction / largest).float()
     norm_of_text = embedded.float().square().sum((0, 2), keepdim=True).sqrt()  # [1, B, 1]
@@ -180,12 +166,7 @@ def scale_perturbation(direction: Tensor, embedded: Tensor, epsilon: float) -> T
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The terms of a loss.
-
-    Attributes:
-        labelled: adds the gradients of texts with labels, and returns the loss that is reported.
-        unlabelled: adds the gradients of texts whose labels are not read, where there is such a term.
-    """
+    """The terms of a loss, each of which adds its gradients; `labelled` returns the loss that is reported."""
 
     labelled: Callable[[StepContext, Inputs], Tensor]
     unlabelled: Callable[[StepContext, Inputs], None] | None = None

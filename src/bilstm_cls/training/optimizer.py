@@ -70,14 +70,9 @@ def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, moment
         for depth, part in _by_depth(parameters, depths)
     ]
     tables = [{"params": part, "depth": depth} for depth, part in _by_depth(rows, depths)]
-    optimizers: list[Optimizer]
     if name == "adamw":
-        optimizers = [AdamW(groups, fused=all(p.is_cuda for p in dense))]
-        optimizers += [SparseAdam(tables)] if tables else []
-    else:
-        optimizers = [SGD(groups, lr=1e-3, momentum=momentum)]
-        optimizers += [SGD(tables, lr=1e-3)] if tables else []
-    return optimizers
+        return [AdamW(groups, fused=all(p.is_cuda for p in dense)), *([SparseAdam(tables)] if tables else [])]
+    return [SGD(groups, lr=1e-3, momentum=momentum), *([SGD(tables, lr=1e-3)] if tables else [])]
 
 
 def _by_depth(parameters: list[nn.Parameter], depths: Mapping[int, int]) -> Iterator[tuple[int, list[nn.Parameter]]]:
@@ -139,15 +134,11 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> floa
 
     A norm that is not finite is returned as it is and nothing is scaled.
     """
-    values = []
+    values: list[Tensor] = []
     for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()
-            values.append(parameter.grad._values())
-        else:
-            values.append(parameter.grad)
+        if (gradient := parameter.grad) is not None:
+            parameter.grad = gradient.coalesce() if gradient.is_sparse else gradient
+            values.append(parameter.grad._values() if gradient.is_sparse else gradient)
     norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm([v.float() for v in values]))))
     if max_norm is not None and math.isfinite(norm) and norm > max_norm:
         with torch.no_grad():
@@ -159,8 +150,7 @@ class WeightAverage:
     """Exponential moving average of the weights that learn, for evaluation and for the final model.
 
     The decay after n updates is `min(decay, n / (9 + n))`: the weights before the first update do not count at all, and
-    the first ones after it are soon forgotten. `torch.optim.swa_utils.AveragedModel` would copy and average frozen word
-    vectors in every step as well.
+    the first ones after it are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -174,9 +164,7 @@ class WeightAverage:
         self.num_updates += 1
         present = dict(model.named_parameters())
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.weights.values()), [present[name].detach() for name in self.weights], 1.0 - decay
-            )
+            torch._foreach_lerp_(list(self.weights.values()), [present[name] for name in self.weights], 1.0 - decay)
 
     @contextlib.contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:

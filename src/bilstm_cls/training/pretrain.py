@@ -1,4 +1,4 @@
-"""An encoder from texts whose labels are not read, by language models; or word vectors alone.
+"""An encoder from texts whose labels are not read, by language models.
 
 As in the training loop, all randomness is a function of (seed, step) or (seed, epoch), so a position, the tensors and
 the hidden states between two chunks of a text are all there is to save.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,40 +22,32 @@ from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.data.batches import Indices, cut_by_tokens
 from bilstm_cls.data.passages import Chunk, LanguageModelTexts, chunks, number_of_chunks, passage_batches
 from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare, start_folder, with_dim
-from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads, threads_of_each
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.files import replacing, write_atomic
+from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.files import write_atomic
 from bilstm_cls.model.language_model import LanguageModels, UnigramSampler
 from bilstm_cls.model.recurrent import State
 from bilstm_cls.run_directory import RunDirectory, environment, text_digest
 from bilstm_cls.training import optimizer as optim
-from bilstm_cls.training.loop import MAX_LOSS, Progress, Row, StepReport, diverged, step_seed
+from bilstm_cls.training.loop import MAX_LOSS, PROGRESS, Progress, Row, StepReport, diverged, step_seed
 from bilstm_cls.training.record import StopSignals, check_resumable, is_finished, recorded, remembered_log
-from bilstm_cls.training.session import initialize_weights
+from bilstm_cls.training.session import fitting, initialize_weights
 
 logger = logging.getLogger(__name__)
 
 READ = ("train", "unlabelled")
 """The splits that are read: none that anything is evaluated on."""
-
 FREE_KEYS = ("name", "output_dir", "train")
 """What may change when pretraining is resumed."""
-
 NAMES = "forward", "backward"
 HELD_OUT_FRACTION, MAX_HELD_OUT, HELD_OUT_TOKENS = 0.01, 500, 8192
 WARMUP = 0.1
-WHOLE = 10**9
-"""Tokens of a text that are read: all."""
+WHOLE = 10**9  # tokens of a text: all
 MAX_EXPONENT = 700.0
 
 
 class Pretrainer:
-    """Language models in training: reads one chunk, evaluates, and saves and restores its whole state.
-
-    Raises:
-        DataError: there are no two texts of two tokens.
-    """
+    """Language models in training: reads one chunk, evaluates, and saves and restores its whole state."""
 
     def __init__(
         self, model: LanguageModels, texts: LanguageModelTexts, config: PretrainConfig, *, seed: int, precision: str
@@ -91,9 +84,6 @@ class Pretrainer:
 
         The loss of a chunk is divided by the number of predictions in the first one of its batch, so that a chunk of
         few texts moves the weights little.
-
-        Raises:
-            DivergedError: the loss or the gradient is not finite.
         """
         started = time.monotonic()
         progress = self.progress
@@ -104,11 +94,11 @@ class Pretrainer:
         rate = self.learning_rate(progress.step)
         loss, norm = self._update(chunk, self.chunks[0].is_predicted.size, rate)
         num_texts, num_tokens = chunk.is_predicted.shape[1], int(chunk.is_predicted.sum())
-        report = StepReport(
-            progress.step + 1, self.total_steps, progress.epoch + 1, loss, num_texts, num_tokens, rate, norm
-        )
         progress.step += 1
-        progress.num_tokens += report.num_tokens
+        progress.num_tokens += num_tokens
+        report = StepReport(
+            progress.step, self.total_steps, progress.epoch + 1, loss, num_texts, num_tokens, rate, norm
+        )
         progress.chunk += 1
         if progress.chunk == len(self.chunks):
             progress.chunk = 0
@@ -123,10 +113,8 @@ class Pretrainer:
 
     def learning_rate(self, step: int) -> float:
         """Returns the learning rate of the update after `step` updates."""
-        peak = self.config.learning_rate
-        return optim.learning_rate_at(
-            step, total_steps=self.total_steps, peak=peak, schedule="one-cycle", warmup=WARMUP
-        )
+        options: Any = {"peak": self.config.learning_rate, "schedule": "one-cycle", "warmup": WARMUP}
+        return optim.learning_rate_at(step, total_steps=self.total_steps, **options)
 
     def _update(self, chunk: Chunk, num_predictions: int, rate: float) -> tuple[float, float]:
         """Returns the mean loss of a prediction and the norm of the gradient, and keeps the states after the chunk."""
@@ -152,25 +140,12 @@ class Pretrainer:
 
     def _tensors(self, chunk: Chunk) -> tuple[list[Tensor], Tensor]:
         """Returns token ids `[T + 1, B]` per direction, and which of `[T, B]` are predicted."""
-        arrays = [chunk.forward, chunk.backward][: self.model.encoder.num_directions]
-        tokens = [torch.from_numpy(array).to(self.device) for array in arrays]
-        return tokens, torch.from_numpy(chunk.is_predicted).to(self.device)
-
-    @property
-    def is_evaluation_due(self) -> bool:
-        """Whether an epoch has ended whose perplexities are not known."""
-        return len(self.progress.history) < self.progress.epoch
-
-    @property
-    def is_finished(self) -> bool:
-        return len(self.progress.history) == self.config.epochs
+        arrays = (chunk.is_predicted, chunk.forward, chunk.backward)[: 1 + self.model.encoder.num_directions]
+        is_predicted, *tokens = (torch.from_numpy(array).to(self.device) for array in arrays)
+        return tokens, is_predicted
 
     def evaluate(self) -> dict[str, float]:
-        """Records and returns the perplexities of the texts that are held out, over the whole vocabulary.
-
-        Raises:
-            DivergedError: they are beyond all numbers.
-        """
+        """Records and returns the perplexities of the texts that are held out, over the whole vocabulary."""
         self.model.eval()
         order = self.held_out[np.argsort(self.lengths[self.held_out], kind="stable")]
         sums, num_predicted = np.zeros(self.model.encoder.num_directions), 0
@@ -199,7 +174,7 @@ class Pretrainer:
         """Restores what `state` returned; raises KeyError, RuntimeError or TypeError where it is of another model."""
         self.model.load_state_dict(optim.strip_prefix(tensors, "model."))
         optim.load_optimizer_state(self.optimizers, tensors, numbers["optimizers"])
-        self.progress = Progress.read(numbers["progress"])
+        self.progress = PROGRESS.validate_python(numbers["progress"])
         self.batches = self._batches_of(self.progress.epoch)
         self._open_batch()
         if self.progress.chunk:
@@ -220,10 +195,11 @@ def pretrain(
 ) -> Row:
     """Trains language models on the texts of train and unlabelled, and writes an encoder for `model.init_from`.
 
-    Texts are read whole, whatever `text.max_length` is; one in a hundred is held out for evaluation.
+    Texts are read whole, whatever `text.max_length` is; one in a hundred is held out for evaluation. Where the config's
+    `model.init_from` is another folder than this one, this starts from it.
 
     Args:
-        config: of the encoder; where its `model.init_from` is another folder than this one, this starts from it.
+        config: of the encoder.
         folder: where to write.
         data: the texts, where they are prepared already.
         resume: continue from the last checkpoint, to the same bits.
@@ -239,14 +215,8 @@ def pretrain(
         DataError, CheckpointError, DivergedError, ResourceError, StoppedError: as in training.
     """
     if config.model.num_layers > 1:
-        raise ConfigError(
-            f"model.num_layers: {config.model.num_layers} layers cannot be pretrained, as a second one would read both "
-            f"directions and so see the token that it has to predict; set model.num_layers to 1"
-        )
-    if config.train.precision == "fp16":
-        raise ConfigError("train.precision: 'fp16' is for classifiers; pretrain in 'auto', 'tf32', 'bf16' or 'fp32'")
-    start = start_folder(config)
-    if start is not None and start.resolve() == folder.resolve():
+        raise ConfigError("model.num_layers: a second layer would see the tokens that it has to predict; set it to 1")
+    if (start := start_folder(config)) is not None and start.resolve() == folder.resolve():
         config = config.replace(**{"model.init_from": None})
     # An encoder is made in the same way for a run that pretrains it itself, and for one that finds it in its folder.
     config = with_dim(config.replace(**{"pretrain.enabled": False}))
@@ -261,7 +231,7 @@ def pretrain(
         with recorded(run, config, earlier, "pretraining", overwrite=overwrite):
             pretrainer = _start(run, config, data)
             with signals.deferred():
-                _train(run, pretrainer, data, config.train.checkpoint_seconds, signals, on_report)
+                _train(run, pretrainer, config.train.checkpoint_seconds, signals, data, on_report)
             return _write(run, data, pretrainer)
 
 
@@ -275,8 +245,6 @@ def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[Ste
     folder = encoder_folder(config, data.dataset.digest)
     if (folder / WEIGHTS).exists():
         return
-    if config.train.precision == "fp16":  # language models are not for it, and 'auto' is as fast
-        config = config.replace(**{"train.precision": "auto"})
     logger.info(f"pretraining an encoder in {folder}")
     pretrain(config, folder, data=data, resume=True, wait=True, on_report=on_report)
 
@@ -301,27 +269,21 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
     tensors, numbers = loaded
     if numbers.get("identity") != _identity(data):
         raise DataError(f"{run.path}: the texts are not those that this began with; restore them, or --overwrite")
-    try:
+    with fitting(run.checkpoints):
         pretrainer.load_state(tensors, numbers["pretrainer"])
-    except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{run.checkpoints}: does not fit ({error}); start again with --overwrite") from error
     logger.info(f"resuming after step {pretrainer.progress.step:,}")
     return pretrainer
 
 
 def _train(
-    run: RunDirectory,
-    pretrainer: Pretrainer,
-    data: PreparedData,
-    checkpoint_seconds: float,
-    signals: StopSignals,
+    run: RunDirectory, pretrainer: Pretrainer, checkpoint_seconds: float, signals: StopSignals, data: PreparedData,
     on_report: Callable[[StepReport], None],
-) -> None:
+) -> None:  # fmt: skip
     """Reads all epochs to the end, or saves and raises a StoppedError."""
     progress, saved_at = pretrainer.progress, time.monotonic()
     with freed_memory_kept() as bound_memory:
-        while not pretrainer.is_finished:
-            is_due = pretrainer.is_evaluation_due
+        while len(progress.history) < pretrainer.config.epochs:
+            is_due = len(progress.history) < progress.epoch
             if is_due:
                 found = ", ".join(f"{value:.1f} {name}" for name, value in pretrainer.evaluate().items())
                 logger.info(f"epoch {progress.epoch}, step {progress.step:,}: held-out perplexity {found}")
@@ -373,27 +335,5 @@ def _write(run: RunDirectory, data: PreparedData, pretrainer: Pretrainer) -> Row
 def encoder_line(metrics: Row, folder: Path) -> str:
     """Returns what `pretrain` prints at its end."""
     values = ", ".join(f"{v:.1f} {n}" for n, v in zip(NAMES, metrics["held_out/perplexities"][-1], strict=False))
-    return (
-        f"perplexity of {metrics['held_out/texts']:,} texts that were held out: {values}; "
-        f"{metrics['pretrain/tokens']:,} tokens at {metrics['time/tokens_per_second']:,.0f} per second\n"
-        f"start from it with --set model.init_from={folder}"
-    )
-
-
-def write_vectors(config: Config, path: Path, *, overwrite: bool = False) -> int:
-    """Writes the word vectors of `embedding.init: ppmi` as a text file, and returns how many there are.
-
-    Raises:
-        ConfigError: the file is there already, or cannot be written.
-    """
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path}: is there already; add --overwrite to replace it")
-    data = prepare(config, only=READ)
-    corpora = [corpus for name, corpus in data.corpora.items() if name in READ]
-    matrix = corpus_vectors(corpora, len(data.tokenizer), dim=config.embedding.width, seed=config.seed)  # [V, E]
-    rows = list(zip(data.tokenizer.tokens, matrix, strict=True))[1:]  # <pad> has no vector
-    with replacing(path) as file:
-        file.write(f"{len(rows)} {config.embedding.width}\n".encode())
-        for token, vector in rows:
-            file.write(f"{token} {' '.join(f'{value:.9g}' for value in vector.tolist())}\n".encode())
-    return len(rows)
+    found = f"perplexity of {metrics['held_out/texts']:,} texts that were held out: {values}"
+    return f"{found}\nstart from it with --set model.init_from={folder}"

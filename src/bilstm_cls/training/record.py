@@ -1,22 +1,35 @@
-"""What a run leaves of how it went, its log and its status; whether it can be resumed; and how it is asked to stop."""
+"""What a run leaves of how it went: its log, its status and what loggers keep; and how it is asked to stop.
+
+A logger (TensorBoard, MLflow, Weights & Biases) receives what the run reports and cannot change it: one that fails is
+left out with a warning. A resumed run continues in the same place; steps since its last checkpoint may be there twice.
+"""
 
 import contextlib
+import importlib.util
+import json
 import logging
+import math
+import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from logging.handlers import MemoryHandler
 from types import FrameType
 from typing import Any
 
 from bilstm_cls.config import Config
-from bilstm_cls.config_file import changed_keys, dump_config
+from bilstm_cls.config_file import changed_keys, dump_config, flat_config
 from bilstm_cls.data.prepare import start_folder
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.training.loop import EvaluationReport, StepReport
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+RECORD = "loggers.json"
+STEPS_BETWEEN = 10
+PROJECT = "bilstm-cls"
+"""Experiment or project where the environment names none."""
 
 logger = logging.getLogger(__name__)
 
@@ -79,18 +92,12 @@ def is_finished(run: RunDirectory, product: str) -> bool:
 def check_resumable(run: RunDirectory, config: Config, *, free: Collection[str], resume: bool, overwrite: bool) -> None:
     """Checks that nothing stands in the way of a run in its directory.
 
-    Args:
-        run: where it would be.
-        config: of the run that was asked for.
-        free: keys that may differ when an interrupted run is resumed; a section stands for all of its keys.
-        resume: whether an interrupted run may be resumed.
-        overwrite: whether an earlier run may be deleted.
+    Of a run to be resumed the keys `free` may differ, where a section stands for all of its keys.
 
     Raises:
         ConfigError: the directory is taken, or its run was started with another config.
     """
-    start = start_folder(config)
-    if start is not None and start.resolve() == run.path.resolve():
+    if (start := start_folder(config)) is not None and start.resolve() == run.path.resolve():
         raise ConfigError(f"{run.path}: is the run to start from; choose another place with --set name=NAME")
     if not run.is_taken or overwrite:
         return
@@ -101,13 +108,9 @@ def check_resumable(run: RunDirectory, config: Config, *, free: Collection[str],
         )
     if not ((run / "config.yaml").exists() or run.checkpoints.exists()):
         return
-    changes = []
-    for change in changed_keys(run.load_config(), config):
-        key = change.partition(":")[0]
-        if not {key, key.partition(".")[0]} & set(free):
-            changes.append(change)
-    if changes:
-        listed = "\n  ".join(changes)
+    changes = changed_keys(run.load_config(), config)
+    listed = "\n  ".join(c for c in changes if not {c.partition(":")[0], c.partition(".")[0]} & set(free))
+    if listed:
         raise ConfigError(
             f"{run.path}: cannot be resumed with another config, it would not be the same run:\n  {listed}\n"
             f"undo these changes, or add --overwrite, or --set name=NAME"
@@ -134,14 +137,9 @@ def remembered_log() -> Iterator[MemoryHandler]:
 def recorded(
     run: RunDirectory, config: Config, earlier: MemoryHandler, doing: str, *, overwrite: bool
 ) -> Iterator[None]:
-    """Starts a run in its directory: its status, config and log, and in the end why it did not finish.
+    """Starts a run in its directory: its status `doing`, config and log, and in the end why it did not finish.
 
-    Args:
-        run: whose lock this process holds.
-        config: of the run.
-        earlier: what was logged before.
-        doing: what its status says.
-        overwrite: whether to delete an earlier run.
+    This process holds the directory's lock; `earlier` is what was logged before, and `overwrite` deletes a run first.
     """
     if overwrite:
         run.clear()
@@ -158,14 +156,12 @@ def recorded(
     try:
         yield
     except BaseException as error:
-        status, reason, exit_code = "failed", f"{type(error).__name__}: {error}", 1
-        if isinstance(error, StoppedError):
-            status, reason, exit_code = "stopped", str(error), error.exit_code
-        elif isinstance(error, UserError):
-            reason, exit_code = str(error), error.exit_code
+        status = "stopped" if isinstance(error, StoppedError) else "failed"
+        is_expected = isinstance(error, UserError | StoppedError)
+        reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
+        exit_code = ResourceError.exit_code if is_out_of_memory(error) else getattr(error, "exit_code", 1)
+        if isinstance(error, UserError):
             logger.error(reason)
-        elif is_out_of_memory(error):
-            exit_code = ResourceError.exit_code
         try:
             run.write_status(status, reason, exit_code=exit_code)
         except UserError as another:  # a full disk, say: what ended the run matters more
@@ -174,3 +170,103 @@ def recorded(
     finally:
         package.removeHandler(handler)
         handler.close()
+
+
+Log = Callable[[dict[str, float], int], object]
+"""Takes numbers such as `step/loss` or `valid/accuracy`, and their step."""
+
+
+@contextlib.contextmanager
+def _tensorboard(run: RunDirectory, name: str, settings: Mapping[str, Any], _: str | None) -> Iterator[tuple[str, Log]]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(run / "tensorboard")) as writer:
+        writer.add_text("config", "".join(f"    {key}: {value}\n" for key, value in settings.items()), 0)
+        yield name, lambda values, step: [writer.add_scalar(key, value, step) for key, value in values.items()]
+
+
+@contextlib.contextmanager
+def _mlflow(_: RunDirectory, name: str, settings: Mapping[str, Any], known: str | None) -> Iterator[tuple[str, Log]]:
+    # By itself it waits for minutes for a server that does not answer, and the training with it.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    import mlflow
+
+    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
+    with mlflow.start_run(run_id=known, run_name=name) as opened:
+        if known is None:
+            mlflow.log_params(dict(settings))
+        yield opened.info.run_id, mlflow.log_metrics
+
+
+@contextlib.contextmanager
+def _wandb(_: RunDirectory, name: str, settings: Mapping[str, Any], known: str | None) -> Iterator[tuple[str, Log]]:
+    import wandb
+
+    options = {"project": os.environ.get("WANDB_PROJECT", PROJECT), "name": name, "config": dict(settings)}
+    with wandb.init(id=known, resume="allow", **options) as opened:
+        yield opened.id, lambda values, step: opened.log(values, step=step)
+
+
+LOGGERS: dict[str, Callable[..., contextlib.AbstractContextManager[tuple[str, Log]]]] = {
+    "tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb
+}  # fmt: skip
+"""By the name of the package. Each yields what the place calls the run, which a resumed one is opened with."""
+
+
+class RunLoggers:
+    """The open loggers of a run."""
+
+    def __init__(self, run: RunDirectory, config: Config) -> None:
+        self.logs: dict[str, Log] = {}
+        self._stack = contextlib.ExitStack()
+        settings = {key: json.loads(text) for key, text in flat_config(config).items()}
+        record: dict[str, Any] = run.read_object(RECORD) if (run / RECORD).exists() else {}
+        for name in map(str, config.train.loggers):
+            with self._guarded(name):
+                place = LOGGERS[name](run, config.name, settings, record.get(name))
+                record[name], self.logs[name] = self._stack.enter_context(place)
+                run.write_json(RECORD, record)
+
+    def __enter__(self) -> "RunLoggers":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self._guarded("all"):
+            self._stack.__exit__(*error)
+
+    def take(self, report: StepReport | EvaluationReport) -> None:
+        """Logs an evaluation, or one step of ten."""
+        if isinstance(report, EvaluationReport):
+            self._log(report.row, report.row["step"])
+        elif report.step % STEPS_BETWEEN == 0:
+            names = ("loss", "learning_rate", "grad_norm")
+            self._log({f"step/{name}": getattr(report, name) for name in names}, report.step)
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Logs what `metrics.json` holds; the valid scores of the chosen weights as `best/valid/...`."""
+        values = {f"best/{key}" if key.startswith("valid/") else key: value for key, value in metrics.items()}
+        self._log(values, metrics["train/steps"])
+
+    def _log(self, values: Mapping[str, Any], step: int) -> None:
+        kept = {key: value for key, value in values.items() if type(value) in (int, float) and math.isfinite(value)}
+        for name, log in list(self.logs.items()):
+            with self._guarded(name):
+                log(kept, step)
+
+    @contextlib.contextmanager
+    def _guarded(self, name: str) -> Iterator[None]:
+        """Leaves a logger out from its first failure on, whatever its library raises."""
+        try:
+            yield
+        except Exception as error:
+            self.logs.pop(name, None)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            logger.warning(f"train.loggers: {name!r} is left out from here on, the training continues ({reason})")
+
+
+def check_installed(names: Collection[str]) -> None:
+    """Raises `ConfigError` where a package that `train.loggers` names is missing."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"train.loggers: {name!r} is not installed; run: pip install 'bilstm-cls[{name}]'")

@@ -9,23 +9,13 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import PreparedData, prepare, start_folder, weights_of_encoder, with_dim
-from bilstm_cls.device import Precision, choose_device, load_warning, set_threads, threads_of_each
+from bilstm_cls.device import Precision, choose_device, set_threads, threads_of_each
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.training import distributed, record
 from bilstm_cls.training.calibration import calibrate
-from bilstm_cls.training.distributed import (
-    SeveralProcessesError,
-    end_with_launcher,
-    joined,
-    number_of_processes,
-    processes_here,
-    rank_by_torchrun,
-    size_by_torchrun,
-)
-from bilstm_cls.training.loggers import check_installed, open_loggers
 from bilstm_cls.training.loop import Row
 from bilstm_cls.training.pretrain import make_encoder
-from bilstm_cls.training.record import StopSignals, check_resumable, is_finished, recorded, remembered_log
 from bilstm_cls.training.session import Report, Session
 from bilstm_cls.training.teacher import ask_first, taught
 
@@ -37,10 +27,6 @@ FREE_KEYS = (
     *(f"pretrain.{key}" for key in PretrainConfig.model_fields if key != "enabled"),
 )  # fmt: skip
 """Keys that may change when a run is resumed: its result does not depend on them, but for the last bits."""
-
-
-def _ignore(report: Report) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    on_report: Callable[[Report], None] = _ignore,
+    on_report: Callable[[Report], None] = lambda report: None,
     can_launch: bool = False,
 ) -> TrainResult:
     """Trains, evaluates on the test split once, and writes the run directory `output_dir/name`.
@@ -70,34 +56,32 @@ def train(
         can_launch: whether the caller, a command, can start itself again in several processes.
 
     Raises:
-        ConfigError: the directory is taken or cannot be written, the config differs from the one to resume, several
-            processes are asked for where they cannot be started, or a package that `train.loggers` needs is missing.
-        DataError: the data cannot be read, or are not those of the run to resume.
-        CheckpointError: the checkpoints to resume from are damaged.
-        DivergedError: training produced a number that is not finite.
-        ResourceError: the disk or memory is full.
+        ConfigError: the directory is taken or cannot be written, the config differs from the one to resume, or what
+            `train.processes` or `train.loggers` asks for is not here.
+        DataError, CheckpointError: data or checkpoints cannot be read, or are not those of the run to resume.
+        DivergedError, ResourceError: a number is not finite; the disk or memory is full.
         StoppedError: a signal asked to stop; the state is saved.
         SeveralProcessesError: with `can_launch`, the data are prepared and several processes are to train.
     """
-    end_with_launcher()
+    distributed.end_with_launcher()
     _train_start(config, on_report=on_report, can_launch=can_launch)
     config = with_dim(config)
     run = RunDirectory(Path(config.output_dir) / config.name)
-    with StopSignals() as signals:
-        if rank_by_torchrun() > 0:
-            if not (resume and is_finished(run, "model.safetensors")):
-                data = _prepare(run, config, overwrite=overwrite, can_launch=False, on_report=_ignore)
-                _learn(run, config, data, signals, _ignore, _ignore)
+    with record.StopSignals() as signals:
+        if distributed.rank_by_torchrun() > 0:
+            if not (resume and record.is_finished(run, "model.safetensors")):
+                data = _prepare(run, config, overwrite=overwrite, can_launch=False, on_report=on_report)
+                _learn(run, config, data, signals, on_report, on_report)
             return TrainResult(run, {})
-        with run.locked(), remembered_log() as earlier:
-            check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
-            if resume and is_finished(run, "model.safetensors"):
+        with run.locked(), record.remembered_log() as earlier:
+            record.check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
+            if resume and record.is_finished(run, "model.safetensors"):
                 logger.info(f"{run.path} is finished already; --overwrite trains it again")
                 return TrainResult(run, run.read_object("metrics.json"))
-            check_installed(config.train.loggers)
+            record.check_installed(config.train.loggers)
             # An earlier run is not deleted before it is clear that a new one can start.
             data = _prepare(run, config, overwrite=overwrite, can_launch=can_launch, on_report=on_report)
-            with recorded(run, config, earlier, "training", overwrite=overwrite):
+            with record.recorded(run, config, earlier, "training", overwrite=overwrite):
                 return TrainResult(run, _train(run, config, data, signals, on_report))
 
 
@@ -120,20 +104,24 @@ def _prepare(
     Precision.named(config.train.precision, device)  # better to know now than after hours of pretraining
     data = prepare(config)
     size = 1
-    if size_by_torchrun() == 1:
-        size = number_of_processes(config.train, data.corpora["train"], device, can_launch=can_launch)
+    if distributed.size_by_torchrun() == 1:
+        size = distributed.number_of_processes(config.train, data.corpora["train"], device, can_launch=can_launch)
     if overwrite or not run.checkpoints.exists():
         make_encoder(config, data, on_report=on_report)
     if size > 1:
-        raise SeveralProcessesError(size)
+        raise distributed.SeveralProcessesError(size)
     return data
 
 
 def _train(
-    run: RunDirectory, config: Config, data: PreparedData, signals: StopSignals, on_report: Callable[[Report], None]
+    run: RunDirectory,
+    config: Config,
+    data: PreparedData,
+    signals: record.StopSignals,
+    on_report: Callable[[Report], None],
 ) -> Row:
     """Trains as the process that writes, evaluates, and returns `metrics.json`."""
-    with open_loggers(run, config) as loggers:
+    with record.RunLoggers(run, config) as loggers:
 
         def take(report: Report) -> None:
             on_report(report)
@@ -157,24 +145,17 @@ def _learn(
     run: RunDirectory,
     config: Config,
     data: PreparedData,
-    signals: StopSignals,
+    signals: record.StopSignals,
     on_first: Callable[[Report], None],
     on_report: Callable[[Report], None],
 ) -> Session:
     """Trains to the end, as one process or in step with the others; `on_first` gets the reports of a teacher."""
-    ask_first(run, config, data)
-    with joined(choose_device(config.train.device)) as group:
-        data, facts = taught(run, config, data, group, signals, on_first)
+    others = ask_first(run, config, data)
+    with distributed.joined(choose_device(config.train.device)) as group:
+        data, facts = taught(run, config, data, group, signals, on_first, others)
         session = Session.start(run, config, data, group)
         session.facts |= facts
         if group.rank == 0:
             run.write_json("environment.json", session.environment())
-        check_load = load_warning(processes_here(group.size))
-
-        def take(report: Report) -> None:
-            on_report(report)
-            if group.rank == 0 and (warning := check_load()):
-                logger.warning(warning)
-
-        session.learn(signals, take)
+        session.learn(signals, on_report)
     return session

@@ -2,7 +2,7 @@
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from bilstm_cls.training.distributed import rank_by_torchrun
 from bilstm_cls.training.loop import Progress, Row
 from bilstm_cls.training.record import StopSignals
 from bilstm_cls.training.run import TrainResult, train
-from bilstm_cls.training.session import Report
 
 logger = logging.getLogger(__name__)
 
@@ -35,21 +34,13 @@ SCORES = ("accuracy", "micro_f1", "macro_f1", "log_loss", "ece")
 
 @dataclass(frozen=True)
 class SeedsResult:
-    """Runs of one config that differ in their seed.
-
-    Attributes:
-        runs: their results, by rising seed.
-        ensemble: the run that answers with the mean of their logits, where one was asked for.
-    """
+    """Runs of one config by rising seed, and the run that answers with the mean of their logits, where there is one."""
 
     runs: Sequence[TrainResult]
     ensemble: TrainResult | None
 
     def summary(self) -> Row:
-        """Returns mean, sample deviation and values of each score, together with the ensemble's.
-
-        Only of a process that writes, where several train.
-        """
+        """Returns mean, sample deviation and values of each score, together with the ensemble's."""
         split = scored_split(self.runs[0].metrics)
         row: Row = {"runs": [str(result.run.path) for result in self.runs], "split": split}
         for name in SCORES:
@@ -70,40 +61,22 @@ def train_seeds(
     keep_ensemble: bool = False,
     resume: bool = False,
     overwrite: bool = False,
-    on_report: Callable[[Report], None] = lambda report: None,
-    can_launch: bool = False,
+    **more: Any,
 ) -> SeedsResult:
     """Trains `number` runs with the seeds `config.seed`, `config.seed + 1` and so on, in directories `NAME-seedS`.
 
-    Args:
-        config: of all of them; the splits do not depend on the seed.
-        number: of runs, at least one.
-        keep_ensemble: also write `NAME-ensemble`, a run that answers with the mean of their logits.
-        resume: continue with what is there: finished runs are taken as they are.
-        overwrite: delete earlier runs of these names.
-        on_report: as in `train`.
-        can_launch: as in `train`.
+    With `keep_ensemble` also `NAME-ensemble` is written, a run that answers with the mean of their logits. The splits
+    do not depend on the seed. Other arguments and errors are those of `train`.
 
     Returns:
         The results; their metrics are empty in those of several processes that write nothing.
-
-    Raises:
-        UserError, SeveralProcessesError: as `train` does.
     """
     results: list[TrainResult] = []
     for seed in range(config.seed, config.seed + number):
         baselines = config.train.baselines and not results  # which the seed does not change
         changes = {"seed": seed, "name": f"{config.name}-seed{seed}", "train.baselines": baselines}
         logger.info(f"seed {seed}, {len(results) + 1} of {number}")
-        results.append(
-            train(
-                config.replace(**changes),
-                resume=resume,
-                overwrite=overwrite,
-                on_report=on_report,
-                can_launch=can_launch,
-            )
-        )
+        results.append(train(config.replace(**changes), resume=resume, overwrite=overwrite, **more))
     if not keep_ensemble or rank_by_torchrun() > 0:
         return SeedsResult(results, None)
     runs = [result.run for result in results]
@@ -135,12 +108,9 @@ def _write_ensemble(config: Config, runs: Sequence[RunDirectory], *, resume: boo
 
 
 def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -> LoadedModel:
-    """Returns one model whose logits are the mean of those of several, scaled on valid where `train.calibrate` is set.
+    """Returns one model of this config whose logits are the mean of those of several, whose last layers it changes.
 
-    Args:
-        config: what the ensemble is called.
-        models: of the same texts, tokenizer and sizes; their last layers are changed.
-        data: the splits they were trained on.
+    The sum is scaled on valid where `train.calibrate` is set.
     """
     for model in models:
         scale_logits(model.model, 1 / len(models))
@@ -172,8 +142,8 @@ def seeds_table(result: SeedsResult) -> str:
     for name, word in names.items():
         row = summary[f"{split}/{name}"]
         deviation = "" if row["deviation"] is None else f" +- {row['deviation']:.4f}"
-        values = f"{min(row['values']):.4f} to {max(row['values']):.4f}"
         ensemble = "" if row["ensemble"] is None else f"   {row['ensemble']:.4f}"
+        values = f"{min(row['values']):.4f} to {max(row['values']):.4f}"
         lines.append(f"  {word:<15} {row['mean']:.4f}{deviation}   {values}{ensemble}")
     paths = [str(item.run.path) for item in (*result.runs, *filter(None, [result.ensemble]))]
     return "\n".join([*lines, "runs: " + ", ".join(paths)])

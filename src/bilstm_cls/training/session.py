@@ -1,10 +1,12 @@
 """What one process holds while a run trains: the model with its first weights, the trainer, and its checkpoints."""
 
+import contextlib
 import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +29,17 @@ from bilstm_cls.training.record import StopSignals
 logger = logging.getLogger(__name__)
 
 Report = StepReport | EvaluationReport
+
+
+@contextlib.contextmanager
+def fitting(checkpoints: Path) -> Iterator[None]:
+    """Turns what loading a state of another version, or a forged one, raises into a CheckpointError."""
+    try:
+        yield
+    except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoints}: does not fit this version or config ({error}); start again with --overwrite"
+        ) from error
 
 
 @dataclass
@@ -59,17 +72,16 @@ class Session:
             model, data.corpora["train"], config.train, seed=config.seed, class_weights=weights,
             unlabelled=data.corpora.get("unlabelled"), group=group,
         )  # fmt: skip
-        fingerprint = {
-            "torch": torch.__version__, "device": device.type, "precision": str(trainer.precision), "threads": threads,
-            "processes": group.size,
-        }  # fmt: skip
         soft_labels = trainer.unlabelled.soft_labels
         identity = {
             "data_digest": data.dataset.digest,
             "text_digest": text_digest(data.tokenizer, labels),
             "teacher_digest": None if soft_labels is None else hashlib.sha256(soft_labels.tobytes()).hexdigest(),
-            "fingerprint": fingerprint,
-        }
+            "fingerprint": {
+                "torch": torch.__version__, "device": device.type, "precision": str(trainer.precision),
+                "threads": threads, "processes": group.size,
+            },
+        }  # fmt: skip
         session = cls(run, data, trainer, {}, identity)
         if group.rank == 0 and not session.resume():
             session.facts = initialize_weights(model, config, data)
@@ -83,20 +95,12 @@ class Session:
 
     def environment(self) -> Row:
         """Returns the content of `environment.json`."""
-        fingerprint = self.identity["fingerprint"]
-        return {
-            **environment(str(self.trainer.device), fingerprint["threads"]),
-            **{key: fingerprint[key] for key in ("processes", "precision")},
-            "data_digest": self.identity["data_digest"],
-        }
+        here = self.identity["fingerprint"]
+        found = environment(str(self.trainer.device), here["threads"])
+        return found | {"data_digest": self.identity["data_digest"]} | {k: here[k] for k in ("processes", "precision")}
 
     def resume(self) -> bool:
-        """Loads the newest intact checkpoint into the trainer, and returns whether there was one.
-
-        Raises:
-            CheckpointError: there are checkpoints, but none to continue from to the same result.
-            DataError: the data are not those that the run started with.
-        """
+        """Loads the newest intact checkpoint into the trainer, and returns whether there was one."""
         loaded = load_newest(self.run.checkpoints)
         if loaded is None:
             return False
@@ -105,21 +109,16 @@ class Session:
             if numbers.get(key) != self.identity[key]:
                 what = key.partition("_")[0]
                 raise DataError(f"{self.run.path}: the data are not those this run started with ({what} differs)")
-        try:
+        with fitting(self.run.checkpoints):
             self.trainer.load_state(tensors, numbers["trainer"])
             self.facts, before = numbers["facts"], numbers["fingerprint"]
-        except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.run.checkpoints}: does not fit this version or config ({error}); start again with --overwrite"
-            ) from error
         here = self.identity["fingerprint"]
         changes = [f"{key} {before.get(key)} -> {now}" for key, now in here.items() if before.get(key) != now]
         if changes:
             logger.warning(f"resuming elsewhere ({', '.join(changes)}): the result may differ in the last bits")
             self.facts |= {"run/bitwise": False}
         step, best_step = self.trainer.progress.step, self.trainer.progress.best_step
-        if step:
-            logger.info(f"resuming after step {step:,}")
+        logger.info(f"resuming after step {step:,}")
         if step > best_step > 0:
             load_best(self.run.checkpoints, best_step)  # the end of the run needs it: better to know now
         elif best_step and self.trainer.group.rank == 0:
@@ -136,7 +135,7 @@ class Session:
         save_checkpoint(self.run.checkpoints, step, tensors, content, roles=roles)
 
     def learn(self, signals: StopSignals, on_report: Callable[[Report], None]) -> None:
-        """Trains to the end; raises a StoppedError as `reports` does."""
+        """Trains to the end, where `reports` raises nothing."""
         with signals.deferred(), freed_memory_kept() as bound_memory:
             for report in self.reports(signals):
                 on_report(report)
@@ -151,7 +150,7 @@ class Session:
         trainer = self.trainer
         is_first = trainer.group.rank == 0
         if is_first:
-            self.run.write_history(self.trainer.progress.history)
+            self.run.write_history(trainer.progress.history)
         saved_at = time.monotonic()
         for report in training(trainer, self.evaluate):
             yield report
@@ -160,7 +159,7 @@ class Session:
             is_due = time.monotonic() - saved_at >= trainer.config.checkpoint_seconds
             if is_first and (evaluation or is_due or is_stopping):
                 if evaluation:
-                    self.run.write_history(self.trainer.progress.history)
+                    self.run.write_history(trainer.progress.history)
                     self._log(evaluation)
                 self.save(*(["best"] if evaluation and evaluation.is_best else []), "last")
                 saved_at = time.monotonic()
@@ -168,11 +167,7 @@ class Session:
                 raise signals.error()
 
     def evaluate(self) -> Row:
-        """Returns the metrics of the present (averaged) weights on the valid split; all processes share its texts.
-
-        Raises:
-            DivergedError: a logit is not finite.
-        """
+        """Returns the metrics of the present (averaged) weights on the valid split; all processes share its texts."""
         trainer, corpus = self.trainer, self.data.corpora["valid"]
         group = trainer.group
         assert corpus.label_ids is not None

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.classifier import Classifier, Task, predict_logits
@@ -46,24 +45,29 @@ def teachers_of(config: Config, data: PreparedData) -> list[str]:
     return []
 
 
-def ask_first(run: RunDirectory, config: Config, data: PreparedData) -> None:
-    """Writes what teachers other than a network answer: by itself, as others wait for no process without a limit."""
-    for number, name in enumerate(teachers_of(config, data)):
-        path = run / f"teacher/{number}.safetensors"
-        if name == "network" or rank_by_torchrun() > 0 or path.exists() or (run / ANSWERS).exists():
-            continue
-        logger.info(f"asking {name} for labels")
+def ask_first(run: RunDirectory, config: Config, data: PreparedData) -> dict[str, dict[str, Floats]]:
+    """Returns the logits `[N, C]` by split of teachers other than a network, by name.
+
+    Process 0 comes here by itself, before the processes meet: nobody waits for another without a limit there.
+    """
+    found: dict[str, dict[str, Floats]] = {}
+    names = teachers_of(config, data)
+    if rank_by_torchrun() > 0 or (run / ANSWERS).exists():
+        return found
+    for name in names:
         splits = data.dataset.splits
         if name == "ngrams":
+            logger.info("asking n-grams for labels")
             train = splits["train"]
             model = NgramModel.train(NgramCounts.of_split(train), train.label_ids, len(data.dataset.labels))
-            logits = {split: model.logits(splits[split].texts) for split in ASKED}
-        else:
+            found[name] = {split: model.logits(splits[split].texts) for split in ASKED}
+        elif name != "network":
+            logger.info(f"asking {name} for labels")
             other = Classifier.load(name, device=config.train.device)
             if other.labels != data.dataset.labels or other.config.data.labels != config.data.labels:
                 raise ConfigError(f"train.teacher: {name} has the labels {other.labels}, not {data.dataset.labels}")
-            logits = {split: other.task.logits(other.predict_proba(splits[split].texts)) for split in ASKED}
-        save_tensors(path, {split: torch.from_numpy(part) for split, part in logits.items()}, _identity(data))
+            found[name] = {split: other.task.logits(other.predict_proba(splits[split].texts)) for split in ASKED}
+    return found
 
 
 def taught(
@@ -73,11 +77,12 @@ def taught(
     group: Group,
     signals: StopSignals,
     on_report: Callable[[Report], None],
+    others: dict[str, dict[str, Floats]],
 ) -> tuple[PreparedData, Row]:
     """Returns the data with a teacher's labels of the unlabelled texts, and facts for `metrics.json`.
 
-    The teacher is the calibrated sum of all that `train.teacher` names, of which `ask_first` has asked the others than
-    the network. All processes of the group come here.
+    The teacher is the calibrated sum of all that `train.teacher` names: `others` are what `ask_first` returned. All
+    processes of the group come here.
 
     Raises:
         ConfigError: a teacher is demanded where there are no unlabelled texts, or has other labels.
@@ -90,7 +95,6 @@ def taught(
             logger.info("no unlabelled texts, so train.teacher is not used")
         return data, {}
     if not group.any(group.rank == 0 and (run / ANSWERS).exists()):
-        network: dict[str, Floats] = {}  # logits [N, C] by split
         if "network" in names:
             logger.info(f"training a network of {EPOCHS} epochs to label the unlabelled texts")
             short = config.replace(**{"train.teacher": None, "train.epochs": EPOCHS})
@@ -98,22 +102,20 @@ def taught(
             session.learn(signals, on_report)
             group.wait()  # process 0 has written the best weights
             model = session.load_best_weights()
-            for split in ASKED:
-                part = predict_logits(model, data.corpora[split], rank=group.rank, size=group.size)
-                network[split] = group.sum_array(part).astype(np.float64)
+            parts = {
+                name: predict_logits(model, data.corpora[name], rank=group.rank, size=group.size) for name in ASKED
+            }
+            others["network"] = {name: group.sum_array(part).astype(np.float64) for name, part in parts.items()}
         if group.rank == 0:
-            logits = [network if name == "network" else _logits(run, i, data) for i, name in enumerate(names)]
-            _write_answers(run, data, logits)
+            _write_answers(run, data, [others[name] for name in names])
         group.wait()
-    tensors, metadata = _read(run, ANSWERS, data)
+    tensors, metadata = load_tensors(run / ANSWERS)
+    if any(metadata.get(key) != value for key, value in _identity(data).items()):
+        raise DataError(f"{run / ANSWERS}: labels other texts than those of this run; restore them, or --overwrite")
     if group.rank == 0:
         shutil.rmtree(run / "teacher/checkpoints", ignore_errors=True)
     unlabelled = replace(data.corpora["unlabelled"], soft_labels=tensors["probabilities"].numpy())
     return replace(data, corpora=data.corpora | {"unlabelled": unlabelled}), json.loads(metadata["facts"])
-
-
-def _logits(run: RunDirectory, number: int, data: PreparedData) -> dict[str, Floats]:
-    return {split: part.numpy() for split, part in _read(run, f"teacher/{number}.safetensors", data)[0].items()}
 
 
 def _write_answers(run: RunDirectory, data: PreparedData, models: Sequence[dict[str, Floats]]) -> None:
@@ -133,13 +135,6 @@ def _write_answers(run: RunDirectory, data: PreparedData, models: Sequence[dict[
     facts = {"teacher/factors": [factor.tolist() for factor in factors], **metrics.scalars("teacher/valid")}
     probabilities = torch.from_numpy(task.probabilities(total["unlabelled"]).astype(np.float32))
     save_tensors(run / ANSWERS, {"probabilities": probabilities}, _identity(data) | {"facts": json.dumps(facts)})
-
-
-def _read(run: RunDirectory, name: str, data: PreparedData) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors, metadata = load_tensors(run / name)
-    if any(metadata.get(key) != value for key, value in _identity(data).items()):
-        raise DataError(f"{run / name}: labels other texts than those of this run; restore them, or --overwrite")
-    return tensors, metadata
 
 
 def _identity(data: PreparedData) -> dict[str, str]:

@@ -4,33 +4,38 @@ Optuna proposes the values and keeps what came of them in a journal in the study
 soon as the data are prepared, so nothing can be chosen by it.
 """
 
-import csv
-import io
 import json
 import logging
 import math
+import re
 import shlex
 import shutil
-import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bilstm_cls.config import Config
-from bilstm_cls.config_file import dump_config
+from bilstm_cls.config import Config, config_keys
+from bilstm_cls.config_file import dump_config, with_overrides
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import freed_memory_kept
-from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
+from bilstm_cls.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    StoppedError,
+    cut,
+    is_out_of_memory,
+)
 from bilstm_cls.files import write_atomic
-from bilstm_cls.ngrams import NgramCounts, NgramModel
-from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
+from bilstm_cls.run_directory import RunDirectory, build_model
 from bilstm_cls.training.distributed import ALONE, size_by_torchrun
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport
 from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import StopSignals, check_resumable, recorded, remembered_log
 from bilstm_cls.training.run import FREE_KEYS
-from bilstm_cls.training.search_space import Budget, Space, value_at
 from bilstm_cls.training.session import Session
 from bilstm_cls.training.teacher import ask_first, taught
 
@@ -40,15 +45,112 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINNER, JOURNAL = "best.yaml", "study.journal"
+DEFAULT_TRIALS = 20
+SECTIONS = ("text", "embedding", "model", "train")
+NOT_SEARCHED = (
+    "train.select_by", "train.device", "train.processes", "train.threads", "train.max_minutes",
+    "train.checkpoint_seconds", "train.baselines", "train.loggers", "train.calibrate", "model.ngrams",
+)  # fmt: skip
+"""Keys of these sections that change no score that trials are compared by, or the comparison itself."""
 STAGES = 10
 """Trials of unlike lengths are compared at the same tenth of their steps, where their learning rates have come as far
 on the schedule."""
-RANDOM_TRIALS, TRIALS_BEFORE_PRUNING, TRIALS_FOR_IMPORTANCES = 8, 4, 4
+RANDOM_TRIALS, TRIALS_BEFORE_PRUNING = 8, 4
 MAX_SKIPPED = 50
 """Proposals in a row that are not trained, after which the space is taken to be exhausted."""
-
 FAILURES = (ConfigError, DataError, CheckpointError, DivergedError)
 """What ends a trial and not the study, as too little memory does."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits of a study, over all its calls together: trained trials, seconds, and bytes of a model."""
+
+    trials: int | None = None
+    seconds: float | None = None
+    max_bytes: int | None = None
+
+
+Space = dict[str, tuple[str, "optuna.distributions.BaseDistribution"]]
+"""By key: the words as they are written, and what Optuna draws: numbers, or choices as JSON."""
+
+
+def parse_space(searches: Sequence[str], config: Config) -> Space:
+    """Reads the words of `--search`, of which the last of a key wins; without any, or by `default`, the default space.
+
+    Raises:
+        ConfigError: with all problems at once, or optuna is missing.
+    """
+    space: Space = {}
+    problems = []
+    for words in [w for given in searches or ["default"] for w in _words(given, config)]:
+        key, _, text = (part.strip() for part in words.partition("="))
+        try:
+            space[key] = text, _parse(key, text, config)
+        except ConfigError as error:
+            problems.append(f"--search {cut(words)}: {error}".partition("\n")[0])
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return space
+
+
+def _words(given: str, config: Config) -> list[str]:
+    """Returns one search, or for `default` what is worth searching around a config and free to choose there."""
+    if given != "default":
+        return [given]
+    train, hidden_size, dim = config.train, config.model.hidden_size, config.embedding.width
+    space = [
+        f"train.learning_rate={train.learning_rate / 5:.3g}..{train.learning_rate * 5:.3g}:log",
+        f"train.epochs={max(1, train.epochs // 2)}..{2 * train.epochs}",
+        "model.pooling=mean|max|attention|concat",
+        "model.dropout=0..0.7",
+        "model.embedding_dropout=0..0.5",
+        "model.word_dropout=0..0.2",
+    ]
+    if not config.pretrain.enabled and config.model.init_from is None:  # else the encoder decides
+        space += [f"model.hidden_size={max(4, hidden_size // 4)}..{2 * hidden_size}:log", "text.min_freq=1|2|3|5"]
+        if config.embedding.init in ("random", "ppmi"):  # other vectors have their width
+            space.append(f"embedding.dim={max(4, dim // 4)}..{2 * dim}:log")
+    return space
+
+
+def _parse(key: str, text: str, config: Config) -> Any:
+    distributions = _optuna().distributions
+    section = key.partition(".")[0]
+    if key in NOT_SEARCHED or (section in config_keys()[""] and section not in SECTIONS):
+        raise ConfigError("is not searched, trials would not compare by it; use --set to fix it")
+    interval = re.fullmatch(r"([^|]+?)\.\.([^|]+?)(:log)?", text)
+    parts = interval.groups()[:2] if interval else text.split("|")
+    values = [_value_at(with_overrides(config, [f"{key}={part.strip()}"]), key) for part in parts]
+    if interval:
+        is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        if not is_number or values[0] >= values[1] or (interval[3] and values[0] <= 0):
+            raise ConfigError("must go from a lower number to a higher one, and start above 0 with :log")
+        kind = distributions.IntDistribution if isinstance(values[0], int) else distributions.FloatDistribution
+        return kind(values[0], values[1], log=interval[3] is not None)
+    if len(values) < 2 or any(value in values[:i] for i, value in enumerate(values)):
+        raise ConfigError("must look like KEY.PATH=LOW..HIGH or KEY.PATH=A|B; use --set to fix one value")
+    return distributions.CategoricalDistribution([json.dumps(value) for value in values])
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(f"tune needs optuna; run: pip install 'bilstm-cls[tune]' ({error})") from error
+    return optuna
+
+
+def _drawn(parameter: Any, distribution: Any) -> Any:
+    """Returns what Optuna drew as the config has it; numbers get four digits."""
+    if isinstance(parameter, float):
+        return min(max(float(f"{parameter:.4g}"), distribution.low), distribution.high)
+    return json.loads(parameter) if isinstance(parameter, str) else parameter
+
+
+def _value_at(config: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
 
 
 class _OutOfTimeError(BaseException):
@@ -59,10 +161,8 @@ class _OutOfTimeError(BaseException):
 class Trial:
     """One proposal and what came of it: trial 0 is the config as it was given, where the space holds it.
 
-    Attributes:
-        state: finished, pruned (its scores fell behind), failed, or skipped (too large, or trained already).
-        score: the best of `train.select_by`; of a pruned trial, the best until then.
-        num_bytes: of weights, tokenizer and labels.
+    Its state is finished, pruned (its scores fell behind), failed, or skipped (too large, or trained already); its
+    score the best of `train.select_by`, of a pruned trial until then; its bytes those of weights and tokenizer.
     """
 
     number: int
@@ -90,16 +190,12 @@ def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, 
     """
     if size_by_torchrun() > 1:
         raise ConfigError("tune: trains each trial in one process; start it without torchrun")
-    try:
-        import optuna
-    except ImportError as error:
-        raise ConfigError(f"tune needs optuna; run: pip install 'bilstm-cls[tune]' ({error})") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    _optuna().logging.set_verbosity(_optuna().logging.ERROR)
     run = RunDirectory(Path(config.output_dir) / f"{config.name}-tune")
     with StopSignals() as signals, run.locked(), remembered_log() as earlier:
         check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
         study = Study(run, config, space, budget, signals)
-        study.data_of(config)  # an earlier study is not deleted before it is clear that a new one can start
+        _data_of(config)  # an earlier study is not deleted before it is clear that a new one can start
         with recorded(run, config, earlier, "tuning", overwrite=overwrite):
             study.search()
             if study.best is None and study.stopped is None:
@@ -110,35 +206,23 @@ def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, 
 
 
 class Study:
-    """Where a study stands: its folder, its trials and why it ended.
-
-    Attributes:
-        proposals: all of them, in their order.
-        importances: the shares of the keys in the variance of the scores; empty where there are too few trials.
-        stopped: by which signal, if by one.
-        reason: why it ended.
-    """
+    """Where a study stands: its folder, all proposals in their order, why it ended, and by which signal, if by one."""
 
     def __init__(self, run: RunDirectory, config: Config, space: Space, budget: Budget, signals: StopSignals) -> None:
         self.run, self.config, self.space, self.budget, self.signals = run, config, space, budget, signals
         self.proposals: list[Trial] = []
-        self.importances: dict[str, float] = {}
         self.stopped: StoppedError | None = None
         self.reason = ""
         self.score_name = config.train.select_by
         self.is_lower_better = self.score_name.rpartition("/")[2] in LOWER_IS_BETTER
-        self.ngrams: NgramModel | None = None
-        self.prepared: dict[str, PreparedData] = {}
 
     @property
     def trials(self) -> list[Trial]:
         """The trials that were trained: finished ones first, best first."""
-
-        def rank(trial: Trial) -> tuple[bool, float, int]:
-            score = math.inf if trial.score is None else trial.score if self.is_lower_better else -trial.score
-            return trial.state != "finished", score, trial.number
-
-        return sorted((trial for trial in self.proposals if trial.state != "skipped"), key=rank)
+        trained = [trial for trial in self.proposals if trial.state != "skipped"]
+        worst, sign = math.inf, 1 if self.is_lower_better else -1
+        scores = {trial.number: worst if trial.score is None else sign * trial.score for trial in trained}
+        return sorted(trained, key=lambda trial: (trial.state != "finished", scores[trial.number], trial.number))
 
     @property
     def best(self) -> Trial | None:
@@ -148,51 +232,21 @@ class Study:
     def as_object(self) -> dict[str, Any]:
         """Returns what `tuning.json` holds and `tune --json` prints."""
         best, config = (asdict(self.best), str(self.run / WINNER)) if self.best else (None, None)
-        study = {"score": self.score_name, "best": best, "config": config, "importances": self.importances}
-        return study | {"trials": [asdict(trial) for trial in self.trials], "reason": self.reason}
+        found = {"score": self.score_name, "best": best, "config": config}
+        return found | {"trials": [asdict(trial) for trial in self.trials], "reason": self.reason}
 
     def as_table(self) -> str:
-        """Returns what `tune` prints at its end: the winner, what mattered, and all trials."""
-        minutes = sum(trial.seconds for trial in self.trials) / 60
-        lines = [f"{len(self.trials)} trials in {minutes:.1f} minutes; {self.reason}"]
-        if self.best is None:
-            return lines[0]
-        lines.append(f"best: trial {self.best.number}, {self.score_name} {self.best.score:.4f}")
-        lines += [f"  {key}  {json.dumps(value)}" for key, value in self.best.values.items()]
-        if self.importances:
-            shares = ", ".join(f"{key} {share:.0%}" for key, share in self.importances.items())
-            lines.append(f"what the scores differ by: {shares}")
-        rows = [[str(cell) for cell in row] for row in self._rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        padded = (zip(row, widths, strict=True) for row in rows)
-        lines += ["trials, best first:", *("  ".join(f"{cell:<{width}}" for cell, width in row) for row in padded)]
+        """Returns what `tune` prints at its end: all trials, best first, and what to do with the winner."""
+        lines = [f"{len(self.trials)} trials; {self.reason}", f"by {self.score_name}, best first:"]
+        for trial in self.trials:
+            values = ", ".join(f"{key} {json.dumps(value)}" for key, value in trial.values.items())
+            score = "" if trial.score is None else f"{trial.score:.4f}"
+            lines.append(f"{trial.number:>4}  {trial.state:<8}  {score:<7}  {values}  {trial.reason}".rstrip())
         return "\n".join([*lines, f"next: bilstm-cls train -c {shlex.quote(str(self.run / WINNER))}"])
-
-    def _rows(self) -> list[list[Any]]:
-        """Returns the rows of `trials.csv`, names first."""
-        rows: list[list[Any]] = [["trial", "state", "score", "bytes", "seconds", *self.space, "reason"]]
-        for t in self.trials:
-            values = [json.dumps(value).strip('"') for value in t.values.values()]
-            rows.append([t.number, t.state, t.score, t.num_bytes, round(t.seconds, 2), *values, t.reason])
-        return rows
-
-    def data_of(self, config: Config) -> PreparedData:
-        """Returns the data of a trial, prepared once for each setting of what touches them, without test."""
-        names = ["train", "valid", *(["unlabelled"] if config.reads_unlabelled else [])]
-        key = json.dumps([config.text.model_dump(), config.embedding.init, config.model.init_from, names])
-        if key not in self.prepared:
-            data = prepare(config, only=names)
-            splits = {name: split for name, split in data.dataset.splits.items() if name in names}
-            self.prepared[key] = replace(data, dataset=replace(data.dataset, splits=splits))
-        return self.prepared[key]
 
     def search(self) -> None:
         """Trains trials until the budget is spent, the space exhausted or a signal comes, and writes what was found."""
         study = self._opened()
-        if self.config.model.ngrams is not None:  # which no searched key changes
-            dataset = self.data_of(self.config).dataset
-            train = dataset.splits["train"]
-            self.ngrams = NgramModel.train(NgramCounts.of_split(train), train.label_ids, len(dataset.labels))
         left = math.inf if self.budget.seconds is None else self.budget.seconds
         self.deadline = time.monotonic() + left - sum(trial.seconds for trial in self.proposals)
         try:
@@ -206,8 +260,6 @@ class Study:
         finally:
             shutil.rmtree(self.run / "trial", ignore_errors=True)
         self._keep()
-        self.importances = _importances(study)
-        self.run.write_json("tuning.json", self.as_object())
 
     def _is_over(self) -> bool:
         if self.signals.received is not None:
@@ -244,8 +296,8 @@ class Study:
             before, trials = study.user_attrs, study.get_trials()
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: damaged ({error}); start again with --overwrite") from error
-        space = {key: found.words for key, found in self.space.items()}
-        marks = {"space": space, "data_digest": self.data_of(self.config).dataset.digest}
+        space = {key: words for key, (words, _) in self.space.items()}
+        marks = {"space": space, "data_digest": _data_of(self.config).dataset.digest}
         if before and before["data_digest"] != marks["data_digest"]:
             raise DataError(f"{path}: the data are not those of this study; bring them back or add --overwrite")
         if before and before != marks:
@@ -253,15 +305,29 @@ class Study:
         for key, mark in marks.items():
             study.set_user_attr(key, mark)
         self.proposals = [Trial(**trial.user_attrs["trial"]) for trial in trials if trial.user_attrs]
-        first = {key: found.parameter(value_at(self.config, key)) for key, found in self.space.items()}
-        if trials:
-            first = {} if trials[-1].user_attrs else trials[-1].params
-            for trial in trials:
-                if trial.state.name == "RUNNING":
-                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        if first.keys() == self.space.keys() and None not in first.values():
+        for trial in trials:
+            if trial.state.name == "RUNNING":
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        if not trials and (first := self._as_given()) is not None:
             study.enqueue_trial(first)
+        elif trials and not trials[-1].user_attrs:
+            study.enqueue_trial(trials[-1].params)
         return study
+
+    def _as_given(self) -> dict[str, Any] | None:
+        """Returns the config's values of all keys as Optuna has them, or None where the space lacks one."""
+        given: dict[str, Any] = {}
+        for key, (_, distribution) in self.space.items():
+            value, found = _value_at(self.config, key), vars(distribution)
+            if "choices" in found:
+                value = json.dumps(value)
+                is_inside = value in found["choices"]
+            else:
+                is_inside = isinstance(value, int | float) and found["low"] <= value <= found["high"]
+            if not is_inside:
+                return None
+            given[key] = value
+        return given
 
     def _try(self, study: "optuna.Study") -> None:
         """Trains the next proposal, and keeps what came of it on the disk."""
@@ -270,8 +336,8 @@ class Study:
         # Seeded by the number of trials, so that a study that was cut short comes to the same ones.
         seed = (self.config.seed + len(self.proposals)) % 2**32
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
-        proposal = study.ask({key: found.distribution() for key, found in self.space.items()})
-        values = {key: found.value(proposal.params[key]) for key, found in self.space.items()}
+        proposal = study.ask({key: distribution for key, (_, distribution) in self.space.items()})
+        values = {key: _drawn(proposal.params[key], distribution) for key, (_, distribution) in self.space.items()}
         trial, started = Trial(proposal.number, values), time.monotonic()
         try:
             if all(known.values != values for known in self.trials):
@@ -284,12 +350,9 @@ class Study:
         trial.seconds = time.monotonic() - started
         self.proposals.append(trial)
         proposal.set_user_attr("trial", asdict(trial))
-        if trial.state == "finished":
-            study.tell(proposal, trial.score)
-        else:
-            study.tell(
-                proposal, state=getattr(optuna.trial.TrialState, "FAIL" if trial.state == "failed" else "PRUNED")
-            )
+        states = {"finished": "COMPLETE", "failed": "FAIL"}
+        value = trial.score if trial.state == "finished" else None
+        study.tell(proposal, value, state=optuna.trial.TrialState[states.get(trial.state, "PRUNED")])
         if trial.state != "skipped":
             outcome = trial.reason or f"{self.score_name} {trial.score:.4f}"
             logger.info(f"trial {trial.number} {trial.state} after {trial.seconds:.0f} s: {outcome}")
@@ -297,15 +360,16 @@ class Study:
 
     def _train(self, proposal: "optuna.Trial", trial: Trial) -> None:
         config = with_dim(self.config.replace(**trial.values))
-        data = self.data_of(config)
-        trial.num_bytes = model_bytes(config, data, self.ngrams)
+        data = _data_of(config)
+        weights = build_model(config, len(data.tokenizer), len(data.dataset.labels)).state_dict().values()
+        trial.num_bytes = sum(tensor.nbytes for tensor in weights) + len(data.tokenizer.to_json().encode())
         if self.budget.max_bytes is not None and trial.num_bytes > self.budget.max_bytes:
             return
         make_encoder(config, data, on_report=self._check_time)
         shutil.rmtree(self.run / "trial", ignore_errors=True)
         run = RunDirectory(self.run / "trial")
-        ask_first(run, config, data)
-        data, _ = taught(run, config, data, ALONE, self.signals, self._check_time)
+        others = ask_first(run, config, data)
+        data, _ = taught(run, config, data, ALONE, self.signals, self._check_time, others)
         session = Session.start(run, config, data, ALONE)
         trainer = session.trainer
         trial.state = "finished"
@@ -325,35 +389,17 @@ class Study:
                     self._check_time()
 
     def _keep(self) -> None:
-        """Writes the table and the winning config."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self._rows())
-        write_atomic(self.run / "trials.csv", text.getvalue())
+        """Writes all trials and the winning config."""
+        self.run.write_json("tuning.json", self.as_object())
         if (best := self.best) is not None:
-            path, name = self.run / WINNER, f"{self.config.name}-best"[-80:].lstrip(".-")
-            write_atomic(
-                path,
-                f"# The best of the trials in {self.run.path}: trial {best.number}.\n# bilstm-cls train -c {path}\n"
-                f"# {self.score_name} {best.score:.4f}, which the test split has not confirmed yet.\n"
-                f"{dump_config(self.config.replace(name=name, **best.values))}",
-            )
+            name = f"{self.config.name}-best"[-80:].lstrip(".-")
+            found = f"# trial {best.number}: {self.score_name} {best.score:.4f}, which test has not confirmed yet\n"
+            write_atomic(self.run / WINNER, found + dump_config(self.config.replace(name=name, **best.values)))
 
 
-def _importances(study: "optuna.Study") -> dict[str, float]:
-    """Returns the share of each key in the variance of the scores (fANOVA, Hutter et al. 2014), largest first."""
-    import optuna
-
-    scores = [trial.value for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    if len(scores) < TRIALS_FOR_IMPORTANCES or len(set(scores)) < 2:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-
-
-def model_bytes(config: Config, data: PreparedData, ngrams: NgramModel | None) -> int:
-    """Returns the bytes of weights, tokenizer and labels, as `train` writes them."""
-    model = build_model(config, len(data.tokenizer), len(data.dataset.labels))
-    with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-        run = RunDirectory(Path(folder))
-        run.save_model(LoadedModel(model, data.tokenizer, data.dataset.labels, config, ngrams))
-        return sum(path.stat().st_size for path in run.path.iterdir() if path.name != "config.yaml")
+def _data_of(config: Config) -> PreparedData:
+    """Returns the data of a trial without test."""
+    names = ["train", "valid", *(["unlabelled"] if config.reads_unlabelled else [])]
+    data = prepare(config, only=names)
+    splits = {name: split for name, split in data.dataset.splits.items() if name in names}
+    return replace(data, dataset=replace(data.dataset, splits=splits))
