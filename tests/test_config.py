@@ -128,7 +128,6 @@ def test_replace_names_all_wrong_keys_and_values(load: Load) -> None:
 
 WRONG = [
     ("seed: -1", "seed: greater 0, -1"),
-    ("model: 3", "model: ModelConfig 3"),
     ("sed: 1", "'sed' 'seed'"),
     ("lr: 3", "'lr' train.learning_rate"),
     ("model: {wide: nbsvm}", "'wide' ngrams"),
@@ -138,11 +137,9 @@ WRONG = [
     ("model: {pooling: [mean, men]}", "model.pooling[1]: 'men' mean 'mean'?"),
     ("model: {pooling: [mean, mean]}", "model.pooling: duplicates"),
     ("model: {dropout: 1}", "model.dropout: less than 1, not 1"),
-    ("text: {tokenizer: bpe, max_vocab_size: 256}", "text.max_vocab_size: 300 'bpe' 256"),
     ("embedding: {init: ranodm}", "embedding.init: 'ranodm' mean 'random'?"),
     ("train: {learning_rate: .inf}", "train.learning_rate: finite inf"),
     ("train: {class_weights: {a b: x}}", "train.class_weights.'a b': number 'x'"),
-    ("train: {select_by: valid/acuracy}", "train.select_by: 'valid/acuracy' mean 'valid/accuracy'?"),
     ("train: {epochs: 1, epochs: 2}", "'train.epochs' duplicate line 3"),
 ]
 
@@ -274,13 +271,10 @@ def test_a_value_is_what_it_looks_like(written: str, meant: object) -> None:
         ("a: 1\nb: !!python/object:os.system x\n", 2, "python/object:os.system"),
         ("a: 1\nb: 2\na: 3\n", 3, "'a' line 1"),
         ("s:\n  a: 1\n  'a': 2\n", 3, "'s.a' line 2"),
-        ("a: 1\n[b]: 2\n", 2, "key"),
         (f"a: 1\nb: {'9' * 5000}\n", 2, "5000"),
         ('a: 1\nb: "\\ud800"\n', 2, "surrogate"),
-        ('a: 1\nb: "\\0"\n', 2, "NUL"),
         ("a: 1\n---\nb: 2\n", 2, "document"),
         ("a: 1\nb:\n\tc: 2\n", 3, "indentation"),
-        ("a: 1\nb: *.csv\n", 2, "quotes"),
         ("a: 1\nb: [1, 2\n", 3, "YAML"),
         ("a: 1\nb: \x07\n", 2, "x0007"),
     ],

@@ -119,14 +119,6 @@ def test_duplicates_and_overlaps_are_counted(load: Load) -> None:
     assert any("2 test texts" in note for note in dataset.notes)
 
 
-def test_empty_texts_are_no_duplicates_and_a_third_of_them_is_a_note(load: Load) -> None:
-    train = [("", "a"), (" ", "b"), ("", "b"), ("one", "a")]
-    dataset = load(train, valid=[("", "a"), ("new", "b")], test=[("", "b"), ("two", "a")])
-    assert {key: value for key, value in dataset.counts.items() if value} == {"read": 8, "used": 8}
-    assert dataset.notes == ["5 of 8 texts are empty."]
-    assert not load([("x", "a"), ("y", "b"), ("z", "b")], valid=[("", "a")], test=[("w", "b")]).notes
-
-
 def test_texts_of_a_group_are_in_one_split(tmp_path: Path, load: Load) -> None:
     rows = [f"text {i},{'ab'[i % 2]},user {i // 5}" for i in range(100)]
     (tmp_path / "grouped.csv").write_text("\n".join(["text,label,user", *rows]), "utf-8")

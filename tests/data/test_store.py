@@ -109,14 +109,12 @@ def test_what_is_being_made_is_neither_cleared_nor_made_by_others(
     assert len(folders) == 1
 
 
-@pytest.mark.parametrize("cache", ["/proc/nowhere", "file/below", "on a file system without locks"])
+@pytest.mark.parametrize("cache", ["/proc/nowhere", "file/below"])
 def test_a_cache_that_cannot_be_written_is_done_without(
     cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / cache))
-    if "locks" in cache:
-        monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: (_ for _ in ()).throw(NotImplementedError))
     build, folders = builder()
     for _ in range(2):
         assert (cached("kind", "key", build) / "content").read_text("utf-8") == "made"

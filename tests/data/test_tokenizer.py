@@ -135,7 +135,6 @@ def test_offsets_point_at_the_tokens_of_the_original_text(kind: str, text: str) 
     assert found == [tokenizer.tokens[i] for i in ids]
 
 
-@pytest.mark.parametrize("kind", ["words"])
 @pytest.mark.parametrize(
     ("normalize", "one", "other", "is_same"),
     [
@@ -144,9 +143,9 @@ def test_offsets_point_at_the_tokens_of_the_original_text(kind: str, text: str) 
     ],
 )  # fmt: skip
 def test_texts_are_brought_to_a_unicode_form_by_whatever_reads_the_file(
-    kind: str, normalize: str, one: str, other: str, is_same: bool
+    normalize: str, one: str, other: str, is_same: bool
 ) -> None:
-    tokenizer = Tokenizer.train([f"a {one} b {other}"] * 3, kind=kind, normalize=normalize)
+    tokenizer = Tokenizer.train([f"a {one} b {other}"] * 3, normalize=normalize)
     first, second = tokenizer.encode_batch([one, other])
     assert (first == second) == is_same
     library = tokenizers.Tokenizer.from_str(tokenizer.to_json())
