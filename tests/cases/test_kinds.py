@@ -90,14 +90,6 @@ def pandas_json(orient: str) -> Callable[[Path], Path]:
     return write
 
 
-def parquet(folder: Path) -> Path:
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    frame = pandas.DataFrame(ROWS, columns=["text", "label"]).astype({"label": "category"})
-    frame.to_parquet(folder / "a.parquet")
-    return folder / "a.parquet"
-
-
 def hub_dataset() -> Any:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
@@ -136,7 +128,7 @@ def split_files(folder: Path) -> Path:
 
 OTHERS: dict[str, Callable[[Path], Path]] = {
     **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records", "split")},
-    "Parquet": parquet, "Parquet with class names": class_label_parquet,
+    "Parquet with class names": class_label_parquet,
     "pattern": parts, "folder of parts": folder_of_parts, "folders": folders, "files of splits": split_files,
 }  # fmt: skip
 
@@ -186,15 +178,6 @@ def test_the_splits_of_a_folder_are_kept(kind: str, folder: Path) -> None:
     path, rows = written(folder, kind)
     dataset = load_dataset(load_config(None, [f"data.train={path}"]).data)
     assert sorted(dataset.splits["test"].texts) == sorted(text for text, _ in rows[60 if kind == "folders" else 70 :])
-
-
-def test_a_bad_row_is_in_the_config_and_skipped_alone(folder: Path) -> None:
-    parts = as_csv(ROWS, "text", "label").encode().split(b"\n")
-    parts[31] = parts[31].decode().encode("cp1252")
-    (folder / "a.csv").write_bytes(b"\n".join(parts))
-    assert f"{folder / 'a.csv'}:32: " in run_cli("init", "--data", folder / "a.csv").stdout
-    dataset = load_dataset(config_of(folder / "a.csv", "data.bad_rows=skip").data)
-    assert rows_of(dataset) == Counter(ROWS[:30] + ROWS[31:])
 
 
 @pytest.mark.parametrize(

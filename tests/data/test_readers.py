@@ -67,8 +67,6 @@ def test_columns_are_joined_and_labels_stripped_and_records_kept(write: Write) -
 
 DIALECTS = {
     "the wanted columns decide": ('text;label;a, b, c, d\nx,y;pos;1\n', [("x,y", "pos")]),
-    "sep": ("sep=;\r\ntext;label\r\na, b;pos\r\nc;neg\r\n", [("a, b", "pos"), ("c", "neg")]),
-    "tab in csv": ("text\tlabel\na, b\tpos\nc\tneg\n", [("a, b", "pos"), ("c", "neg")]),
     "apostrophes": ("text,label\n'tis it,pos\n'so' he said,neg\n", [("'tis it", "pos"), ("'so' he said", "neg")]),
     "inches": ('text,label\n5" nail,pos\na 3" pipe",neg\n', [('5" nail', "pos"), ('a 3" pipe"', "neg")]),
     "tsv": ('text\tlabel\n"it is\tneg\n5" nails"\tpos\n', [('"it is', "neg"), ('5" nails"', "pos")]),
@@ -324,8 +322,6 @@ def test_a_number_has_the_name_on_its_line_and_one_without_a_name_is_a_bad_row(w
     assert skipping(path, options=options) == ([("x", "b"), ("y", "b")], [4])
 
 
-@pytest.mark.parametrize(("names", "line"), [("a\nb\na\n", 3), ("a\n1\n", 2), ("0\ta\n", 1), (b"a\n\xff\n", 2)])
-def test_a_file_that_does_not_name_labels_is_an_error(write: Write, names: str | bytes, line: int) -> None:
-    path = write("names.txt", names)
-    with pytest.raises(DataError, match=rf"names\.txt:{line}: "):
-        read_label_names(path, "utf-8")
+def test_a_file_that_does_not_name_labels_is_an_error(write: Write) -> None:
+    with pytest.raises(DataError, match=r"names\.txt:3: "):
+        read_label_names(write("names.txt", "a\nb\na\n"), "utf-8")

@@ -6,7 +6,6 @@ import io
 import os
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,11 +198,9 @@ def test_what_is_not_the_wanted_file_leaves_no_file(name: str, digest: str, serv
 
 
 @pytest.mark.usefixtures("online")
-def test_without_a_server_it_is_unreachable_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = time.monotonic()
+def test_without_a_server_it_is_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnreachableError):
         fetch("http://127.0.0.1:9/file", tmp_path / "file.bin", sha256=DIGEST)
-    assert time.monotonic() - started < 5
     monkeypatch.setenv("BILSTM_CLS_OFFLINE", "1")
     with pytest.raises(UnreachableError, match="BILSTM_CLS_OFFLINE"):
         fetch("http://127.0.0.1:9/file", tmp_path / "file.bin", sha256=DIGEST)
