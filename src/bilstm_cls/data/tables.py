@@ -16,7 +16,7 @@ from bilstm_cls.data.encoding import TextLines
 from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, label_of
 from bilstm_cls.errors import DataError, shown
 
-DELIMITERS = (" ::: ", "|||", "::", "||", "\t", ";", "|", ",")
+DELIMITERS = (" ::: ", ":::", "|||", "::", "||", "\t", ";", "|", ",")
 """Of those that fit equally well the first, as the last are found in texts too."""
 SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 2**20
