@@ -92,14 +92,14 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(options: Sequence[object] = ()) -> Iterator[str]:
-    """Starts the server at a free port and yields its address."""
+def serving(options: Sequence[object] = ()) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Starts the server at a free port and yields its address and process."""
     command = [sys.executable, "-m", "bilstm_cls", "serve", *map(str, options), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             address = process.stdout.readline().strip() if process.stdout else ""
             assert address.startswith("http"), process.communicate()[1]
-            yield address
+            yield address, process
         finally:
             process.terminate()
             process.communicate(timeout=60)

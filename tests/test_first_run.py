@@ -86,7 +86,7 @@ def walk() -> None:
     command = shlex.split(hint.replace("TEXT", shlex.quote(GOOD)))
     answered = subprocess.run([sys.executable, *command[1:]], capture_output=True, check=True)
     assert json.loads(answered.stdout)["label"] == "happy"
-    with serving(["--run", "runs/my-comments"]) as address:
+    with serving(["--run", "runs/my-comments"]) as (address, _):
         body = json.dumps({"text": BAD}).encode()
         request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as response:

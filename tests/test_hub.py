@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.data.hub import DownloadError, UnreachableError
+from bilstm_cls.data.hub import UnreachableError
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import sha256_of
 from bilstm_cls.hub import pull, push
@@ -86,17 +86,6 @@ def test_a_file_that_was_changed_on_the_hub_is_refused_and_others_are_not_even_f
 def test_a_wrong_address_is_an_error(address: str, complaint: str, hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=complaint):
         pull(address, tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("status", "error", "complaint"), [(403, ConfigError, "hf auth login"), (418, DownloadError, "status 418")]
-)
-def test_a_hub_that_refuses_is_reported(
-    status: int, error: type[Exception], complaint: str, hub: FakeHub, trained_run: Path
-) -> None:
-    hub.status = status
-    with pytest.raises(error, match=complaint):
-        push(trained_run, "ada/films")
 
 
 def test_the_commands_push_and_pull(

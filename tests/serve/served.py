@@ -3,17 +3,12 @@
 import contextlib
 import http.client
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -112,30 +107,3 @@ def serving(classifier: Classifier) -> Iterator[Address]:
             server.should_exit = True
             thread.join(SECONDS)
             assert not thread.is_alive()
-
-
-@dataclass(frozen=True)
-class Process:
-    """`bilstm-cls serve` as a user starts it."""
-
-    process: "subprocess.Popen[str]"
-    address: Address
-
-    def ended(self) -> tuple[int, str]:
-        """Waits for the end and returns the exit code and stderr."""
-        _, errors = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, errors
-
-
-@contextlib.contextmanager
-def spawned(run: Path, *options: str) -> Iterator[Process]:
-    """Starts a server at a free port and waits for its address on stdout."""
-    command = [sys.executable, "-m", "bilstm_cls", "serve", "--run", str(run), "--port", "0", *options]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes) as process:
-        try:
-            url = urlsplit(process.stdout.readline().strip())  # type: ignore[union-attr]
-            assert url.hostname, process.communicate()[1]
-            yield Process(process, Address(url.hostname, url.port or 0))
-        finally:
-            process.kill()

@@ -15,9 +15,10 @@ from bilstm_cls.classifier import Classifier, Task
 from bilstm_cls.errors import UserError
 from bilstm_cls.serve import batching
 from bilstm_cls.serve.api import DRAIN, MAX_BYTES, MAX_CHARACTERS, MAX_CONNECTIONS, MAX_EXPLAINED, MAX_TEXTS
+from tests import command_line
 from tests.command_line import run_cli
 from tests.conftest import reviews
-from tests.serve.served import Address, read_reply, serving, spawned, wait_until
+from tests.serve.served import Address, read_reply, serving, wait_until
 from tests.serve.untrained import untrained
 
 TEXTS = ["a good film", "", "two\nlines, <b>", 'she said "bad"', "good 😀 中文", " ", "the plot was dull " * 20, "\x00"]
@@ -50,13 +51,6 @@ def test_answers_are_those_of_the_command_predict(server: Address, trained_run: 
     answers = server.predict(texts=TEXTS, explain=explains).json["predictions"]
     assert answers == [near(line) for line in printed]
     assert [list(answer) for answer in answers] == [list(line) for line in printed]
-
-
-def test_top_k_keeps_the_most_probable_labels_in_their_order(server: Address) -> None:
-    (whole,) = server.predict(text="bad").json["predictions"]
-    for number, labels in ((1, ["neg"]), (2, ["neg", "pos"])):
-        (answer,) = server.predict(text="bad", top_k=number).json["predictions"]
-        assert list(answer["probabilities"].items()) == [(label, whole["probabilities"][label]) for label in labels]
 
 
 @pytest.mark.parametrize(
@@ -184,23 +178,24 @@ def test_requests_in_flight_are_answered_after_sigterm_and_logged_without_texts(
 ) -> None:
     texts = [text for text, _ in reviews(8, seed=6)]
     bodies = [json.dumps({"text": text}).encode() for text in texts]
-    with spawned(trained_run, "--verbose", "--host", "0.0.0.0") as server:
-        connections = [server.address.connect() for _ in bodies]
+    with command_line.serving(["--run", trained_run, "--verbose", "--host", "0.0.0.0"]) as (url, process):
+        server = Address("127.0.0.1", int(url.rpartition(":")[2]))
+        connections = [server.connect() for _ in bodies]
         for connection, body in zip(connections, bodies, strict=True):
             connection.sendall(POST + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
-        wait_until(lambda: server.address.metric("bilstm_cls_requests_in_progress") == 1 + len(bodies))
-        server.process.send_signal(signal.SIGTERM)
-        wait_until(server.address.is_closed)
+        wait_until(lambda: server.metric("bilstm_cls_requests_in_progress") == 1 + len(bodies))
+        process.send_signal(signal.SIGTERM)
+        wait_until(server.is_closed)
         for connection, body in zip(connections, bodies, strict=True):
             connection.sendall(body[5:])
         replies = [read_reply(connection) for connection in connections]
-        code, errors = server.ended()
+        errors = process.communicate(timeout=60)[1]
         for connection in connections:
             connection.close()
     assert [reply.status for reply in replies] == [200] * len(texts)
     answers = [reply.json["predictions"][0] for reply in replies]
     assert answers == [near(answer.as_dict()) for answer in classifier.predict(texts)]
-    assert code == 143
+    assert process.returncode == 143
     lines = errors.splitlines()
     assert lines[-1] == "error: stopped by SIGTERM"
     assert sum(re.fullmatch(r"POST /predict 200 \d+\.\d ms", line) is not None for line in lines) == len(texts)
