@@ -46,6 +46,7 @@ def objects(rows: Rows) -> list[dict[str, str]]:
 
 
 NUMBERED = [(text, str(int(label == "pos"))) for text, label in ROWS]
+NUMBERED_PLAIN = [(text, str(int(label == "pos"))) for text, label in PLAIN_ROWS]
 SIGNED = [(f'{text} "so" she said', label) for text, label in ROWS]
 HEADED = [(f"{text[:9]}\n{text}", label) for text, label in ROWS]
 
@@ -65,10 +66,16 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "Excel's Unicode text": ("a.csv", as_csv(ROWS, "text", "label", delimiter="\t").encode("utf-16"), ROWS),
     "backslash": ("a.csv", as_csv(SIGNED, "text", "label", escapechar="\\", doublequote=False), SIGNED),
     "spaces after commas": ("a.csv", "text, label\n" + lines(ROWS, '"{text}", {label}'), ROWS),
+    "single quotes": ("a.csv", "'text','label'\n" + lines(ROWS, "'{text}','{label}'"), ROWS),
+    "comments": ("a.csv", as_csv(ROWS, "text", "label").replace("text,label\n", "# page\ntext,label\n# more\n"), ROWS),
+    "title above": ("a.csv", "Survey of March\n\n" + as_csv(ROWS, "text", "label"), ROWS),
+    "carriage returns": ("a.csv", as_csv(ROWS, "text", "label").replace("\n", "\r"), ROWS),
     "whole floats": ("a.csv", as_csv(((t, f"{label}.0") for t, label in NUMBERED), "text", "score"), NUMBERED),
     "tsv": ("a.tsv", "label\ttext\n" + lines(SIGNED, "{label}\t{text}"), SIGNED),
     "tsv with quotes": ("a.tsv", as_csv(HEADED, "text", "label", delimiter="\t"), HEADED),
     "table in a txt": ("a.txt", as_csv(ROWS, "text", "label", delimiter="|"), ROWS),
+    "space, label last": ("a.txt", lines(NUMBERED_PLAIN, "{text} {label}"), NUMBERED_PLAIN),
+    "space, label first": ("a.txt", lines(NUMBERED_PLAIN, "{label} {text}"), NUMBERED_PLAIN),
     "colons": ("a.txt", lines(ROWS, "{text} ::: {label}"), ROWS),
     "fastText": ("a.txt", lines(ROWS, "__label__{label} {text}"), ROWS),
     "Thai": ("a.csv", as_csv(THAI, "text", "label"), THAI),
@@ -77,6 +84,8 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "JSON array": ("a.json", json.dumps(objects(ROWS)), ROWS),
     "JSON data": ("a.json", json.dumps({"version": "1.0", "data": objects(ROWS)}), ROWS),
     "JSON columns of arrays": ("a.json", json.dumps({"text": TEXTS, "label": LABELS}), ROWS),
+    "JSON pairs": ("a.json", json.dumps(ROWS), ROWS),
+    "JSON texts by label": ("a.json", json.dumps({y: [x for x, z in ROWS[:75] if z == y] for y in LABELS}), ROWS[:75]),
     "JSON floats": ("a.jsonl", "".join(json.dumps({"text": x, "y": float(y)}) + "\n" for x, y in NUMBERED), NUMBERED),
 }  # fmt: skip
 
@@ -127,7 +136,7 @@ def split_files(folder: Path) -> Path:
 
 
 OTHERS: dict[str, Callable[[Path], Path]] = {
-    **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records", "split")},
+    **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records", "split", "index", "values")},
     "Parquet with class names": class_label_parquet,
     "pattern": parts, "folder of parts": folder_of_parts, "folders": folders, "files of splits": split_files,
 }  # fmt: skip
@@ -184,11 +193,7 @@ def test_the_splits_of_a_folder_are_kept(kind: str, folder: Path) -> None:
     ("name", "content"),
     [
         ("a.json", json.dumps(dict(ROWS))),
-        ("a.json", json.dumps(ROWS)),
         ("a.json", json.dumps({"train": objects(ROWS), "test": objects(ROWS[:9])})),
-        ("a.json", json.dumps({str(i): one for i, one in enumerate(objects(ROWS))})),
-        ("a.csv", as_csv(ROWS, "text", "label").replace("\n", "\r")),
-        ("a.csv", "Survey of March\n" + as_csv(ROWS, "text", "label")),
         ("a.xml", "<rows></rows>"),
     ],
 )

@@ -135,7 +135,7 @@ OTHER_FAULTS = [
     ("a.ft", "__label__a x\n\nno label\n", "the label is empty"),
     ("a.ft", "__label__a x\n\n__label__a __label__b y\n", "data.labels: multi"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": NaN}\n', "the label is empty"),
-    ("a.jsonl", OBJECT + '\n["y", "b"]\n', "must be a JSON object"),
+    ("a.jsonl", OBJECT + '\n["y", "b"]\n', "has no 'text' among '#1', '#2'"),
     ("a.jsonl", OBJECT + '\n{"text": "y"}\n', "has no 'label' among 'text'"),
     ("a.jsonl", OBJECT + '\n{"text": 1, "label": "b"}\n', "'text' must be text, not 1"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": 1.5}\n', "'label' must be text, a whole number"),

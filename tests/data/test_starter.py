@@ -255,11 +255,15 @@ def test_a_format_is_found_by_name_or_first_lines(tmp_path: Path, name: str, con
     assert detect_format(tmp_path / name) == expected
 
 
+def test_labels_are_found_where_all_of_one_come_before_those_of_the_next(tmp_path: Path) -> None:
+    (tmp_path / "a.all").write_text("".join(f"{i // 5000} {SENTENCES[i % 60]} .\n" for i in range(10_000)))
+    assert detect_format(tmp_path / "a.all") == "label-text"
+
+
 @pytest.mark.parametrize(
     "content",
     [
         "one text\nanother line\nand more\n",
-        "0 dull .\n0 a mess .\n1 a gem .\n1 fine .\n",
         "".join(f"{SENTENCES[i % 60]} z{i % 35}\n" for i in range(99)),
     ],
 )

@@ -53,8 +53,8 @@ codecs.register_error(_MARKING, _mark)
 
 
 @contextlib.contextmanager
-def open_file(path: Path, encoding: str | None = None) -> Iterator[Any]:
-    """Opens a file, decompressed if it ends in .gz, to read bytes, or text whose lines end at line feeds alone.
+def open_file(path: Path, encoding: str | None = None, newline: str | None = "\n") -> Iterator[Any]:
+    """Opens a file, decompressed if it ends in .gz, to read bytes, or text with such line ends as those of `open`.
 
     Raises:
         DataError: it cannot be opened, read, decompressed or decoded at all.
@@ -64,7 +64,7 @@ def open_file(path: Path, encoding: str | None = None) -> Iterator[Any]:
         if encoding is None:
             file = opened(path, "rb")
         else:
-            file = opened(path, "rt", encoding=encoding, errors=_MARKING, newline="\n")
+            file = opened(path, "rt", encoding=encoding, errors=_MARKING, newline=newline)
         with file:
             yield file
     except (OSError, ValueError, EOFError, zlib.error) as error:
@@ -122,7 +122,9 @@ def find_encoding(path: Path) -> str:
 
 
 class TextLines:
-    """Iterates over a file's lines, which end at line feeds alone, in the memory of one line.
+    """Iterates over a file's lines, in the memory of one line.
+
+    They end at line feeds alone, or at carriage returns where the file begins without any line feed, as on early Macs.
 
     A byte order mark is dropped. A line of more than `MAX_CHARACTERS` is yielded cut, but longer than that, so that its
     length shows it. In the place of bytes that are not of the encoding are `SURROGATE`s; see `fault`.
@@ -137,6 +139,9 @@ class TextLines:
 
     def __iter__(self) -> Iterator[str]:
         with open_file(self.path, self.encoding) as file:
+            start = file.read(SAMPLE_BYTES)
+        is_early_mac = "\r" in start[:-1] and "\n" not in start
+        with open_file(self.path, self.encoding, None if is_early_mac else "\n") as file:
             read = functools.partial(file.readline, MAX_CHARACTERS + 2)
             line = read().removeprefix("\ufeff")
             if not line:

@@ -51,7 +51,9 @@ BODY_NAMES = (
 TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title")
 """What columns with the heading of a text are usually called."""
 
-SAMPLE_LINES = 2000
+SAMPLE_LINES, MAX_LINES = 2000, 200_000
+MAX_CLEAR_LABELS = {" ": 20, "\t": 200}
+"""By the mark between text and label: the less it says, the fewer labels are believed."""
 MOST = 0.9
 """The fraction of lines that decides a format; the others may be bad rows."""
 _HEADER_WORDS = {*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES}
@@ -198,8 +200,9 @@ def detect_format(path: Path) -> str:
     with open_file(path) as file:
         if file.read(4) == b"PAR1":
             return "parquet"
-    sample = itertools.islice(TextLines(path, find_encoding(path)), SAMPLE_LINES)
-    lines = [line.rstrip("\r\n") for line in sample if line.strip()]
+    # From all over the file, since many a file has all texts of one label before those of the next.
+    numbered = enumerate(itertools.islice(TextLines(path, find_encoding(path)), MAX_LINES))
+    lines = [line.rstrip("\r\n") for i, line in numbered if (i < SAMPLE_LINES or i % 100 == 0) and line.strip()]
     if not lines:
         raise DataError(f"{path}: holds blank lines only")
     if format := _format_of_lines(lines):
@@ -217,13 +220,39 @@ def _format_of_lines(lines: Sequence[str]) -> str | None:
         return "fasttext"
     is_tsv = fraction(lambda line: "\t" in line) > MOST
     rows = find_dialect(lines, Dialect(), (), is_tsv=is_tsv)[1]
-    width = len(rows[0]) if rows else 0
-    has_header = any(cell.strip().casefold() in _HEADER_WORDS for row in rows[:1] for cell in row)
-    is_table = width > 1 and (has_header or sum(len(row) == width for row in rows) > MOST * len(rows))
-    if is_table and is_tsv and width == 2 and not has_header:
-        first, last = ({row[at] for row in rows} for at in (0, -1))
-        return "label-text" if len(first) < len(last) else "text-label"
-    return ("tsv" if is_tsv else "csv") if is_table else None
+    whole = [row for row in rows if len(row) == len(rows[0]) > 1]
+    has_header = bool(whole) and any(cell.strip().casefold() in _HEADER_WORDS for cell in rows[0])
+    has_labels = len(whole) > MOST * len(rows) and any(_are_labels(column, " ") for column in zip(*whole, strict=True))
+    if (has_header or has_labels) and not (is_tsv and not has_header and len(rows[0]) == 2):
+        return "tsv" if is_tsv else "csv"
+    mark = "\t" if is_tsv else " "
+    return _format_by_mark([line.strip() for line in lines if mark in line.strip()], mark)
+
+
+def _format_by_mark(lines: Sequence[str], mark: str) -> str | None:
+    """Where both readings fit, numbers are labels rather than words, and far fewer words than the others."""
+    first, last = ([line.partition(mark) for line in lines], [line.rpartition(mark)[::-1] for line in lines])
+    fitting = []
+    for name, parts in (("label-text", first), ("text-label", last)):
+        words, labels = [label for label, _, _ in parts], {label for label, _, _ in parts}
+        # Labels that half of the texts hold are words like others.
+        is_word = 2 * sum(not labels.isdisjoint(text.split()) for _, _, text in parts) >= len(parts)
+        if _are_labels(words, mark) and not (is_word and mark == " "):
+            fitting.append((not all(map(str.isdecimal, labels)), len(labels), name))
+    fitting.sort()
+    if mark == " " and len(fitting) == 2 and fitting[0][0] == fitting[1][0] and 2 * fitting[0][1] > fitting[1][1]:
+        return None
+    return fitting[0][2] if fitting else None
+
+
+def _are_labels(values: Sequence[str], mark: str) -> bool:
+    """Whether values are few, short words that come again and again."""
+    different = {value.strip() for value in values}
+    if not all(len(value) <= 60 and any(c.isalnum() for c in value) for value in different):
+        return False
+    return 2 <= len(different) < len(values) and len(different) <= max(
+        2, min(0.3 * len(values), MAX_CLEAR_LABELS[mark])
+    )
 
 
 def _shown_readings(lines: Sequence[str]) -> str:

@@ -158,6 +158,8 @@ def _record_in(text: str) -> dict[str, Any] | str:
 
 
 def _record_of(value: Any) -> dict[str, Any] | str:
+    if isinstance(value, list) and value:
+        return {f"#{position}": cell for position, cell in enumerate(value, 1)}
     return value if isinstance(value, dict) else f"must be a JSON object, not {shown(value)}"
 
 
@@ -201,8 +203,9 @@ def _rows_in(text: str, encoding: str) -> Iterator[Record]:
 def _rows_of(value: Any, text_columns: Sequence[str]) -> list[Any] | None:
     """Returns the rows that one object holds, or None where it is a row itself.
 
-    They are an array under a key, as in `{"data": [...]}`; columns that are arrays; or what pandas writes with `orient`
-    split (an array for each row, next to the array of columns) or columns (an object for each column).
+    They are an array under a key, as in `{"data": [...]}`; columns that are arrays; for each label its texts; or what
+    pandas writes with `orient` split (an array for each row, next to the array of columns), index or columns (an object
+    for each row, or column).
     """
     if not isinstance(value, dict) or any(isinstance(value.get(name), str) for name in text_columns):
         return None
@@ -212,6 +215,12 @@ def _rows_of(value: Any, text_columns: Sequence[str]) -> list[Any] | None:
     tables = [array for array in arrays.values() if isinstance(array[0], dict)]
     if len(tables) == 1:
         return tables[0]
+    are_texts = all(isinstance(entry, str) for array in arrays.values() for entry in array)
+    if are_texts and len({*map(len, arrays.values())}) > 1:
+        return [{"text": text, "label": label} for label, array in arrays.items() for text in array]
+    inner = [row for row in value.values() if isinstance(row, dict)]
+    if len(value) == len(inner) > len(inner[0]):  # more rows than columns
+        return inner
     columns = arrays or {name: list(column.values()) for name, column in value.items() if isinstance(column, dict)}
     rows = itertools.zip_longest(*columns.values())
     return [dict(zip(columns, row, strict=True)) for row in rows] if len(columns) > 1 else None

@@ -20,13 +20,15 @@ DELIMITERS = (" ::: ", ":::", "|||", "::", "||", "\t", ";", "|", ",")
 """Of those that fit equally well the first, as the last are found in texts too."""
 SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 2**20
+MAX_PREAMBLE = 20
 MAX_SHOWN = 20
 NONE = "none"
 """In a config: there is no such character; null leaves it to be found."""
 
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n?')
 _POSITION = re.compile(r"#[1-9][0-9]*")
-_QUOTED = re.compile(r'\s*".*"\s*', re.DOTALL)
+_COMMENT = re.compile(r"#(\W|$)")  # a hashtag is text
+_QUOTED = re.compile(r"""\s*(["']).*\1\s*""", re.DOTALL)
 _ONE_CHARACTER = "\x1f"
 """Takes the place of a delimiter of several, which the csv module does not know."""
 
@@ -112,15 +114,26 @@ def find_dialect(
         for skip_spaces in (False, True)
         for delimiter in ([known] if known else DELIMITERS)
         if delimiter in (known, ",") or any(delimiter in line for line in sample)
-        for quotechar in ([given.quotechar] if given.quotechar is not None else _quotechars(delimiter, is_tsv))
+        for quotechar in ([given.quotechar] if given.quotechar is not None else _quotechars(sample, delimiter, is_tsv))
         for escapechar in (["", "\\"] if given.escapechar is None else [given.escapechar])
     )
-    best = max(trials, key=functools.partial(_score, sample[start:], {*wanted}))
-    return best, [row for _, row in _sample_rows(sample[start:], best)]
+    lines = sample[start:]
+    best = max(trials, key=functools.partial(_score, lines, {*wanted}))
+    has_fields = [(best.delimiter or ",") in line for line in lines[:MAX_PREAMBLE]]
+    if given.skip_lines is None and True in has_fields and not _score(lines, {*wanted}, best)[0]:
+        best = replace(best, skip_lines=start + has_fields.index(True))
+    rows = [row for _, row in _sample_rows(sample[best.skip_lines or 0 :], best)]
+    comments = [row for row in rows if _COMMENT.match(row[0])]
+    width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+    if given.comment is None and 2 * sum(len(row) != width for row in comments) > len(comments):
+        return replace(best, comment="# "), [row for row in rows if row not in comments]
+    return best, rows
 
 
-def _quotechars(delimiter: str, is_tsv: bool) -> list[str]:
-    return ["", '"'] if is_tsv else ['"', ""] if delimiter == "\t" else ['"']
+def _quotechars(lines: Sequence[str], delimiter: str, is_tsv: bool) -> list[str]:
+    usual = ["", '"'] if is_tsv else ['"', ""] if delimiter == "\t" else ['"']
+    num_single = sum(line.startswith("'") or f"{delimiter}'" in line for line in lines)
+    return [*usual, "'"] if 2 * num_single > len(lines) else usual
 
 
 def _score(lines: Sequence[str], wanted: set[str], dialect: Dialect) -> tuple[bool, int, bool]:
@@ -244,6 +257,8 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     has_header = not options.is_headerless
     rows = TableRows(path, options.encoding, options.csv, options.wanted if has_header else (), is_tsv=is_tsv)
     skipped = SkippedLines(path)
+    if options.csv.skip_lines is None and rows.dialect.skip_lines:
+        skipped.add("line before the table", 1, rows.dialect.skip_lines)
     body = _rows_with_content(rows, skipped, is_labelled=bool(options.label_columns))
     number, first = next(body, (1, "holds blank lines only"))
     if isinstance(first, str):
