@@ -219,7 +219,7 @@ def _rows_of(value: Any, text_columns: Sequence[str]) -> list[Any] | None:
     if are_texts and len({*map(len, arrays.values())}) > 1:
         return [{"text": text, "label": label} for label, array in arrays.items() for text in array]
     inner = [row for row in value.values() if isinstance(row, dict)]
-    if len(value) == len(inner) > len(inner[0]):  # more rows than columns
+    if len(value) == len(inner) > len(inner[0]) and {*text_columns}.isdisjoint(value):  # more rows than columns
         return inner
     columns = arrays or {name: list(column.values()) for name, column in value.items() if isinstance(column, dict)}
     rows = itertools.zip_longest(*columns.values())
