@@ -219,8 +219,8 @@ def _rows_of(value: Any, text_columns: Sequence[str]) -> list[Any] | None:
     if are_texts and len({*map(len, arrays.values())}) > 1:
         return [{"text": text, "label": label} for label, array in arrays.items() for text in array]
     inner = [row for row in value.values() if isinstance(row, dict)]
-    if len(value) == len(inner) > len(inner[0]) and {*text_columns}.isdisjoint(value):  # more rows than columns
-        return inner
+    if inner and len(value) == len(inner) > len(inner[0]) and {*text_columns}.isdisjoint(value):
+        return inner  # more rows than columns
     columns = arrays or {name: list(column.values()) for name, column in value.items() if isinstance(column, dict)}
     rows = itertools.zip_longest(*columns.values())
     return [dict(zip(columns, row, strict=True)) for row in rows] if len(columns) > 1 else None
