@@ -117,13 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = parse_qs(body.decode())["paths"] if b"paths=" in body else json.loads(body)["paths"]
             listing = [] if files is None else [e for e in listing_of(files, "", is_deep=True) if e["path"] in wanted]
             return None if files is None else self.answer(200, listing)
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(branch|preupload|commit)/(.+)", path)
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/(.+)", path)
         assert match, path
         name, what, branch = match.groups()
         branches = self.hub.repositories["models", name]
-        if what == "branch":
-            branches.setdefault(branch, dict(branches["main"]))
-            return self.answer(200, {})
         if what == "preupload":
             files = [
                 {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
