@@ -109,7 +109,7 @@ def test_baselines_are_evaluated_on_the_splits_of_the_model(sets: list[str], fol
     names = ("tiny", "tiny-tfidf", "tiny-nbsvm")
     assert len({json_of(folder / "runs" / name / "environment.json")["data_digest"] for name in names}) == 1
     again = answer("baseline", *sets, "--only", "nbsvm", "-o", "runs", "--overwrite", "-q")
-    assert again.stdout.startswith("NB-SVM")
+    assert "\nNB-SVM of 1-3 grams  " in again.stdout
     assert again.stderr == ""
 
 

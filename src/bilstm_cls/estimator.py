@@ -245,6 +245,8 @@ def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds]:
     """Returns the classes `[C]`, sorted, and the label ids `[N]`, or `[N, C]` where texts have several labels."""
     if y is None:
         raise ValueError("TextClassifier requires y to be passed, but the target y is None")
+    if isinstance(y, list | tuple) and len({len(row) for row in y if isinstance(row, list | tuple | set)}) > 1:
+        raise ValueError("y holds lists of labels; give the matrix that sklearn's MultiLabelBinarizer makes of them")
     if is_multilabel(y):
         has_label = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
         check_consistent_length(texts, has_label)
