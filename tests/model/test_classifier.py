@@ -79,14 +79,6 @@ def test_pairs_of_any_ids_have_their_rows(columns: list[tuple[int, int]], num_ro
     assert bigram_ids(token_ids, num_rows).tolist() == expected
 
 
-@pytest.mark.parametrize("num_rows", [1000, 1024, 1021, 3000, 10_000])
-def test_pairs_are_spread_over_all_rows_alike(num_rows: int) -> None:
-    first, second = torch.cartesian_prod(torch.arange(1, 201), torch.arange(1, 201)).t()
-    counts = bigram_ids(torch.stack([first, second]), num_rows)[0].bincount(minlength=num_rows).double()
-    mean = 40_000 / num_rows
-    assert ((counts - mean).square().sum() / mean / num_rows) < 1.2  # 1 where they are drawn at random
-
-
 def test_a_pair_has_one_vector_wherever_it_stands_and_the_last_token_pairs_with_the_padding() -> None:
     model = with_bigrams(bigrams=1000).eval()
     assert model.bigrams is not None

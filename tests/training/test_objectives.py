@@ -67,17 +67,6 @@ def test_both_passes_drop_the_same() -> None:
     assert run("virtual_adversarial", model, 1e-6)[1][1] < 1e-6
 
 
-def test_gradients_are_those_of_both_losses() -> None:
-    model = make_model()
-    run("adversarial", model, 0.0)
-    doubled = {name: p.grad.to_dense().clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    run("cross_entropy", model)
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None
-        assert torch.allclose(doubled[name], 2 * parameter.grad.to_dense(), atol=1e-6), name
-
-
 def test_the_loss_per_direction_is_joined_by_the_mean_of_those_of_both() -> None:
     model = make_model()
     parts = model.classify_by_direction(model.embed(TOKEN_IDS, LENGTHS), LENGTHS)

@@ -101,8 +101,7 @@ class Trainer:
         config: the `train` section.
         seed: of dropout and of the order of batches.
         class_weights: one per label, or None where all weigh 1.
-        unlabelled: the encoded texts without labels, for an objective that reads them or with labels of a teacher;
-            train where there are none.
+        unlabelled: encoded texts without labels, for an objective or a teacher; train where there are none.
         group: the processes that share every batch; all must be given the same of everything else.
     """
 

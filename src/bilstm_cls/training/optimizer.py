@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer, SparseAdam
 
-INITIAL_DIVISOR, FINAL_DIVISOR = 25.0, 1e4
-"""Of the peak learning rate at both ends of `one-cycle`."""
-
+INITIAL_DIVISOR, FINAL_DIVISOR = 25.0, 1e4  # of the peak learning rate at both ends of `one-cycle`
 DEPTHS = {"encoder": 1, "embedding": 2, "bigrams": 2}
 """How far from the logits a part of the model lies; what is not named here is its head."""
 

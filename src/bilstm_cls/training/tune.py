@@ -308,26 +308,16 @@ class Study:
         for trial in trials:
             if trial.state.name == "RUNNING":
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        if not trials and (first := self._as_given()) is not None:
-            study.enqueue_trial(first)
-        elif trials and not trials[-1].user_attrs:
-            study.enqueue_trial(trials[-1].params)
-        return study
-
-    def _as_given(self) -> dict[str, Any] | None:
-        """Returns the config's values of all keys as Optuna has them, or None where the space lacks one."""
-        given: dict[str, Any] = {}
-        for key, (_, distribution) in self.space.items():
+        first = {} if not trials or trials[-1].user_attrs else trials[-1].params
+        for key, (_, distribution) in () if trials else self.space.items():
             value, found = _value_at(self.config, key), vars(distribution)
-            if "choices" in found:
-                value = json.dumps(value)
-                is_inside = value in found["choices"]
-            else:
-                is_inside = isinstance(value, int | float) and found["low"] <= value <= found["high"]
-            if not is_inside:
-                return None
-            given[key] = value
-        return given
+            if "choices" in found and json.dumps(value) in found["choices"]:
+                first[key] = json.dumps(value)
+            elif isinstance(value, int | float) and "low" in found and found["low"] <= value <= found["high"]:
+                first[key] = value
+        if first.keys() == self.space.keys():
+            study.enqueue_trial(first)
+        return study
 
     def _try(self, study: "optuna.Study") -> None:
         """Trains the next proposal, and keeps what came of it on the disk."""
