@@ -18,8 +18,8 @@ from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import Split, label_counts, named, spoken
 from bilstm_cls.device import choose_device
 from bilstm_cls.evaluation.metrics import likelihoods
-from bilstm_cls.evaluation.pages import shortened
 from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, near_duplicates
+from bilstm_cls.evaluation.report import shortened
 from bilstm_cls.run_directory import RunDirectory, build_model
 
 LABELLED = ("train", "valid", "test")

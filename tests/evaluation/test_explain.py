@@ -13,7 +13,7 @@ from bilstm_cls.classifier import Classifier, LoadedModel
 from bilstm_cls.data.tokenizer import TOKENIZERS
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.explain import explain, read_tokens
-from bilstm_cls.evaluation.pages import parts_of
+from bilstm_cls.evaluation.report import parts_of
 from bilstm_cls.ngrams import NgramCounts, NgramModel
 from tests.conftest import reviews
 from tests.serve.untrained import TEXT, untrained

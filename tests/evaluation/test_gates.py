@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.gates import gate_activations, write_gates
+from bilstm_cls.evaluation.explain import gate_activations, write_gates
 from bilstm_cls.model.recurrent import BidirectionalLSTM
 from tests.command_line import run_cli
 from tests.evaluation.pages import png_size

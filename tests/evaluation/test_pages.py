@@ -8,7 +8,7 @@ import pytest
 
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.evaluation.explain import Explanation, Term, explain
-from bilstm_cls.evaluation.pages import excerpt, explanation_lines, parts_of, write_explanations
+from bilstm_cls.evaluation.report import excerpt, explanation_lines, parts_of, write_explanations
 from tests.browser import DESKTOP, PHONE, needs_browser, visit
 from tests.command_line import run_cli
 from tests.evaluation.pages import Page

@@ -9,7 +9,7 @@ import pytest
 from bilstm_cls.data.types import Split
 from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.metrics import compute_metrics, example_losses
-from bilstm_cls.evaluation.predictions import COLUMNS, Evaluation, read_predictions, write_predictions
+from bilstm_cls.evaluation.predictions import COLUMNS, Evaluation, read_predictions, read_split, write_predictions
 
 LABELS = ["neg", "pos"]
 TEXTS = ["fine", "two\nlines", 'a "quote", a comma', "cr\rhere", "lone \ud800", ""]
@@ -21,16 +21,16 @@ def test_what_was_written_is_read_back_with_the_worst_first(tmp_path: Path) -> N
     split = Split("test", TEXTS, LABEL_IDS, ["a.csv"] * 3 + ["b.csv"] * 3, np.arange(2, 8))
     evaluation = Evaluation(split, PROBABILITIES, compute_metrics(PROBABILITIES, LABEL_IDS, LABELS))
     write_predictions(tmp_path / "predictions_test.csv", evaluation)
-    found = read_predictions(tmp_path)
-    order, split = np.array([3, 1, 2, 4, 5, 0]), found.as_split(LABELS)
-    assert found.split == "test"
-    assert found.texts == [TEXTS[i].replace("\ud800", "?") for i in order]
+    name, rows = read_predictions(tmp_path)
+    order, split = np.array([3, 1, 2, 4, 5, 0]), read_split(tmp_path, LABELS)
+    assert name == split.name == "test"
+    assert split.texts == [TEXTS[i].replace("\ud800", "?") for i in order]
     assert split.paths == [evaluation.split.paths[i] for i in order]
     np.testing.assert_array_equal(split.lines, order + 2)
     np.testing.assert_array_equal(split.label_ids, LABEL_IDS[order])
-    np.testing.assert_allclose(found.losses, example_losses(PROBABILITIES, LABEL_IDS)[order], atol=1e-6)
-    np.testing.assert_allclose(found.probabilities, PROBABILITIES.max(1)[order], atol=1e-6)
-    assert found.predictions == ["neg", "neg", "pos", "neg", "neg", "pos"]
+    np.testing.assert_allclose([row.loss for row in rows], example_losses(PROBABILITIES, LABEL_IDS)[order], atol=1e-6)
+    np.testing.assert_allclose([row.probability for row in rows], PROBABILITIES.max(1)[order], atol=1e-6)
+    assert [row.prediction for row in rows] == ["neg", "neg", "pos", "neg", "neg", "pos"]
 
 
 def test_a_very_long_text_is_read_back_and_the_limit_of_csv_files_is_left_alone(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_very_long_text_is_read_back_and_the_limit_of_csv_files_is_left_alone(
     probabilities = np.array([[0.5, 0.5]])
     evaluation = Evaluation(split, probabilities, compute_metrics(probabilities, split.label_ids, LABELS))
     write_predictions(tmp_path / "predictions_valid.csv", evaluation)
-    assert read_predictions(tmp_path).texts == [text]
+    assert [row.text for row in read_predictions(tmp_path)[1]] == [text]
     assert csv.field_size_limit() == limit
 
 

@@ -99,7 +99,7 @@ def predict(
         return
     chunks: Iterable[list[str]] = given_chunks(texts or [])
     if gates is not None:
-        from bilstm_cls.evaluation.gates import write_gates
+        from bilstm_cls.evaluation.explain import write_gates
 
         chunks = [texts := list(itertools.chain.from_iterable(chunks))]
         if len(texts) != 1:
@@ -169,7 +169,7 @@ def _text_of(line: bytes) -> str:
 
 def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, out: opt.Output) -> None:
     from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
-    from bilstm_cls.evaluation.pages import explanation_lines, write_explanations
+    from bilstm_cls.evaluation.report import explanation_lines, write_explanations
 
     is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     explained = []

@@ -17,8 +17,7 @@ import numpy as np
 
 from bilstm_cls.data.types import Split, label_counts
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.evaluation.metrics import Floats
-from bilstm_cls.ngrams import PAIRS, SMALL_TRAIN, WORD, NgramCounts, NgramModel, count, is_spaced, kept
+from bilstm_cls.ngrams import PAIRS, SMALL_TRAIN, WORD, Floats, NgramCounts, NgramModel, count, is_spaced, kept
 from bilstm_cls.runtime import Task
 
 _TINY = float(np.finfo(np.float64).tiny)

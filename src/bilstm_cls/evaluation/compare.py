@@ -1,5 +1,6 @@
 """Runs compared on the same texts: how much they differ, whether that may be chance, and where."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,11 @@ import numpy as np
 
 from bilstm_cls.data.types import names_in, spoken
 from bilstm_cls.errors import ConfigError, printable
-from bilstm_cls.evaluation.metrics import (
-    DEVIATIONS,
-    SCORE_NAMES,
-    Bools,
-    Floats,
-    accuracy_interval,
-    calibration_error,
-)
-from bilstm_cls.evaluation.pages import aligned, render, shortened
-from bilstm_cls.evaluation.predictions import Predictions, label_ids_of, read_predictions
+from bilstm_cls.evaluation.metrics import DEVIATIONS, SCORE_NAMES, accuracy_interval, calibration_error
+from bilstm_cls.evaluation.predictions import Predicted, label_ids_of, read_predictions
+from bilstm_cls.evaluation.report import aligned, render, shortened
 from bilstm_cls.files import write_atomic
+from bilstm_cls.ngrams import Bools, Floats
 
 TERMINAL_TEXT = 100
 
@@ -47,20 +42,21 @@ def compare(paths: Sequence[Path], limit: int) -> Row:
     names = names if len(set(names)) == len(names) else [str(path.resolve()) for path in paths]
     if len(set(names)) < len(names):
         raise ConfigError("--run: the same run is given twice; compare different runs")
-    found = [read_predictions(path, is_sorted=True) for path in paths]
-    first = found[0]
-    for path, other in zip(paths[1:], found[1:], strict=True):
-        if (other.texts, other.labels) != (first.texts, first.labels):
+    read = [read_predictions(path) for path in paths]
+    found = [sorted(rows, key=lambda row: (row.text, row.label, row.path, row.line)) for _, rows in read]
+    first, (of_split, _) = found[0], read[0]
+    for path, (split, _), rows in zip(paths, read, found, strict=True):
+        if [(row.text, row.label) for row in rows] != [(row.text, row.label) for row in first]:
             raise ConfigError(
-                f"{paths[0]} ({len(first):,} texts of {first.split}) and {path} ({len(other):,} of {other.split}) were "
+                f"{paths[0]} ({len(first):,} texts of {of_split}) and {path} ({len(rows):,} of {split}) were "
                 "not evaluated on the same texts with the same labels; compare runs of the same data and split"
             )
-    is_correct = np.array([[one.labels[i] == one.predictions[i] for i in range(len(first))] for one in found])
-    losses = np.array([one.losses for one in found])
-    differ = np.array([i for i in range(len(first)) if len({one.predictions[i] for one in found}) > 1], dtype=np.int64)
+    is_correct = np.array([[row.label == row.prediction for row in rows] for rows in found])
+    losses = np.array([[row.loss for row in rows] for rows in found])
+    differ = np.flatnonzero([len({row.prediction for row in same}) > 1 for same in zip(*found, strict=True)])
     order = differ[np.argsort(-np.abs(losses - losses[0]).max(0)[differ], kind="stable")]
     return {
-        "split": first.split,
+        "split": of_split,
         "examples": len(first),
         "runs": [{"run": name, **_scores(*pair)} for name, *pair in zip(names, found, is_correct, strict=True)],
         "differences": [_difference(names[0], names[i], is_correct[[0, i]], losses[[0, i]])
@@ -68,29 +64,30 @@ def compare(paths: Sequence[Path], limit: int) -> Row:
         "num_disagreements": len(differ),
         "disagreements": [
             {
-                "place": "{}:{}".format(*first.places[i]),
-                "label": first.labels[i],
-                "answers": {name: {"label": one.predictions[i], "probability": float(one.probabilities[i])}
-                            for name, one in zip(names, found, strict=True)},
-                "text": first.texts[i],
+                "place": f"{first[i].path}:{first[i].line}",
+                "label": first[i].label,
+                "answers": {name: {"label": rows[i].prediction, "probability": rows[i].probability}
+                            for name, rows in zip(names, found, strict=True)},
+                "text": first[i].text,
             }
             for i in order[:limit].tolist()
         ],
     }  # fmt: skip
 
 
-def _scores(one: Predictions, is_correct: Bools) -> Row:
+def _scores(rows: Sequence[Predicted], is_correct: Bools) -> Row:
     from sklearn.metrics import f1_score
 
-    labels = sorted({name for label in (*one.labels, *one.predictions) for name in names_in(label)})
-    ids, accuracy = [label_ids_of(each, labels) for each in (one.labels, one.predictions)], float(is_correct.mean())
+    names = [row.label for row in rows], [row.prediction for row in rows]
+    labels = sorted({name for label in itertools.chain(*names) for name in names_in(label)})
+    ids, accuracy = [label_ids_of(each, labels) for each in names], float(is_correct.mean())
     kinds = ("micro", "macro") if ids[0].ndim == 2 else ("macro",)
     return {
         "accuracy": accuracy,
         **{f"{kind}_f1": float(f1_score(*ids, average=kind, zero_division=0)) for kind in kinds},
-        "log_loss": float(one.losses.mean()),
-        "ece": calibration_error(one.probabilities, is_correct),
-        "confidence_interval": accuracy_interval(accuracy, len(one)),
+        "log_loss": float(np.mean([row.loss for row in rows])),
+        "ece": calibration_error(np.array([row.probability for row in rows]), is_correct),
+        "confidence_interval": accuracy_interval(accuracy, len(rows)),
     }
 
 

@@ -26,7 +26,7 @@ from bilstm_cls.evaluation.predictions import (
     Evaluation,
     label_ids_of,
     read_history,
-    read_predictions,
+    read_split,
     write_predictions,
 )
 from bilstm_cls.evaluation.report import write_report
@@ -273,7 +273,7 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
     """
     run = RunDirectory(path)
     loaded = run.load_model()
-    metrics, split = run.read_object("metrics.json"), read_predictions(path).as_split(loaded.labels)
+    metrics, split = run.read_object("metrics.json"), read_split(path, loaded.labels)
     corpus = Classifier(loaded, device).encode(split.texts)
     evaluation = _evaluate_split(loaded, split, corpus, metrics)
     with run.locked():

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from bilstm_cls.config import METRICS, MULTI_METRICS
 from bilstm_cls.data.types import LabelIds
+from bilstm_cls.ngrams import Bools, Floats, Ints
 from bilstm_cls.runtime import Task
 
 NUM_BINS = 15
-MAX_MATRIX = 200
-"""Labels up to which the whole confusion matrix is kept; of more, the most frequent confusions alone."""
+MAX_MATRIX, MAX_CONFUSIONS = 200, 50
+"""Labels up to which the whole confusion matrix is kept, and the most frequent confusions, which always are."""
 
-MAX_CONFUSIONS = 50
 DEVIATIONS = 1.959964
 """Of a normal distribution, on both sides of the mean: 95 % lie between them."""
 
@@ -31,10 +30,6 @@ SCORE_NAMES = {
 """What a reader calls the scores where a text has one label."""
 
 _SMALLEST = float(np.finfo(np.float64).eps)
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 class ClassMetrics(NamedTuple):
@@ -65,12 +60,11 @@ class Metrics:
             several labels of all probabilities.
         confidence_interval: 95 % Wilson interval of the accuracy.
         majority: accuracy of always predicting the train split's most frequent label; None where it was not given.
-        confusions: the most frequent ones, at most 50: label, predicted label, texts.
-        confusion_matrix: `[C][C]` counts, rows true, columns predicted; None for more than 200 labels.
-        samples_f1: where texts have several labels, and None elsewhere like all that follows: mean F1 over texts; of a
-            text without labels, for which none is predicted, it is 1.
-        hamming_loss: fraction of wrong decisions. `lrap`: label ranking average precision.
-        average_precision: mean over the labels that have a text.
+        confusions: the most frequent ones: label, predicted label, texts.
+        confusion_matrix: `[C][C]` counts, rows true, columns predicted.
+        samples_f1: where texts have several labels, and None elsewhere like all that follows: mean F1 over texts; 1 for
+            a text without labels for which none is predicted. `hamming_loss`: fraction of wrong decisions. `lrap`:
+            label ranking average precision. `average_precision`: mean over the labels that have a text.
         f1_interval: 95 % interval of the micro F1.
     """
 
@@ -94,9 +88,10 @@ class Metrics:
     f1_interval: tuple[float, float] | None = None
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all scores."""
-        return METRICS if self.f1_interval is None else (*METRICS, *MULTI_METRICS)
+    def scores(self) -> dict[str, float | None]:
+        """All scores by name."""
+        names = METRICS if self.f1_interval is None else (*METRICS, *MULTI_METRICS)
+        return {name: getattr(self, name) for name in names}
 
     @property
     def main(self) -> str:
@@ -110,34 +105,28 @@ class Metrics:
 
     def scalars(self, prefix: str) -> dict[str, float | None]:
         """Returns the scores as `prefix/accuracy` and so on: a row of the history."""
-        return {f"{prefix}/{name}": getattr(self, name) for name in self.names}
-
-    def by_label(self) -> dict[str, dict[str, Any]]:
-        """Returns the scores of each label by name."""
-        rows = {label: row._asdict().items() for label, row in self.per_class.items()}
-        return {label: {name: value for name, value in row if value is not None} for label, row in rows.items()}
-
-    def flat(self, prefix: str) -> dict[str, Any]:
-        """Returns everything under keys such as `test/accuracy` and `test/per_class/pos/f1`, ready for JSON."""
-        row: dict[str, Any] = {"examples": self.examples, "majority": self.majority}
-        row |= {name: getattr(self, name) for name in self.names}
-        row["confidence_interval"] = list(self.confidence_interval)
-        row |= {} if self.f1_interval is None else {"intervals/micro_f1": list(self.f1_interval)}
-        for label, scores in self.by_label().items():
-            row |= {f"per_class/{label}/{name}": value for name, value in scores.items()}
-        row["confusions"] = [list(found) for found in self.confusions]
-        row |= {} if self.confusion_matrix is None else {"confusion_matrix": self.confusion_matrix}
-        return {f"{prefix}/{name}": value for name, value in row.items()}
+        return {f"{prefix}/{name}": value for name, value in self.scores.items()}
 
     def as_object(self, split: str) -> dict[str, Any]:
         """Returns what `eval --json` prints."""
-        several = {} if self.f1_interval is None else {name: getattr(self, name) for name in self.names}
-        several |= {} if self.f1_interval is None else {"intervals": {"micro_f1": self.f1_interval}}
+        rows = {label: row._asdict() for label, row in self.per_class.items()}
+        intervals = {} if self.f1_interval is None else {"intervals": {"micro_f1": list(self.f1_interval)}}
         return {
-            "split": split, "examples": self.examples, "accuracy": self.accuracy, "macro_f1": self.macro_f1,
-            "loss": self.log_loss, "ece": self.ece, "confidence_interval": list(self.confidence_interval),
-            **several, "per_class": self.by_label(),
+            "split": split, "examples": self.examples, **self.scores, "loss": self.log_loss,
+            "confidence_interval": list(self.confidence_interval), **intervals,
+            "per_class": {label: {key: value for key, value in row.items() if value is not None}
+                          for label, row in rows.items()},
         }  # fmt: skip
+
+    def flat(self, prefix: str) -> dict[str, Any]:
+        """Returns everything under keys such as `test/accuracy` and `test/per_class/pos/f1`, ready for JSON."""
+        row = {"majority": self.majority, "confusions": list(map(list, self.confusions))} | self.as_object(prefix)
+        row |= {} if self.confusion_matrix is None else {"confusion_matrix": self.confusion_matrix}
+        del row["split"], row["loss"]
+        row |= {f"intervals/{name}": interval for name, interval in row.pop("intervals", {}).items()}
+        for label, scores in row.pop("per_class").items():
+            row |= {f"per_class/{label}/{name}": value for name, value in scores.items()}
+        return {f"{prefix}/{name}": value for name, value in row.items()}
 
 
 def compute_metrics(
@@ -155,7 +144,7 @@ def compute_metrics(
         label_ids: of N texts.
         labels: C distinct class names.
         majority_label_id: the most frequent label of the train split.
-        task: what is predicted, one label or several.
+        task: one label a text, or several.
     """
     from sklearn.metrics import multilabel_confusion_matrix
 
@@ -266,8 +255,7 @@ def score_names(main: str, names: Iterable[str]) -> dict[str, str]:
 
 def is_right(predicted: LabelIds, label_ids: LabelIds) -> Bools:
     """Returns `[N]`, whether the label, or all labels, of a text are right."""
-    is_equal = predicted == label_ids
-    return np.asarray(is_equal.all(axis=-1) if label_ids.ndim == 2 else is_equal)
+    return np.asarray((predicted == label_ids).reshape(len(predicted), -1).all(axis=1))
 
 
 def likelihoods(probabilities: Floats, label_ids: LabelIds) -> Floats:
@@ -280,7 +268,7 @@ def likelihoods(probabilities: Floats, label_ids: LabelIds) -> Floats:
 def example_losses(probabilities: Floats, label_ids: LabelIds) -> Floats:
     """Returns `[N]` negative log-likelihoods in nats, between 0 and 36.05; with several labels the mean over these."""
     losses = np.abs(np.log(np.clip(likelihoods(probabilities, label_ids), _SMALLEST, 1.0)))  # abs: -log(1) is -0.0
-    return np.asarray(losses.mean(axis=1) if losses.ndim == 2 else losses)
+    return np.asarray(losses.reshape(len(losses), -1).mean(axis=1))
 
 
 def confidences(probabilities: Floats, label_ids: LabelIds) -> tuple[Floats, Bools]:

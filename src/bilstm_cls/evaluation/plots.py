@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilstm_cls.evaluation.metrics import NUM_BINS, Floats, calibration_bins, confidences
+from bilstm_cls.evaluation.metrics import NUM_BINS, calibration_bins, confidences
 from bilstm_cls.files import replacing
+from bilstm_cls.ngrams import Floats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,14 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilstm_cls.data.types import Label, LabelIds, Split, named, names_in
 from bilstm_cls.errors import CheckpointError
-from bilstm_cls.evaluation.metrics import Floats, Metrics, compute_metrics, example_losses, likelihoods
+from bilstm_cls.evaluation.metrics import Metrics, compute_metrics, example_losses, likelihoods
 from bilstm_cls.files import replacing, row_writer
+from bilstm_cls.ngrams import Floats
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Task
 
@@ -68,40 +69,16 @@ class Evaluation:
         return np.asarray(found.prod(axis=1) if found.ndim == 2 else found)
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """The rows of a `predictions_*.csv`, in its order: the worst prediction first.
+class Predicted(NamedTuple):
+    """A row of a `predictions_*.csv`: a text and its place, its label, and the prediction with its loss in nats."""
 
-    Attributes:
-        split: `test`, or `valid` where a run has no test split.
-        texts: N texts.
-        places: N of `path:line`, where each is in the data.
-        labels: N true labels.
-        predictions: N predicted labels.
-        probabilities: `[N]` of the predictions.
-        losses: `[N]` in nats.
-    """
-
-    split: str
-    texts: list[str]
-    places: list[tuple[str, int]]
-    labels: list[Label]
-    predictions: list[Label]
-    probabilities: Floats
-    losses: Floats
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def as_split(self, labels: Sequence[str]) -> Split:
-        """Returns the texts as they were evaluated, or raises `CheckpointError` where their labels are not these."""
-        try:
-            ids = label_ids_of(self.labels, labels)
-        except KeyError as error:
-            name = f"predictions_{self.split}.csv"
-            raise CheckpointError(f"{name}: has the label {error}, which labels.json of its run lacks") from error
-        lines = np.array([line for _, line in self.places], dtype=np.int64)
-        return Split(self.split, self.texts, ids, [path for path, _ in self.places], lines)
+    path: str
+    line: int
+    label: Label
+    prediction: Label
+    probability: float
+    loss: float
+    text: str
 
 
 def label_ids_of(found: Sequence[Label], labels: Sequence[str]) -> LabelIds:
@@ -145,18 +122,16 @@ def read_history(run: RunDirectory) -> list[dict[str, Any]]:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
 
-def read_predictions(run: Path, *, is_sorted: bool = False) -> Predictions:
+def read_predictions(run: Path) -> tuple[str, list[Predicted]]:
     """Reads what `write_predictions` wrote, or raises `CheckpointError`: missing, or damaged.
 
-    Args:
-        run: the run directory.
-        is_sorted: whether the rows are in an order that is the same for every model.
+    Returns:
+        `test`, or `valid` where a run has no test split, and its texts, the worst prediction first.
     """
     found = [path for name in ("test", "valid") if (path := run / f"predictions_{name}.csv").exists()]
     if not found:
         raise CheckpointError(f"{run}: holds no predictions_test.csv, so it is not a run that was evaluated")
-    path = found[0]
-    rows: list[tuple[tuple[str, int], Label, Label, float, float, str]] = []
+    path, rows = found[0], list[Predicted]()
     limit = csv.field_size_limit(sys.maxsize)  # of the whole process; the default is less than a long text
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -164,17 +139,26 @@ def read_predictions(run: Path, *, is_sorted: bool = False) -> Predictions:
             header = tuple(next(reader, ()))
             if header not in (COLUMNS, MULTI_COLUMNS):
                 raise ValueError(f"its first line is not {','.join(COLUMNS)}")
-            for source, line, *cells, probability, loss, text in reader:
+            for place, line, *cells, probability, loss, text in reader:
                 label, prediction = cells if header == COLUMNS else (tuple(json.loads(cell)) for cell in cells)
-                rows.append(((source, int(line)), label, prediction, float(probability), float(loss), text))
+                rows.append(Predicted(place, int(line), label, prediction, float(probability), float(loss), text))
             if not rows:
                 raise ValueError("it holds no text")
-            if is_sorted:
-                rows.sort(key=lambda row: (row[5], row[1], row[0]))
-            places, labels, predictions, probabilities, losses, texts = map(list, zip(*rows, strict=True))
     except (OSError, csv.Error, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read after {len(rows)} rows ({error})") from error
     finally:
         csv.field_size_limit(limit)
-    split = path.stem.removeprefix("predictions_")
-    return Predictions(split, texts, places, labels, predictions, np.array(probabilities), np.array(losses))
+    return path.stem.removeprefix("predictions_"), rows
+
+
+def read_split(run: Path, labels: Sequence[str]) -> Split:
+    """Returns the texts of `read_predictions`; `CheckpointError` also where the run does not know a label."""
+    name, rows = read_predictions(run)
+    try:
+        ids = label_ids_of([row.label for row in rows], labels)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{run}: predictions_{name}.csv has the label {error}, which labels.json of its run lacks"
+        ) from error
+    lines = np.array([row.line for row in rows], dtype=np.int64)
+    return Split(name, [row.text for row in rows], ids, [row.path for row in rows], lines)

@@ -15,8 +15,8 @@ import numpy as np
 from bilstm_cls.data.types import LabelIds
 from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import by_label, tfidf_model
-from bilstm_cls.evaluation.metrics import Floats, Ints, likelihoods
-from bilstm_cls.ngrams import PAIRS, count, is_spaced, kept
+from bilstm_cls.evaluation.metrics import likelihoods
+from bilstm_cls.ngrams import PAIRS, Floats, Ints, count, is_spaced, kept
 
 NUM_FOLDS = 5
 NUM_HASHES, NUM_BANDS, BAND = 64, 16, 4

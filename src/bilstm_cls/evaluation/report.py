@@ -1,7 +1,12 @@
-"""What a reader of a score needs: pictures, a self-contained HTML report, and a Markdown model card."""
+"""What people read of scores and predictions: tables for a terminal, and pages that load nothing.
 
+A run has a report with pictures and a model card; explanations are texts whose words are coloured.
+"""
+
+import base64
+import functools
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +16,10 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config_file import dump_config
 from bilstm_cls.data.torchtext import PREFIX
 from bilstm_cls.data.types import named, spoken
+from bilstm_cls.errors import printable
 from bilstm_cls.evaluation import plots
 from bilstm_cls.evaluation.baselines import BASELINES
-from bilstm_cls.evaluation.explain import explain
+from bilstm_cls.evaluation.explain import Explanation, explain
 from bilstm_cls.evaluation.metrics import (
     SCORE_NAMES,
     Metrics,
@@ -25,16 +31,23 @@ from bilstm_cls.evaluation.metrics import (
     score_names,
     scored_split,
 )
-from bilstm_cls.evaluation.pages import aligned, excerpt, render
 from bilstm_cls.evaluation.predictions import Evaluation
 from bilstm_cls.evaluation.quality import confident_disagreements
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.runtime import Prediction
 
 Row = dict[str, Any]
 
+TEMPLATES = Path(__file__).with_name("templates")
 MAX_TEXT_LENGTH = 600
-MAX_WORST, MAX_DOUBTFUL = 30, 20
+MAX_WORST, MAX_DOUBTFUL, MAX_STRONGEST = 30, 20, 10
+FAINTEST = 0.1
+"""Fraction of the strongest value below which a word of an excerpt has no colour."""
+
+FOR, AGAINST, VISIBLE = 67, 172, 0.25
+"""Blue and orange of a terminal's 256 colours, and the fraction of the strongest value from which words have them."""
+
 MAX_LABELS, MAX_ROWS = 200, 50
 """Labels of which all are listed, and how many of more."""
 
@@ -59,8 +72,8 @@ class Score(NamedTuple):
 
 def other_scores(metrics: Metrics) -> dict[str, float | None]:
     """Returns all scores but the main one by their names in words."""
-    words = score_names(metrics.main, metrics.names)
-    return {word: getattr(metrics, name) for name, word in words.items() if name != metrics.main}
+    words = score_names(metrics.main, metrics.scores)
+    return {words[name]: value for name, value in metrics.scores.items() if name in words and name != metrics.main}
 
 
 def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
@@ -85,15 +98,15 @@ def write_report(
 ) -> None:
     """Draws the pictures of a run and writes `report.html` and the model card `README.md`.
 
-    Args:
-        run: its `environment.json` is read.
-        loaded: the model, which explains its errors.
-        evaluation: what it predicted.
-        metrics: what `metrics.json` holds or will hold.
-        history: rows of `history.jsonl`.
+    The model explains its errors. `metrics` is what `metrics.json` holds or will hold, `history` that of
+    `history.jsonl`; `environment.json` is read.
     """
     config = loaded.config
     scores, split, path = scores_of(metrics), evaluation.split.name, shlex.quote(str(run.path))
+    notes = [*metrics.get("data/notes", []), *([NO_TEST] if split != "test" else [])]
+    simpler = [score for score in scores[1:] if score.name != "network alone"]
+    if simpler and (best := max(simpler, key=lambda score: score.value)).value >= scores[0].value:
+        notes.append(f"This model is not better than {best.name} ({best.value:.2%}): think before you deploy it.")
     labels, per_class = evaluation.labels, list(evaluation.metrics.per_class.items())
     is_long = len(labels) > MAX_LABELS
     values = {
@@ -101,7 +114,7 @@ def write_report(
         "metrics": evaluation.metrics,
         "row": metrics,
         "split": split,
-        "notes": [*metrics.get("data/notes", []), *([NO_TEST] if split != "test" else []), *_warnings(scores)],
+        "notes": notes,
         "scores": scores,
         "main": SCORE_NAMES[main_score(metrics)],
         "other_scores": other_scores(evaluation.metrics),
@@ -126,30 +139,17 @@ def write_report(
     write_atomic(run / "README.md", render("card.md", **values))
 
 
-def _warnings(scores: Sequence[Score]) -> list[str]:
-    """Returns a warning where something simpler is as good as the model."""
-    simpler = [score for score in scores[1:] if score.name != "network alone"]
-    best = max(simpler, key=lambda score: score.value, default=None)
-    if best is None or best.value < scores[0].value:
-        return []
-    return [f"This model is not better than {best.name} ({best.value:.2%}): think before you deploy it."]
-
-
-def _draw(run: RunDirectory, evaluation: Evaluation, history: Sequence[Row]) -> dict[str, dict[str, Path]]:
-    """Draws the pictures; returns their files, by section and caption."""
-    split, counts = evaluation.split.name, evaluation.metrics.confusion_matrix
-    files = {name: run.plots / f"{name}.png" for name in ("curves", "confusion_matrix", "calibration")}
-    drawn = {key: dict[str, Path]() for key in ("curves", "confusion")}
+def _draw(run: RunDirectory, evaluation: Evaluation, history: Sequence[Row]) -> dict[str, Path]:
+    """Draws the pictures; returns their files by name."""
+    counts = evaluation.metrics.confusion_matrix
+    drawn = {"calibration": run.plots / "calibration.png"}
+    plots.calibration(evaluation.probabilities, evaluation.split.label_ids, drawn["calibration"])
     if history:
-        plots.learning_curves(history, files["curves"])
-        caption = "Loss, and scores on the valid split, by epoch; the ring marks the weights that were kept"
-        drawn["curves"] = {caption: files["curves"]}
+        drawn["curves"] = run.plots / "curves.png"
+        plots.learning_curves(history, drawn["curves"])
     if counts is not None and len(counts) <= MAX_CELLS:
-        plots.confusion_matrix(counts, evaluation.labels, files["confusion_matrix"])
-        caption = f"Confusion matrix of the {split} split, shaded by the fraction of the true label"
-        drawn["confusion"] = {caption: files["confusion_matrix"]}
-    plots.calibration(evaluation.probabilities, evaluation.split.label_ids, files["calibration"])
-    drawn["calibration"] = {f"Predictions of the {split} split by their probability": files["calibration"]}
+        drawn["confusion"] = run.plots / "confusion_matrix.png"
+        plots.confusion_matrix(counts, evaluation.labels, drawn["confusion"])
     return drawn
 
 
@@ -236,3 +236,132 @@ def baselines_table(results: Mapping[str, Row]) -> str:
     rows += [[score.name, f"{score.value:.4f}", "", ""] for score in scores_of(first)[1:]]  # the majority class
     title = f"{SCORE_NAMES[main_score(first)]} on the {scored_split(first)} split:"
     return "\n".join([title, *aligned(rows), *(f"note: {note}" for note in first["data/notes"])])
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "number": number, "shortened": shortened, "markdown": markdown, "spoken": spoken,
+        "picture": lambda path: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"),
+        "width": lambda path: int.from_bytes(path.read_bytes()[16:20], "big") // 2,  # of a PNG of twice the pixels
+    }  # fmt: skip
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """Fills a file of `templates/`: in `.html` all values are escaped. Lone surrogates become question marks."""
+    shown: str = _environment().get_template(template).render(**values)
+    return shown.encode("utf-8", "replace").decode("utf-8")
+
+
+def number(value: object) -> str:
+    """Writes a number with thousands separated and four digits, and nothing as a dash."""
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else "—" if value is None else str(value)
+
+
+def shortened(text: str, max_length: int = 600) -> str:
+    """Returns a text on one line of at most so many characters."""
+    shown = " ".join(text.split())
+    return shown if len(shown) <= max_length else shown[: max_length - 1] + "…"
+
+
+def markdown(text: str) -> str:
+    """Returns text on one line that Markdown shows as it is."""
+    return "".join(f"\\{mark}" if mark in r"\`*_{}[]<>()#+!|~&$" else mark for mark in " ".join(text.split()))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns rows as lines whose columns begin below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+class Part(NamedTuple):
+    """A part of a text on a page: one token, several that share a character, or what is between them.
+
+    `strength` is its colour from -1, against the label, to 1, for it; `title` is shown when it is pointed at.
+    What is no token has neither title nor `value` in nats.
+    """
+
+    text: str
+    strength: float = 0.0
+    title: str = ""
+    value: float = 0.0
+
+
+def parts_of(explanation: Explanation) -> list[Part]:
+    """Cuts the whole text into parts; joined they are the text. The strongest has full colour."""
+    pieces: list[tuple[int, int, float, str]] = []
+    for _, start, stop, value, is_known in explanation.terms:
+        title = "" if is_known else ", not in the vocabulary"
+        if pieces and start < pieces[-1][1]:  # byte-pair tokens that share a character
+            start, before, other, other_title = pieces.pop()
+            stop, value, title = max(stop, before), value + other, title or other_title
+        pieces.append((start, stop, value, title))
+    scale = max((abs(value) for _, _, value, _ in pieces), default=0.0) or 1.0
+    parts, position = list[Part](), 0
+    for start, stop, value, title in pieces:
+        token = Part(explanation.text[start:stop], value / scale, f"{value:+.4f}{title}", value)
+        parts += [Part(explanation.text[position:start]), token]
+        position = stop
+    return [part for part in [*parts, Part(explanation.text[position:])] if part.text]
+
+
+def excerpt(explanation: Explanation, max_length: int) -> list[Part]:
+    """Returns the stretch of a text in which its words change the prediction most, up to `max_length` characters."""
+    found = parts_of(explanation)
+    ends = np.cumsum([0, *(len(part.text) for part in found)])
+    sums = np.cumsum([0.0, *(abs(part.strength) for part in found)])
+    stops = np.maximum(np.searchsorted(ends, ends[:-1] + max_length, side="right") - 1, np.arange(len(found)) + 1)
+    start = int((sums[stops] - sums[:-1]).argmax()) if found else 0
+    stop = int(stops[start]) if found else 0
+    shown = [part if abs(part.strength) >= FAINTEST else Part(part.text) for part in found]
+    shown = [part._replace(text=part.text[:max_length]) for part in shown[start:stop]]
+    return [*([Part("… ")] if start > 0 else []), *shown, *([Part(" …")] if stop < len(found) else [])]
+
+
+def explanation_lines(prediction: Prediction, explanation: Explanation, *, is_coloured: bool) -> Iterator[str]:
+    """Yields lines for a terminal: label, probability and text; the logit; the strongest words."""
+    parts = parts_of(explanation)
+    shown = "".join(_painted(part) if is_coloured else printable(part.text) for part in parts)
+    yield f"{printable(explanation.label)}\t{prediction.probabilities[explanation.label]:.4f}\t{shown}"
+    yield f"  {_summary(explanation)}"
+    yield from (f"  {value}  {word}" for value, word in _strongest(parts))
+
+
+def write_explanations(path: Path, title: str, explained: Iterable[tuple[Prediction, Explanation]]) -> None:
+    """Writes one page that loads nothing, with every text, its words coloured, and the numbers."""
+    texts = [
+        {
+            "label": explanation.label,
+            "probability": prediction.probabilities[explanation.label],
+            "parts": parts_of(explanation),
+            "summary": _summary(explanation),
+            "strongest": _strongest(parts_of(explanation)),
+        }
+        for prediction, explanation in explained
+    ]
+    write_atomic(path, render("explanations.html", title=title, texts=texts))
+
+
+def _painted(part: Part) -> str:
+    colour, text = FOR if part.strength > 0 else AGAINST, printable(part.text)
+    return f"\x1b[48;5;{colour};38;5;16m{text}\x1b[0m" if abs(part.strength) >= VISIBLE else text
+
+
+def _strongest(parts: Sequence[Part]) -> list[tuple[str, str]]:
+    tokens = sorted((part for part in parts if part.title), key=lambda part: -abs(part.value))
+    return [(f"{part.value:+.4f}", printable(part.text)) for part in tokens[:MAX_STRONGEST]]
+
+
+def _summary(explanation: Explanation) -> str:
+    logit = f"logit of {printable(explanation.label)} {explanation.logit:+.4f}"
+    return f"{logit}; a word's value is what it loses when the word is left out"

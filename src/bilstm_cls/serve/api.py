@@ -32,7 +32,7 @@ from starlette.responses import JSONResponse
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.errors import ConfigError, StoppedError, UserError, dotted
 from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
-from bilstm_cls.evaluation.pages import TEMPLATES
+from bilstm_cls.evaluation.report import TEMPLATES
 from bilstm_cls.runtime import most_probable
 from bilstm_cls.serve.batching import MAX_QUEUED, Batcher, FullError
 

@@ -13,9 +13,9 @@ from bilstm_cls.data.dataset import IN_MEMORY
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.types import LabelIds
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.metrics import Floats, compute_metrics
+from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.model.classifier import BiLSTMClassifier
-from bilstm_cls.ngrams import NgramCounts, NgramModel
+from bilstm_cls.ngrams import Floats, NgramCounts, NgramModel
 
 logger = logging.getLogger(__name__)
 

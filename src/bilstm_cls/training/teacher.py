@@ -17,8 +17,8 @@ from bilstm_cls.classifier import Classifier, Task, predict_logits
 from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.evaluation.metrics import Floats, compute_metrics
-from bilstm_cls.ngrams import NgramCounts, NgramModel
+from bilstm_cls.evaluation.metrics import compute_metrics
+from bilstm_cls.ngrams import Floats, NgramCounts, NgramModel
 from bilstm_cls.run_directory import RunDirectory, text_digest
 from bilstm_cls.training.calibration import fit_scales
 from bilstm_cls.training.distributed import Group, rank_by_torchrun
