@@ -4,7 +4,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,7 @@ PAGE_FAULTS = """
 import contextlib
 import resource
 import sys
+from collections import namedtuple
 
 import torch
 
@@ -94,3 +97,32 @@ def test_each_process_has_its_share_of_the_cores_or_what_the_user_says(
     monkeypatch.setattr(device, "usable_cores", lambda: 64)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert threads_of_each(processes) == expected
+
+
+Times = namedtuple("Times", "user nice system idle iowait irq softirq steal guest")
+
+
+@pytest.mark.parametrize(
+    ("machine", "usable", "busy", "is_reported"),
+    [(2, 2, 80.0, True), (2, 2, 70.0, False), (64, 2, 1940.0, True), (64, 2, 1900.0, False)],
+)
+def test_other_programs_that_take_the_cores_are_reported_once(
+    machine: int, usable: int, busy: float, is_reported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 30 seconds, of which this process computes 50 and `busy - 50` are others'."""
+    now = 0.0
+
+    def spent() -> SimpleNamespace:
+        return SimpleNamespace(user=50.0 * bool(now), system=0.0)
+
+    monkeypatch.setattr(device.psutil, "cpu_times", lambda: Times(busy * bool(now), 0, 0, 7 * now, 3 * now, 0, 0, 0, 0))
+    monkeypatch.setattr(device.psutil, "Process", lambda: SimpleNamespace(cpu_times=spent))
+    monkeypatch.setattr(device.psutil, "cpu_count", lambda: machine)
+    monkeypatch.setattr(device, "usable_cores", lambda: usable)
+    monkeypatch.setattr(device.time, "monotonic", lambda: now)
+    after_step = device.load_warning(processes=1)
+    now = 29.0
+    assert after_step() is None
+    now = 30.0
+    assert (after_step() is not None) == is_reported
+    assert after_step() is None

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -226,6 +227,42 @@ def side_by_side(call: Callable[[A], B], arguments: Sequence[A]) -> list[B]:
             return list(pool.map(call, arguments))
     finally:
         torch.set_num_threads(threads)  # the number of a new thread is what was set last in any
+
+
+LOAD_SECONDS = 30.0
+"""For which other programs are watched."""
+
+
+def load_warning(processes: int) -> Callable[[], str | None]:
+    """Returns what to call after every step: once, after `LOAD_SECONDS`, it says if other programs take the cores.
+
+    The threads of a step wait for the slowest, so that a second busy program makes a step two to three times as slow.
+    `processes` of this run share the machine, each as busy as this one.
+    """
+
+    def busy() -> float:
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        return sum(times[:8]) - idle - processes * (own.user + own.system)  # guests' time is the users' as well
+
+    start, started = busy(), time.monotonic()
+    is_watching = True
+
+    def after_step() -> str | None:
+        nonlocal is_watching
+        seconds = time.monotonic() - started
+        if not is_watching or seconds < LOAD_SECONDS:
+            return None
+        is_watching = False
+        others = (busy() - start) / seconds
+        if others < (psutil.cpu_count() or 1) - usable_cores() * 2 / 3:
+            return None
+        return (
+            f"other programs keep {others:.1f} of this machine's {psutil.cpu_count()} cores busy, so training is slow; "
+            f"--set train.threads=1 loses less to them"
+        )
+
+    return after_step
 
 
 MAX_GROWTH, SLACK = 1.5, 2**28
