@@ -316,7 +316,9 @@ class PretrainConfig(Section):
     """How `pretrain` makes an encoder, of the sizes above, from texts whose labels it does not read."""
 
     enabled: bool = Field(False, description="Whether train first makes an encoder from its texts, kept in the cache.")
-    epochs: Count = Field(5, description="Passes over the texts of train and unlabelled.")
+    epochs: Count | None = Field(
+        None, description="Passes over train and unlabelled; null: two to eight, which read about 25 million tokens."
+    )
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
     bptt: Annotated[int, Field(ge=1, le=10**6)] = Field(
         100, description="Tokens of each text per step; the state goes on from one step of a text to the next."

@@ -70,6 +70,16 @@ def test_an_encoder_has_its_files_and_metrics_of_every_epoch_in_both_directions(
     assert read > (np.minimum(lengths, 20) - 1).sum()
 
 
+@pytest.mark.parametrize(("wanted", "passes"), [(0.1, 2), (3.0, 3), (99.0, 8)])
+def test_a_small_corpus_is_read_more_often(
+    wanted: float, passes: int, tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_tokens = int(prepare(tiny_config()).corpora["train"].num_tokens.sum())
+    monkeypatch.setattr("bilstm_cls.training.pretrain.WANTED_TOKENS", wanted * num_tokens)
+    metrics = pretrain(tiny_config(*PRETRAINED, "pretrain.epochs=null"), tmp_path / "encoder")
+    assert len(metrics["held_out/perplexities"]) == passes
+
+
 @pytest.fixture
 def ordered(tmp_path: Path) -> list[str]:
     """Overrides of texts in which each token is followed by one of two, of thirty."""
