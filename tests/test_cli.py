@@ -15,9 +15,9 @@ import pytest
 
 from bilstm_cls import cli
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.commands.use import given_chunks
 from bilstm_cls.config_file import load_config
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.runtime import given_chunks
 from tests.command_line import Outcome, run_cli
 from tests.conftest import TINY
 

@@ -20,9 +20,7 @@ from bilstm_cls.runtime import Prediction, Predictor, Task, softmax
 
 __all__ = ["Classifier", "LoadedModel", "Prediction", "Task", "network_logits", "predict_logits", "softmax"]
 
-MAX_TOKENS = {"cpu": 2**13, "cuda": 2**17}
-"""Padded tokens of a batch: as many as a device reads fastest."""
-
+MAX_TOKENS = {"cpu": 2**13, "cuda": 2**17}  # padded, in a batch: as many as a device reads fastest
 FP32 = Precision(torch.float32, allows_tf32=False)
 
 
@@ -76,13 +74,8 @@ def predict_logits(
     Batches are cut by padded tokens after sorting by length. The model keeps its mode, training or not, and no random
     number is drawn.
 
-    Args:
-        model: the network, on the device where it is to run.
-        corpus: N encoded texts.
-        precision: of the matrix products; 32 bits where none is named.
-        rank: of this process among `size` that share the batches. Texts of the others' batches get zeros, so the sum
-            over all ranks is the whole.
-        size: the number of processes.
+    Of `size` processes that share the batches, the one of this `rank` gives zeros for the texts of the others, so the
+    sum over all ranks is the whole.
     """
     device = model.embedding.weight.device
     logits = np.zeros((len(corpus), model.project.out_features), dtype=np.float32)

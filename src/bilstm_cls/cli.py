@@ -47,15 +47,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cache": look.cache,
     "doctor": look.doctor,
 }
-CONFIG_COMMANDS: dict[str, Callable[..., None]] = {
-    "show": look.config_show,
-    "check": look.config_check,
-    "schema": look.config_schema,
-}
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
-for _name, _command in CONFIG_COMMANDS.items():
-    config_app.command(_name)(_command)
+config_app.command("show")(look.config_show)
+config_app.command("check")(look.config_check)
+config_app.command("schema")(look.config_schema)
 
 
 def main() -> None:

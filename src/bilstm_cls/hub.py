@@ -18,25 +18,19 @@ MODEL_FILES = (
     "model.safetensors", "model-*.safetensors", "ngrams.safetensors", "tokenizer.json", "labels.json",
     "thresholds.json", "config.yaml",
 )  # fmt: skip
-"""All that a prediction needs."""
-
 PUSHED = (*MODEL_FILES, "metrics.json", "history.jsonl", "environment.json", "plots/*.png", "README.md")
-WITH_TEXTS = ("report.html", "predictions_*.csv")
-"""Files that hold texts of the data; they are pushed only when that is asked for."""
+WITH_TEXTS = ("report.html", "predictions_*.csv")  # hold texts of the data; pushed only when that is asked for
 
 
 def push(run: str | Path, repository: str, *, is_private: bool = False, with_texts: bool = False) -> str:
     """Uploads a finished run in one commit, with its model card, and returns its address.
 
-    Args:
-        run: its directory; the model in it is read and verified first.
-        repository: `user/name`, which is made if it is not there; with `@BRANCH`, onto that branch, which is there.
-        is_private: make a new repository that only its owner may read.
-        with_texts: also upload the report and the predictions, which hold texts of the data.
+    The repository `user/name` is made if it is not there; `user/name@BRANCH` must be there. With `with_texts`, the
+    report and the predictions, which hold texts of the data, go along.
 
     Raises:
         CheckpointError: the run is unfinished or damaged.
-        ConfigError: there is no permission to write there, or `huggingface_hub` is not installed.
+        ConfigError: there is no permission to write there.
         DownloadError: the Hub cannot be reached.
     """
     address = _address(repository)
@@ -58,12 +52,7 @@ def push(run: str | Path, repository: str, *, is_private: bool = False, with_tex
 
 
 def pull(repository: str, target: str | Path | None = None, *, overwrite: bool = False) -> Path:
-    """Downloads a run into a new directory, verified, and returns its path.
-
-    Args:
-        repository: `user/name`, with `@REVISION` if it is not the newest.
-        target: the directory; `runs/NAME` if left out.
-        overwrite: replace an existing run.
+    """Downloads a run into a new directory, by default `runs/NAME`, verified, and returns its path.
 
     Raises:
         CheckpointError: what was downloaded is not a valid run.
@@ -89,9 +78,7 @@ def pull(repository: str, target: str | Path | None = None, *, overwrite: bool =
 def fetched_run(path: str | Path) -> Path:
     """Returns the directory of a run: a path as it is, and of `hf://user/name` the copy in the Hub's cache.
 
-    Raises:
-        ConfigError: there is no such repository.
-        DownloadError: the Hub cannot be reached, and the copy is not there.
+    Raises ConfigError where there is no such repository, DownloadError where there is no copy and no Hub.
     """
     if not str(path).startswith("hf:/"):  # a `Path` has one slash where two were written
         return Path(path)
@@ -106,7 +93,6 @@ def _address(text: str) -> Address:
 
 
 def _card(run: Path, config: Config) -> str:
-    """Returns the run's model card with what the Hub reads in front of it."""
     card = (run / "README.md").read_text("utf-8") if (run / "README.md").exists() else f"# {config.name}\n"
     if card.startswith("---\n"):
         return card

@@ -1,16 +1,17 @@
 """What a model answers for a text, and how an exported bundle answers without PyTorch.
 
-A bundle needs onnxruntime, tokenizers and numpy alone. Texts are split, cut, padded
-and batched by the same code as in training, so its predictions are those of the run that it was made from. Also a
-command: `python -m bilstm_cls.runtime BUNDLE TEXT...`, where `-` reads stdin.
+A bundle needs onnxruntime, tokenizers and numpy alone. Texts are split, cut, padded and batched by the same code as in
+training, so its predictions are those of the run that it was made from. Also a command, see `main`.
 """
 
 import argparse
+import codecs
 import functools
 import hashlib
 import io
 import itertools
 import json
+import os
 import signal
 import sys
 import zipfile
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,14 +35,10 @@ from bilstm_cls.ngrams import NgramModel
 
 FORMAT_VERSION = 2
 FILES = ("model.onnx", "tokenizer.json", "labels.json")
-NGRAMS = "ngrams.npz"
-"""The n-gram model of a run that has one. `config.json` has the digests of all files."""
-
-CHUNK = 2048
-"""Texts of a stream that are read, encoded and classified together."""
-
-BATCH_TOKENS = 8192
-"""Padded tokens in a batch; onnxruntime is fastest where what it holds of one fits into the processor's cache."""
+NGRAMS = "ngrams.npz"  # of a run that has an n-gram model
+CHUNK = 2048  # texts of a stream that are read, encoded and classified together
+BATCH_TOKENS = 8192  # padded; onnxruntime is fastest where what it holds of a batch fits into the processor's cache
+READ_BYTES = 2**20
 
 Probabilities = npt.NDArray[np.float64]
 
@@ -73,9 +70,8 @@ class Prediction:
     def as_dict(self, *, top_k: int | None = None, min_probability: float = 0.0) -> dict[str, Any]:
         """Returns the fields in the order in which `--json` prints them.
 
-        Args:
-            top_k: keep the probabilities of so many labels, the most probable first; all in their order if None.
-            min_probability: a label that is less probable becomes None; several labels lose it.
+        With `top_k`, so many probabilities are kept, the greatest first. A label below `min_probability` becomes None;
+        several labels lose it.
         """
         fields = {name: getattr(self, name) for name in self.__slots__ if name != "labels"}
         if top_k is not None:
@@ -121,7 +117,7 @@ class Task:
 
     @classmethod
     def of(cls, label_ids: LabelIds) -> "Task":
-        """Returns the task of texts with such labels, before thresholds are chosen."""
+        """Returns the task before thresholds are chosen."""
         return cls(np.full(label_ids.shape[1], 0.5) if label_ids.ndim == 2 else None)
 
     def tuned(self, probabilities: Probabilities, label_ids: LabelIds) -> "Task":
@@ -170,11 +166,8 @@ class Task:
 class Predictor(ABC):
     """Texts to predictions. Texts may come in a list, tuple, array, pandas or polars series, or generator.
 
-    Attributes:
-        labels: C class names, by label id.
-        task: one label a text, or several.
-        tokenizer: splits texts, which are cut to `max_length` tokens as `truncate` says.
-        ngrams: whose logits are added to those of the networks.
+    `labels` are C class names, by label id. The logits of `ngrams` are added to those of the networks, which read at
+    most `max_length` tokens of a text.
     """
 
     labels: list[str]
@@ -259,11 +252,7 @@ class Runtime(Predictor):
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None) -> "Runtime":
-        """Reads a bundle and verifies every file of it.
-
-        Args:
-            path: the folder that `bilstm-cls export` wrote.
-            threads: CPU threads; as many as there are cores for this process if None.
+        """Reads a bundle that `export` wrote and verifies every file of it, to answer with so many CPU threads.
 
         Raises:
             CheckpointError: a file is missing, damaged, or of another version.
@@ -298,19 +287,12 @@ class Runtime(Predictor):
         logits = np.zeros((len(corpus), len(self.labels)), dtype=np.float32)
         batches = evaluation_batches(corpus.lengths, max_tokens=BATCH_TOKENS)
         with ThreadPoolExecutor(self._threads) as pool:
-            for indices, part in zip(batches, pool.map(lambda i: self.run(*pad(corpus, i)), batches), strict=True):
+            for indices, part in zip(batches, pool.map(lambda i: self._run(*pad(corpus, i)), batches), strict=True):
                 logits[indices] = part
         return logits
 
-    def run(self, token_ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Returns the logits `[B, C]` of one batch.
-
-        Args:
-            token_ids: `[B, T]`.
-            lengths: `[B]`, 1 to T; what stands past them is not read.
-        """
-        (logits,) = self._session.run(["logits"], {"token_ids": token_ids, "lengths": lengths})
-        return np.asarray(logits)
+    def _run(self, token_ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Any:
+        return self._session.run(["logits"], {"token_ids": token_ids, "lengths": lengths})[0]
 
 
 def sealed(config: dict[str, Any]) -> dict[str, Any]:
@@ -343,14 +325,14 @@ def _read(path: Path, digest: str | None = None) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints one JSON object a text and returns the exit code."""
+    """Prints one JSON object a text, with `-` for the lines of stdin, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bilstm_cls.runtime", description="Classify texts with a bundle.")
     parser.add_argument("bundle", metavar="BUNDLE", help="a folder that `bilstm-cls export` wrote")
     parser.add_argument("texts", metavar="TEXT", nargs="+", help="texts to classify; - reads stdin, one text a line")
     given = parser.parse_args(arguments)
     try:
         runtime = Runtime.load(given.bundle)
-        for prediction in runtime.stream(_given_texts(given.texts)):
+        for prediction in runtime.stream(itertools.chain.from_iterable(given_chunks(given.texts))):
             print(json.dumps(prediction.as_dict(min_probability=runtime.task.min_probability)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -358,13 +340,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _given_texts(arguments: Sequence[str]) -> Iterator[str]:
-    for argument in arguments:
-        if argument != "-":
-            yield argument
+def given_chunks(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """Yields the texts in their order, as many at a time as are there; `-` stands for the lines of stdin.
+
+    The lines that have come are answered together, and nothing waits for those that have not. As in a txt file, empty
+    lines are texts, a byte order mark is not, and bytes that are no characters are replaced.
+    """
+    for is_stdin, group in itertools.groupby(arguments, "-".__eq__):
+        if not is_stdin:
+            yield [os.fsencode(argument).decode("utf-8", errors="replace") for argument in group]
             continue
-        for line in io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace", newline="\n"):
-            yield line.removesuffix("\n").removesuffix("\r")
+        if sys.stdin is None:
+            raise ConfigError("-: there is no stdin to read; give texts or --input FILE")
+        rest, decode = "", codecs.getincrementaldecoder("utf-8-sig")("replace").decode
+        stream = cast("io.BufferedReader", sys.stdin.buffer)
+        while read := stream.read1(READ_BYTES):
+            *lines, rest = (rest + decode(read)).split("\n")
+            yield [line.removesuffix("\r") for line in lines]
+        if rest := rest + decode(b"", final=True):
+            yield [rest.removesuffix("\r")]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from bilstm_cls.serve.batching import Batcher
+from bilstm_cls.serve.api import Batcher
 
 
 class Model:

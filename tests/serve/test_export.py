@@ -17,9 +17,7 @@ from bilstm_cls.ngrams import NgramCounts, NgramModel
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
 from bilstm_cls.runtime import Runtime
 from bilstm_cls.serve import export as export_module
-from bilstm_cls.serve import onnx_graph
-from bilstm_cls.serve.export import export
-from bilstm_cls.serve.onnx_graph import build_graph
+from bilstm_cls.serve.export import build_graph, export
 from tests.command_line import run_cli
 from tests.conftest import reviews
 from tests.serve.untrained import untrained
@@ -91,7 +89,7 @@ def test_a_bundle_is_verified_whole_and_made_of_the_same_bytes_again(
 def test_a_graph_that_disagrees_with_torch_is_refused_and_leaves_nothing(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(onnx_graph.GATES, "lstm", (0, 1, 2, 3))
+    monkeypatch.setitem(export_module.GATES, "lstm", (0, 1, 2, 3))
     with pytest.raises(CheckpointError, match=r"differs from PyTorch by \d.*more than the accepted 0.0001"):
         export(trained_run, tmp_path / "bundle")
     monkeypatch.undo()

@@ -13,7 +13,7 @@ import pytest
 
 from bilstm_cls.classifier import Classifier, Task
 from bilstm_cls.errors import UserError
-from bilstm_cls.serve import batching
+from bilstm_cls.serve import api
 from bilstm_cls.serve.api import DRAIN, MAX_BYTES, MAX_CHARACTERS, MAX_CONNECTIONS, MAX_EXPLAINED, MAX_TEXTS
 from tests import command_line
 from tests.command_line import run_cli
@@ -56,8 +56,8 @@ def test_answers_are_those_of_the_command_predict(server: Address, trained_run: 
 @pytest.mark.parametrize(
     ("body", "status", "error"),
     [
-        (b"", 422, "required"),
-        (b"{", 422, "JSON"),
+        (b"", 422, "object"),
+        (b"{", 422, "^the body is not JSON: .* at character 1$"),
         (b'{"text": "\\ud800"}', 422, "^text: "),
         (b"[" * 100_000, 400, "error parsing the body"),
         (b"null", 422, "object"),
@@ -66,6 +66,7 @@ def test_answers_are_those_of_the_command_predict(server: Address, trained_run: 
         (b'{"text": 5}', 422, "^text: "),
         (b'{"texts": ["a", null]}', 422, r"^texts\[1\]: "),
         (b'{"txt": "a"}', 422, "^txt: "),
+        (json.dumps({"t" * 9000: "a"}).encode(), 422, r"^t{77}\.\.\.: "),
         (b'{"text": "a", "top_k": 0}', 422, "^top_k: "),
         (json.dumps({"text": "a" * (MAX_CHARACTERS + 1)}).encode(), 422, f"^text: .*{MAX_CHARACTERS}"),
         (json.dumps({"texts": [""] * (MAX_TEXTS + 1)}).encode(), 422, f"^texts: .*{MAX_TEXTS}"),
@@ -95,7 +96,8 @@ def test_only_json_is_read(server: Address) -> None:
 def test_a_body_is_refused_as_soon_as_it_is_known_to_be_too_large(server: Address, rest: bytes) -> None:
     with server.connect() as connection:
         connection.sendall(POST + rest)
-        assert read_reply(connection).status == 413
+        reply = read_reply(connection)
+    assert (reply.status, reply.error) == (413, "the body has more than 1,000,000 bytes")
 
 
 def test_metrics_count_answers_and_batches(classifier: Classifier) -> None:
@@ -144,7 +146,7 @@ def test_the_page_of_the_docs_is_true(server: Address) -> None:
     (block,) = re.findall(r"^```python\n(.*?)\n```", page, re.M | re.S)
     exec(compile(block, "docs/serve.md", "exec"), {"url": server.url})
     bounds = [MAX_TEXTS, MAX_CHARACTERS, MAX_EXPLAINED, MAX_BYTES, DRAIN, MAX_CONNECTIONS]
-    bounds += [batching.MAX_QUEUED, batching.MAX_BATCH, batching.EXPLANATION_COST]
+    bounds += [api.MAX_QUEUED, api.MAX_BATCH, api.EXPLANATION_COST]
     assert [bound for bound in bounds if not re.search(rf"\b{bound:,}\b", page)] == []
 
 
@@ -165,7 +167,7 @@ def test_an_error_of_the_model_is_one_line_and_a_bug_shows_its_kind_alone(
 
 
 def test_what_would_wait_too_long_is_refused_for_now(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_QUEUED", 1)
+    monkeypatch.setattr(api, "MAX_QUEUED", 1)
     with serving(classifier) as server:
         reply = server.predict(texts=["a", "b"])
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
@@ -202,6 +204,14 @@ def test_requests_in_flight_are_answered_after_sigterm_and_logged_without_texts(
     assert [text for text in texts if text in errors] == []  # what people write is theirs
     assert "warning: --host 0.0.0.0" in errors
     assert "Traceback" not in errors
+
+
+def test_ctrl_c_ends_an_idle_server_with_130(trained_run: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job would ignore, and its children
+    with command_line.serving(["--run", trained_run]) as (_, process):
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors.splitlines()[-1]) == (130, "error: stopped")
 
 
 def test_a_taken_port_and_a_foreign_address_are_one_line(trained_run: Path) -> None:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from bilstm_cls.config import Config
 
 OUTPUT_DIR_VARIABLE = "BILSTM_CLS_OUTPUT_DIR"
-RUNS_FOLDER = "runs"
-
 
 CONFIG: Any = typer.Option(None, "--config", "-c", help="A YAML config; all keys have defaults.", metavar="FILE")
 OVERRIDES: Any = typer.Option(
@@ -33,7 +31,7 @@ OUTPUT_DIR: Any = typer.Option(
 )  # fmt: skip
 RUN: Any = typer.Option(None, "--run", help="A run directory; the newest if left out.", metavar="DIR")
 RUNS: Any = typer.Option(
-    RUNS_FOLDER, "--output-dir", help="Where the newest run is looked for.", metavar="DIR", envvar=OUTPUT_DIR_VARIABLE
+    "runs", "--output-dir", help="Where the newest run is looked for.", metavar="DIR", envvar=OUTPUT_DIR_VARIABLE
 )
 DEVICE: Any = typer.Option(None, "--device", help="auto (CUDA if there is one), cpu, cuda or cuda:N.", metavar="DEVICE")
 SEED: Any = typer.Option(None, "--seed", help="Seed of weights, dropout and order.")
@@ -116,7 +114,6 @@ def chosen_run(run: Path | None, folder: Path) -> Path:
 
 
 def suggest_predict(run: Path) -> None:
-    """Says on stderr what one does next with a run."""
     print(f'next: bilstm-cls predict --run {shlex.quote(str(run))} "a text of yours"', file=sys.stderr)
 
 

@@ -1,14 +1,12 @@
 """Commands that use a trained run: to evaluate, to classify, to hand on."""
 
-import codecs
-import io
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -18,8 +16,6 @@ from bilstm_cls.errors import CheckFailedError, ConfigError, printable
 if TYPE_CHECKING:
     from bilstm_cls.classifier import Classifier
     from bilstm_cls.serve.predict_file import PredictOptions
-
-READ_BYTES = 2**20
 
 PRECISION: Any = typer.Option(
     "fp32", "--precision", help="fp32, or bf16 where the processor has it: faster, and digits change.", metavar="NAME"
@@ -87,6 +83,7 @@ def predict(
     explains = explains or page is not None
     _check_combination(texts, source, target, bad_rows, explains=explains or gates is not None)
     from bilstm_cls.classifier import Classifier
+    from bilstm_cls.runtime import given_chunks
     from bilstm_cls.training.distributed import device_by_torchrun
 
     name = device_by_torchrun(opt.checked_device(device))
@@ -141,32 +138,6 @@ def _check_combination(
         raise ConfigError("--explain, --html and --gates go with texts or -, not with --input")
 
 
-def given_chunks(arguments: list[str]) -> Iterator[list[str]]:
-    """Yields the texts in their order, as many at a time as are there; `-` stands for the lines of stdin.
-
-    The lines that have come are answered together, and nothing waits for those that have not. As in a txt file, empty
-    lines are texts, a byte order mark is not, and bytes that are no characters are replaced.
-    """
-    for is_stdin, group in itertools.groupby(arguments, "-".__eq__):
-        if not is_stdin:
-            yield [os.fsencode(argument).decode("utf-8", errors="replace") for argument in group]
-            continue
-        if sys.stdin is None:
-            raise ConfigError("-: there is no stdin to read; give texts or --input FILE")
-        rest, mark = b"", codecs.BOM_UTF8
-        stream = cast("io.BufferedReader", sys.stdin.buffer)
-        while read := stream.read1(READ_BYTES):
-            *lines, rest = (rest + read.removeprefix(mark)).split(b"\n")
-            mark = b""  # stands at the beginning alone
-            yield [_text_of(line) for line in lines]
-        if rest:
-            yield [_text_of(rest)]
-
-
-def _text_of(line: bytes) -> str:
-    return line.decode("utf-8", errors="replace").removesuffix("\r")
-
-
 def _print_explained(classifier: "Classifier", texts: Iterable[str], page: Path | None, out: opt.Output) -> None:
     from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
     from bilstm_cls.evaluation.report import explanation_lines, write_explanations
@@ -204,6 +175,7 @@ def export(
     overwrite: bool = opt.OVERWRITE,
 ) -> None:
     """Write a verified ONNX bundle, which needs no PyTorch."""
+    _require("export", "onnx", "onnx", "onnxruntime")
     from bilstm_cls.serve import export as exporting
 
     facts = exporting.export(opt.chosen_run(run, runs), output, overwrite=overwrite)
@@ -222,13 +194,16 @@ def serve(
 ) -> None:
     """Answer over HTTP: /predict, /health, /metrics, a page."""
     opt.start_logging(quiet=quiet, verbose=verbose)
-    missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"serve needs {', '.join(missing)}; run: pip install 'bilstm-cls[serve]'")
+    _require("serve", "serve", "fastapi", "prometheus_client", "uvicorn")
     from bilstm_cls.serve import api
 
     chosen, name = opt.chosen_run(run, runs), opt.checked_device(device)
     api.serve(chosen, host=host, port=port, device=name, precision=precision)
+
+
+def _require(command: str, extra: str, *modules: str) -> None:
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise ConfigError(f"{command} needs {', '.join(missing)}; run: pip install 'bilstm-cls[{extra}]'")
 
 
 REPOSITORY: Any = typer.Argument(..., help="user/name on the Hub, or user/name@BRANCH.", metavar="REPOSITORY")

@@ -16,10 +16,8 @@ from bilstm_cls.errors import DataError, cut
 logger = logging.getLogger(__name__)
 
 SAMPLE_BYTES = 2**16
-MAX_BYTES = 2**27
-"""Looked through for what is not UTF-8."""
-MAX_CHARACTERS = 16 * 2**20
-"""The longest line that is read; a longer one is a bad row."""
+MAX_BYTES = 2**27  # looked through for what is not UTF-8
+MAX_CHARACTERS = 16 * 2**20  # of a line; a longer one is a bad row
 TOO_LONG = f"longer than {MAX_CHARACTERS // 2**20} MiB"
 SURROGATE = re.compile("[\ud800-\udfff]")
 COMPRESSION = ".gz"
@@ -56,16 +54,12 @@ codecs.register_error(_MARKING, _mark)
 def open_file(path: Path, encoding: str | None = None, newline: str | None = "\n") -> Iterator[Any]:
     """Opens a file, decompressed if it ends in .gz, to read bytes, or text with such line ends as those of `open`.
 
-    Raises:
-        DataError: it cannot be opened, read, decompressed or decoded at all.
+    Raises DataError, from the block as well, where it cannot be opened, read, decompressed or decoded at all.
     """
     opened: Any = gzip.open if path.suffix.lower() == COMPRESSION else open
+    text = {"mode": "rt", "encoding": encoding, "errors": _MARKING, "newline": newline}
     try:
-        if encoding is None:
-            file = opened(path, "rb")
-        else:
-            file = opened(path, "rt", encoding=encoding, errors=_MARKING, newline=newline)
-        with file:
+        with opened(path, **(text if encoding else {"mode": "rb"})) as file:
             yield file
     except (OSError, ValueError, EOFError, zlib.error) as error:
         advice = "; set data.encoding, such as to auto" if isinstance(error, UnicodeError) else ""
@@ -83,10 +77,8 @@ def find_encoding(path: Path) -> str:
     """Finds how a file is encoded: by its byte order mark, else UTF-8 where that fits, else what it looks like.
 
     UTF-8 fits where at least half of the lines that are not ASCII are valid UTF-8: no other encoding has that by
-    accident, and a few bytes that came in from elsewhere are bad rows, not a reason to read all others wrongly.
-
-    Raises:
-        DataError: nothing fits, or it is a pipe.
+    accident, and a few bytes that came in from elsewhere are bad rows, not a reason to read all others wrongly. Raises
+    DataError where nothing fits, or it is a pipe.
     """
     require_rereadable(path)
     num_valid = num_wrong = 0
@@ -125,7 +117,6 @@ class TextLines:
     """Iterates over a file's lines, in the memory of one line.
 
     They end at line feeds alone, or at carriage returns where the file begins without any line feed, as on early Macs.
-
     A byte order mark is dropped. A line of more than `MAX_CHARACTERS` is yielded cut, but longer than that, so that its
     length shows it. In the place of bytes that are not of the encoding are `SURROGATE`s; see `fault`.
     """
@@ -166,7 +157,6 @@ class TextLines:
 
 
 def decoding_fault(text: str, encoding: str) -> str | None:
-    """Returns which byte of a text could not be decoded, in words, or None."""
     found = SURROGATE.search(text)
     if found is None:
         return None

@@ -13,11 +13,10 @@ from bilstm_cls.errors import ConfigError, DataError
 
 OFFLINE_VARIABLE = "BILSTM_CLS_OFFLINE"
 
-SPLITS = {
+SPLITS = {  # as data sets call them
     "train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "val": "valid", "test": "test",
     "unsupervised": "unlabelled", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
 }  # fmt: skip
-"""What data sets call their splits."""
 
 
 class DownloadError(DataError):
@@ -54,7 +53,7 @@ class Address:
 
 
 def hub() -> Any:
-    """Returns the library `huggingface_hub`, or raises ConfigError if it is not installed."""
+    """Returns the library `huggingface_hub`."""
     try:
         import huggingface_hub
         import huggingface_hub.errors
@@ -72,19 +71,12 @@ def endpoint() -> str | None:
 
 
 def is_offline() -> bool:
-    """Whether nothing may be asked over the network."""
     return os.environ.get(OFFLINE_VARIABLE, "0") not in ("", "0")
 
 
 @contextlib.contextmanager
 def naming_hub_faults(address: Address) -> Iterator[None]:
-    """Turns what goes wrong with a repository into an error that says what to do.
-
-    Raises:
-        ConfigError: there is no such repository, revision or permission.
-        UnreachableError: the Hub does not answer, or may not be asked.
-        DownloadError: it answers with an error.
-    """
+    """Turns what goes wrong with a repository into a ConfigError, UnreachableError or DownloadError with advice."""
     errors = hub().errors
     of_the_network = errors.HfHubHTTPError.__bases__  # of the HTTP library that it is built on
     try:
@@ -125,12 +117,8 @@ def load_hub_dataset(address: Address, label_column: str) -> dict[str, Any]:
     """Returns a `datasets.Dataset` for each of train, valid, test and unlabelled that there is, in this order.
 
     The library keeps what it downloads. A split whose labels are all -1, which marks secret ones in a competition, is
-    left out.
-
-    Raises:
-        ConfigError: there is no such data set or revision, or it may not be read.
-        UnreachableError: the Hub does not answer, or may not be asked.
-        DataError: it cannot be read, its subset must be named, or there is no split `train`.
+    left out. Errors are those of `naming_hub_faults`, or DataError where a subset must be named, it cannot be read, or
+    there is no split `train`.
     """
     try:
         import datasets
@@ -153,10 +141,10 @@ def load_hub_dataset(address: Address, label_column: str) -> dict[str, Any]:
     splits = {SPLITS[name.lower()]: split for name, split in loaded.items() if name.lower() in SPLITS and len(split)}
     if "train" not in splits:
         raise DataError(f"hf://{address}: has no split 'train' (its splits: {', '.join(loaded)}); save it to files")
-    kept = {
-        name: split for name, split in splits.items() if name == "unlabelled" or not _is_secret(split, label_column)
-    }
-    return {name: kept[name] for name in ("train", "valid", "test", "unlabelled") if name in kept}
+    names = [
+        name for name in ("train", "valid", "test") if name in splits and not _is_secret(splits[name], label_column)
+    ]
+    return {name: splits[name] for name in [*names, "unlabelled"] if name in splits}
 
 
 def _is_secret(split: Any, label_column: str) -> bool:

