@@ -51,7 +51,6 @@ OVERRIDDEN = ("text", "embedding", "model", "train")
 
 NOT_OVERRIDDEN = ("train.processes", "train.checkpoint_seconds", "train.baselines", "train.loggers")
 LABEL_TYPES = ("str", "int", "float", "bool")
-FITTED = ("classes_", "classifier_", "history_")
 _LOCK = threading.Lock()
 """Held while fitting: PyTorch's random generator, which training seeds at every step, is shared by all threads."""
 
@@ -121,12 +120,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes, label_ids = _classes_of(y, texts)
         try:
             config = with_dim(_config_of(self.get_params(deep=False), is_multi=label_ids.ndim == 2))
-            seed, names = config.data.split_seed, _names_of(classes)
+            names, seed = list(map(str, classes.tolist())), config.data.split_seed
             dataset = dataset_in_memory(texts, label_ids, names, valid=self.valid, seed=seed)
             with _LOCK:
                 loaded, history = _train(config, prepare_in_memory(dataset, config))
         except (ConfigError, DataError) as error:
-            raise ValueError(_in_arguments(str(error))) from error
+            message = str(error)
+            for argument, key in ARGUMENTS.items():
+                message = message.replace(key, argument)
+            raise ValueError(message) from error
         self.classes_ = classes
         self.classifier_ = Classifier(loaded, config.train.device)
         self.history_ = history
@@ -165,8 +167,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with run.locked():
             if run.is_taken and not overwrite:
                 raise ConfigError(f"{run.path}: holds a run already; give overwrite=True to replace it")
-            if overwrite:
-                run.clear()
+            run.clear()
             run.write_status("running", "being saved")
             run.save_model(self.classifier_.loaded)
             run.write_json("environment.json", environment(str(self.classifier_.device), torch.get_num_threads()))
@@ -183,20 +184,21 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ConfigError: the device is not there.
         """
         estimator = cls(device=device)
-        config = estimator._read(RunDirectory(path))
-        estimator.set_params(**_arguments_of(config, estimator.classes_) | {"device": device})
+        estimator._read(RunDirectory(path))
+        arguments = _arguments_of(estimator.classifier_.config, estimator.classes_)
+        estimator.set_params(**arguments | {"device": device})
         return estimator
 
-    def _read(self, run: RunDirectory) -> Config:
+    def _read(self, run: RunDirectory) -> None:
         loaded = run.load_model()
         self.classes_ = _classes_from(loaded.labels, run.read_object("metrics.json"))
         self.classifier_ = Classifier(loaded, self.device)
         self.history_ = read_history(run)
-        return loaded.config
 
     def __getstate__(self) -> Row:
         # Plain arguments, and what was learned as the files of a run directory: tensors, JSON and YAML.
-        state = {name: value for name, value in vars(self).items() if name not in FITTED}
+        fitted = ("classes_", "classifier_", "history_")
+        state = {name: value for name, value in vars(self).items() if name not in fitted}
         if "classifier_" in vars(self):
             with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
                 self.save(run := Path(folder) / "run")
@@ -264,23 +266,16 @@ def _classes_of(y: Any, texts: Sequence[str]) -> tuple[Array, LabelIds]:
         raise ValueError(f"y holds labels that cannot be sorted: missing ones or mixed types ({error})") from error
     if len(classes) < 2:
         raise ValueError(f"y holds one class only, {classes[0]!r}; a classifier needs at least two")
-    if len(set(_names_of(classes))) < len(classes):
-        raise ValueError(f"y holds labels that read alike: {classes.tolist()}; give them as str")
     return classes, label_ids.astype(np.int64)
-
-
-def _names_of(classes: Array) -> list[str]:
-    return [str(label) for label in classes.tolist()]
 
 
 def _classes_from(names: Sequence[str], metrics: Mapping[str, Any]) -> Array:
     """Returns the labels of these names, of the type that `save` noted; names where a run was trained from files."""
     kind, dtype = metrics.get("data/label_type", "str"), metrics.get("data/label_dtype", "O")
     try:
-        classes = np.array(names if kind == "str" else list(map(ast.literal_eval, names)), dtype=np.dtype(dtype))
+        return np.array(names if kind == "str" else list(map(ast.literal_eval, names)), dtype=np.dtype(dtype))
     except (SyntaxError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"the labels {list(names)} are not of the type {kind!r} in metrics.json") from error
-    return classes
 
 
 def _config_of(params: Mapping[str, Any], *, is_multi: bool = False) -> Config:
@@ -305,7 +300,7 @@ def _arguments_of(config: Config, classes: Array) -> Row:
     )
     arguments = {argument: flat.get(key, config.seed) for argument, key in ARGUMENTS.items()}
     if isinstance(weights := arguments["class_weights"], dict):
-        by_name = dict(zip(_names_of(classes), classes.tolist(), strict=True))
+        by_name = {str(label): label for label in classes.tolist()}
         arguments["class_weights"] = {by_name[name]: weight for name, weight in weights.items()}
     if isinstance(valid := arguments["valid"], str):
         arguments["valid"] = None if valid == IN_MEMORY else defaults["data.valid"]
@@ -316,10 +311,3 @@ def _arguments_of(config: Config, classes: Array) -> Row:
 def _is_override(key: str) -> bool:
     is_open = key == "data.split_seed" or (key.partition(".")[0] in OVERRIDDEN and key not in NOT_OVERRIDDEN)
     return is_open and key not in ARGUMENTS.values()
-
-
-def _in_arguments(message: str) -> str:
-    """Puts the names of arguments in the place of the config's keys."""
-    for argument, key in ARGUMENTS.items():
-        message = message.replace(key, argument)
-    return message

@@ -1,11 +1,15 @@
 """What is in a data set or a run, what training would do, and whether this machine computes as it should."""
 
+import functools
 import importlib.metadata
 import platform
+import re
+import warnings
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,11 +19,13 @@ from bilstm_cls.data.batches import Indices, training_batches
 from bilstm_cls.data.corpus import Ints
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.store import cache_folder
-from bilstm_cls.data.types import Split, label_counts, named, spoken
+from bilstm_cls.data.types import LabelIds, Split, label_counts, named, spoken
 from bilstm_cls.device import choose_device
-from bilstm_cls.evaluation.metrics import likelihoods
-from bilstm_cls.evaluation.quality import Pair, clusters, label_errors, near_duplicates
+from bilstm_cls.errors import ConfigError
+from bilstm_cls.evaluation.baselines import by_label, tfidf_model
+from bilstm_cls.evaluation.metrics import confident_disagreements, likelihoods
 from bilstm_cls.evaluation.report import shortened
+from bilstm_cls.ngrams import PAIRS, SMALL_TRAIN, Floats, count, is_spaced, kept
 from bilstm_cls.run_directory import RunDirectory, build_model
 
 LABELLED = ("train", "valid", "test")
@@ -30,22 +36,27 @@ MAX_SHOWN = 160
 MAX_CHECKED = 30_000
 """Texts whose labels are checked: the memory of that grows with them."""
 
+NUM_FOLDS = 5
+NUM_HASHES, NUM_BANDS, BAND = 64, 16, 4
+"""Two texts are compared where four hashes next to each other agree: at a similarity of 0.7 in 99 of 100 cases, at 0.3
+in 12."""
+
+NEAR = 0.7
+RUN_LENGTH = {True: 3, False: 5}
+"""Words of a run, or characters where words are not separated by spaces."""
+
 TOLERANCE = 1e-6
 PACKAGES = ("bilstm-cls", "torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "typer")
-_LONG = ("/per_class/", "confusion")
-_QUANTILES = (5, 25, 50, 75, 95)
 
 
 def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
     """Returns sizes, label balance, lengths, truncation, and exact duplicates within and across splits.
 
-    Args:
-        config: what to read.
-        deep: also look for near duplicates and likely wrong labels, which takes a minute for 25,000 reviews.
-        limit: findings of each kind that are listed; all are counted.
+    With `deep` also near duplicates and likely wrong labels, which takes a minute for 25,000 reviews. Of each kind
+    `limit` findings are listed, and all counted.
 
     Raises:
-        ConfigError: near duplicates need a package that is not installed.
+        ConfigError: near duplicates need `datasketch`, which is not installed.
         DataError: the data cannot be read.
     """
     data = prepare(config, only=[*LABELLED, "unlabelled"])
@@ -68,11 +79,11 @@ def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> d
 
 def _describe(data: PreparedData, split: Split) -> dict[str, Any]:
     corpus = data.corpora[split.name]
-    facts, lengths = corpus.statistics, np.percentile(corpus.num_tokens, _QUANTILES).astype(int).tolist()
+    facts = corpus.statistics
     found = {
         **facts,
         "known_tokens": round(1 - facts["unknown"] / max(1, facts["tokens"]), 4),
-        "lengths": {f"{q}%": length for q, length in zip(_QUANTILES, lengths, strict=True)},
+        "lengths": {f"{q}%": int(np.percentile(corpus.num_tokens, q)) for q in (5, 25, 50, 75, 95)},
     }
     if split.name != "unlabelled":
         counts = label_counts(split.label_ids, len(data.dataset.labels)).tolist()
@@ -101,7 +112,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
         "members": len(loaded.members),
         "parameters": sum(p.numel() for member in loaded.members for p in member.parameters()),
         "environment": run.read_object("environment.json"),
-        "metrics": {key: value for key, value in metrics.items() if not any(word in key for word in _LONG)},
+        "metrics": {key: value for key, value in metrics.items() if not re.search("/per_class/|confusion", key)},
     }
 
 
@@ -127,6 +138,85 @@ def plan(config: Config) -> dict[str, Any]:
     }
 
 
+class Pair(NamedTuple):
+    """Two texts by number, the earlier one first, and the fraction of runs that they have in common, up to 1."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+def near_duplicates(texts: Sequence[str]) -> list[Pair]:
+    """Pairs every text that has a near duplicate before it with the most similar one that was found.
+
+    A text is the set of its runs of three words, or of five characters where words are not separated by spaces. Two
+    texts are near duplicates where these sets share at least 70 % of what is in either of them. They are found by
+    MinHash (Broder 1997) and locality-sensitive hashing. Texts without a word are left out.
+    """
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError as error:
+        raise ConfigError("near duplicates need datasketch; run: pip install 'bilstm-cls[quality]'") from error
+    runs_of = functools.partial(_runs, spaced=is_spaced(texts))
+    index = MinHashLSH(num_perm=NUM_HASHES, params=(NUM_BANDS, BAND))
+    firsts: dict[bytes, int] = {}  # by signature: of many copies only the first is looked up
+    pairs: list[Pair] = []
+    for row, text in enumerate(texts):
+        if not (runs := runs_of(text)):
+            continue
+        signature = MinHash(num_perm=NUM_HASHES, hashfunc=int)
+        signature.update_batch(runs)
+        key = signature.hashvalues.tobytes()
+        candidates = [firsts[key]] if key in firsts else sorted(index.query(signature))
+        near = [(len(runs & (them := runs_of(texts[other]))) / len(runs | them), -other) for other in candidates]
+        if near and max(near)[0] >= NEAR:
+            pairs.append(Pair(-max(near)[1], row, max(near)[0]))
+        if key not in firsts:
+            firsts[key] = row
+            index.insert(row, signature)
+    return pairs
+
+
+def clusters(pairs: Sequence[Pair], number: int) -> Ints:
+    """Returns for each of `number` texts the first of those that pairs join it with: itself where there is none."""
+    leader = np.arange(number)
+    for pair in pairs:  # the first of a pair comes before the second, whose pair is the only one it is second in
+        leader[pair.second] = leader[pair.first]
+    return leader
+
+
+def _runs(text: str, *, spaced: bool) -> set[int]:
+    words = re.findall(r"\w+" if spaced else r"\S", text.casefold())
+    length = RUN_LENGTH[spaced]
+    if not any(word[0].isalnum() for word in words):
+        return set()
+    runs = (" ".join(words[i : i + length]) for i in range(max(1, len(words) - length + 1)))
+    return {zlib.crc32(run.encode("utf-8", "surrogatepass")) for run in runs}
+
+
+def label_errors(texts: Sequence[str], label_ids: LabelIds, groups: Ints, num_labels: int) -> tuple[Ints, Floats]:
+    """Checks every label by a logistic regression over TF-IDF of 1-2 grams that was trained on the other folds.
+
+    Texts of one number in `groups`, `[N]`, are kept in one fold, as near duplicates have to be.
+
+    Returns:
+        The texts whose label is likely wrong, the likeliest first, and `[N, C]` their probabilities by the other folds.
+    """
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    [counts] = count(texts, PAIRS, spaced=is_spaced(texts))
+    counts, _ = kept(counts, min_texts=1 if len(texts) < SMALL_TRAIN else 2)
+    several, folds = label_ids.ndim == 2, GroupKFold(min(NUM_FOLDS, len(np.unique(groups))))
+    with warnings.catch_warnings():  # about labels that a fold lacks, and the last digits of an optimum
+        warnings.simplefilter("ignore")
+        predicted = cross_val_predict(
+            tfidf_model(tol=1e-2), counts, label_ids, groups=groups, cv=folds, method="predict_proba"
+        )
+    present = range(num_labels) if several else np.unique(label_ids).tolist()
+    probabilities = by_label(predicted, present, num_labels, is_multi=several)
+    return confident_disagreements(probabilities, label_ids), probabilities
+
+
 class _Texts(Sequence[str]):
     """The texts of several splits, one after the other, each read when it is asked for."""
 
@@ -141,39 +231,33 @@ class _Texts(Sequence[str]):
         split, row = self._rows[index]
         return split.texts[row]
 
-    def split(self, index: int) -> str:
-        return self._rows[index][0].name
-
-    def place(self, index: int) -> str:
+    def place(self, index: int) -> tuple[str, str]:
+        """Returns the file and line of a text, and its split."""
         split, row = self._rows[index]
-        return f"{split.paths[row]}:{split.lines[row]}"
+        return f"{split.paths[row]}:{split.lines[row]}", split.name
 
     def finding(self, index: int, **facts: Any) -> dict[str, Any]:
-        """Returns what is found of a text: file and line, the facts, the text."""
-        text = shortened(self[index], MAX_SHOWN)
-        return {"place": self.place(index), "split": self.split(index), **facts, "text": text}
+        """Returns what is found of a text: its place, the facts, the text."""
+        place, split = self.place(index)
+        return {"place": place, "split": split, **facts, "text": shortened(self[index], MAX_SHOWN)}
 
 
 def _near_duplicates(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
     """Lists first the pairs of other labels, then those across splits, then by similarity."""
-    kinds = Counter(f"{texts.split(second)} in {texts.split(first)}" for first, second, _ in pairs)
-    is_same = [bool(np.all(texts.label_ids[pair.first] == texts.label_ids[pair.second])) for pair in pairs]
-    ranked = sorted(zip(is_same, pairs, strict=True), key=lambda row: (
-        row[0], texts.split(row[1].first) == texts.split(row[1].second), -row[1].similarity))  # fmt: skip
-    listed = [
-        texts.finding(second, **{
-            "of": texts.place(first), "of split": texts.split(first), "similarity": round(similarity, 4),
-            "labels": [spoken(label) for label in named(texts.label_ids[[second, first]], labels)],
-        })
-        for _, (first, second, similarity) in ranked[:limit]
-    ]  # fmt: skip
-    return {"texts": len(pairs), "of another label": is_same.count(False), **kinds, "found": listed}
+    found, kinds = [], Counter[str]()
+    for first, second, similarity in pairs:
+        (of, of_split), (_, split) = texts.place(first), texts.place(second)
+        kinds[f"{split} in {of_split}"] += 1
+        names = [spoken(label) for label in named(texts.label_ids[[second, first]], labels)]
+        facts = {"of": of, "of split": of_split, "similarity": round(similarity, 4), "labels": names}
+        found.append((names[0] == names[1], split == of_split, -similarity, second, facts))
+    listed = [texts.finding(second, **facts) for *_, second, facts in sorted(found, key=lambda row: row[:4])[:limit]]
+    return {"texts": len(pairs), "of another label": sum(not row[0] for row in found), **kinds, "found": listed}
 
 
 def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], limit: int) -> dict[str, Any]:
-    number = len(texts)
-    rows = np.sort(np.random.default_rng(0).permutation(number)[:MAX_CHECKED])
-    label_ids, groups = texts.label_ids[rows], clusters(pairs, number)[rows]
+    rows = np.sort(np.random.default_rng(0).permutation(len(texts))[:MAX_CHECKED])
+    label_ids, groups = texts.label_ids[rows], clusters(pairs, len(texts))[rows]
     found, probabilities = label_errors([texts[i] for i in rows.tolist()], label_ids, groups, len(labels))
     listed = []
     for i in found[:limit].tolist():
@@ -184,20 +268,16 @@ def _label_errors(texts: _Texts, pairs: Sequence[Pair], labels: Sequence[str], l
             probability = abs(given[worst] - probabilities[i, worst])
         else:
             names, probability = (labels[given], labels[likelier]), probabilities[i, likelier]
-        facts = dict(zip(("label", "likelier"), names, strict=True))
-        listed.append(texts.finding(int(rows[i]), **facts, probability=round(float(probability), 4)))
+        facts = {"label": names[0], "likelier": names[1], "probability": round(float(probability), 4)}
+        listed.append(texts.finding(int(rows[i]), **facts))
     return {"texts": len(found), "of": len(rows), "found": listed}
 
 
 def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
     """Returns versions, devices, and the outcome of every check on `device`; `ok` where none failed.
 
-    Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        run: a run directory whose files are verified as well.
-
     Raises:
-        CheckpointError: the run is damaged.
+        CheckpointError: a file of `run` is damaged.
         ConfigError: there is no such device.
     """
     import torch

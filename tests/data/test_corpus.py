@@ -11,7 +11,6 @@ from bilstm_cls.data import corpus as module
 from bilstm_cls.data.batches import collate, evaluation_batches, pad, training_batches
 from bilstm_cls.data.corpus import Corpus, encode, encode_whole, load_corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
-from bilstm_cls.evaluation.explain import _kept_places
 from bilstm_cls.inspection import padding_share
 
 TEXTS = ["a b c d e f", "b", "", "  ", "a zebra", "c c c c c"]
@@ -52,9 +51,6 @@ def test_any_texts_are_read_as_each_would_be_alone(
     blocks = list(corpus.blocks(3))
     assert np.concatenate([ids for _, ids, _ in blocks]).tolist() == [i for ids in expected for i in ids]
     assert np.concatenate([indices for indices, _, _ in blocks]).tolist() == list(range(len(texts)))
-    for text in filter(None, texts):
-        places = _kept_places(len(text), max_length, truncate)
-        assert [text[i] for i in places] == expected[texts.index(text)]
 
 
 def test_nothing_is_counted_silently(tokenizer: Tokenizer) -> None:

@@ -52,13 +52,7 @@ class PreparedData:
 
     def facts(self) -> dict[str, Any]:
         """Returns flat counts for `metrics.json`: rows, tokens, truncated and empty texts, unknown tokens."""
-        facts: dict[str, Any] = {
-            "data/origin": self.dataset.origin,
-            "data/is_official": self.dataset.is_official,
-            "data/notes": list(self.dataset.notes),
-            "text/vocab_size": len(self.tokenizer),
-        }
-        facts |= {f"data/{name}": count for name, count in self.dataset.counts.items()}
+        facts = self.dataset.facts() | {"text/vocab_size": len(self.tokenizer)}
         for name, corpus in self.corpora.items():
             facts |= {f"text/{name}/{key}": value for key, value in corpus.statistics.items()}
         return facts

@@ -219,6 +219,22 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
     digest: str = ""
 
+    @property
+    def scored(self) -> Split:
+        """The split whose scores count: test, or valid where there is none."""
+        return self.splits["test" if "test" in self.splits else "valid"]
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what `metrics.json` has of the data: their origin, counts of rows, and texts of each label."""
+        facts: dict[str, Any] = {f"data/{name}": count for name, count in self.counts.items()}
+        facts |= {"data/origin": self.origin, "data/is_official": self.is_official, "data/notes": list(self.notes)}
+        for name, split in self.splits.items():
+            if name != "unlabelled":
+                counts = label_counts(split.label_ids, len(self.labels)).tolist()
+                facts |= {f"data/labels/{name}/{label}": n for label, n in zip(self.labels, counts, strict=True)}
+        most_frequent = label_counts(self.splits["train"].label_ids, len(self.labels)).argmax()
+        return facts | {"data/majority_label": self.labels[int(most_frequent)]}
+
 
 def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
     """Returns the texts of a list, tuple, array, pandas or polars series, or generator as a list of str.

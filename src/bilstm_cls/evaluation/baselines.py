@@ -45,21 +45,12 @@ class Baseline:
 
     description: str
     run: Callable[[Split, Split, int], Floats]
-    package: str | None = None
-
-    @property
-    def is_installed(self) -> bool:
-        return self.package is None or importlib.util.find_spec(self.package) is not None
 
 
 def run_baseline(name: str, train: Split, test: Split, num_labels: int) -> tuple[Floats, float]:
-    """Trains a baseline and predicts the texts of the test split, whose labels are not read.
+    """Trains a baseline; returns the probabilities `[N, C]` of the texts of `test`, and the seconds that it took.
 
-    Returns:
-        Probabilities `[N, C]`, next to none for a label that `train` lacks, and the seconds that it took.
-
-    Raises:
-        DataError: the train split holds no n-gram, or a single label.
+    A label that `train` lacks has next to none. `DataError` where `train` holds no n-gram, or a single label.
     """
     started = time.monotonic()
     num_present = np.count_nonzero(label_counts(train.label_ids, num_labels))
@@ -70,12 +61,12 @@ def run_baseline(name: str, train: Split, test: Split, num_labels: int) -> tuple
 
 def known_baselines(names: Sequence[str] | None) -> list[str]:
     """Returns the named baselines, or all whose packages are installed; `ConfigError` where one is not there."""
+    known = [name for name in BASELINES if name != "fasttext" or importlib.util.find_spec("fasttext")]
     for name in names or ():
-        if name not in BASELINES:
-            raise ConfigError(f"--only: baseline {name!r} is not known; choose one of {', '.join(BASELINES)}")
-        if not BASELINES[name].is_installed:
-            raise ConfigError(f"--only: {name} needs the package fasttext: pip install fasttext-numpy2-wheel")
-    return list(dict.fromkeys(names or [name for name, found in BASELINES.items() if found.is_installed]))
+        if name not in known:
+            more = "; fasttext needs: pip install fasttext-numpy2-wheel" if "fasttext" not in known else ""
+            raise ConfigError(f"--only: baseline {name!r} is not one of {', '.join(known)}{more}")
+    return list(dict.fromkeys(names or known))
 
 
 def tfidf_model(**options: Any) -> Any:
@@ -90,15 +81,10 @@ def tfidf_model(**options: Any) -> Any:
 
 
 def by_label(predicted: Floats, present: Sequence[int], num_labels: int, *, is_multi: bool = False) -> Floats:
-    """Spreads probabilities `[N, P]` of P label ids that occur to all `[N, C]`; rows sum to 1, even of zeros.
-
-    With `is_multi` they stay as they are: a text may have several labels.
-    """
+    """Spreads probabilities `[N, P]` of P label ids that occur to all `[N, C]`; rows sum to 1, but with `is_multi`."""
     probabilities = np.zeros((len(predicted), num_labels))
     probabilities[:, present] = np.clip(predicted, _TINY, 1.0)
-    if is_multi:
-        return probabilities
-    return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
+    return probabilities if is_multi else np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
 
 
 def _tfidf(train: Split, test: Split, num_labels: int) -> Floats:
@@ -122,18 +108,21 @@ def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
     is_multi = train.label_ids.ndim == 2
     token = re.compile(WORD if is_spaced(train.texts) else r"\S")
     order = np.random.default_rng(0).permutation(len(train)).tolist()  # fastText does not shuffle
-    marked = zip((train.texts[i] for i in order), train.label_ids[order], strict=True)
+    ids = [np.flatnonzero(row) for row in train.label_ids] if is_multi else train.label_ids[:, np.newaxis]
+    rows: dict[str, Any] = {
+        "train": ((train.texts[i], ids[i]) for i in order),
+        "test": ((text, ()) for text in test.texts),
+    }
     options = {
         "wordNgrams": 2, "dim": 10, "epoch": max(5, min(100, 100_000 // len(train))), "bucket": 2**20, "lr": 0.5,
         "loss": "ova" if is_multi else "softmax" if num_labels <= FEW_LABELS else "hs", "seed": 1, "verbose": 0,
         "thread": 1,  # several would give another result each time
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="bilstm-cls-") as folder:
-        for name, texts in (("train", marked), ("test", ((text, ()) for text in test.texts))):
+        for name, marked in rows.items():
             with (Path(folder) / name).open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-                for text, ids in texts:
-                    found = np.flatnonzero(ids) if is_multi else np.atleast_1d(ids)
-                    marks = "".join(f"__label__{label_id} " for label_id in found)
+                for text, label_ids in marked:
+                    marks = "".join(f"__label__{label_id} " for label_id in label_ids)
                     file.write(f"{marks}{' '.join(token.findall(text.casefold()))}\n")
         command = [sys.executable, "-c", _FASTTEXT, folder, json.dumps(options), str(len(test)), str(num_labels)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")  # noqa: S603
@@ -148,5 +137,5 @@ def _fasttext(train: Split, test: Split, num_labels: int) -> Floats:
 BASELINES: dict[str, Baseline] = {
     "tfidf": Baseline("TF-IDF of 1-2 grams and logistic regression", _tfidf),
     "nbsvm": Baseline("NB-SVM of 1-3 grams", _nbsvm),
-    "fasttext": Baseline("fastText with pairs of words", _fasttext, package="fasttext"),
+    "fasttext": Baseline("fastText with pairs of words", _fasttext),
 }

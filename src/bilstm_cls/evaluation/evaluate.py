@@ -18,7 +18,7 @@ from bilstm_cls.data.prepare import PreparedData
 from bilstm_cls.data.readers import ReadOptions, read, read_label_names
 from bilstm_cls.data.sources import read_options
 from bilstm_cls.data.tables import Dialect
-from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Dataset, Example, Split, label_counts, names_in
+from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Dataset, Example, Split, names_in
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Metrics
@@ -56,7 +56,6 @@ def evaluate(
         data: a labelled file or folder instead of the run's split, read with the columns of the run if none are given.
         split: `train`, `valid` or `test`, where `data` is None.
         bad_rows: `error` or `skip`, at a row of `data` that cannot be read or has a new label; as the run's if None.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Returns:
         The name of what was evaluated, and its scores.
@@ -93,16 +92,12 @@ def evaluate(
 def _split_of_run(run: RunDirectory, config: Config, name: str) -> Split:
     digest = run.read_object("environment.json").get("data_digest")
     if digest is None:
-        raise DataError(
-            f"{run.path}: has no data set (it was imported, or fitted in memory); evaluate a file with --data"
-        )
+        raise DataError(f"{run.path}: imported or fitted in memory, without a data set; evaluate a file with --data")
     dataset = load_dataset(config.data)
     if name not in dataset.splits or name == "unlabelled":
         raise ConfigError(f"--split: the run has no {name!r} split; it has {', '.join(dataset.splits)}")
     if digest != dataset.digest:
-        raise DataError(
-            f"{run.path}: its data have changed since it was trained; restore them, or evaluate a file with --data"
-        )
+        raise DataError(f"{run.path}: its data have changed since; restore them, or evaluate a file with --data")
     return dataset.splits[name]
 
 
@@ -140,14 +135,6 @@ def _evaluate_split(loaded: LoadedModel, split: Split, corpus: Corpus, facts: Ma
     return replace(Evaluation.of(split, task.probabilities(both), task, **known), network=found.metrics)
 
 
-def _scored_split(dataset: Dataset) -> Split:
-    return dataset.splits["test" if "test" in dataset.splits else "valid"]
-
-
-def _majority(dataset: Dataset) -> str:
-    return dataset.labels[int(label_counts(dataset.splits["train"].label_ids, 0).argmax())]
-
-
 def write_results(
     run: RunDirectory, loaded: LoadedModel, data: PreparedData, *, history: Sequence[Row], facts: Mapping[str, Any]
 ) -> Row:
@@ -158,17 +145,16 @@ def write_results(
         loaded: the model.
         data: that it was trained on.
         history: rows of `history.jsonl`.
-        facts: what else `metrics.json` says of the run, such as `train/best_step`. Everything that is a time or depends
-            on the machine's load is under `time/`.
+        facts: what else `metrics.json` says of the run, such as `train/best_step`; what differs from time to time is
+            under `time/`.
 
     Returns:
         What `metrics.json` holds.
     """
-    config, split = loaded.config, _scored_split(data.dataset).name
+    config, split, about = loaded.config, data.dataset.scored.name, {**data.facts(), **facts}
     for member in loaded.members:
         member.eval()
-    about = {"data/majority_label": _majority(data.dataset), **facts}
-    evaluation = _evaluate_split(loaded, _scored_split(data.dataset), data.corpora[split], about)
+    evaluation = _evaluate_split(loaded, data.dataset.scored, data.corpora[split], about)
     network = evaluation.network or evaluation.metrics
     best = next((row for row in reversed(history) if row["step"] == facts.get("train/best_step")), {})
     metrics: Row = {
@@ -178,9 +164,7 @@ def write_results(
         "model/parameters": sum(parameter.numel() for member in loaded.members for parameter in member.parameters()),
         **({} if loaded.ngrams is None else {"model/ngrams": config.model.ngrams}),
         **(_baseline_scores(data.dataset) if config.train.baselines else {}),
-        **_balance(data.dataset),
-        **data.facts(),
-        **facts,
+        **about,
         "time/peak_memory_mb": peak_memory_mb(),
     }
     write_predictions(run / f"predictions_{split}.csv", evaluation)
@@ -191,10 +175,11 @@ def write_results(
 
 def _baseline_scores(dataset: Dataset) -> Row:
     """Returns what `metrics.json` says of the baselines: nothing where there are too many labels for them."""
-    row, is_large = Row(), len(dataset.labels) > MAX_LINEAR_LABELS
-    if is_large:
+    row = Row()
+    if len(dataset.labels) > MAX_LINEAR_LABELS:
         logger.info(f"no baselines with more than {MAX_LINEAR_LABELS} labels; bilstm-cls baseline evaluates them")
-    for name in [] if is_large else known_baselines(None):
+        return row
+    for name in known_baselines(None):
         found, row[f"time/baseline_{name}_seconds"] = _evaluate_baseline(name, dataset)
         row |= {f"baseline/{name}/{key}": getattr(found.metrics, key) for key in ("accuracy", "macro_f1", "micro_f1")}
     return row
@@ -203,22 +188,12 @@ def _baseline_scores(dataset: Dataset) -> Row:
 def _evaluate_baseline(name: str, dataset: Dataset) -> tuple[Evaluation, float]:
     """Returns how a linear model answers, and the seconds that it took; thresholds are chosen on valid."""
     logger.info(f"evaluating the baseline {name}: {BASELINES[name].description}")
-    train, valid, split = dataset.splits["train"], dataset.splits["valid"], _scored_split(dataset)
+    train, valid, split = dataset.splits["train"], dataset.splits["valid"], dataset.scored
     both = replace(split, texts=[*valid.texts, *split.texts])
     probabilities, seconds = run_baseline(name, train, both, len(dataset.labels))
     task = Task.of(train.label_ids).tuned(probabilities[: len(valid)], valid.label_ids)
-    known: Row = {"labels": dataset.labels, "majority": _majority(dataset)}
+    known: Row = {"labels": dataset.labels, "majority": dataset.facts()["data/majority_label"]}
     return Evaluation.of(split, probabilities[len(valid) :], task, **known), seconds
-
-
-def _balance(dataset: Dataset) -> Row:
-    """Returns the most frequent label of train, and the texts of each label in each split."""
-    labels, row = dataset.labels, Row()
-    for name, split in dataset.splits.items():
-        if name != "unlabelled":
-            counts = label_counts(split.label_ids, len(labels)).tolist()
-            row |= {f"data/labels/{name}/{label}": count for label, count in zip(labels, counts, strict=True)}
-    return {"data/majority_label": _majority(dataset), **row}
 
 
 def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bool) -> dict[str, Row]:
@@ -245,15 +220,8 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             run.write_status("running", "evaluating")
             evaluation, seconds = _evaluate_baseline(name, dataset)
             split = evaluation.split.name
-            results[name] = {
-                **evaluation.metrics.flat(split),
-                **_balance(dataset),
-                "data/origin": dataset.origin,
-                "data/is_official": dataset.is_official,
-                "data/notes": list(dataset.notes),
-                **{f"data/{key}": count for key, count in dataset.counts.items()},
-                f"time/baseline_{name}_seconds": seconds,
-            }
+            seconds_of = {f"time/baseline_{name}_seconds": seconds}
+            results[name] = evaluation.metrics.flat(split) | dataset.facts() | seconds_of
             write_atomic(run / "config.yaml", dump_config(config))
             run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
             write_predictions(run / f"predictions_{split}.csv", evaluation)
@@ -283,11 +251,10 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
 
 def peak_memory_mb() -> float:
     """Returns the most resident memory this process ever had, in megabytes of 2**20 bytes."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
+    if sys.platform == "win32":
         import psutil
 
-        return float(getattr(psutil.Process().memory_info(), "peak_wset", 0)) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -38,13 +38,10 @@ Activations = dict[str, Tensor]
 
 
 class Term(NamedTuple):
-    """What one token adds to the logit.
+    """What one token adds to the logit: `value` nats, above 0 where it speaks for the label.
 
-    Attributes:
-        token: the characters `start` to `stop` of the text as it was given; none for the `<unk>` of an empty text.
-            Byte-pair tokens may share a character.
-        value: above 0 where it speaks for the label, in nats.
-        is_known: whether the vocabulary has the token.
+    It is the characters `start` to `stop` of the text as it was given, none for the `<unk>` of an empty text; byte-pair
+    tokens may share a character. `is_known` where the vocabulary has it.
     """
 
     token: str
@@ -56,14 +53,12 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """A value for each token.
+    """A value for each token that the network reads of a text, in its order.
 
     Attributes:
-        text: as it was given.
         label: whose logit it is.
         prediction: the likeliest label.
         logit: the label's, minus the mean of the others' where a text has one label.
-        terms: one per token that the network reads, in the order of the text.
     """
 
     text: str
@@ -71,11 +66,6 @@ class Explanation:
     prediction: str
     logit: float
     terms: tuple[Term, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns what `--json` prints under `explanation`."""
-        terms = [dict(zip(("token", "start", "stop", "value"), term, strict=False)) for term in self.terms]
-        return {"label": self.label, "logit": self.logit, "terms": terms}
 
 
 def explain_prediction(loaded: LoadedModel, prediction: Prediction) -> list[Explanation]:
@@ -85,7 +75,11 @@ def explain_prediction(loaded: LoadedModel, prediction: Prediction) -> list[Expl
 
 def explanation_object(prediction: Prediction, found: Sequence[Explanation]) -> Any:
     """Returns what JSON holds of `explain_prediction`: one object, or a list where a text may have several labels."""
-    objects = [explanation.as_dict() for explanation in found]
+    names = ("token", "start", "stop", "value")
+    objects = [
+        {"label": one.label, "logit": one.logit, "terms": [dict(zip(names, term, strict=False)) for term in one.terms]}
+        for one in found
+    ]
     return objects[0] if prediction.labels is None else objects
 
 
@@ -139,28 +133,19 @@ def read_tokens(loaded: LoadedModel, text: str) -> tuple[list[int], list[tuple[i
     ids, places = loaded.tokenizer.offsets(text)
     if not ids:
         return [UNKNOWN_ID], [(0, 0)]
-    config = loaded.config.text
-    kept = _kept_places(len(ids), config.max_length, config.truncate)
+    options, ends = loaded.config.text, np.array([0, len(ids)])
+    numbered = Corpus(np.arange(len(ids), dtype=np.int32), ends, None, options.max_length, options.truncate)
+    kept = numbered.read(np.array([0]))[0].tolist()
     return [ids[i] for i in kept], [places[i] for i in kept]
-
-
-def _kept_places(num_tokens: int, max_length: int | None, truncate: str) -> list[int]:
-    """Returns which tokens of a text of `num_tokens`, at least 1, are read."""
-    text = Corpus(np.arange(num_tokens, dtype=np.int32), np.array([0, num_tokens]), None, max_length, truncate)
-    kept: list[int] = text.read(np.array([0]))[0].tolist()
-    return kept
 
 
 def write_gates(loaded: LoadedModel, text: str, target: Path) -> None:
     """Draws the gates, candidate and cell state of the last layer in both directions while it reads a text.
 
-    Args:
-        loaded: a run's model, of cell `lstm`.
-        text: the first `MAX_SHOWN` of its tokens are drawn.
-        target: a `.png`.
+    The first `MAX_SHOWN` tokens are drawn, into a `.png`.
 
     Raises:
-        ConfigError: another ending, another cell, or the file cannot be written.
+        ConfigError: another ending, a cell other than `lstm`, or the file cannot be written.
     """
     model, encoder = loaded.model, loaded.model.encoder
     if target.suffix.lower() != ".png":
@@ -217,10 +202,9 @@ def _draw(directions: list[Activations], tokens: list[str], path: Path) -> None:
                       for values, order in zip(directions, orders, strict=True)]  # fmt: skip
             is_signed = name in ("candidate", "cell")  # around 0; gates are between 0 and 1
             limit = max(float(np.percentile(np.abs(np.concatenate(arrays, 1)), 99)), 1e-6)  # 1 % of all lie beyond
-            scale: dict[str, Any] = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0}
-            scale = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if is_signed else scale
+            colours, low, high = ("RdBu_r", -limit, limit) if is_signed else ("viridis", 0.0, 1.0)
             for axes, array, direction in zip(row, arrays, DIRECTIONS, strict=False):
-                image = axes.imshow(array, aspect="auto", interpolation="nearest", **scale)
+                image = axes.imshow(array, colours, aspect="auto", interpolation="nearest", vmin=low, vmax=high)
                 axes.set(title=f"{title}, {direction}", ylabel="unit")
             figure.colorbar(image, ax=list(row), fraction=0.03, pad=0.01, extend="both" if is_signed else "neither")
         for axes in grid[-1]:

@@ -297,3 +297,28 @@ def calibration_error(confidence: Floats, is_correct: Bools) -> float:
     """Returns the expected calibration error: mean distance of accuracy and confidence, weighted by texts."""
     counts, num_correct, sums = calibration_bins(confidence, is_correct)
     return float(np.abs(num_correct - sums).sum()) / int(counts.sum())
+
+
+def confident_disagreements(probabilities: Floats, label_ids: LabelIds) -> Ints:
+    """Returns the texts whose label is likely wrong, the likeliest first.
+
+    As in confident learning (Northcutt, Jiang & Chuang 2021), a prediction disagrees confidently with a label where it
+    is at least as probable as it is, on average, for the texts that have it as their label. Of texts with several
+    labels this is asked of each label, or its lack, by itself. The texts must not be those the model learned from.
+    """
+    if label_ids.ndim == 2:
+        of_label, lowest = likelihoods(probabilities, label_ids), np.ones(len(label_ids))
+        for i, has_label in enumerate(label_ids.T.astype(np.int64)):
+            pair = np.stack([1 - probabilities[:, i], probabilities[:, i]], axis=1)
+            found = confident_disagreements(pair, has_label)
+            lowest[found] = np.minimum(lowest[found], of_label[found, i])
+        found = np.flatnonzero(lowest < 1)
+        return found[np.argsort(lowest[found], kind="stable")]
+    rows, num_labels = np.arange(len(label_ids)), probabilities.shape[1]
+    of_label, support = probabilities[rows, label_ids], np.bincount(label_ids, minlength=num_labels)
+    thresholds = np.bincount(label_ids, weights=of_label, minlength=num_labels) / np.maximum(1, support)
+    thresholds[support == 0] = np.inf
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities[rows, predicted]
+    found = np.flatnonzero((predicted != label_ids) & (confidence >= thresholds[predicted]))
+    return found[np.argsort(of_label[found] - confidence[found], kind="stable")]

@@ -29,7 +29,6 @@ STYLE: dict[str, Any] = {
     **dict.fromkeys(["xtick.labelsize", "ytick.labelsize"], 9),
     "text.parse_math": False, "axes.titlesize": 10, "figure.titlesize": 11, "legend.frameon": False,
 }  # fmt: skip
-DPI = 200
 _FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans")
 _MAX_LABEL_LENGTH = 24
 
@@ -48,7 +47,7 @@ def drawing(path: Path, width: float, height: float) -> Iterator["Figure"]:
 
     style: Any = STYLE | {"font.family": font_families()}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
         yield figure
         with replacing(path) as file:
             figure.savefig(file, format="png", transparent=True, metadata={"Software": None})

@@ -27,14 +27,9 @@ MULTI_COLUMNS = ("path", "line", "labels", "predictions", *COLUMNS[4:])
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's answers for a split.
+    """A model's answers for N texts: probabilities `[N, C]` and their scores.
 
-    Attributes:
-        split: N texts.
-        probabilities: `[N, C]`.
-        metrics: their scores.
-        network: scores of the network alone, where an n-gram model is added to it.
-        task: one label a text, or several.
+    `network` are the scores of the network alone, where an n-gram model is added to it.
     """
 
     split: Split
@@ -92,15 +87,13 @@ def label_ids_of(found: Sequence[Label], labels: Sequence[str]) -> LabelIds:
     return ids
 
 
-def _cell(label: Label) -> str:
-    return label if isinstance(label, str) else json.dumps(label, ensure_ascii=False)
-
-
 def write_predictions(path: Path, evaluation: Evaluation) -> None:
     """Writes a CSV with every text of the split, the worst prediction first."""
     losses = example_losses(evaluation.probabilities, evaluation.split.label_ids)
-    ids = evaluation.split.label_ids, evaluation.predicted
-    true, predicted = (list(named(each, evaluation.labels)) for each in ids)
+    cells = []
+    for ids in (evaluation.split.label_ids, evaluation.predicted):
+        names = named(ids, evaluation.labels)
+        cells.append([name if isinstance(name, str) else json.dumps(name, ensure_ascii=False) for name in names])
     with replacing(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
         writer = row_writer(lines)
@@ -108,7 +101,7 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
         for i in np.argsort(-losses, kind="stable").tolist():
             place = evaluation.split.paths[i], int(evaluation.split.lines[i])
             numbers = f"{evaluation.confidence[i]:.6f}", f"{losses[i]:.6f}"
-            writer.writerow([*place, _cell(true[i]), _cell(predicted[i]), *numbers, evaluation.split.texts[i]])
+            writer.writerow([*place, cells[0][i], cells[1][i], *numbers, evaluation.split.texts[i]])
         lines.flush()
         lines.detach()
 

@@ -24,6 +24,7 @@ from bilstm_cls.evaluation.metrics import (
     SCORE_NAMES,
     Metrics,
     accuracy_interval,
+    confident_disagreements,
     example_losses,
     is_right,
     likelihoods,
@@ -32,7 +33,6 @@ from bilstm_cls.evaluation.metrics import (
     scored_split,
 )
 from bilstm_cls.evaluation.predictions import Evaluation
-from bilstm_cls.evaluation.quality import confident_disagreements
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Prediction

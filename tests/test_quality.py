@@ -6,14 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from bilstm_cls.evaluation.quality import (
-    NEAR,
-    Pair,
-    clusters,
-    confident_disagreements,
-    label_errors,
-    near_duplicates,
-)
+from bilstm_cls.evaluation.metrics import confident_disagreements
+from bilstm_cls.inspection import NEAR, Pair, clusters, label_errors, near_duplicates
 from tests.conftest import reviews
 
 
