@@ -13,7 +13,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.files import sha256_of
 from bilstm_cls.run_directory import RunDirectory
-from bilstm_cls.training import teacher
+from bilstm_cls.training.calibration import ANSWERS
 from bilstm_cls.training.run import train
 from tests.conftest import reviews
 from tests.training.runs import StoppedHereError, result, stop_at
@@ -39,11 +39,11 @@ def whole(taught: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answers(run: Path) -> npt.NDArray[np.float32]:
-    return load_tensors(run / teacher.ANSWERS)[0]["probabilities"].numpy()
+    return load_tensors(run / ANSWERS)[0]["probabilities"].numpy()
 
 
 def everything(run: Path) -> dict[str, Any]:
-    return result(run) | {"answers": sha256_of(run / teacher.ANSWERS)}
+    return result(run) | {"answers": sha256_of(run / ANSWERS)}
 
 
 def test_a_teacher_answers_every_text_in_its_place_and_is_learned_from(
@@ -87,7 +87,7 @@ def stopped(taught: Make, tmp_path: Path) -> RunDirectory:
 
 def test_answers_that_are_damaged_or_others_are_noticed(taught: Make, stopped: RunDirectory) -> None:
     config = taught(f"output_dir={stopped.path.parent}")
-    path = stopped / teacher.ANSWERS
+    path = stopped / ANSWERS
     tensors, metadata = load_tensors(path)
     del metadata["sha256"]
     save_tensors(path, {"probabilities": tensors["probabilities"].flip(1)}, metadata)

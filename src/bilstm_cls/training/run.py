@@ -13,11 +13,10 @@ from bilstm_cls.device import Precision, choose_device, load_warning, set_thread
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import distributed, record
-from bilstm_cls.training.calibration import calibrate
+from bilstm_cls.training.calibration import ask_first, calibrate, taught
 from bilstm_cls.training.loop import Row
 from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.session import Report, Session
-from bilstm_cls.training.teacher import ask_first, taught
 
 logger = logging.getLogger(__name__)
 

@@ -31,13 +31,13 @@ from bilstm_cls.errors import (
 )
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory, build_model
+from bilstm_cls.training.calibration import ask_first, taught
 from bilstm_cls.training.distributed import ALONE, size_by_torchrun
 from bilstm_cls.training.loop import LOWER_IS_BETTER, EvaluationReport
 from bilstm_cls.training.pretrain import make_encoder
 from bilstm_cls.training.record import StopSignals, check_resumable, recorded, remembered_log
 from bilstm_cls.training.run import FREE_KEYS
 from bilstm_cls.training.session import Session
-from bilstm_cls.training.teacher import ask_first, taught
 
 if TYPE_CHECKING:
     import optuna
