@@ -136,9 +136,9 @@ def _fail(message: str, exit_code: int) -> None:
     if is_launched():  # one of several processes
         from bilstm_cls.training.distributed import pass_to_launcher
 
-        if pass_to_launcher(message, exit_code):
-            sys.exit(exit_code)
-    print(f"error: {message}", file=sys.stderr)
+        pass_to_launcher(message, exit_code)
+    else:
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(exit_code)
 
 

@@ -32,16 +32,12 @@ if TYPE_CHECKING:
 CPU_GRANT = Path("/sys/fs/cgroup/cpu.max")
 """What `docker --cpus` or a pod's limit sets: microseconds of CPU time, or `max`, in a period of so many."""
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
-MIN_CUDNN_OF_BF16 = 91300
-"""The first cuDNN whose recurrent layers take bfloat16, as `torch.backends.cudnn.version()` counts."""
-
+MIN_CUDNN_OF_BF16 = 91300  # the first whose recurrent layers take bfloat16
 MIN_UNITS_OF_BF16 = 128
 """Units of an LSTM from which `auto` takes bfloat16 on a CPU that multiplies it: with 128 units a step took 1.6 times
 less time by AMX, 1.5 times by AVX-512's products. Fewer units and other cells were not measured."""
-START_BYTES = 640 * 2**20
-"""Address space in which PyTorch and the tokenizers start."""
-LAUNCHED = "bilstm-cls-"
-"""What the name of a group of processes begins with that a command started."""
+START_BYTES = 640 * 2**20  # of address space, in which PyTorch and the tokenizers start
+LAUNCHED = "bilstm-cls-"  # begins the name of a group of processes that a command started
 
 
 def is_launched() -> bool:
@@ -80,7 +76,7 @@ def _granted_cores() -> float:
     return math.inf if quota == "max" else int(quota) / int(period)
 
 
-def threads_of_each(processes: int = 1) -> int:
+def threads_of_each(processes: int) -> int:
     """Returns the threads that each of several processes computes in: its part of the cores, or `OMP_NUM_THREADS`."""
     part = max(1, usable_cores() // processes)
     setting = os.environ.get("OMP_NUM_THREADS", "")
@@ -196,12 +192,11 @@ def on_device(tensor: "Tensor", device: "torch.device") -> "Tensor":
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def set_threads(threads: int | None) -> int:
-    """Sets the number of threads that this process computes in, where one is given, and returns the number in use."""
+def set_threads(threads: int | None, processes: int = 1) -> int:
+    """Sets the threads that this process, one of several here, computes in, and returns their number."""
     import torch
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or threads_of_each(processes))
     return torch.get_num_threads()
 
 

@@ -23,7 +23,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY, dataset_in_memory
 from bilstm_cls.data.prepare import PreparedData, prepare_in_memory, with_dim
 from bilstm_cls.data.types import LabelIds, check_texts
-from bilstm_cls.device import choose_device, set_threads
+from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.predictions import read_history
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
@@ -238,7 +238,7 @@ def _train(config: Config, data: PreparedData) -> tuple[LoadedModel, list[Row]]:
             trainer.load_weights(load_best(run.checkpoints, trainer.progress.best_step))
             ngrams, task, _ = calibrate(trainer.model, data, config)
     finally:
-        set_threads(before)
+        torch.set_num_threads(before)
     loaded = LoadedModel(trainer.model, data.tokenizer, data.dataset.labels, config, ngrams, task=task)
     return loaded, trainer.progress.history
 

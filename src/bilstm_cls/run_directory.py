@@ -158,8 +158,9 @@ class RunDirectory:
     def write_status(self, status: str, reason: str, **more: Any) -> None:
         """Writes into `status.json` whether the run is running, finished, stopped or failed, and why."""
         content = {"status": status, "reason": reason, "pid": os.getpid(), "host": socket.gethostname()}
-        started = self.read_status().get("started") if status != "running" else None
-        self.write_json("status.json", {**content, "updated": now(), **more, "started": started or now()})
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        started = self.read_status().get("started", now) if status != "running" else now
+        self.write_json("status.json", {**content, "updated": now, **more, "started": started})
 
     def read_status(self) -> dict[str, Any]:
         """Returns `status.json`, or an empty mapping where there is none that can be read."""
@@ -284,8 +285,11 @@ class _WithoutDraws(TorchFunctionMode):
 def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClassifier:
     """Turns the config into the network's plain arguments."""
     of_config = {"init_from", "pooling", "ngrams"}
+    pooling = config.model.pooling
+    if isinstance(pooling, str):
+        pooling = ["mean", "max", "last"] if pooling == "concat" else [pooling]
     return BiLSTMClassifier(
-        vocab_size, num_labels, embedding_dim=config.embedding.width, pooling=pooling_names(config.model.pooling),
+        vocab_size, num_labels, embedding_dim=config.embedding.width, pooling=pooling,
         max_length=config.text.max_length, freeze_embedding=config.embedding.freeze,
         **config.model.model_dump(exclude=of_config),
     )  # fmt: skip
@@ -329,13 +333,6 @@ def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, labels:
     return {"encoder/sha256": metadata["sha256"], "time/pretrain_seconds": metrics.get("time/pretrain_seconds")}
 
 
-def pooling_names(pooling: str | Sequence[str]) -> list[str]:
-    """Returns the single poolings that a config's value stands for."""
-    if pooling == "concat":
-        return ["mean", "max", "last"]
-    return [pooling] if isinstance(pooling, str) else list(pooling)
-
-
 def text_digest(tokenizer: Tokenizer, labels: list[str]) -> str:
     """Binds a model to its tokenizer and label order."""
     return hashlib.sha256(json.dumps([tokenizer.to_json(), labels]).encode()).hexdigest()
@@ -366,11 +363,6 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "git_commit": _git_commit(),
     }
-
-
-def now() -> str:
-    """Returns the time in UTC to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _git_commit() -> str | None:

@@ -8,7 +8,8 @@ from types import FrameType
 import pytest
 
 from bilstm_cls.errors import StoppedError
-from bilstm_cls.training.record import SIGNALS, StopSignals
+from bilstm_cls.training.distributed import STOP_SIGNALS
+from bilstm_cls.training.record import StopSignals
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -20,13 +21,13 @@ def own_handler(number: int, frame: FrameType | None) -> None:
 @pytest.fixture(autouse=True)
 def before() -> Iterator[dict[int, object]]:
     """Handlers of the surrounding program, put back after the test."""
-    handlers = {number: signal.signal(number, own_handler) for number in SIGNALS}
-    yield {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.signal(number, own_handler) for number in STOP_SIGNALS}
+    yield {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_stops_the_run_at_once_where_nothing_is_to_be_saved(number: signal.Signals) -> None:
     with pytest.raises(StoppedError, match=f"stopped by {number.name}") as caught, StopSignals():
         signal.raise_signal(number)
@@ -38,7 +39,7 @@ def run_deferred(block: Callable[[StopSignals], None]) -> None:
         block(signals)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_only_noted_while_it_is_deferred(number: signal.Signals) -> None:
     def save_and_stop(signals: StopSignals) -> None:
         assert signals.received is None
@@ -80,10 +81,10 @@ def test_the_handlers_from_before_come_back_and_a_stop_is_no_failure_of_what_is_
 ) -> None:
     with pytest.raises(StoppedError), StopSignals(), contextlib.suppress(Exception):
         signal.raise_signal(signal.SIGTERM)
-    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_that_was_ignored_before_stays_ignored(number: signal.Signals) -> None:
     signal.signal(number, signal.SIG_IGN)
     with StopSignals() as signals:

@@ -10,7 +10,7 @@ import pytest
 
 from bilstm_cls.config import Config
 from bilstm_cls.errors import StoppedError
-from bilstm_cls.training.record import SIGNALS
+from bilstm_cls.training.distributed import STOP_SIGNALS
 from bilstm_cls.training.run import train
 from tests.training.runs import StoppedHereError, result, stop_at
 
@@ -59,7 +59,7 @@ def test_a_run_of_any_kind_goes_on_to_the_same_bits(short_config: Make, tmp_path
 @pytest.fixture
 def heeded() -> Iterator[None]:
     """Signals that are not ignored, even where the tests themselves run under nohup."""
-    handlers = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in STOP_SIGNALS}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -7,9 +7,8 @@ answers are written once, so that a run that is resumed learns from the same one
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from bilstm_cls.run_directory import RunDirectory, text_digest
 from bilstm_cls.training.distributed import Group, rank_by_torchrun
 from bilstm_cls.training.loop import Row
 from bilstm_cls.training.record import StopSignals
-from bilstm_cls.training.session import Report, Session
+from bilstm_cls.training.session import OnReport, Session
 
 logger = logging.getLogger(__name__)
 
@@ -121,13 +120,9 @@ def scale_logits(model: BiLSTMClassifier, factor: Scale) -> None:
 
 
 def fit_scales(
-    logits: Floats,
-    label_ids: LabelIds,
-    other: Floats | None = None,
-    *,
-    own: Scale | None = None,
+    logits: Floats, label_ids: LabelIds, other: Floats | None = None, *, own: Scale | None = None,
     keeps_first: bool = False,
-) -> tuple[Scale, Scale]:
+) -> tuple[Scale, Scale]:  # fmt: skip
     """Returns the factors of two models' logits whose sum makes the labels most probable; the second is 0 without one.
 
     A few texts cannot pull far, even if all are answered well: the logarithm of the first has a normal prior with the
@@ -203,14 +198,9 @@ def ask_first(run: RunDirectory, config: Config, data: PreparedData) -> dict[str
 
 
 def taught(
-    run: RunDirectory,
-    config: Config,
-    data: PreparedData,
-    group: Group,
-    signals: StopSignals,
-    on_report: Callable[[Report], None],
+    run: RunDirectory, config: Config, data: PreparedData, group: Group, signals: StopSignals, on_report: OnReport,
     others: dict[str, dict[str, Floats]],
-) -> tuple[PreparedData, Row]:
+) -> tuple[PreparedData, Row]:  # fmt: skip
     """Returns the data with a teacher's labels of the unlabelled texts, and facts for `metrics.json`.
 
     The teacher is the calibrated sum of all that `train.teacher` names: `others` are what `ask_first` returned. All

@@ -36,11 +36,10 @@ from bilstm_cls.data.corpus import Corpus
 from bilstm_cls.device import LAUNCHED, choose_device, is_launched, usable_cores
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError
 
-MIN_TOKENS_TO_SHARE = 2_000_000
-"""Tokens in all epochs from which more processes pay for the seconds that their start takes."""
-MEETING_SECONDS = 7 * 86400.0
-"""How long a process waits for others to be ready where a launcher would end it if one of them had failed."""
+MIN_TOKENS_TO_SHARE = 2_000_000  # in all epochs, from which more processes pay for their start
+MEETING_SECONDS = 7 * 86400.0  # to wait for others where a launcher ends all if one of them fails
 SAVING_SECONDS = 600  # for which the launcher waits for processes that it has asked to stop
+STOP_SIGNALS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def size_by_torchrun() -> int:
 
 
 def rank_by_torchrun() -> int:
-    """Returns the number of this process among those of a launcher, from 0, or 0 where it is alone."""
+    """Returns the number of this process among those, from 0, or 0 where it is alone."""
     return int(_variable("RANK")) if size_by_torchrun() > 1 else 0
 
 
@@ -155,8 +154,7 @@ def _variable(name: str, default: str = "", pattern: str = r"\d{1,9}") -> str:
 def joined(device: torch.device) -> Iterator[Group]:
     """Makes this process one of its launcher's group for a `with` block, or without a launcher a group of one.
 
-    A process may join one group after another. CUDA devices, of which each process of a machine takes one, communicate
-    by NCCL, others by Gloo.
+    A process may join one group after another. CUDA devices, of which each takes one, communicate by NCCL.
 
     Raises:
         ResourceError: they did not find each other in time.
@@ -215,12 +213,11 @@ def leave_group() -> NoReturn:
     os._exit(0)
 
 
+@dataclass(eq=False)
 class SeveralProcessesError(Exception):
     """This command is to be run by `size` processes: `launch` starts them."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__(f"{size} processes are to be started")
-        self.size = size
+    size: int
 
 
 def launch(arguments: Sequence[str], size: int) -> None:
@@ -236,8 +233,7 @@ def launch(arguments: Sequence[str], size: int) -> None:
 
     logging.getLogger("torch.distributed.elastic").addHandler(logging.NullHandler())
     logging.getLogger("torch.distributed.elastic").propagate = False  # what is to be said is said below
-    names = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-    heeded = [name for name in names if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
+    heeded = [s.name for s in STOP_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
     newer: dict[str, Any] = {"signals_to_handle": ",".join(heeded), "shutdown_timeout": SAVING_SECONDS}
     with tempfile.TemporaryDirectory(prefix=LAUNCHED) as folder:
         config = LaunchConfig(
@@ -264,22 +260,17 @@ def _first_failure(failures: dict[int, Any], size: int) -> UserError:
                 f"memory ran out; the last checkpoint is intact, continue with --resume"
             )
     messages = [f.error_file_data for f in failures.values() if "seconds" in f.error_file_data]
-    unknown: dict[str, Any] = {"message": "a process failed without a message", "exit_code": 1}
-    first = min(messages, key=lambda data: data["seconds"], default=unknown)
-    error = UserError(first["message"])
-    error.exit_code = first["exit_code"]
+    first: dict[str, Any] = min(messages, key=lambda data: data["seconds"], default={})
+    error = UserError(first.get("message", "a process failed without a message"))
+    error.exit_code = first.get("exit_code", 1)
     return error
 
 
-def pass_to_launcher(message: str, exit_code: int) -> bool:
-    """Hands the message that a process ends with to `launch`, which prints one; False where that did not start it."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if path is None or not is_launched():
-        return False
+def pass_to_launcher(message: str, exit_code: int) -> None:
+    """Hands the message that a process ends with to the `launch` that started it, which prints one of all."""
     now = time.time()
     content = {"message": message, "timestamp": int(now), "seconds": now, "exit_code": exit_code}
-    Path(path).write_text(json.dumps(content), "utf-8")
-    return True
+    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(content), "utf-8")
 
 
 def end_with_launcher() -> None:

@@ -60,23 +60,17 @@ def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, moment
     """
     dense, rows = trainable_parameters(model)
     depths = {id(p): DEPTHS.get(key.partition(".")[0], 0) for key, p in model.named_parameters()}
-    matrices = [p for p in dense if p.dim() > 1]
-    biases = [p for p in dense if p.dim() <= 1]
-    groups = [
-        {"params": part, "weight_decay": decay, "depth": depth}
-        for parameters, decay in ((matrices, weight_decay), (biases, 0.0))
-        for depth, part in _by_depth(parameters, depths)
-    ]
-    tables = [{"params": part, "depth": depth} for depth, part in _by_depth(rows, depths)]
+
+    def by_depth(parameters: list[nn.Parameter], **options: float) -> list[dict[str, Any]]:
+        found = sorted({depths[id(p)] for p in parameters}, reverse=True)
+        return [{"params": [p for p in parameters if depths[id(p)] == d], "depth": d, **options} for d in found]
+
+    groups = by_depth([p for p in dense if p.dim() > 1], weight_decay=weight_decay)
+    groups += by_depth([p for p in dense if p.dim() <= 1], weight_decay=0.0)
+    tables = by_depth(rows)
     if name == "adamw":
         return [AdamW(groups, fused=all(p.is_cuda for p in dense)), *([SparseAdam(tables)] if tables else [])]
     return [SGD(groups, lr=1e-3, momentum=momentum), *([SGD(tables, lr=1e-3)] if tables else [])]
-
-
-def _by_depth(parameters: list[nn.Parameter], depths: Mapping[int, int]) -> Iterator[tuple[int, list[nn.Parameter]]]:
-    """Yields the parameters of one depth after those of another, the deepest first, in the order of the model."""
-    for depth in sorted({depths[id(p)] for p in parameters}, reverse=True):
-        yield depth, [p for p in parameters if depths[id(p)] == depth]
 
 
 def set_learning_rate(optimizers: Sequence[Optimizer], learning_rate: float, *, layer_lr_decay: float = 1.0) -> None:

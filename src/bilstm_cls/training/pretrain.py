@@ -22,7 +22,7 @@ from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.data.batches import Indices, cut_by_tokens
 from bilstm_cls.data.passages import Chunk, LanguageModelTexts, chunks, number_of_chunks, passage_batches
 from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare, start_folder, with_dim
-from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads, threads_of_each
+from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import write_atomic
 from bilstm_cls.model.language_model import LanguageModels, UnigramSampler
@@ -35,10 +35,8 @@ from bilstm_cls.training.session import fitting, initialize_weights
 
 logger = logging.getLogger(__name__)
 
-READ = ("train", "unlabelled")
-"""The splits that are read: none that anything is evaluated on."""
-FREE_KEYS = ("name", "output_dir", "train")
-"""What may change when pretraining is resumed."""
+READ = ("train", "unlabelled")  # splits, none that anything is evaluated on
+FREE_KEYS = ("name", "output_dir", "train")  # which may change when pretraining is resumed
 NAMES = "forward", "backward"
 HELD_OUT_FRACTION, MAX_HELD_OUT, HELD_OUT_TOKENS = 0.01, 500, 8192
 WARMUP = 0.1
@@ -99,9 +97,8 @@ class Pretrainer:
         num_texts, num_tokens = chunk.is_predicted.shape[1], int(chunk.is_predicted.sum())
         progress.step += 1
         progress.num_tokens += num_tokens
-        report = StepReport(
-            progress.step, self.total_steps, progress.epoch + 1, loss, num_texts, num_tokens, rate, norm
-        )
+        epoch = progress.epoch + 1
+        report = StepReport(progress.step, self.total_steps, epoch, loss, num_texts, num_tokens, rate, norm)
         progress.chunk += 1
         if progress.chunk == len(self.chunks):
             progress.chunk = 0
@@ -166,7 +163,7 @@ class Pretrainer:
         return perplexities
 
     def state(self) -> tuple[dict[str, Tensor], Row]:
-        """Returns all tensors, and all numbers as JSON holds them."""
+        """As in `Trainer`, with the hidden states after the last chunk."""
         tensors, numbers = optim.optimizer_state(self.optimizers)
         tensors |= {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for direction, state in enumerate(self.states):
@@ -174,7 +171,6 @@ class Pretrainer:
         return tensors, {"progress": asdict(self.progress), "optimizers": numbers}
 
     def load_state(self, tensors: dict[str, Tensor], numbers: Row) -> None:
-        """Restores what `state` returned; raises KeyError, RuntimeError or TypeError where it is of another model."""
         self.model.load_state_dict(optim.strip_prefix(tensors, "model."))
         optim.load_optimizer_state(self.optimizers, tensors, numbers["optimizers"])
         self.progress = PROGRESS.validate_python(numbers["progress"])
@@ -194,9 +190,9 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     wait: bool = False,
-    on_report: Callable[[StepReport], None] = lambda report: None,
+    on_report: Callable[[StepReport], object] = lambda report: None,
 ) -> Row:
-    """Trains language models on the texts of train and unlabelled, and writes an encoder for `model.init_from`.
+    """Trains language models on the texts of train and unlabelled, writes an encoder, and returns its `metrics.json`.
 
     Texts are read whole, whatever `text.max_length` is; one in a hundred is held out for evaluation. Where the config's
     `model.init_from` is another folder than this one, this starts from it.
@@ -205,17 +201,9 @@ def pretrain(
         config: of the encoder.
         folder: where to write.
         data: the texts, where they are prepared already.
-        resume: continue from the last checkpoint, to the same bits.
-        overwrite: delete an earlier encoder or run there first.
         wait: for another process that writes there, instead of an error.
-        on_report: called after every step.
 
-    Returns:
-        The content of `metrics.json`.
-
-    Raises:
-        ConfigError: several layers are asked for, or the folder is taken or cannot be written.
-        DataError, CheckpointError, DivergedError, ResourceError, StoppedError: as in training.
+    The others, and errors, are those of `train`; several layers are a `ConfigError`.
     """
     if config.model.num_layers > 1:
         raise ConfigError("model.num_layers: a second layer would see the tokens that it has to predict; set it to 1")
@@ -231,30 +219,25 @@ def pretrain(
             return run.read_object("metrics.json")
         choose_device(config.train.device)
         data = data or prepare(config, only=READ)
-        with recorded(run, config, earlier, "pretraining", overwrite=overwrite):
+        with recorded(run, config, earlier, "pretraining", overwrite):
             pretrainer = _start(run, config, data)
             with signals.deferred():
                 _train(run, pretrainer, config.train.checkpoint_seconds, signals, data, on_report)
             return _write(run, data, pretrainer)
 
 
-def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[StepReport], None]) -> None:
-    """Pretrains the encoder of `pretrain.enabled`, or continues with it, unless it is in the cache.
-
-    Where another process pretrains the same one, this waits for it. Arguments and errors are those of `pretrain`.
-    """
-    if not config.pretrain.enabled:
-        return
-    folder = encoder_folder(config, data.dataset.digest)
-    if (folder / WEIGHTS).exists():
-        return
-    logger.info(f"pretraining an encoder in {folder}")
-    pretrain(config, folder, data=data, resume=True, wait=True, on_report=on_report)
+def make_encoder(config: Config, data: PreparedData, *, on_report: Callable[[StepReport], object]) -> None:
+    """Pretrains the encoder of `pretrain.enabled`, or waits for a process that does, unless it is in the cache."""
+    if config.pretrain.enabled:
+        folder = encoder_folder(config, data.dataset.digest)
+        if not (folder / WEIGHTS).exists():
+            logger.info(f"pretraining an encoder in {folder}")
+            pretrain(config, folder, data=data, resume=True, wait=True, on_report=on_report)
 
 
 def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
     """Builds the models, with their first weights or those of the newest checkpoint."""
-    set_threads(config.train.threads or threads_of_each())
+    set_threads(config.train.threads)
     torch.manual_seed(config.seed)
     sizes = config.model
     model = LanguageModels(
@@ -280,21 +263,21 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
 
 def _train(
     run: RunDirectory, pretrainer: Pretrainer, checkpoint_seconds: float, signals: StopSignals, data: PreparedData,
-    on_report: Callable[[StepReport], None],
+    on_report: Callable[[StepReport], object],
 ) -> None:  # fmt: skip
     """Reads all epochs to the end, or saves and raises a StoppedError."""
     progress, saved_at = pretrainer.progress, time.monotonic()
     with freed_memory_kept() as bound_memory:
         while len(progress.history) < pretrainer.epochs:
-            is_due = len(progress.history) < progress.epoch
-            if is_due:
+            is_evaluated = len(progress.history) < progress.epoch
+            if is_evaluated:
                 found = ", ".join(f"{value:.1f} {name}" for name, value in pretrainer.evaluate().items())
                 logger.info(f"epoch {progress.epoch}, step {progress.step:,}: held-out perplexity {found}")
             else:
                 on_report(pretrainer.step())
                 bound_memory()
             is_stopping = signals.received is not None
-            if is_due or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
+            if is_evaluated or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
                 tensors, numbers = pretrainer.state()
                 content = {"identity": _identity(data), "pretrainer": numbers}
                 save_checkpoint(run.checkpoints, progress.step, tensors, content, roles=("last",))

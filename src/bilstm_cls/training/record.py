@@ -23,13 +23,11 @@ from bilstm_cls.data.prepare import start_folder
 from bilstm_cls.errors import ConfigError, ResourceError, StoppedError, UserError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.training.distributed import STOP_SIGNALS
 from bilstm_cls.training.loop import EvaluationReport, StepReport
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-RECORD = "loggers.json"
-STEPS_BETWEEN = 10
-PROJECT = "bilstm-cls"
-"""Experiment or project where the environment names none."""
+RECORD, STEPS_BETWEEN = "loggers.json", 10
+PROJECT = "bilstm-cls"  # or experiment, where the environment names none
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            heeded = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+            heeded = [n for n in STOP_SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
             self._previous = {number: signal.signal(number, self._handle) for number in heeded}
         return self
 
@@ -90,12 +88,9 @@ def is_finished(run: RunDirectory, product: str) -> bool:
 
 
 def check_resumable(run: RunDirectory, config: Config, *, free: Collection[str], resume: bool, overwrite: bool) -> None:
-    """Checks that nothing stands in the way of a run in its directory.
+    """Raises `ConfigError` where a directory is taken, or its run was started with another config.
 
     Of a run to be resumed the keys `free` may differ, where a section stands for all of its keys.
-
-    Raises:
-        ConfigError: the directory is taken, or its run was started with another config.
     """
     if (start := start_folder(config)) is not None and start.resolve() == run.path.resolve():
         raise ConfigError(f"{run.path}: is the run to start from; choose another place with --set name=NAME")
@@ -106,15 +101,14 @@ def check_resumable(run: RunDirectory, config: Config, *, free: Collection[str],
             f"{run.path}: already holds a run that is {run.read_status()['status']}; add --resume to continue it, "
             f"--overwrite to delete it, or choose another place with --set name=NAME"
         )
-    if not ((run / "config.yaml").exists() or run.checkpoints.exists()):
-        return
-    changes = changed_keys(run.load_config(), config)
-    listed = "\n  ".join(c for c in changes if not {c.partition(":")[0], c.partition(".")[0]} & set(free))
-    if listed:
-        raise ConfigError(
-            f"{run.path}: cannot be resumed with another config, it would not be the same run:\n  {listed}\n"
-            f"undo these changes, or add --overwrite, or --set name=NAME"
-        )
+    if (run / "config.yaml").exists() or run.checkpoints.exists():
+        changes = changed_keys(run.load_config(), config)
+        listed = "\n  ".join(c for c in changes if not {c.partition(":")[0], c.partition(".")[0]} & set(free))
+        if listed:
+            raise ConfigError(
+                f"{run.path}: cannot be resumed with another config, it would not be the same run:\n  {listed}\n"
+                f"undo these changes, or add --overwrite, or --set name=NAME"
+            )
 
 
 @contextlib.contextmanager
@@ -134,9 +128,7 @@ def remembered_log() -> Iterator[MemoryHandler]:
 
 
 @contextlib.contextmanager
-def recorded(
-    run: RunDirectory, config: Config, earlier: MemoryHandler, doing: str, *, overwrite: bool
-) -> Iterator[None]:
+def recorded(run: RunDirectory, config: Config, earlier: MemoryHandler, doing: str, overwrite: bool) -> Iterator[None]:
     """Starts a run in its directory: its status `doing`, config and log, and in the end why it did not finish.
 
     This process holds the directory's lock; `earlier` is what was logged before, and `overwrite` deletes a run first.
@@ -156,16 +148,13 @@ def recorded(
     try:
         yield
     except BaseException as error:
-        status = "stopped" if isinstance(error, StoppedError) else "failed"
         is_expected = isinstance(error, UserError | StoppedError)
         reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
         exit_code = ResourceError.exit_code if is_out_of_memory(error) else getattr(error, "exit_code", 1)
         if isinstance(error, UserError):
             logger.error(reason)
-        try:
-            run.write_status(status, reason, exit_code=exit_code)
-        except UserError as another:  # a full disk, say: what ended the run matters more
-            logger.warning(str(another))
+        with contextlib.suppress(UserError):  # a full disk, say: what ended the run matters more
+            run.write_status("stopped" if isinstance(error, StoppedError) else "failed", reason, exit_code=exit_code)
         raise
     finally:
         package.removeHandler(handler)
@@ -208,14 +197,12 @@ def _wandb(_: RunDirectory, name: str, settings: Mapping[str, Any], known: str |
         yield opened.id, lambda values, step: opened.log(values, step=step)
 
 
-LOGGERS: dict[str, Callable[..., contextlib.AbstractContextManager[tuple[str, Log]]]] = {
-    "tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb
-}  # fmt: skip
+LOGGERS: dict[str, Any] = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
 """By the name of the package. Each yields what the place calls the run, which a resumed one is opened with."""
 
 
 class RunLoggers:
-    """The open loggers of a run."""
+    """The open loggers of a run, as a context manager."""
 
     def __init__(self, run: RunDirectory, config: Config) -> None:
         self.logs: dict[str, Log] = {}
@@ -224,8 +211,8 @@ class RunLoggers:
         record: dict[str, Any] = run.read_object(RECORD) if (run / RECORD).exists() else {}
         for name in map(str, config.train.loggers):
             with self._guarded(name):
-                place = LOGGERS[name](run, config.name, settings, record.get(name))
-                record[name], self.logs[name] = self._stack.enter_context(place)
+                opened = LOGGERS[name](run, config.name, settings, record.get(name))
+                record[name], self.logs[name] = self._stack.enter_context(opened)
                 run.write_json(RECORD, record)
 
     def __enter__(self) -> "RunLoggers":

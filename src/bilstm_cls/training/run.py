@@ -1,7 +1,6 @@
 """A whole training run: prepare, train, evaluate, and write the run directory."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +8,14 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import PreparedData, prepare, start_folder, weights_of_encoder, with_dim
-from bilstm_cls.device import Precision, choose_device, load_warning, set_threads, threads_of_each
+from bilstm_cls.device import Precision, choose_device, load_warning, set_threads
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import distributed, record
 from bilstm_cls.training.calibration import ask_first, calibrate, taught
 from bilstm_cls.training.loop import Row
 from bilstm_cls.training.pretrain import make_encoder
-from bilstm_cls.training.session import Report, Session
+from bilstm_cls.training.session import OnReport, Report, Session
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    on_report: Callable[[Report], None] = lambda report: None,
+    on_report: OnReport = lambda report: None,
     can_launch: bool = False,
 ) -> TrainResult:
     """Trains, evaluates on the test split once, and writes the run directory `output_dir/name`.
@@ -80,11 +79,11 @@ def train(
             record.check_installed(config.train.loggers)
             # An earlier run is not deleted before it is clear that a new one can start.
             data = _prepare(run, config, overwrite=overwrite, can_launch=can_launch, on_report=on_report)
-            with record.recorded(run, config, earlier, "training", overwrite=overwrite):
+            with record.recorded(run, config, earlier, "training", overwrite):
                 return TrainResult(run, _train(run, config, data, signals, on_report))
 
 
-def _train_start(config: Config, *, on_report: Callable[[Report], None], can_launch: bool) -> None:
+def _train_start(config: Config, *, on_report: OnReport, can_launch: bool) -> None:
     """Trains the config that `model.init_from` names, where its run is not there yet."""
     start, folder = config.model.init_from or "", start_folder(config)
     if folder is None or folder == Path(start) or weights_of_encoder(folder).is_file():
@@ -96,7 +95,7 @@ def _train_start(config: Config, *, on_report: Callable[[Report], None], can_lau
 
 
 def _prepare(
-    run: RunDirectory, config: Config, *, overwrite: bool, can_launch: bool, on_report: Callable[[Report], None]
+    run: RunDirectory, config: Config, *, overwrite: bool, can_launch: bool, on_report: OnReport
 ) -> PreparedData:
     """Makes the data and the encoder, or waits for another process of this machine that makes them."""
     device = choose_device(config.train.device)
@@ -113,11 +112,7 @@ def _prepare(
 
 
 def _train(
-    run: RunDirectory,
-    config: Config,
-    data: PreparedData,
-    signals: record.StopSignals,
-    on_report: Callable[[Report], None],
+    run: RunDirectory, config: Config, data: PreparedData, signals: record.StopSignals, on_report: OnReport
 ) -> Row:
     """Trains as the process that writes, evaluates, and returns `metrics.json`."""
     with record.RunLoggers(run, config) as loggers:
@@ -127,7 +122,7 @@ def _train(
             loggers.take(report)
 
         session = _learn(run, config, data, signals, on_report, take)
-        set_threads(config.train.threads or threads_of_each())
+        set_threads(config.train.threads)
         model = session.load_best_weights()
         ngrams, task, facts = calibrate(model, data, config)
         loaded = LoadedModel(model, data.tokenizer, data.dataset.labels, config, ngrams, task=task)
@@ -141,13 +136,9 @@ def _train(
 
 
 def _learn(
-    run: RunDirectory,
-    config: Config,
-    data: PreparedData,
-    signals: record.StopSignals,
-    on_first: Callable[[Report], None],
-    on_report: Callable[[Report], None],
-) -> Session:
+    run: RunDirectory, config: Config, data: PreparedData, signals: record.StopSignals, on_first: OnReport,
+    on_report: OnReport,
+) -> Session:  # fmt: skip
     """Trains to the end, as one process or in step with the others; `on_first` gets the reports of a teacher."""
     others = ask_first(run, config, data)
     with distributed.joined(choose_device(config.train.device)) as group:

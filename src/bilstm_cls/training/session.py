@@ -16,7 +16,7 @@ from bilstm_cls.classifier import Task, predict_logits
 from bilstm_cls.config import Config
 from bilstm_cls.data.prepare import PreparedData, class_weights, encoder_folder
 from bilstm_cls.data.vectors import joined_vectors
-from bilstm_cls.device import choose_device, freed_memory_kept, set_threads, threads_of_each
+from bilstm_cls.device import choose_device, freed_memory_kept, set_threads
 from bilstm_cls.errors import CheckpointError, DataError
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.model.classifier import BiLSTMClassifier
@@ -29,6 +29,7 @@ from bilstm_cls.training.record import StopSignals
 logger = logging.getLogger(__name__)
 
 Report = StepReport | EvaluationReport
+OnReport = Callable[[Report], object]
 
 
 @contextlib.contextmanager
@@ -63,7 +64,7 @@ class Session:
             DataError: the data are not those of the run to resume, or word vectors cannot be read.
         """
         device = group.device if group.size > 1 else choose_device(config.train.device)
-        threads = set_threads(config.train.threads or threads_of_each(processes_here(group.size)))
+        threads = set_threads(config.train.threads, processes_here(group.size))
         labels = data.dataset.labels
         torch.manual_seed(config.seed)
         model = build_model(config, len(data.tokenizer), len(labels)).to(device)
@@ -116,7 +117,7 @@ class Session:
         changes = [f"{key} {before.get(key)} -> {now}" for key, now in here.items() if before.get(key) != now]
         if changes:
             logger.warning(f"resuming elsewhere ({', '.join(changes)}): the result may differ in the last bits")
-            self.facts |= {"run/bitwise": False}
+            self.facts["run/bitwise"] = False
         step, best_step = self.trainer.progress.step, self.trainer.progress.best_step
         logger.info(f"resuming after step {step:,}")
         if step > best_step > 0:
@@ -134,7 +135,7 @@ class Session:
         content = {**self.identity, "facts": self.facts, "trainer": numbers}
         save_checkpoint(self.run.checkpoints, step, tensors, content, roles=roles)
 
-    def learn(self, signals: StopSignals, on_report: Callable[[Report], None]) -> None:
+    def learn(self, signals: StopSignals, on_report: OnReport) -> None:
         """Trains to the end, where `reports` raises nothing."""
         with signals.deferred(), freed_memory_kept() as bound_memory:
             for report in self.reports(signals):

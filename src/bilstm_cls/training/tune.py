@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,7 @@ from bilstm_cls.config import Config, config_keys
 from bilstm_cls.config_file import dump_config, with_overrides
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import freed_memory_kept
-from bilstm_cls.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    DivergedError,
-    StoppedError,
-    cut,
-    is_out_of_memory,
-)
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import RunDirectory, build_model
 from bilstm_cls.training.calibration import ask_first, taught
@@ -56,10 +49,8 @@ STAGES = 10
 """Trials of unlike lengths are compared at the same tenth of their steps, where their learning rates have come as far
 on the schedule."""
 RANDOM_TRIALS, TRIALS_BEFORE_PRUNING = 8, 4
-MAX_SKIPPED = 50
-"""Proposals in a row that are not trained, after which the space is taken to be exhausted."""
-FAILURES = (ConfigError, DataError, CheckpointError, DivergedError)
-"""What ends a trial and not the study, as too little memory does."""
+MAX_SKIPPED = 50  # proposals in a row that are not trained, after which the space is taken to be exhausted
+FAILURES = (ConfigError, DataError, CheckpointError, DivergedError)  # of a trial and not of the study
 
 
 @dataclass(frozen=True)
@@ -84,11 +75,11 @@ def parse_space(searches: Sequence[str], config: Config) -> Space:
     space: Space = {}
     problems = []
     for words in [w for given in searches or ["default"] for w in _words(given, config)]:
-        key, _, text = (part.strip() for part in words.partition("="))
+        key, text = (part.strip() for part in words.partition("=")[::2])
         try:
             space[key] = text, _parse(key, text, config)
         except ConfigError as error:
-            problems.append(f"--search {cut(words)}: {error}".partition("\n")[0])
+            problems.append(f"--search {words}: {error}".partition("\n")[0])
     if problems:
         raise ConfigError("\n".join(problems))
     return space
@@ -121,7 +112,7 @@ def _parse(key: str, text: str, config: Config) -> Any:
         raise ConfigError("is not searched, trials would not compare by it; use --set to fix it")
     interval = re.fullmatch(r"([^|]+?)\.\.([^|]+?)(:log)?", text)
     parts = interval.groups()[:2] if interval else text.split("|")
-    values = [_value_at(with_overrides(config, [f"{key}={part.strip()}"]), key) for part in parts]
+    values = [attrgetter(key)(with_overrides(config, [f"{key}={part.strip()}"])) for part in parts]
     if interval:
         is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         if not is_number or values[0] >= values[1] or (interval[3] and values[0] <= 0):
@@ -148,15 +139,6 @@ def _drawn(parameter: Any, distribution: Any) -> Any:
     return json.loads(parameter) if isinstance(parameter, str) else parameter
 
 
-def _value_at(config: Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
-
-
-class _OutOfTimeError(BaseException):
-    """The study's time is over within a trial."""
-
-
 @dataclass
 class Trial:
     """One proposal and what came of it: trial 0 is the config as it was given, where the space holds it.
@@ -177,11 +159,9 @@ class Trial:
 def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, overwrite: bool = False) -> "Study":
     """Looks for better values of some keys, and writes the winning config to `output_dir/NAME-tune/best.yaml`.
 
-    Each trial trains in this process with the config's seed and is compared on valid alone; `train -c best.yaml` comes
-    to the same score there. A trial that diverges, finds no memory or does not fit together has failed, and the study
-    continues. A trial that was stopped or killed starts again when the study is resumed.
-
-    `resume` continues an interrupted study, or a finished one with a larger budget.
+    Each trial trains in this process with the config's seed; `train -c best.yaml` comes to the same score on valid. A
+    trial that diverges, finds no memory or does not fit together has failed, and the study continues. `resume`
+    continues an interrupted study, whose last trial starts again, or a finished one with a larger budget.
 
     Raises:
         ConfigError: optuna is missing, the folder is taken, the study to resume was another one, or no trial finished.
@@ -196,11 +176,11 @@ def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, 
         check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
         study = Study(run, config, space, budget, signals)
         _data_of(config)  # an earlier study is not deleted before it is clear that a new one can start
-        with recorded(run, config, earlier, "tuning", overwrite=overwrite):
+        with recorded(run, config, earlier, "tuning", overwrite):
             study.search()
             if study.best is None and study.stopped is None:
                 raise ConfigError(f"{run.path}: no trial was finished: {study.reason}; --resume with higher limits")
-            exit_code = 0 if study.stopped is None else study.stopped.exit_code
+            exit_code = study.stopped.exit_code if study.stopped else 0
             run.write_status("stopped" if study.stopped else "finished", study.reason, exit_code=exit_code)
         return study
 
@@ -232,8 +212,8 @@ class Study:
     def as_object(self) -> dict[str, Any]:
         """Returns what `tuning.json` holds and `tune --json` prints."""
         best, config = (asdict(self.best), str(self.run / WINNER)) if self.best else (None, None)
-        found = {"score": self.score_name, "best": best, "config": config}
-        return found | {"trials": [asdict(trial) for trial in self.trials], "reason": self.reason}
+        trials = [asdict(trial) for trial in self.trials]
+        return {"score": self.score_name, "best": best, "config": config, "trials": trials, "reason": self.reason}
 
     def as_table(self) -> str:
         """Returns what `tune` prints at its end: all trials, best first, and what to do with the winner."""
@@ -253,10 +233,8 @@ class Study:
             with self.signals.deferred():
                 while not self._is_over():
                     self._try(study)
-        except _OutOfTimeError:
-            self.reason = "the time is over"
         except StoppedError as error:
-            self.stopped, self.reason = error, str(error)
+            self.stopped, self.reason = error if self.signals.received else None, str(error)
         finally:
             shutil.rmtree(self.run / "trial", ignore_errors=True)
         self._keep()
@@ -274,7 +252,7 @@ class Study:
 
     def _check_time(self, _: object = None) -> None:
         if time.monotonic() >= self.deadline:
-            raise _OutOfTimeError
+            raise StoppedError("the time is over", signal_number=0)
 
     def _opened(self) -> "optuna.Study":
         """Opens the journal, and proposes the trial that a stop or a kill ended, or at first the config as it is."""
@@ -310,7 +288,7 @@ class Study:
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         first = {} if not trials or trials[-1].user_attrs else trials[-1].params
         for key, (_, distribution) in () if trials else self.space.items():
-            value, found = _value_at(self.config, key), vars(distribution)
+            value, found = attrgetter(key)(self.config), vars(distribution)
             if "choices" in found and json.dumps(value) in found["choices"]:
                 first[key] = json.dumps(value)
             elif isinstance(value, int | float) and "low" in found and found["low"] <= value <= found["high"]:
