@@ -1,9 +1,13 @@
 """Tensor files and checkpoints: whole or not there, verified, and the newest intact one found."""
 
 import ast
+import errno
 import hashlib
+import itertools
 import json
+import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ from bilstm_cls.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from bilstm_cls.errors import CheckpointError
+from bilstm_cls.errors import CheckpointError, ResourceError
 from tests.training.runs import flip
 
 NUMBERS: dict[str, Any] = {"trainer": {"loss": 0.1 + 0.2, "rows": [{"score": None, "läbel": "ä"}]}, "facts": {}}
@@ -55,6 +59,28 @@ def names(folder: Path) -> list[str]:
 def newest_step(folder: Path) -> int | None:
     loaded = load_newest(folder)
     return None if loaded is None else loaded[1]["step"]
+
+
+@pytest.mark.parametrize(("number", "best", "newest"), [(1, 2, 5), (2, 2, 5), (3, 7, 7)])
+def test_a_disk_that_is_full_during_a_save_costs_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, best: int, newest: int
+) -> None:
+    """At the tensors, at `best.json` and at `last.json`."""
+    writes = itertools.count(1)
+
+    def full(descriptor: int) -> None:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode) and next(writes) == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError, match="no room left") as caught:
+        save_checkpoint(folder, 7, tensors(7), NUMBERS, roles=("best", "last"))
+    assert caught.value.exit_code == 6
+    assert not list(folder.glob(".*.tmp"))
+    assert torch.equal(load_best(folder, best)["weight"], tensors(best)["weight"])
+    assert newest_step(folder) == newest
+    save_checkpoint(folder, 7, tensors(7), NUMBERS, roles=("best", "last"))
+    assert newest_step(folder) == 7
 
 
 def test_a_save_removes_tensors_out_of_use_and_what_a_killed_save_left_and_nothing_else(folder: Path) -> None:

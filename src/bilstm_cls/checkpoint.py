@@ -28,9 +28,7 @@ ROLES = ("best", "last")
 """In the order in which they are written: a run that is killed in between is resumed from the new best one, and never
 from a last one whose best weights are not under that name yet."""
 
-MAX_HEADER_BYTES = 10_000_000
-"""Of a file's names, shapes and metadata; a forged header of the 100 MB that safetensors allows fills the memory."""
-
+MAX_HEADER_BYTES = 10_000_000  # a forged header of the 100 MB that safetensors allows fills the memory
 _DIGEST = "sha256"
 _KEY = "bilstm_cls"
 """All metadata are one JSON text under this key: safetensors writes several keys in a random order, and the same
@@ -100,12 +98,11 @@ def save_checkpoint(
 
 def load_checkpoint(folder: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a checkpoint and verifies every byte of it; raises a CheckpointError where they are not as written."""
-    path = folder / f"{role}.json"
-    content = _read_json(path)
-    name = content["tensors"]
-    tensors, metadata = load_tensors(folder / name)
-    if metadata["sha256"] != content.get("tensors_sha256"):
-        raise CheckpointError(f"{folder / name}: not the file that {path.name} was written with")
+    content = _read_json(folder / f"{role}.json")
+    path = folder / content["tensors"]
+    tensors, metadata = load_tensors(path)
+    if metadata[_DIGEST] != content.get("tensors_sha256"):
+        raise CheckpointError(f"{path}: not the file that {role}.json was written with")
     return tensors, content
 
 
@@ -116,9 +113,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     are damaged.
     """
     intact, problems = [], []
-    for role in ROLES:
-        if not (folder / f"{role}.json").exists():
-            continue
+    for role in (role for role in ROLES if (folder / f"{role}.json").exists()):
         try:
             intact.append(load_checkpoint(folder, role))
         except CheckpointError as error:

@@ -105,10 +105,7 @@ def choose_device(name: str = "auto") -> "torch.device":
 
 @contextlib.contextmanager
 def allow_tf32(is_allowed: bool) -> Iterator[None]:
-    """Lets cuDNN's recurrent layers use TF32 (factors with 10 bits of fraction) in a `with` block, or forbids it.
-
-    PyTorch allows it from the start. Range and sums stay in 32 bits either way.
-    """
+    """Lets cuDNN's recurrent layers use TF32 (factors with 10 bits of fraction) in a `with` block, or forbids it."""
     import torch
 
     before = torch.backends.cudnn.allow_tf32
@@ -202,7 +199,7 @@ def set_threads(threads: int | None, processes: int = 1) -> int:
 
 A = TypeVar("A")
 B = TypeVar("B")
-MAX_WORKERS = 8  # calls that are made side by side: each holds a batch in memory
+MAX_WORKERS = 8  # each holds a batch in memory
 
 
 def side_by_side(call: Callable[[A], B], arguments: Sequence[A]) -> list[B]:

@@ -138,22 +138,21 @@ class RunDirectory:
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         write_atomic(self / "history.jsonl", "".join(lines))
 
-    def read_json(self, name: str, kind: type = object) -> Any:
-        """Reads one JSON file, or raises `CheckpointError` where it is missing, damaged or holds another type."""
+    def read_json(self, name: str) -> Any:
+        """Reads one JSON file, or raises `CheckpointError` where it is missing or damaged."""
         path = self / name
         try:
-            content = json.loads(path.read_text("utf-8"))
+            return json.loads(path.read_text("utf-8"))
         except FileNotFoundError as error:
             raise CheckpointError(f"{path}: missing, so {self.path} is not a finished run directory") from error
         except (ValueError, OSError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
-        if not isinstance(content, kind):
-            raise CheckpointError(f"{path}: damaged, it holds no JSON object")
-        return content
 
     def read_object(self, name: str) -> dict[str, Any]:
-        """Like `read_json`, of a file that has to hold an object."""
-        return dict(self.read_json(name, dict))
+        content = self.read_json(name)
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{self / name}: damaged, it holds no JSON object")
+        return content
 
     def write_status(self, status: str, reason: str, **more: Any) -> None:
         """Writes into `status.json` whether the run is running, finished, stopped or failed, and why."""
@@ -210,7 +209,8 @@ class RunDirectory:
         """Reads the model to the CPU, or raises `CheckpointError` where a file is missing, damaged, or does not fit."""
         config, path = self.load_config(), self._weights(1)
         if not path.exists():
-            state = f"its run is {self.read_status().get('status', 'not known')}: {self.read_status().get('reason')}"
+            status = self.read_status()
+            state = f"its run is {status.get('status', 'not known')}: {status.get('reason')}"
             raise CheckpointError(f"{self.path}: holds no finished model ({state}); train it, or add --resume")
         tensors, metadata = load_tensors(path)
         if (found := metadata.get("format_version")) != str(FORMAT_VERSION):
@@ -296,17 +296,10 @@ def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClass
 
 
 def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Puts what `pretrain` or `train` made into a model of the same sizes.
+    """Puts an encoder, or what of a run fits, into a model of the same sizes that has these labels.
 
-    Of a run, pooling and the head's rows of the same labels come along where they fit.
-
-    Args:
-        model: to be started.
-        folder: of an encoder or a run.
-        labels: the model's.
-
-    Raises:
-        CheckpointError: a file is missing, damaged, or does not fit the others.
+    Of a run, pooling and the head's rows of the same labels come along where they fit. Raises a `CheckpointError`
+    where a file is missing, damaged, or does not fit the others.
     """
     path, run = weights_of_encoder(folder), RunDirectory(folder)
     tensors, metadata = load_tensors(path)

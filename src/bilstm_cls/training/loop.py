@@ -244,12 +244,10 @@ class Trainer:
         """Returns the error that says in which update, after `steps_before` others, training diverged."""
         return diverged("train", steps_before + 1, self.learning_rate(steps_before), found)
 
-    def _has_used_its_time(self) -> bool:
-        return self.progress.seconds >= 60 * (self.config.max_minutes or math.inf)
-
     def _check_time(self) -> None:
         """Sets `is_out_of_time`, to the same value in all processes, which come here together."""
-        self.is_out_of_time = self.config.max_minutes is not None and self.group.any(self._has_used_its_time())
+        minutes = self.config.max_minutes
+        self.is_out_of_time = minutes is not None and self.group.any(self.progress.seconds >= 60 * minutes)
 
     @property
     def is_out_of_epochs(self) -> bool:
@@ -278,8 +276,8 @@ class Trainer:
     def record(self, metrics: Row, seconds: float = 0.0) -> EvaluationReport:
         """Records the metrics of the present weights, and whether they are the best so far."""
         progress = self.progress
-        selected, name = metrics.get(self.config.select_by), self.config.select_by
-        if selected is None:
+        name = self.config.select_by
+        if (selected := metrics.get(name)) is None:
             raise ConfigError(f"train.select_by: {name!r} is undefined here; a label may have no valid example")
         progress.seconds += seconds
         rank = self._rank(metrics)
@@ -339,7 +337,8 @@ class Trainer:
         self.progress = PROGRESS.validate_python(numbers["progress"])
         if not all(row["step"] and "is_best" in row and self._rank(row) for row in self.progress.history):
             raise ValueError("a row of the history is forged")
-        self.is_out_of_time = self._has_used_its_time()  # all processes load the same state
+        minutes = self.config.max_minutes or math.inf
+        self.is_out_of_time = self.progress.seconds >= 60 * minutes  # all processes load the same state
         if not self.is_out_of_epochs:
             self._start_epoch()
 

@@ -26,9 +26,7 @@ from bilstm_cls.training.run import TrainResult, train
 
 logger = logging.getLogger(__name__)
 
-ENSEMBLE = "ensemble"
-"""The kind of run that is made of others, in `status.json`."""
-
+ENSEMBLE = "ensemble"  # the kind of run that is made of others, in `status.json`
 SCORES = ("accuracy", "micro_f1", "macro_f1", "log_loss", "ece")
 
 
@@ -55,14 +53,9 @@ class SeedsResult:
 
 
 def train_seeds(
-    config: Config,
-    number: int,
-    *,
-    keep_ensemble: bool = False,
-    resume: bool = False,
-    overwrite: bool = False,
+    config: Config, number: int, *, keep_ensemble: bool = False, resume: bool = False, overwrite: bool = False,
     **more: Any,
-) -> SeedsResult:
+) -> SeedsResult:  # fmt: skip
     """Trains `number` runs with the seeds `config.seed`, `config.seed + 1` and so on, in directories `NAME-seedS`.
 
     With `keep_ensemble` also `NAME-ensemble` is written, a run that answers with the mean of their logits. The splits
