@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 CPU_GRANT = Path("/sys/fs/cgroup/cpu.max")
 """What `docker --cpus` or a pod's limit sets: microseconds of CPU time, or `max`, in a period of so many."""
-PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 MIN_CUDNN_OF_BF16 = 91300  # the first whose recurrent layers take bfloat16
 MIN_UNITS_OF_BF16 = 128
 """Units of an LSTM from which `auto` takes bfloat16 on a CPU that multiplies it: with 128 units a step took 1.6 times
@@ -141,18 +140,14 @@ class Precision:
         import torch
 
         is_cuda = device.type == "cuda"
-        if name not in PRECISIONS:
-            raise ConfigError(f"precision: {name!r} is not one of {', '.join(PRECISIONS)}")
-        if name == "tf32" and not is_cuda:
-            raise ConfigError(f"precision: {name!r} is for CUDA; on a CPU use 'bf16' or 'fp32'")
         has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         if is_cuda:
             cudnn = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
             has_bf16 = torch.cuda.is_bf16_supported() and cudnn >= MIN_CUDNN_OF_BF16
-        if name == "bf16" and not has_bf16:
+        if not {"auto": True, "fp32": True, "tf32": is_cuda, "bf16": has_bf16}.get(name, False):
             raise ConfigError(
-                "precision: 'bf16' needs a CPU with AVX-512 or AMX, or a GPU that has it and cuDNN "
-                f"{MIN_CUDNN_OF_BF16} or later; use 'fp32'"
+                f"precision: {name!r} is not to be had here; use auto or fp32 anywhere, tf32 on CUDA, bf16 on a CPU "
+                f"with AVX-512 or AMX or on a GPU that has it and cuDNN {MIN_CUDNN_OF_BF16} or later"
             )
         is_large = encoder is not None and encoder.cell == "lstm" and encoder.hidden_size >= MIN_UNITS_OF_BF16
         if name == "auto" and not is_cuda and is_large and _multiplies_bf16():

@@ -23,11 +23,11 @@ from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.evaluation.metrics import compute_metrics
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.ngrams import Floats, NgramCounts, NgramModel
-from bilstm_cls.run_directory import RunDirectory, text_digest
+from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training.distributed import Group, rank_by_torchrun
 from bilstm_cls.training.loop import Row
 from bilstm_cls.training.record import StopSignals
-from bilstm_cls.training.session import OnReport, Session
+from bilstm_cls.training.session import OnReport, Session, identity_of
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def taught(
             _write_answers(run, data, [others[name] for name in names])
         group.wait()
     tensors, metadata = load_tensors(run / ANSWERS)
-    if any(metadata.get(key) != value for key, value in _identity(data).items()):
+    if any(metadata.get(key) != value for key, value in identity_of(data, data.dataset.labels).items()):
         raise DataError(f"{run / ANSWERS}: labels other texts than those of this run; restore them, or --overwrite")
     if group.rank == 0:
         shutil.rmtree(run / "teacher/checkpoints", ignore_errors=True)
@@ -256,8 +256,5 @@ def _write_answers(run: RunDirectory, data: PreparedData, models: Sequence[dict[
     logger.info(f"teacher: valid/accuracy {metrics.accuracy:.4f}, factors {shown}")
     facts = {"teacher/factors": [factor.tolist() for factor in factors], **metrics.scalars("teacher/valid")}
     probabilities = torch.from_numpy(task.probabilities(total["unlabelled"]).astype(np.float32))
-    save_tensors(run / ANSWERS, {"probabilities": probabilities}, _identity(data) | {"facts": json.dumps(facts)})
-
-
-def _identity(data: PreparedData) -> dict[str, str]:
-    return {"data_digest": data.dataset.digest, "text_digest": text_digest(data.tokenizer, data.dataset.labels)}
+    metadata = identity_of(data, data.dataset.labels) | {"facts": json.dumps(facts)}
+    save_tensors(run / ANSWERS, {"probabilities": probabilities}, metadata)

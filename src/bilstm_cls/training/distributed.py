@@ -223,9 +223,7 @@ class SeveralProcessesError(Exception):
 def launch(arguments: Sequence[str], size: int) -> None:
     """Runs the command line in `size` processes of this machine by PyTorch's launcher, and waits for their end.
 
-    Raises:
-        UserError: with the message and the exit code of the process that failed first.
-        StoppedError: a signal came; the processes have saved their state.
+    Raises a `UserError` with message and exit code of the process that failed first, or a `StoppedError`.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -280,13 +278,10 @@ def end_with_launcher() -> None:
 
 
 def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.device, *, can_launch: bool) -> int:
-    """Returns how many processes `train.processes` stands for.
+    """Returns how many processes `train.processes` stands for, or raises a `ConfigError` where they cannot be started.
 
     `auto` is one for every two CPU cores where there is enough to do for their start to pay, and one on CUDA: two
     threads of one process do a step as fast as two processes, and more threads do not keep up.
-
-    Raises:
-        ConfigError: several processes were asked for on one GPU, or where they cannot be started.
     """
     if config.processes == "auto":
         num_tokens = config.epochs * int(corpus.lengths.sum())

@@ -141,7 +141,7 @@ class Trainer:
         config, epoch = self.config, self.progress.epoch
         options: Any = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
         self.batches = training_batches(self.corpus.lengths, **options, seed=self.seed, epoch=epoch)
-        if self.config.unfreeze == "gradual":
+        if config.unfreeze == "gradual":
             optim.freeze_below(self.optimizers, epoch)
 
     def learning_rate(self, step: int) -> float:
@@ -254,14 +254,11 @@ class Trainer:
         return self.progress.epoch >= self.config.epochs
 
     @property
-    def is_out_of_patience(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.progress.evaluations_without_gain >= patience
-
-    @property
     def is_finished(self) -> bool:
-        """Whether no step is to follow."""
-        return self.is_out_of_epochs or self.is_out_of_time or self.is_out_of_patience
+        """Whether no step is to follow: epochs, time or patience are used up."""
+        patience = self.config.patience or math.inf
+        is_out_of_patience = self.progress.evaluations_without_gain >= patience
+        return self.is_out_of_epochs or self.is_out_of_time or is_out_of_patience
 
     @property
     def is_evaluation_due(self) -> bool:

@@ -31,7 +31,7 @@ from bilstm_cls.run_directory import RunDirectory, environment, text_digest
 from bilstm_cls.training import optimizer as optim
 from bilstm_cls.training.loop import MAX_LOSS, PROGRESS, Progress, Row, StepReport, diverged, step_seed
 from bilstm_cls.training.record import StopSignals, check_resumable, is_finished, recorded, remembered_log
-from bilstm_cls.training.session import fitting, initialize_weights
+from bilstm_cls.training.session import fitting, identity_of, initialize_weights
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +253,7 @@ def _start(run: RunDirectory, config: Config, data: PreparedData) -> Pretrainer:
         model.set_unigram_bias(pretrainer.counts)
         return pretrainer
     tensors, numbers = loaded
-    if numbers.get("identity") != _identity(data):
+    if numbers.get("identity") != identity_of(data, []):
         raise DataError(f"{run.path}: the texts are not those that this began with; restore them, or --overwrite")
     with fitting(run.checkpoints):
         pretrainer.load_state(tensors, numbers["pretrainer"])
@@ -279,15 +279,11 @@ def _train(
             is_stopping = signals.received is not None
             if is_evaluated or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
                 tensors, numbers = pretrainer.state()
-                content = {"identity": _identity(data), "pretrainer": numbers}
+                content = {"identity": identity_of(data, []), "pretrainer": numbers}
                 save_checkpoint(run.checkpoints, progress.step, tensors, content, roles=("last",))
                 saved_at = time.monotonic()
             if is_stopping:
                 raise signals.error()
-
-
-def _identity(data: PreparedData) -> Row:
-    return {"data_digest": data.dataset.digest, "text_digest": text_digest(data.tokenizer, [])}
 
 
 def _write(run: RunDirectory, data: PreparedData, pretrainer: Pretrainer) -> Row:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,11 @@ def fitting(checkpoints: Path) -> Iterator[None]:
         ) from error
 
 
+def identity_of(data: PreparedData, labels: list[str]) -> dict[str, Any]:
+    """Returns the digests that what is resumed or read must have been written with."""
+    return {"data_digest": data.dataset.digest, "text_digest": text_digest(data.tokenizer, labels)}
+
+
 @dataclass
 class Session:
     """A model in training together with its place on disk."""
@@ -74,9 +80,7 @@ class Session:
             unlabelled=data.corpora.get("unlabelled"), group=group,
         )  # fmt: skip
         soft_labels = trainer.unlabelled.soft_labels
-        identity = {
-            "data_digest": data.dataset.digest,
-            "text_digest": text_digest(data.tokenizer, labels),
+        identity = identity_of(data, labels) | {
             "teacher_digest": None if soft_labels is None else hashlib.sha256(soft_labels.tobytes()).hexdigest(),
             "fingerprint": {
                 "torch": torch.__version__, "device": device.type, "precision": str(trainer.precision),
