@@ -135,10 +135,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
-        """Returns the likeliest label of each text, `[N]`, or 1 for each of several labels, `[N, C]`.
-
-        An empty text is one unknown token.
-        """
+        """Returns the likeliest label of each text, `[N]`, or 1 for each of several labels, `[N, C]`."""
         check_is_fitted(self)
         predicted = self.classifier_.task.predicted(self.predict_proba(X))
         return predicted.astype(np.int64) if predicted.ndim == 2 else np.asarray(self.classes_[predicted])

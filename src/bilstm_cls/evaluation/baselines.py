@@ -20,7 +20,6 @@ from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.ngrams import PAIRS, SMALL_TRAIN, WORD, Floats, NgramCounts, NgramModel, count, is_spaced, kept
 from bilstm_cls.runtime import Task
 
-_TINY = float(np.finfo(np.float64).tiny)
 FEW_LABELS = 100
 """Up to which fastText computes the whole softmax; for more, a hierarchical one."""
 
@@ -83,7 +82,7 @@ def tfidf_model(**options: Any) -> Any:
 def by_label(predicted: Floats, present: Sequence[int], num_labels: int, *, is_multi: bool = False) -> Floats:
     """Spreads probabilities `[N, P]` of P label ids that occur to all `[N, C]`; rows sum to 1, but with `is_multi`."""
     probabilities = np.zeros((len(predicted), num_labels))
-    probabilities[:, present] = np.clip(predicted, _TINY, 1.0)
+    probabilities[:, present] = np.clip(predicted, np.finfo(np.float64).tiny, 1.0)
     return probabilities if is_multi else np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
 
 

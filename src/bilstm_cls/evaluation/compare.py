@@ -27,12 +27,8 @@ def compare(paths: Sequence[Path], limit: int) -> Row:
     `right_alone` counts the texts that one of both predicts rightly and the other not. `mcnemar_p` is McNemar's exact
     test: how probable so uneven a share of those is where both err as often.
 
-    Args:
-        paths: at least two run directories, those of `bilstm-cls baseline` among them.
-        limit: listed texts for which not all runs predict the same label, the greatest difference in loss first.
-
-    Returns:
-        What `report --json` prints.
+    Up to `limit` texts for which not all runs predict the same label are listed, the greatest difference in loss first.
+    Returns what `report --json` prints.
 
     Raises:
         CheckpointError: a run was not evaluated, or its predictions are damaged.

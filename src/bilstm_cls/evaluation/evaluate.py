@@ -51,11 +51,8 @@ def evaluate(
 ) -> tuple[str, Metrics]:
     """Evaluates a run on a split of its data, or on another labelled file.
 
-    Args:
-        path: the run directory.
-        data: a labelled file or folder instead of the run's split, read with the columns of the run if none are given.
-        split: `train`, `valid` or `test`, where `data` is None.
-        bad_rows: `error` or `skip`, at a row of `data` that cannot be read or has a new label; as the run's if None.
+    `data` is a labelled file or folder instead of the run's split, read with the columns of the run if none are given.
+    `bad_rows` is `error` or `skip`, at a row that cannot be read or has a new label; as the run's if None.
 
     Returns:
         The name of what was evaluated, and its scores.
@@ -140,16 +137,8 @@ def write_results(
 ) -> Row:
     """Evaluates the chosen weights on the test split; writes metrics, predictions, plots, report and model card.
 
-    Args:
-        run: where to; its `environment.json` is there already.
-        loaded: the model.
-        data: that it was trained on.
-        history: rows of `history.jsonl`.
-        facts: what else `metrics.json` says of the run, such as `train/best_step`; what differs from time to time is
-            under `time/`.
-
-    Returns:
-        What `metrics.json` holds.
+    `environment.json` is there already. `facts` are what else `metrics.json` says, such as `train/best_step`; what
+    depends on the machine's load is under `time/`. Returns what `metrics.json` holds.
     """
     config, split, about = loaded.config, data.dataset.scored.name, {**data.facts(), **facts}
     for member in loaded.members:
@@ -199,8 +188,7 @@ def _evaluate_baseline(name: str, dataset: Dataset) -> tuple[Evaluation, float]:
 def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bool) -> dict[str, Row]:
     """Evaluates linear models on the splits of a config, each in a run directory `NAME-BASELINE`.
 
-    Returns:
-        What each `metrics.json` holds, by baseline.
+    Returns what each `metrics.json` holds, by baseline.
 
     Raises:
         ConfigError: a baseline is not known, or its directory is taken.

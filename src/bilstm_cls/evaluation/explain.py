@@ -88,12 +88,8 @@ def explain(
 ) -> Explanation:
     """Says what a label's logit loses when a token is left out and the rest is read, by networks and n-gram model.
 
-    Args:
-        loaded: a run's model, in evaluation mode.
-        text: any; an empty one is one unknown token.
-        label: whose logit is explained; the predicted one if None.
-        max_variants: how often the text is read with something left out: of a longer one, stretches of several tokens,
-            whose value is divided among them.
+    Without a label it is the predicted one. A text is read up to `max_variants` times with something left out: of a
+    longer one, stretches of several tokens, whose value is divided among them. An empty text is one unknown token.
 
     Raises:
         ConfigError: the run does not know the label, or its tokenizer is torchtext's, whose tokens have no places.
@@ -160,11 +156,9 @@ def write_gates(loaded: LoadedModel, text: str, target: Path) -> None:
 
 
 def gate_activations(layer: BidirectionalLSTM, steps: Tensor) -> list[Activations]:
-    """Returns the gates, candidates and states of the last layer: for each direction by name `[T, H]`.
+    """Returns the gates, candidates and states of the last layer of an LSTM: for each direction by name `[T, H]`.
 
-    Args:
-        layer: of cell `lstm`.
-        steps: `[T, E]`, one text.
+    The fused kernel returns outputs only, so every layer is computed step by step over one text, `[T, E]`.
     """
     directions: list[Activations] = []
     for rnns in layer.layers:

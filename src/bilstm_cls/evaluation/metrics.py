@@ -314,11 +314,9 @@ def confident_disagreements(probabilities: Floats, label_ids: LabelIds) -> Ints:
             lowest[found] = np.minimum(lowest[found], of_label[found, i])
         found = np.flatnonzero(lowest < 1)
         return found[np.argsort(lowest[found], kind="stable")]
-    rows, num_labels = np.arange(len(label_ids)), probabilities.shape[1]
-    of_label, support = probabilities[rows, label_ids], np.bincount(label_ids, minlength=num_labels)
-    thresholds = np.bincount(label_ids, weights=of_label, minlength=num_labels) / np.maximum(1, support)
-    thresholds[support == 0] = np.inf
-    predicted = probabilities.argmax(axis=1)
-    confidence = probabilities[rows, predicted]
+    of_label, num_labels = likelihoods(probabilities, label_ids), probabilities.shape[1]
+    support, sums = np.bincount(label_ids, None, num_labels), np.bincount(label_ids, of_label, num_labels)
+    thresholds = np.where(support > 0, sums / support.clip(1), np.inf)
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     found = np.flatnonzero((predicted != label_ids) & (confidence >= thresholds[predicted]))
     return found[np.argsort(of_label[found] - confidence[found], kind="stable")]

@@ -54,7 +54,6 @@ class Evaluation:
 
     @functools.cached_property
     def predicted(self) -> LabelIds:
-        """The predicted labels."""
         return self.task.predicted(self.probabilities)
 
     @functools.cached_property
@@ -116,11 +115,7 @@ def read_history(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 def read_predictions(run: Path) -> tuple[str, list[Predicted]]:
-    """Reads what `write_predictions` wrote, or raises `CheckpointError`: missing, or damaged.
-
-    Returns:
-        `test`, or `valid` where a run has no test split, and its texts, the worst prediction first.
-    """
+    """Returns the split's name and what `write_predictions` wrote, or raises `CheckpointError`: missing, damaged."""
     found = [path for name in ("test", "valid") if (path := run / f"predictions_{name}.csv").exists()]
     if not found:
         raise CheckpointError(f"{run}: holds no predictions_test.csv, so it is not a run that was evaluated")
