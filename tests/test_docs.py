@@ -16,6 +16,7 @@ import typer
 
 from bilstm_cls import cli
 from bilstm_cls.config_file import load_config
+from bilstm_cls.serve.export import export
 from tests.command_line import run_cli
 
 ROOT = Path(__file__).parent.parent
@@ -109,7 +110,8 @@ def test_every_config_on_the_page_is_valid(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["docs/python.md", "docs/scikit-learn.md", "docs/run-directory.md", "docs/tensorflow.md", *LSTM]
+    "page",
+    ["docs/python.md", "docs/scikit-learn.md", "docs/run-directory.md", "docs/tensorflow.md", "docs/deploy.md", *LSTM],
 )
 def test_the_python_blocks_of_the_page_run_in_order(
     page: str, trained_run: Path, reviews_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -119,6 +121,8 @@ def test_the_python_blocks_of_the_page_run_in_order(
     shutil.copy(ROOT / "tests/model/fixtures/tf_classifier_variables.npz", "variables.npz")
     if page == "docs/run-directory.md":
         shutil.copytree(trained_run, "runs/reviews")
+    if page == "docs/deploy.md":
+        export(trained_run, "imdb-onnx")
     namespace: dict[str, Any] = {}
     for block in blocks_of(page, "python"):
         exec(compile(block, page, "exec"), namespace)

@@ -1,12 +1,10 @@
 import dataclasses
 import json
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +16,6 @@ from bilstm_cls.serve.export import export
 from tests.conftest import reviews
 from tests.serve.untrained import untrained
 
-ROOT = Path(__file__).parents[1]
 TEXTS = [
     "a good film", "", "   ", "never seen words", "Bad BAD bad", "a\tdull\nplot<br />", "<pad> <unk>",
     "half \ud800 of one",    " ".join(["good"] * 10 + ["bad"] * 30), " ".join(["the"] * 21), "好 fine 🎬",
@@ -118,13 +115,3 @@ def test_another_format_is_refused(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps(sealed({"format_version": 999})))
     with pytest.raises(CheckpointError, match=r"format 999 is not .*; export it again"):
         Runtime.load(copy)
-
-
-def test_every_python_block_of_the_page_runs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "deploy.md").read_text("utf-8"), re.M | re.S)
-    assert blocks
-    (tmp_path / "imdb-onnx").symlink_to(bundle)
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, "docs/deploy.md", "exec"), namespace)

@@ -47,12 +47,9 @@ class Classifier(Predictor):
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "fp32") -> "Classifier":
         """Reads and verifies a run directory, or with `hf://user/name` one on the Hugging Face Hub.
 
-        In `bf16` a processor with matrix units answers faster, and the digits after the third may change.
-
-        Raises:
-            CheckpointError: a file is missing, damaged, or does not fit the others.
-            ConfigError: the device or its precision is not there, or there is no such repository.
-            DownloadError: the Hub cannot be reached.
+        In `bf16` a processor with matrix units answers faster, and the digits after the third may change. Raises
+        CheckpointError where a file is missing, damaged, or does not fit the others, ConfigError where the device or
+        its precision is not there, and the errors of `fetched_run`.
         """
         return cls(RunDirectory(fetched_run(path)).load_model(), device, precision)
 

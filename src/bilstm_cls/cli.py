@@ -3,7 +3,6 @@
 Heavy modules are imported inside the commands, so that `--help` is instant and `predict` loads only what it needs.
 """
 
-import errno
 import io
 import os
 import signal
@@ -19,6 +18,7 @@ import typer
 from bilstm_cls.commands import look, train, use
 from bilstm_cls.device import check_memory, configure_process, is_launched
 from bilstm_cls.errors import ConfigError, ExitCode, StoppedError, UserError, is_out_of_memory
+from bilstm_cls.files import OUT_OF_SPACE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,14 +72,15 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
         sys.exit(ExitCode.CLOSED_PIPE)  # whoever read the output, such as head, has seen enough
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            _fail_with_traceback(error)
-        _fail(f"{error.filename or 'output'}: no room left to write it ({error.strerror})", ExitCode.RESOURCES)
     except Exception as error:
-        if not is_out_of_memory(error):
-            _fail_with_traceback(error)
-        _fail(f"out of memory ({error}); lower train.batch_size or text.max_length", ExitCode.RESOURCES)
+        if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
+            _fail(f"{error.filename or 'output'}: no room left to write it ({error.strerror})", ExitCode.RESOURCES)
+        if is_out_of_memory(error):
+            _fail(f"out of memory ({error}); lower train.batch_size or text.max_length", ExitCode.RESOURCES)
+        traceback.print_exception(error)
+        kind = type(error).__name__
+        print(f"internal error: this is a bug in bilstm-cls, please report it ({kind}: {error})", file=sys.stderr)
+        sys.exit(ExitCode.BUG)
 
 
 @app.callback(invoke_without_command=True)
@@ -105,8 +106,7 @@ def _root(
 def _open_streams() -> None:
     """Opens the null device where a stream was closed before the start, and sets what the others do with any text.
 
-    Else the first files that are opened, such as checkpoints, would get the stream's number, and with it what libraries
-    write there.
+    Else the first file that is opened, such as a checkpoint, would get the stream's number and what is written there.
     """
     if sys.stdin is None:  # and stays so: to read from it is an error to report
         os.open(os.devnull, os.O_RDONLY)
@@ -140,10 +140,3 @@ def _fail(message: str, exit_code: int) -> None:
     else:
         print(f"error: {message}", file=sys.stderr)
     sys.exit(exit_code)
-
-
-def _fail_with_traceback(error: BaseException) -> None:
-    traceback.print_exception(error)
-    name = type(error).__name__
-    print(f"internal error: this is a bug in bilstm-cls, please report it ({name}: {error})", file=sys.stderr)
-    sys.exit(ExitCode.BUG)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from bilstm_cls.errors import ConfigError, ResourceError
 
-_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def sha256_of(path: Path) -> str:
@@ -34,7 +34,7 @@ def naming_disk_faults(path: Path, place: str = "-o") -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        if error.errno in _OUT_OF_SPACE:
+        if error.errno in OUT_OF_SPACE:
             raise ResourceError(f"{path}: no room left ({reason}); free some and resume, or set {place}") from error
         raise ConfigError(f"{path}: cannot be written ({reason}); choose another place with {place}") from error
 

@@ -26,19 +26,14 @@ def push(run: str | Path, repository: str, *, is_private: bool = False, with_tex
     """Uploads a finished run in one commit, with its model card, and returns its address.
 
     The repository `user/name` is made if it is not there; `user/name@BRANCH` must be there. With `with_texts`, the
-    report and the predictions, which hold texts of the data, go along.
-
-    Raises:
-        CheckpointError: the run is unfinished or damaged.
-        ConfigError: there is no permission to write there.
-        DownloadError: the Hub cannot be reached.
+    report and the predictions, which hold texts of the data, go along. Raises CheckpointError where the run is
+    unfinished or damaged, ConfigError without permission, DownloadError where the Hub cannot be reached.
     """
     address = _address(repository)
     run = Path(run)
     config = RunDirectory(run).load_model().config
-    patterns = (*PUSHED, *(WITH_TEXTS if with_texts else ()))
-    paths = {path.relative_to(run).as_posix(): path for pattern in patterns for path in sorted(run.glob(pattern))}
-    contents: dict[str, Any] = {name: str(path) for name, path in paths.items()}
+    paths = (path for pattern in PUSHED + WITH_TEXTS * with_texts for path in sorted(run.glob(pattern)))
+    contents: dict[str, Any] = {path.relative_to(run).as_posix(): str(path) for path in paths}
     contents["README.md"] = _card(run, config).encode()
     library = hub()
     with naming_hub_faults(address):
@@ -54,10 +49,8 @@ def push(run: str | Path, repository: str, *, is_private: bool = False, with_tex
 def pull(repository: str, target: str | Path | None = None, *, overwrite: bool = False) -> Path:
     """Downloads a run into a new directory, by default `runs/NAME`, verified, and returns its path.
 
-    Raises:
-        CheckpointError: what was downloaded is not a valid run.
-        ConfigError: there is no such repository, or the directory is taken.
-        DownloadError: the Hub cannot be reached.
+    Raises CheckpointError where what was downloaded is not a valid run, ConfigError where there is no such repository
+    or the directory is taken, DownloadError where the Hub cannot be reached.
     """
     address = _address(repository)
     run = RunDirectory(Path("runs") / address.repository.rpartition("/")[2] if target is None else Path(target))

@@ -47,24 +47,16 @@ Probabilities = npt.NDArray[np.float64]
 class Prediction:
     """The prediction for one text.
 
-    Attributes:
-        text: as it was given.
-        label: the most probable label.
-        probability: of that label, 0 to 1.
-        probabilities: of every label, in the order of the run's labels; they sum to 1 where a text has one label.
-        tokens: of the text before it was cut.
-        truncated: whether it was longer than the model reads.
-        unknown_tokens: how many of the tokens the vocabulary lacks.
-        labels: of a run with several labels a text, those that are at least as probable as their thresholds; else None.
+    `labels`, of a run with several labels a text, are those that are at least as probable as their thresholds.
     """
 
     text: str
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    tokens: int
-    truncated: bool
-    unknown_tokens: int
+    label: str  # the most probable one
+    probability: float  # of that label, 0 to 1
+    probabilities: dict[str, float]  # in the order of the run's labels; they sum to 1 where a text has one label
+    tokens: int  # of the text before it was cut
+    truncated: bool  # whether it was longer than the model reads
+    unknown_tokens: int  # which the vocabulary lacks
     labels: tuple[str, ...] | None = None
 
     def as_dict(self, *, top_k: int | None = None, min_probability: float = 0.0) -> dict[str, Any]:
@@ -107,9 +99,8 @@ def sigmoid(logits: npt.NDArray[Any]) -> Probabilities:
 class Task:
     """From logits to answers: a text has one label, or any number of them.
 
-    Attributes:
-        thresholds: `[C]`, from which probability on a text has a label; None where it has the most probable one alone.
-        min_probability: below which that one is no answer, as `train.reject` asks for.
+    `thresholds` `[C]` are those from which on a text has a label; None where it has the most probable one alone, which
+    is no answer below `min_probability`, as `train.reject` asks for.
     """
 
     thresholds: Probabilities | None = None
@@ -252,11 +243,9 @@ class Runtime(Predictor):
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None) -> "Runtime":
-        """Reads a bundle that `export` wrote and verifies every file of it, to answer with so many CPU threads.
+        """Reads a bundle that `export` wrote, to answer with so many CPU threads, by default one a core.
 
-        Raises:
-            CheckpointError: a file is missing, damaged, or of another version.
-            ConfigError: onnxruntime is not installed.
+        Raises CheckpointError where a file is missing, damaged, or of another version.
         """
         try:
             return cls(Path(path), threads or usable_cores())

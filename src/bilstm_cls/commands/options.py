@@ -45,7 +45,7 @@ AS_JSON: Any = typer.Option(False, "--json", help="Print JSON.")
 QUIET: Any = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr.")
 VERBOSE: Any = typer.Option(False, "--verbose", "-v", help="Say more on stderr.")
 
-_KEYS = {"--output-dir": "output_dir", "--device": "train.device", "--seed": "seed", "--processes": "train.processes"}
+_KEYS = {"device": "train.device", "processes": "train.processes"}
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ def resolve(path: Path | None, overrides: Iterable[str] | None, **options: objec
     """Resolves defaults, file and overrides; an option, such as `output_dir` for `--output-dir`, wins over all."""
     from bilstm_cls.config_file import load_config
 
-    given = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value is not None}
-    written = {
-        f"{option} {shlex.quote(str(value))}": f"{_KEYS[option]}={json.dumps(value, ensure_ascii=False)}"
-        for option, value in given.items()
-    }
+    written = {}
+    for name, value in options.items():
+        if value is not None:
+            option = f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+            written[option] = f"{_KEYS.get(name, name)}={json.dumps(value, ensure_ascii=False)}"
     return load_config(path, list(overrides or []), options=written)
 
 

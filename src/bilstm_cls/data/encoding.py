@@ -108,8 +108,9 @@ def find_encoding(path: Path) -> str:
     import charset_normalizer
 
     found = charset_normalizer.from_bytes(sample, cp_isolation=_LIKELY).best()
-    if found is None:
-        raise DataError(f"{path}: cannot tell its encoding; set data.encoding, such as windows-1252 or gb18030")
+    if found is None or b"\0" in sample:
+        advice = "set data.encoding, such as windows-1252 or gb18030, or write a CSV file in UTF-8 if it is not text"
+        raise DataError(f"{path}: cannot tell its encoding; {advice}")
     return str(found.encoding)
 
 

@@ -95,7 +95,6 @@ def naming_hub_faults(address: Address) -> Iterator[None]:
 
 
 def _status_in(error: BaseException | None) -> int | None:
-    """Returns the status of the Hub's answer that an error or its causes come from."""
     while error is not None:
         if (response := getattr(error, "response", None)) is not None:
             return int(response.status_code)

@@ -32,10 +32,6 @@ SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ft": "fasttext", ".fasttext": "fasttext",
 }  # fmt: skip
-_UNREADABLE = {
-    *(".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst", ".xlsx", ".xls", ".ods", ".pkl", ".pickle", ".xml"),
-    *(".html", ".yaml", ".yml", ".arff", ".feather", ".db", ".sqlite", ".npy", ".npz"),
-}
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
 # What columns of labels, texts and headings are usually called, the surest first:
 LABEL_NAMES = (
@@ -76,7 +72,6 @@ def read(
     Raises:
         DataError: nothing is there, it is unreadable, empty or of no known format, it lacks a column, or it has a bad
             row and `bad_rows` is `error`. What is wrong with path or format is raised at once, not by the iterator.
-        ConfigError: the format or the encoding is unknown.
     """
     if format != "auto" and format not in READERS:
         raise ConfigError(f"unknown data format {format!r}; choose auto, {', '.join(READERS)}")
@@ -121,9 +116,7 @@ def require_path(path: Path) -> None:
     try:
         path.stat()
     except (OSError, ValueError) as error:
-        is_missing = isinstance(error, FileNotFoundError)
-        reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-        raise DataError(f"{path}: {'there is no such file or folder' if is_missing else reason}") from error
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def data_files(given: str | Sequence[str]) -> list[Path]:
@@ -141,14 +134,10 @@ def data_files(given: str | Sequence[str]) -> list[Path]:
                 raise DataError(f"{name}: matches no file")
         for path in found:
             require_path(path)
-            paths += _files_of_folder(path) or [path]
+            entries = _entries(path)
+            files = [] if any(map(Path.is_dir, entries)) else list(filter(format_of_name, entries))
+            paths += [file for file in files if file.suffix != ".json"] or files or [path]  # JSON may describe others
     return paths
-
-
-def _files_of_folder(path: Path) -> list[Path]:
-    entries = _entries(path)
-    files = [] if any(entry.is_dir() for entry in entries) else [entry for entry in entries if format_of_name(entry)]
-    return [file for file in files if file.suffix != ".json"] or files  # JSON may describe the others
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -180,9 +169,6 @@ def detect_format(path: Path) -> str:
         return "folder"
     if format := format_of_name(path):
         return format
-    if path.suffix.lower() in _UNREADABLE:
-        advice = "unpack it, or write texts and labels to a CSV file in UTF-8, as DataFrame.to_csv of pandas does"
-        raise DataError(f"{path}: {path.suffix} files are not read; {advice}")
     require_rereadable(path)
     with open_file(path) as file:
         if file.read(4) == b"PAR1":
@@ -195,7 +181,8 @@ def detect_format(path: Path) -> str:
     if format := _format_of_lines(lines):
         return format
     first = "; ".join(cut(repr(line)) for line in lines[:3])
-    raise DataError(f"{path}: cannot tell its format; set data.format: label-text, or text-label, for lines as {first}")
+    advice = "write a CSV file, or set data.format: label-text, or text-label, for lines such as"
+    raise DataError(f"{path}: cannot tell its format; {advice} {first}")
 
 
 def _format_of_lines(lines: Sequence[str]) -> str | None:
@@ -234,7 +221,6 @@ def _format_by_mark(lines: Sequence[str], mark: str) -> str | None:
 
 
 def _are_labels(values: Sequence[str], mark: str) -> bool:
-    """Whether values are few, short words that come again and again."""
     different = {value.strip() for value in values}
     are_words = all(len(value) <= 60 and any(map(str.isalnum, value)) for value in different)
     most = max(2, min(0.3 * len(values), MAX_CLEAR_LABELS[mark]))

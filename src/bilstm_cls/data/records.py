@@ -243,7 +243,6 @@ def table_rows(schema: Any, batches: Batches, path: str, options: ReadOptions) -
 
 
 def _open_table(path: Path) -> tuple[Any, Batches]:
-    """Returns a table's schema, and what yields batches of some of its columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

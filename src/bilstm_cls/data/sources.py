@@ -50,22 +50,15 @@ CONNECT_SECONDS, STALL_SECONDS = 5.0, 30.0  # after which a server counts as unr
 class Source:
     """What a data set offers before it is split.
 
-    Attributes:
-        origin: in words, where the texts come from.
-        identity: digests of all its files; equal ones mean equal examples.
-        read: for each split that has separate texts (`train` always), what reads them.
-        fractions: for `valid` and `test` without texts, their fraction of train, unless the config says otherwise.
-        is_official: whether the test split is the one that published scores use.
-        notes: plain sentences that a reader of the score must know.
-        labels: class names in their order, where the source knows one; with several labels a text, all of them count.
+    `labels` are class names in their order, where the source knows one; with several labels a text, all of them count.
     """
 
-    origin: str
-    identity: list[str]
-    read: dict[str, Reader]
-    fractions: dict[str, float] = field(default_factory=dict)
-    is_official: bool = False
-    notes: list[str] = field(default_factory=list)
+    origin: str  # in words, where the texts come from
+    identity: list[str]  # digests of all its files; equal ones mean equal examples
+    read: dict[str, Reader]  # for each split that has separate texts (`train` always), what reads them
+    fractions: dict[str, float] = field(default_factory=dict)  # of train, for `valid` and `test` without texts
+    is_official: bool = False  # whether the test split is the one that published scores use
+    notes: list[str] = field(default_factory=list)  # plain sentences that a reader of the score must know
     labels: list[str] = field(default_factory=list)
 
 
@@ -214,7 +207,6 @@ def _require_digest(path: Path, digest: str, expected: str) -> None:
 
 
 def _hub(config: DataConfig) -> Source:
-    """A data set of the Hugging Face Hub: its splits, and for those that it lacks the config's fractions."""
     address = Address.parse(config.source)
     column = config.label_column if isinstance(config.label_column, str) else config.label_column[0]
     splits = load_hub_dataset(address, column)
@@ -256,9 +248,7 @@ def source_of(config: DataConfig) -> Source:
 def fetch(url: str, target: Path, *, sha256: str) -> Path:
     """Returns `target`, which then holds exactly the wanted bytes, downloaded if they are not there.
 
-    Raises:
-        UnreachableError: no server answered, or `BILSTM_CLS_OFFLINE=1` forbids asking one.
-        DownloadError: a server answered, but not with the wanted file.
+    Raises UnreachableError where no server answered or none may be asked, DownloadError where one has another file.
     """
     if target.is_file() and sha256_of(target) == sha256:
         return target
@@ -274,8 +264,6 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
         try:
             pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=downloader)
         except (requests.RequestException, ValueError) as error:  # the latter of another SHA-256
-            if (response := getattr(error, "response", None)) is not None:
-                response.close()
             is_unreachable = isinstance(error, requests.ConnectionError | requests.Timeout) and error.request
             kind = UnreachableError if is_unreachable else DownloadError
             raise kind(f"{url}: cannot be downloaded ({cut(str(error))}); try again, or put it at {target}") from error
@@ -287,9 +275,8 @@ def identity_of(path: Path) -> str:
     try:
         if not path.is_dir():
             require_rereadable(path)
-        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
         digest = hashlib.sha256()
-        for file in files:
+        for file in [path, *sorted(path.rglob("*"))]:
             status = file.stat()  # the change time too, where a modification time was copied
             times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"
             digest.update(f"{file.resolve()}\0{status.st_size}\0{times}\n".encode("utf-8", "surrogateescape"))

@@ -43,14 +43,12 @@ _NO_SPACES = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\
 
 @dataclass
 class DataProfile:
-    """What a look at data shows.
+    """What a look at data shows: `texts`, `labels`, `num_labels` (of a text) and `bad_rows` are of the rows looked at.
 
-    `splits` holds the files or folders of train, and of valid and test where a folder has them; `options` say how all
-    of them are read; `texts`, `labels`, `num_labels` (of a text) and `bad_rows` are of the rows looked at; `num_rows`
-    counts the rows of all files of train, and is estimated unless `is_whole`.
+    `num_rows` counts the rows of all files of train, and is estimated unless `is_whole`.
     """
 
-    splits: dict[str, list[str]]
+    splits: dict[str, list[str]]  # the files or folders of train, and of valid and test where a folder has them
     format: str
     options: ReadOptions
     texts: list[str] = field(default_factory=list)
@@ -69,11 +67,8 @@ class DataProfile:
 def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
     """Looks at the first 20,000 rows or 32 MiB of a file, a folder, or the files that a pattern names.
 
-    What overrides (`key.path=value`) say of format, encoding, dialect and columns is not guessed.
-
-    Raises:
-        DataError: nothing can be read, or it does not show which column holds the label or the text.
-        ConfigError: an override is wrong.
+    What overrides (`key.path=value`) say of format, encoding, dialect and columns is not guessed. Raises DataError
+    where nothing can be read, or it does not show which column holds the label or the text.
     """
     given = load_config(None, ["data.source=files", f"data.train={json.dumps(str(path))}", *overrides]).data
     splits = readers.find_splits(Path(path)) or {"train": [str(path)]}

@@ -60,24 +60,17 @@ class Dialect:
 class ReadOptions:
     """What to take from a file, and how to decode it.
 
-    Attributes:
-        text_columns: columns of the text; several are joined by a line feed. With names `#1`, `#2`, ... for all given
-            columns, a csv or tsv file has no header, and columns are positions counted from 1.
-        label_column: column of the label or labels, or columns of 1 and 0; None where labels are not wanted.
-        encoding: any text codec, or `auto`.
-        keep_record: whether an example's `record` gets all fields of its row in order.
-        csv: what is known of the dialect of csv and tsv files.
-        label_names: what `read_label_names` returned, where labels are numbers of names.
-        separator: what is between labels in one value where a text may have several; None where it has one.
+    With names `#1`, `#2`, ... for all given columns, a csv or tsv file has no header, and columns are positions counted
+    from 1.
     """
 
-    text_columns: tuple[str, ...] = ("text",)
-    label_column: str | Sequence[str] | None = "label"
-    encoding: str = "utf-8"
-    keep_record: bool = False
-    csv: Dialect = Dialect()
-    label_names: Mapping[str, str] | None = None
-    separator: str | None = None
+    text_columns: tuple[str, ...] = ("text",)  # several are joined by a line feed
+    label_column: str | Sequence[str] | None = "label"  # or columns of 1 and 0; None where labels are not wanted
+    encoding: str = "utf-8"  # any text codec, or `auto`
+    keep_record: bool = False  # whether an example's `record` gets all fields of its row in order
+    csv: Dialect = Dialect()  # as far as it is known
+    label_names: Mapping[str, str] | None = None  # of `read_label_names`, where labels are numbers of names
+    separator: str | None = None  # between labels in one value where a text may have several; None where it has one
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -214,7 +207,6 @@ class TableRows:
 
 
 def _header_names(first_row: Sequence[str], options: ReadOptions, where: str) -> list[str]:
-    """Returns the names in a header, among them the wanted ones; positions in any row of a file without a header."""
     cells = [cell.strip() for cell in first_row]
     names = column_names(cells)
     if options.is_headerless:

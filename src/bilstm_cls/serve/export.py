@@ -60,10 +60,8 @@ def export(path: str | Path, output: str | Path | None = None, *, overwrite: boo
     _check_free(target, overwrite=overwrite)
     loaded = run.load_model()
     if (kind := loaded.config.text.tokenizer).startswith(PREFIX):
-        raise ConfigError(
-            f"{path}: its texts are split by {kind}, which a bundle does not have; train it with text.tokenizer "
-            f"{'basic_english, which gives the same tokens' if 'basic' in kind else 'words'}"
-        )
+        advice = "train it with text.tokenizer basic_english or words"
+        raise ConfigError(f"{path}: its texts are split by {kind}, which a bundle does not have; {advice}")
     with _replacing_folder(target) as folder:
         write_atomic(folder / "model.onnx", build_graph(loaded.members).SerializeToString(deterministic=True))
         _write_rest(folder, loaded)

@@ -32,10 +32,8 @@ ERROR = "error"  # the field that says why a row has no prediction
 class PredictOptions:
     """How a file is read and what is written of each prediction; None is what the run has, or all labels.
 
-    Attributes:
-        bad_rows: for a row that cannot be read: `error` stops there, `skip` leaves it out, `empty` writes it with no
-            prediction and the reason under `error`.
-        min_probability: a label that is less probable is written as null; None is what `train.reject` came to.
+    At a row that cannot be read, `bad_rows` stops (`error`), leaves it out (`skip`), or writes it with no prediction
+    and the reason under `error` (`empty`). A label below `min_probability` is written as null.
     """
 
     text_columns: Sequence[str] | None = None
