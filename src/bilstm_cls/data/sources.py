@@ -264,6 +264,8 @@ def fetch(url: str, target: Path, *, sha256: str) -> Path:
         try:
             pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=downloader)
         except (requests.RequestException, ValueError) as error:  # the latter of another SHA-256
+            if (response := getattr(error, "response", None)) is not None:
+                response.close()
             is_unreachable = isinstance(error, requests.ConnectionError | requests.Timeout) and error.request
             kind = UnreachableError if is_unreachable else DownloadError
             raise kind(f"{url}: cannot be downloaded ({cut(str(error))}); try again, or put it at {target}") from error
