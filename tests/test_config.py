@@ -1,3 +1,4 @@
+import contextlib
 import json
 import random
 import re
@@ -11,20 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bilstm_cls.config import Config, config_keys
-from bilstm_cls.config_file import (
-    SYNONYMS,
-    config_schema,
-    dump_config,
-    dump_yaml,
-    load_config,
-    parse_yaml,
-    unknown_key,
-)
+from bilstm_cls.config import Config
+from bilstm_cls.config_file import config_schema, dump_config, dump_yaml, load_config, parse_yaml
 from bilstm_cls.errors import ConfigError
 
-KEYS = config_keys()
-DOTTED = [f"{section}.{key}" if section else key for section, keys in KEYS.items() for key in keys]
 SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 SAMPLE = """\
@@ -129,8 +120,7 @@ def test_replace_names_all_wrong_keys_and_values(load: Load) -> None:
 WRONG = [
     ("seed: -1", "seed: greater 0, -1"),
     ("sed: 1", "'sed' 'seed'"),
-    ("lr: 3", "'lr' train.learning_rate"),
-    ("model: {wide: nbsvm}", "'wide' ngrams"),
+    ("train: {lr: 3}", "'lr' learning_rate"),
     ("pretrain: {enabled: true}\nmodel: {init_from: a/b}", "pretrain.enabled: false model.init_from 'a/b'"),
     ("train: {hiden_size: 3}", "'hiden_size' train model.hidden_size"),
     ("model: {cell: lstn}", "model.cell: 'lstn' 'gru' mean 'lstm'?"),
@@ -187,10 +177,10 @@ def test_a_wrong_override_is_named(load: Load, tmp_path: Path, override: str, wo
 
 
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file(load: Load, tmp_path: Path) -> None:
-    text = "data:\n  train: 3\nseed: .inf\ntrain:\n  epochs: 0\n  epochs: 1\nmodle: {}\n"
-    header, *found = problems(lambda: load(text, "model.dropout=2", "x"), tmp_path)
+    text = "data:\n  train: 3\nseed: .inf\ntrain:\n  epochs: 0\n  warmup: 1\nmodle: {}\n"
+    header, *found = problems(lambda: load(text, "model.dropout=2", "x=1"), tmp_path)
     assert header == "config.yaml: 7 problems:"
-    places = [f"config.yaml:{line}" for line in (2, 3, 5, 6, 7)] + ["--set model.dropout=2", "--set x"]
+    places = [f"config.yaml:{line}" for line in (2, 3, 5, 6, 7)] + ["--set model.dropout=2", "--set x=1"]
     assert [line.startswith(f"{place}: ") for line, place in zip(found, places, strict=True)] == [True] * 7
 
 
@@ -209,18 +199,10 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: bytes, pla
     check(problems(lambda: load_config(tmp_path / "config.yaml"), tmp_path), place, words)
 
 
-@pytest.mark.parametrize(("name", "words"), [("imbd.yaml", "imdb.yaml"), ("sub", "sub/config.yaml"), ("a\0b", "")])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, words: str) -> None:
-    (tmp_path / "imdb.yaml").touch()
+@pytest.mark.parametrize("name", ["imbd.yaml", "sub", "a\0b"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub/config.yaml").touch()
-    check(problems(lambda: load_config(tmp_path / name), tmp_path), name, words)
-
-
-@pytest.mark.parametrize(("name", "meant"), sorted(SYNONYMS.items()))
-def test_another_tools_name_leads_to_a_key_of_ours(name: str, meant: str) -> None:
-    assert meant in DOTTED
-    assert meant in unknown_key("", name)
+    check(problems(lambda: load_config(tmp_path / name), tmp_path), name, "cannot be read")
 
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -237,7 +219,7 @@ KEYS_AND_VALUES = st.recursive(
 @given(st.dictionaries(WORDS | LOOKALIKES, KEYS_AND_VALUES, min_size=1))
 def test_what_is_written_as_yaml_is_read_back_as_it_was(values: Any) -> None:
     written = dump_yaml(values)
-    assert parse_yaml(written).value == values
+    assert parse_yaml(written)[0] == values
     assert yaml.safe_load(written) == values  # for readers of YAML 1.1 too
 
 
@@ -258,9 +240,9 @@ def test_the_schema_explains_every_key() -> None:
     ],
 )  # fmt: skip
 def test_a_value_is_what_it_looks_like(written: str, meant: object) -> None:
-    document = parse_yaml(f"key: {written}")
-    assert (document.problems, document.value) == ([], {"key": meant})
-    assert type(document.value["key"]) is type(meant)
+    found, _ = parse_yaml(f"key: {written}")
+    assert found == {"key": meant}
+    assert type(found["key"]) is type(meant)
 
 
 @pytest.mark.parametrize(
@@ -280,14 +262,14 @@ def test_a_value_is_what_it_looks_like(written: str, meant: object) -> None:
     ],
 )
 def test_what_could_surprise_is_refused_with_its_line(text: str, line: int, words: str) -> None:
-    (problem,) = parse_yaml(text).problems
-    check([f"{problem[0]}: {problem[1]}"], str(line), words)
+    check(problems(lambda: parse_yaml(text), Path()), str(line), words)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.text() | st.text(st.sampled_from("ab1:-?[]{},&*!|>'\"%@`#~.\\ \t\n<"), max_size=60))
-def test_no_text_raises(text: str) -> None:
-    parse_yaml(text)
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        parse_yaml(text)
 
 
 VALUES = [

@@ -37,7 +37,7 @@ CONFIGS: list[tuple[str | bytes, str]] = [
     ("data: {trian: a}\nmodel: {cell: lsmt}\n", "bad.yaml: 2 bad.yaml:1: 'trian' data.train bad.yaml:2: 'lstm'"),
 ]
 USAGE = [
-    ("train -c bse.yaml", "bse.yaml base.yaml"),
+    ("train -c bse.yaml", "bse.yaml: read"),
     ("train", "data.train -c FILE"),
     ("train -c base.yaml --device cuda:99", "'cuda:99' --device cpu"),
     ("train -c base.yaml -o ''", "--output-dir '': character"),

@@ -1,6 +1,7 @@
 """Files that are either whole or not there, whatever the disk or the user does in between."""
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_a_refusing_disk_is_named_and_leaves_the_old_file(
     old: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, kind: type[UserError]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, refusing(number))
+        patch.setattr(io if call == "open" else os, call, refusing(number))
         with pytest.raises(kind) as caught:
             write_atomic(old, "new")
     assert str(caught.value).startswith(f"{old}: ")

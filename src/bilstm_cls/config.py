@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic import field_validator as check
 
 from bilstm_cls.errors import ConfigError, shown
@@ -15,17 +15,14 @@ SELECT_BY: list[Any] = [f"valid/{name}" for name in (*METRICS, *MULTI_METRICS)]
 """What `train.select_by` may name; `MULTI_METRICS` are of texts with several labels alone."""
 
 SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
-"""What `data.source` may name, other than a data set of the Hugging Face Hub."""
-
 HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]+)?"
+"""What `data.source` may name."""
 
 REMOVED: dict[str, Any] = {"model.grows_vocabulary": False}
 """Keys that there are no more, with the value that has no effect: so the config of an earlier run may hold them."""
 
 MADE = ("random", "ppmi")
 VECTORS = r"(?s)random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
-
-DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 
 Pooling = Literal["mean", "reduce_mean", "max", "last", "attention"]
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -38,13 +35,9 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Columns = Annotated[
-    list[str],
-    Field(min_length=1),
-    BeforeValidator(_as_list),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-]
+Columns = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 Files = str | Annotated[list[str], Field(min_length=1)]
+Device = Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]{1,3})?)$")]
 Character = Annotated[str, Field(pattern=r"^([^\w\s]|none)$")]
 Loggers = Annotated[list[Literal["tensorboard", "mlflow", "wandb"]], BeforeValidator(_as_list)]
 
@@ -90,19 +83,14 @@ class DataConfig(Section):
 
     source: str = Field(
         "files",
-        description="Your files, a built-in corpus, or a data set of the Hugging Face Hub: hf/USER/NAME, followed by "
-        ":SUBSET or @REVISION where it has several.",
+        description="Your files, a built-in corpus, or hf/USER/NAME[:SUBSET][@REVISION] of the Hugging Face Hub.",
         json_schema_extra={"anyOf": [{"enum": list(SOURCES)}, {"pattern": "^hf/."}]},
     )
     path: str | None = Field(None, description="With imdb: its archive or folder, if it was downloaded before.")
-    train: Files | None = Field(
-        None, description="With files: the file, folder, pattern of names (part-*.csv) or list of them to train on."
-    )
+    train: Files | None = Field(None, description="With files: a file, folder, pattern (part-*.csv) or list of them.")
     valid: FileOrFraction | None = Field(0.1, description="A file, or a fraction of train; chooses the best epoch.")
     test: FileOrFraction | None = Field(None, description="A file, or a stratified fraction of train; evaluated once.")
-    valid_split: Literal["random", "blocks"] = Field(
-        "random", description="How a fraction for valid is cut; blocks, where neighbouring texts belong together."
-    )
+    valid_split: Literal["random", "blocks"] = Field("random", description="blocks keeps neighbouring texts together.")
     group_column: str | None = Field(None, description="Column of what texts share that must be in one split.")
     unlabelled: str | None = Field(None, description="A file or folder of texts without labels; imdb brings its own.")
     format: Literal[
@@ -118,9 +106,7 @@ class DataConfig(Section):
     label_names: str | None = Field(None, description="File with names of labels that are numbers, one a line from 0.")
     encoding: str = Field("utf-8", description="Any codec that Python knows, or auto.")
     bad_rows: Literal["error", "skip"] = Field("error", description="Stop at a row that cannot be read, or count it.")
-    split_seed: int = Field(
-        0, ge=0, lt=2**63, description="Seed of the splits, apart from `seed`: all seeds share one test split."
-    )
+    split_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the splits, so that all seeds share one test.")
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
@@ -143,8 +129,11 @@ class DataConfig(Section):
                 return "must be one column with labels 'single'"
             case "group_column" if value is not None and given.get("valid_split") == "blocks":
                 return "must be left out with valid_split 'blocks'; groups are kept together at random"
-            case "encoding" if value != "auto" and not _is_text_codec(value):
-                return "must be a text codec that Python knows; 'auto', 'utf-8' or 'gb18030' are some"
+            case "encoding" if value != "auto":
+                try:
+                    "".encode(value)
+                except (LookupError, ValueError):
+                    return "must be a text codec that Python knows; 'auto', 'utf-8' or 'gb18030' are some"
         return None
 
 
@@ -156,8 +145,7 @@ class TextConfig(Section):
         "torchtext/basic_english", "torchtext/split", "torchtext/toktok", "torchtext/moses", "torchtext/spacy",
     ] = Field(
         "words",
-        description="How texts are split into tokens; characters makes a token of each, cjk of each Chinese, Japanese "
-        "or Korean one and keeps other words whole, bpe learns its tokens, and torchtext/... are those of torchtext.",
+        description="How texts are split; cjk makes a token of each Chinese, Japanese or Korean character, bpe learns.",
     )  # fmt: skip
     lowercase: bool = Field(True, description="Whether upper and lower case are the same.")
     normalize: Literal["nfc", "nfkc", "none"] = Field("nfc", description="Unicode form; nfkc narrows wide letters.")
@@ -203,9 +191,7 @@ class EmbeddingConfig(Section):
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
-        init = value if key == "init" else given.get("init", [])
-        sources = [init] if isinstance(init, str) else init
-        if key == "init" and not all(re.fullmatch(VECTORS, name) for name in sources):
+        if key == "init" and not all(re.fullmatch(VECTORS, name) for name in _as_list(value)):
             known = "'random', 'ppmi', 'en-300', 'glove-6b-50d', 'torchtext/glove.6B.100d' or another of torchtext"
             return f"must be {known}, or the path of a file (./NAME for one without a suffix)"
         return None
@@ -247,9 +233,7 @@ class TrainConfig(Section):
         "cross_entropy", description="What a step minimises; per_direction also asks each direction by itself."
     )
     teacher: Columns | None = Field(
-        None,
-        description="What labels the unlabelled texts: ngrams, network (of two epochs), a run's folder, or several; "
-        "auto is the first two, where there are such texts.",
+        None, description="What labels unlabelled texts: ngrams, network, folders of runs; auto is the first two."
     )
     adversarial_epsilon: Positive = Field(0.05, description="Norm of a perturbation, relative to the embedding's.")
     unlabelled_batch_size: Count | None = Field(None, description="Texts without labels per step; null: batch_size.")
@@ -257,18 +241,14 @@ class TrainConfig(Section):
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
     learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
-    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="The encoder's learning rate is the head's times this, the embedding's that times this."
-    )
-    unfreeze: Literal["all", "gradual"] = Field(
-        "all", description="gradual: the head learns alone in the first epoch, then the encoder too, then everything."
-    )
+    layer_lr_decay: float = Field(1.0, gt=0, le=1, description="Learning rate of each layer relative to the next one.")
+    unfreeze: Literal["all", "gradual"] = Field("all", description="gradual: one more layer an epoch, the head first.")
     momentum: Fraction = Field(0.9, description="Momentum of sgd.")
     schedule: Literal["one-cycle", "linear", "cosine", "constant"] = Field(
         "one-cycle", description="How the learning rate goes down after warm-up."
     )
     warmup: Fraction = Field(0.05, description="Fraction of all steps in which the learning rate rises.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decay of weight matrices per unit of rate.")
+    weight_decay: float = Field(0.0, ge=0, description="Decay of weight matrices per unit of rate.")
     max_grad_norm: Positive | None = Field(1.0, description="Gradients are scaled down to this norm; null leaves them.")
     ema_decay: Fraction | None = Field(0.999, description="Decay of the averaged weights that are kept; null for none.")
     class_weights: Annotated[dict[str, Positive], Field(min_length=1)] | Literal["balanced"] | None = Field(
@@ -280,9 +260,7 @@ class TrainConfig(Section):
         description="Arithmetic of training; auto is tf32 on CUDA, bf16 on a CPU that multiplies it for an LSTM of "
         "128 units or more, else fp32. Predictions are in fp32 unless they are asked for in bf16.",
     )
-    device: str = Field(
-        "auto", description="auto (CUDA, else CPU), cpu, cuda or cuda:N.", json_schema_extra={"pattern": DEVICE}
-    )
+    device: Device = Field("auto", description="auto (CUDA, else CPU), cpu, cuda or cuda:N.")
     processes: Literal["auto"] | Count = Field("auto", description="That share every batch; auto: one for two cores.")
     threads: Count | None = Field(None, description="CPU threads of each process; null: OMP_NUM_THREADS, or the cores.")
     evaluate_every: Literal["epoch"] | Count = Field("epoch", description="After every epoch, or every so many steps.")
@@ -293,18 +271,14 @@ class TrainConfig(Section):
     )
     patience: Count | None = Field(2, description="Evaluations without a better score before stopping; null: never.")
     calibrate: bool = Field(True, description="Scale the logits of the chosen weights to be most probable on valid.")
-    reject: Fraction | None = Field(
-        None, description="Precision wanted: less certain answers than those that have it on valid are null."
-    )
+    reject: Fraction | None = Field(None, description="Precision wanted; answers too uncertain for it are null.")
     max_minutes: Positive | None = Field(None, description="Stop after so long.")
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(60.0, description="Time between checkpoints.")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="Time between checkpoints.")
     baselines: bool = Field(False, description="Also evaluate linear models on the same splits.")
     loggers: Loggers = Field([], description="Where to log as well: tensorboard, mlflow, wandb; each needs its extra.")
 
     @classmethod
     def problem(cls, key: str, value: Any, given: Mapping[str, Any]) -> str | None:
-        if key == "device" and not re.match(DEVICE, value):
-            return "must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
         if key == "teacher" and not all(re.fullmatch(r"auto|ngrams|network|.*[./\\].*", name) for name in value or []):
             return "must be 'auto', or a list of 'ngrams', 'network' and folders of runs, such as ./NAME"
         if key == "select_by" and value not in SELECT_BY:
@@ -320,9 +294,7 @@ class PretrainConfig(Section):
         None, description="Passes over train and unlabelled; null: two to eight, which read about 25 million tokens."
     )
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
-    bptt: Annotated[int, Field(ge=1, le=10**6)] = Field(
-        100, description="Tokens of each text per step; the state goes on from one step of a text to the next."
-    )
+    bptt: int = Field(100, ge=1, le=10**6, description="Tokens of each text per step, in which gradients flow.")
     learning_rate: Positive = Field(2e-3, description="Peak learning rate of adamw, on a one-cycle schedule.")
     num_samples: Count = Field(512, description="Tokens drawn per step, which the right next token is compared with.")
     embedding_dropout: Fraction = Field(0.2, description="Probability of dropping an embedding dimension, per step.")
@@ -336,7 +308,7 @@ class Config(Section):
     name: str = Field("run", max_length=80, description="Name of the run directory; left out, the config file's name.")
     seed: int = Field(1, ge=0, lt=2**63, description="Seed of weights, batches and dropout.")
     output_dir: str = Field("runs", description="Folder in which run directories are made.")
-    # Unchecked, so that there are defaults without data; a file always has the section checked.
+    # Unchecked, so that there are defaults without data; of a file the section is always checked.
     data: DataConfig = Field(default_factory=DataConfig.model_construct, description="The texts and labels.")
     text: TextConfig = Field(default_factory=TextConfig, description="Tokens and vocabulary.")
     embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig, description="Word vectors.")
@@ -365,7 +337,10 @@ class Config(Section):
         return None
 
     def replace(self, **changes: Any) -> "Config":
-        """Returns a copy with other values by key, as in `config.replace(**{"train.epochs": 3})`, checked."""
+        """Returns a copy with other values by key, as in `config.replace(**{"train.epochs": 3})`.
+
+        `ConfigError` names all that are wrong.
+        """
         values: dict[str, Any] = dict(self)
         for key, value in changes.items():
             *sections, name = key.split(".")
@@ -374,19 +349,12 @@ class Config(Section):
                 node[section] = dict(node.get(section, {}))
                 node = node[section]
             node[name] = value
-        return Config.of(values)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Config":
-        """Returns the config of nested plain data, or raises `ConfigError` with all problems, each with its key."""
         try:
-            return cls.model_validate(values)
+            return Config.model_validate(values)
         except ValidationError as error:
-            found = (
-                (".".join(map(str, details["loc"][:2])), details["msg"].removeprefix("Value error, "), details["input"])
-                for details in error.errors(include_url=False)
-            )
-            raise ConfigError("\n".join(f"{key}: {message}, not {shown(v)}" for key, message, v in found)) from None
+            wrong = [(".".join(map(str, e["loc"][:2])), e["msg"], e["input"]) for e in error.errors(include_url=False)]
+            lines = [f"{key}: {problem}, not {shown(value)}" for key, problem, value in wrong]
+            raise ConfigError("\n".join(lines).replace("Value error, ", "")) from None
 
 
 def config_keys() -> dict[str, list[str]]:
@@ -400,11 +368,3 @@ def own_width(vectors: str) -> int | None:
     """Returns how many numbers a token has in vectors whose name tells it."""
     named = re.fullmatch(r"(?:torchtext/.+\.|en-|glove-6b-)(\d+)d?", vectors)
     return int(named[1]) if named else 100 if vectors in MADE else None
-
-
-def _is_text_codec(name: str) -> bool:
-    try:
-        "".encode(name)
-    except (LookupError, ValueError):
-        return False
-    return True

@@ -5,11 +5,9 @@ Anchors, aliases, tags, duplicate keys and several documents are refused.
 """
 
 import difflib
-import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +26,26 @@ _PATTERNS = [
     (_FLOAT, re.compile(r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)\Z")),
 ]
 
-SYNONYMS = {
-    "bs": "train.batch_size", "dev": "data.valid", "ema": "train.ema_decay", "fp16": "train.precision",
-    "gpu": "train.device", "lr": "train.learning_rate", "wd": "train.weight_decay", "wide": "model.ngrams",
-}  # fmt: skip
-"""What other tools call our keys."""
-
-Place = tuple[int, str]
-"""Where something was written: as a number that sorts as a user reads, and by name."""
-
 
 def load_config(path: Path | None, overrides: Sequence[str] = (), *, options: Mapping[str, str] = {}) -> Config:
     """Reads a config: defaults, over them a YAML file, over it `key.path=value` overrides, of which the last wins.
 
     `options` are more overrides, which win over those, by what the user wrote for each, such as `--seed 7`.
-    `ConfigError` names all problems at once, each with its place.
+    `ConfigError` names all wrong keys and values at once, each with its place.
     """
-    given = _ConfigInput()
+    given = _ConfigInput() if path is None else _ConfigInput(_read(path), str(path))
     if path is not None:
-        given.add_file(Path(path))
         given.values.setdefault("data", {})
     for written, override in [*((f"--set {override}", override) for override in overrides), *options.items()]:
         given.add_override(override, written)
-    plain_name = "run" if path is None else re.sub(r"[^\w.-]+", "-", Path(path).stem).strip(".-")[:80] or "run"
+    plain_name = "run" if path is None else re.sub(r"[^\w.-]+", "-", path.stem).strip(".-")[:80] or "run"
     given.values.setdefault("name", plain_name)
     return given.config()
 
 
-def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """Returns a config with `key.path=value` overrides put into it, checked as `load_config` does."""
-    given = _ConfigInput()
-    given.values = config.model_dump()
+def parse_config(text: str, overrides: Sequence[str]) -> Config:
+    """Does the same for the text of a config that names its data, such as `dump_config` gives."""
+    given = _ConfigInput(text, "config")
     for override in overrides:
         given.add_override(override, f"--set {override}")
     return given.config()
@@ -89,67 +76,52 @@ def flat_config(config: Section) -> dict[str, str]:
 
 
 class _ConfigInput:
-    """The values that a file and overrides give, where each was written, and what is wrong with them."""
+    """The values that a file and overrides give, and where each was written, in the order of writing."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self._file = ""
-        self._places: dict[KeyPath, Place] = {}
-        self._problems: list[tuple[Place, str]] = []
-        self._after_the_file = itertools.count(MAX_BYTES)
-
-    def add_file(self, path: Path) -> None:
-        self._file = str(path)
-        document = parse_yaml(_read(path))
-        self._problems = [((line, f"{path}:{line}"), problem) for line, problem in document.problems]
-        if not isinstance(document.value, dict):
-            advice = f"{path}:1: must be a mapping of keys, not {shown(document.value)}; `bilstm-cls init` prints one"
-            raise ConfigError("\n".join(f"{name}: {problem}" for (_, name), problem in self._problems) or advice)
-        self._places = {at: (line, f"{path}:{line}") for at, line in document.lines.items()}
+    def __init__(self, text: str = "{}", name: str = "defaults") -> None:
+        self._file = name
+        values, lines = parse_yaml(text, lambda line: f"{name}:{line}")
+        if not isinstance(values, dict):
+            raise ConfigError(f"{name}:1: must be a mapping of keys, not {shown(values)}; `bilstm-cls init` prints one")
+        self._places = {path: f"{name}:{line}" for path, line in lines.items()}
         # A section whose keys are all commented out is an empty one.
-        sections = config_keys()
-        self.values = {k: {} if v is None and k in sections else v for k, v in document.value.items()}
-        for key, former in REMOVED.items():
-            section, _, name = key.partition(".")
-            if isinstance(given := self.values.get(section), dict) and given.get(name, ...) == former:
-                del given[name]
+        self.values = {key: {} if value is None and key in config_keys() else value for key, value in values.items()}
+        for removed, former in REMOVED.items():
+            section, key = removed.split(".")
+            if isinstance(given := self.values.get(section), dict) and given.get(key, ...) == former:
+                del given[key]
 
     def add_override(self, override: str, written: str) -> None:
         """Takes one `key.path=value`, and what the user wrote for it."""
-        place = next(self._after_the_file), cut(written)
+        place = cut(written)
         key, equals, text = override.partition("=")
         *sections, name = path = tuple(part.strip() for part in key.split("."))
-        document = parse_yaml(text)
         section: Any = self.values if equals and all(path) else None
         for step in sections:
             section = section.setdefault(step, {}) if isinstance(section, dict) else None
         if not isinstance(section, dict):
-            document.problems = [(0, "must look like key.path=value, where the key can have keys below it")]
-        self._problems += [(place, problem) for _, problem in document.problems]
-        if not document.problems:
-            section[name] = document.value
-            self._places = {at: known for at, known in self._places.items() if at[: len(path)] != path} | {path: place}
+            raise ConfigError(f"{place}: must look like key.path=value, where the key can have keys below it")
+        section[name], _ = parse_yaml(text, lambda _: place)
+        self._places = {at: known for at, known in self._places.items() if at[: len(path)] != path} | {path: place}
 
     def config(self) -> Config:
         """Returns the checked config, or raises with all problems, in the order in which they were written."""
-        config = None
         try:
-            config = Config.model_validate(self.values)
+            return Config.model_validate(self.values)
         except ValidationError as error:
-            self._problems += [(self._place(path), problem) for path, problem in _problems_of(error, self.values)]
-        lines = [f"{name}: {problem}" for (_, name), problem in sorted(self._problems, key=lambda found: found[0])]
+            found = sorted((self._place(path), problem) for path, problem in _problems_of(error, self.values))
+        lines = [f"{place}: {problem}" for (_, place), problem in found]
         if len(lines) > 1:
-            lines.insert(0, f"{self._file}: {len(lines)} problems:".removeprefix(": "))
-        if lines or config is None:
-            raise ConfigError("\n".join(lines))
-        return config
+            lines.insert(0, f"{self._file}: {len(lines)} problems:")
+        raise ConfigError("\n".join(lines))
 
-    def _place(self, path: KeyPath) -> Place:
+    def _place(self, path: KeyPath) -> tuple[int, str]:
+        """Returns where a value was written, or its section where it is missing, after its number in that order."""
         for depth in range(len(path), 0, -1):
-            for at, place in self._places.items():
+            for number, (at, place) in enumerate(self._places.items()):
                 if at[:depth] == path[:depth]:
-                    return place
-        return 0, self._file or "defaults"
+                    return number, place
+        return -1, self._file
 
 
 def _problems_of(error: ValidationError, values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -163,22 +135,19 @@ def _problems_of(error: ValidationError, values: Mapping[str, Any]) -> Iterator[
             continue
         limits = [d for d in found if d["type"] != "literal_error" and not d["type"].endswith("_type")]
         if found[0]["type"] == "extra_forbidden":
-            yield path, unknown_key(dotted(path[:-1]), str(path[-1]))
+            yield path, _unknown_key(dotted(path[:-1]), str(path[-1]))
         else:
             yield path, f"{dotted(path)}: {_must_be(limits or found)}"
 
 
-def unknown_key(section: str, key: str) -> str:
-    """Says that a key is unknown, and what was probably meant: here, in another section, or by another tool's name."""
+def _unknown_key(section: str, key: str) -> str:
+    """Says that a key is unknown, and what was probably meant, here or in another section."""
     keys = config_keys()
     name = key.lower().replace("-", "_")
     homes = {known: f"{home}.{known}".lstrip(".") for home, names in keys.items() for known in names}
     here = difflib.get_close_matches(name, keys.get(section, []), 1, 0.65)
-    there = difflib.get_close_matches(name, homes, 1, 0.75)
-    if meant := SYNONYMS.get(name) or (repr(here[0]) if here else homes[there[0]] if there else None):
-        advice = f"did you mean {meant}?"
-    else:
-        advice = f"known are {', '.join(keys.get(section) or keys[''])}"
+    meant = here or [homes[known] for known in difflib.get_close_matches(name, homes, 1, 0.75)]
+    advice = f"did you mean {meant[0]!r}?" if meant else f"known are {', '.join(keys.get(section) or keys[''])}"
     return f"unknown key {key!r} in {section or 'the top level'}; {advice}"
 
 
@@ -207,44 +176,33 @@ def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        folder = path if path.is_dir() else path.parent
-        near = ", ".join(sorted(str(folder / entry.name) for entry in folder.glob("*.y*ml"))[:8])
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot be read ({reason}){f'; there is {near}' * bool(near)}") from error
-    if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES:,} bytes, so it is no config")
-    try:
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{path}: is larger than {MAX_BYTES:,} bytes, so it is no config")
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: {content[error.start]:#x} is not UTF-8; save the file as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-@dataclass
-class Document:
-    """What a YAML text holds: plain data, the line of every value (counted from 1), and the line of every problem."""
+def parse_yaml(text: str, place: Callable[[int], str] = str) -> tuple[Any, dict[KeyPath, int]]:
+    """Returns what a YAML text holds, as plain data, and the line of every value, counted from 1.
 
-    value: Any = None
-    lines: dict[KeyPath, int] = field(default_factory=dict)
-    problems: list[tuple[int, str]] = field(default_factory=list)
-
-
-def parse_yaml(text: str) -> Document:
-    """Reads a YAML text. It raises nothing: all that is wrong is in `problems`."""
-    document = Document()
+    `ConfigError` where it is not valid, or holds what could surprise, after the `place` of its line.
+    """
+    lines: dict[KeyPath, int] = {}
     try:
         node = _Loader(text).get_single_node()
-        document.value = None if node is None else _plain(node, (), node.start_mark.line + 1, document)
+        return None if node is None else _plain(node, (), node.start_mark.line + 1, lines), lines
     except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        line = max(document.lines.values(), default=1) if mark is None else mark.line + 1
+        line = max(lines.values(), default=1) if mark is None else mark.line + 1
         if isinstance(error, yaml.reader.ReaderError):
             line = text.count("\n", 0, error.position) + 1
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-        hint = "check the indentation, and put text with * & % or ': ' in quotes"
-        document.problems.append((line, f"not valid YAML: {problem}; {hint}"))
-    return document
+    hint = "check the indentation, and put text with * & % or ': ' in quotes"
+    raise ConfigError(f"{place(line)}: not valid YAML: {problem}; {hint}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -260,23 +218,21 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _plain(node: yaml.Node, path: KeyPath, key_line: int, document: Document) -> Any:
+def _plain(node: yaml.Node, path: KeyPath, key_line: int, lines: dict[KeyPath, int]) -> Any:
     if isinstance(node, yaml.ScalarNode):
-        document.lines[path] = node.start_mark.line + 1
+        lines[path] = node.start_mark.line + 1
         return _scalar(node)
-    document.lines[path] = key_line
+    lines[path] = key_line
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*path, n), item.start_mark.line + 1, document) for n, item in enumerate(node.value)]
+        return [_plain(item, (*path, n), item.start_mark.line + 1, lines) for n, item in enumerate(node.value)]
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
             raise _error("a key must be text", key_node)
+        key = key_node.value
         if key in values:
-            before = f"duplicate key {dotted((*path, key))!r}, first on line {document.lines[(*path, key)]}"
-            document.problems.append((line, before))
-        else:
-            values[key] = _plain(value_node, (*path, key), line, document)
+            raise _error(f"duplicate key {dotted((*path, key))!r}, first on line {lines[(*path, key)]}", key_node)
+        values[key] = _plain(value_node, (*path, key), key_node.start_mark.line + 1, lines)
     return values
 
 

@@ -7,8 +7,7 @@ import re
 from enum import IntEnum
 from typing import Any
 
-KeyPath = tuple[str | int, ...]
-"""Keys and list positions that lead from the root of nested data to a value."""
+KeyPath = tuple[str | int, ...]  # keys and list positions that lead from the root of nested data to a value
 
 
 class ExitCode(IntEnum):
@@ -78,11 +77,9 @@ class StoppedError(BaseException):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python or PyTorch could not get the memory it asked for; PyTorch says so in words alone."""
-    words = str(error)
-    # oneDNN says no more than this. What it cannot calculate is a "primitive descriptor" instead.
-    is_onednn = words in ("could not create a primitive", "could not execute a primitive")
-    is_short = "out of memory" in words or "can't allocate memory" in words
-    return isinstance(error, MemoryError) or is_onednn or is_short
+    # oneDNN says no more than the last two. What it cannot calculate is a "primitive descriptor" instead.
+    words = r"(?s).*(out of memory|can't allocate memory).*|could not (create|execute) a primitive"
+    return isinstance(error, MemoryError) or re.fullmatch(words, str(error)) is not None
 
 
 def dotted(path: KeyPath) -> str:

@@ -21,8 +21,8 @@ from bilstm_cls.checkpoint import load_best
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.data.dataset import IN_MEMORY, dataset_in_memory
-from bilstm_cls.data.prepare import PreparedData, prepare_in_memory, with_dim
-from bilstm_cls.data.types import LabelIds, check_texts
+from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
+from bilstm_cls.data.types import LabelIds, checked_texts
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.predictions import read_history
@@ -114,7 +114,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DivergedError: training produced a number that is not finite.
             ResourceError: the disk or memory is full.
         """
-        texts = check_texts(X, "X")
+        texts = list(checked_texts(X, "X"))
         if not texts:
             raise ValueError("X holds no text, and at least two classes need one each")
         classes, label_ids = _classes_of(y, texts)
@@ -123,7 +123,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             names, seed = list(map(str, classes.tolist())), config.data.split_seed
             dataset = dataset_in_memory(texts, label_ids, names, valid=self.valid, seed=seed)
             with _LOCK:
-                loaded, history = _train(config, prepare_in_memory(dataset, config))
+                loaded, history = _train(config, prepare(config, in_memory=dataset))
         except (ConfigError, DataError) as error:
             message = str(error)
             for argument, key in ARGUMENTS.items():
@@ -143,7 +143,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:  # noqa: N803
         """Returns probabilities `[N, C]`, columns in the order of `classes_`."""
         check_is_fitted(self)
-        return self.classifier_.predict_proba(check_texts(X, "X"))
+        return self.classifier_.predict_proba(list(checked_texts(X, "X")))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Writes a run directory, for `load`, for `Classifier.load` and for every command that takes `--run`.

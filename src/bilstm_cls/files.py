@@ -24,11 +24,9 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def naming_disk_faults(path: Path, place: str = "-o") -> Iterator[None]:
-    """Turns an operating system's refusal to write `path` into an error that says what to do: `place` names another.
+    """Turns a refusal to write `path` into `ResourceError` where the disk or quota is full, else `ConfigError`.
 
-    Raises:
-        ResourceError: the disk or quota is full.
-        ConfigError: the place cannot be written at all.
+    `place` is the option that names another place.
     """
     try:
         yield
@@ -50,7 +48,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with naming_disk_faults(path):
             make_folder(path.parent)
-            with os.fdopen(_create(temporary), "wb") as file:
+            with temporary.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -60,11 +58,6 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):  # the error that led here is the one to report
             temporary.unlink(missing_ok=True)
         raise
-
-
-def _create(path: Path) -> int:
-    """Opens a file that is not there yet, with the permissions that the user's umask gives to any new file."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)  # binary on Windows
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

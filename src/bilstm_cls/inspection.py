@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilstm_cls.config import Config
-from bilstm_cls.config_file import parse_yaml, with_overrides
+from bilstm_cls.config_file import parse_config
 from bilstm_cls.data.batches import Indices, training_batches
 from bilstm_cls.data.corpus import Ints
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
@@ -25,7 +25,7 @@ from bilstm_cls.errors import ConfigError
 from bilstm_cls.evaluation.baselines import by_label, tfidf_model
 from bilstm_cls.evaluation.metrics import confident_disagreements, likelihoods
 from bilstm_cls.evaluation.report import shortened
-from bilstm_cls.ngrams import PAIRS, SMALL_TRAIN, Floats, count, is_spaced, kept
+from bilstm_cls.ngrams import SMALL_TRAIN, Floats, count_pairs, is_spaced, kept
 from bilstm_cls.run_directory import RunDirectory, build_model
 
 LABELLED = ("train", "valid", "test")
@@ -95,8 +95,8 @@ def inspect_file(path: Path, overrides: Sequence[str], *, deep: bool = False, li
     """Inspects a file with the config that `init` writes for it."""
     from bilstm_cls.data.starter import profile_data, starter_config
 
-    config = Config.of(parse_yaml(starter_config(profile_data(path, overrides), path)).value)
-    return inspect_data(with_overrides(config, overrides), deep=deep, limit=limit)
+    config = parse_config(starter_config(profile_data(path, overrides), path), overrides)
+    return inspect_data(config, deep=deep, limit=limit)
 
 
 def inspect_run(path: Path) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def label_errors(texts: Sequence[str], label_ids: LabelIds, groups: Ints, num_la
     """
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    [counts] = count(texts, PAIRS, spaced=is_spaced(texts))
+    counts = count_pairs(texts, spaced=is_spaced(texts))
     counts, _ = kept(counts, min_texts=1 if len(texts) < SMALL_TRAIN else 2)
     several, folds = label_ids.ndim == 2, GroupKFold(min(NUM_FOLDS, len(np.unique(groups))))
     with warnings.catch_warnings():  # about labels that a fold lacks, and the last digits of an optimum

@@ -12,34 +12,27 @@ import itertools
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bilstm_cls.data.store import chunks
 from bilstm_cls.data.types import LabelIds, Split
 from bilstm_cls.errors import DataError
 
-WORD = r"\w+(?:['’]\w+)*|[^\w\s]"
-"""A word with its contraction, or one mark."""
-
+WORD = r"\w+(?:['’]\w+)*|[^\w\s]"  # with its contraction, or one mark
 NUM_COLUMNS = 2**24
 MAX_N = 3
 SMALL_TRAIN = 1000
 MIN_SPACES = 0.05
 SMOOTHING = 1.0
 RARITY = 10.0  # mean squared norm of a text whose n-grams weigh the more the rarer they are, where C is 1
-NEVER = -30.0
-"""Logit of a label without a training text."""
-
-CHUNK = 1024
-"""Texts that are counted together: with more of them the memory that they take is slower."""
-
-MAX_HASHES = 2**17
-"""Tokens whose hashes are kept, some 20 MB."""
-
+NEVER = -30.0  # logit of a label without a training text
+CHUNK = 1024  # texts that are counted together: with more of them the memory that they take is slower
+MAX_HASHES = 2**17  # tokens whose hashes are kept, some 20 MB
 TOKEN = {True: re.compile(WORD), False: re.compile(r"\s+|\S")}
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # of MurmurHash3's finalizer
@@ -56,20 +49,16 @@ class NgramCounts:
 
     Attributes:
         sets: `[N, 2**24]` int8: 1 for each n-gram of 1 to 3 words (or characters) that a text has.
-        pairs: `[N, 2**24]` int32: how often a text has each n-gram of 1 to 2 words, or of 1 to 3 characters.
         is_spaced: whether n-grams are made of words.
     """
 
     sets: Counts
-    pairs: Counts
     is_spaced: bool
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "NgramCounts":
-        """Counts in one pass over the texts."""
         spaced = is_spaced(texts)
-        sets, pairs = count(texts, SETS, PAIRS, spaced=spaced)
-        return cls(sets, pairs, spaced)
+        return cls(count(texts, max_n=MAX_N, is_binary=True, spaced=spaced), spaced)
 
     @classmethod
     def of_split(cls, split: Split) -> "NgramCounts":
@@ -103,7 +92,7 @@ class NgramModel:
         """Learns from N labelled texts, or raises `DataError` where no n-gram occurs in them.
 
         The weights are those of NB-SVM, with `is_mean` their mean with those of a logistic regression on n-grams that
-        weigh the more the rarer they are. The mean has a lower log loss than either on nearly all data sets.
+        weigh the more the rarer they are, which has a lower log loss than either on nearly all data sets.
         """
         counts, columns = kept(ngrams.sets, min_texts=1)
         if label_ids.ndim == 1:
@@ -114,11 +103,11 @@ class NgramModel:
         intercepts = np.mean([[intercept for _, intercept in row] for row in fitted], axis=0)
         return cls(columns, weights.astype(np.float32), intercepts, ngrams.is_spaced)
 
-    def logits(self, texts: Iterable[str]) -> Floats:
+    def logits(self, texts: Sequence[str]) -> Floats:
         """Returns `[N, C]`: the log-odds of each label, and of two labels half of them each way."""
         parts = []
-        for chunk in _chunks(texts):
-            rows, columns, _ = _distinct(*_find(chunk, spaced=self.is_spaced, max_n=MAX_N)[:2])
+        for chunk in chunks(texts, CHUNK):
+            rows, columns, _ = _distinct(*_find(chunk, spaced=self.is_spaced, max_n=MAX_N))
             parts.append(self._scores(rows, columns, len(chunk)))
         return self._by_label(np.concatenate(parts) if parts else np.zeros((0, len(self.weights))))
 
@@ -148,17 +137,13 @@ class NgramModel:
     def scaled(self, factor: float | Floats) -> "NgramModel":
         """Returns the model whose logits are `factor` times as large, one number or `[S]`."""
         weights = (self.weights * np.reshape(factor, (-1, 1)).astype(np.float32)).astype(np.float32)
-        return NgramModel(self.columns, weights, self.intercepts * factor, self.is_spaced)
+        return replace(self, weights=weights, intercepts=self.intercepts * factor)
 
     @classmethod
     def mean(cls, models: Sequence["NgramModel"]) -> "NgramModel":
-        """Returns the model whose logits are the mean of those of several, or raises `ValueError` on other texts."""
-        first = models[0]
-        if any(not np.array_equal(model.columns, first.columns) for model in models):
-            raise ValueError("n-gram models of different texts have no mean")
+        """Returns the model whose logits are the mean of those of several that learned from the same texts."""
         weights = np.stack([model.weights for model in models]).mean(0, dtype=np.float64).astype(np.float32)
-        intercepts = np.stack([model.intercepts for model in models]).mean(0)
-        return cls(first.columns, weights, intercepts, first.is_spaced)
+        return replace(models[0], weights=weights, intercepts=np.mean([model.intercepts for model in models], axis=0))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {
@@ -182,27 +167,19 @@ class NgramModel:
         return cls(columns.astype(np.int64), weights.astype(np.float32), intercepts.astype(np.float64), is_spaced)
 
 
-class _Hashes(dict[str, int]):
-    """64 bits of each distinct token, the same on every machine: a frequent one is hashed once."""
-
-    def __missing__(self, token: str) -> int:
-        if len(self) >= MAX_HASHES:
-            self.clear()
-        folded = " " if token.isspace() else token.casefold()
-        # Lone surrogates have no bytes in UTF-8.
-        digest = hashlib.blake2b(folded.encode("utf-8", "replace"), digest_size=8).digest()
-        value = self[token] = int.from_bytes(digest, "little")
-        return value
+@functools.lru_cache(MAX_HASHES)
+def _hash(token: str) -> int:
+    """64 bits of a token, the same on every machine."""
+    folded = " " if token.isspace() else token.casefold()
+    # Lone surrogates have no bytes in UTF-8.
+    digest = hashlib.blake2b(folded.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
-_hashes = _Hashes()
-
-
-def _find(texts: Sequence[str], *, spaced: bool, max_n: int) -> tuple[Ints, Ints, Ints]:
-    """Returns all n-grams: `[M]` their texts, columns, and numbers of tokens."""
+def _find(texts: Sequence[str], *, spaced: bool, max_n: int) -> tuple[Ints, Ints]:
+    """Returns all n-grams: `[M]` their texts, and columns."""
     tokens = [TOKEN[spaced].findall(text) for text in texts]
-    flat = map(_hashes.__getitem__, itertools.chain.from_iterable(tokens))
-    hashes = np.fromiter(flat, dtype=np.uint64)
+    hashes = np.fromiter(map(_hash, itertools.chain.from_iterable(tokens)), dtype=np.uint64)
     rows = np.repeat(np.arange(len(texts)), [len(several) for several in tokens])
     joined, parts = hashes, []
     for size in range(1, max_n + 1):
@@ -211,9 +188,9 @@ def _find(texts: Sequence[str], *, spaced: bool, max_n: int) -> tuple[Ints, Ints
         firsts = np.flatnonzero(rows[: len(joined)] == rows[size - 1 :])  # those that end in the text they begin in
         mixed = joined[firsts]
         columns = (((mixed ^ (mixed >> np.uint64(33))) * _MIX) >> np.uint64(40)).astype(np.int64)
-        parts.append((rows[firsts], columns, np.full(len(firsts), size)))
-    rows, columns, sizes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return rows, columns, sizes
+        parts.append((rows[firsts], columns))
+    all_rows, all_columns = map(np.concatenate, zip(*parts, strict=True))
+    return all_rows, all_columns
 
 
 def _distinct(rows: Ints, columns: Ints) -> tuple[Ints, Ints, Ints]:
@@ -222,41 +199,32 @@ def _distinct(rows: Ints, columns: Ints) -> tuple[Ints, Ints, Ints]:
     return keys // NUM_COLUMNS, keys % NUM_COLUMNS, numbers
 
 
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    remaining = iter(texts)
-    while chunk := list(itertools.islice(remaining, CHUNK)):
-        yield chunk
-
-
 def is_spaced(texts: Iterable[str]) -> bool:
     """Whether words are separated by spaces: of those English has about 17 %, Chinese and Japanese next to none."""
     parts = [1 - sum(map(len, text.split())) / len(text) for text in itertools.islice(texts, 4 * CHUNK) if text]
     return bool(parts) and sum(parts) / len(parts) >= MIN_SPACES
 
 
-SETS, PAIRS = (MAX_N, True), (2, False)
-"""What to count of the words of a text: n-grams of up to so many, and whether each once. Of characters, of up to 3."""
+def count(texts: Sequence[str], *, max_n: int, is_binary: bool, spaced: bool) -> Counts:
+    """Returns `[N, 2**24]`, how often (int32) or whether (int8) a text has each n-gram of up to `max_n` words.
 
-
-def count(texts: Iterable[str], *kinds: tuple[int, bool], spaced: bool) -> list[Counts]:
-    """Returns counts `[N, 2**24]` of each of several kinds, and splits the texts once."""
+    Where words are not separated by spaces, they are n-grams of up to 3 characters.
+    """
     from scipy.sparse import csr_matrix
 
-    longest = max(max_n for max_n, _ in kinds) if spaced else MAX_N
-    parts: list[list[tuple[Any, ...]]] = [[] for _ in kinds]
-    for chunk in _chunks(texts):
-        rows, columns, sizes = _find(chunk, spaced=spaced, max_n=longest)
-        for (max_n, is_binary), several in zip(kinds, parts, strict=True):
-            is_counted = sizes <= (max_n if spaced else MAX_N)
-            in_row, distinct, times = _distinct(rows[is_counted], columns[is_counted])
-            numbers = np.ones(len(times), np.int8) if is_binary else times.astype(np.int32)
-            several.append((numbers, distinct.astype(np.int32), np.bincount(in_row, minlength=len(chunk))))
-    matrices = []
-    for several in parts:
-        numbers, indices, lengths = map(np.concatenate, zip(*several, strict=True))
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        matrices.append(csr_matrix((numbers, indices, ends), shape=(len(lengths), NUM_COLUMNS)))
-    return matrices
+    parts = []
+    for chunk in chunks(texts, CHUNK):
+        rows, columns, times = _distinct(*_find(chunk, spaced=spaced, max_n=max_n if spaced else MAX_N))
+        numbers = np.ones(len(times), np.int8) if is_binary else times.astype(np.int32)
+        parts.append((numbers, columns.astype(np.int32), np.bincount(rows, minlength=len(chunk))))
+    numbers, indices, lengths = map(np.concatenate, zip(*parts, strict=True))
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return csr_matrix((numbers, indices, ends), shape=(len(lengths), NUM_COLUMNS))
+
+
+def count_pairs(texts: Sequence[str], *, spaced: bool) -> Counts:
+    """Returns how often each text has each n-gram of 1 to 2 words, or of 1 to 3 characters."""
+    return count(texts, max_n=2, is_binary=False, spaced=spaced)
 
 
 def kept(counts: Counts, *, min_texts: int) -> tuple[Counts, Ints]:

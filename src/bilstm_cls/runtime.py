@@ -28,7 +28,7 @@ import numpy.typing as npt
 from bilstm_cls.data.batches import evaluation_batches, pad
 from bilstm_cls.data.corpus import Corpus, encode
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
-from bilstm_cls.data.types import LabelIds, iterate_texts, named
+from bilstm_cls.data.types import LabelIds, checked_texts, named
 from bilstm_cls.device import usable_cores
 from bilstm_cls.errors import CheckpointError, ConfigError, UserError
 from bilstm_cls.ngrams import NgramModel
@@ -186,12 +186,12 @@ class Predictor(ABC):
 
     def predict_proba(self, texts: Iterable[str]) -> Probabilities:
         """Returns probabilities `[N, C]`, columns in the order of `labels`; errors as in `predict`."""
-        parts = [probabilities for *_, probabilities in self._answers(iterate_texts(texts))]
+        parts = [probabilities for *_, probabilities in self._answers(checked_texts(texts))]
         return np.concatenate(parts) if parts else np.empty((0, len(self.labels)))
 
     def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Yields one prediction per text, in order, holding at most two chunks of texts; errors as in `predict`."""
-        return self._predictions(self._answers(iterate_texts(texts)))
+        return self._predictions(self._answers(checked_texts(texts)))
 
     def _answers(self, texts: Iterator[str]) -> Iterator[tuple[list[str], Corpus, Probabilities]]:
         """Yields chunks of texts, the same encoded, and their probabilities `[N, C]`.

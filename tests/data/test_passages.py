@@ -1,19 +1,15 @@
 """What language models read: every prediction of every text once, in both directions, and nothing else."""
 
-from typing import Any
+import itertools
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilstm_cls.data.batches import Chunk, LanguageModelTexts, number_of_chunks
 from bilstm_cls.data.corpus import Corpus
-from bilstm_cls.data.passages import LanguageModelTexts, chunks, number_of_chunks, passage_batches
 
 TEXTS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=30), min_size=1, max_size=6)
-
-
-def arrays(texts: list[list[int]]) -> list[Any]:
-    return [np.array(text, dtype=np.int32) for text in sorted(texts, key=len)]
 
 
 def corpus(*texts: list[int]) -> Corpus:
@@ -21,27 +17,31 @@ def corpus(*texts: list[int]) -> Corpus:
     return Corpus(np.concatenate(texts).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
 
 
+def chunks_of(rows: list[list[int]], bptt: int) -> list[Chunk]:
+    return list(LanguageModelTexts([corpus(*rows)]).chunks(np.arange(len(rows)), bptt))
+
+
 @settings(deadline=None)
 @given(TEXTS, st.integers(1, 12))
 def test_every_token_but_the_first_is_predicted_once_from_the_one_before(texts: list[list[int]], bptt: int) -> None:
-    rows = arrays(texts)
+    rows = sorted(texts, key=len)
     read: dict[str, list[list[tuple[int, int]]]] = {name: [[] for _ in rows] for name in ("forward", "backward")}
     first = 0
-    for chunk in chunks(rows, bptt):
+    for chunk in chunks_of(rows, bptt):
         first += chunk.num_ended
         for name, pairs in read.items():
             tokens = getattr(chunk, name)
             for step, row in np.argwhere(chunk.is_predicted).tolist():
                 pairs[first + row].append((int(tokens[step, row]), int(tokens[step + 1, row])))
-    assert read["forward"] == [list(zip(row.tolist()[:-1], row.tolist()[1:], strict=True)) for row in rows]
-    assert read["backward"] == [list(zip(row.tolist()[:0:-1], row.tolist()[-2::-1], strict=True)) for row in rows]
+    assert read["forward"] == [list(itertools.pairwise(row)) for row in rows]
+    assert read["backward"] == [list(itertools.pairwise(row[::-1])) for row in rows]
 
 
 @settings(deadline=None)
 @given(TEXTS, st.integers(1, 12))
 def test_chunks_are_as_many_as_promised_and_none_is_too_long_or_idle(texts: list[list[int]], bptt: int) -> None:
-    rows = arrays(texts)
-    found = list(chunks(rows, bptt))
+    rows = sorted(texts, key=len)
+    found = chunks_of(rows, bptt)
     assert len(found) <= number_of_chunks(len(rows[-1]), bptt)
     assert all(len(chunk.is_predicted) <= bptt for chunk in found)
     assert all(chunk.is_predicted[0].all() for chunk in found)
@@ -50,7 +50,8 @@ def test_chunks_are_as_many_as_promised_and_none_is_too_long_or_idle(texts: list
 def test_every_text_is_in_one_batch_and_batches_are_about_the_same_size() -> None:
     lengths = np.random.default_rng(0).integers(2, 300, 3000)
     chosen = np.flatnonzero(lengths % 7)
-    batches = passage_batches(chosen, lengths, batch_size=8, bptt=50, seed=1, epoch=0)
+    texts = LanguageModelTexts([corpus(*([1] * length for length in lengths))])
+    batches = texts.batches(chosen, batch_size=8, bptt=50, seed=1, epoch=0)
     assert sorted(np.concatenate(batches).tolist()) == chosen.tolist()
     assert all((np.diff(lengths[batch]) >= 0).all() for batch in batches)
     sizes = [len(batch) * min(50, int(lengths[batch].max())) for batch in batches]
@@ -61,5 +62,5 @@ def test_every_text_is_in_one_batch_and_batches_are_about_the_same_size() -> Non
 def test_texts_of_several_corpora_have_one_numbering() -> None:
     passages = LanguageModelTexts([corpus([1, 2], [3]), corpus([4, 5, 4])])
     assert passages.lengths.tolist() == [2, 1, 3]
-    assert [text.tolist() for text in passages.texts(np.array([2, 0, 1]))] == [[4, 5, 4], [1, 2], [3]]
+    assert [text.tolist() for text in passages.read(np.array([2, 0, 1]))] == [[4, 5, 4], [1, 2], [3]]
     assert passages.counts(7).tolist() == [0, 1, 1, 1, 2, 1, 0]

@@ -1,7 +1,6 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data import prepare as module
-from bilstm_cls.data.prepare import PreparedData, prepare, prepare_in_memory
+from bilstm_cls.data.prepare import PreparedData, prepare
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
@@ -96,7 +95,7 @@ def test_in_memory_and_without_a_cache_the_preparation_is_the_same(
 ) -> None:
     settings = [f"text.tokenizer={kind}", "text.max_vocab_size=300"]
     data = prepared(*settings)
-    memory = prepare_in_memory(data.dataset, load_config(None, [*BARE, *settings]))
+    memory = prepare(load_config(None, [*BARE, *settings]), in_memory=data.dataset)
     monkeypatch.setenv("BILSTM_CLS_CACHE", "/proc/nowhere")
     for again in (memory, prepared(*settings)):
         assert again.tokenizer.to_json() == data.tokenizer.to_json()
@@ -108,9 +107,9 @@ def test_other_settings_or_splitters_are_another_preparation(
     key: str | None, prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared()
-    before, version = len(list((tmp_path / "cache/corpus").glob("[!.]*"))), metadata.version
+    before = len(list((tmp_path / "cache/corpus").glob("[!.]*")))
     if key is None:
-        monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "tokenizers" else version(name))
+        monkeypatch.setitem(module.SPLITTERS, "tokenizers", "0.0.1")
     prepared(*([key] if key else []))
     assert len(list((tmp_path / "cache/corpus").glob("[!.]*"))) > before
 
@@ -128,7 +127,7 @@ def test_english_vectors_bring_frequent_words_that_train_lacks(
         prepare(tiny_config(f"embedding.init={init}", "embedding.dim=null")) for init in ("ppmi", "[en-300, ppmi]")
     )
     assert with_words.tokenizer.tokens == [*without.tokenizer.tokens, "zebra"]
-    memory = prepare_in_memory(without.dataset, tiny_config("embedding.init=en-300", "embedding.dim=null"))
+    memory = prepare(tiny_config("embedding.init=en-300", "embedding.dim=null"), in_memory=without.dataset)
     assert memory.tokenizer.tokens == with_words.tokenizer.tokens
     assert ids_of(memory) == ids_of(with_words)
 

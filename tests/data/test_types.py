@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilstm_cls.data.types import check_texts
+from bilstm_cls.data.types import checked_texts
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from bilstm_cls.data.types import check_texts
     ids=["list", "tuple", "array", "object array", "generator"],
 )
 def test_texts_may_come_in_any_ordered_container(texts: Any) -> None:
-    found = check_texts(texts)
+    found = list(checked_texts(texts))
     assert found == ["a", "b"]
     assert {type(text) for text in found} == {str}
 
@@ -32,11 +32,11 @@ def test_texts_may_come_in_any_ordered_container(texts: Any) -> None:
 )
 def test_what_is_no_text_is_named_with_its_place(texts: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        check_texts(texts)
+        list(checked_texts(texts))
 
 
 def test_a_series_holds_texts_and_a_table_does_not() -> None:
     pandas = pytest.importorskip("pandas")
-    assert check_texts(pandas.Series(["a", "b"])) == ["a", "b"]
+    assert list(checked_texts(pandas.Series(["a", "b"]))) == ["a", "b"]
     with pytest.raises(TypeError, match=r"texts is .*, a DataFrame"):
-        check_texts(pandas.DataFrame({"text": ["a"], "other": ["b"]}))
+        checked_texts(pandas.DataFrame({"text": ["a"], "other": ["b"]}))

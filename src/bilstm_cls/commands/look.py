@@ -29,10 +29,9 @@ def init(
 
     text = starter_config(profile_data(data, overrides or []), data)
     if overrides:
-        from bilstm_cls.config import Config
-        from bilstm_cls.config_file import dump_config, parse_yaml, with_overrides
+        from bilstm_cls.config_file import dump_config, parse_config
 
-        text = dump_config(with_overrides(Config.of(parse_yaml(text).value), overrides))
+        text = dump_config(parse_config(text, overrides))
     if output is None:
         print(text, end="")
         return

@@ -4,6 +4,7 @@ Texts are stored whole, so that one file serves every `max_length`; they are cut
 """
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +21,8 @@ Ints = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
 
 TOKEN_IDS, OFFSETS = "token_ids.bin", "offsets.bin"
-CHUNK = 4096
-"""Texts that are encoded together."""
-
-BLOCK_TOKENS = 2**16
-"""Tokens that are looked at together where all texts are read in order."""
+CHUNK = 4096  # texts that are encoded together
+BLOCK_TOKENS = 2**16  # that are looked at together where all texts are read in order
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +36,7 @@ class Corpus:
         max_length: tokens of a text that are read; None for all.
         truncate: which tokens of a longer text are read: the first (`head`), the last (`tail`), or the first and the
             last half of `max_length` (`both`).
-        digest: of the texts and their encoding, where it is known.
+        digest: of the texts and their encoding.
         soft_labels: `[N, C]` float32 probabilities that a teacher gives to the labels, or None.
     """
 
@@ -64,10 +62,6 @@ class Corpus:
     def lengths(self) -> Ints:
         """`[N]` tokens of each text as the model reads it, at least 1."""
         return self.num_tokens.clip(1, self.max_length)
-
-    def whole(self) -> "Corpus":
-        """Returns the same texts as a view that cuts none."""
-        return replace(self, max_length=None)
 
     def read(self, indices: Ints) -> tuple[Tokens, Ints]:
         """Returns the token ids of some texts as the model reads them, one after the other, and their lengths `[B]`."""
@@ -127,15 +121,15 @@ def encode(
     label_ids: LabelIds | None = None,
 ) -> Corpus:
     """Encodes texts, at least one, in memory, to be read as `Corpus` says."""
-    corpus = encode_whole(texts, tokenizer, None)
-    return replace(corpus, max_length=max_length, truncate=truncate, label_ids=label_ids)
+    return replace(encode_whole(texts, tokenizer, None), max_length=max_length, truncate=truncate, label_ids=label_ids)
 
 
 def encode_whole(texts: Sequence[str], tokenizer: Tokenizer, folder: Path | None) -> Corpus:
     """Encodes texts, of which nothing is cut: in memory, or chunk by chunk into files, in memory that does not grow."""
     if folder is None:
         token_ids, lengths = (np.concatenate(arrays) for arrays in zip(*_encode_chunks(texts, tokenizer), strict=True))
-        return Corpus(token_ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        digest = hashlib.sha256(lengths.tobytes() + token_ids.tobytes()).hexdigest()
+        return Corpus(token_ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), digest=digest)
     with (folder / TOKEN_IDS).open("wb") as ids, (folder / OFFSETS).open("wb") as ends:
         offsets = np.zeros(1, dtype=np.int64)
         ends.write(offsets.data)

@@ -4,9 +4,10 @@ import hashlib
 import json
 import logging
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,33 +15,19 @@ import numpy.typing as npt
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.splits import cut_splits
-from bilstm_cls.data.store import BLOCK, ROW, Texts, cached, chunks, mapped_numbers, release
-from bilstm_cls.data.types import (
-    BadRow,
-    Dataset,
-    Example,
-    Label,
-    LabelIds,
-    Split,
-    label_counts,
-    names_in,
-)
+from bilstm_cls.data.store import BLOCK, ROW, Array, Texts, cached, chunks, mapped_numbers, release
+from bilstm_cls.data.types import BadRow, Dataset, Example, Label, LabelIds, Split, label_counts, names_in
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 9
-"""Part of every key of the cache: raise it when what is read from the same files changes."""
-
+FORMAT = 9  # part of every key of the cache: raise it when what is read from the same files changes
 IN_MEMORY = "(in memory)"
-"""The file name of texts that never were in a file."""
-
 MAX_SHOWN = 5
 LABELLED = ("train", "valid", "test")
+ROWS = "rows.bin"
 _NO_LABEL = -1
-
-_EMPTY = 0
-"""The hash of a text without a visible character, which is no duplicate of another."""
+_EMPTY = 0  # the hash of a text without a visible character, which is no duplicate of another
 
 Ints = npt.NDArray[np.int64]
 
@@ -99,20 +86,12 @@ def _open(folder: Path) -> Dataset:
 class _Table:
     """All rows of a source as they are read: their texts in one file, and what is known of them in another."""
 
-    def __init__(self, folder: Path, group_column: str | None) -> None:
-        self.path, self.group_column = folder / "rows.bin", group_column
+    def __init__(self, texts: IO[bytes], rows: IO[bytes], group_column: str | None) -> None:
+        self.group_column, self._texts, self._rows = group_column, texts, rows
         self.labels: dict[Label, int] = {}  # numbers of all different sets, where texts have several
         self.paths: dict[str, int] = {}
         self.num_rows = self._end = 0
         self.content = hashlib.sha256()
-        self._texts, self._rows = (folder / "texts.bin").open("wb"), self.path.open("wb")
-
-    def __enter__(self) -> "_Table":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._texts, self._rows:  # a full disk may stop either
-            pass
 
     def add(self, example: Example) -> None:
         text, label = example.text.encode("utf-8", "surrogatepass"), example.label
@@ -131,10 +110,6 @@ class _Table:
         )
         self._rows.write(struct.pack(f"={len(row)}q", *row))
 
-    def __getitem__(self, name: str) -> Ints:
-        """Returns a column, memory-mapped, when all rows are there."""
-        return np.asarray(mapped_numbers(self.path, ROW)[name])
-
 
 def _group(example: Example, column: str) -> int:
     if example.record is None or column not in example.record:
@@ -150,69 +125,70 @@ def _number(digest: bytes) -> int:
 def _build(folder: Path, source: Source, config: DataConfig) -> None:
     bad_rows: list[BadRow] = []
     given: dict[str, Ints] = {}
-    with _Table(folder, config.group_column) as table:
+    with (folder / "texts.bin").open("wb") as texts, (folder / ROWS).open("wb") as places:
+        table = _Table(texts, places, config.group_column)
         for name, reader in source.read.items():
             start, known = table.num_rows, frozenset(name for label in table.labels for name in names_in(label))
             known |= {*source.labels} if config.labels == "multi" else set()
             for example in reader(bad_rows.append):
-                if _has_new_label(example, name, known, config, bad_rows):
-                    continue
-                table.add(example)
+                if name not in ("valid", "test") or not _has_new_label(example, known, config, bad_rows):
+                    table.add(example)
             given[name] = np.arange(start, table.num_rows)
-    label_ids, labels = _sorted_labels(table, source.labels, is_multi=config.labels == "multi")
+    rows = mapped_numbers(folder / ROWS, ROW)
+    label_ids, labels = _sorted_labels(table, rows["label_ids"], source.labels, is_multi=config.labels == "multi")
     if len(given["train"]) == 0:
         skipped = f"; {len(bad_rows)} rows were skipped, the first: {bad_rows[0]}" if bad_rows else ""
         raise DataError(f"{source.origin}: there is no text to train on{skipped}")
-    groups = None if config.group_column is None else table["groups"]
     splits = cut_splits(
         given["train"], label_ids, source.fractions, seed=config.split_seed, valid_split=config.valid_split,
-        groups=groups,
+        groups=None if config.group_column is None else rows["groups"],
     )  # fmt: skip
     orders = {**given, **splits.orders}
     orders = {name: orders[name] for name in (*LABELLED, "unlabelled") if len(orders.get(name, ()))}
     _check(orders, label_ids, labels, source)
-    doubtful, bad_rows = ([row for row in bad_rows if row.is_read == is_read] for is_read in (True, False))
-    counts = {"read": table.num_rows + len(bad_rows), "used": table.num_rows, "skipped": len(bad_rows)}
+    num_skipped = sum(not row.is_read for row in bad_rows)
+    counts = {"read": table.num_rows + num_skipped, "used": table.num_rows, "skipped": num_skipped}
     counts |= {"left_out": splits.num_left_out} if splits.num_left_out else {}
-    repeats = _repeats(orders, table["hashes"])
-    notes = [*source.notes, *_notes_on_rows(bad_rows, doubtful), *_notes_on_splits(orders, table, repeats)]
-    notes += _notes_on_labels(orders, given, label_ids, labels)
-    _write(folder, table, orders, label_ids, labels)
+    counts |= _repeats(orders, rows["hashes"])
+    notes = [*source.notes, *_notes_on_rows(bad_rows)]
+    if overlap := counts.get("test_in_train"):
+        notes.append(f"{overlap} test texts are exact duplicates of training texts.")
+    notes += _notes_on_splits(orders, given, label_ids, len(labels), rows["hashes"])
+    _write(folder, rows, table.content, orders, label_ids, labels)
     meta = {
         "labels": labels,
         "paths": list(table.paths),
         "origin": source.origin,
         "is_official": source.is_official,
-        "counts": counts | repeats,
+        "counts": counts,
         "notes": notes,
         "digest": table.content.hexdigest(),
         "splits": list(orders),
     }
     (folder / "dataset.json").write_text(json.dumps(meta, ensure_ascii=False), "utf-8")
+    (folder / ROWS).unlink()
 
 
-def _write(folder: Path, table: _Table, orders: Mapping[str, Ints], label_ids: LabelIds, labels: list[str]) -> None:
-    """Writes the rows of each split, and adds them to the table's digest."""
-    table.content.update(json.dumps(labels).encode())
-    table.content.update(label_ids.data)
-    rows = mapped_numbers(table.path, ROW)
+def _write(
+    folder: Path, rows: Array, content: Any, orders: Mapping[str, Ints], label_ids: LabelIds, labels: list[str]
+) -> None:
+    """Writes the rows of each split, and adds them to the digest of all content."""
+    content.update(json.dumps(labels).encode())
+    content.update(label_ids.data)
     for name, order in orders.items():
-        table.content.update(name.encode())
-        table.content.update(order.data)
+        content.update(name.encode())
+        content.update(order.data)
         np.save(folder / f"{name}.label_ids.npy", label_ids[order], allow_pickle=False)
         with (folder / f"{name}.bin").open("wb") as file:
             for part in chunks(order, BLOCK):
                 file.write(rows[part].data)
                 release(rows)
-    table.path.unlink()
 
 
-def _has_new_label(
-    example: Example, split: str, known: frozenset[str], config: DataConfig, bad_rows: list[BadRow]
-) -> bool:
+def _has_new_label(example: Example, known: frozenset[str], config: DataConfig, bad_rows: list[BadRow]) -> bool:
     """Whether a row of valid or test has a label that no text of train has: never a new class."""
     new = [name for name in names_in(example.label) if name not in known]
-    if split not in ("valid", "test") or not new:
+    if not new:
         return False
     reason = f"label {new[0]!r} does not occur in train, whose labels are {', '.join(sorted(known)[:20])}"
     bad_rows.append(BadRow(example.path, example.line, reason))
@@ -221,7 +197,7 @@ def _has_new_label(
     return True
 
 
-def _sorted_labels(table: _Table, order: list[str], *, is_multi: bool) -> tuple[LabelIds, list[str]]:
+def _sorted_labels(table: _Table, ids: Ints, order: list[str], *, is_multi: bool) -> tuple[LabelIds, list[str]]:
     """Numbers the labels in the source's order, else by value where all are whole numbers, else by alphabet."""
     names = {name for label in table.labels for name in names_in(label)}
     is_numeric = all(name.isascii() and name.isdigit() for name in names)
@@ -233,9 +209,9 @@ def _sorted_labels(table: _Table, order: list[str], *, is_multi: bool) -> tuple[
         rows = np.zeros((len(table.labels) + 1, len(labels)), dtype=np.uint8)  # the last one of texts without labels
         for row, label in zip(rows, table.labels, strict=False):
             row[[places[name] for name in names_in(label)]] = 1
-        return rows[table["label_ids"]], labels
+        return rows[ids], labels
     ranks = np.array([*(places[name] for label in table.labels for name in names_in(label)), _NO_LABEL])
-    return ranks[table["label_ids"]], labels
+    return ranks[ids], labels
 
 
 def _check(orders: Mapping[str, Ints], label_ids: LabelIds, labels: list[str], source: Source) -> None:
@@ -261,34 +237,26 @@ def _repeats(orders: Mapping[str, Ints], hashes: Ints) -> dict[str, int]:
     return counts
 
 
-def _notes_on_rows(bad_rows: list[BadRow], doubtful: list[BadRow]) -> list[str]:
-    lost = f"{len(bad_rows)} rows of {len({row.path for row in bad_rows})} files could not be used"
-    found = {lost: bad_rows, "Remarks of the readers": doubtful}
-    return [f"{what}: {_summary(rows)}." for what, rows in found.items() if rows]
+def _notes_on_rows(bad_rows: list[BadRow]) -> Iterator[str]:
+    doubtful, lost = ([row for row in bad_rows if row.is_read == is_read] for is_read in (True, False))
+    title = f"{len(lost)} rows of {len({row.path for row in lost})} files could not be used"
+    for what, rows in ((title, lost), ("Remarks of the readers", doubtful)):
+        more = f" and {len(rows) - MAX_SHOWN} more" if len(rows) > MAX_SHOWN else ""
+        if rows:
+            yield f"{what}: {'; '.join(map(str, rows[:MAX_SHOWN]))}{more}."
 
 
-def _notes_on_splits(orders: Mapping[str, Ints], table: _Table, repeats: Mapping[str, int]) -> list[str]:
-    notes = []
-    if overlap := repeats.get("test_in_train", 0):
-        notes.append(f"{overlap} test texts are exact duplicates of training texts.")
-    labelled = [orders[name] for name in LABELLED if name in orders]
-    num_texts, num_empty = sum(map(len, labelled)), sum(int((table["hashes"][o] == _EMPTY).sum()) for o in labelled)
-    return [*notes, f"{num_empty} of {num_texts} texts are empty."] if 3 * num_empty >= num_texts else notes
-
-
-def _notes_on_labels(
-    orders: Mapping[str, Ints], given: Mapping[str, Ints], label_ids: LabelIds, labels: list[str]
-) -> list[str]:
-    counts = {name: label_counts(label_ids[orders[name]], len(labels)) for name in LABELLED if name in orders}
-    absent = {name: (found == 0) & (counts["train"] > 0) for name, found in counts.items() if name not in given}
-    return [
-        f"{is_absent.sum()} of {np.count_nonzero(counts['train'])} labels, with {counts['train'][is_absent].sum()} "
-        f"texts, have no text in {name}."
-        for name, is_absent in absent.items()
-        if is_absent.any()
-    ]
-
-
-def _summary(rows: list[BadRow]) -> str:
-    more = f" and {len(rows) - MAX_SHOWN} more" if len(rows) > MAX_SHOWN else ""
-    return "; ".join(map(str, rows[:MAX_SHOWN])) + more
+def _notes_on_splits(
+    orders: Mapping[str, Ints], given: Mapping[str, Ints], label_ids: LabelIds, num_labels: int, hashes: Ints
+) -> Iterator[str]:
+    labelled = np.concatenate([orders[name] for name in LABELLED if name in orders])
+    num_empty = int((hashes[labelled] == _EMPTY).sum())
+    if 3 * num_empty >= len(labelled):
+        yield f"{num_empty} of {len(labelled)} texts are empty."
+    in_train = label_counts(label_ids[orders["train"]], num_labels)
+    for name in ("valid", "test"):
+        if name in orders and name not in given:
+            is_absent = (label_counts(label_ids[orders[name]], num_labels) == 0) & (in_train > 0)
+            if is_absent.any():
+                number, texts = is_absent.sum(), in_train[is_absent].sum()
+                yield f"{number} of {np.count_nonzero(in_train)} labels, with {texts} texts, have no text in {name}."

@@ -1,14 +1,14 @@
 """From a config to what training reads: splits, vocabulary and encoded corpora, kept in the cache by their content."""
 
-import contextlib
 import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import tokenizers
 
 from bilstm_cls.config import Config, TextConfig, own_width
 from bilstm_cls.config_file import flat_config, load_config
@@ -22,10 +22,9 @@ from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 6
-"""Part of every key of the cache: raise it when the same texts and config give other ids."""
-
-SPLITTERS = ("tokenizers", "torchtext")
+FORMAT = 6  # part of every key of the cache: raise it when the same texts and config give other ids
+SPLITTERS = {"tokenizers": tokenizers.__version__}
+"""What splits texts: another version may split otherwise."""
 
 SHARED_KEYS = (
     "text.tokenizer", "text.lowercase", "text.normalize", "text.strip_html", "embedding.dim", "model.cell",
@@ -38,13 +37,7 @@ WEIGHTS, TOKENIZER = "encoder.safetensors", "tokenizer.json"
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A data set with everything that training makes of its texts.
-
-    Attributes:
-        dataset: splits, labels and counts.
-        tokenizer: with the vocabulary of the train split.
-        corpora: by split; `unlabelled` only where it is read.
-    """
+    """A data set, the tokenizer with its vocabulary, and its encoded splits: `unlabelled` only where it is read."""
 
     dataset: Dataset
     tokenizer: Tokenizer
@@ -58,33 +51,23 @@ class PreparedData:
         return facts
 
 
-def prepare(config: Config, *, only: Sequence[str] | None = None) -> PreparedData:
+def prepare(config: Config, *, only: Sequence[str] | None = None, in_memory: Dataset | None = None) -> PreparedData:
     """Reads the splits, learns the vocabulary from train alone, and encodes `only` these or all that training reads.
 
     Every text is encoded once: the files in the cache hold whole texts, for every `text.max_length`. With
-    `model.init_from` the vocabulary is that of the encoder, and nothing is learned.
+    `model.init_from` the vocabulary is that of the encoder, and nothing is learned. Of splits that are given, in
+    memory, nothing is left in the cache.
 
     Raises:
         DataError: something cannot be read, or no token is frequent enough.
         ConfigError: `model.init_from` names no encoder, or one that does not fit.
     """
     encoder = tokenizer_of_encoder(config)
-    dataset = load_dataset(config.data)
+    dataset = in_memory or load_dataset(config.data)
     names = [name for name in dataset.splits if name != "unlabelled" or config.reads_unlabelled]
     if only is not None:
         names = [name for name in dataset.splits if name in only]
-    return _prepare(dataset, names, config, encoder, [FORMAT, _splitters(), dataset.digest])
-
-
-def prepare_in_memory(dataset: Dataset, config: Config) -> PreparedData:
-    """Does the same for splits that are in memory, and leaves nothing in the cache; raises the same errors."""
-    return _prepare(dataset, list(dataset.splits), config, tokenizer_of_encoder(config), None)
-
-
-def _prepare(
-    dataset: Dataset, names: list[str], config: Config, encoder: Tokenizer | None, key: list[Any] | None
-) -> PreparedData:
-    """Encodes some splits by the tokenizer of an encoder, or one that is learned; in the cache where there is a key."""
+    key = None if in_memory else [FORMAT, SPLITTERS, dataset.digest]
     tokenizer = encoder or _learned(dataset.splits["train"].texts, config, key)
     corpora = {name: _encoded(dataset.splits[name], tokenizer, config.text, key) for name in names}
     return PreparedData(dataset, tokenizer, corpora)
@@ -115,8 +98,6 @@ def _learned(texts: Sequence[str], config: Config, key: list[Any] | None) -> Tok
 
 
 def _encoded(split: Split, tokenizer: Tokenizer, text: TextConfig, key: list[Any] | None) -> Corpus:
-    """Encodes whole texts, and cuts them as the config says when they are read."""
-
     def build(folder: Path) -> None:
         logger.info(f"encoding the texts of {split.name}")
         encode_whole(split.texts, tokenizer, folder)
@@ -126,12 +107,8 @@ def _encoded(split: Split, tokenizer: Tokenizer, text: TextConfig, key: list[Any
     else:
         corpus = load_corpus(cached("corpus", _digest_of([*key, split.name, tokenizer.to_json()]), build))
     corpus = replace(corpus, label_ids=split.label_ids, max_length=text.max_length, truncate=text.truncate)
-    counts = corpus.statistics
-    cut = f"{counts['truncated']:,} texts cut to {text.max_length} tokens, " if counts["truncated"] else ""
-    logger.info(
-        f"{split.name}: {counts['texts']:,} texts, {counts['tokens']:,} tokens, {cut}"
-        f"{counts['empty']:,} empty, {counts['unknown']:,} unknown tokens"
-    )
+    names = ("texts", "tokens", "truncated", "empty", "unknown")
+    logger.info(f"{split.name}: " + ", ".join(f"{corpus.statistics[name]:,} {name}" for name in names))
     return corpus
 
 
@@ -140,23 +117,20 @@ def _digest_of(content: Any) -> str:
 
 
 def encoder_folder(config: Config, data_digest: str) -> Path:
-    """Returns the folder of the encoder to start from: `model.init_from`, or with `pretrain.enabled` one in the cache.
-
-    Its name there is a digest of all that it depends on.
-    """
+    """Returns the encoder to start from: `model.init_from`, or with `pretrain.enabled` a folder of the cache."""
     if (start := start_folder(config)) is not None:
         return start
     assert config.pretrain.enabled
     text = config.text.model_dump(exclude={"max_length", "truncate"})
     sizes = config.model.model_dump(include={"cell", "bidirectional", "hidden_size", "num_layers", "recurrent_dropout"})
     content = [
-        config.seed, data_digest, text, _splitters(), config.embedding.model_dump(), sizes, config.pretrain.model_dump()
+        config.seed, data_digest, text, SPLITTERS, config.embedding.model_dump(), sizes, config.pretrain.model_dump()
     ]  # fmt: skip
     return cache_folder() / "encoders" / _digest_of(content)
 
 
 def start_folder(config: Config) -> Path | None:
-    """Returns the folder that `model.init_from` names; where it names a config, that of its run."""
+    """Returns the folder that `model.init_from` names, or that of the run of the config that it names."""
     name = config.model.init_from
     if name is not None and name.endswith((".yaml", ".yml")):
         return Path(config.output_dir) / load_config(Path(name)).name
@@ -166,9 +140,8 @@ def start_folder(config: Config) -> Path | None:
 def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     """Returns the tokenizer of the encoder that `model.init_from` names, or None where it names none.
 
-    Raises:
-        ConfigError: there is no encoder, or the config asks for other sizes or other vectors.
-        CheckpointError: a file of it is missing or damaged.
+    `ConfigError` where there is no encoder, or the config asks for other sizes or vectors, `CheckpointError` where a
+    file of it is missing or damaged.
     """
     if (folder := start_folder(config)) is None:
         return None
@@ -204,10 +177,7 @@ def weights_of_encoder(folder: Path) -> Path:
 
 def _config_of_encoder(folder: Path) -> Config:
     if not weights_of_encoder(folder).is_file():
-        raise ConfigError(
-            f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain and the same config, "
-            "or train the run to start from"
-        )
+        raise ConfigError(f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain")
     try:
         config = load_config(folder / "config.yaml")
         return config.replace(**{"embedding.dim": config.embedding.width})
@@ -226,19 +196,7 @@ def class_weights(setting: Any, label_ids: LabelIds, labels: list[str]) -> list[
     if setting == "balanced":
         counts = label_counts(label_ids, len(labels))  # [C]
         against = (len(label_ids) - counts).clip(1) if label_ids.ndim == 2 else len(label_ids) / len(labels)
-        weights = list(map(float, against / counts.clip(1)))
-    else:
-        for wrong in sorted(set(setting) ^ set(labels)):
-            raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")
-        weights = [float(setting[label]) for label in labels]
-    logger.info("class weights: " + ", ".join(f"{n} {w:.3g}" for n, w in zip(labels, weights, strict=True)))
-    return weights
-
-
-def _splitters() -> dict[str, str]:
-    """Returns the versions of the packages that split texts: another one may split otherwise."""
-    versions = {}
-    for package in SPLITTERS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
+        return list(map(float, against / counts.clip(1)))
+    for wrong in sorted(set(setting) ^ set(labels)):
+        raise DataError(f"train.class_weights: {wrong!r} is not in both the map and the labels {labels}")
+    return [float(setting[label]) for label in labels]

@@ -3,7 +3,6 @@
 Shapes: n texts of train, N of all; C labels, and where texts have several one more, which every text has.
 """
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,11 +14,8 @@ from bilstm_cls.errors import DataError
 
 Ints = npt.NDArray[np.int64]
 
-NUM_BLOCKS = 4
-"""Contiguous blocks of each label that `valid_split: blocks` cuts out, where there are as many texts."""
-
-MAX_GAP = 30
-"""Texts on either side of a block that are in neither split, at most a quarter of those that are left."""
+NUM_BLOCKS = 4  # of each label that `valid_split: blocks` cuts out, where there are as many texts
+MAX_GAP = 30  # texts on either side of a block that are in neither split, at most a quarter of those that are left
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,8 @@ def cut_splits(
 
     A split has the size that was asked for (with groups, about that), and of every label as near to the same fraction
     as whole texts allow (the method of largest remainders; for texts with several labels iterative stratification).
-    The last text of a label stays in train.
+    The last text of a label stays in train. `DataError` where a fraction is less than one text that train can do
+    without.
 
     Args:
         train: `[n]`, places of the texts, in the order they were read.
@@ -52,9 +49,6 @@ def cut_splits(
         seed: of the splits.
         valid_split: `random`, or `blocks`: valid is made of blocks of neighbours, where a text has one label of one.
         groups: `[N]`, a number for each text; texts with the same one are in the same split.
-
-    Raises:
-        DataError: a fraction is less than one text that train can do without.
     """
     orders = {}
     num_left_out, size = 0, len(train)
@@ -106,8 +100,7 @@ def _quotas(counts: Ints, room: Ints, wanted: int, generator: np.random.Generato
 def _places_of_labels(label_ids: Ints, quotas: Ints) -> list[tuple[Ints, int]]:
     """Returns the places of each label that is there, and how many of them to take."""
     by_label = np.argsort(label_ids, kind="stable")
-    bounds = np.searchsorted(label_ids[by_label], np.arange(len(quotas) + 1))
-    places = [by_label[start:stop] for start, stop in itertools.pairwise(bounds)]
+    places = np.split(by_label, np.searchsorted(label_ids[by_label], np.arange(1, len(quotas))))
     return [(several, int(quota)) for several, quota in zip(places, quotas, strict=True) if len(several)]
 
 

@@ -31,11 +31,9 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 Sliceable = TypeVar("Sliceable", Sequence[str], Array)
 
-BLOCK = 2**13
-"""Texts whose places are looked up together."""
-
-RELEASE_BYTES = 2**22
-"""Bytes of texts that are read before their pages are released."""
+BLOCK = 2**13  # texts whose places are looked up together
+_MANIFEST = "files.json"  # sizes and times of a folder's files
+RELEASE_BYTES = 2**22  # of texts that are read before their pages are released
 
 ROW = np.dtype([(name, np.int64) for name in ("starts", "stops", "label_ids", "path_ids", "lines", "groups", "hashes")])
 """What is known of a text in numbers: its first byte, the one after its last, and what `dataset.py` makes of it."""
@@ -130,7 +128,12 @@ def _make(folder: Path, build: Callable[[Path], None]) -> None:
     folder.mkdir()
     try:
         build(folder)
-        _write_manifest(folder)
+        files = {}
+        for path in sorted(folder.iterdir()):
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())  # sizes and times could survive a power cut that the content does not
+            files[path.name] = _state(path)
+        write_atomic(folder / _MANIFEST, json.dumps(files))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -190,19 +193,6 @@ def chunks(sequence: Sliceable, size: int) -> Iterator[Sliceable]:
     """Yields all of a sequence or array, `size` at a time."""
     for start in range(0, len(sequence), size):
         yield sequence[start : start + size]
-
-
-_MANIFEST = "files.json"
-
-
-def _write_manifest(folder: Path) -> None:
-    """Records sizes and times of a folder's files, after they have reached the disk."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())  # sizes and times could survive a power cut that the content does not
-        files[path.name] = _state(path)
-    write_atomic(folder / _MANIFEST, json.dumps(files))
 
 
 def _is_intact(folder: Path) -> bool:

@@ -20,15 +20,8 @@ PADDING, UNKNOWN = "<pad>", "<unk>"
 PADDING_ID, UNKNOWN_ID = 0, 1
 DEFAULT_BPE_SIZE = 30000
 
-MAX_CHARACTERS = 2**20
-MAX_PIECE = 2**18
-"""Characters that the library sees at once, and of one text. A word that is longer is several."""
-
-Cutter = Callable[[str], str]
-"""What a text goes through before the library sees it: mostly `str`, which leaves it as it is."""
-
-Pipeline = tuple[list[Any], Any]
-"""Normalizers in their order, and the pre-tokenizer that cuts the text into tokens."""
+MAX_CHARACTERS, MAX_PIECE = 2**20, 2**18  # that the library sees at once, and of one text
+Cutter = Callable[[str], str]  # what a text goes through before: mostly `str`, which leaves it as it is
 
 _LETTERS = r"[\p{L}\p{M}\p{N}_]"
 _WORD = rf"{_LETTERS}+(?:['’]{_LETTERS}+)*"  # don't, l'amour, 90's
@@ -51,18 +44,17 @@ _HTML = [
 
 
 def _matches(pattern: str) -> Any:
-    """A pre-tokenizer whose tokens are the matches of a pattern; what lies between them is dropped."""
-    return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
+    return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)  # what lies between them
 
 
 # What torchtext's `basic_english` gives, token for token: quotes go, seven marks are separate, `;:` are spaces.
 _SPACES = pre_tokenizers.Split(Regex(r"[\s\x1c-\x1f]+"), "removed")
-_BASIC_ENGLISH: Pipeline = (
+_BASIC_ENGLISH = (
     [normalizers.Replace('"', ""), normalizers.Replace("<br />", " "), normalizers.Replace(Regex("[;:]"), " ")],
     pre_tokenizers.Sequence([_SPACES, pre_tokenizers.Split(Regex("['.,()!?]"), "isolated")]),
 )
 
-TOKENIZERS: dict[str, Pipeline] = {
+TOKENIZERS: dict[str, tuple[list[Any], Any]] = {
     "basic_english": _BASIC_ENGLISH,
     "words": ([_BREAK], _matches(rf"{_NUMBER}|{_WORD}|{_MARK}")),
     "whitespace": ([], pre_tokenizers.WhitespaceSplit()),
@@ -70,6 +62,7 @@ TOKENIZERS: dict[str, Pipeline] = {
     "cjk": ([_BREAK], _matches(rf"{_CJK}|{_NUMBER}|{_NO_CJK}+(?:['’]{_NO_CJK}+)*|{_MARK}")),
     "bpe": ([_BREAK], pre_tokenizers.ByteLevel(add_prefix_space=True)),
 }
+"""Normalizers in their order, and the pre-tokenizer that cuts a text into tokens."""
 
 
 class Tokenizer:
@@ -92,22 +85,14 @@ class Tokenizer:
     ) -> "Tokenizer":
         """Learns the vocabulary of texts: the most frequent tokens, equally frequent ones in alphabetical order.
 
-        Args:
-            texts: of the train split only.
-            kind: a key of `TOKENIZERS`, or `torchtext/` and a name that its `get_tokenizer` knows.
-            lowercase: whether `A` and `a` are the same.
-            normalize: `none`, or the Unicode form that texts are brought to: `nfc` or `nfkc`.
-            strip_html: whether tags are left out and the commonest entities replaced.
-            min_freq: times a token must occur.
-            max_vocab_size: tokens kept, `<pad>` and `<unk>` included; None keeps all (30,000 for `bpe`).
-
-        Raises:
-            ConfigError: torchtext cannot be used here.
+        `kind` is a key of `TOKENIZERS`, or `torchtext/` and a name that its `get_tokenizer` knows. The others are keys
+        of the config; without a `max_vocab_size`, which `<pad>` and `<unk>` count to, all tokens are kept (30,000 for
+        `bpe`). `ConfigError` where torchtext cannot be used.
         """
         engine, cutter = _engine(kind, lowercase, normalize, strip_html)
         pieces = (piece for text in texts for piece in _pieces(cutter(without_surrogates(text))))
         if kind == "bpe":
-            return cls(_train_bpe(pieces, engine, min_freq, max_vocab_size), cutter)
+            return cls(_train_bpe(pieces, engine, min_freq, max_vocab_size or DEFAULT_BPE_SIZE), cutter)
         trainer = trainers.WordLevelTrainer(
             vocab_size=max_vocab_size or 10**9, min_frequency=min_freq, special_tokens=[], show_progress=False
         )
@@ -120,7 +105,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
-        """Takes what `to_json` gave, or raises `ValueError`, or `ConfigError` where torchtext cannot be used here."""
+        """Takes what `to_json` gave, or raises `ValueError`, or `ConfigError` where torchtext cannot be used."""
         cutter: Cutter = str
         try:
             if f'"pre_tokenizer": {{"type": "{PREFIX}' in text:  # in a token, quotes would be escaped
@@ -141,11 +126,9 @@ class Tokenizer:
         try:
             return cls.from_json(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            state = "missing" if isinstance(error, FileNotFoundError) else f"damaged, it cannot be read ({error})"
-            raise CheckpointError(f"{path}: {state}") from error
+            raise CheckpointError(f"{path}: missing or damaged, it cannot be read ({error})") from error
 
     def to_json(self) -> str:
-        """Returns the content of `tokenizer.json`."""
         cutter, engine = self._cutter, self._engine
         return cutter.to_json(engine) if isinstance(cutter, TorchtextCutter) else engine.to_str()
 
@@ -200,8 +183,7 @@ class Tokenizer:
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the ids of one text and, for each, where it begins and ends in the text's characters.
 
-        Raises:
-            ConfigError: the tokens are torchtext's, which does not say where they are.
+        `ConfigError` where the tokens are torchtext's, which does not say where they are.
         """
         if isinstance(self._cutter, TorchtextCutter):
             raise ConfigError("torchtext does not say where its tokens are; explain a run with text.tokenizer words")
@@ -223,17 +205,12 @@ def _engine(kind: str, lowercase: bool, normalize: str, strip_html: bool) -> tup
     return engine, str
 
 
-def _train_bpe(
-    texts: Iterable[str], engine: tokenizers.Tokenizer, min_freq: int, max_vocab_size: int | None
-) -> tokenizers.Tokenizer:
+def _train_bpe(texts: Iterable[str], engine: tokenizers.Tokenizer, min_freq: int, size: int) -> tokenizers.Tokenizer:
     engine.model = models.BPE(unk_token=UNKNOWN)
     trainer = trainers.BpeTrainer(
-        vocab_size=max_vocab_size or DEFAULT_BPE_SIZE,
+        vocab_size=size, min_frequency=min_freq, special_tokens=[PADDING, UNKNOWN], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        min_frequency=min_freq,
-        special_tokens=[PADDING, UNKNOWN],
-        show_progress=False,
-    )
+    )  # fmt: skip
     engine.train_from_iterator(texts, trainer)
     content = json.loads(engine.to_str())
     content["added_tokens"] = []  # or `<pad>` inside a text would be the token of that name

@@ -9,22 +9,16 @@ from typing import Any
 
 import tokenizers
 
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.errors import ConfigError
 
 PREFIX = "torchtext/"
 
-CUT = "\x1f"
-"""The mark between tokens that are cut beforehand, which is no part of any token."""
-
-CACHE = Path(".vector_cache")
-"""Where torchtext keeps vectors, in the working directory."""
+CUT = "\x1f"  # the mark between tokens that are cut beforehand, which is no part of any token
+CACHE = Path(".vector_cache")  # where torchtext keeps vectors, in the working directory
 
 
 class TorchtextCutter:
-    """Puts a mark between the tokens that torchtext gives for a text, which the library's normalizer has changed.
-
-    To the library `tokenizers`, what stands between two marks is a token.
-    """
+    """Puts a mark between the tokens that torchtext gives for a text, which the library's normalizer has changed."""
 
     def __init__(self, kind: str, normalizer: Any) -> None:
         self._kind, self._normalizer = kind, normalizer
@@ -42,11 +36,9 @@ class TorchtextCutter:
 
     @classmethod
     def from_json(cls, text: str) -> tuple[tokenizers.Tokenizer, "TorchtextCutter"]:
-        """Returns a tokenizer of marked texts, and what marks them, from what `to_json` gave.
+        """Returns a tokenizer of marked texts, and what marks them, from what `to_json` gave; errors as of `_splitter`.
 
-        Raises:
-            ConfigError: torchtext, or the package that its tokenizer needs, cannot be used here.
-            ValueError: it is damaged.
+        A damaged text raises `ValueError`, or any other error of the library.
         """
         content = json.loads(text)
         kind, ids = content["pre_tokenizer"]["type"], content["model"]["vocab"]
@@ -77,20 +69,13 @@ def _splitter(kind: str) -> Callable[[str], list[str]]:
             split: Callable[[str], list[str]] = torchtext.data.utils.get_tokenizer(None if name == "split" else name)
     except (ImportError, OSError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"text.tokenizer {kind} cannot be used ({str(error).partition(chr(10))[0]}); it needs torchtext 0.18.0, "
-            f"which works with torch 2.3 alone, so make a virtual environment with Python 3.11 or 3.12 and run there: "
-            f"pip install 'bilstm-cls[torchtext]'"
+            f"text.tokenizer {kind} cannot be used ({str(error).partition(chr(10))[0]}); it needs torch 2.3, so in a "
+            f"virtual environment with Python 3.11 or 3.12 run: pip install 'bilstm-cls[torchtext]'"
         ) from error
     return split
 
 
 def vectors_file(init: str) -> Path:
-    """Returns where torchtext keeps the text file of vectors such as `torchtext/glove.6B.100d`, or raises `DataError`.
-
-    It is not downloaded here; torchtext does that.
-    """
+    """Returns where torchtext, which downloads them, keeps vectors such as `torchtext/glove.6B.100d`."""
     family, _, name = init.removeprefix(PREFIX).partition(".")
-    path = CACHE / (f"glove.{name}.txt" if family == "glove" else f"wiki.{name.rpartition('.')[0]}.vec")
-    if not path.is_file():
-        raise DataError(f"{path}: missing; let torchtext download it, or unpack it there")
-    return path
+    return CACHE / (f"glove.{name}.txt" if family == "glove" else f"wiki.{name.rpartition('.')[0]}.vec")

@@ -16,15 +16,12 @@ from bilstm_cls.errors import shown
 
 NO_LABEL, BLANK_LINE = "the label is empty", "blank line"
 MAX_LINEAR_LABELS = 300
-"""With more labels, linear models, which weight all n-grams for each label, take longer and more memory than all else:
-none is trained but where it is asked for."""
+"""With more labels linear models, slow and large then, are not trained but where they are asked for."""
 
 Label = str | tuple[str, ...]
 """A text's class name; where texts have several labels, the names of all that it has, sorted."""
 LabelIds = npt.NDArray[Any]
 """`[N]` int64, indices into the labels; where texts have several, `[N, C]` uint8, 1 for each label that a text has."""
-
-_WHOLE_FLOAT = re.compile(r"([-+]?[0-9]+)\.0+")
 
 
 class WrongValueError(Exception):
@@ -93,14 +90,11 @@ def named(label_ids: LabelIds, labels: Sequence[str]) -> Iterator[Label]:
 
 
 def clean_label(text: str) -> str:
-    """Returns a label without surrounding spaces; of a whole number, without the decimals that a spreadsheet adds."""
-    label = text.strip()
-    whole = _WHOLE_FLOAT.fullmatch(label)
-    return whole[1] if whole else label
+    """Returns a label without spaces around it and, of a whole number, the decimals that a spreadsheet adds."""
+    return re.sub(r"^([-+]?[0-9]+)\.0+$", r"\1", text.strip())
 
 
 def spoken(label: Label) -> str:
-    """Returns a label, or several, as a reader expects it."""
     return label if isinstance(label, str) else ", ".join(label) or "none"
 
 
@@ -117,7 +111,7 @@ def _one_label(value: Any, column: str, names: Sequence[str] | None = None) -> s
     """Returns the label that a value stands for: its text, or of a number with a name that; or `WrongValueError`."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if value is None or value != value:
+    if _is_missing(value):
         raise WrongValueError(NO_LABEL)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -129,10 +123,7 @@ def _one_label(value: Any, column: str, names: Sequence[str] | None = None) -> s
         raise WrongValueError(f"{shown(column)} holds a list; set data.labels: multi where texts have several labels")
     if not isinstance(value, str | int):
         raise WrongValueError(f"{shown(column)} must be text, a whole number, true or false, not {shown(value)}")
-    label = clean_label(checked_text(str(value), column))
-    if not label:
-        raise WrongValueError(NO_LABEL)
-    return label
+    return clean_label(checked_text(str(value), column))
 
 
 def label_of(
@@ -236,16 +227,12 @@ class Dataset:
         return facts | {"data/majority_label": self.labels[int(most_frequent)]}
 
 
-def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """Returns the texts of a list, tuple, array, pandas or polars series, or generator as a list of str.
+def checked_texts(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
+    """Yields the texts of a list, tuple, array, pandas or polars series, or generator as str.
 
-    `TypeError` where it is one str, a mapping, a set or a table; or an item is no str: `texts[3] is nan, a float`.
+    `TypeError`, at once, where it is one str, a mapping, a set or a table; later where an item is no str:
+    `texts[3] is nan, a float`.
     """
-    return list(iterate_texts(texts, name))
-
-
-def iterate_texts(texts: Iterable[str], name: str = "texts") -> Iterator[str]:
-    """Like `check_texts`, one text at a time; what is wrong with the whole is raised at once."""
     is_one_column = getattr(texts, "ndim", len(getattr(texts, "shape", (0,)))) == 1
     if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable) or not is_one_column:
         raise TypeError(f"{name} is {shown(texts)}, a {type(texts).__name__}; give a list, array or series of str")

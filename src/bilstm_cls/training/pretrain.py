@@ -19,8 +19,7 @@ from torch import Tensor
 
 from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
 from bilstm_cls.config import Config, PretrainConfig
-from bilstm_cls.data.batches import Indices, cut_by_tokens
-from bilstm_cls.data.passages import Chunk, LanguageModelTexts, chunks, number_of_chunks, passage_batches
+from bilstm_cls.data.batches import Chunk, Indices, LanguageModelTexts, cut_by_tokens, number_of_chunks
 from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare, start_folder, with_dim
 from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads
 from bilstm_cls.errors import ConfigError, DataError
@@ -74,7 +73,7 @@ class Pretrainer:
 
     def _batches_of(self, epoch: int) -> list[Indices]:
         size, bptt = self.config.batch_size, self.config.bptt
-        return passage_batches(self.read, self.lengths, batch_size=size, bptt=bptt, seed=self.seed, epoch=epoch)
+        return self.texts.batches(self.read, batch_size=size, bptt=bptt, seed=self.seed, epoch=epoch)
 
     def _open_batch(self) -> None:
         self.chunks: list[Chunk] = []  # read when the first step needs them
@@ -89,7 +88,7 @@ class Pretrainer:
         started = time.monotonic()
         progress = self.progress
         if not self.chunks:
-            self.chunks = list(chunks(self.texts.texts(self.batches[progress.batch]), self.config.bptt))
+            self.chunks = list(self.texts.chunks(self.batches[progress.batch], self.config.bptt))
         chunk = self.chunks[progress.chunk]
         self.states = [state and tuple(part[chunk.num_ended :] for part in state) for state in self.states]
         rate = self.learning_rate(progress.step)
@@ -150,7 +149,7 @@ class Pretrainer:
         order = self.held_out[np.argsort(self.lengths[self.held_out], kind="stable")]
         sums, num_predicted = np.zeros(self.model.encoder.num_directions), 0
         for batch in cut_by_tokens(order, self.lengths, HELD_OUT_TOKENS):
-            for chunk in chunks(self.texts.texts(batch), WHOLE):
+            for chunk in self.texts.chunks(batch, WHOLE):
                 with allow_tf32(False):
                     sums += self.model.log_likelihoods(*self._tensors(chunk))
                 num_predicted += int(chunk.is_predicted.sum())

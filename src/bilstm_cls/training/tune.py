@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilstm_cls.config import Config, config_keys
-from bilstm_cls.config_file import dump_config, with_overrides
+from bilstm_cls.config_file import dump_config, parse_config
 from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.device import freed_memory_kept
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError, is_out_of_memory
@@ -112,7 +112,7 @@ def _parse(key: str, text: str, config: Config) -> Any:
         raise ConfigError("is not searched, trials would not compare by it; use --set to fix it")
     interval = re.fullmatch(r"([^|]+?)\.\.([^|]+?)(:log)?", text)
     parts = interval.groups()[:2] if interval else text.split("|")
-    values = [attrgetter(key)(with_overrides(config, [f"{key}={part.strip()}"])) for part in parts]
+    values = [attrgetter(key)(parse_config(dump_config(config), [f"{key}={part.strip()}"])) for part in parts]
     if interval:
         is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         if not is_number or values[0] >= values[1] or (interval[3] and values[0] <= 0):
