@@ -130,11 +130,11 @@ def load_best(folder: Path, step: int) -> dict[str, Tensor]:
     """Returns the tensors of the best checkpoint; raises a CheckpointError where it is lost, or not of `step`."""
     try:
         tensors, content = load_checkpoint(folder, "best")
-        if content["step"] != step:
-            raise CheckpointError(f"{folder / 'best.json'}: is of step {content['step']} instead of step {step}")
+        if content["step"] == step:
+            return tensors
+        raise CheckpointError(f"{folder / 'best.json'}: is of step {content['step']} instead of step {step}")
     except CheckpointError as error:
         raise CheckpointError(f"{error}\nthe best weights are lost; start again with --overwrite") from error
-    return tensors
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -161,8 +161,7 @@ def _seal(content: Any) -> str:
 def _remove_unused(folder: Path) -> None:
     try:
         used = {_read_json(path)["tensors"] for role in ROLES if (path := folder / f"{role}.json").exists()}
-    except CheckpointError as error:
-        logger.warning("%s; older checkpoints are kept", error)
+    except CheckpointError:  # reported when it is read: what it needs is kept
         return
     for path in (*folder.glob("step-*.safetensors"), *folder.glob(".*.tmp")):
         if path.name not in used:

@@ -276,10 +276,9 @@ class _WithoutDraws(TorchFunctionMode):
     """Leaves out normal numbers: to draw them on the device `meta` PyTorch imports its compiler, for seconds."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if function.__name__ == "normal_":
             return args[0] if args else kwargs["tensor"]
-        return function(*args, **kwargs)
+        return function(*args, **(kwargs or {}))
 
 
 def build_model(config: Config, vocab_size: int, num_labels: int) -> BiLSTMClassifier:

@@ -174,10 +174,7 @@ def teachers_of(config: Config, data: PreparedData) -> list[str]:
 
 
 def ask_first(run: RunDirectory, config: Config, data: PreparedData) -> dict[str, dict[str, Floats]]:
-    """Returns the logits `[N, C]` by split of teachers other than a network, by name.
-
-    Process 0 comes here by itself, before the processes meet: nobody waits for another without a limit there.
-    """
+    """Returns the logits `[N, C]` by split of teachers other than a network: process 0 asks, before all meet."""
     found: dict[str, dict[str, Floats]] = {}
     names, splits = teachers_of(config, data), data.dataset.splits
     if rank_by_torchrun() > 0 or (run / ANSWERS).exists():

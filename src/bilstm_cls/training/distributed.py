@@ -113,9 +113,8 @@ class Group:
             yield
         except RuntimeError as error:
             raise ResourceError(
-                f"process {self.rank} of {self.size} lost connection to its peers: one of them died or hangs, perhaps "
-                f"out of memory; the last checkpoint is intact, continue with --resume "
-                f"({str(error).splitlines()[0][:120]})"
+                f"process {self.rank} of {self.size} lost connection to its peers, one of which died or hangs: "
+                f"{str(error).splitlines()[0][:120]}; the last checkpoint is intact, continue with --resume"
             ) from error
 
 
@@ -181,10 +180,9 @@ def joined(device: torch.device) -> Iterator[Group]:
     except ValueError as error:
         raise ConfigError(f"{error}; start several processes by torchrun, or with --processes") from error
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
         raise ResourceError(
-            f"the {size} processes did not find each other within {seconds:g} seconds, one of them may have ended "
-            f"({reason}); see the messages of the others, and start again with --resume"
+            f"the {size} processes did not find each other within {seconds:g} seconds, see the messages of the others: "
+            f"{str(error).splitlines()[0][:120]}; start again with --resume"
         ) from error
     # torch 2.3 frees a group under Python's lock, and joins threads there that wait for the lock to free a tensor; the
     # backend, dropped last and by itself, is freed without it.
@@ -201,7 +199,6 @@ _meetings = itertools.count()
 
 @functools.cache
 def _store(timeout: datetime.timedelta) -> Store:
-    """Returns the table that processes find each other by, which lives as long as they do."""
     store: Store = next(rendezvous("env://", timeout=timeout))[0]
     return store
 
@@ -253,10 +250,8 @@ def _first_failure(failures: dict[int, Any], size: int) -> UserError:
     """Returns what the user reads: the message of the first process to fail, the others ended as a consequence."""
     for rank, failure in failures.items():
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
-            return ResourceError(
-                f"process {rank} of {size} was ended by {signal.Signals(-failure.exitcode).name}, perhaps because "
-                f"memory ran out; the last checkpoint is intact, continue with --resume"
-            )
+            name = signal.Signals(-failure.exitcode).name
+            return ResourceError(f"process {rank} of {size} was ended by {name}, perhaps out of memory; use --resume")
     messages = [f.error_file_data for f in failures.values() if "seconds" in f.error_file_data]
     first: dict[str, Any] = min(messages, key=lambda data: data["seconds"], default={})
     error = UserError(first.get("message", "a process failed without a message"))
@@ -290,7 +285,7 @@ def number_of_processes(config: TrainConfig, corpus: Corpus, device: torch.devic
     size = config.processes
     if size > 1 and (device.type == "cuda" or not can_launch):
         raise ConfigError(
-            f"train.processes: {size} are started by torchrun --nproc-per-node {size} -m bilstm_cls train ..., one for "
-            "each GPU; or on a CPU by bilstm-cls train --processes"
+            f"train.processes: {size} are started on a CPU by bilstm-cls train --processes, and with a GPU for each by "
+            f"torchrun --nproc-per-node {size} -m bilstm_cls train ..."
         )
     return size

@@ -144,14 +144,12 @@ def _classify(model: BiLSTMClassifier, inputs: Inputs, perturbation: Tensor) -> 
     return model.classify(_embed(model, inputs) + perturbation, inputs.lengths)
 
 
-def log_probabilities(logits: Tensor, is_multi: bool) -> Tensor:
-    """Returns those of all answers, of `[B, C]` logits: with several labels a text, of each label and its lack."""
-    return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], 1) if is_multi else logits.log_softmax(1)
-
-
 def kl_divergence(logits: Tensor, others: Tensor, is_multi: bool = False) -> Tensor:
     """Returns the Kullback-Leibler divergence `[B]` of answers from others, of `[B, C]` logits, in nats."""
-    logs, other_logs = log_probabilities(logits, is_multi), log_probabilities(others, is_multi)
+    if is_multi:  # of each label and its lack
+        logs, other_logs = (torch.cat([F.logsigmoid(z), F.logsigmoid(-z)], 1) for z in (logits, others))
+    else:
+        logs, other_logs = logits.log_softmax(1), others.log_softmax(1)
     return F.kl_div(other_logs, logs, reduction="none", log_target=True).sum(1)
 
 

@@ -122,10 +122,7 @@ def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> float:
-    """Scales all gradients together so that their norm is at most `max_norm`, and returns the norm before.
-
-    A norm that is not finite is returned as it is and nothing is scaled.
-    """
+    """Scales all gradients so that their norm is at most `max_norm`, if it is finite, and returns the norm before."""
     values: list[Tensor] = []
     for parameter in parameters:
         if (gradient := parameter.grad) is not None:

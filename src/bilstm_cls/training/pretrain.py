@@ -82,8 +82,7 @@ class Pretrainer:
     def step(self) -> StepReport:
         """Reads the next chunk of a batch of texts, and makes an update.
 
-        The loss of a chunk is divided by the number of predictions in the first one of its batch, so that a chunk of
-        few texts moves the weights little.
+        Its loss is divided by the predictions in the first chunk, so that one of few texts moves the weights little.
         """
         started = time.monotonic()
         progress = self.progress

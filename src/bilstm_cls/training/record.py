@@ -57,11 +57,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Lets the block reach a place where it can save; it has to look at `received`.
-
-        Raises:
-            StoppedError: a signal came after the block had looked for the last time.
-        """
+        """Lets the block reach a place where it can save: it has to look at `received`, as this does at its end."""
         before, self._is_deferred = self._is_deferred, True
         try:
             yield
@@ -129,9 +125,9 @@ def remembered_log() -> Iterator[MemoryHandler]:
 
 @contextlib.contextmanager
 def recorded(run: RunDirectory, config: Config, earlier: MemoryHandler, doing: str, overwrite: bool) -> Iterator[None]:
-    """Starts a run in its directory: its status `doing`, config and log, and in the end why it did not finish.
+    """Starts a run in its locked directory: its status `doing`, config and log, and in the end why it did not finish.
 
-    This process holds the directory's lock; `earlier` is what was logged before, and `overwrite` deletes a run first.
+    `earlier` is what was logged before, and `overwrite` deletes an earlier run.
     """
     if overwrite:
         run.clear()
@@ -161,8 +157,7 @@ def recorded(run: RunDirectory, config: Config, earlier: MemoryHandler, doing: s
         handler.close()
 
 
-Log = Callable[[dict[str, float], int], object]
-"""Takes numbers such as `step/loss` or `valid/accuracy`, and their step."""
+Log = Callable[[dict[str, float], int], object]  # takes numbers such as `step/loss`, and their step
 
 
 @contextlib.contextmanager

@@ -40,14 +40,11 @@ logger = logging.getLogger(__name__)
 WINNER, JOURNAL = "best.yaml", "study.journal"
 DEFAULT_TRIALS = 20
 SECTIONS = ("text", "embedding", "model", "train")
-NOT_SEARCHED = (
+NOT_SEARCHED = (  # keys that change no score that trials are compared by, or the comparison itself
     "train.select_by", "train.device", "train.processes", "train.threads", "train.max_minutes",
     "train.checkpoint_seconds", "train.baselines", "train.loggers", "train.calibrate", "model.ngrams",
 )  # fmt: skip
-"""Keys of these sections that change no score that trials are compared by, or the comparison itself."""
-STAGES = 10
-"""Trials of unlike lengths are compared at the same tenth of their steps, where their learning rates have come as far
-on the schedule."""
+STAGES = 10  # trials of unlike lengths are compared at the same tenth of their schedules
 RANDOM_TRIALS, TRIALS_BEFORE_PRUNING = 8, 4
 MAX_SKIPPED = 50  # proposals in a row that are not trained, after which the space is taken to be exhausted
 FAILURES = (ConfigError, DataError, CheckpointError, DivergedError)  # of a trial and not of the study
