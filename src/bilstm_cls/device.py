@@ -83,12 +83,9 @@ def threads_of_each(processes: int) -> int:
 
 
 def choose_device(name: str = "auto") -> "torch.device":
-    """Returns the device that `auto`, `cpu`, `cuda` or `cuda:N` stands for: `auto` is CUDA where there is one.
+    """Returns the device that `auto`, `cpu`, `cuda` or `cuda:N` stands for, or raises a `ConfigError`.
 
-    Apple's MPS is never chosen: its LSTM has a history of wrong results.
-
-    Raises:
-        ConfigError: the name is another one, or there is no such CUDA device.
+    `auto` is CUDA where there is one. Apple's MPS is never chosen: its LSTM has a history of wrong results.
     """
     import torch
 
@@ -130,12 +127,10 @@ class Precision:
 
     @classmethod
     def named(cls, name: str, device: "torch.device", encoder: "BidirectionalLSTM | None" = None) -> "Precision":
-        """Returns what a value of `train.precision` stands for on a device, by a rule and never by a timing.
+        """Returns what `train.precision` stands for on a device, by a rule and never by a timing.
 
-        There is no `encoder` where what is trained is not known yet, or for predictions.
-
-        Raises:
-            ConfigError: the device's recurrent layers do not have the type that is asked for.
+        There is no `encoder` where what is trained is not known yet, or for predictions. Raises a `ConfigError` where
+        the device's recurrent layers do not have the type.
         """
         import torch
 
@@ -263,11 +258,8 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
 
     What a recurrent layer stores for its backward pass is tens of MB. Memory of that size goes back to the system
     when it is freed, and the next step pays for every page of it again: a third of a training step. It is a setting of
-    the whole process and of the C library, here glibc; elsewhere nothing happens. No result depends on it.
-
-    Yields:
-        What to call after every step: it returns free memory to the system once much more is kept than a step needs.
-        Tensors of ever other sizes leave gaps between them, so that without it a process grows to several times that.
+    the whole process and of glibc; elsewhere nothing happens. Yields what to call after every step: it returns free
+    memory to the system once much more is kept than a step needs, as tensors of ever other sizes leave gaps.
     """
     if platform.libc_ver()[0] != "glibc":
         yield lambda: None

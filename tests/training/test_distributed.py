@@ -156,10 +156,8 @@ def test_two_processes_learn_what_one_learns(tiny_config: Make, tmp_path: Path) 
     """Without dropout the sums differ in their order alone, whatever is left over in the last batch."""
     more = tmp_path / "more.txt"
     more.write_text("".join(f"{text}\n" for text, _ in reviews(50, seed=3)), "utf-8")
-    config, names = (
-        tiny_config(*PLAIN, f"data.unlabelled={more}", f"output_dir={tmp_path}", "name=run1"),
-        ("run1", "run2"),
-    )
+    config = tiny_config(*PLAIN, f"data.unlabelled={more}", f"output_dir={tmp_path}", "name=run1")
+    names = ("run1", "run2")
     train(config)
     assert Command(config, tmp_path).run("--processes", "2", "--set", "name=run2").code == 0
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in names)

@@ -35,11 +35,6 @@ pytestmark = pytest.mark.usefixtures("light")
 Make = Callable[..., Config]
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 def result(folder: Path) -> dict[str, Any]:
     """All that two runs of one seed have in common."""
     return {

@@ -16,8 +16,7 @@ from bilstm_cls.model.recurrent import BidirectionalLSTM
 PADDING_ID = 0
 UNKNOWN_ID = 1
 
-FIRST, SECOND, PRIME = 1_540_483_477, 668_265_263, 2**31 - 1
-"""Factors of the two tokens of a pair, below the prime that their sum is reduced by."""
+FIRST, SECOND, PRIME = 1_540_483_477, 668_265_263, 2**31 - 1  # factors of a pair's tokens, below the prime
 
 
 class BiLSTMClassifier(nn.Module):
@@ -61,9 +60,7 @@ class BiLSTMClassifier(nn.Module):
         freeze_embedding: bool = False,
     ) -> None:
         super().__init__()
-        self.dropout = dropout
-        self.embedding_dropout = embedding_dropout
-        self.word_dropout = word_dropout
+        self.dropout, self.embedding_dropout, self.word_dropout = dropout, embedding_dropout, word_dropout
         self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=PADDING_ID, sparse=True)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.embedding.weight.requires_grad_(not freeze_embedding)
@@ -72,14 +69,9 @@ class BiLSTMClassifier(nn.Module):
             self.bigrams = nn.Embedding(bigrams, embedding_dim, padding_idx=PADDING_ID, sparse=True)
             nn.init.zeros_(self.bigrams.weight)  # so that a pair that was never seen changes nothing
         self.encoder = BidirectionalLSTM(
-            embedding_dim,
-            hidden_size,
-            num_layers=num_layers,
-            cell=cell,
-            bidirectional=bidirectional,
-            layer_dropout=layer_dropout,
-            recurrent_dropout=recurrent_dropout,
-        )
+            embedding_dim, hidden_size, num_layers=num_layers, cell=cell, bidirectional=bidirectional,
+            layer_dropout=layer_dropout, recurrent_dropout=recurrent_dropout,
+        )  # fmt: skip
         self.pooling = Pooling(pooling, hidden_size * self.encoder.num_directions, max_length)
         self.project = nn.Linear(self.pooling.output_size, num_labels)
         self._clear_padding()

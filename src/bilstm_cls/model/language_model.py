@@ -19,23 +19,16 @@ from torch.nn import functional as F
 from bilstm_cls.model.classifier import PADDING_ID
 from bilstm_cls.model.recurrent import BidirectionalLSTM, State
 
-BLOCK = {"cpu": 2**9, "cuda": 2**16}
-"""Predictions whose scores are held at once: on a CPU they stay in its cache."""
+BLOCK = {"cpu": 2**9, "cuda": 2**16}  # predictions whose scores are held at once: on a CPU they stay in its cache
 
 
 @dataclass(frozen=True)
 class UnigramSampler:
-    """Draws tokens with the probability by which they occur.
+    """Draws tokens with the probability by which they occur."""
 
-    Attributes:
-        cumulative: `[V]`, probability of all ids up to each.
-        log_included: `[V]`, log of the probability that each is among those drawn.
-        num_samples: tokens drawn, with replacement.
-    """
-
-    cumulative: Tensor
-    log_included: Tensor
-    num_samples: int
+    cumulative: Tensor  # [V], probability of all ids up to each
+    log_included: Tensor  # [V], log of the probability that each is among those drawn
+    num_samples: int  # drawn with replacement
 
     @classmethod
     def of(cls, counts: Tensor, num_samples: int) -> "UnigramSampler":

@@ -52,11 +52,9 @@ class BidirectionalLSTM(nn.Module):
         recurrent_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.cell = cell
-        self.hidden_size = hidden_size
+        self.cell, self.hidden_size = cell, hidden_size
         self.num_directions = 2 if bidirectional else 1
-        self.layer_dropout = layer_dropout
-        self.recurrent_dropout = recurrent_dropout
+        self.layer_dropout, self.recurrent_dropout = layer_dropout, recurrent_dropout
         sizes = [input_size] + [hidden_size * self.num_directions] * (num_layers - 1)
         self.layers = nn.ModuleList(
             nn.ModuleList(CELLS[cell](size, hidden_size) for _ in range(self.num_directions)) for size in sizes

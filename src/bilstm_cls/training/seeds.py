@@ -101,10 +101,7 @@ def _write_ensemble(config: Config, runs: Sequence[RunDirectory], *, resume: boo
 
 
 def average(config: Config, models: Sequence[LoadedModel], data: PreparedData) -> LoadedModel:
-    """Returns one model of this config whose logits are the mean of those of several, whose last layers it changes.
-
-    The sum is scaled on valid where `train.calibrate` is set.
-    """
+    """Returns one model whose logits are the mean of several, whose last layers it changes, scaled on valid if set."""
     for model in models:
         scale_logits(model.model, 1 / len(models))
     ngrams = None if models[0].ngrams is None else NgramModel.mean([m.ngrams for m in models if m.ngrams is not None])
