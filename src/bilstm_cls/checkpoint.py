@@ -107,10 +107,9 @@ def load_checkpoint(folder: Path, role: str) -> tuple[dict[str, Tensor], dict[st
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Returns the newest checkpoint that is intact, or None where none was written yet.
+    """Returns the newest intact checkpoint, None where there was none, or raises a CheckpointError.
 
-    All are verified, so that damage is reported now and not at the end of the run. Raises a CheckpointError where all
-    are damaged.
+    All are verified, so that damage is reported now and not at the end of the run.
     """
     intact, problems = [], []
     for role in (role for role in ROLES if (folder / f"{role}.json").exists()):

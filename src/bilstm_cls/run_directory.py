@@ -85,12 +85,12 @@ class RunDirectory:
         entries = self.path.iterdir() if self.path.exists() else ()
         if all(entry.name == ".lock" or entry.match(".*.tmp") for entry in entries):
             return False
-        if "status" not in self.read_status():
-            raise ConfigError(
-                f"{self.path}: holds other files and no run, so nothing is written or deleted there; choose another "
-                f"place with -o or --set name=NAME"
-            )
-        return True
+        if "status" in self.read_status():
+            return True
+        raise ConfigError(
+            f"{self.path}: holds other files and no run, so nothing is written or deleted there; choose another place "
+            f"with -o or --set name=NAME"
+        )
 
     @contextlib.contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:
@@ -201,9 +201,7 @@ class RunDirectory:
             return load_config(self / "config.yaml")
         except ConfigError as error:
             problem = str(error).splitlines()[0].removesuffix(":")
-            raise CheckpointError(
-                f"{problem}; the run was made by an earlier version, or this file was changed: train it again"
-            ) from error
+            raise CheckpointError(f"{problem}; made by an earlier version, or changed: train it again") from error
 
     def load_model(self) -> LoadedModel:
         """Reads the model to the CPU, or raises `CheckpointError` where a file is missing, damaged, or does not fit."""

@@ -181,9 +181,7 @@ class Trainer:
         norm = optim.clip_gradients(self.model.parameters(), self.config.max_grad_norm)
         if not loss <= MAX_LOSS or not math.isfinite(norm):
             raise self.diverged(self.progress.step, f"loss {loss:g}, gradient norm {norm:g}")
-        optim.set_learning_rate(active, learning_rate, layer_lr_decay=self.config.layer_lr_decay)
-        for optimizer in active:
-            optimizer.step()
+        optim.update(active, learning_rate, layer_lr_decay=self.config.layer_lr_decay)
         if self.average is not None:
             self.average.update(self.model)
         step, epoch = self.progress.step + 1, self.progress.epoch + 1

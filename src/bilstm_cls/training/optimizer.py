@@ -73,11 +73,12 @@ def build_optimizers(model: nn.Module, *, name: str, weight_decay: float, moment
     return [SGD(groups, lr=1e-3, momentum=momentum), *([SGD(tables, lr=1e-3)] if tables else [])]
 
 
-def set_learning_rate(optimizers: Sequence[Optimizer], learning_rate: float, *, layer_lr_decay: float = 1.0) -> None:
-    """Sets the learning rate of the next update: of the head as it is, deeper parts times the factor per depth."""
+def update(optimizers: Sequence[Optimizer], learning_rate: float, *, layer_lr_decay: float = 1.0) -> None:
+    """Makes an update with this learning rate for the head, and for deeper parts that times the factor per depth."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * layer_lr_decay ** group["depth"]
+        optimizer.step()
 
 
 def freeze_below(optimizers: Sequence[Optimizer], depth: int) -> None:

@@ -130,9 +130,7 @@ class Pretrainer:
         norm = optim.clip_gradients(self.model.parameters(), self.config.max_grad_norm)
         if not loss <= MAX_LOSS or not math.isfinite(norm):
             raise diverged("pretrain", self.progress.step + 1, rate, f"loss {loss:g}, gradient norm {norm:g}")
-        optim.set_learning_rate(self.optimizers, rate)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        optim.update(self.optimizers, rate)
         self.states = list(states)
         return loss, norm
 
