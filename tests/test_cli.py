@@ -116,7 +116,8 @@ def test_baselines_are_evaluated_on_the_splits_of_the_model(sets: list[str], fol
 def test_eval_repeats_the_scores_of_the_run_to_the_last_bit(folder: Path) -> None:
     metrics = json_of(folder / "runs/tiny/metrics.json")
     outcome = answer("eval", "--json")
-    names = {"examples": "examples", "accuracy": "accuracy", "macro_f1": "macro_f1", "loss": "log_loss", "ece": "ece"}
+    scores = ("examples", "accuracy", "macro_f1", "micro_f1", "weighted_f1", "auroc", "log_loss", "ece")
+    names = {name: name for name in scores} | {"loss": "log_loss"}
     keys = ("precision", "recall", "f1", "support", "false_positives", "false_negatives")
     per_class = {label: {key: metrics[f"test/per_class/{label}/{key}"] for key in keys} for label in ("neg", "pos")}
     assert outcome.json == {
