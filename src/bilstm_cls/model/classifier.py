@@ -40,25 +40,13 @@ class BiLSTMClassifier(nn.Module):
     """
 
     def __init__(
-        self,
-        vocab_size: int,
-        num_labels: int,
-        *,
-        embedding_dim: int = 100,
-        hidden_size: int = 128,
-        num_layers: int = 1,
-        cell: str = "lstm",
-        bidirectional: bool = True,
-        pooling: Sequence[str] = ("mean",),
-        max_length: int = 400,
-        bigrams: int | None = None,
-        dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        word_dropout: float = 0.0,
-        layer_dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        freeze_embedding: bool = False,
-    ) -> None:
+        self, vocab_size: int, num_labels: int, *,
+        embedding_dim: int = 100, hidden_size: int = 128, num_layers: int = 1,
+        cell: str = "lstm", bidirectional: bool = True, pooling: Sequence[str] = ("mean",),
+        max_length: int = 400, bigrams: int | None = None,
+        dropout: float = 0.0, embedding_dropout: float = 0.0, word_dropout: float = 0.0,
+        layer_dropout: float = 0.0, recurrent_dropout: float = 0.0, freeze_embedding: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.dropout, self.embedding_dropout, self.word_dropout = dropout, embedding_dropout, word_dropout
         self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=PADDING_ID, sparse=True)

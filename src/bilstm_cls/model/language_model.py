@@ -53,17 +53,9 @@ class LanguageModels(nn.Module):
     """
 
     def __init__(
-        self,
-        vocab_size: int,
-        *,
-        embedding_dim: int,
-        hidden_size: int,
-        cell: str = "lstm",
-        bidirectional: bool = True,
-        embedding_dropout: float = 0.0,
-        dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-    ) -> None:
+        self, vocab_size: int, *, embedding_dim: int, hidden_size: int, cell: str = "lstm", bidirectional: bool = True,
+        embedding_dropout: float = 0.0, dropout: float = 0.0, recurrent_dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.embedding_dropout = embedding_dropout
         self.dropout = dropout
@@ -88,14 +80,9 @@ class LanguageModels(nn.Module):
             self.bias.weight.copy_((counts / counts.sum()).log().clamp_min(-20.0).unsqueeze(1))
 
     def sampled_loss(
-        self,
-        tokens: Sequence[Tensor],
-        is_predicted: Tensor,
-        states: Sequence[State | None],
-        sampler: UnigramSampler,
-        *,
-        precision: torch.dtype = torch.float32,
-    ) -> tuple[Tensor, list[State]]:
+        self, tokens: Sequence[Tensor], is_predicted: Tensor, states: Sequence[State | None], sampler: UnigramSampler,
+        *, precision: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, list[State]]:  # fmt: skip
         """Returns the sum of the sampled softmax losses of a chunk, in nats, and the states after it.
 
         A score is lowered by the log of the probability that its token is in the sample, so that the scores that are

@@ -41,16 +41,9 @@ class BidirectionalLSTM(nn.Module):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        num_layers: int = 1,
-        cell: str = "lstm",
-        bidirectional: bool = True,
-        layer_dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-    ) -> None:
+        self, input_size: int, hidden_size: int, *, num_layers: int = 1, cell: str = "lstm",
+        bidirectional: bool = True, layer_dropout: float = 0.0, recurrent_dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.cell, self.hidden_size = cell, hidden_size
         self.num_directions = 2 if bidirectional else 1

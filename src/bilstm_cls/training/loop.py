@@ -106,16 +106,9 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        model: BiLSTMClassifier,
-        corpus: Corpus,
-        config: TrainConfig,
-        *,
-        seed: int,
-        class_weights: Sequence[float] | None = None,
-        unlabelled: Corpus | None = None,
-        group: Group = ALONE,
-    ) -> None:
+        self, model: BiLSTMClassifier, corpus: Corpus, config: TrainConfig, *, seed: int,
+        class_weights: Sequence[float] | None = None, unlabelled: Corpus | None = None, group: Group = ALONE,
+    ) -> None:  # fmt: skip
         assert corpus.label_ids is not None
         self.model, self.corpus, self.config, self.seed, self.group = model, corpus, config, seed, group
         self.device = model.embedding.weight.device

@@ -179,15 +179,9 @@ class Pretrainer:
 
 
 def pretrain(
-    config: Config,
-    folder: Path,
-    *,
-    data: PreparedData | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    wait: bool = False,
-    on_report: Callable[[StepReport], object] = lambda report: None,
-) -> Row:
+    config: Config, folder: Path, *, data: PreparedData | None = None, resume: bool = False, overwrite: bool = False,
+    wait: bool = False, on_report: Callable[[StepReport], object] = lambda report: None,
+) -> Row:  # fmt: skip
     """Trains language models on the texts of train and unlabelled, writes an encoder, and returns its `metrics.json`.
 
     Texts are read whole, whatever `text.max_length` is; one in a hundred is held out for evaluation. Where the config's
