@@ -121,6 +121,8 @@ WRONG = [
     ("seed: -1", "seed: greater 0, -1"),
     ("sed: 1", "'sed' 'seed'"),
     ("train: {lr: 3}", "'lr' learning_rate"),
+    ("train: {lr: 1}", "unknown key 'lr' in train; did you mean 'train.learning_rate'?"),
+    ("epochs: 3", "unknown key 'epochs' in the top level; did you mean 'train.epochs'?"),
     ("pretrain: {enabled: true}\nmodel: {init_from: a/b}", "pretrain.enabled: false model.init_from 'a/b'"),
     ("train: {hiden_size: 3}", "'hiden_size' train model.hidden_size"),
     ("model: {cell: lstn}", "model.cell: 'lstn' 'gru' mean 'lstm'?"),

@@ -18,6 +18,13 @@ from bilstm_cls.config import REMOVED, Config, Section, config_keys
 from bilstm_cls.errors import ConfigError, KeyPath, cut, dotted, shown
 
 MAX_BYTES = 1_000_000
+SYNONYMS = {
+    "batch": "train.batch_size", "bs": "train.batch_size", "ema": "train.ema_decay", "embedding_dim": "embedding.dim",
+    "epochs": "train.epochs", "gpu": "train.device", "hidden_dim": "model.hidden_size", "lr": "train.learning_rate",
+    "max_len": "text.max_length", "max_seq_length": "text.max_length", "min_count": "text.min_freq",
+    "vectors": "embedding.init", "vocab_size": "text.max_vocab_size", "wide": "model.ngrams",
+}  # fmt: skip
+"""Names that other tools, or earlier versions, have for a key."""
 _NULL, _BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float"))
 _PATTERNS = [
     (_NULL, re.compile(r"(?:~|null|Null|NULL)?\Z")),
@@ -145,7 +152,7 @@ def _unknown_key(section: str, key: str) -> str:
     keys = config_keys()
     name = key.lower().replace("-", "_")
     homes = {known: f"{home}.{known}".lstrip(".") for home, names in keys.items() for known in names}
-    here = difflib.get_close_matches(name, keys.get(section, []), 1, 0.65)
+    here = [SYNONYMS[name]] if name in SYNONYMS else difflib.get_close_matches(name, keys.get(section, []), 1, 0.65)
     meant = here or [homes[known] for known in difflib.get_close_matches(name, homes, 1, 0.75)]
     advice = f"did you mean {meant[0]!r}?" if meant else f"known are {', '.join(keys.get(section) or keys[''])}"
     return f"unknown key {key!r} in {section or 'the top level'}; {advice}"
