@@ -100,7 +100,7 @@ def _wrap() -> None:
     _around(loop.Trainer, "step", before="step.before", after="step.after_opt")
     _around(optimizer, "clip_gradients", before="step.after_backward")
     _around(torch.nn.Module, "eval", before="eval.start")
-    _around(files.secrets, "token_hex", before="save.before_open")
+    _around(files, "make_folder", before="save.before_open")
     _around(os, "replace", after="save.after_rename")
     fsync, unlink = os.fsync, os.unlink
 
