@@ -358,7 +358,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
 def _git_commit() -> str | None:
     for folder in (Path.cwd(), *Path.cwd().parents):  # without git, which may be missing
         if (head := folder / ".git" / "HEAD").is_file():
-            content = head.read_text().strip()
+            content = head.read_text(errors="replace").strip()
             reference = folder / ".git" / content.removeprefix("ref: ")
             return reference.read_text().strip() if reference.is_file() else content
     return None

@@ -243,13 +243,10 @@ class Runtime(Predictor):
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None) -> "Runtime":
-        """Reads a bundle that `export` wrote, to answer with so many CPU threads, by default one a core.
-
-        Raises CheckpointError where a file is missing, damaged, or of another version.
-        """
+        """Reads a bundle, to answer with so many CPU threads, by default one a core, or raises CheckpointError."""
         try:
             return cls(Path(path), threads or usable_cores())
-        except (LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"{path}: damaged, or not a bundle that export wrote ({error})") from error
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -332,8 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def given_chunks(arguments: Sequence[str]) -> Iterator[list[str]]:
     """Yields the texts in their order, as many at a time as are there; `-` stands for the lines of stdin.
 
-    The lines that have come are answered together, and nothing waits for those that have not. As in a txt file, empty
-    lines are texts, a byte order mark is not, and bytes that are no characters are replaced.
+    As in a txt file, empty lines are texts, a byte order mark is not, and bytes that are no characters are replaced.
     """
     for is_stdin, group in itertools.groupby(arguments, "-".__eq__):
         if not is_stdin:
@@ -351,6 +347,7 @@ def given_chunks(arguments: Sequence[str]) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "SIGPIPE"):  # whoever reads the output, such as head, may have seen enough
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

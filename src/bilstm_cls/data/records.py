@@ -225,7 +225,7 @@ def read_arrow(path: Path, options: ReadOptions) -> Rows:
         raise DataError(f"{path}: Parquet and Arrow need pyarrow; pip install 'bilstm-cls[parquet]'") from None
     try:
         yield from table_rows(*_open_table(path), str(path), options)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read as Parquet or Arrow ({reason})") from error
 

@@ -167,6 +167,8 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
     if is_guess and labels[0] in switches and len(switches) >= MIN_SWITCHES:
         labels = switches
     texts = known or _guess_texts(table, labels)
+    if any("\0" in name for name in table):
+        raise DataError(f"{path}:1: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
     if not texts:
         raise _unknown_column(path, table, "text")
     is_multi = len(labels) > 1 or any(isinstance(value, list) for value in table[labels[0]])

@@ -19,9 +19,9 @@ from bilstm_cls.data.readers import ReadOptions, read, read_label_names
 from bilstm_cls.data.sources import read_options
 from bilstm_cls.data.tables import Dialect
 from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Dataset, Example, Split, names_in
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
-from bilstm_cls.evaluation.metrics import Metrics
+from bilstm_cls.evaluation.metrics import Metrics, scored_split
 from bilstm_cls.evaluation.predictions import (
     Evaluation,
     label_ids_of,
@@ -230,6 +230,8 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
     run = RunDirectory(path)
     loaded = run.load_model()
     metrics, split = run.read_object("metrics.json"), read_split(path, loaded.labels)
+    if f"{scored_split(metrics)}/examples" not in metrics:
+        raise CheckpointError(f"{run / 'metrics.json'}: damaged, it holds no scores; restore it, or train again")
     corpus = Classifier(loaded, device).encode(split.texts)
     evaluation = _evaluate_split(loaded, split, corpus, metrics)
     with run.locked():
