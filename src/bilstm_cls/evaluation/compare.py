@@ -82,8 +82,8 @@ def _scores(rows: Sequence[Predicted], is_correct: Bools) -> Row:
         "accuracy": accuracy,
         **{f"{kind}_f1": float(f1_score(*ids, average=kind, zero_division=0)) for kind in kinds},
         "log_loss": float(np.mean([row.loss for row in rows])),
-        "ece": calibration_error(np.array([row.probability for row in rows]), is_correct),
         "confidence_interval": accuracy_interval(accuracy, len(rows)),
+        **({} if ids[0].ndim == 2 else {"ece": calibration_error(np.array([r.probability for r in rows]), is_correct)}),
     }
 
 
