@@ -93,6 +93,9 @@ def test_a_config_to_start_from_is_trained_first_and_once(tiny_config: Callable[
     config = tiny_config(*given, f"model.init_from={tmp_path / 'first.yaml'}", "embedding.dim=null", "name=second")
     with pytest.raises(ConfigError, match=r"model\.init_from: .*first holds no encoder"):
         prepare(config)
+    with pytest.raises(ConfigError, match=r"model\.hidden_size is \d+ there and 9 here"):
+        train(config.replace(**{"model.hidden_size": 9}))
+    assert not (tmp_path / "first").exists()
     train(config)
     first = RunDirectory(tmp_path / "first")
     trained = first.load_model().model.state_dict()

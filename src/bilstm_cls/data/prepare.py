@@ -138,28 +138,26 @@ def start_folder(config: Config) -> Path | None:
 
 
 def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
-    """Returns the tokenizer of the encoder that `model.init_from` names, or None where it names none.
-
-    `ConfigError` where there is no encoder, or the config asks for other sizes or vectors, `CheckpointError` where a
-    file of it is missing or damaged.
-    """
+    """Returns the tokenizer of the encoder that `model.init_from` names and that must fit, or None without one."""
     if (folder := start_folder(config)) is None:
         return None
-    there, here = flat_config(_config_of_encoder(folder)), flat_config(config)
+    check_fit(_config_of_encoder(folder), config)
+    return Tokenizer.load(folder / TOKENIZER)
+
+
+def check_fit(start: Config, config: Config) -> None:
+    """Raises a ConfigError where a config asks for other sizes or vectors than that of the encoder to start from."""
+    there, here = flat_config(start), flat_config(config)
     keys = [key for key in SHARED_KEYS if key != "embedding.dim" or here[key] != "null"]
     if config.embedding.init != "random":  # the encoder brings its vectors, so that nothing has to be said of them
         keys.append("embedding.init")
     wrong = [f"{key} is {there[key]} there and {here[key]} here" for key in keys if there[key] != here[key]]
     if wrong:
-        raise ConfigError(f"model.init_from: the encoder in {folder} does not fit: {', '.join(wrong)}; make them agree")
-    return Tokenizer.load(folder / TOKENIZER)
+        raise ConfigError(f"model.init_from: the encoder does not fit: {', '.join(wrong)}; make them agree")
 
 
 def with_dim(config: Config) -> Config:
-    """Returns the config with the width of its encoder's vectors, or its own, where `embedding.dim` is null.
-
-    Vectors whose names tell it are left as they are. Errors are those of `tokenizer_of_encoder` and `load_vectors`.
-    """
+    """Returns the config with the width of its encoder's vectors, or its own, where `embedding.dim` is null."""
     embedding, encoder = config.embedding, start_folder(config)
     if embedding.dim is not None or (encoder is None and all(map(own_width, embedding.sources))):
         return config
@@ -177,7 +175,7 @@ def weights_of_encoder(folder: Path) -> Path:
 
 def _config_of_encoder(folder: Path) -> Config:
     if not weights_of_encoder(folder).is_file():
-        raise ConfigError(f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain")
+        raise ConfigError(f"model.init_from: {folder} holds no encoder; make it with bilstm-cls pretrain, or train it")
     try:
         config = load_config(folder / "config.yaml")
         return config.replace(**{"embedding.dim": config.embedding.width})

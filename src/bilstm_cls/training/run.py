@@ -7,7 +7,7 @@ from pathlib import Path
 from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import load_config
-from bilstm_cls.data.prepare import PreparedData, prepare, start_folder, weights_of_encoder, with_dim
+from bilstm_cls.data.prepare import PreparedData, check_fit, prepare, start_folder, weights_of_encoder, with_dim
 from bilstm_cls.device import Precision, choose_device, load_warning, set_threads
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.run_directory import RunDirectory
@@ -91,6 +91,7 @@ def _train_start(config: Config, *, on_report: OnReport, can_launch: bool) -> No
     logger.info(f"training {start} first, to start from")
     keys = {f"train.{key}": getattr(config.train, key) for key in ("device", "processes", "threads")}
     first = load_config(Path(start)).replace(output_dir=config.output_dir, **keys)
+    check_fit(with_dim(first), config)
     train(first, resume=True, on_report=on_report, can_launch=can_launch)
 
 
