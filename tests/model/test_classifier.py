@@ -79,6 +79,14 @@ def test_pairs_of_any_ids_have_their_rows(columns: list[tuple[int, int]], num_ro
     assert bigram_ids(token_ids, num_rows).tolist() == expected
 
 
+@pytest.mark.parametrize("num_rows", [1000, 1024, 1021, 3000, 10_000])
+def test_pairs_are_spread_over_all_rows_alike(num_rows: int) -> None:
+    first, second = torch.cartesian_prod(torch.arange(1, 201), torch.arange(1, 201)).t()
+    counts = bigram_ids(torch.stack([first, second]), num_rows)[0].bincount(minlength=num_rows).double()
+    mean = 40_000 / num_rows
+    assert ((counts - mean).square().sum() / mean / num_rows) < 1.2  # 1 where they are drawn at random
+
+
 def test_a_pair_has_one_vector_wherever_it_stands_and_the_last_token_pairs_with_the_padding() -> None:
     model = with_bigrams(bigrams=1000).eval()
     assert model.bigrams is not None
@@ -88,6 +96,40 @@ def test_a_pair_has_one_vector_wherever_it_stands_and_the_last_token_pairs_with_
     for step, text, pair in [(0, 0, (5, 7)), (1, 0, (7, 9)), (2, 0, (9, 0)), (1, 1, (9, 0)), (1, 2, (5, 7))]:
         torch.testing.assert_close(pairs[step, text], table[row_of(*pair, 1000)], msg=f"{pair}")
     assert embedded[2, 1].abs().max() == 0  # padding
+
+
+def test_pairs_change_nothing_before_they_learn() -> None:
+    plain, paired = BiLSTMClassifier(50, 3, **SETTINGS), BiLSTMClassifier(50, 3, bigrams=40, **SETTINGS)
+    paired.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(plain.eval()(*make_batch()), paired.eval()(*make_batch()))
+
+
+def test_a_dropped_word_pairs_as_the_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_bigrams(word_dropout=0.5).train()
+    monkeypatch.setattr(torch, "rand", lambda shape, device: torch.tensor([[0.9], [0.1], [0.9]]))
+    dropped = model.embed(torch.tensor([[5, 7, 9]]), torch.tensor([3]))
+    monkeypatch.undo()
+    assert torch.equal(dropped, model.eval().embed(torch.tensor([[5, 1, 9]]), torch.tensor([3])))
+
+
+def test_dropout_acts_while_training_and_never_afterwards() -> None:
+    model = BiLSTMClassifier(50, 2, dropout=0.5, embedding_dropout=0.5, word_dropout=0.5, **SETTINGS)
+    batch = make_batch()
+    assert not torch.equal(model(*batch), model(*batch))
+    model.eval()
+    assert torch.equal(model(*batch), model(*batch))
+
+
+def test_embedding_dropout_drops_a_dimension_for_a_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = BiLSTMClassifier(50, 2, embedding_dropout=0.5, **SETTINGS)
+    torch.nn.init.ones_(model.embedding.weight)
+    seen: list[Tensor] = []
+    monkeypatch.setattr(
+        model.encoder, "encode", lambda steps, lengths, aligned: seen.append(steps) or [steps[..., :5], steps[..., :5]]
+    )
+    model(torch.ones(8, 9, dtype=torch.int64), torch.full((8,), 9))
+    assert torch.equal(seen[0], seen[0][:1].expand_as(seen[0]))
+    assert set(seen[0].unique().tolist()) == {0.0, 2.0}
 
 
 @pytest.mark.parametrize("is_frozen", [True, False])

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bilstm_cls.model import language_model
+from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.language_model import LanguageModels, UnigramSampler
 
 VOCAB_SIZE, STEPS, TEXTS = 11, 6, 4
@@ -127,3 +128,10 @@ def test_every_weight_learns_and_the_padding_stays_zero() -> None:
     own = tokens(model), everything_predicted()
     plain, _ = model.eval().sampled_loss(*own, [None, None], ALL)
     assert plain.item() == pytest.approx(whole_loss(model, *own).item(), rel=1e-5)
+
+
+def test_embedding_and_encoder_are_named_as_in_the_classifier() -> None:
+    classifier = BiLSTMClassifier(VOCAB_SIZE, 2, embedding_dim=5, hidden_size=3).state_dict()
+    own = models().state_dict()
+    shared = {name: tensor.shape for name, tensor in own.items() if name.startswith(("embedding.", "encoder."))}
+    assert shared == {name: t.shape for name, t in classifier.items() if name.startswith(("embedding.", "encoder."))}

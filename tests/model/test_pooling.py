@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilstm_cls.model.pooling import is_token, maximum
+from bilstm_cls.model.pooling import is_token, maximum, mean, reduce_mean
 
 
 def reference(outputs: Tensor, lengths: Tensor) -> Tensor:
@@ -34,3 +34,11 @@ def test_padding_that_equals_the_largest_value_gets_no_gradient() -> None:
     assert outputs.grad is not None
     assert outputs.grad[:, 1, 0].tolist() == [1, 0, 0]
     assert outputs.grad[:, 0, 0].sum() == pytest.approx(1)
+
+
+def test_means_divide_by_the_own_or_by_the_fixed_length() -> None:
+    outputs = torch.arange(12.0).view(3, 2, 2)
+    lengths = torch.tensor([3, 2])
+    sums = torch.stack([outputs[:3, 0].sum(0), outputs[:2, 1].sum(0)])
+    assert torch.allclose(mean(outputs, lengths, 6), sums / torch.tensor([[3.0], [2.0]]))
+    assert torch.allclose(reduce_mean(outputs, lengths, 6), sums / 6)

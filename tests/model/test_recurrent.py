@@ -97,6 +97,14 @@ def test_fast_path_equals_the_exact_layer(cell: str, num_layers: int) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
+def test_unaligned_backward_direction_ends_at_its_last_token(cell: str) -> None:
+    layer, inputs = make(cell)
+    _, state = layer(inputs, LENGTHS)
+    _, backward = layer.encode(inputs.transpose(0, 1), LENGTHS, aligned=False)
+    torch.testing.assert_close(backward[LENGTHS - 1, torch.arange(6)], state[1][0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_final_states_are_those_after_each_texts_own_last_step(cell: str) -> None:
     layer, inputs = make(cell)
     _, finals = reference(layer, inputs, LENGTHS)
@@ -105,6 +113,15 @@ def test_final_states_are_those_after_each_texts_own_last_step(cell: str) -> Non
         expected = torch.stack(finals[direction])  # [B, 2, H]
         for part in range(len(state[direction])):
             torch.testing.assert_close(state[direction][part], expected[:, part], atol=1e-5, rtol=0)
+
+
+def test_padding_is_neither_read_nor_written() -> None:
+    layer, inputs = make(num_layers=2)
+    is_padding = torch.arange(7) >= LENGTHS.unsqueeze(1)
+    spoiled = torch.where(is_padding.unsqueeze(2), torch.tensor(1e6), inputs)
+    clean, dirty = layer(inputs, LENGTHS), layer(spoiled, LENGTHS)
+    torch.testing.assert_close(clean, dirty, atol=0, rtol=0)
+    assert all(output[is_padding].abs().max() == 0 for output in clean[0])
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -151,3 +168,11 @@ def test_recurrent_dropout_acts_on_recurrent_weights_while_training_only() -> No
     assert (first[:, 1] - second[:, 1]).abs().max() > 0
     layer.eval()
     torch.testing.assert_close(layer(inputs, LENGTHS), layer(inputs, LENGTHS), atol=0, rtol=0)
+
+
+def test_layer_dropout_acts_between_layers_while_training_only() -> None:
+    layer = BidirectionalLSTM(4, 5, num_layers=2, layer_dropout=0.5)
+    steps = torch.randn(7, 6, 4)
+    assert not torch.equal(*(layer.encode(steps, LENGTHS, aligned=True)[0] for _ in range(2)))
+    layer.eval()
+    assert torch.equal(*(layer.encode(steps, LENGTHS, aligned=True)[0] for _ in range(2)))

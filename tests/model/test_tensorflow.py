@@ -130,6 +130,20 @@ def test_any_cells_and_forget_bias_equal_tensorflows_equations(
         assert error(torch.stack(ours), np.stack(theirs)) < 1e-12
 
 
+def test_gradients_flow_through_inputs_and_states_as_finite_differences_say() -> None:
+    layer = loaded_layer("state", torch.float64)
+    rows = [0, 1, 2]  # lengths 11, 3 and 1 cut at 4
+    lengths = torch.tensor(LENGTHS[rows]).long().clamp(max=4)
+    inputs = torch.tensor(INPUTS[rows, :4]).double().requires_grad_()
+    starts = [torch.tensor(part[rows]).double().requires_grad_() for s in initial_states() for part in s]
+
+    def flat(inputs: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs, state = layer(inputs, lengths, (parts[:2], parts[2:]))
+        return (*outputs, *state[0], *state[1])
+
+    assert torch.autograd.gradcheck(flat, (inputs, *starts), fast_mode=True)
+
+
 @pytest.mark.parametrize(
     ("position", "array", "message"),
     [
@@ -148,3 +162,9 @@ def test_arrays_that_do_not_fit_are_refused_and_change_nothing(position: int, ar
     with pytest.raises(ValueError, match=message):
         load_cells(layer, *arrays)
     torch.testing.assert_close(layer.state_dict(), before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"cell": "gru"}, {"bidirectional": False}, {"num_layers": 2}])
+def test_layers_of_another_kind_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="one bidirectional lstm layer"):
+        load_cells(BidirectionalLSTM(E, H, **options), *cells("zero"))
