@@ -14,7 +14,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.ngrams import NgramCounts, NgramModel
-from bilstm_cls.run_directory import RUN_FILES, LoadedModel, RunDirectory, build_model
+from bilstm_cls.run_directory import RUN_FILES, LoadedModel, RunDirectory, build_model, environment
 
 TEXTS = ["a fine film", "a dull film"]
 BATCH = torch.tensor([[2, 3, 4], [3, 1, 0]]), torch.tensor([3, 2])
@@ -162,3 +162,10 @@ def test_what_is_of_another_run_or_version_is_one_line(copied: RunDirectory) -> 
     with pytest.raises(CheckpointError, match=r"config\.yaml: .*made by an earlier version.*train it again") as caught:
         copied.load_model()
     assert str(caught.value).count("\n") == 0
+
+
+def test_a_repository_that_cannot_be_read_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_bytes(b"\xff\xfe")
+    monkeypatch.chdir(tmp_path)
+    assert "git_commit" in environment("cpu", 1)

@@ -99,6 +99,15 @@ def test_a_damaged_bundle_ends_the_program_with_one_line(copy: Path, capsys: pyt
     assert line.startswith(f"error: {copy / 'labels.json'}: missing")
 
 
+@pytest.mark.parametrize("content", ["5", "null", "[]", "[" * 100_000], ids=["number", "null", "array", "deep"])
+def test_a_config_that_is_no_object_ends_the_program_with_one_line(
+    content: str, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "config.json").write_text(content, "utf-8")
+    assert main([str(copy), "x"]) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "labels.json", "config.json"])
 def test_a_missing_file_and_a_flipped_bit_are_named(copy: Path, name: str) -> None:
     content = bytearray((copy / name).read_bytes())

@@ -194,6 +194,7 @@ def test_the_splits_of_a_folder_are_kept(kind: str, folder: Path) -> None:
     [
         ("a.json", json.dumps(dict(ROWS))),
         ("a.json", json.dumps({"train": objects(ROWS), "test": objects(ROWS[:9])})),
+        ("a.csv", as_csv(ROWS, "te\0xt", "label")),
         ("a.xml", "<rows></rows>"),
     ],
 )
@@ -202,6 +203,14 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(name: str, content: s
     outcome = run_cli("init", "--data", folder / name)
     assert (outcome.code, outcome.stderr.count("\n")) == (3, 1), outcome.stderr
     assert name in outcome.stderr
+
+
+def test_a_date_that_python_does_not_have_is_refused_in_one_line(folder: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    times = pa.array([0, 2**62] * (len(TEXTS) // 2), pa.timestamp("us"))
+    pq.write_table(pa.table({"text": TEXTS, "label": times}), folder / "a.parquet")
+    outcome = run_cli("init", "--data", folder / "a.parquet")
+    assert (outcome.code, outcome.stderr.count("\n")) == (3, 1), outcome.stderr
 
 
 SETS = [(text, {label, *(["extra"] if i % 3 == 0 else [])} - ({label} if i % 4 == 0 else set()))

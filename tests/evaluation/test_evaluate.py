@@ -186,3 +186,10 @@ def test_a_damaged_file_is_named(run: Path) -> None:
     (run / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="holds no finished model"):
         rebuild_report(run, device="cpu")
+
+
+def test_a_report_of_metrics_without_scores_is_refused(trained_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    (run / "metrics.json").write_text("{}", "utf-8")
+    with pytest.raises(CheckpointError, match=r"metrics\.json: damaged"):
+        rebuild_report(run)
