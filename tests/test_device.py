@@ -120,9 +120,13 @@ def test_other_programs_that_take_the_cores_are_reported_once(
     monkeypatch.setattr(device.psutil, "cpu_count", lambda: machine)
     monkeypatch.setattr(device, "usable_cores", lambda: usable)
     monkeypatch.setattr(device.time, "monotonic", lambda: now)
-    after_step = device.load_warning(processes=1)
-    now = 29.0
-    assert after_step() is None
-    now = 30.0
-    assert (after_step() is not None) == is_reported
-    assert after_step() is None
+    for threads in (1, 2):
+        now = 0.0
+        after_step = device.load_warning(processes=1, threads=threads)
+        now = 29.0
+        assert after_step() is None
+        now = 30.0
+        warning = after_step()
+        assert (warning is not None) == is_reported
+        assert ("threads=1" in (warning or "")) == (is_reported and threads > 1)  # no advice that is followed already
+        assert after_step() is None

@@ -215,11 +215,11 @@ LOAD_SECONDS = 30.0
 """For which other programs are watched."""
 
 
-def load_warning(processes: int) -> Callable[[], str | None]:
+def load_warning(processes: int, threads: int) -> Callable[[], str | None]:
     """Returns what to call after every step: once, after `LOAD_SECONDS`, it says if other programs take the cores.
 
     The threads of a step wait for the slowest, so that a second busy program makes a step two to three times as slow.
-    `processes` of this run share the machine, each as busy as this one.
+    `processes` of this run share the machine, each as busy as this one, with so many `threads`.
     """
 
     def busy() -> float:
@@ -240,8 +240,8 @@ def load_warning(processes: int) -> Callable[[], str | None]:
         if others < (psutil.cpu_count() or 1) - usable_cores() * 2 / 3:
             return None
         return (
-            f"other programs keep {others:.1f} of this machine's {psutil.cpu_count()} cores busy, so training is slow; "
-            f"--set train.threads=1 loses less to them"
+            f"other programs keep {others:.1f} of this machine's {psutil.cpu_count()} cores busy, so training is slow"
+            + "; --set train.threads=1 loses less to them" * (threads > 1)
         )
 
     return after_step

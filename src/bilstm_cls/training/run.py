@@ -148,7 +148,7 @@ def _learn(
         session.facts |= facts
         if group.rank == 0:
             run.write_json("environment.json", session.environment())
-        check_load = load_warning(distributed.processes_here(group.size))
+        check_load = load_warning(distributed.processes_here(group.size), session.identity["fingerprint"]["threads"])
 
         def take(report: Report) -> None:
             on_report(report)
