@@ -120,13 +120,15 @@ def test_other_programs_that_take_the_cores_are_reported_once(
     monkeypatch.setattr(device.psutil, "cpu_count", lambda: machine)
     monkeypatch.setattr(device, "usable_cores", lambda: usable)
     monkeypatch.setattr(device.time, "monotonic", lambda: now)
+    device.watch_load.cache_clear()
     for threads in (1, 2):
         now = 0.0
-        after_step = device.load_warning(processes=1, threads=threads)
+        loads = device.watch_load(processes=1, threads=threads)
+        assert next(loads) is None
         now = 29.0
-        assert after_step() is None
+        assert next(loads) is None
         now = 30.0
-        warning = after_step()
+        warning = next(loads)
         assert (warning is not None) == is_reported
         assert ("threads=1" in (warning or "")) == (is_reported and threads > 1)  # no advice that is followed already
-        assert after_step() is None
+        assert next(loads) is None

@@ -43,6 +43,8 @@ def copied(trained_run: Path, tmp_path: Path) -> RunDirectory:
 
 def test_a_directory_is_made_and_held_for_one_writer(run: RunDirectory) -> None:
     with run.locked():
+        with pytest.raises(ConfigError, match=r"another run is writing here; use another"):  # it still reads its data
+            run.locked().__enter__()
         run.write_status("running", "training")
         with pytest.raises(ConfigError, match=rf"another run is writing here \(process {os.getpid()} on "):
             run.locked().__enter__()

@@ -6,6 +6,8 @@ Nothing here imports PyTorch until it is used, as the command line starts with i
 import contextlib
 import csv
 import ctypes
+import functools
+import itertools
 import math
 import mmap
 import os
@@ -215,8 +217,9 @@ LOAD_SECONDS = 30.0
 """For which other programs are watched."""
 
 
-def load_warning(processes: int, threads: int) -> Callable[[], str | None]:
-    """Returns what to call after every step: once, after `LOAD_SECONDS`, it says if other programs take the cores.
+@functools.cache  # one for pretraining and training: a warning comes once
+def watch_load(processes: int, threads: int) -> Iterator[str | None]:
+    """Yields what to say after every step: once, after `LOAD_SECONDS`, that other programs take the cores, else None.
 
     The threads of a step wait for the slowest, so that a second busy program makes a step two to three times as slow.
     `processes` of this run share the machine, each as busy as this one, with so many `threads`.
@@ -228,23 +231,15 @@ def load_warning(processes: int, threads: int) -> Callable[[], str | None]:
         return sum(times[:8]) - idle - processes * (own.user + own.system)  # guests' time is the users' as well
 
     start, started = busy(), time.monotonic()
-    is_watching = True
-
-    def after_step() -> str | None:
-        nonlocal is_watching
-        seconds = time.monotonic() - started
-        if not is_watching or seconds < LOAD_SECONDS:
-            return None
-        is_watching = False
-        others = (busy() - start) / seconds
-        if others < (psutil.cpu_count() or 1) - usable_cores() * 2 / 3:
-            return None
-        return (
+    while (seconds := time.monotonic() - started) < LOAD_SECONDS:
+        yield None
+    others = (busy() - start) / seconds
+    if others >= (psutil.cpu_count() or 1) - usable_cores() * 2 / 3:
+        yield (
             f"other programs keep {others:.1f} of this machine's {psutil.cpu_count()} cores busy, so training is slow"
             + "; --set train.threads=1 loses less to them" * (threads > 1)
         )
-
-    return after_step
+    yield from itertools.repeat(None)
 
 
 MAX_GROWTH, SLACK = 1.5, 2**28

@@ -102,7 +102,8 @@ class RunDirectory:
                 lock.acquire()
             except Timeout:
                 status = self.read_status()
-                who = f"another run is writing here (process {status.get('pid')} on {status.get('host')})"
+                known = f" (process {status['pid']} on {status['host']})" if "pid" in status else ""
+                who = f"another run is writing here{known}"
                 if not wait:
                     raise ConfigError(f"{self.path}: {who}; use another -o or name") from None
                 logger.info(f"{self.path}: waiting, {who}")

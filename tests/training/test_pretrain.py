@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from bilstm_cls import device
 from bilstm_cls.checkpoint import load_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
@@ -206,6 +207,19 @@ def test_a_second_run_that_needs_the_same_encoder_waits_for_the_first(
         shutil.copytree(encoder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
     second.join()
     assert steps == []
+
+
+def test_a_busy_machine_is_named_once_for_pretraining_and_training(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bilstm_cls.device.LOAD_SECONDS", 0.0)
+    monkeypatch.setattr("bilstm_cls.device.usable_cores", lambda: 10**6)  # any load is too much
+    device.watch_load.cache_clear()
+    pretrain(tiny_config(*PRETRAINED, "train.threads=1"), tmp_path / "encoder")
+    assert log.text.count("other programs keep") == 1
+    train(tiny_config("train.threads=1", "train.epochs=1", "name=busy"))
+    assert log.text.count("other programs keep") == 1
+    device.watch_load.cache_clear()
 
 
 def test_a_text_is_encoded_once_between_its_file_and_the_metrics(

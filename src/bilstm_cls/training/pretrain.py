@@ -21,7 +21,7 @@ from bilstm_cls.checkpoint import load_newest, save_checkpoint, save_tensors
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.data.batches import Chunk, Indices, LanguageModelTexts, cut_by_tokens, number_of_chunks
 from bilstm_cls.data.prepare import WEIGHTS, PreparedData, encoder_folder, prepare, start_folder, with_dim
-from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads
+from bilstm_cls.device import Precision, allow_tf32, choose_device, freed_memory_kept, set_threads, watch_load
 from bilstm_cls.errors import ConfigError, DataError
 from bilstm_cls.files import write_atomic
 from bilstm_cls.model.language_model import LanguageModels, UnigramSampler
@@ -257,6 +257,7 @@ def _train(
 ) -> None:  # fmt: skip
     """Reads all epochs to the end, or saves and raises a StoppedError."""
     progress, saved_at = pretrainer.progress, time.monotonic()
+    loads = watch_load(1, torch.get_num_threads())
     with freed_memory_kept() as bound_memory:
         while len(progress.history) < pretrainer.epochs:
             is_evaluated = len(progress.history) < progress.epoch
@@ -266,6 +267,8 @@ def _train(
             else:
                 on_report(pretrainer.step())
                 bound_memory()
+                if warning := next(loads):
+                    logger.warning(warning)
             is_stopping = signals.received is not None
             if is_evaluated or is_stopping or time.monotonic() - saved_at >= checkpoint_seconds:
                 tensors, numbers = pretrainer.state()

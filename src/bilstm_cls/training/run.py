@@ -8,7 +8,7 @@ from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data.prepare import PreparedData, check_fit, prepare, start_folder, weights_of_encoder, with_dim
-from bilstm_cls.device import Precision, choose_device, load_warning, set_threads
+from bilstm_cls.device import Precision, choose_device, set_threads, watch_load
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import distributed, record
@@ -148,11 +148,11 @@ def _learn(
         session.facts |= facts
         if group.rank == 0:
             run.write_json("environment.json", session.environment())
-        check_load = load_warning(distributed.processes_here(group.size), session.identity["fingerprint"]["threads"])
+        loads = watch_load(distributed.processes_here(group.size), session.identity["fingerprint"]["threads"])
 
         def take(report: Report) -> None:
             on_report(report)
-            if group.rank == 0 and (warning := check_load()):
+            if group.rank == 0 and (warning := next(loads)):
                 logger.warning(warning)
 
         session.learn(signals, take)
