@@ -48,6 +48,9 @@ def objects(rows: Rows) -> list[dict[str, str]]:
 NUMBERED = [(text, str(int(label == "pos"))) for text, label in ROWS]
 NUMBERED_PLAIN = [(text, str(int(label == "pos"))) for text, label in PLAIN_ROWS]
 SIGNED = [(f'{text} "so" she said', label) for text, label in ROWS]
+BARRED = [(f"'{text}|||{text}|||{text}'", label) for text, label in ROWS]
+IDS = [(number, *row) for number, row in enumerate(ROWS)]
+QUOTED = [(f'"So" {text}', label) for text, label in ROWS]
 HEADED = [(f"{text[:9]}\n{text}", label) for text, label in ROWS]
 
 TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
@@ -69,6 +72,12 @@ TEXT_FILES: dict[str, tuple[str, str | bytes, Rows]] = {
     "single quotes": ("a.csv", "'text','label'\n" + lines(ROWS, "'{text}','{label}'"), ROWS),
     "comments": ("a.csv", as_csv(ROWS, "text", "label").replace("text,label\n", "# page\ntext,label\n# more\n"), ROWS),
     "title above": ("a.csv", "Survey of March\n\n" + as_csv(ROWS, "text", "label"), ROWS),
+    "title with a comma": ("a.csv", "Survey, of March\n\n" + as_csv(IDS, "id", "text", "label"), ROWS),
+    "title over all columns": ("a.csv", "Survey,,\n,,\n" + as_csv(IDS, "id", "text", "label"), ROWS),
+    "comments with commas": ("a.csv", "# page\n# version 2, final\n" + as_csv(ROWS, "text", "label"), ROWS),
+    "marks in quotes in quotes": ("a.csv", as_csv([(y, x) for x, y in BARRED], "type", "posts"), BARRED),
+    "colons and quotes": ("a.txt", lines(QUOTED, "{text} ::: {label}"), QUOTED),
+    "words as delimiters": ("a.txt", lines(ROWS, "1_!_{label}_!_{text}"), ROWS),
     "carriage returns": ("a.csv", as_csv(ROWS, "text", "label").replace("\n", "\r"), ROWS),
     "whole floats": ("a.csv", as_csv(((t, f"{label}.0") for t, label in NUMBERED), "text", "score"), NUMBERED),
     "tsv": ("a.tsv", "label\ttext\n" + lines(SIGNED, "{label}\t{text}"), SIGNED),
@@ -111,6 +120,12 @@ def class_label_parquet(folder: Path) -> Path:
     return folder / "a.parquet"
 
 
+def feather(folder: Path) -> Path:
+    pa, feather = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.feather")
+    feather.write_feather(pa.table({"text": TEXTS, "label": LABELS}), folder / "a.arrow")
+    return folder / "a.arrow"
+
+
 def folder_of_parts(folder: Path) -> Path:
     for number in range(4):
         (folder / f"part-{number}.csv").write_text(as_csv(ROWS[number::4], "text", "label"), "utf-8")
@@ -137,7 +152,7 @@ def split_files(folder: Path) -> Path:
 
 OTHERS: dict[str, Callable[[Path], Path]] = {
     **{f"pandas {orient}": pandas_json(orient) for orient in ("columns", "records", "split", "index", "values")},
-    "Parquet with class names": class_label_parquet,
+    "Parquet with class names": class_label_parquet, "Feather": feather,
     "pattern": parts, "folder of parts": folder_of_parts, "folders": folders, "files of splits": split_files,
 }  # fmt: skip
 
@@ -196,6 +211,7 @@ def test_the_splits_of_a_folder_are_kept(kind: str, folder: Path) -> None:
         ("a.json", json.dumps({"train": objects(ROWS), "test": objects(ROWS[:9])})),
         ("a.csv", as_csv(ROWS, "te\0xt", "label")),
         ("a.xml", "<rows></rows>"),
+        ("a.xml", lines(ROWS, '<row>\n  <text>{text} .</text>\n  <label is="{label}"/>\n</row>')),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(name: str, content: str, folder: Path) -> None:

@@ -37,6 +37,7 @@ TEXTS = {
     "euc-jp": "この映画はとても良かったです。俳優の演技も素晴らしい",
     "cp949": "이 영화는 정말 재미있었습니다. 배우들의 연기도 훌륭했어요",
     "cp1251": "этот фильм мне очень понравился, актёры играли хорошо",
+    "cp1255": "הסרט הזה היה מצוין אבל הסוף היה ארוך ומשעמם ולא נהנינו",
     "koi8_r": "этот фильм мне очень понравился, актёры играли хорошо",
 }
 
@@ -82,6 +83,15 @@ def test_a_byte_that_cannot_be_decoded_is_named_deep_in_a_file(
     with pytest.raises(DataError, match=rf":{line}: byte 0x{wrong[0]:02x} is not {encoding} "):
         pairs(path, **kwargs)
     assert skipping(path, **kwargs) == ([(text, "pos")] * (num_before + 5), [line])
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [(b"PK\3\4", "Excel"), (b"\xd0\xcf\x11\xe0", "Excel"), (b"BZh91AY", "bzip2"), (b"%PDF-1.7", "PDF")],
+)
+def test_a_file_that_holds_no_text_is_called_by_its_kind(write: Write, start: bytes, kind: str) -> None:
+    with pytest.raises(DataError, match=kind):
+        find_encoding(write("a.csv", start + b"\0\xff\xfe\n\x81" * 50))
 
 
 def test_compressed_files_are_read_and_damaged_ones_refused(write: Write) -> None:

@@ -66,6 +66,17 @@ TABLES: dict[str, tuple[list[str], Callable[[int], Sequence[Any]], tuple[str, ..
                        ("title", "body"), "category"),
     "names that say nothing": (["a", "b", "c", "d"], lambda i: (i, f"user{i}", "xyz"[i % 3], SENTENCES[i]),
                                ("d",), "c"),
+    "words run together": (["summary", "reviewText", "overall"], lambda i: (SENTENCES[-i], SENTENCES[i], i % 5),
+                           ("summary", "reviewText"), "overall"),
+    "a heading and more": (["headline", "lead", "tags"], lambda i: (SENTENCES[-i], SENTENCES[i], "ab"[i % 2]),
+                           ("headline", "lead"), "tags"),
+    "a label in its last word": (["text", "lang", "cause", "airline_sentiment"],
+                                 lambda i: (SENTENCES[i], "xy"[i % 2], "xy"[i % 2], "abc"[i % 3]),
+                                 ("text",), "airline_sentiment"),
+    "details": (["text", "Language", "feeling"], lambda i: (SENTENCES[i], "xy"[i % 2], "abc"[i % 3]),
+                ("text",), "feeling"),
+    "a column of splits": (["text", "set", "feeling"], lambda i: (SENTENCES[i], ("train", "dev")[i % 2], "abc"[i % 3]),
+                           ("text",), "feeling"),
     "a topic that is a text": (["topic", "text", "grade"], lambda i: (SENTENCES[-i], SENTENCES[i], "xyz"[i % 3]),
                                ("text",), "grade"),
 }  # fmt: skip
@@ -87,9 +98,10 @@ def test_columns_are_guessed_and_the_config_reads_the_file(write: Write, table: 
     [
         (lambda i: (i % 4 + 1, f"{SENTENCES[-i][:25]}, {i}", SENTENCES[i]), ("#2", "#3"), "#1"),
         (lambda i: ("pos" if i % 2 else "neg", SENTENCES[i]), ("#2",), "#1"),
+        (lambda i: ("xyz"[i % 3] if i else "once", SENTENCES[i], f"2024-03-{i:02}"), ("#2",), "#1"),
         (lambda i: (SENTENCES[i], "ny"[i % 2]), ("#1",), "#2"),
     ],
-    ids=["class, title, description", "label first", "y as a label"],
+    ids=["class, title, description", "label first", "a date", "y as a label"],
 )
 def test_a_file_without_a_header_is_read_by_position(
     write: Write, row: Callable[[int], Sequence[Any]], texts: tuple[str, ...], label: str
@@ -231,6 +243,37 @@ def test_rare_and_frequent_labels_are_remarked_on(write: Write) -> None:
     assert "class_weights: balanced" in text
 
 
+@pytest.mark.parametrize(
+    ("rows", "remark"),
+    [
+        (labelled(labels=["neg", "Pos", "pos"]), "case alone: Pos, pos"),
+        (labelled(labels=["neg", "pos", "NaN"]), "labelled NaN"),
+        (labelled(labels=[f"{i / 7:.3f}" for i in range(60)]), "measurements"),
+        (
+            [("text", "split", "label"), *((s, ("train", "test")[i % 2], "a") for i, s in enumerate(SENTENCES))],
+            "'split'",
+        ),
+        ([("text", "kind", "reason"), *((s, "ab"[i % 2], "cd"[i % 2]) for i, s in enumerate(SENTENCES))], "'reason'"),
+        ([("text", "answer", "label"), *((s, s[::-1], "a") for s in SENTENCES)], "'answer'"),
+    ],
+)
+def test_what_may_be_wrong_with_labels_and_columns_is_remarked_on(
+    write: Write, rows: Sequence[Sequence[Any]], remark: str
+) -> None:
+    path = write("a.csv", rows)
+    assert remark in starter_config(profile_data(path), path).partition("encoding:")[0]
+
+
+def test_a_test_split_without_labels_is_not_used(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write("data/train.csv", labelled())
+    write("data/test.csv", [("text",), *((text,) for text in SENTENCES)])
+    found = profile_data(tmp_path / "data")
+    assert found.splits == {"train": [str(tmp_path / "data" / "train.csv")]}
+    assert reloaded(found, tmp_path / "data").data.test == 0.2
+    assert "test.csv" in found.remarks[0]
+
+
 # formats and files
 
 
@@ -297,6 +340,8 @@ def test_files_are_named_by_path_pattern_list_and_folder(tmp_path: Path) -> None
     [
         (["train/pos/1.txt", "test/pos/1.txt", "README.md"], {"train": ["train"], "test": ["test"]}),
         (["train.csv", "dev.csv", "sample.csv"], {"train": ["train.csv"], "valid": ["dev.csv"]}),
+        (["sst_training.tsv", "sst_test.tsv"], {"train": ["sst_training.tsv"], "test": ["sst_test.tsv"]}),
+        (["train.txt", "val.txt"], {"train": ["train.txt"], "valid": ["val.txt"]}),
         (
             ["train-0-of-2.parquet", "train-1-of-2.parquet", "validation-0-of-1.parquet"],
             {"train": ["train-0-of-2.parquet", "train-1-of-2.parquet"], "valid": ["validation-0-of-1.parquet"]},

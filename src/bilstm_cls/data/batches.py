@@ -24,21 +24,13 @@ POOL_BATCHES = 50  # whose texts are drawn at random together and then sorted by
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded texts.
+    """Padded texts; the labels are None where the corpus has none."""
 
-    Attributes:
-        indices: `[B]` int64, places in the corpus.
-        token_ids: `[B, T]` int64, zero past each text.
-        lengths: `[B]` int64 on the CPU.
-        label_ids: `[B]` int64, of several labels a text `[B, C]` uint8, or None where the corpus has none.
-        soft_labels: `[B, C]` float32, or None where the corpus has none.
-    """
-
-    indices: Indices
-    token_ids: "Tensor"
-    lengths: "Tensor"
-    label_ids: "Tensor | None"
-    soft_labels: "Tensor | None"
+    indices: Indices  # [B] int64, places in the corpus
+    token_ids: "Tensor"  # [B, T] int64, zero past each text
+    lengths: "Tensor"  # [B] int64 on the CPU
+    label_ids: "Tensor | None"  # [B] int64, of several labels a text [B, C] uint8
+    soft_labels: "Tensor | None"  # [B, C] float32
 
     @property
     def num_tokens(self) -> int:

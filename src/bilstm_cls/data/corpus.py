@@ -27,26 +27,15 @@ BLOCK_TOKENS = 2**16  # that are looked at together where all texts are read in 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """N encoded texts, cut to at most `max_length` tokens when they are read.
+    """N encoded texts, cut to at most `max_length` tokens when they are read; the arrays may be memory-mapped."""
 
-    Attributes:
-        token_ids: `[total]` int32, all texts one after the other and whole, in memory or memory-mapped.
-        offsets: `[N + 1]` int64, where each text begins.
-        label_ids: of N texts, or None where there are no labels.
-        max_length: tokens of a text that are read; None for all.
-        truncate: which tokens of a longer text are read: the first (`head`), the last (`tail`), or the first and the
-            last half of `max_length` (`both`).
-        digest: of the texts and their encoding.
-        soft_labels: `[N, C]` float32 probabilities that a teacher gives to the labels, or None.
-    """
-
-    token_ids: Tokens
-    offsets: Ints
-    label_ids: LabelIds | None = None
-    max_length: int | None = None
-    truncate: str = "both"
-    digest: str = ""
-    soft_labels: npt.NDArray[np.float32] | None = None
+    token_ids: Tokens  # [total] int32, all texts one after the other and whole
+    offsets: Ints  # [N + 1] int64, where each text begins
+    label_ids: LabelIds | None = None  # of N texts
+    max_length: int | None = None  # tokens of a text that are read; None for all
+    truncate: str = "both"  # which of a longer text: the first (`head`), last (`tail`), or as many of both ends
+    digest: str = ""  # of the texts and their encoding
+    soft_labels: npt.NDArray[np.float32] | None = None  # [N, C] float32 probabilities that a teacher gives
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

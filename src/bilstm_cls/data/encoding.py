@@ -29,10 +29,16 @@ _BOMS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_NO_TEXTS = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook", b"\xd0\xcf\x11\xe0": "an Excel workbook", b"%PDF": "a PDF",
+    b"BZh": "compressed by bzip2", b"\xfd7zXZ": "compressed by xz", b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"\x1f\x8b": "compressed by gzip without the ending .gz", b"\x80\x04\x95": "a pickle", b"\x80\x05\x95": "a pickle",
+}  # fmt: skip
 _LIKELY = ["cp1252", "gb18030", "big5", "cp949", "cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256"]
 _SCRIPTS = {
-    # Few other texts, read as windows-1252, give next to nothing but the letters and marks of Western Europe.
-    "windows-1252": ("[À-ÖØ-Üß-öø-üœŒŸ“”‘’«»–—…•¡¿€£§°·´©®™\xa0]", 0.98),
+    # Few other texts, read as windows-1252, give next to nothing but marks and, seldom three together, letters of it.
+    "windows-1252": ("(?<![À-ÿ]{2})[À-ÖØ-Üß-öø-üœŒŸ“”‘’«»–—…•¡¿€£§°·´©®™\xa0](?![À-ÿ]{2})", 0.98),
+    "cp1255": ("[\u05d0-\u05ea]", 0.98),
     "cp932": ("[\u3041-\u30ff]", 0.3),
     "euc-jp": ("[\u3041-\u30ff]", 0.3),
 }
@@ -84,7 +90,9 @@ def find_encoding(path: Path) -> str:
     num_valid = num_wrong = 0
     sample = b""
     with open_file(path) as file:
-        start = file.read(4)
+        start = file.read(8)
+        if kind := next((kind for mark, kind in _NO_TEXTS.items() if start.startswith(mark)), None):
+            raise DataError(f"{path}: is {kind}; unpack it, or write texts and labels to a CSV file")
         if marked := next((encoding for mark, encoding in _BOMS.items() if start.startswith(mark)), None):
             return marked
         file.seek(0)

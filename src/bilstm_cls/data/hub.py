@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bilstm_cls.data.readers import SPLITS as FILE_SPLITS
 from bilstm_cls.errors import ConfigError, DataError
 
 OFFLINE_VARIABLE = "BILSTM_CLS_OFFLINE"
 
-SPLITS = {  # as data sets call them
-    "train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "val": "valid", "test": "test",
-    "unsupervised": "unlabelled", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
-}  # fmt: skip
+SPLITS = FILE_SPLITS | dict.fromkeys(("unsupervised", "unlabelled", "unlabeled"), "unlabelled")
 
 
 class DownloadError(DataError):

@@ -9,17 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bilstm_cls.data import records
 from bilstm_cls.data.encoding import COMPRESSION, TextLines, find_encoding, open_file, require_rereadable
-from bilstm_cls.data.records import (
-    fasttext,
-    label_first,
-    label_last,
-    read_arrow,
-    read_folder,
-    read_jsonl,
-    read_labelled_lines,
-    read_lines,
-)
 from bilstm_cls.data.tables import Dialect, ReadOptions, Rows, find_dialect, read_table
 from bilstm_cls.data.types import BadRow, Example, names_in
 from bilstm_cls.errors import ConfigError, DataError, cut, shown
@@ -30,25 +21,27 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
-    ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ft": "fasttext", ".fasttext": "fasttext",
+    ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ft": "fasttext",
+    ".fasttext": "fasttext",
 }  # fmt: skip
-_SPLITS = {"train": ("train", "training"), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test",
+          **dict.fromkeys(("valid", "validation", "dev", "val"), "valid")}  # fmt: skip
 # What columns of labels, texts and headings are usually called, the surest first:
 LABEL_NAMES = (
-    "label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "y", "stars", "star_rating",
-    "rating", "score", "polarity", "emotion", "tag", "label_name", "label_text", "class_name", "class_index", "genre",
-    "language", "spam",
+    "label", "target", "class", "category", "categories", "sentiment", "标签", "intent", "topic", "y", "star",
+    "starrating", "rating", "score", "polarity", "emotion", "tag", "labelname", "labeltext", "classname", "classindex",
+    "genre", "spam", "类别", "分类", "情感",
 )  # fmt: skip
 BODY_NAMES = (
-    "text", "review", "review_text", "review_body", "sentence", "content", "body", "comment", "comment_text", "message",
-    "tweet", "utterance", "description", "document", "article", "post", "question", "abstract", "headline", "input",
+    "text", "review", "reviewtext", "reviewbody", "sentence", "content", "body", "comment", "commenttext", "message",
+    "tweet", "utterance", "description", "document", "article", "post", "question", "abstract", "input", "文本", "内容",
 )  # fmt: skip
-TITLE_NAMES = ("title", "subject", "summary", "headline", "review_title")
+TITLE_NAMES = ("title", "subject", "summary", "headline", "reviewtitle", "标题")
 
 SAMPLE_LINES, MAX_LINES = 2000, 200_000
 MAX_CLEAR_LABELS = {" ": 20, "\t": 200}  # by the mark before it: the less that says, the fewer labels are believed
 MOST = 0.9  # of the lines decide a format; the others may be bad rows
-_HEADER_WORDS = {*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES}
+_NO_LABEL_START = (*"<.,;:!?/",)  # of markup, and of the end of a sentence
 
 Reader = Callable[[Path, ReadOptions], Rows]
 OnBadRow = Callable[[BadRow], None]
@@ -64,14 +57,9 @@ def read(
 ) -> Iterator[Example]:
     """Reads a file or folder row by row, in order, holding no more than a few rows.
 
-    Args:
-        format: a key of `READERS`, or `auto` to go by the file's name, else by its first lines.
-        bad_rows: `error` to stop at the first row that cannot be read, `skip` to go on.
-        on_bad_row: called with every row that is skipped, and with every remark on what was read.
-
-    Raises:
-        DataError: nothing is there, it is unreadable, empty or of no known format, it lacks a column, or it has a bad
-            row and `bad_rows` is `error`. What is wrong with path or format is raised at once, not by the iterator.
+    `format` is a key of `READERS`, or `auto` to go by the file's name, else by its first lines. With `bad_rows` `error`
+    the first row that cannot be read ends it, with `skip` it goes on; `on_bad_row` gets every row that is skipped, and
+    every remark on what was read. Raises DataError, at once where it is wrong with path or format.
     """
     if format != "auto" and format not in READERS:
         raise ConfigError(f"unknown data format {format!r}; choose auto, {', '.join(READERS)}")
@@ -99,14 +87,14 @@ def accepted(rows: Rows, options: ReadOptions, bad_rows: str, on_bad_row: OnBadR
 READERS: dict[str, Reader] = {
     "csv": functools.partial(read_table, is_tsv=False),
     "tsv": functools.partial(read_table, is_tsv=True),
-    "jsonl": read_jsonl,
-    "folder": read_folder,
-    "fasttext": functools.partial(read_labelled_lines, split=fasttext),
-    "label-text": functools.partial(read_labelled_lines, split=label_first),
-    "text-label": functools.partial(read_labelled_lines, split=label_last),
-    "parquet": read_arrow,
-    "arrow": read_arrow,
-    "lines": read_lines,
+    "jsonl": records.read_jsonl,
+    "folder": records.read_folder,
+    "fasttext": functools.partial(records.read_labelled_lines, split=records.fasttext),
+    "label-text": functools.partial(records.read_labelled_lines, split=records.label_first),
+    "text-label": functools.partial(records.read_labelled_lines, split=records.label_last),
+    "parquet": records.read_arrow,
+    "arrow": records.read_arrow,
+    "lines": records.read_lines,
 }
 """Each yields a file's rows in order and raises DataError where the file as a whole is wrong."""
 
@@ -140,6 +128,15 @@ def data_files(given: str | Sequence[str]) -> list[Path]:
     return paths
 
 
+def columns_called(columns: Sequence[str], names: Sequence[str], *, by_end: bool = False) -> list[str]:
+    """Returns the columns of some names, also with an s or of several words, or whose last word is one; as `names`."""
+    words = {column: re.findall(r"[^\W_]+", column.casefold()) for column in columns}
+    called = {column: "".join(found[-1:] if by_end else found) for column, found in words.items()}
+    return [
+        c for name in names for c in called if called[c].removesuffix("s") == name or called[c] in (name, name + "es")
+    ]
+
+
 def _entries(folder: Path) -> list[Path]:
     return [entry for entry in sorted(folder.iterdir()) if entry.name[0] != "."] if folder.is_dir() else []
 
@@ -148,12 +145,12 @@ def find_splits(folder: Path) -> dict[str, list[str]]:
     """Returns the folders or data files of train, valid and test in a folder; nothing where there is no train."""
     found: dict[str, list[str]] = {}
     for entry in _entries(folder):
-        words = re.split(r"[^a-z]", entry.name.lower())
-        split = next((split for split, names in _SPLITS.items() if words[0] in names), None)
-        if split is None and entry.is_dir():
+        words = re.split(r"[^a-z]+", entry.name.lower())
+        splits = [SPLITS[word] for word in (words[:1] if entry.is_dir() else words) if word in SPLITS]
+        if not splits and entry.is_dir():
             return {}  # folders of labels, one of which may be called train
-        if split is not None and (entry.is_dir() or format_of_name(entry)):
-            found.setdefault(split, []).append(str(entry))
+        if splits and (entry.is_dir() or format_of_name(entry) or entry.suffix.lower() in records.TEXT_SUFFIXES):
+            found.setdefault(splits[0], []).append(str(entry))
     return found if "train" in found else {}
 
 
@@ -196,7 +193,7 @@ def _format_of_lines(lines: Sequence[str]) -> str | None:
     is_tsv = fraction(lambda line: "\t" in line) > MOST
     rows = find_dialect(lines, Dialect(), (), is_tsv=is_tsv)[1]
     whole = [row for row in rows if len(row) == len(rows[0]) > 1]
-    has_header = bool(whole) and any(cell.strip().casefold() in _HEADER_WORDS for cell in rows[0])
+    has_header = bool(whole and columns_called(rows[0], (*LABEL_NAMES, *BODY_NAMES, *TITLE_NAMES)))
     has_labels = len(whole) > MOST * len(rows) and any(_are_labels(column, " ") for column in zip(*whole, strict=True))
     if (has_header or has_labels) and not (is_tsv and not has_header and len(rows[0]) == 2):
         return "tsv" if is_tsv else "csv"
@@ -212,7 +209,8 @@ def _format_by_mark(lines: Sequence[str], mark: str) -> str | None:
         words, labels = [label for label, _, _ in parts], {label for label, _, _ in parts}
         # Labels that half of the texts hold are words like others.
         is_word = 2 * sum(not labels.isdisjoint(text.split()) for _, _, text in parts) >= len(parts)
-        if _are_labels(words, mark) and not (is_word and mark == " "):
+        is_markup = 2 * sum(word[:1] in _NO_LABEL_START for word in words) >= len(words)
+        if _are_labels(words, mark) and not (is_word and mark == " ") and not is_markup:
             fitting.append((not all(map(str.isdecimal, labels)), len(labels), name))
     fitting.sort()
     if mark == " " and len(fitting) == 2 and fitting[0][0] == fitting[1][0] and 2 * fitting[0][1] > fitting[1][1]:

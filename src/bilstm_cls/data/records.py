@@ -246,8 +246,11 @@ def _open_table(path: Path) -> tuple[Any, Batches]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if path.suffix.lower() == ".arrow":
-        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()  # maps it; nothing is copied
+    if path.suffix.lower() in (".arrow", ".feather"):
+        file = pa.memory_map(str(path))  # nothing is copied
+        is_stream = file.read(6) != b"ARROW1"
+        file.seek(0)
+        table = (pa.ipc.open_stream if is_stream else pa.ipc.open_file)(file).read_all()
         return table.schema, lambda columns: iter(table.select(columns).to_batches(BATCH_ROWS))
     file = pq.ParquetFile(path)
     return file.schema_arrow, lambda columns: file.iter_batches(BATCH_ROWS, columns=columns)

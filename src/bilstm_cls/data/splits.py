@@ -40,15 +40,9 @@ def cut_splits(
     A split has the size that was asked for (with groups, about that), and of every label as near to the same fraction
     as whole texts allow (the method of largest remainders; for texts with several labels iterative stratification).
     The last text of a label stays in train. `DataError` where a fraction is less than one text that train can do
-    without.
-
-    Args:
-        train: `[n]`, places of the texts, in the order they were read.
-        label_ids: of all texts.
-        fractions: for `test`, `valid` or both, of the n texts.
-        seed: of the splits.
-        valid_split: `random`, or `blocks`: valid is made of blocks of neighbours, where a text has one label of one.
-        groups: `[N]`, a number for each text; texts with the same one are in the same split.
+    without. `train` are `[n]` places of texts, in the order they were read; `label_ids` are of all texts. With
+    `valid_split` `blocks`, valid is made of blocks of neighbours, where a text has one label of one. `groups` are `[N]`
+    numbers: texts with the same one are in the same split.
     """
     orders = {}
     num_left_out, size = 0, len(train)
@@ -73,10 +67,9 @@ def cut_splits(
         else:
             is_chosen = (_iterative if is_multi else _random)(ids, quotas, generator)
         if not is_chosen.any():
-            raise DataError(
-                f"data.{name}: the fraction {fractions[name]:g} of {size} texts is less than one text (or group) that "
-                f"train can do without; give more texts, a greater fraction, or a file"
-            )
+            kept = f"train can do without, which keeps one text of each of {np.count_nonzero(counts)} labels"
+            what = f"the fraction {fractions[name]:g} of {size} texts is less than one text (or group) that {kept}"
+            raise DataError(f"data.{name}: {what}; give more texts, fewer labels, a greater fraction, or a file")
         orders[name] = train[is_chosen]
         room = room - label_counts(label_ids[orders[name]], len(room))
         num_left_out += int(is_gap.sum())
@@ -164,11 +157,8 @@ def _whole_groups(
     members = np.split(by_group, np.flatnonzero(np.diff(groups[by_group])) + 1)
     missing, left = quotas.copy(), room.copy()
     for i in generator.permutation(len(members)):
-        if label_ids.ndim == 2:
-            labels = np.flatnonzero(counts := label_counts(label_ids[members[i]], 0))
-            counts = counts[labels]
-        else:
-            labels, counts = np.unique(label_ids[members[i]], return_counts=True)
+        labels = np.flatnonzero(counts := label_counts(label_ids[members[i]], 0))
+        counts = counts[labels]
         is_nearer = np.abs(missing[labels] - counts).sum() < np.abs(missing[labels]).sum()
         if is_nearer and (counts <= left[labels]).all():
             is_chosen[members[i]] = True

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 from collections import Counter, namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from bilstm_cls.config_file import flow_yaml, load_config
 from bilstm_cls.data import readers
 from bilstm_cls.data.encoding import find_encoding
 from bilstm_cls.data.records import folder_files
-from bilstm_cls.data.tables import Dialect, ReadOptions, TableRows, column_names, is_prose, require_columns
+from bilstm_cls.data.tables import MAX_SHOWN, Dialect, ReadOptions, TableRows, column_names, is_prose, require_columns
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Example, clean_label, joined_labels, names_in
 from bilstm_cls.data.vectors import has_english
@@ -24,16 +24,17 @@ MAX_ROWS = 20_000
 MAX_BYTES = 32 * 2**20
 MAX_TEXTS = 2_000  # whose tokens are counted
 MAX_LENGTH = 400
-FEW_TEXTS = 10  # with fewer, a label is hardly learned
 MIN_NGRAM_TEXTS = 50  # with fewer, too few are in valid to weight an n-gram model on
 TEMPLATE = Path(__file__).with_name("starter.yaml.jinja")
 
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "arrow")
 MAX_ROWS_FOR_COLUMNS = 5_000
-_SURE_LABELS = readers.LABEL_NAMES[:6]
+_SURE_LABELS = readers.LABEL_NAMES[:7]
+# Columns that have few values, and are labels only where nothing else can be:
+_DETAILS = ("lang", "language", "country", "state", "city", "gender", "source", "platform", "author", "annotator")
 _MAX_LABEL = 60  # characters; what is longer is a text
 _MAX_LABELS = 500
-_NUMBER = re.compile(r"[-+]?[0-9]+([.][0-9]*)?([eE][-+]?[0-9]+)?|nan")
+_NUMBER = re.compile(r"[-+]?[0-9]+([-.,:/ ]+[0-9]*)*([eE][-+]?[0-9]+)?|nan")  # or several, a date, a time
 _SWITCHES = {"0", "1", "0.0", "1.0", "true", "false"}
 MIN_SWITCHES = 3  # so many columns of 1 and 0 are one label each
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
@@ -84,12 +85,14 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
     if format in ("csv", "tsv"):
         rows = TableRows(files[0], options.encoding, options.csv, (), is_tsv=format == "tsv")
         options = replace(options, csv=rows.dialect)
+    remarks: list[str] = []
     if format in _TABLES:
-        options = _with_columns(files[0], format, options, given)
-    found = _look(DataProfile(splits, format, options), files)
+        options = _with_columns(files[0], format, options, given, remarks)
+        _leave_out(splits, format, options, remarks)
+    found = _look(DataProfile(splits, format, options, remarks=[*remarks]), files)
     if not {"labels", "label_column"} & given.model_fields_set:
         if not found.is_multi and format in _TABLES and (mark := _mark_between(found.labels)):
-            found = _look(DataProfile(splits, format, replace(options, separator=mark)), files)
+            found = _look(DataProfile(splits, format, replace(options, separator=mark), remarks=remarks), files)
         if format == "fasttext" and found.num_labels == {1}:
             found.options = replace(options, separator=None)
     if not found.texts:
@@ -135,7 +138,18 @@ def _look(profile: DataProfile, files: Sequence[Path]) -> DataProfile:
 _Table = dict[str, list[Any]]
 
 
-def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConfig) -> ReadOptions:
+def _leave_out(splits: dict[str, list[str]], format: str, options: ReadOptions, remarks: list[str]) -> None:
+    """Takes away valid and test where they lack a column, as those of competitions lack the labels."""
+    for split in [split for split in splits if split != "train"]:
+        try:
+            for file in readers.data_files(splits[split]):
+                next(readers.READERS[format](file, options))
+        except DataError as error:
+            remarks.append(f"{split} is cut from train: {error}.")
+            del splits[split]
+
+
+def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConfig, remarks: list[str]) -> ReadOptions:
     """Finds the columns of text and label, as far as they are not given, by their names and what they hold.
 
     Columns of 1 and 0 are one label each; with these, and where the label's column holds lists, labels are several.
@@ -155,22 +169,28 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
         if not any(table.values()):
             raise DataError(f"{path}: has a header, but no row below it")
     known = tuple(given.text_columns) if "text_columns" in given.model_fields_set else ()
-    label = given.label_column if "label_column" in given.model_fields_set else _guess_label(table, known)
-    if label is None:
+    found = [given.label_column] if "label_column" in given.model_fields_set else _guess_labels(table, known)
+    if not found:
         raise _unknown_column(path, table, "label")
+    label = found[0]
     labels = [label] if isinstance(label, str) else label
     require_columns(list(table), replace(options, text_columns=known, label_column=label), str(path))
     # A few wrong values are bad rows rather than a column that is no label.
     are_switches = {name: [str(value).strip().casefold() in _SWITCHES for value in table[name]] for name in table}
     switches = [name for name, found in are_switches.items() if sum(found) > readers.MOST * len(found)]
-    is_guess = not {"label_column", "labels"} & given.model_fields_set and labels[0].lower() not in _SURE_LABELS
+    is_guess = not ({"label_column", "labels"} & given.model_fields_set or readers.columns_called(labels, _SURE_LABELS))
     if is_guess and labels[0] in switches and len(switches) >= MIN_SWITCHES:
-        labels = switches
+        labels, found = switches, []
     texts = known or _guess_texts(table, labels)
     if any("\0" in name for name in table):
         raise DataError(f"{path}:1: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
     if not texts:
         raise _unknown_column(path, table, "text")
+    prose = [name for name in table if name not in (*texts, *labels) and is_prose(table[name]) and not known]
+    splits = [name for name in table if _is_split(table[name])]
+    about = {"The label may also be in": found[1:], "Not read, but like a text:": prose,
+             "Not read, but each split could be a file of its own:": splits}  # fmt: skip
+    remarks += [f"{what} {', '.join(map(shown, names[:MAX_SHOWN]))}." for what, names in about.items() if names]
     is_multi = len(labels) > 1 or any(isinstance(value, list) for value in table[labels[0]])
     separator = given.label_separator if is_multi else options.separator
     label = labels if len(labels) > 1 else labels[0]
@@ -186,49 +206,55 @@ def _unknown_column(path: Path, table: _Table, kind: str) -> DataError:
 def _without_header(table: _Table) -> _Table:
     rows = list(zip(*table.values(), strict=True))
     below = [row for row in rows[1:] if row != rows[0]]
-    if not rows or not _is_header(rows[0], list(zip(*below, strict=True))):
-        return table
-    return {name: [row[at] for row in below] for at, name in enumerate(column_names([c.strip() for c in rows[0]]))}
-
-
-def _is_header(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
-    """Whether a table's first row names its columns, rather than being like the others."""
-    for cell, values in zip(first, columns, strict=False):
-        different = {*map(str, values)}
-        is_one_of_few = len(different) <= max(2, 0.2 * len(values)) and cell in different
+    for cell, values in zip(rows[0] if rows else (), zip(*below, strict=True), strict=False):
+        is_one_of_few = cell in values and len({*values}) <= max(2, 0.2 * len(values))
         if cell.strip() and (is_one_of_few or len(cell) > _MAX_LABEL or _NUMBER.fullmatch(cell.strip())):
-            return False
-    return True
+            return table  # its first row is like the others
+    names = column_names([cell.strip() for cell in rows[0]]) if rows else ()
+    return {name: [row[at] for row in below] for at, name in enumerate(names)}
 
 
-def _guess_label(table: _Table, texts: Sequence[str]) -> str | None:
-    """Returns the label's column: one of a usual name, else the one with the fewest different short values."""
-    candidates = [name for name in table if name not in texts]
-    by_name = [name for known in readers.LABEL_NAMES for name in candidates if name.casefold() == known]
-    for name in by_name:
-        is_sure = name.casefold() in _SURE_LABELS and any(value not in (None, "") for value in table[name])
-        if is_sure or 0 < _num_labels(table[name]) <= max(20, 0.5 * len(table[name])):
-            return name
+def _is_split(values: Sequence[Any]) -> bool:
+    """Whether a column says of each row which split it is in."""
+    splits = {readers.SPLITS.get(str(value).strip().casefold()) for value in values}
+    return len(splits) > 1 and "train" in splits and None not in splits
+
+
+def _guess_labels(table: _Table, texts: Sequence[str]) -> list[str]:
+    """Returns what may be the label's column, the likeliest first.
+
+    That is one of a usual name, else those whose last word is one, else those with few different short values.
+    """
+    candidates = [name for name in table if name not in texts and not _is_split(table[name])]
+    numbers = {name: _num_labels(table[name]) for name in candidates}
+    for name in readers.columns_called(candidates, readers.LABEL_NAMES):
+        is_sure = bool(readers.columns_called([name], _SURE_LABELS)) and _num_filled(table[name]) > 0
+        if is_sure or 0 < numbers[name] <= max(20, 0.5 * len(table[name])):
+            return [name]
     # What is called a text is one, however few there are.
-    others = [name for name in candidates if name.casefold() not in readers.BODY_NAMES]
-    few = [(_num_labels(table[name]), position, name) for position, name in enumerate(others)]
-    few = [found for found in few if 2 <= found[0] < len(table[found[2]]) * (0.2 if found[0] > 2 else 1)]
+    others = [name for name in candidates if name not in readers.columns_called(candidates, readers.BODY_NAMES)]
+    few = [name for name in others if 2 <= numbers[name] < len(table[name]) * (0.2 if numbers[name] > 2 else 1)]
+    few = [name for name in few if 2 * _num_filled(table[name]) > len(table[name])]
+    by_end, details = (readers.columns_called(few, names, by_end=True) for names in (readers.LABEL_NAMES, _DETAILS))
     lists = [name for name in others if any(isinstance(value, list) for value in table[name])]
-    return min(few)[2] if few else lists[0] if len(lists) == 1 and _num_labels(table[lists[0]]) else None
+    few = few or [name for name in lists if len(lists) == 1 and numbers[name]]
+    return sorted(few, key=lambda name: (name not in by_end, name in details, numbers[name]))
 
 
 def _guess_texts(table: _Table, labels: Sequence[str]) -> tuple[str, ...]:
     """Returns the text's columns: those of usual names, else the longest and others that read like prose."""
+    texts = {name: [value for value in table[name] if isinstance(value, str)] for name in table if name not in labels}
     # A column has text in more than a few rows that overflow into it.
-    filled = {name: sum(isinstance(v, str) and bool(v.strip()) for v in table[name]) for name in table}
-    found = {name.casefold(): name for name in table if name not in labels and filled[name] > 0.2 * len(table[name])}
-    bodies = [found[name] for name in readers.BODY_NAMES if name in found][:1]
-    titles = [found[name] for name in readers.TITLE_NAMES if name in found and found[name] not in bodies][:1]
-    if bodies or titles:
+    found = [name for name in texts if _num_filled(texts[name]) > 0.2 * len(table[name])]
+    bodies, titles = (readers.columns_called(found, names)[:1] for names in (readers.BODY_NAMES, readers.TITLE_NAMES))
+    if bodies:
         return (*titles, *bodies)
-    lengths = {name: sum(len(v) for v in table[name] if isinstance(v, str)) for name in found.values()}
-    longest = max(lengths, key=lambda name: lengths[name], default=None)
-    return tuple(name for name in table if name == longest or (name in lengths and is_prose(table[name])))
+    longest = [] if titles else sorted(found, key=lambda name: -sum(map(len, texts[name])))[:1]
+    return tuple(name for name in found if name in (*titles, *longest) or is_prose(table[name]))
+
+
+def _num_filled(values: Sequence[Any]) -> int:
+    return sum(value is not None and bool(str(value).strip()) for value in values)
 
 
 def _num_labels(values: Sequence[Any]) -> int:
@@ -274,6 +300,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
     num_tokens = sorted(map(len, Tokenizer.train(some, kind=tokenizer, normalize="nfc").encode_batch(some)))
     max_length, median = _max_length(num_tokens), num_tokens[len(num_tokens) // 2]
     is_few = profile.num_rows * min(median, max_length) <= MAX_TOKENS
+    cases = Counter(map(str.casefold, profile.labels))
     num_english = sum(word in _ENGLISH for text in some for word in text.lower().split())
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         profile=profile,
@@ -281,8 +308,8 @@ def starter_config(profile: DataProfile, path: Path) -> str:
         path=str(path),
         name=re.sub(r"[^\w.-]+", "-", path.stem).strip(".-")[:80] or "run",
         splits={name: files[0] if len(files) == 1 else files for name, files in profile.splits.items()},
-        lengths=sorted(map(len, profile.texts)),
-        remarks=list(_remarks(profile)),
+        alike=[label for label in profile.labels if cases[label.casefold()] > 1],
+        is_measured=any("." in label for label in profile.labels) and all(map(_NUMBER.fullmatch, profile.labels)),
         size=next(size for size in _SIZES if profile.num_rows <= size.max_rows),
         tokenizer=tokenizer,
         max_length=max_length,
@@ -291,19 +318,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
         is_short=median <= 50,
         is_english=is_few and num_english >= MIN_ENGLISH * sum(num_tokens),
         has_english=has_english(),
-        imbalance=max(profile.labels.values()) / min(profile.labels.values()),
     )
-
-
-def _remarks(profile: DataProfile) -> Iterator[str]:
-    total, number = len(profile.texts) if profile.is_multi else profile.labels.total(), len(profile.labels)
-    listed = ", ".join(f"{label} {count / total:.1%}" for label, count in profile.labels.most_common(8))
-    more = f" and {number - 8} more" if number > 8 else "; one label alone cannot be learned" * (number == 1)
-    yield f"Labels: {listed}{more}."
-    num_rare = sum(count < FEW_TEXTS for count in profile.labels.values())
-    if number > FEW_TEXTS and num_rare:
-        yield f"{num_rare} labels have fewer than {FEW_TEXTS} texts; they are hardly learned, and some not tested."
-    yield from profile.remarks
 
 
 def _tokenizer_for(texts: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from bilstm_cls.data.encoding import TextLines
 from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, label_of
 from bilstm_cls.errors import DataError, shown
 
-DELIMITERS = (" ::: ", ":::", "|||", "::", "||", "\t", ";", "|", ",")
+DELIMITERS = (" ::: ", ":::", "_!_", "|||", "::", "||", "\t", ";", "|", ",")
 """Of those that fit equally well the first, as the last are found in texts too."""
 SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 2**20
@@ -50,10 +50,9 @@ class Dialect:
 
     def unusual(self, format: str) -> dict[str, Any]:
         """Returns what files of the format do not usually have, as keys of `data.csv`."""
-        usual = {"delimiter": "\t" if format == "tsv" else ",", "quotechar": "" if format == "tsv" else '"',
-                 "escapechar": "", "skip_lines": 0, "comment": ""}  # fmt: skip
-        found = {key: getattr(self, key) for key in usual}
-        return {key: NONE if value == "" else value for key, value in found.items() if value != usual[key]}
+        marks = ("\t", "") if format == "tsv" else (",", '"')
+        usual = asdict(Dialect(*marks, "", 0, "", self.skip_spaces))
+        return {key: NONE if value == "" else value for key, value in asdict(self).items() if value != usual[key]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,29 +99,46 @@ def find_dialect(
     separator = _SEPARATOR_LINE.fullmatch(sample[0]) if sample and given.skip_lines is None else None
     start = given.skip_lines or (1 if separator else 0)
     known = given.delimiter or (separator[1] if separator else "\t" if is_tsv else None)
+    rest, delimiters = "".join(sample), []
+    for delimiter in DELIMITERS:  # what is only found within longer ones is none
+        delimiters += [delimiter] if delimiter in rest or delimiter == "," else []
+        rest = rest.replace(delimiter, "\n")
     trials = (
         Dialect(delimiter, quotechar, escapechar, start, given.comment or "", skip_spaces)
         for skip_spaces in (False, True)
-        for delimiter in ([known] if known else DELIMITERS)
-        if delimiter in (known, ",") or any(delimiter in line for line in sample)
+        for delimiter in ([known] if known else delimiters)
         for quotechar in ([given.quotechar] if given.quotechar is not None else _quotechars(sample, delimiter, is_tsv))
         for escapechar in (["", "\\"] if given.escapechar is None else [given.escapechar])
     )
-    lines = sample[start:]
-    best = max(trials, key=functools.partial(_score, lines, {*wanted}))
-    has_fields = [(best.delimiter or ",") in line for line in lines[:MAX_PREAMBLE]]
-    if given.skip_lines is None and True in has_fields and not _score(lines, {*wanted}, best)[0]:
-        best = replace(best, skip_lines=start + has_fields.index(True))
-    rows = [row for _, row in _sample_rows(sample[best.skip_lines or 0 :], best)]
-    comments = [row for row in rows if _COMMENT.match(row[0])]
-    width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
-    if given.comment is None and 2 * sum(len(row) != width for row in comments) > len(comments):
-        return replace(best, comment="# "), [row for row in rows if row not in comments]
-    return best, rows
+    best = max(trials, key=functools.partial(_score, sample[start:], {*wanted}))
+    rows = {start + at: row for at, _, row in _sample_rows(sample[start:], best)}
+    width = _usual_width(map(len, rows.values()))
+    comments = [at for at, row in rows.items() if _COMMENT.match(row[0])]
+    if given.comment is None and 2 * sum(len(rows[at]) != width for at in comments) >= max(1, len(comments)):
+        best = replace(best, comment="# ")
+    rows = {at: row for at, row in rows.items() if not best.comment or not row[0].startswith(best.comment)}
+    if given.skip_lines is None and rows and not _score(sample[start:], {*wanted}, best)[0]:
+        widths = [num_filled(row) for row in rows.values()]
+        width = _usual_width(widths) if 2 * widths.count(_usual_width(widths)) > len(widths) else 0
+        # A title is narrower than the table, or filled up with empty fields by a spreadsheet.
+        heads = itertools.islice(rows.items(), MAX_PREAMBLE)
+        head = next((at for at, row in heads if len(row) >= width and 2 * num_filled(row) > width), start)
+        best = replace(best, skip_lines=head if head != next(iter(rows)) else start)
+    return best, [row for at, row in rows.items() if at >= (best.skip_lines or 0)]
+
+
+def _usual_width(widths: Iterable[int]) -> int:
+    counts = Counter(widths)
+    return max(counts, key=lambda width: (counts[width] if width > 1 else 0, width), default=0)
+
+
+def num_filled(row: Sequence[str]) -> int:
+    """Returns the number of fields before an empty end."""
+    return max((position for position, cell in enumerate(row, 1) if cell.strip()), default=0)
 
 
 def _quotechars(lines: Sequence[str], delimiter: str, is_tsv: bool) -> list[str]:
-    usual = ["", '"'] if is_tsv else ['"', ""] if delimiter == "\t" else ['"']
+    usual = ["", '"'] if is_tsv else ['"', ""] if delimiter == "\t" or len(delimiter) > 1 else ['"']
     num_single = sum(line.startswith("'") or f"{delimiter}'" in line for line in lines)
     return [*usual, "'"] if 2 * num_single > len(lines) else usual
 
@@ -133,22 +149,26 @@ def _score(lines: Sequence[str], wanted: set[str], dialect: Dialect) -> tuple[bo
     These have the usual width and no quotes left around a field. Where there are none, commas are meant.
     """
     rows = list(_sample_rows(lines, dialect))
-    widths = Counter(len(row) for _, row in rows)
-    width = max(widths, key=lambda w: (widths[w] if w > 1 else 0, w), default=0)
-    has_wanted = bool(wanted and rows) and wanted <= {cell.strip().strip('"') for cell in rows[0][1]}
-    good = sum(num for num, row in rows if len(row) == width > 1 and not any(map(_QUOTED.fullmatch, row)))
-    good = 0 if has_wanted and len(rows[0][1]) != width else good
+    width = _usual_width(len(row) for _, _, row in rows)
+    has_wanted = bool(wanted and rows) and wanted <= {cell.strip().strip('"') for cell in rows[0][2]}
+    good = sum(num for at, num, row in rows if len(row) == width > 1 and not _has_quotes(row, lines[at], dialect))
+    good = 0 if has_wanted and len(rows[0][2]) != width else good
     return has_wanted, good, not good and dialect.delimiter == ","
 
 
-def _sample_rows(lines: Sequence[str], dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """Yields the lines and fields of each record; the next begins on the next line after one against the grammar."""
+def _has_quotes(row: Sequence[str], line: str, dialect: Dialect) -> bool:
+    """Whether quotes around a field are left; those within others are text, as in `"'so'"`."""
+    return any(map(_QUOTED.fullmatch, {*row}.intersection(line.rstrip("\r\n").split(dialect.delimiter))))
+
+
+def _sample_rows(lines: Sequence[str], dialect: Dialect) -> Iterator[tuple[int, int, list[str]]]:
+    """Yields place, lines and fields of a record; the next begins on the next line after one against the grammar."""
     reader = _reader(lines, dialect)
     while reader.line_num < len(lines):
         before = reader.line_num
         with contextlib.suppress(csv.Error):
             if row := next(reader):
-                yield reader.line_num - before, row
+                yield before, reader.line_num - before, row
 
 
 def _reader(lines: Iterable[str], dialect: Dialect) -> Any:
@@ -253,8 +273,7 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
         raise DataError(f"{path}:{number}: {first}, in the {'header' if has_header else 'first row'}")
     names = _header_names(first, options, f"{path}:{number}")
     texts_at, labels_at = (list(map(names.index, wanted)) for wanted in (options.text_columns, options.label_columns))
-    num_named = max((position for position, cell in enumerate(first, 1) if cell.strip()), default=0)
-    width, is_empty = len(names), True
+    num_named, width, is_empty = num_filled(first), len(names), True
     cached_label = functools.lru_cache(10_000)(label_of)  # by what is written
     for line, row in body if has_header else itertools.chain([(number, first)], body):
         if row == first and has_header and width > 1:
@@ -300,4 +319,5 @@ def _fitted(row: list[str] | str, width: int, num_named: int, num_lines: int) ->
     if len(row) >= num_named and not any(map(str.strip, row[width:])):
         return (row + [""] * width)[:width]
     span = f" over {num_lines} lines (is a quote missing?)" if num_lines > 1 else ""
-    raise WrongValueError(f"{len(row)} field{'s' * (len(row) != 1)}{span}, but the first row has {width}")
+    advice = " (a field with the delimiter in it needs quotes)" if len(row) > width and not span else ""
+    raise WrongValueError(f"{len(row)} field{'s' * (len(row) != 1)}{span}, but the first row has {width}{advice}")

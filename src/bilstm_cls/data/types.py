@@ -191,24 +191,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Splits with one list of labels, which `label_ids` index.
-
-    Attributes:
-        splits: `train`, `valid`, and `test` where there is one.
-        origin: in words, where the texts came from.
-        is_official: whether the test split is the one that published scores use.
-        counts: rows accounted for: `read`, `used`, `skipped`.
-        notes: plain sentences a reader of the score must know.
-        digest: SHA-256 over texts, labels and splits; equal digests mean equal data.
-    """
+    """Splits with one list of labels, which `label_ids` index."""
 
     labels: list[str]
-    splits: dict[str, Split]
-    origin: str
-    is_official: bool
-    counts: dict[str, int]
-    notes: list[str] = field(default_factory=list)
-    digest: str = ""
+    splits: dict[str, Split]  # `train`, `valid`, and `test` where there is one
+    origin: str  # in words, where the texts came from
+    is_official: bool  # whether the test split is the one that published scores use
+    counts: dict[str, int]  # rows accounted for: `read`, `used`, `skipped`
+    notes: list[str] = field(default_factory=list)  # plain sentences a reader of the score must know
+    digest: str = ""  # SHA-256 over texts, labels and splits; equal digests mean equal data
 
     @property
     def scored(self) -> Split:

@@ -1,6 +1,5 @@
 """Word vectors to start from: pretrained files, or made from the texts themselves."""
 
-import gzip
 import hashlib
 import importlib.util
 import itertools
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from bilstm_cls.config import MADE, EmbeddingConfig
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.data.encoding import open_file
 from bilstm_cls.data.sources import packaged
 from bilstm_cls.data.store import cached
 from bilstm_cls.data.tokenizer import PADDING_ID
@@ -209,12 +209,8 @@ def _checked(distribution: str, path: str, digests: Mapping[str, str]) -> Path:
 
 def _file(name: str, wanted: Wanted) -> Iterator[Row]:
     path = vectors_file(name) if name.startswith(PREFIX) else Path(name)
-    try:
-        opener: Any = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rb") as file:
-            yield from _rows(file, path, wanted)
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as word vectors ({error}); check embedding.init") from error
+    with open_file(path) as file:
+        yield from _rows(file, path, wanted)
 
 
 def _rows(file: IO[bytes], path: Path, wanted: Wanted) -> Iterator[Row]:
