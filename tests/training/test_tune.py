@@ -34,12 +34,13 @@ SEARCH = ["train.learning_rate=1e-3..1e-1:log", "model.hidden_size=4..12", "mode
     ("read", "text", "value"),
     [
         (parse_duration, "90s", 90), (parse_duration, "1h30m", 5400), (parse_size, "5MB", 5_000_000),
-        (parse_duration, "20", None), (parse_duration, "-5m", None), (parse_size, "MB", None),
+        (parse_duration, "1d2h", 93_600), (parse_duration, "20", None), (parse_duration, "-5m", None),
+        (parse_duration, "d", None), (parse_size, "MB", None),
     ],
 )  # fmt: skip
 def test_durations_and_sizes_have_units(read: Callable[[str], float], text: str, value: float | None) -> None:
     if value is None:
-        with pytest.raises(ValueError, match=r"\w"):
+        with pytest.raises((ConfigError, ValueError), match=r"\w"):
             read(text)
     else:
         assert read(text) == value
@@ -212,12 +213,19 @@ def test_another_study_or_other_data_are_not_resumed_and_a_damaged_journal_is_na
     config = base.replace(**{"data.train": str(copy)})
     run = search(config, trials=1).run
     other = config.replace(seed=2), SEARCH
-    for (changed, words), resume in ((other, True), ((config, SEARCH[1:]), True), ((config, SEARCH), False)):
-        with pytest.raises(ConfigError):
+    before = run.read_status()
+    searched = ["model.hidden_size=4..12", "model.pooling=mean|max"]
+    for (changed, words), resume in ((other, True), ((config, searched), True), ((config, SEARCH), False)):
+        with pytest.raises(ConfigError) as caught:
             search(changed, words, trials=2, resume=resume)
+        if words == searched:
+            (message,) = str(caught.value).splitlines()
+            assert all(word in message for word in ("train.learning_rate", "mean|max", "mean|[mean, max]", "--search"))
+            assert "hidden_size" not in message
     copy.write_text("".join(rows[:-40]), "utf-8")
     with pytest.raises(DataError):
         search(config, trials=2, resume=True)
+    assert run.read_status() == before
     copy.write_text("".join(rows), "utf-8")
     for damage in (b"no journal\n\n", b'{"op_code": 99}\n', b"[1]\n"):
         (run / "study.journal").write_bytes(damage)
@@ -251,8 +259,10 @@ def test_the_command_shows_what_it_would_search_and_a_signal_or_a_kill_leaves_wh
         journal.write('{"op_code": 5, "wor')  # as a kill in the middle of a write leaves it
     (folder / "study.journal.lock").symlink_to("study.journal")
     again = run_cli(*words, "--trials", "3", "--resume", "--json")
+    assert again.stderr.count("train: ") == again.stderr.count("train: 168 texts") == 1
     assert len(again.json["trials"]) >= 3
     assert again.json["config"] == str(folder / "best.yaml")
     monkeypatch.setitem(sys.modules, "optuna", None)
+    assert (run_cli(*words, "--time", "20").code, "1h30m" in run_cli(*words, "--time", "20").stderr) == (2, True)
     missing = run_cli(*words, "--resume")
     assert (missing.code, "bilstm-cls[tune]" in missing.stderr) == (2, True)

@@ -122,10 +122,14 @@ def baseline(
 
 
 def parse_duration(text: str) -> float:
-    """Returns seconds; raises a `ValueError` as pydantic does."""
+    """Returns seconds; raises a `ConfigError` that says how they are written."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(timedelta).validate_python(f"PT{text.upper()}").total_seconds()
+    days, mark, rest = text.upper().rpartition("D")
+    try:
+        return TypeAdapter(timedelta).validate_python(f"P{days}{mark}{'T' * bool(rest)}{rest}").total_seconds()
+    except ValueError:
+        raise ConfigError(f"--time {text}: must look like 90s, 20m, 1h30m or 2d") from None
 
 
 def parse_size(text: str) -> int:
@@ -145,7 +149,7 @@ def tune(
     ),
     trials: int | None = typer.Option(None, "--trials", min=1, help="[default: 20 without --time]", metavar="N"),
     duration: float | None = typer.Option(
-        None, "--time", help="How long to search, such as 20m or 1h30m.", metavar="DURATION", parser=parse_duration
+        None, "--time", help="How long to search, such as 20m, 1h30m or 2d.", metavar="DURATION", parser=parse_duration
     ),
     max_size: int | None = typer.Option(
         None, "--max-size", help="The model is to take no more, such as 5MB.", metavar="SIZE", parser=parse_size

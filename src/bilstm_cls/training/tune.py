@@ -172,9 +172,10 @@ def tune(config: Config, space: Space, budget: Budget, *, resume: bool = False, 
     with StopSignals() as signals, run.locked(), remembered_log() as earlier:
         check_resumable(run, config, free=FREE_KEYS, resume=resume, overwrite=overwrite)
         study = Study(run, config, space, budget, signals)
-        _data_of(config)  # an earlier study is not deleted before it is clear that a new one can start
+        digest = _data_of(config).dataset.digest  # an earlier study stays as it is until a new one can start
+        known = study.opened(digest) if resume and (run / JOURNAL).exists() else None
         with recorded(run, config, earlier, "tuning", overwrite):
-            study.search()
+            study.search(known or study.opened(digest))
             if study.best is None and study.stopped is None:
                 raise ConfigError(f"{run.path}: no trial was finished: {study.reason}; --resume with higher limits")
             exit_code = study.stopped.exit_code if study.stopped else 0
@@ -197,9 +198,8 @@ class Study:
     def trials(self) -> list[Trial]:
         """The trials that were trained: finished ones first, best first."""
         trained = [trial for trial in self.proposals if trial.state != "skipped"]
-        worst, sign = math.inf, 1 if self.is_lower_better else -1
-        scores = {trial.number: worst if trial.score is None else sign * trial.score for trial in trained}
-        return sorted(trained, key=lambda trial: (trial.state != "finished", scores[trial.number], trial.number))
+        sign = 1 if self.is_lower_better else -1
+        return sorted(trained, key=lambda t: (t.state != "finished", math.inf if t.score is None else sign * t.score))
 
     @property
     def best(self) -> Trial | None:
@@ -221,9 +221,9 @@ class Study:
             lines.append(f"{trial.number:>4}  {trial.state:<8}  {score:<7}  {values}  {trial.reason}".rstrip())
         return "\n".join([*lines, f"next: bilstm-cls train -c {shlex.quote(str(self.run / WINNER))}"])
 
-    def search(self) -> None:
+    def search(self, study: "optuna.Study") -> None:
         """Trains trials until the budget is spent, the space exhausted or a signal comes, and writes what was found."""
-        study = self._opened()
+        logging.getLogger("bilstm_cls.data").setLevel(logging.ERROR)  # the trials' data were told of before
         left = math.inf if self.budget.seconds is None else self.budget.seconds
         self.deadline = time.monotonic() + left - sum(trial.seconds for trial in self.proposals)
         try:
@@ -233,6 +233,7 @@ class Study:
         except StoppedError as error:
             self.stopped, self.reason = error if self.signals.received else None, str(error)
         finally:
+            logging.getLogger("bilstm_cls.data").setLevel(logging.NOTSET)
             shutil.rmtree(self.run / "trial", ignore_errors=True)
         self._keep()
 
@@ -251,8 +252,8 @@ class Study:
         if time.monotonic() >= self.deadline:
             raise StoppedError("the time is over", signal_number=0)
 
-    def _opened(self) -> "optuna.Study":
-        """Opens the journal, and proposes the trial that a stop or a kill ended, or at first the config as it is."""
+    def opened(self, data_digest: str) -> "optuna.Study":
+        """Opens a journal that fits, and proposes the trial that a stop or a kill ended, or at first the config."""
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
@@ -272,12 +273,14 @@ class Study:
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: damaged ({error}); start again with --overwrite") from error
         space = {key: words for key, (words, _) in self.space.items()}
-        marks = {"space": space, "data_digest": _data_of(self.config).dataset.digest}
-        if before and before["data_digest"] != marks["data_digest"]:
+        if before.get("data_digest", data_digest) != data_digest:
             raise DataError(f"{path}: the data are not those of this study; bring them back or add --overwrite")
-        if before and before != marks:
-            raise ConfigError(f"{path}: trials of another search would not compare; it searched {before['space']}")
-        for key, mark in marks.items():
+        known = before.get("space", space)
+        pairs = ((key, known.get(key, "not searched"), space.get(key, "not searched")) for key in known | space)
+        if changes := "; ".join(f"{key}: {there} -> {here}" for key, there, here in pairs if there != here):
+            fault = f"{path.parent}: trials of another search would not compare ({changes})"
+            raise ConfigError(f"{fault}; undo that with --search, or add --overwrite, or --set name=NAME")
+        for key, mark in {"space": space, "data_digest": data_digest}.items():
             study.set_user_attr(key, mark)
         self.proposals = [Trial(**trial.user_attrs["trial"]) for trial in trials if trial.user_attrs]
         for trial in trials:
@@ -296,8 +299,7 @@ class Study:
 
     def _try(self, study: "optuna.Study") -> None:
         """Trains the next proposal, and keeps what came of it on the disk."""
-        import optuna
-
+        optuna = _optuna()
         # Seeded by the number of trials, so that a study that was cut short comes to the same ones.
         seed = (self.config.seed + len(self.proposals)) % 2**32
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
@@ -333,12 +335,10 @@ class Study:
         make_encoder(config, data, on_report=self._check_time)
         shutil.rmtree(self.run / "trial", ignore_errors=True)
         run = RunDirectory(self.run / "trial")
-        others = ask_first(run, config, data)
-        data, _ = taught(run, config, data, ALONE, self.signals, self._check_time, others)
+        data, _ = taught(run, config, data, ALONE, self.signals, self._check_time, ask_first(run, config, data))
         session = Session.start(run, config, data, ALONE)
         trainer = session.trainer
-        trial.state = "finished"
-        stage = 0
+        trial.state, stage = "finished", 0
         with freed_memory_kept() as bound_memory:
             for report in session.reports(self.signals):
                 bound_memory()
@@ -364,7 +364,6 @@ class Study:
 
 def _data_of(config: Config) -> PreparedData:
     """Returns the data of a trial without test."""
-    names = ["train", "valid", *(["unlabelled"] if config.reads_unlabelled else [])]
-    data = prepare(config, only=names)
-    splits = {name: split for name, split in data.dataset.splits.items() if name in names}
+    data = prepare(config, only=["train", "valid", *(["unlabelled"] if config.reads_unlabelled else [])])
+    splits = {name: data.dataset.splits[name] for name in data.corpora}
     return replace(data, dataset=replace(data.dataset, splits=splits))
