@@ -56,6 +56,7 @@ USAGE = [
     ("eval --fail-under 90", "--fail-under"),
     ("inspect --run runs/tiny --data reviews.csv", "--data --run"),
     ("init --data reviews.csv -o base.yaml", "base.yaml --overwrite"),
+    *((f"{command} {'a' * 300}", "aaa long shorter") for command in ("predict x --run", "baseline -c base.yaml -o")),
 ]
 TABLES: list[tuple[str | bytes, str]] = [
     ("text,label\n" + "fine,pos\n" * 20, "t.csv 'pos' two"),
@@ -115,6 +116,7 @@ CASES: list[tuple[str, int, str, dict[str, str | bytes]]] = [
     ("eval --data t.csv", 3, "t.csv:2: 'hm' neg pos", {"t.csv": "text,label\nx,hm\n"}),
     ("predict --input t.csv --output out.csv", 3, "t.csv:62: 3 fields", {"t.csv": TABLE + "a,b,c\n"}),
     *((command, 3, words, {}) for command, words in FILES),
+    ("init --data t.jsonl", 3, "t.jsonl: no columns", {"t.jsonl": "{}\n{}\n"}),
     *((command, 4, words, {"bundle/model.onnx": ""}) for command, words in NO_RUNS),
 ]
 

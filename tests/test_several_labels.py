@@ -147,6 +147,17 @@ def test_predict_prints_the_labels_and_all_probabilities(run: Path) -> None:
     assert sure["labels"] == []
 
 
+def test_it_is_said_that_a_label_is_explained_which_is_not_predicted(run: Path) -> None:
+    found = {text: run_cli("predict", "--run", run, "--explain", text).stdout for text in ("a table", "the soup")}
+    assert ["no label is predicted" in words for words in found.values()] == [True, False]
+
+
+def test_a_comparison_calls_the_scores_what_eval_calls_them(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "other")
+    shown = run_cli("report", "--run", run, "--run", tmp_path / "other").stdout
+    assert shown.count("subset accuracy") == shown.count("accuracy") == 3
+
+
 def test_every_predicted_label_is_explained(run: Path) -> None:
     classifier = Classifier.load(run, device="cpu")
     (prediction,) = classifier.predict(["the soup delayed"])

@@ -3,6 +3,7 @@
 Heavy modules are imported inside the commands, so that `--help` is instant and `predict` loads only what it needs.
 """
 
+import errno
 import io
 import os
 import signal
@@ -75,6 +76,8 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
             _fail(f"{error.filename or 'output'}: no room left to write it ({error.strerror})", ExitCode.RESOURCES)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _fail(f"{error.filename}: cannot be a path ({error.strerror}); give a shorter one", ExitCode.USAGE)
         if is_out_of_memory(error):
             _fail(f"out of memory ({error}); lower train.batch_size or text.max_length", ExitCode.RESOURCES)
         traceback.print_exception(error)

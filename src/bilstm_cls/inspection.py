@@ -17,7 +17,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.config_file import parse_config
 from bilstm_cls.data.batches import Indices, training_batches
 from bilstm_cls.data.corpus import Ints
-from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
+from bilstm_cls.data.prepare import PreparedData, prepare, untrained_start, with_dim
 from bilstm_cls.data.store import cache_folder
 from bilstm_cls.data.types import LabelIds, Split, label_counts, named, spoken
 from bilstm_cls.device import choose_device
@@ -118,19 +118,25 @@ def inspect_run(path: Path) -> dict[str, Any]:
 
 def plan(config: Config) -> dict[str, Any]:
     """Returns what training would do: reads and encodes the data, builds the model, writes nothing."""
+    before = dict[str, Any]()
+    if (first := untrained_start(config)) is not None:  # whose vocabulary and width it will have
+        before = {"trained_first": {"config": config.model.init_from, **plan(first)}}
+        config = config.replace(**{"model.init_from": None, "embedding.dim": with_dim(first).embedding.width})
     config, data = with_dim(config), prepare(config)
+    vocabulary = before["trained_first"]["vocabulary"] if before else len(data.tokenizer)
     lengths = data.corpora["train"].lengths
     train = config.train
     batches = training_batches(
         lengths, batch_size=train.batch_size, batch_tokens=train.batch_tokens, seed=config.seed, epoch=0
     )
-    model = build_model(config, len(data.tokenizer), len(data.dataset.labels))
+    model = build_model(config, vocabulary, len(data.dataset.labels))
     return {
+        **before,
         "run_directory": str(Path(config.output_dir) / config.name),
         "origin": data.dataset.origin,
         "labels": data.dataset.labels,
         "texts": {name: len(split) for name, split in data.dataset.splits.items()},
-        "vocabulary": len(data.tokenizer),
+        "vocabulary": vocabulary,
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": train.epochs * len(batches),
         "tokens_per_epoch": int(lengths.sum()),

@@ -218,8 +218,7 @@ def count(texts: Sequence[str], *, max_n: int, is_binary: bool, spaced: bool) ->
         numbers = np.ones(len(times), np.int8) if is_binary else times.astype(np.int32)
         parts.append((numbers, columns.astype(np.int32), np.bincount(rows, minlength=len(chunk))))
     numbers, indices, lengths = map(np.concatenate, zip(*parts, strict=True))
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    return csr_matrix((numbers, indices, ends), shape=(len(lengths), NUM_COLUMNS))
+    return csr_matrix((numbers, indices, np.concatenate([[0], np.cumsum(lengths)])), shape=(len(lengths), NUM_COLUMNS))
 
 
 def count_pairs(texts: Sequence[str], *, spaced: bool) -> Counts:

@@ -39,6 +39,7 @@ from bilstm_cls.runtime import Task
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
+BASELINE = "evaluated"  # why the status of what `baseline` wrote is finished
 RUN_FILES = (
     "model.safetensors", "model-*.safetensors", "encoder.safetensors", "ngrams.safetensors", "study.journal",
     "best.yaml", "trials.csv", "tuning.json", "checkpoints/*.json", "checkpoints/step-*.safetensors",
@@ -209,6 +210,8 @@ class RunDirectory:
         config, path = self.load_config(), self._weights(1)
         if not path.exists():
             status = self.read_status()
+            if status.get("reason") == BASELINE:
+                raise CheckpointError(f"{self.path}: is a baseline and has no model; compare it with bilstm-cls report")
             state = f"its run is {status.get('status', 'not known')}: {status.get('reason')}"
             raise CheckpointError(f"{self.path}: holds no finished model ({state}); train it, or add --resume")
         tensors, metadata = load_tensors(path)

@@ -142,6 +142,7 @@ OTHER_FAULTS = [
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": ["a", "b"]}\n', "data.labels: multi"),
     ("a.jsonl", OBJECT + '\n{"text": "\\ud800", "label": "b"}\n', "lone surrogate (U+D800)"),
     ("a.jsonl", OBJECT + '\n{"text": "y", \n', "not JSON: "),
+    ("a.jsonl", OBJECT + '\n{"text": "\x01"}\n', "not JSON: Invalid control character at column"),
     ("a.jsonl", OBJECT + "\n" + "[" * 100_000 + "\n", "nested too deep"),
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": ' + "9" * 5000 + "}\n", "not JSON: Exceeds"),
     ("a.json", f'[{OBJECT},\n{{"text": 3}} {{}}]', "'text' must be text"),
@@ -255,13 +256,15 @@ def test_a_wrong_byte_in_a_folder_is_named(write: Write, tmp_path: Path) -> None
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
 def test_rows_of_a_table_are_read_and_counted(tmp_path: Path, suffix: str) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    day, path = datetime.date(2024, 1, 2), tmp_path / f"a{suffix}"
+    day, path, twice = datetime.date(2024, 1, 2), tmp_path / f"a{suffix}", tmp_path / f"twice{suffix}"
     table = pa.table({"day": [day] * 3, "text": ["x", "y", "z"], "label": [0.0, None, float("nan")]})
-    if suffix == ".parquet":
-        pq.write_table(table, path)
-    else:
-        with pa.ipc.new_stream(str(path), table.schema) as writer:
-            writer.write_table(table)
+    for content, target in ((table, path), (table.rename_columns(["text", "text", "label"]), twice)):
+        if suffix == ".parquet":
+            pq.write_table(content, target)
+        else:
+            with pa.ipc.new_stream(str(target), content.schema) as writer:
+                writer.write_table(content)
+    assert "column 'text' is there twice" in error(twice)
     assert skipping(path) == ([("x", "0")], [2, 3])
     records = [row.record for row in read(path, options=ReadOptions(label_column=None, keep_record=True))]
     assert records[2] == {"day": "2024-01-02", "text": "z", "label": None}  # as JSON can have it

@@ -127,6 +127,10 @@ def test_the_command_compares_a_run_with_a_baseline(trained_run: Path, tmp_path:
     metrics = RunDirectory(trained_run).read_object("metrics.json")
     first = done.json["runs"][0]
     assert (first["run"], first["accuracy"]) == ("tiny", metrics["test/accuracy"])
+    for command in (("predict", "x"), ("eval",)):  # which need a model
+        refused = run_cli(*command, "--run", tmp_path / "tiny-nbsvm")
+        assert (refused.code, "baseline" in refused.stderr, "not finished" in refused.stderr) == (4, True, False)
+        assert "bilstm-cls report" in refused.stderr
     assert first["macro_f1"] == pytest.approx(metrics["test/macro_f1"])
     assert first["log_loss"] == pytest.approx(metrics["test/log_loss"], abs=1e-5)
     assert (tmp_path / "page.html").stat().st_size < 2 * 2**20

@@ -17,6 +17,7 @@ from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.vectors import corpus_vectors
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
+from bilstm_cls.inspection import plan
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.run_directory import RunDirectory, build_model
 from bilstm_cls.training.run import train
@@ -95,8 +96,12 @@ def test_a_config_to_start_from_is_trained_first_and_once(tiny_config: Callable[
         prepare(config)
     with pytest.raises(ConfigError, match=r"model\.hidden_size is \d+ there and 9 here"):
         train(config.replace(**{"model.hidden_size": 9}))
+    planned = plan(config)
+    assert planned["trained_first"]["run_directory"] == str(tmp_path / "first")
     assert not (tmp_path / "first").exists()
     train(config)
+    later = plan(config)
+    assert later == {key: value for key, value in planned.items() if key != "trained_first"}
     first = RunDirectory(tmp_path / "first")
     trained = first.load_model().model.state_dict()
     model, _ = start(with_dim(config), prepare(config))

@@ -116,8 +116,7 @@ def config_show(
 
 def config_check(config: Path | None = opt.CONFIG, overrides: list[str] | None = opt.OVERRIDES) -> None:
     """Report all problems of a config at once."""
-    resolved = opt.resolve(config, overrides)
-    print(f"{config or 'defaults'}: valid (run {resolved.name!r})")
+    print(f"{config or 'defaults'}: valid (run {opt.resolve(config, overrides).name!r})")
 
 
 def config_schema() -> None:

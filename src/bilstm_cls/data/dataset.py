@@ -39,8 +39,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     """
     source = source_of(config)
     key = hashlib.sha256(json.dumps([FORMAT, source.identity, config.model_dump()]).encode()).hexdigest()
-    folder = cached("data", key[:32], lambda empty: _build(empty, source, config))
-    dataset = _open(folder)
+    dataset = _open(cached("data", key[:32], lambda empty: _build(empty, source, config)))
     if "valid" not in dataset.splits:
         note = "There is no valid split: the best epoch is the best on the texts of train (data.valid: null)."
         splits = dataset.splits | {"valid": replace(dataset.splits["train"], name="valid")}

@@ -137,6 +137,17 @@ def start_folder(config: Config) -> Path | None:
     return None if name is None else Path(name)
 
 
+def untrained_start(config: Config) -> Config | None:
+    """Returns the config that `model.init_from` names, which has to fit, where its run is not there yet."""
+    start, folder = config.model.init_from or "", start_folder(config)
+    if folder is None or folder == Path(start) or weights_of_encoder(folder).is_file():
+        return None
+    keys = {f"train.{key}": getattr(config.train, key) for key in ("device", "processes", "threads")}
+    first = load_config(Path(start)).replace(output_dir=config.output_dir, **keys)
+    check_fit(with_dim(first), config)
+    return first
+
+
 def tokenizer_of_encoder(config: Config) -> Tokenizer | None:
     """Returns the tokenizer of the encoder that `model.init_from` names and that must fit, or None without one."""
     if (folder := start_folder(config)) is None:

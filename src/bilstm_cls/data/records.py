@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bilstm_cls.data.encoding import MAX_CHARACTERS, TOO_LONG, TextLines, decoding_fault, find_encoding
-from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, require_columns
+from bilstm_cls.data.tables import MAX_SHOWN, ReadOptions, Rows, require_columns, require_single
 from bilstm_cls.data.types import BLANK_LINE, BadRow, Example, SkippedLines, WrongValueError, checked_text, label_of
 from bilstm_cls.errors import DataError, shown
 
@@ -156,7 +156,7 @@ def _record_of(value: Any) -> dict[str, Any] | str:
 
 def _json_fault(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at column {error.colno}"
+        return f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
     return "nested too deep" if isinstance(error, RecursionError) else f"not JSON: {error}"
 
 
@@ -233,6 +233,7 @@ def read_arrow(path: Path, options: ReadOptions) -> Rows:
 def table_rows(schema: Any, batches: Batches, path: str, options: ReadOptions) -> Rows:
     """Reads the rows of an Arrow table: its schema, what yields batches of some columns, and what messages call it."""
     require_columns(schema.names, options, path)
+    require_single(schema.names, options, path)
     columns = schema.names if options.keep_record else list(dict.fromkeys(options.wanted))
     names = class_names(schema).get(*options.label_columns[:1] or [""])
     row = 0
@@ -279,8 +280,7 @@ def _example(
         text = "\n".join([checked_text(_value_of(record, column), column) for column in options.text_columns])
         label = None
         if columns := options.label_columns:
-            values = [_value_of(record, column) for column in columns]
-            label = label_of(values, columns, options.separator, names)
+            label = label_of([_value_of(record, name) for name in columns], columns, options.separator, names)
     except WrongValueError as error:
         return BadRow(str(path), line, f"{place}{error}")
     kept = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None) if options.keep_record else None

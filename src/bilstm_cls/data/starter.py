@@ -166,8 +166,8 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
     table = {name: [record.get(name) for record in records] for name in names}
     if is_csv:
         table = _without_header(table)
-        if not any(table.values()):
-            raise DataError(f"{path}: has a header, but no row below it")
+    if not any(table.values()):
+        raise DataError(f"{path}: {'has a header, but no row below it' if names else 'its rows have no columns'}")
     known = tuple(given.text_columns) if "text_columns" in given.model_fields_set else ()
     found = [given.label_column] if "label_column" in given.model_fields_set else _guess_labels(table, known)
     if not found:

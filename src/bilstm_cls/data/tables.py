@@ -231,10 +231,15 @@ def _header_names(first_row: Sequence[str], options: ReadOptions, where: str) ->
     names = column_names(cells)
     if options.is_headerless:
         names = [f"#{position}" for position in range(1, len(cells) + 1)]
-    elif repeated := next((name for name in options.wanted if cells.count(name) > 1), None):
-        raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
+    else:
+        require_single(cells, options, where)
     require_columns(names, options, where)
     return names
+
+
+def require_single(names: Sequence[str], options: ReadOptions, where: str) -> None:
+    if repeated := next((name for name in options.wanted if names.count(name) > 1), None):
+        raise DataError(f"{where}: column {shown(repeated)} is there twice; rename one")
 
 
 def column_names(cells: Sequence[str]) -> list[str]:

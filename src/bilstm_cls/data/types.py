@@ -79,8 +79,7 @@ def names_in(label: Label | None) -> tuple[str, ...]:
 
 def label_counts(label_ids: LabelIds, num_labels: int) -> npt.NDArray[np.int64]:
     """Returns `[C]`, how many texts have each label."""
-    several = label_ids.ndim == 2
-    return label_ids.sum(0, dtype=np.int64) if several else np.bincount(label_ids, minlength=num_labels)
+    return label_ids.sum(0, dtype=np.int64) if label_ids.ndim == 2 else np.bincount(label_ids, minlength=num_labels)
 
 
 def named(label_ids: LabelIds, labels: Sequence[str]) -> Iterator[Label]:

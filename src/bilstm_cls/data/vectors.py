@@ -101,8 +101,7 @@ def load_vectors(init: str, tokens: Sequence[str], *, seed: int) -> tuple[Matrix
 
 def random_vectors(vocab_size: int, dim: int, *, seed: int) -> Matrix:
     """Returns small vectors `[V, E]` for tokens of which nothing is known."""
-    generator = np.random.Generator(np.random.PCG64([seed, 1]))
-    return generator.normal(0.0, SPREAD, (vocab_size, dim)).astype(np.float32)
+    return np.random.Generator(np.random.PCG64([seed, 1])).normal(0.0, SPREAD, (vocab_size, dim)).astype(np.float32)
 
 
 def width_of(init: str) -> int:

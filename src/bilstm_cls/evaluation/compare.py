@@ -9,7 +9,7 @@ import numpy as np
 
 from bilstm_cls.data.types import names_in, spoken
 from bilstm_cls.errors import ConfigError, printable
-from bilstm_cls.evaluation.metrics import DEVIATIONS, SCORE_NAMES, accuracy_interval, calibration_error
+from bilstm_cls.evaluation.metrics import DEVIATIONS, accuracy_interval, calibration_error, score_names
 from bilstm_cls.evaluation.predictions import Predicted, label_ids_of, read_predictions
 from bilstm_cls.evaluation.report import aligned, render, shortened
 from bilstm_cls.files import write_atomic
@@ -103,12 +103,13 @@ def _difference(first: str, name: str, is_correct: Bools, losses: Floats) -> Row
 
 def tables(content: Row) -> list[list[list[str]]]:
     """Returns two tables with their heads: the scores of each run, and how the others differ from the first."""
-    keys = [key for key in ("accuracy", "micro_f1", "macro_f1", "log_loss", "ece") if key in content["runs"][0]]
-    scores = [["run", "95 % interval of the accuracy", *(SCORE_NAMES[key] for key in keys)]]
+    main = "micro_f1" if "micro_f1" in content["runs"][0] else "accuracy"
+    names = score_names(main, [key for key in ("accuracy", "macro_f1", "log_loss", "ece") if key in content["runs"][0]])
+    scores = [["run", f"95 % interval of the {names['accuracy']}", *names.values()]]
     for run in content["runs"]:
         interval = "{:.4f} to {:.4f}".format(*run["confidence_interval"])
-        scores.append([run["run"], interval, *(f"{run[key]:.4f}" for key in keys)])
-    differences = [[f"minus {content['runs'][0]['run']}", "accuracy", "log loss", "right alone", "McNemar's p"]]
+        scores.append([run["run"], interval, *(f"{run[key]:.4f}" for key in names)])
+    differences = [[f"minus {content['runs'][0]['run']}", names["accuracy"], "log loss", "right alone", "McNemar's p"]]
     for found in content["differences"]:
         gains = [found[key] for key in ("accuracy", "log_loss")]
         differences.append([

@@ -22,16 +22,10 @@ from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Dataset, Example, S
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Metrics, scored_split
-from bilstm_cls.evaluation.predictions import (
-    Evaluation,
-    label_ids_of,
-    read_history,
-    read_split,
-    write_predictions,
-)
+from bilstm_cls.evaluation.predictions import Evaluation, label_ids_of, read_history, read_split, write_predictions
 from bilstm_cls.evaluation.report import write_report
 from bilstm_cls.files import write_atomic
-from bilstm_cls.run_directory import RunDirectory, environment
+from bilstm_cls.run_directory import BASELINE, RunDirectory, environment
 
 logger = logging.getLogger(__name__)
 
@@ -194,8 +188,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
         ConfigError: a baseline is not known, or its directory is taken.
         DataError: the data cannot be read.
     """
-    names = known_baselines(only)
-    runs = {name: RunDirectory(Path(config.output_dir) / f"{config.name}-{name}") for name in names}
+    runs = {name: RunDirectory(Path(config.output_dir) / f"{config.name}-{name}") for name in known_baselines(only)}
     for run in runs.values():
         if run.is_taken and not overwrite:
             raise ConfigError(f"{run.path}: exists already; add --overwrite to replace it, or --set name=NAME")
@@ -214,7 +207,7 @@ def write_baselines(config: Config, only: Sequence[str] | None, *, overwrite: bo
             run.write_json("environment.json", environment("cpu", 1) | {"data_digest": dataset.digest})
             write_predictions(run / f"predictions_{split}.csv", evaluation)
             run.write_json("metrics.json", results[name])
-            run.write_status("finished", "evaluated")
+            run.write_status("finished", BASELINE)
     return results
 
 
@@ -232,8 +225,7 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
     metrics, split = run.read_object("metrics.json"), read_split(path, loaded.labels)
     if f"{scored_split(metrics)}/examples" not in metrics:
         raise CheckpointError(f"{run / 'metrics.json'}: damaged, it holds no scores; restore it, or train again")
-    corpus = Classifier(loaded, device).encode(split.texts)
-    evaluation = _evaluate_split(loaded, split, corpus, metrics)
+    evaluation = _evaluate_split(loaded, split, Classifier(loaded, device).encode(split.texts), metrics)
     with run.locked():
         write_report(run, loaded, evaluation, metrics, history=read_history(run))
     return run / "report.html"

@@ -102,7 +102,9 @@ def explain(
     starts = range(0, len(ids), size)
     variants = [ids[:i] + ids[i + size :] or [UNKNOWN_ID] for i in starts]
     texts = [text[: places[i][0]] + text[places[min(i + size, len(ids)) - 1][1] :] for i in starts]
-    logits = _logits(loaded, [ids, *variants], [text, *texts])
+    rows = [np.array(row, dtype=np.int32) for row in (ids, *variants)]
+    logits: Any = network_logits(loaded, Corpus(np.concatenate(rows), np.cumsum([0, *map(len, rows)])))  # [1 + N, C]
+    logits = logits if loaded.ngrams is None else logits + loaded.ngrams.logits([text, *texts])
     best = int(logits[0].argmax())
     which = best if label is None else labels.index(label)
     found = logits[:, which]
@@ -115,13 +117,6 @@ def explain(
         for token_id, (start, stop), value in zip(ids, places, values, strict=True)
     ]
     return Explanation(text, labels[which], labels[best], float(found[0]), tuple(terms))
-
-
-def _logits(loaded: LoadedModel, rows: list[list[int]], texts: list[str]) -> Any:
-    """Returns the logits `[N, C]` of texts whose token ids are given."""
-    token_ids = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
-    logits = network_logits(loaded, Corpus(token_ids, np.cumsum([0, *map(len, rows)])))
-    return logits if loaded.ngrams is None else logits + loaded.ngrams.logits(texts)
 
 
 def read_tokens(loaded: LoadedModel, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -309,8 +309,7 @@ def confident_disagreements(probabilities: Floats, label_ids: LabelIds) -> Ints:
     if label_ids.ndim == 2:
         of_label, lowest = likelihoods(probabilities, label_ids), np.ones(len(label_ids))
         for i, has_label in enumerate(label_ids.T.astype(np.int64)):
-            pair = np.stack([1 - probabilities[:, i], probabilities[:, i]], axis=1)
-            found = confident_disagreements(pair, has_label)
+            found = confident_disagreements(np.stack([1 - probabilities[:, i], probabilities[:, i]], 1), has_label)
             lowest[found] = np.minimum(lowest[found], of_label[found, i])
         found = np.flatnonzero(lowest < 1)
         return found[np.argsort(lowest[found], kind="stable")]

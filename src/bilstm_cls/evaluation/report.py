@@ -333,7 +333,7 @@ def explanation_lines(prediction: Prediction, explanation: Explanation, *, is_co
     parts = parts_of(explanation)
     shown = "".join(_painted(part) if is_coloured else printable(part.text) for part in parts)
     yield f"{printable(explanation.label)}\t{prediction.probabilities[explanation.label]:.4f}\t{shown}"
-    yield f"  {_summary(explanation)}"
+    yield f"  {_summary(prediction, explanation)}"
     yield from (f"  {value}  {word}" for value, word in _strongest(parts))
 
 
@@ -344,7 +344,7 @@ def write_explanations(path: Path, title: str, explained: Iterable[tuple[Predict
             "label": explanation.label,
             "probability": prediction.probabilities[explanation.label],
             "parts": parts_of(explanation),
-            "summary": _summary(explanation),
+            "summary": _summary(prediction, explanation),
             "strongest": _strongest(parts_of(explanation)),
         }
         for prediction, explanation in explained
@@ -362,6 +362,7 @@ def _strongest(parts: Sequence[Part]) -> list[tuple[str, str]]:
     return [(f"{part.value:+.4f}", printable(part.text)) for part in tokens[:MAX_STRONGEST]]
 
 
-def _summary(explanation: Explanation) -> str:
+def _summary(prediction: Prediction, explanation: Explanation) -> str:
+    unsure = "no label is predicted, this is the likeliest; " if prediction.labels == () else ""
     logit = f"logit of {printable(explanation.label)} {explanation.logit:+.4f}"
-    return f"{logit}; a word's value is what it loses when the word is left out"
+    return f"{unsure}{logit}; a word's value is what it loses when the word is left out"

@@ -106,8 +106,7 @@ def out_of_fold(ngrams: NgramCounts, label_ids: LabelIds, num_labels: int) -> Fl
     logits = np.zeros((len(label_ids), num_labels))
     for fold in range(FOLDS):
         kept, rest = (replace(ngrams, sets=ngrams.sets[is_chosen]) for is_chosen in (folds != fold, folds == fold))
-        model = NgramModel.train(kept, label_ids[folds != fold], num_labels)
-        logits[folds == fold] = model.logits_of_counts(rest)
+        logits[folds == fold] = NgramModel.train(kept, label_ids[folds != fold], num_labels).logits_of_counts(rest)
     return logits.clip(-10, 10)  # a label that some folds have no text of is no reason to doubt all others
 
 

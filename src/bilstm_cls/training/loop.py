@@ -248,8 +248,7 @@ class Trainer:
     def is_finished(self) -> bool:
         """Whether no step is to follow: epochs, time or patience are used up."""
         patience = self.config.patience or math.inf
-        is_out_of_patience = self.progress.evaluations_without_gain >= patience
-        return self.is_out_of_epochs or self.is_out_of_time or is_out_of_patience
+        return self.is_out_of_epochs or self.is_out_of_time or self.progress.evaluations_without_gain >= patience
 
     @property
     def is_evaluation_due(self) -> bool:

@@ -144,8 +144,7 @@ def recorded(run: RunDirectory, config: Config, earlier: MemoryHandler, doing: s
     try:
         yield
     except BaseException as error:
-        is_expected = isinstance(error, UserError | StoppedError)
-        reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, UserError | StoppedError) else f"{type(error).__name__}: {error}"
         exit_code = ResourceError.exit_code if is_out_of_memory(error) else getattr(error, "exit_code", 1)
         if isinstance(error, UserError):
             logger.error(reason)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from bilstm_cls.classifier import LoadedModel
 from bilstm_cls.config import Config, PretrainConfig
-from bilstm_cls.config_file import load_config
-from bilstm_cls.data.prepare import PreparedData, check_fit, prepare, start_folder, weights_of_encoder, with_dim
+from bilstm_cls.data.prepare import PreparedData, prepare, untrained_start, with_dim
 from bilstm_cls.device import Precision, choose_device, set_threads, watch_load
 from bilstm_cls.evaluation.evaluate import write_results
 from bilstm_cls.run_directory import RunDirectory
@@ -62,7 +61,9 @@ def train(
         SeveralProcessesError: with `can_launch`, the data are prepared and several processes are to train.
     """
     distributed.end_with_launcher()
-    _train_start(config, on_report=on_report, can_launch=can_launch)
+    if (first := untrained_start(config)) is not None:
+        logger.info(f"training {config.model.init_from} first, to start from")
+        train(first, resume=True, on_report=on_report, can_launch=can_launch)
     config = with_dim(config)
     run = RunDirectory(Path(config.output_dir) / config.name)
     with record.StopSignals() as signals:
@@ -81,18 +82,6 @@ def train(
             data = _prepare(run, config, overwrite=overwrite, can_launch=can_launch, on_report=on_report)
             with record.recorded(run, config, earlier, "training", overwrite):
                 return TrainResult(run, _train(run, config, data, signals, on_report))
-
-
-def _train_start(config: Config, *, on_report: OnReport, can_launch: bool) -> None:
-    """Trains the config that `model.init_from` names, where its run is not there yet."""
-    start, folder = config.model.init_from or "", start_folder(config)
-    if folder is None or folder == Path(start) or weights_of_encoder(folder).is_file():
-        return
-    logger.info(f"training {start} first, to start from")
-    keys = {f"train.{key}": getattr(config.train, key) for key in ("device", "processes", "threads")}
-    first = load_config(Path(start)).replace(output_dir=config.output_dir, **keys)
-    check_fit(with_dim(first), config)
-    train(first, resume=True, on_report=on_report, can_launch=can_launch)
 
 
 def _prepare(
