@@ -264,6 +264,11 @@ def test_what_may_be_wrong_with_labels_and_columns_is_remarked_on(
     assert remark in starter_config(profile_data(path), path).partition("encoding:")[0]
 
 
+def test_a_heading_is_no_label(write: Write) -> None:
+    rows = [(("Help", "Order", "Other")[i % 3], s, "ab"[i % 2]) for i, s in enumerate(SENTENCES)]
+    assert profile_data(write("a.csv", [("subject", "message", "team"), *rows])).remarks == []
+
+
 def test_a_test_split_without_labels_is_not_used(write: Write, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write("data/train.csv", labelled())

@@ -188,7 +188,8 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
         raise _unknown_column(path, table, "text")
     prose = [name for name in table if name not in (*texts, *labels) and is_prose(table[name]) and not known]
     splits = [name for name in table if _is_split(table[name])]
-    about = {"The label may also be in": found[1:], "Not read, but like a text:": prose,
+    others = [str(name) for name in found[1:] if name not in texts]
+    about = {"The label may also be in": others, "Not read, but like a text:": prose,
              "Not read, but each split could be a file of its own:": splits}  # fmt: skip
     remarks += [f"{what} {', '.join(map(shown, names[:MAX_SHOWN]))}." for what, names in about.items() if names]
     is_multi = len(labels) > 1 or any(isinstance(value, list) for value in table[labels[0]])
