@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("light")
 
 COMMANDS = [*([name] for name in cli.COMMANDS), *(["config", name] for name in ("show", "check", "schema")), ["config"]]
 HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pydantic", "numpy", "yaml", "tokenizers", "pyarrow", "filelock"}
+UNUSED = {"sklearn", "scipy", "matplotlib", "pyarrow", "psutil", "bilstm_cls.data.dataset"}  # in a prediction
 OURS = [sys.executable, "-m", "bilstm_cls"]
 # As in a user's shell: what is printed into a pipe waits in Python until it is flushed.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | {"OMP_NUM_THREADS": "1"}
@@ -66,16 +67,18 @@ def json_of(path: Path) -> Any:
 @pytest.mark.parametrize(
     ("command", "needed", "unwanted"),
     [
-        (["--help"], "typer", HEAVY),
+        (["--help"], "typer", HEAVY | UNUSED),
         (["init", "--data", "reviews.csv"], "pydantic", {"torch", "sklearn", "matplotlib", "pyarrow"}),
+        (["predict", "a", "--run"], "torch", UNUSED),
     ],
 )
 def test_a_command_imports_no_more_than_it_needs(
-    command: list[str], needed: str, unwanted: set[str], reviews_csv: Path
+    command: list[str], needed: str, unwanted: set[str], reviews_csv: Path, trained_run: Path
 ) -> None:
-    timed = [sys.executable, "-X", "importtime", "-m", "bilstm_cls", *command]
+    words = [*command, trained_run] if command[-1] == "--run" else command
+    timed = [sys.executable, "-X", "importtime", "-m", "bilstm_cls", *words]
     done = subprocess.run(timed, capture_output=True, text=True, check=True, cwd=reviews_csv.parent)
-    imported = set(re.findall(r"^import time:.*\|\s+(\w+)", done.stderr, re.MULTILINE))
+    imported = set(re.findall(r"^import time:.*\|\s+([\w.]+)", done.stderr, re.MULTILINE))
     assert needed in imported
     assert imported & unwanted == set()
 

@@ -8,6 +8,7 @@ from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from bilstm_cls import device
@@ -115,9 +116,9 @@ def test_other_programs_that_take_the_cores_are_reported_once(
     def spent() -> SimpleNamespace:
         return SimpleNamespace(user=50.0 * bool(now), system=0.0)
 
-    monkeypatch.setattr(device.psutil, "cpu_times", lambda: Times(busy * bool(now), 0, 0, 7 * now, 3 * now, 0, 0, 0, 0))
-    monkeypatch.setattr(device.psutil, "Process", lambda: SimpleNamespace(cpu_times=spent))
-    monkeypatch.setattr(device.psutil, "cpu_count", lambda: machine)
+    monkeypatch.setattr(psutil, "cpu_times", lambda: Times(busy * bool(now), 0, 0, 7 * now, 3 * now, 0, 0, 0, 0))
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(cpu_times=spent))
+    monkeypatch.setattr(psutil, "cpu_count", lambda: machine)
     monkeypatch.setattr(device, "usable_cores", lambda: usable)
     monkeypatch.setattr(device.time, "monotonic", lambda: now)
     device.watch_load.cache_clear()

@@ -67,7 +67,7 @@ def test_a_long_text_is_cut_as_in_training(truncate: str, tmp_path: Path) -> Non
     agree([found], Classifier.load(run.path, device="cpu").predict([text]))
 
 
-def test_nothing_but_numpy_onnxruntime_psutil_and_tokenizers_is_loaded(bundle: Path) -> None:
+def test_nothing_but_numpy_onnxruntime_and_tokenizers_is_loaded(bundle: Path) -> None:
     code = """
 import sys, sysconfig
 from bilstm_cls.runtime import Runtime
@@ -78,7 +78,7 @@ installed = {name for name, file in files.items() if file.startswith(tuple(place
 print(*sorted(installed - {"_distutils_hack", "bilstm_cls"}))
 """
     done = subprocess.run([sys.executable, "-c", code, bundle], capture_output=True, timeout=60, check=True)
-    assert done.stdout.split() == [b"numpy", b"onnxruntime", b"psutil", b"tokenizers"]
+    assert done.stdout.split() == [b"numpy", b"onnxruntime", b"tokenizers"]
 
 
 def test_as_a_program_it_prints_json_lines_until_the_reader_has_seen_enough(bundle: Path) -> None:

@@ -11,14 +11,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from bilstm_cls.commands import look, train, use
 from bilstm_cls.device import check_memory, configure_process, is_launched
-from bilstm_cls.errors import ConfigError, ExitCode, StoppedError, UserError, is_out_of_memory
+from bilstm_cls.errors import ConfigError, ExitCode, StoppedError, UserError, is_out_of_memory, stop
 from bilstm_cls.files import OUT_OF_SPACE
 
 app = typer.Typer(
@@ -59,7 +58,7 @@ def main() -> None:
     """Runs the command line and turns every failure into one message and an exit code of `ExitCode`."""
     _open_streams()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a command in a shell's background
-        signal.signal(signal.SIGINT, _stop)
+        signal.signal(signal.SIGINT, stop)
     try:
         try:
             app()
@@ -120,10 +119,6 @@ def _open_streams() -> None:
     for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=encoding, errors="backslashreplace")
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    raise StoppedError("stopped", signal_number=number)
 
 
 def _flush_stdout() -> None:

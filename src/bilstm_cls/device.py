@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import psutil
-
 from bilstm_cls.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -224,6 +222,7 @@ def watch_load(processes: int, threads: int) -> Iterator[str | None]:
     The threads of a step wait for the slowest, so that a second busy program makes a step two to three times as slow.
     `processes` of this run share the machine, each as busy as this one, with so many `threads`.
     """
+    import psutil
 
     def busy() -> float:
         times, own = psutil.cpu_times(), psutil.Process().cpu_times()
@@ -290,5 +289,7 @@ def _bounded(give_back: Callable[[], object]) -> Callable[[], None]:
 
 def _private_memory() -> int:
     """Returns the resident bytes that only this process can give back: pages of mapped files are not among them."""
+    import psutil
+
     memory = psutil.Process().memory_info()
     return int(memory.rss - memory.shared)

@@ -4,8 +4,9 @@ Every error prints as its message alone: where it is, what is wrong (the value b
 """
 
 import re
+import signal
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
 
 KeyPath = tuple[str | int, ...]  # keys and list positions that lead from the root of nested data to a value
 
@@ -73,6 +74,12 @@ class StoppedError(BaseException):
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def stop(number: int, _: object) -> NoReturn:
+    """Ends the program, as a signal asks; only Ctrl-C needs no name."""
+    name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    raise StoppedError(f"stopped{name}", signal_number=number)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

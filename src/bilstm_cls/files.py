@@ -38,7 +38,7 @@ def naming_disk_faults(path: Path, place: str = "-o") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, mode: str = "xb", **options: Any) -> Iterator[IO[Any]]:
     """Opens a temporary neighbour of `path` that takes its place, flushed to the disk, when the block ends well.
 
     A reader, or a machine that lost its power, sees the old file or the new one and never a part. When the block
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with naming_disk_faults(path):
             make_folder(path.parent)
-            with temporary.open("xb") as file:
+            with temporary.open(mode, **options) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

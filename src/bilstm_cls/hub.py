@@ -29,8 +29,7 @@ def push(run: str | Path, repository: str, *, is_private: bool = False, with_tex
     report and the predictions, which hold texts of the data, go along. Raises CheckpointError where the run is
     unfinished or damaged, ConfigError without permission, DownloadError where the Hub cannot be reached.
     """
-    address = _address(repository)
-    run = Path(run)
+    address, run = _address(repository), Path(run)
     config = RunDirectory(run).load_model().config
     paths = (path for pattern in PUSHED + WITH_TEXTS * with_texts for path in sorted(run.glob(pattern)))
     contents: dict[str, Any] = {path.relative_to(run).as_posix(): str(path) for path in paths}

@@ -27,7 +27,6 @@ from torch.overrides import TorchFunctionMode
 from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import REMOVED, Config
 from bilstm_cls.config_file import dump_config, load_config
-from bilstm_cls.data.prepare import WEIGHTS, weights_of_encoder
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.files import make_folder, naming_disk_faults, write_atomic
@@ -302,11 +301,12 @@ def load_encoder(model: BiLSTMClassifier | LanguageModels, folder: Path, labels:
     Of a run, pooling and the head's rows of the same labels come along where they fit. Raises a `CheckpointError`
     where a file is missing, damaged, or does not fit the others.
     """
+    from bilstm_cls.data.prepare import WEIGHTS, weights_of_encoder
+
     path, run = weights_of_encoder(folder), RunDirectory(folder)
     tensors, metadata = load_tensors(path)
     known = [] if path.name == WEIGHTS else run.read_json("labels.json")
-    before = Tokenizer.load(folder / "tokenizer.json")
-    if metadata.get("text_digest") != text_digest(before, known):
+    if metadata.get("text_digest") != text_digest(Tokenizer.load(folder / "tokenizer.json"), known):
         raise CheckpointError(f"{folder}: tokenizer.json is not what the encoder was made with")
     state = model.state_dict()
     rows = [(labels.index(label), place) for place, label in enumerate(known) if label in labels]

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -93,16 +92,13 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
     for ids in (evaluation.split.label_ids, evaluation.predicted):
         names = named(ids, evaluation.labels)
         cells.append([name if isinstance(name, str) else json.dumps(name, ensure_ascii=False) for name in names])
-    with replacing(path) as file:
-        lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
-        writer = row_writer(lines)
+    with replacing(path, "x", encoding="utf-8", errors="replace", newline="") as file:
+        writer = row_writer(file)
         writer.writerow(COLUMNS if evaluation.task.thresholds is None else MULTI_COLUMNS)
         for i in np.argsort(-losses, kind="stable").tolist():
             place = evaluation.split.paths[i], int(evaluation.split.lines[i])
             numbers = f"{evaluation.confidence[i]:.6f}", f"{losses[i]:.6f}"
             writer.writerow([*place, cells[0][i], cells[1][i], *numbers, evaluation.split.texts[i]])
-        lines.flush()
-        lines.detach()
 
 
 def read_history(run: RunDirectory) -> list[dict[str, Any]]:

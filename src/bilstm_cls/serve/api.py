@@ -8,6 +8,7 @@ at once, and what arrives while it is busy makes the next batch.
 import asyncio
 import base64
 import contextlib
+import gc
 import hashlib
 import ipaddress
 import logging
@@ -15,13 +16,12 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
-from types import FrameType
 from typing import Annotated, Any
 
 import uvicorn
@@ -32,9 +32,10 @@ from prometheus_client import generate_latest as figures
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.errors import ConfigError, StoppedError, UserError, cut, dotted
+from bilstm_cls.errors import ConfigError, UserError, cut, dotted, stop
 from bilstm_cls.evaluation.explain import explain_prediction, explanation_object
 from bilstm_cls.evaluation.report import TEMPLATES
 from bilstm_cls.runtime import most_probable
@@ -131,8 +132,7 @@ class Batcher:
             self._thread.submit(self._answer_waiting)
             answers = await asyncio.wrap_future(request)
             for answer in answers if explains else ():
-                explanation = self._thread.submit(self._explain, answer["text"])
-                answer["explanation"] = await asyncio.wrap_future(explanation)
+                answer["explanation"] = await asyncio.wrap_future(self._thread.submit(self._explain, answer["text"]))
             return answers
         finally:
             self.queued -= cost
@@ -204,23 +204,34 @@ def _count_requests(app: FastAPI, registry: CollectorRegistry) -> None:
     count = Counter("bilstm_cls_requests", "Responses.", ["path", "status"], registry=registry)
     duration = Histogram("bilstm_cls_request_seconds", "From head to response.", ["path"], registry=registry)
     in_progress = Gauge("bilstm_cls_requests_in_progress", "Requests without a response.", registry=registry)
+    too_large = JSONResponse({"error": f"the body has more than {MAX_BYTES:,} bytes"}, 413)
 
-    @app.middleware("http")
-    async def counted(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        started = time.perf_counter()
-        with in_progress.track_inprogress():
-            try:
-                response = await call_next(request)
-            except Exception as error:
-                response = await _on_error(request, error)
-        if response.status_code == 413:  # which starlette writes in plain text
-            response = JSONResponse({"error": f"the body has more than {MAX_BYTES:,} bytes"}, 413)
-        seconds = time.perf_counter() - started
-        path = getattr(request.scope.get("route"), "path", "other")  # of any path, or anybody could fill the memory
-        count.labels(path, str(response.status_code)).inc()
-        duration.labels(path).observe(seconds)
-        logger.debug(f"{request.method} {path} {response.status_code} {1000 * seconds:.1f} ms")
-        return response
+    def counted(inner: ASGIApp) -> ASGIApp:
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            started, status = time.perf_counter(), 0
+
+            async def answer(message: Message) -> None:
+                nonlocal status
+                status = message.get("status", status)
+                if status != 413:  # which starlette writes in plain text
+                    await send(message)
+
+            with in_progress.track_inprogress():
+                try:
+                    await inner(scope, receive, answer)
+                except Exception as error:
+                    await (await _on_error(Request(scope), error))(scope, receive, answer)
+                if status == 413:
+                    await too_large(scope, receive, send)
+            seconds = time.perf_counter() - started
+            path = getattr(scope.get("route"), "path", "other")  # of any path, or anybody could fill the memory
+            count.labels(path, str(status)).inc()
+            duration.labels(path).observe(seconds)
+            logger.debug(f"{scope['method']} {path} {status} {1000 * seconds:.1f} ms")
+
+        return lambda scope, *channels: (call if scope["type"] == "http" else inner)(scope, *channels)
+
+    app.add_middleware(counted)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
@@ -233,17 +244,16 @@ def _add_routes(app: FastAPI, classifier: Classifier, batcher: Batcher) -> None:
     @app.post(
         "/predict",
         response_model=Answers,
-        response_model_exclude_unset=True,
         responses={status: {"model": Error} for status in (400, 413, 422, 503)},
         summary="Classify one text or several",
         max_body_size=MAX_BYTES,
     )
-    async def predict(question: Question) -> dict[str, Any]:
+    async def predict(question: Question) -> Response:
         answers = await batcher.answer(question.all_texts, explains=question.explain)
         if question.top_k is not None:
             for answer in answers:
                 answer["probabilities"] = most_probable(answer["probabilities"], question.top_k)
-        return {"predictions": answers}
+        return JSONResponse({"predictions": answers})  # which spares FastAPI checking it
 
     @app.get("/health", summary="Whether the server answers, and with which run")
     async def health() -> dict[str, Any]:
@@ -306,13 +316,14 @@ def serve(run: str | Path, *, host: str, port: int, device: str, precision: str 
     address cannot be used, CheckpointError where the run is missing or damaged.
     """
     with contextlib.closing(listen(host, port)) as listener:
-        signal.signal(signal.SIGTERM, _stop)  # uvicorn catches the signal, drains, and then raises it again
+        signal.signal(signal.SIGTERM, stop)  # uvicorn catches the signal, drains, and then raises it again
         classifier = Classifier.load(run, device=device, precision=precision)
         logger.info(f"serving {run}, {len(classifier.labels)} labels, on {classifier.device}; Ctrl-C stops it")
         address, port = listener.getsockname()[:2]
         if not ipaddress.ip_address(address).is_loopback:
             logger.warning(f"--host {host}: whoever reaches this address can use it; there are no passwords")
         server = uvicorn.Server(build_config(classifier))
+        gc.freeze()  # or every collection would look through all of PyTorch's objects, while all requests wait
         print(f"http://{f'[{address}]' if ':' in address else address}:{port}", flush=True)
         server.run(sockets=[listener])
 
@@ -345,7 +356,3 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
     # With its protocol named, or asyncio would leave Nagle's algorithm on, which holds answers back for 40 ms.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    raise StoppedError("stopped by SIGTERM", signal_number=number)

@@ -1,7 +1,6 @@
 """Predictions for whole files: one result per row, in order, with the row's fields kept."""
 
 import csv
-import io
 import itertools
 import json
 import logging
@@ -96,11 +95,8 @@ def predict_part(
 
 
 def _write_whole(rows: Iterable[Row], labels: Sequence[str], target: Path) -> None:
-    with replacing(target) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
-        _write(rows, labels, target.suffix.lower(), text)
-        text.flush()
-        text.detach()
+    with replacing(target, "x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        _write(rows, labels, target.suffix.lower(), file)
     logger.info(f"wrote {target}")
 
 

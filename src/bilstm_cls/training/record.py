@@ -14,7 +14,6 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from logging.handlers import MemoryHandler
-from types import FrameType
 from typing import Any
 
 from bilstm_cls.config import Config
@@ -71,7 +70,7 @@ class StopSignals:
         received = self.received or signal.SIGTERM
         return StoppedError(f"stopped by {received.name}", signal_number=int(received))
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, _: object) -> None:
         is_first = self.received is None
         self.received = signal.Signals(number)
         if not (self._is_deferred and is_first):
