@@ -172,9 +172,8 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
     found = [given.label_column] if "label_column" in given.model_fields_set else _guess_labels(table, known)
     if not found:
         raise _unknown_column(path, table, "label")
-    label = found[0]
-    labels = [label] if isinstance(label, str) else label
-    require_columns(list(table), replace(options, text_columns=known, label_column=label), str(path))
+    labels = [found[0]] if isinstance(found[0], str) else found[0]
+    require_columns(list(table), replace(options, text_columns=known, label_column=labels), str(path))
     # A few wrong values are bad rows rather than a column that is no label.
     are_switches = {name: [str(value).strip().casefold() in _SWITCHES for value in table[name]] for name in table}
     switches = [name for name, found in are_switches.items() if sum(found) > readers.MOST * len(found)]
