@@ -1,6 +1,7 @@
 """Commands that look at data, configs, runs, the cache and this machine."""
 
 import json
+import re
 import shlex
 import sys
 from datetime import datetime
@@ -17,9 +18,7 @@ LIMIT = 20
 
 def init(
     data: Path = typer.Option(..., "--data", help="Your labelled file or folder.", metavar="FILE"),
-    output: Path | None = typer.Option(
-        None, "--output", "-o", help="Write the config there instead of stdout.", metavar="FILE"
-    ),
+    output: Path | None = typer.Option(None, "--output", "-o", help="The config. [default: stdout]", metavar="FILE"),
     overrides: list[str] | None = opt.OVERRIDES,
     overwrite: bool = opt.OVERWRITE,
 ) -> None:
@@ -28,6 +27,7 @@ def init(
     from bilstm_cls.data.starter import profile_data, starter_config
 
     text = starter_config(profile_data(data, overrides or []), data)
+    found = re.findall(r"^  (?:text_columns|label_column|#).*", text, re.MULTILINE)  # the guesses, and what is remarked
     if overrides:
         from bilstm_cls.config_file import dump_config, parse_config
 
@@ -40,22 +40,18 @@ def init(
     from bilstm_cls.files import write_atomic
 
     write_atomic(output, text)
-    print(f"wrote {output}; next: bilstm-cls train -c {shlex.quote(str(output))}", file=sys.stderr)
+    print(*found, f"wrote {output}; next: bilstm-cls train -c {shlex.quote(str(output))}", sep="\n", file=sys.stderr)
 
 
 @opt.with_output
 def inspect(
     out: opt.Output,
     config: Path | None = opt.CONFIG,
-    data: Path | None = typer.Option(
-        None, "--data", help="A labelled file or folder, read with guessed columns.", metavar="FILE"
-    ),
+    data: Path | None = typer.Option(None, "--data", help="A labelled file or folder instead.", metavar="FILE"),
     run: Path | None = opt.RUN,
     runs: Path = opt.RUNS,
     overrides: list[str] | None = opt.OVERRIDES,
-    deep: bool = typer.Option(
-        False, "--deep", help="Also look for near duplicates and likely wrong labels, which takes longer."
-    ),
+    deep: bool = typer.Option(False, "--deep", help="Also look for near duplicates and likely wrong labels."),
     limit: int = typer.Option(LIMIT, "--limit", min=0, help="Findings listed of each kind; all are counted."),
 ) -> None:
     """Show what is in a data set or in a run."""
