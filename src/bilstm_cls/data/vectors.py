@@ -209,7 +209,7 @@ def _checked(distribution: str, path: str, digests: Mapping[str, str]) -> Path:
 def _file(name: str, wanted: Wanted) -> Iterator[Row]:
     path = vectors_file(name) if name.startswith(PREFIX) else Path(name)
     if not path.exists():
-        raise DataError(f"{path}: does not exist; check embedding.init")
+        raise DataError(f"{path}: cannot be read, it does not exist; check embedding.init")
     with open_file(path) as file:
         yield from _rows(file, path, wanted)
 
