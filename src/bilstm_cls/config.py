@@ -291,7 +291,7 @@ class PretrainConfig(Section):
 
     enabled: bool = Field(False, description="Whether train first makes an encoder from its texts, kept in the cache.")
     epochs: Count | None = Field(
-        None, description="Passes over train and unlabelled; null: two to eight, which read about 35 million tokens."
+        None, description="Passes over train and unlabelled; null: two to eight, which read about 18 million tokens."
     )
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
     bptt: int = Field(100, ge=1, le=10**6, description="Tokens of each text per step, in which gradients flow.")
