@@ -223,7 +223,9 @@ class Study:
 
     def search(self, study: "optuna.Study") -> None:
         """Trains trials until the budget is spent, the space exhausted or a signal comes, and writes what was found."""
-        logging.getLogger("bilstm_cls.data").setLevel(logging.ERROR)  # the trials' data were told of before
+        data_logger = logging.getLogger("bilstm_cls.data")
+        level_before = data_logger.level
+        data_logger.setLevel(logging.ERROR)  # what there is to say of the data was said before the trials
         left = math.inf if self.budget.seconds is None else self.budget.seconds
         self.deadline = time.monotonic() + left - sum(trial.seconds for trial in self.proposals)
         try:
@@ -233,7 +235,7 @@ class Study:
         except StoppedError as error:
             self.stopped, self.reason = error if self.signals.received else None, str(error)
         finally:
-            logging.getLogger("bilstm_cls.data").setLevel(logging.NOTSET)
+            data_logger.setLevel(level_before)
             shutil.rmtree(self.run / "trial", ignore_errors=True)
         self._keep()
 
