@@ -139,3 +139,19 @@ def test_a_run_is_timed_next_to_its_bundles(
     run_script("benchmark", "predict", trained_run, "--repeats", 1, "--json")
     found = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in found["prediction"]] == ["PyTorch", "onnxruntime"]
+
+
+def test_seeds_are_one_row_with_the_network_alone_and_every_baseline(
+    run_script: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = {"test/examples": 40, "test/confidence_interval": [0.7, 0.9], "test/ece": 0.1, "time/train_seconds": 60}
+    for seed, accuracy in ((1, 0.8), (2, 0.9)):
+        alone = {"network/test/accuracy": accuracy - 0.1, "baseline/fasttext/accuracy": 0.625, "test/majority": 0.5}
+        (tmp_path / f"a-seed{seed}").mkdir()
+        metrics = both | alone | {"test/accuracy": accuracy}
+        (tmp_path / f"a-seed{seed}" / "metrics.json").write_text(json.dumps(metrics))
+    run_script("results", "table", *tmp_path.iterdir())
+    header, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines())
+    found = dict(zip(header, row, strict=True))
+    assert (found["run"], found["seeds"], found["accuracy"]) == ("a", "2", "0.8500 +- 0.0707")
+    assert (found["network alone"], found["TF-IDF"], found["fastText"]) == ("0.7500 +- 0.0707", "", "0.6250")
