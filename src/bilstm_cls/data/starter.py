@@ -27,6 +27,7 @@ MAX_LENGTH = 400
 MIN_NGRAM_TEXTS = 50  # with fewer, too few are in valid to weight an n-gram model on
 TEMPLATE = Path(__file__).with_name("starter.yaml.jinja")
 
+_Table = dict[str, list[Any]]  # values by column
 _TABLES = ("csv", "tsv", "jsonl", "parquet", "arrow")
 MAX_ROWS_FOR_COLUMNS = 5_000
 _SURE_LABELS = readers.LABEL_NAMES[:7]
@@ -87,7 +88,7 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
         options = replace(options, csv=rows.dialect)
     remarks: list[str] = []
     if format in _TABLES:
-        options = _with_columns(files[0], format, options, given, remarks)
+        options = _fit_columns(files[0], _read_table(files[0], format, options), options, given, remarks)
         _leave_out(splits, format, options, remarks)
     found = _look(DataProfile(splits, format, options, remarks=[*remarks]), files)
     if not {"labels", "label_column"} & given.model_fields_set:
@@ -135,9 +136,6 @@ def _look(profile: DataProfile, files: Sequence[Path]) -> DataProfile:
     return profile
 
 
-_Table = dict[str, list[Any]]
-
-
 def _leave_out(splits: dict[str, list[str]], format: str, options: ReadOptions, remarks: list[str]) -> None:
     """Takes away valid and test where they lack a column, as those of competitions lack the labels."""
     for split in [split for split in splits if split != "train"]:
@@ -149,13 +147,9 @@ def _leave_out(splits: dict[str, list[str]], format: str, options: ReadOptions, 
             del splits[split]
 
 
-def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConfig, remarks: list[str]) -> ReadOptions:
-    """Finds the columns of text and label, as far as they are not given, by their names and what they hold.
-
-    Columns of 1 and 0 are one label each; with these, and where the label's column holds lists, labels are several.
-    """
+def _read_table(path: Path, format: str, options: ReadOptions) -> _Table:
+    """Returns the values of the first rows by column; a header is read as a row at first, since there may be none."""
     is_csv = format in ("csv", "tsv")
-    # A header is read as a row at first, since there may be none.
     whole = replace(options, text_columns=("#1",) if is_csv else (), label_column=None, keep_record=True)
     rows = list(itertools.islice(readers.READERS[format](path, whole), MAX_ROWS_FOR_COLUMNS))
     records = [row.record or {} for row in rows if isinstance(row, Example)]
@@ -164,32 +158,40 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
         raise DataError(f"{bad_rows[0]}; none of {len(bad_rows):,} rows can be read as {format}")
     names = list(dict.fromkeys(name for record in records for name in record))
     table = {name: [record.get(name) for record in records] for name in names}
-    if is_csv:
-        table = _without_header(table)
+    table = _without_header(table) if is_csv else table
+    if any("\0" in name for name in table):
+        raise DataError(f"{path}:1: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
     if not any(table.values()):
         raise DataError(f"{path}: {'has a header, but no row below it' if names else 'its rows have no columns'}")
+    return table
+
+
+def _fit_columns(path: Path, table: _Table, options: ReadOptions, given: DataConfig, remarks: list[str]) -> ReadOptions:
+    """Finds the columns of text and label, as far as they are not given, by their names and what they hold.
+
+    Columns of 1 and 0 are one label each; with these, and where the label's column holds lists, labels are several.
+    """
     known = tuple(given.text_columns) if "text_columns" in given.model_fields_set else ()
     found = [given.label_column] if "label_column" in given.model_fields_set else _guess_labels(table, known)
     if not found:
         raise _unknown_column(path, table, "label")
     labels = [found[0]] if isinstance(found[0], str) else found[0]
     require_columns(list(table), replace(options, text_columns=known, label_column=labels), str(path))
+    is_guess = not ({"label_column", "labels"} & given.model_fields_set or readers.columns_called(labels, _SURE_LABELS))
     # A few wrong values are bad rows rather than a column that is no label.
     are_switches = {name: [str(value).strip().casefold() in _SWITCHES for value in table[name]] for name in table}
-    switches = [name for name, found in are_switches.items() if sum(found) > readers.MOST * len(found)]
-    is_guess = not ({"label_column", "labels"} & given.model_fields_set or readers.columns_called(labels, _SURE_LABELS))
+    switches = [name for name, are in are_switches.items() if sum(are) > readers.MOST * len(are)]
     if is_guess and labels[0] in switches and len(switches) >= MIN_SWITCHES:
         labels, found = switches, []
     texts = known or _guess_texts(table, labels)
-    if any("\0" in name for name in table):
-        raise DataError(f"{path}:1: the header holds NUL; if it is UTF-16, set data.encoding to utf-16-le")
     if not texts:
         raise _unknown_column(path, table, "text")
     prose = [name for name in table if name not in (*texts, *labels) and is_prose(table[name]) and not known]
-    splits = [name for name in table if _is_split(table[name])]
-    others = [str(name) for name in found[1:] if name not in texts]
-    about = {"The label may also be in": others, "Not read, but like a text:": prose,
-             "Not read, but each split could be a file of its own:": splits}  # fmt: skip
+    about = {
+        "The label may also be in": [str(name) for name in found[1:] if name not in texts],
+        "Not read, but like a text:": prose,
+        "Not read, but each split could be a file of its own:": [name for name in table if _is_split(table[name])],
+    }
     remarks += [f"{what} {', '.join(map(shown, names[:MAX_SHOWN]))}." for what, names in about.items() if names]
     is_multi = len(labels) > 1 or any(isinstance(value, list) for value in table[labels[0]])
     separator = given.label_separator if is_multi else options.separator
@@ -198,7 +200,7 @@ def _with_columns(path: Path, format: str, options: ReadOptions, given: DataConf
 
 
 def _unknown_column(path: Path, table: _Table, kind: str) -> DataError:
-    columns = [f"{shown(name)} ({f'such as {shown(v[0])}' if v else 'without values'})" for name, v in table.items()]
+    columns = [f"{shown(name)} (such as {shown(values[0])})" for name, values in table.items()]
     fault = f"cannot tell which column holds the {kind}; there are {', '.join(columns[:20])}"
     return DataError(f"{path}: {fault}; name it: --set data.{kind}_column{'s' * (kind == 'text')}=NAME")
 
@@ -259,8 +261,8 @@ def _num_filled(values: Sequence[Any]) -> int:
 
 def _num_labels(values: Sequence[Any]) -> int:
     """Returns how many labels a column holds; 0 if its values cannot be labels."""
-    values = [part for value in values for part in (value if isinstance(value, list) else [value])]
-    values = [value for value in values if value not in (None, "")]
+    parts = (part for value in values for part in (value if isinstance(value, list) else [value]))
+    values = [part for part in parts if part not in (None, "")]
     labels = {clean_label(str(value)) for value in values}
     is_fitting = all(isinstance(v, str | int) or (isinstance(v, float) and v.is_integer()) for v in values)
     is_fitting = is_fitting and all(0 < len(label) <= _MAX_LABEL for label in labels)
