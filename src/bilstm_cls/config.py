@@ -295,7 +295,7 @@ class PretrainConfig(Section):
     )
     batch_size: Count = Field(64, description="Texts read in parallel; more of them where they are shorter than bptt.")
     bptt: int = Field(100, ge=1, le=10**6, description="Tokens of each text per step, in which gradients flow.")
-    learning_rate: Positive = Field(2e-3, description="Peak learning rate of adamw, on a one-cycle schedule.")
+    learning_rate: Positive = Field(8e-3, description="Peak learning rate of adamw, on a one-cycle schedule.")
     num_samples: Count = Field(512, description="Tokens drawn per step, which the right next token is compared with.")
     embedding_dropout: Fraction = Field(0.2, description="Probability of dropping an embedding dimension, per step.")
     dropout: Fraction = Field(0.2, description="Probability of dropping a hidden unit of the output, per step.")
