@@ -240,7 +240,7 @@ class TrainConfig(Section):
     batch_size: Count = Field(64, description="Texts per step.")
     batch_tokens: Count | None = Field(None, description="Padded tokens per step, instead of batch_size.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The update rule.")
-    learning_rate: Positive = Field(1e-3, description="Peak learning rate.")
+    learning_rate: Positive = Field(4e-3, description="Peak learning rate.")
     layer_lr_decay: float = Field(1.0, gt=0, le=1, description="Learning rate of each layer relative to the next one.")
     unfreeze: Literal["all", "gradual"] = Field("all", description="gradual: one more layer an epoch, the head first.")
     momentum: Fraction = Field(0.9, description="Momentum of sgd.")

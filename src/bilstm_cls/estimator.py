@@ -94,7 +94,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ngrams: str | None = None
     epochs: int = 5
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     class_weights: str | Mapping[Any, float] | None = None
     patience: int | None = 2
     valid: float | None = 0.1

@@ -171,18 +171,23 @@ DUTCH = [f"de film is er een van die je met vrienden ziet, deel {i}" for i in ra
 
 @pytest.mark.parametrize(
     ("texts", "is_installed", "init"),
-    [(ENGLISH, True, "en-300"), (ENGLISH, False, "ppmi"), (DUTCH, True, "ppmi"), (ENGLISH * 20, True, "ppmi")],
+    [
+        (ENGLISH, True, ["en-300", "glove-6b-50d"]),
+        (ENGLISH, False, "ppmi"),
+        (DUTCH, True, "ppmi"),
+        (ENGLISH * 20, True, "ppmi"),
+    ],
     ids=["English", "English without the extra", "Dutch", "English and much of it"],
 )
 def test_english_texts_get_english_vectors_where_they_are_few(
-    write: Write, monkeypatch: pytest.MonkeyPatch, texts: list[str], is_installed: bool, init: str
+    write: Write, monkeypatch: pytest.MonkeyPatch, texts: list[str], is_installed: bool, init: str | list[str]
 ) -> None:
-    monkeypatch.setattr(starter, "has_english", lambda: is_installed)
+    monkeypatch.setattr(starter, "has_vectors", lambda *_: is_installed)
     monkeypatch.setattr(starter, "MAX_TOKENS", 5_000)
     path = write("a.csv", labelled(texts))
     found = profile_data(path)
     config = reloaded(found, path)
-    assert (config.embedding.init, config.train.learning_rate) == (init, 4e-3 if init == "en-300" else 2e-3)
+    assert config.embedding.init == init
     assert ("pip install" in starter_config(found, path)) == (texts is ENGLISH and not is_installed)
 
 

