@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from bilstm_cls.classifier import Classifier
@@ -131,6 +132,14 @@ def test_a_whole_training_is_timed_by_its_parts(
     assert set(found) == set(script["PARTS"])
     assert 0 < first < whole
     assert sum(found.values()) < whole
+
+
+def test_a_busy_program_ends_with_its_block() -> None:
+    busy_program = runpy.run_path(str(ROOT / "scripts" / "benchmark"))["busy_program"]
+    with busy_program():
+        (program,) = (child for child in psutil.Process().children() if "while True: pass" in child.cmdline())
+        assert program.is_running()
+    assert not program.is_running()
 
 
 def test_a_run_is_timed_next_to_its_bundles(

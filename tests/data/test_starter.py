@@ -159,10 +159,15 @@ def test_texts_without_spaces_get_a_tokenizer_of_characters(tmp_path: Path, text
     assert (config.text.tokenizer, config.data.format) == (SCRIPTS[text], "text-label")
 
 
-@pytest.mark.parametrize(("num_words", "max_length", "has_dropout"), [(5, 20, 0), (33, 40, 0), (600, 400, 1)])
-def test_length_and_dropout_follow_the_texts(write: Write, num_words: int, max_length: int, has_dropout: int) -> None:
+@pytest.mark.parametrize(
+    ("num_words", "max_length", "has_dropout", "rate"), [(5, 20, 0, 4e-3), (33, 40, 0, 4e-3), (600, 400, 1, 2e-3)]
+)
+def test_length_dropout_and_rate_follow_the_texts(
+    write: Write, num_words: int, max_length: int, has_dropout: int, rate: float
+) -> None:
     config = config_for(write("a.csv", labelled(["word " * num_words] * 60)))
     assert (config.text.max_length, config.model.word_dropout > 0) == (max_length, has_dropout)
+    assert config.train.learning_rate == rate
 
 
 ENGLISH = [f"the film is one of those that you see with friends, part {i}" for i in range(60)]
