@@ -53,13 +53,6 @@ def test_any_texts_are_read_as_each_would_be_alone(
     assert np.concatenate([indices for indices, _, _ in blocks]).tolist() == list(range(len(texts)))
 
 
-def test_nothing_is_counted_silently(tokenizer: Tokenizer) -> None:
-    counts = encode(TEXTS, tokenizer, max_length=4).statistics
-    assert counts == {
-        "texts": 6, "tokens": 13, "truncated": 2, "empty": 2, "unknown": 3, "longest": 6, "median_length": 1
-    }  # fmt: skip
-
-
 def same(one: Corpus, other: Corpus) -> bool:
     return all(np.array_equal(getattr(one, key), getattr(other, key)) for key in ("token_ids", "offsets", "label_ids"))
 

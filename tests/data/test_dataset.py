@@ -29,9 +29,8 @@ def write(path: Path, rows: Rows) -> Path:
 
 
 @pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Loads rows as train, and others as splits by name, in a separate cache, with `data.` keys."""
-    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+def load(tmp_path: Path) -> Load:
+    """Loads rows as train, and others as splits by name, with `data.` keys."""
 
     def load(rows: Rows, *keys: str, **splits: Rows) -> Dataset:
         paths = {name: write(tmp_path / f"{name}.csv", content) for name, content in {"train": rows, **splits}.items()}
@@ -146,25 +145,11 @@ def plain(dataset: Dataset) -> dict[str, object]:
     return {**vars(dataset), "splits": splits}
 
 
-@pytest.mark.usefixtures("load")
 def test_a_second_load_is_equal_and_reads_no_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(None, [f"data.train={write(tmp_path / 'data.csv', rows_of(COUNTS))}", "data.test=0.2"]).data
     fresh = plain(load_dataset(config))
     monkeypatch.setattr(sources, "read", None)
     assert plain(load_dataset(config)) == fresh
-
-
-@pytest.mark.parametrize("name", ["texts.bin", "dataset.json"])
-@pytest.mark.usefixtures("load")
-def test_a_damaged_cache_is_noticed_and_made_again(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = load_config(None, [f"data.train={write(tmp_path / 'data.csv', rows_of(COUNTS))}", "data.test=0.2"]).data
-    fresh = plain(load_dataset(config))
-    [path] = (tmp_path / "cache/data").glob(f"*/{name}")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert plain(load_dataset(config)) == fresh
-    assert "damaged" in caplog.text
 
 
 def test_odd_texts_arrive_as_they_were(load: Load) -> None:
@@ -174,18 +159,14 @@ def test_odd_texts_arrive_as_they_were(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "keys", "complaint"),
+    ("rows", "splits", "complaint"),
     [
-        ([("a", "pos")] * 9, (), "only the label 'pos' in train"),
-        ([("a", "pos"), ("b", "neg")], (), r"data\.valid"),
-        ([("a", ""), ("b", "")], ("bad_rows=skip",), r"no text to train on; 2 rows were skipped, the first: .*:2:"),
+        ([("a", "pos")] * 9, {}, "only the label 'pos' in train"),
+        ([("a", "pos"), ("b", "neg")], {}, r"data\.valid"),
+        ([("a", ""), ("b", "")], {}, r"no text to train on; 2 rows were skipped, the first: .*:2:"),
+        (rows_of({"a": 5, "b": 5}), {"test": [("odd", "c")]}, "there is no text in test"),
     ],
 )
-def test_too_little_to_train_on_is_an_error(rows: Rows, keys: tuple[str, ...], complaint: str, load: Load) -> None:
+def test_too_few_texts_are_an_error(rows: Rows, splits: dict[str, Rows], complaint: str, load: Load) -> None:
     with pytest.raises(DataError, match=complaint):
-        load(rows, *keys)
-
-
-def test_a_test_file_whose_rows_are_all_skipped_is_an_error(load: Load) -> None:
-    with pytest.raises(DataError, match="there is no text in test"):
-        load(rows_of({"a": 5, "b": 5}), "bad_rows=skip", test=[("odd", "c")])
+        load(rows, "bad_rows=skip", **splits)

@@ -53,8 +53,9 @@ def test_the_vocabulary_is_that_of_the_train_split_alone(prepared: Prepare, tmp_
 
 def test_facts_count_truncated_empty_and_unknown(prepared: Prepare) -> None:
     facts = prepared().facts()
-    test = {key: facts[f"text/test/{key}"] for key in ("texts", "tokens", "truncated", "empty", "unknown", "longest")}
-    assert test == {"texts": 3, "tokens": 8, "truncated": 1, "empty": 1, "unknown": 2, "longest": 5}
+    names = ("texts", "tokens", "truncated", "empty", "unknown", "median_length")
+    test = {name: facts[f"text/test/{name}"] for name in names}
+    assert test == {"texts": 3, "tokens": 8, "truncated": 1, "empty": 1, "unknown": 2, "median_length": 3}
     assert facts["text/vocab_size"] == 5
     assert (facts["data/read"], facts["data/skipped"], facts["data/is_official"]) == (13, 0, False)
 

@@ -6,7 +6,7 @@ import io
 import os
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -35,13 +35,18 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
 
 
-def pack(path: Path, files: dict[str, str]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
+def tar_of(files: Mapping[str, str], kind: bytes = tarfile.REGTYPE) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
         for name, text in files.items():
-            content = text.encode()
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+            info = tarfile.TarInfo(name)
+            info.size, info.type, info.linkname = len(text.encode()) * (kind == tarfile.REGTYPE), kind, "/etc/passwd"
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return sink.getvalue()
+
+
+def pack(path: Path, files: Mapping[str, str]) -> Path:
+    path.write_bytes(gzip.compress(tar_of(files)))
     return path
 
 
@@ -117,20 +122,10 @@ def test_a_review_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         load("imdb", f"path={folder}")
 
 
-def tar_of(*members: tuple[str, bytes]) -> bytes:
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as archive:
-        for name, kind in members:
-            info = tarfile.TarInfo(name)
-            info.size, info.type, info.linkname = int(kind == tarfile.REGTYPE), kind, "/etc/passwd"
-            archive.addfile(info, io.BytesIO(b"a"))
-    return sink.getvalue()
-
-
-PLAIN = tar_of(*((name, tarfile.REGTYPE) for name in REVIEWS))
+PLAIN = tar_of(REVIEWS)
 HOSTILE = {
-    "links": tar_of(*((name, tarfile.SYMTYPE) for name in REVIEWS)),
-    "too many members": tar_of(*((f"{i}", tarfile.REGTYPE) for i in range(60))),
+    "links": tar_of(REVIEWS, tarfile.SYMTYPE),
+    "too many members": tar_of(dict.fromkeys(map(str, range(60)), "a")),
     "cut": PLAIN[: len(PLAIN) // 2],
     "cut gzip": gzip.compress(PLAIN, mtime=0)[:-20],
     "a wrong checksum": gzip.compress(PLAIN, mtime=0)[:-8] + bytes(8),
@@ -148,15 +143,6 @@ def test_a_hostile_or_damaged_archive_is_an_error_that_names_it(
     (tmp_path / "reviews.tar.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"reviews\.tar\.gz"):
         load("imdb", f"path={tmp_path / 'reviews.tar.gz'}")
-
-
-def test_names_that_lead_outside_are_not_read_and_nothing_is_unpacked(tmp_path: Path) -> None:
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    path = folder / "reviews.tar"
-    path.write_bytes(tar_of(("../outside.txt", tarfile.REGTYPE), ("/abs.txt", tarfile.REGTYPE))[:-10240] + PLAIN)
-    assert len(load("imdb", f"path={path}").splits["test"]) == 24
-    assert list(folder.iterdir()) == [path]
 
 
 CONTENT = b"some bytes " * 1000
