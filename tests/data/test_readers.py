@@ -70,7 +70,6 @@ DIALECTS = {
     "apostrophes": ("text,label\n'tis it,pos\n'so' he said,neg\n", [("'tis it", "pos"), ("'so' he said", "neg")]),
     "inches": ('text,label\n5" nail,pos\na 3" pipe",neg\n', [('5" nail', "pos"), ('a 3" pipe"', "neg")]),
     "tsv": ('text\tlabel\n"it is\tneg\n5" nails"\tpos\n', [('"it is', "neg"), ('5" nails"', "pos")]),
-    "tsv, quoted": ('text\tlabel\n"one\nof ""two"""\tneg\n"x\ty"\tpos\n', [('one\nof "two"', "neg"), ("x\ty", "pos")]),
 }  # fmt: skip
 
 
