@@ -57,7 +57,7 @@ def dataset_in_memory(
     With `valid` None the best epoch is chosen on the texts of train; `DataError` where it is less than one text.
     """
     everything = np.arange(len(texts))
-    orders = cut_splits(everything, label_ids, {} if valid is None else {"valid": valid}, seed=seed).orders
+    orders = cut_splits(everything, label_ids, {} if valid is None else {"valid": valid}, seed=seed)
     orders.setdefault("valid", everything)
     content = hashlib.sha256(json.dumps(labels).encode() + label_ids.tobytes())
     for text in texts:
@@ -142,12 +142,12 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
         given["train"], label_ids, source.fractions, seed=config.split_seed, valid_split=config.valid_split,
         groups=None if config.group_column is None else rows["groups"],
     )  # fmt: skip
-    orders = {**given, **splits.orders}
+    orders = {**given, **splits}
     orders = {name: orders[name] for name in (*LABELLED, "unlabelled") if len(orders.get(name, ()))}
     _check(orders, label_ids, labels, source)
     num_skipped = sum(not row.is_read for row in bad_rows)
     counts = {"read": table.num_rows + num_skipped, "used": table.num_rows, "skipped": num_skipped}
-    counts |= {"left_out": splits.num_left_out} if splits.num_left_out else {}
+    counts |= {"left_out": len(splits["left_out"])} if "left_out" in splits else {}
     counts |= _repeats(orders, rows["hashes"])
     notes = [*source.notes, *_notes_on_rows(bad_rows)]
     if overlap := counts.get("test_in_train"):
