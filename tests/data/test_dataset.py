@@ -1,4 +1,3 @@
-import csv
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -6,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.config_file import load_config
 from bilstm_cls.data import sources
-from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.types import Dataset, Split
 from bilstm_cls.errors import DataError
+from tests.data.conftest import Write
+from tests.data.rows import loaded, texts_of
 
 Rows = Sequence[tuple[str, str]]
 Load = Callable[..., Dataset]
@@ -22,26 +21,16 @@ def rows_of(counts: dict[str, int]) -> list[tuple[str, str]]:
     return [(f"{label} text {i}", label) for label, number in counts.items() for i in range(number)]
 
 
-def write(path: Path, rows: Rows) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("text", "label"), *rows])
-    return path
-
-
 @pytest.fixture
-def load(tmp_path: Path) -> Load:
+def load(write: Write) -> Load:
     """Loads rows as train, and others as splits by name, with `data.` keys."""
 
     def load(rows: Rows, *keys: str, **splits: Rows) -> Dataset:
-        paths = {name: write(tmp_path / f"{name}.csv", content) for name, content in {"train": rows, **splits}.items()}
-        given = [f"data.{name}={path}" for name, path in paths.items()]
-        return load_dataset(load_config(None, [*given, *(f"data.{key}" for key in keys)]).data)
+        files = {"train": rows, **splits}
+        given = [f"{name}={write(f'{name}.csv', [('text', 'label'), *files[name]])}" for name in files]
+        return loaded(*given, *keys)
 
     return load
-
-
-def texts_of(dataset: Dataset) -> dict[str, list[str]]:
-    return {name: list(split.texts) for name, split in dataset.splits.items()}
 
 
 def labels_of(dataset: Dataset, split: Split) -> list[str]:
@@ -70,9 +59,9 @@ def test_given_files_are_splits_as_they_are(load: Load) -> None:
     assert labels_of(dataset, dataset.splits["test"]) == ["b", "a"]
 
 
-def test_unlabelled_texts_are_a_separate_split(load: Load, tmp_path: Path) -> None:
-    (tmp_path / "more.txt").write_text("one\n\ntwo\n", "utf-8")
-    dataset = load(rows_of(COUNTS), f"unlabelled={tmp_path / 'more.txt'}")
+def test_unlabelled_texts_are_a_separate_split(load: Load, write: Write) -> None:
+    path = write("more.txt", "one\n\ntwo\n")
+    dataset = load(rows_of(COUNTS), f"unlabelled={path}")
     assert texts_of(dataset)["unlabelled"] == ["one", "", "two"]
     assert dataset.splits["unlabelled"].label_ids.tolist() == [-1, -1, -1]
     assert dataset.labels == ["neg", "pos", "rare"]
@@ -118,15 +107,14 @@ def test_duplicates_and_overlaps_are_counted(load: Load) -> None:
     assert any("2 test texts" in note for note in dataset.notes)
 
 
-def test_texts_of_a_group_are_in_one_split(tmp_path: Path, load: Load) -> None:
-    rows = [f"text {i},{'ab'[i % 2]},user {i // 5}" for i in range(100)]
-    (tmp_path / "grouped.csv").write_text("\n".join(["text,label,user", *rows]), "utf-8")
-    settings = [f"data.train={tmp_path / 'grouped.csv'}", "data.test=0.2", "data.valid=0.2", "data.group_column=user"]
-    dataset = load_dataset(load_config(None, settings).data)
+def test_texts_of_a_group_are_in_one_split(write: Write) -> None:
+    rows = [(f"text {i}", "ab"[i % 2], f"user {i // 5}") for i in range(100)]
+    settings = [f"train={write('grouped.csv', [('text', 'label', 'user'), *rows])}", "test=0.2", "valid=0.2"]
+    dataset = loaded(*settings, "group_column=user")
     groups = [{int(text.split()[1]) // 5 for text in split.texts} for split in dataset.splits.values()]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 20
     with pytest.raises(DataError, match=r":[12]: .*'who'.*data\.group_column"):
-        load_dataset(load_config(None, [*settings[:3], "data.group_column=who"]).data)
+        loaded(*settings, "group_column=who")
 
 
 def test_the_digest_changes_with_a_text_a_label_the_order_or_the_seed_of_the_splits(load: Load) -> None:
@@ -145,11 +133,11 @@ def plain(dataset: Dataset) -> dict[str, object]:
     return {**vars(dataset), "splits": splits}
 
 
-def test_a_second_load_is_equal_and_reads_no_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = load_config(None, [f"data.train={write(tmp_path / 'data.csv', rows_of(COUNTS))}", "data.test=0.2"]).data
-    fresh = plain(load_dataset(config))
+def test_a_second_load_is_equal_and_reads_no_file_again(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"train={write('data.csv', [('text', 'label'), *rows_of(COUNTS)])}", "test=0.2"]
+    fresh = plain(loaded(*keys))
     monkeypatch.setattr(sources, "read", None)
-    assert plain(load_dataset(config)) == fresh
+    assert plain(loaded(*keys)) == fresh
 
 
 def test_odd_texts_arrive_as_they_were(load: Load) -> None:

@@ -1,20 +1,17 @@
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bilstm_cls.config import Config
-from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.hub import Address
 from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import ConfigError, DataError
+from tests.data.rows import loaded
 from tests.hub_server import FakeHub, serving_hub
 
 datasets = pytest.importorskip("datasets")
-Make = Callable[..., Config]
-Load = Callable[..., Dataset]
 
 ROWS = [("a good film", 1), ("a bad film", 0), ("fine and fun", 1), ("dull", 0), ("weak plot", 0), ("superb", 1)]
 CARD = """---
@@ -66,15 +63,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         yield hub
 
 
-@pytest.fixture
-def load(tiny_config: Make) -> Load:
-    """Reads a data set of the Hub."""
-
-    def read(address: str, *overrides: str) -> Dataset:
-        given = ["data.train=null", "data.test=null", "data.valid=0.34", f"data.source={address}", *overrides]
-        return load_dataset(tiny_config(*given).data)
-
-    return read
+def load(address: str, *keys: str) -> Dataset:
+    return loaded("valid=0.34", f"source={address}", *keys)
 
 
 def content(dataset: Dataset, *splits: str) -> list[tuple[str, int]]:
@@ -82,7 +72,7 @@ def content(dataset: Dataset, *splits: str) -> list[tuple[str, int]]:
     return sorted(pair for one in found for pair in zip(one.texts, one.label_ids.tolist(), strict=True))
 
 
-def test_splits_labels_and_their_names_are_those_of_the_subset(hub: FakeHub, load: Load) -> None:
+def test_splits_labels_and_their_names_are_those_of_the_subset(hub: FakeHub) -> None:
     hub.add("dataset", "ada/films", SUBSETS)
     dataset = load("hf/ada/films:plain")
     assert dataset.labels == ["neg", "pos"]
@@ -93,20 +83,20 @@ def test_splits_labels_and_their_names_are_those_of_the_subset(hub: FakeHub, loa
     assert sum(map(len, load("hf/ada/films:other").splits.values())) == 4
 
 
-def test_a_test_split_with_secret_labels_is_left_out(hub: FakeHub, load: Load) -> None:
+def test_a_test_split_with_secret_labels_is_left_out(hub: FakeHub) -> None:
     hidden = parquet([("who knows", -1), ("nobody", -1)])
     hub.add("dataset", "ada/films", {"train.parquet": parquet(ROWS), "test.parquet": hidden})
     assert set(load("hf/ada/films").splits) == {"train", "valid"}
-    assert set(load("hf/ada/films", "data.test=0.34").splits) == {"train", "valid", "test"}
+    assert set(load("hf/ada/films", "test=0.34").splits) == {"train", "valid", "test"}
 
 
-def test_what_may_not_be_read_is_reported(hub: FakeHub, load: Load) -> None:
+def test_what_may_not_be_read_is_reported(hub: FakeHub) -> None:
     hub.status = 403
     with pytest.raises(ConfigError, match="hf auth login"):
         load("hf/ada/films:plain")
 
 
-def test_a_revision_is_read(hub: FakeHub, load: Load) -> None:
+def test_a_revision_is_read(hub: FakeHub) -> None:
     hub.add("dataset", "ada/films", {"train.csv": csv_of(ROWS)})
     hub.add("dataset", "ada/films", {"train.csv": csv_of(ROWS[:4])}, branch="v1")
     assert [load(f"hf/ada/films{at}").counts["read"] for at in ("", "@v1")] == [6, 4]
@@ -122,9 +112,7 @@ def test_a_revision_is_read(hub: FakeHub, load: Load) -> None:
         ({"train.csv": b"text,label\na,x\nb,\n"}, "train:2: .* label is empty"),
     ],
 )
-def test_a_data_set_that_cannot_be_read_is_an_error(
-    files: dict[str, bytes], complaint: str, hub: FakeHub, load: Load
-) -> None:
+def test_a_data_set_that_cannot_be_read_is_an_error(files: dict[str, bytes], complaint: str, hub: FakeHub) -> None:
     hub.add("dataset", "ada/films", files)
     with pytest.raises((DataError, ConfigError), match=complaint):
         load("hf/ada/films")

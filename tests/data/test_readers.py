@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from bilstm_cls.data import encoding as encoding_module
 from bilstm_cls.data.readers import READERS, ReadOptions, read, read_label_names
 from bilstm_cls.data.tables import Dialect
-from bilstm_cls.data.types import Example
+from bilstm_cls.data.types import BadRow, Example
 from bilstm_cls.errors import ConfigError, DataError
 from tests.data.conftest import Write
-from tests.data.rows import pairs, remarks, skipping
+from tests.data.rows import pairs, skipping
 
-NO_LABEL = ReadOptions(label_column=None)
 ANY = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -96,8 +95,9 @@ def test_a_given_dialect_is_used(write: Write, dialect: Dialect, content: str) -
 
 def test_lines_that_are_no_rows_are_counted_by_kind(write: Write) -> None:
     path = write("a.csv", "text,label\n\nx,a\n\n# so\ntext,label\ny,b\n\n")
-    found = {(row.line, row.reason) for row in remarks(path, options=ReadOptions(csv=Dialect(comment="#")))}
-    assert found == {
+    remarks: list[BadRow] = []
+    pairs(path, options=ReadOptions(csv=Dialect(comment="#")), on_bad_row=remarks.append)
+    assert {(row.line, row.reason) for row in remarks} == {
         (2, "skipped 3 blank lines, the first here"),
         (5, "skipped 1 comment line"),
         (6, "skipped 1 repeated header"),
@@ -209,14 +209,6 @@ def test_labels_may_be_numbers_or_truth_values(write: Write) -> None:
 # lines and folders
 
 
-@ANY
-@given(written=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n")), min_size=1))
-def test_lines_give_one_text_a_line(write: Write, written: list[str]) -> None:
-    path = write("a.txt", "".join(f"{line}\n" for line in written))
-    found = [text for text, _ in pairs(path, format="lines", options=NO_LABEL)]
-    assert found == [written[0].removeprefix("\ufeff"), *written[1:]]
-
-
 @pytest.mark.parametrize(
     ("data_format", "content", "expected"),
     [
@@ -225,7 +217,7 @@ def test_lines_give_one_text_a_line(write: Write, written: list[str]) -> None:
         ("text-label", "a b pos\nc neg \nd 1.0\n", [("a b", "pos"), ("c", "neg"), ("d", "1")]),
         ("fasttext", "__label__p a b\n__label__x-y\t c\nd __label__z\n", [("a b", "p"), (" c", "x-y"), ("d ", "z")]),
         ("fasttext", "__label__a, x, y\n__label__b,c ,z\n", [("x, y", "a"), (",z", "b,c")]),
-        ("lines", "a\n\nb\r\n \u2028\n", [("a", None), ("", None), ("b", None), (" \u2028", None)]),
+        ("lines", "\ufeffa\n\nb\r\n \u2028\n", [("a", None), ("", None), ("b", None), (" \u2028", None)]),
     ],
 )
 def test_formats_of_one_text_a_line(write: Write, data_format: str, content: str, expected: list[Any]) -> None:

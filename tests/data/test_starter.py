@@ -1,4 +1,3 @@
-import csv
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -14,8 +13,8 @@ from bilstm_cls.data.readers import data_files, detect_format, find_splits, read
 from bilstm_cls.data.sources import read_options
 from bilstm_cls.data.starter import DataProfile, profile_data, starter_config
 from bilstm_cls.errors import DataError
+from tests.data.conftest import Write
 
-Write = Callable[..., Path]
 RNG = random.Random(0)
 SENTENCES = [
     " ".join(RNG.choices(["film", "plot", "a", "of", "very", "good", "dull", "story", "and"], k=RNG.randint(5, 14)))
@@ -23,18 +22,8 @@ SENTENCES = [
 ]
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write(name: str, rows: Sequence[Sequence[Any]]) -> Path:
-        path = tmp_path / name
-        with path.open("w", newline="", encoding="utf-8") as file:
-            if path.suffix == ".jsonl":
-                file.writelines(json.dumps(dict(zip(rows[0], row, strict=True))) + "\n" for row in rows[1:])
-            else:
-                csv.writer(file, lineterminator="\n").writerows(rows)
-        return path
-
-    return write
+def as_jsonl(rows: Sequence[Sequence[Any]]) -> str:
+    return "".join(json.dumps(dict(zip(rows[0], row, strict=True))) + "\n" for row in rows[1:])
 
 
 def labelled(texts: Sequence[str] = SENTENCES, labels: Sequence[str] = "ab") -> list[Sequence[Any]]:
@@ -111,7 +100,8 @@ def test_folders_are_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("header", "kind"), [(["a", "b"], "label"), (["n", "label"], "text")])
 def test_columns_that_cannot_be_guessed_are_asked_for(write: Write, header: list[str], kind: str) -> None:
-    path = write("a.jsonl", [header, *((i, SENTENCES[i] if kind == "label" else "ab"[i % 2]) for i in range(60))])
+    rows = [(i, SENTENCES[i] if kind == "label" else "ab"[i % 2]) for i in range(60)]
+    path = write("a.jsonl", as_jsonl([header, *rows]))
     with pytest.raises(DataError, match=rf"which column holds the {kind}; there are '.*--set data.{kind}_col"):
         profile_data(path)
 
@@ -199,7 +189,7 @@ def test_few_texts_get_small_batches_and_keep_all_words(write: Write) -> None:
 
 def test_many_labels_get_no_ngram_model(write: Write) -> None:
     rows = [(f"text number {i}", [f"tag {(i + j) % 600}" for j in range(i % 7)]) for i in range(800)]
-    assert config_for(write("a.jsonl", [("text", "tags"), *rows])).model.ngrams is None
+    assert config_for(write("a.jsonl", as_jsonl([("text", "tags"), *rows]))).model.ngrams is None
 
 
 ODD_NAMES = ["it's: a #1 [file].csv", "- yes.csv", "null.csv", "中文 데이터.csv", "a\nb\u2028c\x07.csv", "….csv"]
@@ -264,7 +254,6 @@ def test_a_heading_is_no_label(write: Write) -> None:
 
 
 def test_a_test_split_without_labels_is_not_used(write: Write, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
     write("data/train.csv", labelled())
     write("data/test.csv", [("text",), *((text,) for text in SENTENCES)])
     found = profile_data(tmp_path / "data")
