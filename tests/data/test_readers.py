@@ -94,9 +94,10 @@ def test_a_given_dialect_is_used(write: Write, dialect: Dialect, content: str) -
 
 
 def test_lines_that_are_no_rows_are_counted_by_kind(write: Write) -> None:
-    path = write("a.csv", "text,label\n\nx,a\n\n# so\ntext,label\ny,b\n\n")
+    path = write("a.csv", 'text,label\n\nx,a\n\n# so,"\ntext,label\ny,b\n\n')
     remarks: list[BadRow] = []
-    pairs(path, options=ReadOptions(csv=Dialect(comment="#")), on_bad_row=remarks.append)
+    found = pairs(path, options=ReadOptions(csv=Dialect(comment="#")), on_bad_row=remarks.append)
+    assert found == [("x", "a"), ("y", "b")]
     assert {(row.line, row.reason) for row in remarks} == {
         (2, "skipped 3 blank lines, the first here"),
         (5, "skipped 1 comment line"),

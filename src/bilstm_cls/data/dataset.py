@@ -21,7 +21,7 @@ from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 10  # part of every key of the cache: raise it when what is read from the same files changes
+FORMAT = 11  # part of every key of the cache: raise it when what is read from the same files changes
 IN_MEMORY = "(in memory)"
 MAX_SHOWN = 5
 LABELLED = ("train", "valid", "test")
