@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.splits import cut_splits
 from bilstm_cls.data.store import BLOCK, ROW, Array, Texts, cached, chunks, mapped_numbers, release
-from bilstm_cls.data.types import BadRow, Dataset, Example, Label, LabelIds, Split, label_counts, names_in
+from bilstm_cls.data.types import BadRow, Dataset, Example, Ints, Label, LabelIds, Split, label_counts, names_in
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -28,8 +27,6 @@ LABELLED = ("train", "valid", "test")
 ROWS = "rows.bin"
 _NO_LABEL = -1
 _EMPTY = 0  # the hash of a text without a visible character, which is no duplicate of another
-
-Ints = npt.NDArray[np.int64]
 
 
 def load_dataset(config: DataConfig) -> Dataset:

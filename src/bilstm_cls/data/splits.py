@@ -8,10 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.data.types import LabelIds, label_counts
+from bilstm_cls.data.types import Ints, LabelIds, label_counts
 from bilstm_cls.errors import DataError
-
-Ints = npt.NDArray[np.int64]
 
 NUM_BLOCKS = 4  # of each label that `valid_split: blocks` cuts out, where there are as many texts
 MAX_GAP = 30  # texts on either side of a block that are in neither split, at most a quarter of those that are left
