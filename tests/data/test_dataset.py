@@ -140,12 +140,6 @@ def test_a_second_load_is_equal_and_reads_no_file_again(write: Write, monkeypatc
     assert plain(loaded(*keys)) == fresh
 
 
-def test_odd_texts_arrive_as_they_were(load: Load) -> None:
-    odd = ["", "\0", "two\nlines", "cr\rhere", "😀", 'a "quote"', "\u2028", "x" * 100_000]
-    rows = [*rows_of({"a": 5, "b": 5}), *((text, "a") for text in odd)]
-    assert texts_of(load(rows, valid=rows[:2]))["train"][10:] == odd
-
-
 @pytest.mark.parametrize(
     ("rows", "splits", "complaint"),
     [
