@@ -147,6 +147,7 @@ OTHER_FAULTS = [
     ("a.jsonl", OBJECT + '\n{"text": "y", "label": ' + "9" * 5000 + "}\n", "not JSON: Exceeds"),
     ("a.json", f'[{OBJECT},\n{{"text": 3}} {{}}]', "'text' must be text"),
     ("a.json", f'[{OBJECT},\n{{"text": "y" "z"}}]', "the rest of the file after it is not read"),
+    ("a.json", f"[{OBJECT}\n]\n[{OBJECT}]", "the rest of the file after it is not read"),
 ]
 
 
@@ -186,6 +187,12 @@ def test_json_gives_back_what_was_written(
     written = data.draw(st.sampled_from([records, *([document] for document in documents)]))
     options: Any = {"ensure_ascii": ensure_ascii, "indent": None if written is records else indent}
     assert pairs(write("a.json", "".join(json.dumps(value, **options) + "\n" for value in written))) == rows
+
+
+@pytest.mark.parametrize("content", ['["x", "a"]\n["y", "b"]\n', '[["x", "a"],\n["y", "b"]]'])
+def test_rows_may_be_arrays(write: Write, content: str) -> None:
+    options = ReadOptions(text_columns=("#1",), label_column="#2")
+    assert pairs(write("a.json", content), options=options) == [("x", "a"), ("y", "b")]
 
 
 def test_the_line_of_an_array_is_where_its_object_starts(write: Write) -> None:
