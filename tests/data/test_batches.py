@@ -1,4 +1,4 @@
-"""What language models read: every prediction of every text once, in both directions, and nothing else."""
+"""Batches: every text once an epoch, and of language models every prediction once, in both directions."""
 
 import itertools
 
@@ -6,8 +6,48 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_cls.data.batches import LanguageModelTexts, number_of_chunks
+from bilstm_cls.data.batches import LanguageModelTexts, evaluation_batches, number_of_chunks, training_batches
 from bilstm_cls.data.corpus import Corpus
+from bilstm_cls.inspection import padding_share
+
+lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=300).map(np.array)
+
+
+@given(lengths_of, st.integers(1, 32), st.one_of(st.none(), st.integers(60, 500)), st.integers(0, 5))
+def test_every_text_is_in_exactly_one_batch_of_an_epoch(
+    lengths: np.ndarray, size: int, tokens: int | None, epoch: int
+) -> None:
+    batches = training_batches(lengths, batch_size=size, batch_tokens=tokens, seed=1, epoch=epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    if tokens is None:
+        assert max(map(len, batches)) <= size
+    else:
+        assert all(len(batch) * lengths[batch].max() <= tokens for batch in batches)
+
+
+def test_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 1000)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = training_batches(lengths, batch_size=16, batch_tokens=None, seed=seed, epoch=epoch)
+        return [int(i) for i in np.concatenate(batches)]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) not in (order(1, 1), order(2, 0))
+
+
+def test_texts_of_a_batch_are_about_equally_long() -> None:
+    lengths = np.random.default_rng(0).integers(10, 400, 10_000)
+    batches = training_batches(lengths, batch_size=64, batch_tokens=None, seed=0, epoch=0)
+    assert padding_share(batches, lengths) < 0.04
+
+
+@given(lengths_of, st.integers(1, 500))
+def test_evaluation_reads_every_text_once_within_its_budget(lengths: np.ndarray, budget: int) -> None:
+    batches = evaluation_batches(lengths, max_tokens=budget)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)
+
 
 TEXTS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=30), min_size=1, max_size=6)
 
