@@ -1,10 +1,12 @@
-"""What is read of a file."""
+"""What is read of a file, or of all files of a config."""
 
 from pathlib import Path
 from typing import Any
 
+from bilstm_cls.config_file import load_config
+from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.readers import read
-from bilstm_cls.data.types import BadRow
+from bilstm_cls.data.types import BadRow, Dataset
 
 
 def pairs(path: Path, **kwargs: Any) -> list[tuple[str, Any]]:
@@ -19,9 +21,10 @@ def skipping(path: Path, **kwargs: Any) -> tuple[list[tuple[str, Any]], list[int
     return found, [row.line for row in bad if not row.is_read]
 
 
-def remarks(path: Path, **kwargs: Any) -> list[BadRow]:
-    """Returns what is remarked on; no row may be lost."""
-    bad: list[BadRow] = []
-    pairs(path, on_bad_row=bad.append, **kwargs)
-    assert all(row.is_read for row in bad)
-    return bad
+def loaded(*keys: str) -> Dataset:
+    """Returns the data of a config, of which keys of the section `data` are given."""
+    return load_dataset(load_config(None, [f"data.{key}" for key in keys]).data)
+
+
+def texts_of(dataset: Dataset) -> dict[str, list[str]]:
+    return {name: list(split.texts) for name, split in dataset.splits.items()}

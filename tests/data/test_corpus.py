@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bilstm_cls.data import corpus as module
-from bilstm_cls.data.batches import collate, evaluation_batches, pad, training_batches
+from bilstm_cls.data.batches import collate, pad
 from bilstm_cls.data.corpus import Corpus, encode, encode_whole, load_corpus
 from bilstm_cls.data.tokenizer import UNKNOWN_ID, Tokenizer
-from bilstm_cls.inspection import padding_share
 
 TEXTS = ["a b c d e f", "b", "", "  ", "a zebra", "c c c c c"]
 
@@ -53,13 +52,6 @@ def test_any_texts_are_read_as_each_would_be_alone(
     assert np.concatenate([indices for indices, _, _ in blocks]).tolist() == list(range(len(texts)))
 
 
-def test_nothing_is_counted_silently(tokenizer: Tokenizer) -> None:
-    counts = encode(TEXTS, tokenizer, max_length=4).statistics
-    assert counts == {
-        "texts": 6, "tokens": 13, "truncated": 2, "empty": 2, "unknown": 3, "longest": 6, "median_length": 1
-    }  # fmt: skip
-
-
 def same(one: Corpus, other: Corpus) -> bool:
     return all(np.array_equal(getattr(one, key), getattr(other, key)) for key in ("token_ids", "offsets", "label_ids"))
 
@@ -81,42 +73,3 @@ def test_a_batch_is_padded_with_zeros_after_each_text(tokenizer: Tokenizer) -> N
     assert batch.label_ids is not None
     assert batch.label_ids.tolist() == [4, 0, 1]
     assert batch.num_tokens == 7
-
-
-lengths_of = st.lists(st.integers(1, 60), min_size=1, max_size=300).map(np.array)
-
-
-@given(lengths_of, st.integers(1, 32), st.one_of(st.none(), st.integers(60, 500)), st.integers(0, 5))
-def test_every_text_is_in_exactly_one_batch_of_an_epoch(
-    lengths: np.ndarray, size: int, tokens: int | None, epoch: int
-) -> None:
-    batches = training_batches(lengths, batch_size=size, batch_tokens=tokens, seed=1, epoch=epoch)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    if tokens is None:
-        assert max(map(len, batches)) <= size
-    else:
-        assert all(len(batch) * lengths[batch].max() <= tokens for batch in batches)
-
-
-def test_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
-    lengths = np.random.default_rng(0).integers(1, 50, 1000)
-
-    def order(seed: int, epoch: int) -> list[int]:
-        batches = training_batches(lengths, batch_size=16, batch_tokens=None, seed=seed, epoch=epoch)
-        return [int(i) for i in np.concatenate(batches)]
-
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 0) not in (order(1, 1), order(2, 0))
-
-
-def test_texts_of_a_batch_are_about_equally_long() -> None:
-    lengths = np.random.default_rng(0).integers(10, 400, 10_000)
-    batches = training_batches(lengths, batch_size=64, batch_tokens=None, seed=0, epoch=0)
-    assert padding_share(batches, lengths) < 0.04
-
-
-@given(lengths_of, st.integers(1, 500))
-def test_evaluation_reads_every_text_once_within_its_budget(lengths: np.ndarray, budget: int) -> None:
-    batches = evaluation_batches(lengths, max_tokens=budget)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)

@@ -1,4 +1,3 @@
-import csv
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -6,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bilstm_cls.config_file import load_config
 from bilstm_cls.data import sources
-from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.types import Dataset, Split
 from bilstm_cls.errors import DataError
+from tests.data.conftest import Write
+from tests.data.rows import loaded, texts_of
 
 Rows = Sequence[tuple[str, str]]
 Load = Callable[..., Dataset]
@@ -22,27 +21,16 @@ def rows_of(counts: dict[str, int]) -> list[tuple[str, str]]:
     return [(f"{label} text {i}", label) for label, number in counts.items() for i in range(number)]
 
 
-def write(path: Path, rows: Rows) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("text", "label"), *rows])
-    return path
-
-
 @pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Loads rows as train, and others as splits by name, in a separate cache, with `data.` keys."""
-    monkeypatch.setenv("BILSTM_CLS_CACHE", str(tmp_path / "cache"))
+def load(write: Write) -> Load:
+    """Loads rows as train, and others as splits by name, with `data.` keys."""
 
     def load(rows: Rows, *keys: str, **splits: Rows) -> Dataset:
-        paths = {name: write(tmp_path / f"{name}.csv", content) for name, content in {"train": rows, **splits}.items()}
-        given = [f"data.{name}={path}" for name, path in paths.items()]
-        return load_dataset(load_config(None, [*given, *(f"data.{key}" for key in keys)]).data)
+        files = {"train": rows, **splits}
+        given = [f"{name}={write(f'{name}.csv', [('text', 'label'), *files[name]])}" for name in files]
+        return loaded(*given, *keys)
 
     return load
-
-
-def texts_of(dataset: Dataset) -> dict[str, list[str]]:
-    return {name: list(split.texts) for name, split in dataset.splits.items()}
 
 
 def labels_of(dataset: Dataset, split: Split) -> list[str]:
@@ -71,9 +59,9 @@ def test_given_files_are_splits_as_they_are(load: Load) -> None:
     assert labels_of(dataset, dataset.splits["test"]) == ["b", "a"]
 
 
-def test_unlabelled_texts_are_a_separate_split(load: Load, tmp_path: Path) -> None:
-    (tmp_path / "more.txt").write_text("one\n\ntwo\n", "utf-8")
-    dataset = load(rows_of(COUNTS), f"unlabelled={tmp_path / 'more.txt'}")
+def test_unlabelled_texts_are_a_separate_split(load: Load, write: Write) -> None:
+    path = write("more.txt", "one\n\ntwo\n")
+    dataset = load(rows_of(COUNTS), f"unlabelled={path}")
     assert texts_of(dataset)["unlabelled"] == ["one", "", "two"]
     assert dataset.splits["unlabelled"].label_ids.tolist() == [-1, -1, -1]
     assert dataset.labels == ["neg", "pos", "rare"]
@@ -119,15 +107,14 @@ def test_duplicates_and_overlaps_are_counted(load: Load) -> None:
     assert any("2 test texts" in note for note in dataset.notes)
 
 
-def test_texts_of_a_group_are_in_one_split(tmp_path: Path, load: Load) -> None:
-    rows = [f"text {i},{'ab'[i % 2]},user {i // 5}" for i in range(100)]
-    (tmp_path / "grouped.csv").write_text("\n".join(["text,label,user", *rows]), "utf-8")
-    settings = [f"data.train={tmp_path / 'grouped.csv'}", "data.test=0.2", "data.valid=0.2", "data.group_column=user"]
-    dataset = load_dataset(load_config(None, settings).data)
+def test_texts_of_a_group_are_in_one_split(write: Write) -> None:
+    rows = [(f"text {i}", "ab"[i % 2], f"user {i // 5}") for i in range(100)]
+    settings = [f"train={write('grouped.csv', [('text', 'label', 'user'), *rows])}", "test=0.2", "valid=0.2"]
+    dataset = loaded(*settings, "group_column=user")
     groups = [{int(text.split()[1]) // 5 for text in split.texts} for split in dataset.splits.values()]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 20
     with pytest.raises(DataError, match=r":[12]: .*'who'.*data\.group_column"):
-        load_dataset(load_config(None, [*settings[:3], "data.group_column=who"]).data)
+        loaded(*settings, "group_column=who")
 
 
 def test_the_digest_changes_with_a_text_a_label_the_order_or_the_seed_of_the_splits(load: Load) -> None:
@@ -146,46 +133,22 @@ def plain(dataset: Dataset) -> dict[str, object]:
     return {**vars(dataset), "splits": splits}
 
 
-@pytest.mark.usefixtures("load")
-def test_a_second_load_is_equal_and_reads_no_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = load_config(None, [f"data.train={write(tmp_path / 'data.csv', rows_of(COUNTS))}", "data.test=0.2"]).data
-    fresh = plain(load_dataset(config))
+def test_a_second_load_is_equal_and_reads_no_file_again(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"train={write('data.csv', [('text', 'label'), *rows_of(COUNTS)])}", "test=0.2"]
+    fresh = plain(loaded(*keys))
     monkeypatch.setattr(sources, "read", None)
-    assert plain(load_dataset(config)) == fresh
-
-
-@pytest.mark.parametrize("name", ["texts.bin", "dataset.json"])
-@pytest.mark.usefixtures("load")
-def test_a_damaged_cache_is_noticed_and_made_again(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = load_config(None, [f"data.train={write(tmp_path / 'data.csv', rows_of(COUNTS))}", "data.test=0.2"]).data
-    fresh = plain(load_dataset(config))
-    [path] = (tmp_path / "cache/data").glob(f"*/{name}")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert plain(load_dataset(config)) == fresh
-    assert "damaged" in caplog.text
-
-
-def test_odd_texts_arrive_as_they_were(load: Load) -> None:
-    odd = ["", "\0", "two\nlines", "cr\rhere", "😀", 'a "quote"', "\u2028", "x" * 100_000]
-    rows = [*rows_of({"a": 5, "b": 5}), *((text, "a") for text in odd)]
-    assert texts_of(load(rows, valid=rows[:2]))["train"][10:] == odd
+    assert plain(loaded(*keys)) == fresh
 
 
 @pytest.mark.parametrize(
-    ("rows", "keys", "complaint"),
+    ("rows", "splits", "complaint"),
     [
-        ([("a", "pos")] * 9, (), "only the label 'pos' in train"),
-        ([("a", "pos"), ("b", "neg")], (), r"data\.valid"),
-        ([("a", ""), ("b", "")], ("bad_rows=skip",), r"no text to train on; 2 rows were skipped, the first: .*:2:"),
+        ([("a", "pos")] * 9, {}, "only the label 'pos' in train"),
+        ([("a", "pos"), ("b", "neg")], {}, r"data\.valid"),
+        ([("a", ""), ("b", "")], {}, r"no text to train on; 2 rows were skipped, the first: .*:2:"),
+        (rows_of({"a": 5, "b": 5}), {"test": [("odd", "c")]}, "there is no text in test"),
     ],
 )
-def test_too_little_to_train_on_is_an_error(rows: Rows, keys: tuple[str, ...], complaint: str, load: Load) -> None:
+def test_too_few_texts_are_an_error(rows: Rows, splits: dict[str, Rows], complaint: str, load: Load) -> None:
     with pytest.raises(DataError, match=complaint):
-        load(rows, *keys)
-
-
-def test_a_test_file_whose_rows_are_all_skipped_is_an_error(load: Load) -> None:
-    with pytest.raises(DataError, match="there is no text in test"):
-        load(rows_of({"a": 5, "b": 5}), "bad_rows=skip", test=[("odd", "c")])
+        load(rows, "bad_rows=skip", **splits)

@@ -10,27 +10,9 @@ from bilstm_cls.errors import DataError
 from tests.data.conftest import Write
 from tests.data.rows import pairs, skipping
 
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030", "shift_jis"])
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.csv", 'text,label\r\n"映画、\n良い",pos\r\nひどい,neg\r\n'),
-        ("a.txt", "pos\t映画、良い\r\nneg\tひどい\r\n"),
-        ("a.jsonl", '{"text": "映画、良い", "label": "pos"}\r\n{"text": "ひどい", "label": "neg"}\r\n'),
-        ("a.json", '[{"text": "映画、良い", "label": "pos"},\r\n{"text": "ひどい", "label": "neg"}]\r\n'),
-    ],
-)
-def test_any_text_codec_is_read(write: Write, name: str, content: str, encoding: str) -> None:
-    path = write(name, content, encoding)
-    data_format = "label-text" if name == "a.txt" else "auto"
-    found = pairs(path, format=data_format, options=ReadOptions(encoding=encoding))
-    assert found == [("映画、\n良い" if name == "a.csv" else "映画、良い", "pos"), ("ひどい", "neg")]
-
-
 FRENCH = "très café, déjà vu à l’été"
 TEXTS = {
-    **dict.fromkeys(("utf-8", "utf-8-sig", "utf-16", "windows-1252"), FRENCH),
+    **dict.fromkeys(("utf-8", "utf-8-sig", "utf-16", "utf-32", "windows-1252"), FRENCH),
     "gb18030": "这部电影非常好看，我们都很喜欢，演员的表演也很精彩",
     "big5": "這部電影非常好看，我們都很喜歡，演員的表演也很精彩",
     "cp932": "この映画はとても良かったです。俳優の演技も素晴らしい",
@@ -68,6 +50,7 @@ def test_a_line_of_another_encoding_in_a_utf8_file_is_a_bad_row_and_no_other_cha
         ("a.tsv", "text\tlabel\n", "{}\tpos\n"),
         ("a.txt", "", "pos {}\n"),
         ("a.jsonl", "", '{{"text": "{}", "label": "pos"}}\n'),
+        ("a.json", "[\n", '{{"text": "{}", "label": "pos"}},\n'),
     ],
 )
 def test_a_byte_that_cannot_be_decoded_is_named_deep_in_a_file(

@@ -1,22 +1,17 @@
 import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bilstm_cls.config import Config
-from bilstm_cls.data.dataset import load_dataset
 from bilstm_cls.data.hub import Address
 from bilstm_cls.data.types import Dataset
 from bilstm_cls.errors import ConfigError, DataError
+from tests.data.rows import loaded
 from tests.hub_server import FakeHub, serving_hub
 
-pa = pytest.importorskip("pyarrow")
-pytest.importorskip("datasets")
-Make = Callable[..., Config]
-Load = Callable[..., Dataset]
+datasets = pytest.importorskip("datasets")
 
 ROWS = [("a good film", 1), ("a bad film", 0), ("fine and fun", 1), ("dull", 0), ("weak plot", 0), ("superb", 1)]
 CARD = """---
@@ -37,17 +32,13 @@ configs:
 """
 
 
-def parquet(rows: list[tuple[str, Any]], names: list[str] | None = None) -> bytes:
-    """Writes rows as the library `datasets` does, with the names of the labels in the schema."""
-    import pyarrow.parquet as pq
-
-    table = pa.table({"text": [text for text, _ in rows], "label": [label for _, label in rows]})
-    if names is not None:
-        text = {"dtype": "string", "_type": "Value"}
-        info = {"info": {"features": {"text": text, "label": {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+def parquet(rows: list[tuple[str, int]]) -> bytes:
+    """Writes rows with the names of the labels in the schema."""
+    label = datasets.ClassLabel(names=["neg", "pos"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": label})
+    table = datasets.Dataset.from_list([{"text": text, "label": label} for text, label in rows], features)
     sink = io.BytesIO()
-    pq.write_table(table, sink)
+    table.to_parquet(sink)
     return sink.getvalue()
 
 
@@ -57,10 +48,10 @@ def csv_of(rows: list[tuple[str, Any]]) -> bytes:
 
 SUBSETS = {
     "README.md": CARD.encode(),
-    "plain/train-00000-of-00002.parquet": parquet(ROWS[:3], ["neg", "pos"]),
-    "plain/train-00001-of-00002.parquet": parquet(ROWS[3:], ["neg", "pos"]),
-    "plain/test-00000-of-00001.parquet": parquet([("good", 1), ("bad", 0)], ["neg", "pos"]),
-    "plain/unsupervised-00000-of-00001.parquet": parquet([("who knows", -1)], ["neg", "pos"]),
+    "plain/train-00000-of-00002.parquet": parquet(ROWS[:3]),
+    "plain/train-00001-of-00002.parquet": parquet(ROWS[3:]),
+    "plain/test-00000-of-00001.parquet": parquet([("good", 1), ("bad", 0)]),
+    "plain/unsupervised-00000-of-00001.parquet": parquet([("who knows", -1)]),
     "other/train.parquet": parquet(ROWS[:4]),
 }
 
@@ -72,15 +63,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         yield hub
 
 
-@pytest.fixture
-def load(tiny_config: Make) -> Load:
-    """Reads a data set of the Hub."""
-
-    def read(address: str, *overrides: str) -> Dataset:
-        given = ["data.train=null", "data.test=null", "data.valid=0.34", f"data.source={address}", *overrides]
-        return load_dataset(tiny_config(*given).data)
-
-    return read
+def load(address: str, *keys: str) -> Dataset:
+    return loaded("valid=0.34", f"source={address}", *keys)
 
 
 def content(dataset: Dataset, *splits: str) -> list[tuple[str, int]]:
@@ -88,7 +72,7 @@ def content(dataset: Dataset, *splits: str) -> list[tuple[str, int]]:
     return sorted(pair for one in found for pair in zip(one.texts, one.label_ids.tolist(), strict=True))
 
 
-def test_splits_labels_and_their_names_are_those_of_the_subset(hub: FakeHub, load: Load) -> None:
+def test_splits_labels_and_their_names_are_those_of_the_subset(hub: FakeHub) -> None:
     hub.add("dataset", "ada/films", SUBSETS)
     dataset = load("hf/ada/films:plain")
     assert dataset.labels == ["neg", "pos"]
@@ -99,26 +83,20 @@ def test_splits_labels_and_their_names_are_those_of_the_subset(hub: FakeHub, loa
     assert sum(map(len, load("hf/ada/films:other").splits.values())) == 4
 
 
-def test_a_subset_must_be_named_where_there_are_several(hub: FakeHub, load: Load) -> None:
-    hub.add("dataset", "ada/films", SUBSETS)
-    with pytest.raises(DataError, match=r"(?s)plain.*other.*hf/ada/films:SUBSET"):
-        load("hf/ada/films")
-
-
-def test_a_test_split_with_secret_labels_is_left_out(hub: FakeHub, load: Load) -> None:
-    hidden = parquet([("who knows", -1), ("nobody", -1)], ["neg", "pos"])
-    hub.add("dataset", "ada/films", {"train.parquet": parquet(ROWS, ["neg", "pos"]), "test.parquet": hidden})
+def test_a_test_split_with_secret_labels_is_left_out(hub: FakeHub) -> None:
+    hidden = parquet([("who knows", -1), ("nobody", -1)])
+    hub.add("dataset", "ada/films", {"train.parquet": parquet(ROWS), "test.parquet": hidden})
     assert set(load("hf/ada/films").splits) == {"train", "valid"}
-    assert set(load("hf/ada/films", "data.test=0.34").splits) == {"train", "valid", "test"}
+    assert set(load("hf/ada/films", "test=0.34").splits) == {"train", "valid", "test"}
 
 
-def test_what_may_not_be_read_is_reported(hub: FakeHub, load: Load) -> None:
+def test_what_may_not_be_read_is_reported(hub: FakeHub) -> None:
     hub.status = 403
     with pytest.raises(ConfigError, match="hf auth login"):
         load("hf/ada/films:plain")
 
 
-def test_a_revision_is_read(hub: FakeHub, load: Load) -> None:
+def test_a_revision_is_read(hub: FakeHub) -> None:
     hub.add("dataset", "ada/films", {"train.csv": csv_of(ROWS)})
     hub.add("dataset", "ada/films", {"train.csv": csv_of(ROWS[:4])}, branch="v1")
     assert [load(f"hf/ada/films{at}").counts["read"] for at in ("", "@v1")] == [6, 4]
@@ -127,15 +105,14 @@ def test_a_revision_is_read(hub: FakeHub, load: Load) -> None:
 @pytest.mark.parametrize(
     ("files", "complaint"),
     [
+        (SUBSETS, r"(?s)plain.*other.*hf/ada/films:SUBSET"),
         ({"films.py": b"raise SystemExit('a script was run')", "films.zip": b"x"}, "@refs/convert/parquet"),
         ({"test.csv": csv_of(ROWS)}, "'train'"),
         ({"train.parquet": b"PAR1"}, "cannot be read"),
         ({"train.csv": b"text,label\na,x\nb,\n"}, "train:2: .* label is empty"),
     ],
 )
-def test_a_data_set_that_cannot_be_read_is_an_error(
-    files: dict[str, bytes], complaint: str, hub: FakeHub, load: Load
-) -> None:
+def test_a_data_set_that_cannot_be_read_is_an_error(files: dict[str, bytes], complaint: str, hub: FakeHub) -> None:
     hub.add("dataset", "ada/films", files)
     with pytest.raises((DataError, ConfigError), match=complaint):
         load("hf/ada/films")

@@ -1,8 +1,6 @@
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -53,40 +51,19 @@ def test_the_vocabulary_is_that_of_the_train_split_alone(prepared: Prepare, tmp_
 
 def test_facts_count_truncated_empty_and_unknown(prepared: Prepare) -> None:
     facts = prepared().facts()
-    test = {key: facts[f"text/test/{key}"] for key in ("texts", "tokens", "truncated", "empty", "unknown", "longest")}
-    assert test == {"texts": 3, "tokens": 8, "truncated": 1, "empty": 1, "unknown": 2, "longest": 5}
+    names = ("texts", "tokens", "truncated", "empty", "unknown", "median_length")
+    test = {name: facts[f"text/test/{name}"] for name in names}
+    assert test == {"texts": 3, "tokens": 8, "truncated": 1, "empty": 1, "unknown": 2, "median_length": 3}
     assert facts["text/vocab_size"] == 5
     assert (facts["data/read"], facts["data/skipped"], facts["data/is_official"]) == (13, 0, False)
 
 
-@pytest.fixture
-def split(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts how often each text is encoded."""
-    counts: Counter[str] = Counter()
-    original = Tokenizer.encode_batch
-
-    def counted(self: Any, texts: Sequence[str]) -> list[list[int]]:
-        counts.update(texts)
-        return original(self, texts)
-
-    monkeypatch.setattr(Tokenizer, "encode_batch", counted)
-    return counts
-
-
-def test_every_text_is_encoded_once_whatever_reads_it_and_at_whatever_length(
-    prepared: Prepare, tmp_path: Path, split: Counter[str]
-) -> None:
-    rows = [f"common {i},{('pos', 'neg')[i % 2]}" for i in range(20)]
-    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
-    settings = ["embedding.init=ppmi", f"data.unlabelled={tmp_path / 'more.txt'}"]
-    first = prepared(*settings)
-    texts = Counter(text for part in first.dataset.splits.values() for text in part.texts)
-    assert split == texts
-    split.clear()
+def test_texts_are_encoded_once_for_every_length(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepared()
+    monkeypatch.setattr(Tokenizer, "encode_batch", None)
     for override in ("text.max_length=2", "text.truncate=head", "seed=5", "train.epochs=9"):
-        assert prepared(*settings, override).tokenizer.to_json() == first.tokenizer.to_json()
-    assert ids_of(prepared(*settings)) == ids_of(first)
-    assert not split
+        assert prepared(override).tokenizer.to_json() == first.tokenizer.to_json()
+    assert ids_of(prepared()) == ids_of(first)
 
 
 @pytest.mark.parametrize("kind", ["words", "bpe"])

@@ -34,20 +34,18 @@ def test_splits_have_the_asked_size_and_leave_a_text_of_every_label_in_train(
     size, room = len(label_ids), len(label_ids) - len(counts)
     for name in fractions:
         wanted = round(fractions[name] * size)
-        assert len(found.orders[name]) == min(wanted, room)
+        assert len(found[name]) == min(wanted, room)
         room -= wanted
-    assert set(label_ids[found.orders["train"]]) == set(range(len(counts)))
-    together = np.concatenate(list(found.orders.values()))
-    assert len(set(together.tolist())) == len(together) == size - found.num_left_out
-    assert all((np.diff(order) > 0).all() for order in found.orders.values())
-    if valid_split == "random":
-        assert found.num_left_out == 0
+    assert set(label_ids[found["train"]]) == set(range(len(counts)))
+    assert sorted(np.concatenate(list(found.values())).tolist()) == everything.tolist()
+    assert all((np.diff(order) > 0).all() for order in found.values())
+    assert set(found) <= {"train", *fractions, "left_out" if valid_split == "blocks" else "train"}
 
 
 @given(st.lists(st.integers(10, 60), min_size=2, max_size=6), st.floats(0.05, 0.4))
 def test_every_label_has_its_fraction_to_less_than_one_text(counts: list[int], fraction: float) -> None:
     label_ids = labels_of(counts)
-    found = cut_splits(np.arange(len(label_ids)), label_ids, {"valid": fraction}, seed=0).orders["valid"]
+    found = cut_splits(np.arange(len(label_ids)), label_ids, {"valid": fraction}, seed=0)["valid"]
     exact = round(fraction * len(label_ids)) * np.array(counts) / len(label_ids)
     assert (np.abs(np.bincount(label_ids[found], minlength=len(counts)) - exact) < 1).all()
 
@@ -62,16 +60,16 @@ def test_a_fraction_of_less_than_a_text_is_an_error() -> None:
 def test_blocks_are_contiguous_and_have_gaps_around_them() -> None:
     label_ids = np.repeat([0, 1], 2_000)
     splits = cut_splits(np.arange(4_000), label_ids, {"valid": 0.1}, seed=0, valid_split="blocks")
-    valid = splits.orders["valid"]
+    valid = splits["valid"]
     for label in (0, 1):
         places = valid[label_ids[valid] == label]
         blocks = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
         assert len(places) == 200
         assert 1 < len(blocks) <= NUM_BLOCKS
-    distance = np.abs(splits.orders["train"][:, None] - valid[None, :]).min(axis=1)
-    is_same_label = label_ids[splits.orders["train"]] == label_ids[valid[0]]
-    assert distance[is_same_label & (splits.orders["train"] < 1_800)].min() > MAX_GAP
-    assert 0 < splits.num_left_out <= 2 * MAX_GAP * NUM_BLOCKS * 2
+    distance = np.abs(splits["train"][:, None] - valid[None, :]).min(axis=1)
+    is_same_label = label_ids[splits["train"]] == label_ids[valid[0]]
+    assert distance[is_same_label & (splits["train"] < 1_800)].min() > MAX_GAP
+    assert 0 < len(splits["left_out"]) <= 2 * MAX_GAP * NUM_BLOCKS * 2
 
 
 @settings(deadline=None, max_examples=40)
@@ -82,9 +80,8 @@ def test_blocks_are_contiguous_and_have_gaps_around_them() -> None:
 def test_a_group_is_never_in_two_splits(rows: list[tuple[int, int]], fraction: float, seed: int) -> None:
     label_ids, groups = (np.array(column) for column in zip(*rows, strict=True))
     try:
-        splits = cut_splits(
-            np.arange(len(rows)), label_ids, {"test": fraction, "valid": fraction}, seed=seed, groups=groups
-        ).orders
+        fractions = {"test": fraction, "valid": fraction}
+        splits = cut_splits(np.arange(len(rows)), label_ids, fractions, seed=seed, groups=groups)
     except DataError:
         return
     sets = [set(groups[order].tolist()) for order in splits.values()]
@@ -108,7 +105,7 @@ def test_splits_of_several_labels_have_the_asked_size_and_of_each_label_its_frac
     seed: int, test: float, valid: float
 ) -> None:
     has_label = sets_of(seed)
-    found = cut_splits(np.arange(400), has_label, {"test": test, "valid": valid}, seed=seed).orders
+    found = cut_splits(np.arange(400), has_label, {"test": test, "valid": valid}, seed=seed)
     assert [len(found["test"]), len(found["valid"])] == [round(test * 400), round(valid * 400)]
     assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(400))
     assert ((has_label[found["train"]].sum(0) > 0) == (has_label.sum(0) > 0)).all()  # some seeds leave a label out
@@ -119,9 +116,9 @@ def test_splits_of_several_labels_have_the_asked_size_and_of_each_label_its_frac
 
 def test_groups_and_blocks_of_texts_with_several_labels() -> None:
     has_label, groups = sets_of(0), np.arange(400) // 4
-    found = cut_splits(np.arange(400), has_label, {"test": 0.2}, seed=0, groups=groups).orders
+    found = cut_splits(np.arange(400), has_label, {"test": 0.2}, seed=0, groups=groups)
     assert not np.intersect1d(groups[found["train"]], groups[found["test"]]).size
     assert 60 <= len(found["test"]) <= 100
-    blocks = cut_splits(np.arange(400), has_label, {"valid": 0.1}, seed=0, valid_split="blocks").orders["valid"]
+    blocks = cut_splits(np.arange(400), has_label, {"valid": 0.1}, seed=0, valid_split="blocks")["valid"]
     assert len(blocks) == 40
     assert (np.diff(blocks) > 1).sum() == NUM_BLOCKS - 1

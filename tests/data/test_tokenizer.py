@@ -34,7 +34,6 @@ def tokens_of(text: str, kind: str, *, lowercase: bool = True) -> list[str]:
         ("words", REVIEW, "don't miss it !!! it's 3.5 / 10 ... \" great \" 中文 text ; so : café"),
         ("whitespace", REVIEW, "don't miss it!!! it's 3.5/10...<br /><br />\"great\" 中文 text; so: café"),
         ("cjk", REVIEW, "don't miss it !!! it's 3.5 / 10 ... \" great \" 中 文 text ; so : café"),
-        ("basic_english", REVIEW, "don ' t miss it ! ! ! it ' s 3 . 5/10 . . . great 中文 text so café"),
         (
             "characters",
             "Don't\tmiss<br/>it!! 中かな e\u0301 👍🏽\u3000\n3.5",
@@ -118,12 +117,6 @@ def test_bpe_knows_every_text_and_learns_what_is_frequent() -> None:
     assert UNKNOWN_ID not in tokenizer.encode_batch(["zebra 中文 😀"])[0]
     assert "Ġthe" in tokenizer.tokens
     assert len(tokenizer) <= 300
-
-
-@pytest.mark.parametrize("kind", TOKENIZERS)
-def test_json_gives_the_same_tokenizer_back(kind: str) -> None:
-    tokenizer = Tokenizer.train([REVIEW, "another text"], kind=kind)
-    assert Tokenizer.from_json(tokenizer.to_json()).to_json() == tokenizer.to_json()
 
 
 @pytest.mark.parametrize("kind", ["words", "characters", "cjk", "whitespace"])

@@ -10,26 +10,23 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bilstm_cls.config import DataConfig
 from bilstm_cls.data.sources import Source, source_of
 from bilstm_cls.data.splits import cut_splits
 from bilstm_cls.data.store import BLOCK, ROW, Array, Texts, cached, chunks, mapped_numbers, release
-from bilstm_cls.data.types import BadRow, Dataset, Example, Label, LabelIds, Split, label_counts, names_in
+from bilstm_cls.data.types import BadRow, Dataset, Example, Ints, Label, LabelIds, Split, label_counts, names_in
 from bilstm_cls.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 10  # part of every key of the cache: raise it when what is read from the same files changes
+FORMAT = 11  # part of every key of the cache: raise it when what is read from the same files changes
 IN_MEMORY = "(in memory)"
 MAX_SHOWN = 5
 LABELLED = ("train", "valid", "test")
 ROWS = "rows.bin"
 _NO_LABEL = -1
 _EMPTY = 0  # the hash of a text without a visible character, which is no duplicate of another
-
-Ints = npt.NDArray[np.int64]
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -57,7 +54,7 @@ def dataset_in_memory(
     With `valid` None the best epoch is chosen on the texts of train; `DataError` where it is less than one text.
     """
     everything = np.arange(len(texts))
-    orders = cut_splits(everything, label_ids, {} if valid is None else {"valid": valid}, seed=seed).orders
+    orders = cut_splits(everything, label_ids, {} if valid is None else {"valid": valid}, seed=seed)
     orders.setdefault("valid", everything)
     content = hashlib.sha256(json.dumps(labels).encode() + label_ids.tobytes())
     for text in texts:
@@ -142,12 +139,12 @@ def _build(folder: Path, source: Source, config: DataConfig) -> None:
         given["train"], label_ids, source.fractions, seed=config.split_seed, valid_split=config.valid_split,
         groups=None if config.group_column is None else rows["groups"],
     )  # fmt: skip
-    orders = {**given, **splits.orders}
+    orders = {**given, **splits}
     orders = {name: orders[name] for name in (*LABELLED, "unlabelled") if len(orders.get(name, ()))}
     _check(orders, label_ids, labels, source)
     num_skipped = sum(not row.is_read for row in bad_rows)
     counts = {"read": table.num_rows + num_skipped, "used": table.num_rows, "skipped": num_skipped}
-    counts |= {"left_out": splits.num_left_out} if splits.num_left_out else {}
+    counts |= {"left_out": len(splits["left_out"])} if "left_out" in splits else {}
     counts |= _repeats(orders, rows["hashes"])
     notes = [*source.notes, *_notes_on_rows(bad_rows)]
     if overlap := counts.get("test_in_train"):

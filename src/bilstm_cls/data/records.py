@@ -131,7 +131,8 @@ def _json_records(path: Path, options: ReadOptions) -> Iterator[Record]:
     first, second = [*itertools.islice((line for line in map(str.strip, lines) if line), 2), "", ""][:2]
     # The first of JSON lines, if broken, has another object after it.
     is_lines = first.startswith("{") and (second.startswith("{") or (first.endswith("}") and bool(second)))
-    if first.startswith("[") or (first.startswith("{") and not is_lines):
+    is_lines = is_lines or (first.startswith("[") and first.endswith("]") and second.startswith("["))
+    if first.startswith(("[", "{")) and not is_lines:
         yield from _document_records(lines, options.text_columns)
         return
     for number, line in enumerate(lines, 1):
@@ -180,6 +181,8 @@ def _rows_in(text: str, encoding: str) -> Iterator[Record]:
             position += 1
         line, counted = line + text.count("\n", counted, position), position
         if text.startswith("]", position) or position == len(text):
+            if text[position + 1 :].strip():
+                yield line, "must be the end of the array; the rest of the file after it is not read"
             return
         try:
             value, end = _DECODER.raw_decode(text, position)

@@ -4,26 +4,15 @@ Shapes: n texts of train, N of all; C labels, and where texts have several one m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from bilstm_cls.data.types import LabelIds, label_counts
+from bilstm_cls.data.types import Ints, LabelIds, label_counts
 from bilstm_cls.errors import DataError
-
-Ints = npt.NDArray[np.int64]
 
 NUM_BLOCKS = 4  # of each label that `valid_split: blocks` cuts out, where there are as many texts
 MAX_GAP = 30  # texts on either side of a block that are in neither split, at most a quarter of those that are left
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The places of the texts of each split, in the order they were read, and how many between blocks are in none."""
-
-    orders: dict[str, Ints]
-    num_left_out: int
 
 
 def cut_splits(
@@ -34,18 +23,17 @@ def cut_splits(
     seed: int,
     valid_split: str = "random",
     groups: Ints | None = None,
-) -> Splits:
-    """Cuts fractions out of the texts of train.
+) -> dict[str, Ints]:
+    """Cuts fractions out of the texts of train; returns the places of each split, in the order they were read.
 
     A split has the size that was asked for (with groups, about that), and of every label as near to the same fraction
     as whole texts allow (the method of largest remainders; for texts with several labels iterative stratification).
     The last text of a label stays in train. `DataError` where a fraction is less than one text that train can do
     without. `train` are `[n]` places of texts, in the order they were read; `label_ids` are of all texts. With
-    `valid_split` `blocks`, valid is made of blocks of neighbours, where a text has one label of one. `groups` are `[N]`
-    numbers: texts with the same one are in the same split.
+    `valid_split` `blocks`, valid is made of blocks of neighbours, where a text has one label of one, and the texts
+    around them are `left_out`. `groups` are `[N]` numbers: texts with the same one are in the same split.
     """
-    orders = {}
-    num_left_out, size = 0, len(train)
+    orders, size = {}, len(train)
     if is_multi := label_ids.ndim == 2:
         label_ids = np.column_stack([label_ids, np.ones(len(label_ids), dtype=np.uint8)])
     counts = label_counts(label_ids[train], 0)
@@ -72,9 +60,10 @@ def cut_splits(
             raise DataError(f"data.{name}: {what}; give more texts, fewer labels, a greater fraction, or a file")
         orders[name] = train[is_chosen]
         room = room - label_counts(label_ids[orders[name]], len(room))
-        num_left_out += int(is_gap.sum())
+        if is_gap.any():
+            orders["left_out"] = train[is_gap]
         train = train[~(is_chosen | is_gap)]
-    return Splits({"train": train, **orders}, num_left_out)
+    return {"train": train, **orders}
 
 
 def _quotas(counts: Ints, room: Ints, wanted: int, generator: np.random.Generator) -> Ints:

@@ -12,9 +12,9 @@ from typing import Any
 from bilstm_cls.config import DataConfig
 from bilstm_cls.config_file import flow_yaml, load_config
 from bilstm_cls.data import readers
-from bilstm_cls.data.encoding import find_encoding
+from bilstm_cls.data.encoding import TextLines, find_encoding
 from bilstm_cls.data.records import folder_files
-from bilstm_cls.data.tables import MAX_SHOWN, Dialect, ReadOptions, TableRows, column_names, is_prose, require_columns
+from bilstm_cls.data.tables import MAX_SHOWN, Dialect, ReadOptions, column_names, is_prose, require_columns, sniffed
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Example, clean_label, joined_labels, names_in
 from bilstm_cls.data.vectors import ENGLISH, GLOVE, has_vectors
@@ -84,8 +84,8 @@ def profile_data(path: Path, overrides: Sequence[str] = ()) -> DataProfile:
         separator=given.label_separator if is_multi else None,
     )
     if format in ("csv", "tsv"):
-        rows = TableRows(files[0], options.encoding, options.csv, (), is_tsv=format == "tsv")
-        options = replace(options, csv=rows.dialect)
+        dialect, _ = sniffed(TextLines(files[0], options.encoding), options.csv, (), is_tsv=format == "tsv")
+        options = replace(options, csv=dialect)
     remarks: list[str] = []
     if format in _TABLES:
         options = _fit_columns(files[0], _read_table(files[0], format, options), options, given, remarks)

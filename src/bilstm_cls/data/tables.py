@@ -186,44 +186,56 @@ def _reader(lines: Iterable[str], dialect: Dialect) -> Any:
     )
 
 
-class TableRows:
-    """Iterates over the records of a delimited table, header included: the line of each, and its fields or its fault.
+def sniffed(text: TextLines, given: Dialect, wanted: Sequence[str], *, is_tsv: bool) -> tuple[Dialect, Iterator[str]]:
+    """Returns the dialect that `find_dialect` finds in the first lines, and all lines but those that it skips."""
+    lines, sample, size = iter(text), [], 0
+    for line in itertools.islice(lines, SAMPLE_LINES):
+        sample.append(line)
+        if (size := size + len(line)) > SAMPLE_CHARACTERS:
+            break
+    dialect, _ = find_dialect(sample, given, wanted, is_tsv=is_tsv)
+    return dialect, itertools.islice(itertools.chain(sample, lines), dialect.skip_lines, None)
+
+
+def _records(
+    lines: Iterator[str], text: TextLines, dialect: Dialect, skipped: SkippedLines, *, is_labelled: bool
+) -> Iterator[tuple[int, int, list[str] | str]]:
+    """Yields the line where a record starts, how many lines it has, and its fields or its fault.
 
     After a quote that does not close, or closes in the middle of a field, nothing can be trusted: the rest of the file
-    is one bad row. `record` holds the lines of the record that was read last.
+    is one bad row. Comments and blank lines are not yielded, but counted.
     """
+    number = 0  # of the line that was read last
+    record: list[str] = []  # its lines
+    numbered = enumerate(lines, 1 + (dialect.skip_lines or 0))
 
-    def __init__(self, path: Path, encoding: str, given: Dialect, wanted: Sequence[str], *, is_tsv: bool) -> None:
-        self._lines = TextLines(path, encoding)
-        lines, sample, size = iter(self._lines), [], 0
-        for line in itertools.islice(lines, SAMPLE_LINES):
-            sample.append(line)
-            if (size := size + len(line)) > SAMPLE_CHARACTERS:
-                break
-        self.dialect, _ = find_dialect(sample, given, wanted, is_tsv=is_tsv)
-        self._skip = self.dialect.skip_lines or 0
-        self._source = itertools.islice(itertools.chain(sample, lines), self._skip, None)
-        self.record: list[str] = []
+    def no_comments() -> Iterator[str]:
+        nonlocal number
+        for number, line in numbered:
+            if dialect.comment and not record and line.startswith(dialect.comment):
+                skipped.add("comment line", number)
+            else:
+                record.append(line)
+                yield line
 
-    def __iter__(self) -> Iterator[tuple[int, list[str] | str]]:
-        reader = _reader(map(self._taken, self._source), self.dialect)
-        while True:
-            start = self._skip + reader.line_num + 1
-            self.record = []
-            try:
-                row = next(reader)
-            except StopIteration:
+    reader = _reader(no_comments(), dialect)
+    while True:
+        record.clear()
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            row, quote = f"not csv ({error}; is a quote missing?)", dialect.quotechar
+            if quote and any(quote in line for line in record):
+                yield number - len(record) + 1, len(record), f"{row}; the rest of the file is not read"
                 return
-            except csv.Error as error:
-                row, quote = f"not csv ({error}; is a quote missing?)", self.dialect.quotechar
-                if quote and any(quote in line for line in self.record):
-                    yield start, f"{row}; the rest of the file is not read"
-                    return
-            yield start, self._lines.fault(*self.record) or row
-
-    def _taken(self, line: str) -> str:
-        self.record.append(line)
-        return line
+        row = text.fault(*record) or row
+        start = number - len(record) + 1
+        if any(map(str.strip, row if is_labelled else record)):
+            yield start, len(record), row
+        else:
+            skipped.add(BLANK_LINE, start)
 
 
 def _header_names(first_row: Sequence[str], options: ReadOptions, where: str) -> list[str]:
@@ -268,25 +280,25 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     Raises DataError where the file is empty or unreadable, or a column is not there.
     """
     has_header = not options.is_headerless
-    rows = TableRows(path, options.encoding, options.csv, options.wanted if has_header else (), is_tsv=is_tsv)
-    skipped = SkippedLines(path)
-    if options.csv.skip_lines is None and rows.dialect.skip_lines:
-        skipped.add("line before the table", 1, rows.dialect.skip_lines)
-    body = _rows_with_content(rows, skipped, is_labelled=bool(options.label_columns))
-    number, first = next(body, (1, "holds blank lines only"))
+    text, skipped = TextLines(path, options.encoding), SkippedLines(path)
+    dialect, lines = sniffed(text, options.csv, options.wanted if has_header else (), is_tsv=is_tsv)
+    if options.csv.skip_lines is None and dialect.skip_lines:
+        skipped.add("line before the table", 1, dialect.skip_lines)
+    body = _records(lines, text, dialect, skipped, is_labelled=bool(options.label_columns))
+    number, _, first = next(body, (1, 1, "holds blank lines only"))
     if isinstance(first, str):
         raise DataError(f"{path}:{number}: {first}, in the {'header' if has_header else 'first row'}")
     names = _header_names(first, options, f"{path}:{number}")
     texts_at, labels_at = (list(map(names.index, wanted)) for wanted in (options.text_columns, options.label_columns))
     num_named, width, is_empty = num_filled(first), len(names), True
     cached_label = functools.lru_cache(10_000)(label_of)  # by what is written
-    for line, row in body if has_header else itertools.chain([(number, first)], body):
+    for line, num_lines, row in body if has_header else itertools.chain([(number, 1, first)], body):
         if row == first and has_header and width > 1:
             skipped.add("repeated header", line)
             continue
         is_empty = False
         try:
-            fields = _fitted(row, width, num_named, len(rows.record))
+            fields = _fitted(row, width, num_named, num_lines)
             written = tuple([fields[at] for at in labels_at])
             label = cached_label(written, options.label_columns, options.separator) if written else None
         except WrongValueError as error:
@@ -297,19 +309,6 @@ def read_table(path: Path, options: ReadOptions, *, is_tsv: bool) -> Rows:
     if is_empty:
         raise DataError(f"{path}: has a header and no rows")
     yield from skipped.remarks()
-
-
-def _rows_with_content(
-    rows: TableRows, skipped: SkippedLines, *, is_labelled: bool
-) -> Iterator[tuple[int, list[str] | str]]:
-    comment = rows.dialect.comment
-    for line, row in rows:
-        if comment and rows.record[0].startswith(comment):
-            skipped.add("comment line", line)
-        elif not any(map(str.strip, row if is_labelled else rows.record)):
-            skipped.add(BLANK_LINE, line)
-        else:
-            yield line, row
 
 
 def _fitted(row: list[str] | str, width: int, num_named: int, num_lines: int) -> list[str]:

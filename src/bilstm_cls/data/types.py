@@ -20,6 +20,7 @@ MAX_LINEAR_LABELS = 300
 
 Label = str | tuple[str, ...]
 """A text's class name; where texts have several labels, the names of all that it has, sorted."""
+Ints = npt.NDArray[np.int64]
 LabelIds = npt.NDArray[Any]
 """`[N]` int64, indices into the labels; where texts have several, `[N, C]` uint8, 1 for each label that a text has."""
 
