@@ -111,7 +111,9 @@ def test_baselines_are_evaluated_on_the_splits_of_the_model(sets: list[str], fol
     assert outcome.json["nbsvm"] == json_of(folder / "runs/tiny-nbsvm/metrics.json")
     names = ("tiny", "tiny-tfidf", "tiny-nbsvm")
     assert len({json_of(folder / "runs" / name / "environment.json")["data_digest"] for name in names}) == 1
-    again = answer("baseline", *sets, "--only", "nbsvm", "-o", "runs", "--overwrite", "-q")
+    only = ["baseline", *sets, "--only", "nbsvm", "-o", "runs", "-q"]
+    assert "tiny-nbsvm" in run_cli(*only).stderr  # which is taken
+    again = answer(*only, "--overwrite")
     assert "\nNB-SVM of 1-3 grams  " in again.stdout
     assert again.stderr == ""
 

@@ -24,12 +24,6 @@ def everything(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def change(path: Path, before: str, after: str) -> None:
-    text = path.read_text("utf-8")
-    assert before in text
-    path.write_text(text.replace(before, after), "utf-8")
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path / "runs" / "one")
@@ -121,15 +115,14 @@ def test_a_model_comes_back_as_it_was_saved(
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "tokenizer.json", "labels.json", "model.safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "a folder"])
-def test_a_file_of_the_model_that_is_missing_or_damaged_is_named(copied: RunDirectory, name: str, damage: str) -> None:
-    path = copied / name
-    path.unlink()
-    if damage == "a folder":
-        path.mkdir()
-    elif damage != "missing":
-        path.write_bytes({"empty": b"", "garbage": b"\x80\x04\x95 {[%"}[damage])
-    with pytest.raises(CheckpointError, match=name if damage != "missing" else f"{name}|holds no finished model"):
+@pytest.mark.parametrize("content", [None, b"", b"\x80\x04\x95 {[%"], ids=["a folder", "empty", "garbage"])
+def test_a_file_of_the_model_that_is_damaged_is_named(copied: RunDirectory, name: str, content: bytes | None) -> None:
+    (copied / name).unlink()
+    if content is None:
+        (copied / name).mkdir()
+    else:
+        (copied / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
         copied.load_model()
 
 
@@ -144,7 +137,9 @@ def test_a_file_of_the_model_that_is_missing_or_damaged_is_named(copied: RunDire
 def test_a_config_that_does_not_fit_the_model_is_refused(
     copied: RunDirectory, before: str, after: str, message: str
 ) -> None:
-    change(copied / "config.yaml", before, after)
+    text = (copied / "config.yaml").read_text("utf-8")
+    assert before in text
+    (copied / "config.yaml").write_text(text.replace(before, after), "utf-8")
     with pytest.raises(CheckpointError, match=message):
         copied.load_model()
 
