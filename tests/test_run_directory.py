@@ -9,19 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from bilstm_cls.checkpoint import load_tensors, save_tensors
 from bilstm_cls.config import Config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.ngrams import NgramCounts, NgramModel
 from bilstm_cls.run_directory import RUN_FILES, LoadedModel, RunDirectory, build_model, environment
+from tests.command_line import contents
 
 TEXTS = ["a fine film", "a dull film"]
 BATCH = torch.tensor([[2, 3, 4], [3, 1, 0]]), torch.tensor([3, 2])
-
-
-def everything(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
 @pytest.fixture
@@ -55,13 +51,13 @@ def test_a_directory_with_other_files_is_refused_and_left_alone(run: RunDirector
         (run / name).write_text("of the user")
     if status is not None:
         (run / "status.json").write_text(status)
-    before = everything(run.path)
+    before = contents(run.path)
     assert run.read_status() == {}
     with pytest.raises(ConfigError, match="choose another place"):
         assert run.is_taken
     with pytest.raises(ConfigError, match="nothing is written or deleted"):
         run.clear()
-    assert everything(run.path) == before
+    assert contents(run.path) == before
 
 
 def test_clearing_deletes_all_files_of_a_run_and_no_others(copied: RunDirectory) -> None:
@@ -74,7 +70,7 @@ def test_clearing_deletes_all_files_of_a_run_and_no_others(copied: RunDirectory)
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_text("of the user")
     copied.clear()
-    assert set(everything(copied.path)) - {".lock"} == others
+    assert set(contents(copied.path)) - {".lock"} == others
 
 
 def saved(run: RunDirectory, config: Config, number: int = 1) -> LoadedModel:
@@ -142,23 +138,6 @@ def test_a_config_that_does_not_fit_the_model_is_refused(
     (copied / "config.yaml").write_text(text.replace(before, after), "utf-8")
     with pytest.raises(CheckpointError, match=message):
         copied.load_model()
-
-
-def test_what_is_of_another_run_or_version_is_one_line(copied: RunDirectory) -> None:
-    tensors, metadata = load_tensors(copied / "model.safetensors")
-    del metadata["sha256"]
-    save_tensors(copied / "model.safetensors", tensors, metadata | {"format_version": "1"})
-    with pytest.raises(CheckpointError, match=r"made by an earlier version \(format 1\); train it again"):
-        copied.load_model()
-    save_tensors(copied / "model.safetensors", tensors, metadata)
-    (copied / "tokenizer.json").write_text(Tokenizer.train(["another text"], kind="words").to_json(), "utf-8")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json or labels\.json is not what the model was trained"):
-        copied.load_model()
-    with (copied / "config.yaml").open("a", encoding="utf-8") as file:
-        file.write("ema: 0.9\nlayer_decay: 2.6\n")
-    with pytest.raises(CheckpointError, match=r"config\.yaml: .*made by an earlier version.*train it again") as caught:
-        copied.load_model()
-    assert str(caught.value).count("\n") == 0
 
 
 def test_a_repository_that_cannot_be_read_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
