@@ -135,8 +135,6 @@ def write_results(
     depends on the machine's load is under `time/`. Returns what `metrics.json` holds.
     """
     config, split, about = loaded.config, data.dataset.scored.name, {**data.facts(), **facts}
-    for member in loaded.members:
-        member.eval()
     evaluation = _evaluate_split(loaded, data.dataset.scored, data.corpora[split], about)
     network = evaluation.network or evaluation.metrics
     best = next((row for row in reversed(history) if row["step"] == facts.get("train/best_step")), {})
