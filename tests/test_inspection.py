@@ -11,7 +11,7 @@ from bilstm_cls.config import Config
 from bilstm_cls.config_file import load_config
 from bilstm_cls.data import store
 from bilstm_cls.data.prepare import prepare
-from bilstm_cls.inspection import PACKAGES, inspect_data, inspect_run, plan
+from bilstm_cls.inspection import inspect_data, inspect_run, plan
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.recurrent import CELLS
 from bilstm_cls.run_directory import RunDirectory, build_model
@@ -121,5 +121,5 @@ def test_a_machine_without_faults_is_ok(cache: Path, trained_run: Path) -> None:
     findings = done.json
     assert torch.equal(torch.get_rng_state(), before)
     assert [outcome.partition(",")[0] for outcome in findings["checks"].values()] == ["ok"] * 2 * len(CELLS)
-    assert set(findings["versions"]) == set(PACKAGES)
+    assert "torch" in findings["versions"]
     assert (findings["device"], findings["cache"], findings["ok"]) == ("cpu", str(cache), True)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +146,11 @@ def test_a_repository_that_cannot_be_read_does_not_matter(tmp_path: Path, monkey
     (tmp_path / ".git" / "HEAD").write_bytes(b"\xff\xfe")
     monkeypatch.chdir(tmp_path)
     assert "git_commit" in environment("cpu", 1)
+
+
+def test_the_commit_is_found_where_references_are_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(tmp_path)]
+    for words in ("init -q", "commit -q --allow-empty -m first", "pack-refs --all"):
+        subprocess.run([*git, *words.split()], check=True)
+    monkeypatch.chdir(tmp_path)
+    assert len(environment("cpu", 1)["git_commit"]) == 40
