@@ -55,6 +55,13 @@ def run_cli(*args: object, stdin: bytes = b"") -> Outcome:
     return Outcome(code, *(stream.buffer.getvalue().decode("utf-8") for stream in streams.values()))
 
 
+def answer(*args: object, stdin: bytes = b"") -> Outcome:
+    """Runs a command that has to succeed."""
+    outcome = run_cli(*args, stdin=stdin)
+    assert outcome.code == 0, outcome.stderr
+    return outcome
+
+
 @contextlib.contextmanager
 def _same_process_state() -> Iterator[None]:
     package = logging.getLogger("bilstm_cls")

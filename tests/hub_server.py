@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.status is not None:
             return self.answer(self.hub.status, {"error": "as configured"})
         api = r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)"
-        if match := re.fullmatch(rf"{api}/(revision|tree|paths-info)/([^/]+)(?:/(.+))?", url.path):
+        if match := re.fullmatch(rf"{api}/(revision|tree)/([^/]+)(?:/(.+))?", url.path):
             kind, name, what, revision, folder = map(unquote, (group or "" for group in match.groups()))
             if (files := self.files(kind, name, revision)) is None:
                 return None
@@ -97,11 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - so the standard library calls it
 
     def do_POST(self) -> None:
-        body = self.body()
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(path)
-        if self.hub.status is not None:
-            return self.answer(self.hub.status, {"error": "as configured"})
         if path == "/api/repos/create":
             given = json.loads(body)
             name = "/".join(filter(None, [given.get("organization"), given["name"]]))
@@ -112,11 +110,6 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(200 if is_new else 409, {"url": f"{self.hub.url}/{name}"})
         if path == "/api/validate-yaml":
             return self.answer(200, {"errors": [], "warnings": []})
-        if match := re.fullmatch(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)/paths-info/(.+)", path):
-            files = self.files(*match.groups())
-            wanted = parse_qs(body.decode())["paths"] if b"paths=" in body else json.loads(body)["paths"]
-            listing = [] if files is None else [e for e in listing_of(files, "", is_deep=True) if e["path"] in wanted]
-            return None if files is None else self.answer(200, listing)
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/(.+)", path)
         assert match, path
         name, what, branch = match.groups()
@@ -134,16 +127,6 @@ class _Handler(BaseHTTPRequestHandler):
                 branches[branch][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
         sha = sha_of(branches[branch])
         return self.answer(200, {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"})
-
-    def body(self) -> bytes:
-        if self.headers["Transfer-Encoding"] != "chunked":
-            return self.rfile.read(int(self.headers["Content-Length"] or 0))
-        parts = []
-        while size := int(self.rfile.readline(), 16):
-            parts.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(parts)
 
     def files(self, kind: str, name: str, revision: str) -> Files | None:
         branches = self.hub.repositories.get((kind, name))

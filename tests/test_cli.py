@@ -18,7 +18,7 @@ from bilstm_cls.classifier import Classifier
 from bilstm_cls.config_file import load_config
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import given_chunks
-from tests.command_line import Outcome, run_cli
+from tests.command_line import answer, run_cli
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("light")
@@ -51,13 +51,6 @@ def folder(tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="module")
 def classifier(trained_run: Path) -> Classifier:
     return Classifier.load(trained_run)
-
-
-def answer(*args: object, stdin: bytes = b"") -> Outcome:
-    """Runs a command that has to succeed."""
-    outcome = run_cli(*args, stdin=stdin)
-    assert outcome.code == 0, outcome.stderr
-    return outcome
 
 
 def json_of(path: Path) -> Any:
@@ -111,7 +104,9 @@ def test_baselines_are_evaluated_on_the_splits_of_the_model(sets: list[str], fol
     assert outcome.json["nbsvm"] == json_of(folder / "runs/tiny-nbsvm/metrics.json")
     names = ("tiny", "tiny-tfidf", "tiny-nbsvm")
     assert len({json_of(folder / "runs" / name / "environment.json")["data_digest"] for name in names}) == 1
-    again = answer("baseline", *sets, "--only", "nbsvm", "-o", "runs", "--overwrite", "-q")
+    only = ["baseline", *sets, "--only", "nbsvm", "-o", "runs", "-q"]
+    assert "tiny-nbsvm" in run_cli(*only).stderr  # which is taken
+    again = answer(*only, "--overwrite")
     assert "\nNB-SVM of 1-3 grams  " in again.stdout
     assert again.stderr == ""
 
@@ -277,8 +272,7 @@ def test_the_cache_is_listed_by_kind_and_cleared_by_kind_or_as_a_whole(
 
 def test_a_finished_run_is_trained_on(trained_run: Path, reviews_csv: Path, tmp_path: Path) -> None:
     given = ["--from", trained_run, "--set", f"data.train={reviews_csv}", "--output-dir", tmp_path, "--json"]
-    outcome = run_cli("train", *given, "--set", "train.epochs=1")
-    assert outcome.code == 0, outcome.stderr
+    answer("train", *given, "--set", "train.epochs=1")
     before, run = RunDirectory(trained_run), RunDirectory(tmp_path / f"{trained_run.name}-continued")
     assert run.load_config().model.init_from == str(trained_run)
     first, continued = (json.loads((f.path / "history.jsonl").read_text().splitlines()[0]) for f in (before, run))
@@ -288,8 +282,7 @@ def test_a_finished_run_is_trained_on(trained_run: Path, reviews_csv: Path, tmp_
 def test_without_a_valid_split_the_epoch_is_chosen_on_train(reviews_csv: Path, tmp_path: Path) -> None:
     given = ["--set", f"data.train={reviews_csv}", "--set", "data.valid=null", "--output-dir", tmp_path, "--json"]
     tiny = [word for option in (*TINY, "train.epochs=1") for word in ("--set", option)]
-    outcome = run_cli("train", *given, *tiny)
-    assert outcome.code == 0, outcome.stderr
+    outcome = answer("train", *given, *tiny)
     assert outcome.json["text/train/texts"] == outcome.json["text/valid/texts"] == 240
     assert "data.valid: null" in " ".join(outcome.json["data/notes"])
     for key, value in (("model.ngrams", "nbsvm"), ("train.reject", "0.9")):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import Outcome, run_cli, serving
+from tests.command_line import Outcome, answer, serving
 from tests.conftest import TINY, WORDS, reviews
 
 ROOT = Path(__file__).parent.parent
@@ -38,18 +38,12 @@ def test_a_new_user_comes_from_a_table_to_a_server(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()[-3000:]
 
 
-def succeeding(*words: str) -> Outcome:
-    outcome = run_cli(*words)
-    assert outcome.code == 0, f"{words}: {outcome.stderr[-1000:]}"
-    return outcome
-
-
 def follow(text: str, *options: str) -> Outcome:
     """Runs what a command says to run next."""
     (hint,) = re.findall(r"next: (.*)$", text, re.M)
     program, *words = shlex.split(hint)
     assert program == "bilstm-cls"
-    return succeeding(*words, *options)
+    return answer(*words, *options)
 
 
 def write_tables() -> None:
@@ -67,21 +61,21 @@ def walk() -> None:
 
     assert Path(bilstm_cls.__file__).is_relative_to(Path("site").resolve())
     write_tables()
-    made = succeeding("init", "--data", "my comments.csv", "-o", "my comments.yaml")
+    made = answer("init", "--data", "my comments.csv", "-o", "my comments.yaml")
     trained = follow(made.stderr, *SMALL)
     report = "runs/my-comments/report.html"
     assert all(words in trained.stdout for words in ("network alone", "TF-IDF", "NB-SVM", report))
-    scores = succeeding("eval", "--json").json
+    scores = answer("eval", "--json").json
     assert scores["examples"] == 30
     assert scores["accuracy"] > 0.9
     assert follow(trained.stderr).stdout.endswith("\ta text of yours\n")
-    succeeding("predict", "--input", "new.csv", "--output", "answers.csv")
+    answer("predict", "--input", "new.csv", "--output", "answers.csv")
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["happy", "unhappy"]
-    succeeding("predict", GOOD, "--explain", "--html", "explained.html")
-    pages = ("explained.html", succeeding("report").stdout.strip())
+    answer("predict", GOOD, "--explain", "--html", "explained.html")
+    pages = ("explained.html", answer("report").stdout.strip())
     assert all(Path(page).read_text("utf-8").startswith("<!doctype html>") for page in pages)
-    exported = succeeding("export", "--run", "runs/my-comments")
+    exported = answer("export", "--run", "runs/my-comments")
     (hint,) = re.findall(r"try it: (.*)$", exported.stdout, re.M)
     command = shlex.split(hint.replace("TEXT", shlex.quote(GOOD)))
     answered = subprocess.run([sys.executable, *command[1:]], capture_output=True, check=True)
@@ -90,8 +84,8 @@ def walk() -> None:
         body = json.dumps({"text": BAD}).encode()
         request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as response:
-            (answer,) = json.load(response)["predictions"]
-        assert answer["label"] == "unhappy"
+            (found,) = json.load(response)["predictions"]
+        assert found["label"] == "unhappy"
         with urllib.request.urlopen(address, timeout=60) as response:
             assert b"</html>" in response.read()
 

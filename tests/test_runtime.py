@@ -29,15 +29,22 @@ def bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(export(trained_run, tmp_path_factory.mktemp("bundles") / "tiny")["path"])
 
 
-@pytest.fixture(scope="module")
-def runtime(bundle: Path) -> Runtime:
-    return Runtime.load(bundle, threads=1)
-
-
 @pytest.fixture
 def copy(bundle: Path, tmp_path: Path) -> Path:
     """A bundle that a test may damage."""
     return shutil.copytree(bundle, tmp_path / "bundle")
+
+
+CHINESE = ["中国球队夺得冠军！", "A股市场2010年利率", "好", "", "\ud800 the 基金\x1f银行"]
+
+
+@pytest.mark.parametrize(("of", "texts"), [("trained_run", TEXTS), ("chinese_run", CHINESE)])
+def test_predictions_are_those_of_the_run(
+    of: str, texts: list[str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(of)
+    runtime = Runtime.load(export(run, tmp_path / "bundle")["path"], threads=1)
+    agree(runtime.predict(texts), Classifier.load(run, device="cpu").predict(texts))
 
 
 def agree(found: Sequence[Prediction], expected: Sequence[Prediction]) -> None:
@@ -45,16 +52,6 @@ def agree(found: Sequence[Prediction], expected: Sequence[Prediction]) -> None:
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
         numbers = {"probability": other.probability, "probabilities": other.probabilities}
         assert dataclasses.replace(one, **numbers) == other
-
-
-def test_predictions_are_those_of_the_run(runtime: Runtime, trained_run: Path) -> None:
-    agree(runtime.predict(TEXTS), Classifier.load(trained_run, device="cpu").predict(TEXTS))
-
-
-def test_predictions_of_chinese_words_and_their_pairs_are_those_of_the_run(chinese_run: Path, tmp_path: Path) -> None:
-    texts = ["中国球队夺得冠军！", "A股市场2010年利率", "好", "", "\ud800 the 基金\x1f银行"]
-    bundle = Path(export(chinese_run, tmp_path / "bundle")["path"])
-    agree(Runtime.load(bundle).predict(texts), Classifier.load(chinese_run, device="cpu").predict(texts))
 
 
 @pytest.mark.parametrize("truncate", ["head", "tail", "both"])
@@ -92,20 +89,16 @@ def test_as_a_program_it_prints_json_lines_until_the_reader_has_seen_enough(bund
     assert list(answers[0]) == [name for name in names if name != "labels"]
 
 
-def test_a_damaged_bundle_ends_the_program_with_one_line(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (copy / "labels.json").unlink()
+@pytest.mark.parametrize("content", [None, "5", "null", "[]", "[" * 100_000])
+def test_a_bundle_without_a_config_ends_the_program_with_one_line(
+    content: str | None, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "config.json").unlink()
+    if content is not None:
+        (copy / "config.json").write_text(content, "utf-8")
     assert main([str(copy), "good"]) == 4
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {copy / 'labels.json'}: missing")
-
-
-@pytest.mark.parametrize("content", ["5", "null", "[]", "[" * 100_000], ids=["number", "null", "array", "deep"])
-def test_a_config_that_is_no_object_ends_the_program_with_one_line(
-    content: str, copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (copy / "config.json").write_text(content, "utf-8")
-    assert main([str(copy), "x"]) == 4
-    assert capsys.readouterr().err.count("\n") == 1
+    assert line.startswith(f"error: {copy}")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "labels.json", "config.json"])

@@ -25,7 +25,6 @@ from bilstm_cls.data.prepare import PreparedData, prepare, with_dim
 from bilstm_cls.data.types import LabelIds, checked_texts
 from bilstm_cls.device import choose_device
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
-from bilstm_cls.evaluation.predictions import read_history
 from bilstm_cls.run_directory import LoadedModel, RunDirectory, environment
 from bilstm_cls.training.calibration import calibrate
 from bilstm_cls.training.distributed import ALONE
@@ -190,7 +189,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         loaded = run.load_model()
         self.classes_ = _classes_from(loaded.labels, run.read_object("metrics.json"))
         self.classifier_ = Classifier(loaded, self.device)
-        self.history_ = read_history(run)
+        self.history_ = run.read_history()
 
     def __getstate__(self) -> Row:
         # Plain arguments, and what was learned as the files of a run directory: tensors, JSON and YAML.

@@ -1,8 +1,6 @@
 """What is in a data set or a run, what training would do, and whether this machine computes as it should."""
 
 import functools
-import importlib.metadata
-import platform
 import re
 import warnings
 import zlib
@@ -26,7 +24,7 @@ from bilstm_cls.evaluation.baselines import by_label, tfidf_model
 from bilstm_cls.evaluation.metrics import confident_disagreements, likelihoods
 from bilstm_cls.evaluation.report import shortened
 from bilstm_cls.ngrams import SMALL_TRAIN, Floats, count_pairs, is_spaced, kept
-from bilstm_cls.run_directory import RunDirectory, build_model
+from bilstm_cls.run_directory import RunDirectory, build_model, environment
 
 LABELLED = ("train", "valid", "test")
 LIMIT = 20
@@ -46,7 +44,6 @@ RUN_LENGTH = {True: 3, False: 5}
 """Words of a run, or characters where words are not separated by spaces."""
 
 TOLERANCE = 1e-6
-PACKAGES = ("bilstm-cls", "torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "typer")
 
 
 def inspect_data(config: Config, *, deep: bool = False, limit: int = LIMIT) -> dict[str, Any]:
@@ -293,11 +290,8 @@ def examine(device: str = "auto", run: Path | None = None) -> dict[str, Any]:
     if run is not None:
         RunDirectory(run).load_model()
     return {
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "device": str(chosen),
+        **environment(str(chosen), torch.get_num_threads()),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "threads": torch.get_num_threads(),
         "cache": str(cache_folder()),
         **({} if run is None else {"run": f"{run}: every digest is right"}),
         "checks": {

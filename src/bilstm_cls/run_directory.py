@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import socket
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,14 @@ class RunDirectory:
         """Writes `history.jsonl`, one row per evaluation."""
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         write_atomic(self / "history.jsonl", "".join(lines))
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """Returns the rows of `history.jsonl`, none where there is no such file, as in an ensemble."""
+        path = self / "history.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
     def read_json(self, name: str) -> Any:
         """Reads one JSON file, or raises `CheckpointError` where it is missing or damaged."""
@@ -360,9 +369,8 @@ def environment(device: str, threads: int) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    for folder in (Path.cwd(), *Path.cwd().parents):  # without git, which may be missing
-        if (head := folder / ".git" / "HEAD").is_file():
-            content = head.read_text(errors="replace").strip()
-            reference = folder / ".git" / content.removeprefix("ref: ")
-            return reference.read_text().strip() if reference.is_file() else content
-    return None
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):  # there is no git, or no repository
+        return None

@@ -9,15 +9,13 @@ REFERENCES = {"src", "href", "srcset", "xlink:href", "data", "poster", "action"}
 
 
 class Page(HTMLParser):
-    """The elements of a page with their attributes, its text, its coloured texts and the title of each word in them."""
+    """The elements of a page with their attributes, and its text."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.text = ""
-        self.coloured: list[str] = []
-        self.titles: dict[str, str] = {}
         self.feed(source.replace("\r\n", "\n").replace("\r", "\n"))  # as browsers do
         self.close()
         assert self.open == []
@@ -26,23 +24,13 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attributes)))
         if tag not in VOID:
             self.open.append(tag)
-        if dict(attributes).get("class") == "words":
-            self.coloured.append("")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        tag, found = self.elements[-1] if self.elements else ("", {})
         if self.open[-1:] != ["style"]:
             self.text += data
-        if "p" in self.open and self.coloured and self.open[-1] in ("p", "span") and self._is_in_words():
-            self.coloured[-1] += data
-            if tag == "span" and found.get("title"):
-                self.titles[data] = found["title"] or ""
-
-    def _is_in_words(self) -> bool:
-        return next(found for tag, found in reversed(self.elements) if tag == "p").get("class") == "words"
 
     def check_loads_nothing(self, source: str) -> None:
         places = [value or "" for _, found in self.elements for name, value in found.items() if name in REFERENCES]

@@ -35,16 +35,6 @@ def test_of_several_labels_the_logit_is_taken_over_the_mean_of_the_others(label:
     assert explanation.logit == pytest.approx(logits.pop(label) - sum(logits.values()) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["words", "characters", "cjk", "basic_english", "whitespace"])
-@settings(max_examples=30, deadline=None)
-@given(text=st.text(ALPHABET, max_size=30).filter(lambda text: "Σ" not in text))
-def test_a_token_read_alone_is_the_token_that_was_read(kind: str, text: str) -> None:
-    loaded = untrained("text.max_length=1000", texts=[text], kind=kind)
-    for token_id, (start, stop) in zip(*read_tokens(loaded, text), strict=True):
-        expected = [] if (start, stop) == (0, 0) else [token_id]
-        assert loaded.tokenizer.encode_batch([text[start:stop]])[0] == expected
-
-
 READERS = {
     kind: untrained("text.max_length=7", f"text.truncate={truncate}", kind=kind)
     for kind, truncate in zip(TOKENIZERS, ["head", "tail", "both"] * len(TOKENIZERS), strict=False)

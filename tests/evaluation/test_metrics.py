@@ -9,13 +9,7 @@ import sklearn.metrics as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm_cls.evaluation.metrics import (
-    METRICS,
-    accuracy_interval,
-    calibration_error,
-    compute_metrics,
-    example_losses,
-)
+from bilstm_cls.evaluation.metrics import METRICS, calibration_error, compute_metrics, example_losses
 from bilstm_cls.runtime import Task
 
 LABELS = ["neg", "neutral", "pos"]
@@ -50,11 +44,6 @@ def test_scores_equal_scikit_learn(case):
     np.testing.assert_allclose(rows[:, :4], np.array(expected).T)
     confused = oracle.confusion_matrix(label_ids, answers, labels=ids) * (1 - np.eye(len(ids)))
     np.testing.assert_array_equal(rows[:, 4:], np.stack([confused.sum(0), confused.sum(1)], axis=1))
-
-
-@pytest.mark.parametrize(("hits", "total", "expected"), [(30, 30, (0.8865, 1)), (43, 50, (0.7381, 0.9305))])
-def test_the_interval_is_wilsons(hits, total, expected):
-    assert accuracy_interval(hits / total, total) == pytest.approx(expected, abs=1e-4)
 
 
 def test_many_labels_have_no_matrix():

@@ -1,5 +1,6 @@
 """Bundles: the graph gives PyTorch's logits, and nothing that differs or is damaged is ever written."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from bilstm_cls.errors import CheckpointError, ConfigError
 from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.pooling import POOLINGS
 from bilstm_cls.ngrams import NgramCounts, NgramModel
-from bilstm_cls.run_directory import LoadedModel, RunDirectory, build_model
+from bilstm_cls.run_directory import RunDirectory, build_model
 from bilstm_cls.runtime import Runtime
 from bilstm_cls.serve import export as export_module
 from bilstm_cls.serve.export import build_graph, export
-from tests.command_line import run_cli
-from tests.conftest import reviews
+from tests.command_line import answer
 from tests.serve.untrained import untrained
 
 VOCAB, LABELS, MAX_LENGTH = 40, 3, 12
@@ -68,14 +68,8 @@ def test_every_cell_gives_torchs_logits(cell: str, num_layers: int, bidirectiona
     agrees(network(**options, pooling=[*POOLINGS, "attention"]))
 
 
-@pytest.fixture(scope="module")
-def bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return export(trained_run, tmp_path_factory.mktemp("bundles") / "tiny")
-
-
-def test_a_bundle_is_verified_whole_and_made_of_the_same_bytes_again(
-    bundle: dict[str, Any], trained_run: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_is_verified_whole_and_made_of_the_same_bytes_again(trained_run: Path, tmp_path: Path) -> None:
+    bundle = export(trained_run, tmp_path / "tiny")
     assert bundle["largest_logit_difference"] < 1e-5
     assert bundle["checked_longest"] == 20
     files = list(Path(bundle["path"]).iterdir())
@@ -123,33 +117,23 @@ def test_a_folder_with_other_files_is_never_replaced(trained_run: Path, tmp_path
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
-@pytest.mark.parametrize("kind", ["ensemble", "n-grams and ensemble", "n-grams of characters"])
-def test_ensembles_and_n_gram_models_are_exported(kind: str, trained_run: Path, tmp_path: Path) -> None:
-    texts, labels = zip(*reviews(200, seed=9), strict=True)
-    loaded = RunDirectory(trained_run).load_model()
-    if "characters" in kind:
-        texts, labels = ("很好的电影", "很坏的电影", "好看", "坏人", "一般", "一般般"), tuple("ababcc")
-        loaded = untrained("data.train=texts.csv", kind="cjk", labels=["a", "b", "c"], texts=texts)
-    config, others, ngrams = loaded.config, (), None
-    if "ensemble" in kind:
-        others = tuple(build_model(config, len(loaded.tokenizer), 2).eval() for _ in range(2))
-    if "n-grams" in kind:
-        label_ids = np.array([loaded.labels.index(label) for label in labels])
-        ngrams = NgramModel.train(NgramCounts.of(texts), label_ids, len(loaded.labels))
-        config = config.model_copy(update={"model": config.model.model_copy(update={"ngrams": "nbsvm"})})
+def test_an_ensemble_with_an_n_gram_model_of_characters_is_exported(tmp_path: Path) -> None:
+    texts = ["很好的电影", "很坏的电影", "好看", "坏人", "一般", "一般般"]
+    given = ["data.train=texts.csv", "model.ngrams=nbsvm"]
+    loaded = untrained(*given, kind="cjk", labels=["a", "b", "c"], texts=texts)
+    others = tuple(build_model(loaded.config, len(loaded.tokenizer), 3).eval() for _ in range(2))
+    ngrams = NgramModel.train(NgramCounts.of(texts), np.array([0, 1, 0, 1, 2, 2]), 3)
     run = RunDirectory(tmp_path / "run")
-    run.save_model(LoadedModel(loaded.model, loaded.tokenizer, loaded.labels, config, ngrams, others))
-    texts = [*(text for text, _ in reviews(60, seed=4)), "", "unheard of", "很好看的人", "a\ud800 İ"]
-    written = export(run.path, tmp_path / "bundle")
-    assert written["largest_logit_difference"] < 1e-5
-    expected = Classifier.load(run.path, device="cpu").predict_proba(texts)
-    np.testing.assert_allclose(Runtime.load(written["path"]).predict_proba(texts), expected, atol=1e-6)
+    run.save_model(replace(loaded, ngrams=ngrams, others=others))
+    asked = [*texts, "", "unheard of", "很好看的人", "a\ud800 İ"]
+    expected = Classifier.load(run.path, device="cpu").predict_proba(asked)
+    found = Runtime.load(export(run.path, tmp_path / "bundle")["path"]).predict_proba(asked)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_command_prints_the_figures_and_the_place(trained_run: Path, tmp_path: Path) -> None:
-    done = run_cli("export", "--run", trained_run, "-o", tmp_path / "bundle")
-    assert done.code == 0, done.stderr
+    done = answer("export", "--run", trained_run, "-o", tmp_path / "bundle")
     assert "500 random texts of up to 20 tokens (allowed: 0.0001)" in done.stdout
     assert f"wrote {tmp_path / 'bundle'}" in done.stdout
-    facts = run_cli("export", "--run", trained_run, "-o", tmp_path / "bundle", "--json", "--overwrite").json
+    facts = answer("export", "--run", trained_run, "-o", tmp_path / "bundle", "--json", "--overwrite").json
     assert (facts["checked_texts"], facts["path"]) == (500, str(tmp_path / "bundle"))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bilstm_cls.classifier import Classifier
-from bilstm_cls.errors import ConfigError, DataError
+from bilstm_cls.errors import ConfigError
 from bilstm_cls.serve.predict_file import PredictOptions, predict_file, predict_part
 from tests.command_line import run_cli
 
@@ -26,14 +26,6 @@ def predicted(classifier: Classifier, content: str, target: Path, **options: Any
         return [json.loads(line) for line in target.read_text("utf-8").splitlines()]
     with target.open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines, delimiter="\t" if target.suffix == ".tsv" else ","))
-
-
-def test_a_bad_row_leaves_the_earlier_result_as_it_was(classifier: Classifier, tmp_path: Path) -> None:
-    (tmp_path / "out.csv").write_text("earlier", "utf-8")
-    with pytest.raises(DataError, match=r"in\.csv:3: 2 fields"):
-        predicted(classifier, "text\ngood\na,b\n", tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text("utf-8") == "earlier"
-    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_output_that_is_the_input_or_of_an_unknown_kind_is_refused(classifier: Classifier, tmp_path: Path) -> None:

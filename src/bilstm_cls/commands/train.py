@@ -40,7 +40,7 @@ def train(
     dry_run: bool = opt.DRY_RUN,
 ) -> None:
     """Train, evaluate on test once, and write a run directory."""
-    _exclude("--resume", resume, "--overwrite", overwrite)
+    _check_exclusive(resume, overwrite)
     if ensemble and seeds is None:
         raise ConfigError("--ensemble needs --seeds N: it joins the runs of several seeds")
     number = int(processes) if processes is not None and processes.isdecimal() else processes
@@ -92,7 +92,7 @@ def pretrain(
     overwrite: bool = opt.OVERWRITE,
 ) -> None:  # fmt: skip
     """Make an encoder from texts alone."""
-    _exclude("--resume", resume, "--overwrite", overwrite)
+    _check_exclusive(resume, overwrite)
     resolved = opt.resolve(config, overrides, device=device, seed=seed)
     from bilstm_cls.data.prepare import start_folder
     from bilstm_cls.training import pretrain as pretraining
@@ -162,7 +162,7 @@ def tune(
     dry_run: bool = opt.DRY_RUN,
 ) -> None:  # fmt: skip
     """Search for a better config on valid, and write it."""
-    _exclude("--resume", resume, "--overwrite", overwrite)
+    _check_exclusive(resume, overwrite)
     from bilstm_cls.training.tune import DEFAULT_TRIALS, Budget, parse_space
     from bilstm_cls.training.tune import tune as run_study
 
@@ -187,9 +187,9 @@ def _started_from(run: Path | None, config: Path | None, overrides: list[str]) -
     return run / "config.yaml", [f"name={run.resolve().name}-continued", *overrides]
 
 
-def _exclude(one: str, is_one: bool, other: str, is_other: bool) -> None:
-    if is_one and is_other:
-        raise ConfigError(f"{one} and {other} exclude each other")
+def _check_exclusive(resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
 
 
 class ProgressBar:

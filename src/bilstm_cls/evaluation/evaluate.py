@@ -22,7 +22,7 @@ from bilstm_cls.data.types import MAX_LINEAR_LABELS, BadRow, Dataset, Example, S
 from bilstm_cls.errors import CheckpointError, ConfigError, DataError
 from bilstm_cls.evaluation.baselines import BASELINES, known_baselines, run_baseline
 from bilstm_cls.evaluation.metrics import Metrics, scored_split
-from bilstm_cls.evaluation.predictions import Evaluation, label_ids_of, read_history, read_split, write_predictions
+from bilstm_cls.evaluation.predictions import Evaluation, label_ids_of, read_split, write_predictions
 from bilstm_cls.evaluation.report import write_report
 from bilstm_cls.files import write_atomic
 from bilstm_cls.run_directory import BASELINE, RunDirectory, environment
@@ -135,8 +135,6 @@ def write_results(
     depends on the machine's load is under `time/`. Returns what `metrics.json` holds.
     """
     config, split, about = loaded.config, data.dataset.scored.name, {**data.facts(), **facts}
-    for member in loaded.members:
-        member.eval()
     evaluation = _evaluate_split(loaded, data.dataset.scored, data.corpora[split], about)
     network = evaluation.network or evaluation.metrics
     best = next((row for row in reversed(history) if row["step"] == facts.get("train/best_step")), {})
@@ -227,7 +225,7 @@ def rebuild_report(path: Path, *, device: str = "auto") -> Path:
         raise CheckpointError(f"{run / 'metrics.json'}: damaged, it holds no scores; restore it, or train again")
     evaluation = _evaluate_split(loaded, split, Classifier(loaded, device).encode(split.texts), metrics)
     with run.locked():
-        write_report(run, loaded, evaluation, metrics, history=read_history(run))
+        write_report(run, loaded, evaluation, metrics, history=run.read_history())
     return run / "report.html"
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from bilstm_cls.errors import CheckpointError
 from bilstm_cls.evaluation.metrics import Metrics, compute_metrics, example_losses, likelihoods
 from bilstm_cls.files import replacing, row_writer
 from bilstm_cls.ngrams import Floats
-from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.runtime import Task
 
 COLUMNS = ("path", "line", "label", "prediction", "probability", "loss", "text")
@@ -99,15 +98,6 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
             place = evaluation.split.paths[i], int(evaluation.split.lines[i])
             numbers = f"{evaluation.confidence[i]:.6f}", f"{losses[i]:.6f}"
             writer.writerow([*place, cells[0][i], cells[1][i], *numbers, evaluation.split.texts[i]])
-
-
-def read_history(run: RunDirectory) -> list[dict[str, Any]]:
-    """Returns the rows of `history.jsonl`, none where there is no such file, as in an ensemble or an imported run."""
-    path = run / "history.jsonl"
-    try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from error
 
 
 def read_predictions(run: Path) -> tuple[str, list[Predicted]]:

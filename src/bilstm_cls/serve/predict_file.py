@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,11 +120,11 @@ def _read(
         bad_rows="error" if bad_rows == "error" else "skip",
         on_bad_row=on_bad_row,
     )
-    for example in itertools.chain(examples, [None]):
+    for example in examples:
         yield from unread
         unread.clear()
-        if example is not None:
-            yield example
+        yield example
+    yield from unread
 
 
 def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: PredictOptions) -> Iterator[Row]:
@@ -138,29 +137,21 @@ def _rows(classifier: Classifier, read: Iterable[Example | BadRow], options: Pre
     names = RESULTS if task.thresholds is None else ("labels", *RESULTS[2:])
     results = {*names, *(f"probability_{label}" for label in classifier.labels), *error}
     limit = task.min_probability if options.min_probability is None else options.min_probability
-    waiting: deque[Example | BadRow] = deque()
     num_bad = 0
-
-    def texts() -> Iterator[str]:
-        for row in read:
-            waiting.append(row)
-            if isinstance(row, Example):
-                yield row.text
-
-    for prediction in itertools.chain(classifier.stream(texts()), [None]):
-        while waiting and isinstance(row := waiting.popleft(), BadRow):
+    rows, ahead = itertools.tee(read)
+    predictions = classifier.stream(row.text for row in ahead if isinstance(row, Example))
+    for row in rows:
+        if isinstance(row, BadRow):
             num_bad += 1
             yield {**dict.fromkeys(names), ERROR: str(row)}
-        if prediction is not None:
-            assert isinstance(row, Example)
-            record = row.record or {"text": row.text}
-            kept: Row = {}
-            for name, value in record.items():
-                while name in results or name in kept:
-                    name = f"input_{name}"
-                kept[name] = value
-            fields = prediction.as_dict(top_k=options.top_k, min_probability=limit)
-            yield kept | {name: fields[name] for name in names} | error
+            continue
+        kept: Row = {}
+        for name, value in (row.record or {"text": row.text}).items():
+            while name in results or name in kept:
+                name = f"input_{name}"
+            kept[name] = value
+        fields = next(predictions).as_dict(top_k=options.top_k, min_probability=limit)
+        yield kept | {name: fields[name] for name in names} | error
     if num_bad:
         logger.warning(f"{num_bad} rows could not be read and have no prediction; see the field {ERROR!r}")
 
