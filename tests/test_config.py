@@ -324,6 +324,17 @@ def test_a_broken_config_is_read_or_refused_with_its_line(seed: int, tmp_path: P
         check_message(tmp_path / "config.yaml")
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_is_valid_and_says_what_it_is_how_to_run_it_and_what_to_expect(path: Path) -> None:
+    assert load_config(path).name == path.stem
+    what, how, expected = path.read_text("utf-8").splitlines()[:3]
+    assert re.fullmatch(r"# \S.*\.", what)
+    assert how.startswith("# Run: ")
+    assert f"bilstm-cls train --config configs/{path.name}" in how
+    measured = r"# Expect: accuracy 0\.\d+ .*(minute|seconds).*GB\."
+    assert re.fullmatch(rf"{measured}|# Expect: not measured .*\.", expected)
+
+
 def test_a_config_that_once_broke_the_reader_is_refused() -> None:
     for path in (Path(__file__).parent / "faults/corpus/configs").iterdir():
         check_message(path)
