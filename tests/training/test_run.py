@@ -22,7 +22,7 @@ from bilstm_cls.training.distributed import STOP_SIGNALS
 from bilstm_cls.training.loop import StepReport, Trainer
 from bilstm_cls.training.run import FREE_KEYS, train
 from tests.command_line import contents
-from tests.training.runs import StoppedHereError, history, result, stop_at
+from tests.training.runs import StoppedHereError, result, stop_at
 
 Make = Callable[..., Config]
 
@@ -47,11 +47,6 @@ def stopped_run(short_config: Make, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def stopped(stopped_run: Path, tmp_path: Path) -> RunDirectory:
     return RunDirectory(shutil.copytree(stopped_run, tmp_path / "tiny"))
-
-
-@pytest.fixture
-def finished(whole_run: Path, tmp_path: Path) -> RunDirectory:
-    return RunDirectory(shutil.copytree(whole_run, tmp_path / "tiny"))
 
 
 def resume(run: RunDirectory, make: Make, *overrides: str) -> RunDirectory:
@@ -96,17 +91,6 @@ def test_without_a_test_split_the_scores_are_those_of_valid_and_say_so(short_con
     assert result.metrics["valid/log_loss"] == pytest.approx(evaluate(result.run.path, split="valid")[1].log_loss)
     for name in ("report.html", "README.md"):
         assert "scores of the valid split, which also chose the weights" in (result.run / name).read_text("utf-8")
-
-
-def test_overwriting_deletes_the_earlier_run_and_nothing_else(finished: RunDirectory, short_config: Make) -> None:
-    (finished / "notes.txt").write_text("the user's own")
-    (finished / "plots" / "old.png").touch()
-    config = short_config(f"output_dir={finished.path.parent}", "train.epochs=1", "data.test=null")
-    train(config, overwrite=True)
-    assert (finished / "notes.txt").read_text() == "the user's own"
-    assert not (finished / "plots" / "old.png").exists()
-    assert not (finished / "predictions_test.csv").exists()
-    assert [row["step"] for row in history(finished.path)] == [14]
 
 
 @pytest.mark.parametrize(
