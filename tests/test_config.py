@@ -94,12 +94,6 @@ def test_the_name_defaults_to_the_file_name(tmp_path: Path, stem: str, name: str
     assert load_config(path).name == name
 
 
-def test_keys_of_an_earlier_version_are_ignored_where_they_have_no_effect(load: Load, tmp_path: Path) -> None:
-    assert load(f"{SAMPLE}".replace("  num_layers: 2", "  num_layers: 2\n  grows_vocabulary: false")) == load(SAMPLE)
-    with pytest.raises(ConfigError, match="'grows_vocabulary'"):
-        load("data: {train: a.csv}\nmodel: {grows_vocabulary: true}\n")
-
-
 def test_a_config_is_frozen_and_replace_returns_a_checked_copy(load: Load) -> None:
     config = load(SAMPLE)
     with pytest.raises(ValidationError):
