@@ -196,9 +196,6 @@ def test_tensors_come_back_with_type_shape_and_bits_and_metadata_with_the_digest
         torch.testing.assert_close(tensors[name], expected.detach(), rtol=0, atol=0, equal_nan=True)
 
 
-BASE = {"a": torch.tensor([[0.0, 2.0], [3.0, 4.0]]), "b": torch.tensor([0])}
-
-
 @settings(deadline=None)
 @given(st.data())
 def test_any_two_ways_to_name_the_same_bytes_differ_in_the_digest(data: st.DataObject) -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bilstm_cls import classifier as module
 from bilstm_cls import runtime as prediction
@@ -21,17 +19,6 @@ TEXTS = [text for text, _ in reviews(60, seed=3)]
 @pytest.fixture(scope="module")
 def classifier(trained_run: Path) -> Classifier:
     return Classifier.load(trained_run, device="cpu")
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=()), max_size=40), min_size=1, max_size=8))
-def test_any_texts_have_answers_that_do_not_depend_on_each_other(classifier: Classifier, texts: list[str]) -> None:
-    predictions = classifier.predict(texts)
-    together = np.array([list(prediction.probabilities.values()) for prediction in predictions])
-    assert [prediction.text for prediction in predictions] == texts
-    assert [prediction.probability for prediction in predictions] == together.max(1).tolist()
-    alone = np.concatenate([classifier.predict_proba([text]) for text in texts])
-    assert np.abs(alone - together).max() <= 1e-6
 
 
 def test_tokens_are_counted_before_a_text_is_cut_and_an_empty_one_is_unknown(classifier: Classifier) -> None:
@@ -75,16 +62,6 @@ def test_a_stream_reads_no_further_than_two_chunks(classifier: Classifier, monke
     assert [next(stream).text for _ in range(3)] == TEXTS[1:4]
     assert num_read == 9
     stream.close()
-
-
-def test_a_stream_gives_every_text_its_prediction_in_order(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = classifier.predict(TEXTS)
-    monkeypatch.setattr(prediction, "CHUNK", 7)
-    streamed = list(classifier.stream(iter(TEXTS)))
-    assert [p.text for p in streamed] == TEXTS
-    assert np.allclose([p.probability for p in streamed], [p.probability for p in whole], atol=1e-6)
 
 
 def test_the_most_probable_labels_are_kept_and_an_improbable_one_is_null() -> None:

@@ -94,12 +94,6 @@ def test_the_name_defaults_to_the_file_name(tmp_path: Path, stem: str, name: str
     assert load_config(path).name == name
 
 
-def test_keys_of_an_earlier_version_are_ignored_where_they_have_no_effect(load: Load, tmp_path: Path) -> None:
-    assert load(f"{SAMPLE}".replace("  num_layers: 2", "  num_layers: 2\n  grows_vocabulary: false")) == load(SAMPLE)
-    with pytest.raises(ConfigError, match="'grows_vocabulary'"):
-        load("data: {train: a.csv}\nmodel: {grows_vocabulary: true}\n")
-
-
 def test_a_config_is_frozen_and_replace_returns_a_checked_copy(load: Load) -> None:
     config = load(SAMPLE)
     with pytest.raises(ValidationError):
@@ -322,6 +316,17 @@ def test_a_broken_config_is_read_or_refused_with_its_line(seed: int, tmp_path: P
     for _ in range(40):
         (tmp_path / "config.yaml").write_bytes(mutant(rng.choice(bases), rng))
         check_message(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_is_valid_and_says_what_it_is_how_to_run_it_and_what_to_expect(path: Path) -> None:
+    assert load_config(path).name == path.stem
+    what, how, expected = path.read_text("utf-8").splitlines()[:3]
+    assert re.fullmatch(r"# \S.*\.", what)
+    assert how.startswith("# Run: ")
+    assert f"bilstm-cls train --config configs/{path.name}" in how
+    measured = r"# Expect: accuracy 0\.\d+ .*(minute|seconds).*GB\."
+    assert re.fullmatch(rf"{measured}|# Expect: not measured .*\.", expected)
 
 
 def test_a_config_that_once_broke_the_reader_is_refused() -> None:

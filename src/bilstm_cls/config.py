@@ -18,9 +18,6 @@ SOURCES = ("files", "imdb", "rotten_tomatoes", "bbc_news")
 HUB_DATASET = r"hf/[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^:@\s]+)?(@[^:@\s]+)?"
 """What `data.source` may name."""
 
-REMOVED: dict[str, Any] = {"model.grows_vocabulary": False}
-"""Keys that there are no more, with the value that has no effect: so the config of an earlier run may hold them."""
-
 MADE = ("random", "ppmi")
 VECTORS = r"(?s)random|ppmi|en-300|glove-6b-50d|torchtext/(glove|fasttext)\..+\.\d+d|(?!torchtext/).*[./\\].*"
 

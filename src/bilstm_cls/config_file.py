@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bilstm_cls.config import REMOVED, Config, Section, config_keys
+from bilstm_cls.config import Config, Section, config_keys
 from bilstm_cls.errors import ConfigError, KeyPath, cut, dotted, shown
 
 MAX_BYTES = 1_000_000
@@ -93,10 +93,6 @@ class _ConfigInput:
         self._places = {path: f"{name}:{line}" for path, line in lines.items()}
         # A section whose keys are all commented out is an empty one.
         self.values = {key: {} if value is None and key in config_keys() else value for key, value in values.items()}
-        for removed, former in REMOVED.items():
-            section, key = removed.split(".")
-            if isinstance(given := self.values.get(section), dict) and given.get(key, ...) == former:
-                del given[key]
 
     def add_override(self, override: str, written: str) -> None:
         """Takes one `key.path=value`, and what the user wrote for it."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bilstm_cls.checkpoint import load_tensors, save_tensors
-from bilstm_cls.config import REMOVED, Config
+from bilstm_cls.config import Config
 from bilstm_cls.config_file import dump_config, load_config
 from bilstm_cls.data.tokenizer import Tokenizer
 from bilstm_cls.errors import CheckpointError, ConfigError
@@ -233,7 +233,7 @@ class RunDirectory:
         except (KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged, its metadata cannot be read ({error})") from error
         for key, value in trained.items():
-            if key not in REMOVED and (given := _model_keys(config).get(key)) != value:
+            if (given := _model_keys(config).get(key)) != value:
                 raise CheckpointError(f"{self / 'config.yaml'}: {key} is {given!r}, but the model has {value!r}")
         members = [_member(path, tensors, config, len(tokenizer), len(labels))]
         for other in map(self._weights, range(2, num_members + 1)):

@@ -6,7 +6,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bilstm_cls.model import language_model
-from bilstm_cls.model.classifier import BiLSTMClassifier
 from bilstm_cls.model.language_model import LanguageModels, UnigramSampler
 
 VOCAB_SIZE, STEPS, TEXTS = 11, 6, 4
@@ -104,19 +103,6 @@ def test_chunks_with_a_carried_state_are_one_long_read(cell: str) -> None:
     assert not any(part.requires_grad for state in states for part in state)
 
 
-def test_a_place_that_predicts_nothing_changes_neither_loss_nor_gradients() -> None:
-    model = models()
-    own, is_predicted = tokens(model), everything_predicted()
-    is_predicted[3:, 1:3] = False
-    other = [ids.clone() for ids in own]
-    for ids in other:
-        ids[4:, 1:3] = 0
-    one, _ = model.sampled_loss(own, is_predicted, [None, None], ALL)
-    two, _ = model.sampled_loss(other, is_predicted, [None, None], ALL)
-    assert one.item() == pytest.approx(two.item())
-    torch.testing.assert_close(gradients(model, one), gradients(model, two))
-
-
 def test_every_weight_learns_and_the_padding_stays_zero() -> None:
     model = models(dropout=0.3, embedding_dropout=0.3, recurrent_dropout=0.2).train()
     noise = UnigramSampler.of((torch.arange(VOCAB_SIZE) > 0).long(), 20)
@@ -128,10 +114,3 @@ def test_every_weight_learns_and_the_padding_stays_zero() -> None:
     own = tokens(model), everything_predicted()
     plain, _ = model.eval().sampled_loss(*own, [None, None], ALL)
     assert plain.item() == pytest.approx(whole_loss(model, *own).item(), rel=1e-5)
-
-
-def test_embedding_and_encoder_are_named_as_in_the_classifier() -> None:
-    classifier = BiLSTMClassifier(VOCAB_SIZE, 2, embedding_dim=5, hidden_size=3).state_dict()
-    own = models().state_dict()
-    shared = {name: tensor.shape for name, tensor in own.items() if name.startswith(("embedding.", "encoder."))}
-    assert shared == {name: t.shape for name, t in classifier.items() if name.startswith(("embedding.", "encoder."))}

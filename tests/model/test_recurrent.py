@@ -1,53 +1,24 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from bilstm_cls.model.recurrent import BidirectionalLSTM
+from bilstm_cls.model.recurrent import CELLS, BidirectionalLSTM
 
 LENGTHS = torch.tensor([7, 3, 1, 5, 7, 2])
-CELLS = ("lstm", "gru", "rnn")
 
 
-def lstm_step(x: Tensor, h: Tensor, c: Tensor, w: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The equations of Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000."""
-    i, f, g, o = (w[0] @ x + w[2] + w[1] @ h + w[3]).chunk(4)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
-def gru_step(x: Tensor, h: Tensor, c: Tensor, w: list[Tensor]) -> tuple[Tensor, Tensor]:
-    ri, zi, ni = (w[0] @ x + w[2]).chunk(3)
-    rh, zh, nh = (w[1] @ h + w[3]).chunk(3)
-    z = torch.sigmoid(zi + zh)
-    return (1 - z) * torch.tanh(ni + torch.sigmoid(ri + rh) * nh) + z * h, c
-
-
-def rnn_step(x: Tensor, h: Tensor, c: Tensor, w: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.tanh(w[0] @ x + w[2] + w[1] @ h + w[3]), c
-
-
-STEPS = {"lstm": lstm_step, "gru": gru_step, "rnn": rnn_step}
-
-
-def reference(layer: BidirectionalLSTM, inputs: Tensor, lengths: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """One text at a time, one token at a time, from the equations."""
-    texts = [inputs[b, : int(n)] for b, n in enumerate(lengths)]
-    finals: list[list[Tensor]] = [[] for _ in range(layer.num_directions)]
-    for directions in layer.layers:
-        read: list[list[Tensor]] = [[] for _ in texts]
-        for d, rnn in enumerate(directions):
-            weights = list(rnn.all_weights[0])
-            for b, text in enumerate(texts):
-                h = c = torch.zeros(layer.hidden_size, dtype=inputs.dtype)
-                outputs = []
-                for x in text if d == 0 else text.flip(0):
-                    h, c = STEPS[layer.cell](x, h, c, weights)
-                    outputs.append(h)
-                ordered = torch.stack(outputs)
-                read[b].append(ordered if d == 0 else ordered.flip(0))
-                finals[d].append(torch.stack([h, c]))
-        texts = [torch.cat(parts, 1) for parts in read]
-    return texts, finals
+def reference(layer: BidirectionalLSTM, inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """PyTorch's own layer over packed texts: outputs `[B, T, D]`, final h `[L * directions, B, H]`, and its weights."""
+    options = {"num_layers": len(layer.layers), "bidirectional": layer.num_directions == 2, "batch_first": True}
+    packing = CELLS[layer.cell](4, 5, **options)
+    weights = list(packing.parameters())
+    with torch.no_grad():
+        for theirs, ours in zip(weights, layer.parameters(), strict=True):  # by layer, direction, and part
+            theirs.copy_(ours)
+    packed, state = packing(pack_padded_sequence(inputs, LENGTHS, batch_first=True, enforce_sorted=False))
+    final = state[0] if layer.cell == "lstm" else state
+    return pad_packed_sequence(packed, batch_first=True)[0], final, weights
 
 
 def make(cell: str = "lstm", num_layers: int = 1, bidirectional: bool = True) -> tuple[BidirectionalLSTM, Tensor]:
@@ -61,23 +32,25 @@ def make(cell: str = "lstm", num_layers: int = 1, bidirectional: bool = True) ->
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_outputs_and_gradients_equal_the_equations(cell: str, num_layers: int, bidirectional: bool) -> None:
+def test_outputs_states_and_gradients_are_those_of_packed_sequences(
+    cell: str, num_layers: int, bidirectional: bool
+) -> None:
     layer, inputs = make(cell, num_layers, bidirectional)
     inputs.requires_grad_()
-    weights = [inputs, *layer.parameters()]
-    texts, _ = reference(layer, inputs, LENGTHS)
-    expected = sum((text * torch.arange(1, len(text) + 1).unsqueeze(1)).pow(2).sum() for text in texts)
-    assert isinstance(expected, Tensor)
-    steps = torch.arange(1, 8).unsqueeze(1)
-    outputs, _ = layer(inputs, LENGTHS)
+    expected, final, weights = reference(layer, inputs)
+    outputs, state = layer(inputs, LENGTHS)
     joined = torch.cat(outputs, 2)
-    for b, text in enumerate(texts):
-        torch.testing.assert_close(joined[b, : len(text)], text, atol=1e-5, rtol=0)
-    by_layer = torch.autograd.grad((joined * steps).pow(2).sum(), weights)
-    by_equations = torch.autograd.grad(expected, weights)
-    scale = max(float(g.abs().max()) for g in by_equations)
-    for mine, theirs in zip(by_layer, by_equations, strict=True):
-        torch.testing.assert_close(mine / scale, theirs / scale, atol=1e-5, rtol=0)
+    torch.testing.assert_close(joined, expected, atol=1e-5, rtol=0)
+    for direction, found in enumerate(state):
+        torch.testing.assert_close(
+            found[0].reshape(num_layers, 6, 5), final[direction :: len(state)], atol=1e-5, rtol=0
+        )
+    steps = torch.arange(1, 8).unsqueeze(1)
+    ours = torch.autograd.grad((joined * steps).pow(2).sum(), [inputs, *layer.parameters()])
+    theirs = torch.autograd.grad((expected * steps).pow(2).sum(), [inputs, *weights])
+    scale = max(float(gradient.abs().max()) for gradient in theirs)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine / scale, other / scale, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -102,17 +75,6 @@ def test_unaligned_backward_direction_ends_at_its_last_token(cell: str) -> None:
     _, state = layer(inputs, LENGTHS)
     _, backward = layer.encode(inputs.transpose(0, 1), LENGTHS, aligned=False)
     torch.testing.assert_close(backward[LENGTHS - 1, torch.arange(6)], state[1][0], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_final_states_are_those_after_each_texts_own_last_step(cell: str) -> None:
-    layer, inputs = make(cell)
-    _, finals = reference(layer, inputs, LENGTHS)
-    _, state = layer(inputs, LENGTHS)
-    for direction in range(2):
-        expected = torch.stack(finals[direction])  # [B, 2, H]
-        for part in range(len(state[direction])):
-            torch.testing.assert_close(state[direction][part], expected[:, part], atol=1e-5, rtol=0)
 
 
 def test_padding_is_neither_read_nor_written() -> None:

@@ -130,20 +130,6 @@ def test_any_cells_and_forget_bias_equal_tensorflows_equations(
         assert error(torch.stack(ours), np.stack(theirs)) < 1e-12
 
 
-def test_gradients_flow_through_inputs_and_states_as_finite_differences_say() -> None:
-    layer = loaded_layer("state", torch.float64)
-    rows = [0, 1, 2]  # lengths 11, 3 and 1 cut at 4
-    lengths = torch.tensor(LENGTHS[rows]).long().clamp(max=4)
-    inputs = torch.tensor(INPUTS[rows, :4]).double().requires_grad_()
-    starts = [torch.tensor(part[rows]).double().requires_grad_() for s in initial_states() for part in s]
-
-    def flat(inputs: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs, state = layer(inputs, lengths, (parts[:2], parts[2:]))
-        return (*outputs, *state[0], *state[1])
-
-    assert torch.autograd.gradcheck(flat, (inputs, *starts), fast_mode=True)
-
-
 @pytest.mark.parametrize(
     ("position", "array", "message"),
     [

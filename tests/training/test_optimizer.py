@@ -66,10 +66,6 @@ class Words(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
 
-    def loss(self, step: int, ids: list[int]) -> Tensor:
-        outputs: Tensor = self.project(self.embedding(torch.tensor(ids)))
-        return (outputs * torch.arange(1.0, 3.0) * (step + 1)).pow(2).mean()
-
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -82,24 +78,19 @@ def test_matrices_alone_decay_and_rows_of_an_embedding_have_an_optimizer_of_thei
     assert [(group["weight_decay"], group["momentum"]) for group in rows.param_groups] == [(0, 0)]
 
 
-def with_gradients(*, sparse: bool) -> tuple[Words, Tensor]:
-    model = Words(sparse=sparse)
-    model.loss(0, [0, 1, 1, 0]).backward()
-    return model, dense_gradient(model)
-
-
-def dense_gradient(model: nn.Module) -> Tensor:
+def gradient_of(model: Words) -> Tensor:
     return torch.cat([p.grad.to_dense().reshape(-1) for p in model.parameters() if p.grad is not None])
 
 
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("max_norm", [None, 1e9, 0.25])
 def test_clipping_scales_all_gradients_together_down_to_the_norm(sparse: bool, max_norm: float | None) -> None:
-    model, _ = with_gradients(sparse=sparse)
-    _, plain = with_gradients(sparse=False)
+    model = Words(sparse=sparse)
+    model.project(model.embedding(torch.tensor([0, 1, 1, 0]))).pow(2).mean().backward()
+    plain = gradient_of(model)
     norm = clip_gradients(model.parameters(), max_norm)
     assert norm == pytest.approx(plain.norm().item())
-    torch.testing.assert_close(dense_gradient(model), plain * min(1.0, (max_norm or 1e9) / float(plain.norm())))
+    torch.testing.assert_close(gradient_of(model), plain * min(1.0, (max_norm or 1e9) / float(plain.norm())))
 
 
 def test_the_average_forgets_at_the_decay_but_faster_at_first_and_is_in_the_model_for_a_block() -> None:

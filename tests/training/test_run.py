@@ -1,10 +1,13 @@
-"""A whole run: what it writes, that it is the same each time, and what it refuses."""
+"""A whole run: what it writes, that it is the same each time, however often it was stopped, and what it refuses."""
 
+import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +15,14 @@ import torch
 from bilstm_cls.checkpoint import load_newest
 from bilstm_cls.config import Config, PretrainConfig
 from bilstm_cls.config_file import load_config
-from bilstm_cls.errors import ConfigError, DataError, DivergedError
+from bilstm_cls.errors import ConfigError, DataError, DivergedError, StoppedError
 from bilstm_cls.evaluation.evaluate import evaluate
 from bilstm_cls.run_directory import RunDirectory
+from bilstm_cls.training.distributed import STOP_SIGNALS
 from bilstm_cls.training.loop import StepReport, Trainer
 from bilstm_cls.training.run import FREE_KEYS, train
 from tests.command_line import contents
-from tests.training.runs import StoppedHereError, flip, history, result, stop_at
+from tests.training.runs import StoppedHereError, result, stop_at
 
 Make = Callable[..., Config]
 
@@ -43,11 +47,6 @@ def stopped_run(short_config: Make, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def stopped(stopped_run: Path, tmp_path: Path) -> RunDirectory:
     return RunDirectory(shutil.copytree(stopped_run, tmp_path / "tiny"))
-
-
-@pytest.fixture
-def finished(whole_run: Path, tmp_path: Path) -> RunDirectory:
-    return RunDirectory(shutil.copytree(whole_run, tmp_path / "tiny"))
 
 
 def resume(run: RunDirectory, make: Make, *overrides: str) -> RunDirectory:
@@ -94,17 +93,6 @@ def test_without_a_test_split_the_scores_are_those_of_valid_and_say_so(short_con
         assert "scores of the valid split, which also chose the weights" in (result.run / name).read_text("utf-8")
 
 
-def test_overwriting_deletes_the_earlier_run_and_nothing_else(finished: RunDirectory, short_config: Make) -> None:
-    (finished / "notes.txt").write_text("the user's own")
-    (finished / "plots" / "old.png").touch()
-    config = short_config(f"output_dir={finished.path.parent}", "train.epochs=1", "data.test=null")
-    train(config, overwrite=True)
-    assert (finished / "notes.txt").read_text() == "the user's own"
-    assert not (finished / "plots" / "old.png").exists()
-    assert not (finished / "predictions_test.csv").exists()
-    assert [row["step"] for row in history(finished.path)] == [14]
-
-
 @pytest.mark.parametrize(
     ("overrides", "changed"),
     [
@@ -138,15 +126,6 @@ def test_keys_that_do_not_change_the_result_may_change(
     run = resume(RunDirectory(moved), short_config, "name=elsewhere", *overrides)
     assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
     assert run.load_config().train.max_minutes == 99
-
-
-def test_a_damaged_last_checkpoint_gives_way_to_the_best_one_and_the_result_is_the_same(
-    stopped: RunDirectory, short_config: Make, whole_run: Path, log: pytest.LogCaptureFixture
-) -> None:
-    flip(stopped.checkpoints / "last.json")
-    run = resume(stopped, short_config)
-    assert "last.json: damaged" in log.text
-    assert (run / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -183,3 +162,54 @@ def test_changed_data_are_refused(short_config: Make, reviews_csv: Path, tmp_pat
     data.write_text(text.replace("good", "great", 1), "utf-8")
     with pytest.raises(DataError, match=r"the data are not those this run started with \(data differs\)"):
         train(config, resume=True)
+
+
+VARIANTS: list[list[str]] = [
+    [],
+    ["train.optimizer=sgd", "train.learning_rate=0.5", "train.ema_decay=null"],
+    ["embedding.init=ppmi", "embedding.freeze=true", "model.cell=gru", "model.pooling=attention"],
+    ["train.class_weights=balanced", "train.label_smoothing=0.1", "model.num_layers=2", "model.layer_dropout=0.2"],
+    ["train.batch_tokens=200", "train.evaluate_every=7", "train.select_by=valid/log_loss", "train.patience=3"],
+]
+
+
+@pytest.mark.parametrize("overrides", VARIANTS, ids=str)
+def test_a_run_of_any_kind_goes_on_to_the_same_bits(short_config: Make, tmp_path: Path, overrides: list[str]) -> None:
+    overrides = [*overrides, f"output_dir={tmp_path}", "train.checkpoint_seconds=0"]
+    train(short_config(*overrides, "name=whole"))
+    for step in (2, 6, 13):
+        with pytest.raises(StoppedHereError):
+            train(short_config(*overrides), resume=True, on_report=stop_at(step))
+    train(short_config(*overrides), resume=True)
+    assert result(tmp_path / "tiny") == result(tmp_path / "whole")
+
+
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Signals that are not ignored, even where the tests themselves run under nohup."""
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in STOP_SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heeded")
+@pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 11), (signal.SIGTERM, 5), (signal.SIGHUP, 22)])
+def test_a_signal_saves_the_step_it_found_and_no_more(
+    short_config: Make, tmp_path: Path, whole_run: Path, number: signal.Signals, at: int
+) -> None:
+    config = short_config(f"output_dir={tmp_path}", "train.checkpoint_seconds=1000")
+
+    def interrupt(report: Any) -> None:
+        if getattr(report, "step", None) == at:
+            signal.raise_signal(number)
+
+    with pytest.raises(StoppedError, match=f"stopped by {number.name}") as caught:
+        train(config, on_report=interrupt)
+    assert caught.value.exit_code == 128 + number
+    status = json.loads((tmp_path / "tiny" / "status.json").read_text())
+    assert (status["status"], status["exit_code"]) == ("stopped", 128 + number)
+    last = json.loads((tmp_path / "tiny" / "checkpoints" / "last.json").read_text())
+    assert last["checkpoint"]["step"] == at
+    train(config, resume=True)
+    assert result(tmp_path / "tiny") == result(whole_run)

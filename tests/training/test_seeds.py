@@ -1,4 +1,3 @@
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,10 @@ from numpy.testing import assert_allclose
 from bilstm_cls.classifier import Classifier
 from bilstm_cls.config import Config
 from bilstm_cls.errors import ConfigError
-from bilstm_cls.evaluation.explain import explain
 from bilstm_cls.run_directory import RunDirectory
 from bilstm_cls.training import seeds
 from bilstm_cls.training.run import train
 from bilstm_cls.training.seeds import SeedsResult, train_seeds
-from tests.command_line import run_cli
 
 pytestmark = pytest.mark.usefixtures("light")
 
@@ -56,19 +53,6 @@ def test_the_ensemble_answers_with_the_mean_of_all_logits(result: SeedsResult) -
     mean = np.mean([odds(item.run.path) for item in result.runs], axis=0)
     assert_allclose(ours / mean, (ours / mean)[0], rtol=1e-4)  # but for the scale of the whole
     assert 0.2 < (ours / mean)[0] < 5
-
-
-def test_the_ensemble_is_a_run_like_any_other(result: SeedsResult) -> None:
-    assert result.ensemble is not None
-    path = result.ensemble.run.path
-    metrics = json.loads((path / "metrics.json").read_text())
-    assert metrics["ensemble/members"] == 3
-    assert (path / "report.html").exists()
-    assert RunDirectory(path).read_status()["status"] == "finished"
-    assert len(explain(Classifier.load(path).loaded, "a good film").terms) == 3
-    judged = run_cli("eval", "--run", path, "--split", "valid", "--json")
-    assert judged.code == 0
-    assert 0 <= json.loads(judged.stdout)["accuracy"] <= 1
 
 
 def test_finished_runs_are_taken_as_they_are(result: SeedsResult, tiny_config: Make) -> None:

@@ -156,7 +156,9 @@ class BidirectionalLSTM(nn.Module):
     ) -> tuple[Tensor, State]:
         """One direction of one layer over `[T, B, E]`; states are `[B, H]`."""
         if steps.is_cuda and torch.is_autocast_enabled():
-            dtype = _autocast_dtype()  # PyTorch's own autocast takes float16 here whatever it is set to
+            # PyTorch's own autocast takes float16 here whatever it is set to.
+            is_new = hasattr(torch, "get_autocast_dtype")  # not in torch 2.3
+            dtype = torch.get_autocast_dtype("cuda") if is_new else torch.get_autocast_gpu_dtype()
             with torch.autocast("cuda", enabled=False):
                 return self._read(rnn, steps.to(dtype), state and [part.to(dtype) for part in state], weights)
         if steps.is_cuda:
@@ -211,13 +213,6 @@ def check_lengths(lengths: Tensor, steps: Tensor) -> None:
         raise ValueError(f"lengths must be int64 on the CPU with shape [{num_texts}], not {lengths!r}")
     if num_texts == 0 or int(lengths.min()) < 1 or int(lengths.max()) > num_steps:
         raise ValueError(f"lengths must lie between 1 and {num_steps} and there must be a text: {lengths.tolist()}")
-
-
-def _autocast_dtype() -> torch.dtype:
-    """Returns the type that CUDA's autocast is set to."""
-    if hasattr(torch, "get_autocast_dtype"):
-        return torch.get_autocast_dtype("cuda")
-    return torch.get_autocast_gpu_dtype()  # torch 2.3
 
 
 def _one_block(weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

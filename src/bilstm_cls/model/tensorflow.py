@@ -32,25 +32,17 @@ def load_cells(
             f"{layer.num_directions} direction(s) and {len(layer.layers)} layer(s)"
         )
     directions = cast(list[nn.LSTM], list(layer.layers[0].children()))
-    cells = [("fw", fw_kernel, fw_bias), ("bw", bw_kernel, bw_bias)]
-    converted = [
-        _converted(name, kernel, bias, rnn.input_size, layer.hidden_size, forget_bias)
-        for rnn, (name, kernel, bias) in zip(directions, cells, strict=True)
-    ]
+    input_size, hidden_size = directions[0].input_size, layer.hidden_size
+    weights: list[Tensor] = []
+    for name, kernel, bias in (("fw", fw_kernel, fw_bias), ("bw", bw_kernel, bw_bias)):
+        matrix = _reordered(f"{name}_kernel", kernel, (input_size + hidden_size, 4 * hidden_size))
+        bias_ih = _reordered(f"{name}_bias", bias, (4 * hidden_size,))
+        bias_ih[hidden_size : 2 * hidden_size] += forget_bias
+        weights += [matrix[:input_size].t(), matrix[input_size:].t(), bias_ih, torch.zeros_like(bias_ih)]
+    parameters = [parameter for rnn in directions for parameter in rnn.all_weights[0]]
     with torch.no_grad():
-        for rnn, weights in zip(directions, converted, strict=True):
-            for parameter, weight in zip(rnn.all_weights[0], weights, strict=True):
-                parameter.copy_(weight)
-
-
-def _converted(
-    name: str, kernel: Any, bias: Any, input_size: int, hidden_size: int, forget_bias: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns `weight_ih [4H, E]`, `weight_hh [4H, H]`, `bias_ih [4H]` and `bias_hh [4H]` in 64 bits on the CPU."""
-    matrix = _reordered(f"{name}_kernel", kernel, (input_size + hidden_size, 4 * hidden_size))
-    bias_ih = _reordered(f"{name}_bias", bias, (4 * hidden_size,))
-    bias_ih[hidden_size : 2 * hidden_size] += forget_bias
-    return matrix[:input_size].t(), matrix[input_size:].t(), bias_ih, torch.zeros_like(bias_ih)
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.copy_(weight)
 
 
 def _reordered(name: str, array: Any, shape: tuple[int, ...]) -> Tensor:
