@@ -121,6 +121,20 @@ def trained_run(tiny_config: Callable[..., Config]) -> Path:
 
 
 @pytest.fixture(scope="module")
+def short_config(tiny_config: Callable[..., Config]) -> Callable[..., Config]:
+    """Returns the config of a run of 2 epochs of 11 steps."""
+    return lambda *overrides: tiny_config("train.epochs=2", *overrides)
+
+
+@pytest.fixture(scope="module")
+def whole_run(short_config: Callable[..., Config], light: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of that config that nothing happened to."""
+    from bilstm_cls.training.run import train
+
+    return train(short_config(f"output_dir={tmp_path_factory.mktemp('whole')}")).run.path
+
+
+@pytest.fixture(scope="module")
 def light(trained_run: Path) -> Iterator[None]:
     """Lets runs end without drawing pictures or waiting for the disk, which is most of their time.
 

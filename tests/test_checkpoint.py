@@ -141,6 +141,13 @@ def test_the_other_checkpoint_stands_in_for_a_damaged_one_with_a_warning(
     assert (f"{name}: " in log.text) != never_given
 
 
+def test_where_no_checkpoint_is_intact_all_are_named(folder: Path) -> None:
+    for name in ("best.json", "last.json"):
+        flip(folder / name)
+    with pytest.raises(CheckpointError, match=r"best\.json: damaged(.|\n)*last\.json: damaged(.|\n)*--overwrite"):
+        load_newest(folder)
+
+
 @pytest.mark.parametrize("harm", [lambda path: None, Path.unlink, flip])
 def test_other_weights_than_the_best_are_never_taken_for_them(folder: Path, harm: Callable[[Path], None]) -> None:
     harm(folder / "best.json")

@@ -1,7 +1,6 @@
 """What users get wrong: each ends with its exit code and one message that names key, file and line; nothing is lost."""
 
 import contextlib
-import json
 import resource
 import shlex
 import shutil
@@ -158,19 +157,6 @@ def test_a_damaged_run_is_named_with_the_file(
 def test_data_that_have_changed_since_training_are_not_evaluated_as_the_test_split(folder: Path) -> None:
     change('"data_digest": "', '"data_digest": "0')(folder / "runs/tiny/environment.json")
     check(run_cli("eval"), 3, "runs/tiny", "changed", "--data")
-
-
-def test_checkpoints_that_are_all_damaged_are_reported_and_kept(folder: Path) -> None:
-    run = folder / "runs/tiny"
-    (run / "model.safetensors").unlink()
-    status = json.loads((run / "status.json").read_text("utf-8"))
-    (run / "status.json").write_text(json.dumps({**status, "status": "stopped"}), "utf-8")
-    for checkpoint in (run / "checkpoints").glob("*.json"):
-        flip(checkpoint)
-    before = contents(run / "checkpoints")
-    outcome = run_cli("train", "-c", "runs/tiny/config.yaml", "-o", "runs", "--resume")
-    check(outcome, 4, "runs/tiny/checkpoints/last.json", "damaged", "--overwrite")
-    assert contents(run / "checkpoints") == before
 
 
 @pytest.mark.parametrize("setting", ["--set data.train=nope.csv", "--device cuda:99"])
